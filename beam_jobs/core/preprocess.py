@@ -1,0 +1,322 @@
+"""The one recipe from a patient's series to a prepared case; training and serving both call it.
+
+series --resample (all on one grid)--> values --scale by the volume's foreground--> stored dtype
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.core.geometry import Array, VolumeGeometry
+from beam_jobs.core.manifest import fingerprint
+from beam_jobs.core.pixels import stored_slices
+from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.core.resample import Float32, Resampled, resample_stack
+from beam_jobs.core.series import Series
+
+# Raised whenever the recipe gives other voxels for the same input.
+RECIPE_VERSION = 1
+
+DEFAULT_MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreprocessSpec:
+    """Everything that decides a prepared volume's voxels, apart from the input.
+
+    Attributes:
+      modalities: channel names in channel order; the first one present is the reference, whose
+        foreground centres the grid.
+      shape: (rows, columns, slices) of the grid; rows run to posterior, columns to left, slices
+        to superior.
+      fov_mm: field of view in mm along (rows, columns, slices).
+      dtype: stored voxel type: "uint8", "uint16" or "float16".
+      percentiles: of the foreground, mapped to the ends of the stored range.
+      require_modalities: patients without one of these are rejected.
+      recipe: `RECIPE_VERSION`.
+
+    Raises:
+      ContractError: a value that no recipe can have.
+    """
+
+    modalities: tuple[str, ...] = DEFAULT_MODALITIES
+    shape: tuple[int, int, int] = (128, 128, 32)
+    fov_mm: tuple[float, float, float] = (240.0, 240.0, 160.0)
+    dtype: str = "uint8"
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    require_modalities: tuple[str, ...] = ()
+    recipe: int = RECIPE_VERSION
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "modalities", tuple(self.modalities))
+        set_(self, "require_modalities", tuple(sorted(self.require_modalities)))
+        set_(self, "shape", tuple(int(n) for n in self.shape))
+        set_(self, "fov_mm", tuple(float(n) for n in self.fov_mm))
+        set_(self, "percentiles", tuple(float(n) for n in self.percentiles))
+        if len(self.fov_mm) != 3 or not all(0 < extent < 10_000 for extent in self.fov_mm):
+            raise ContractError(f"fov_mm must be three positive lengths in mm: {self.fov_mm}")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise ContractError(f"percentiles must rise within 0..100: {self.percentiles}")
+        unknown = set(self.require_modalities) - set(self.modalities)
+        if unknown:
+            raise ContractError(f"require_modalities names {sorted(unknown)}, not in modalities")
+        if self.recipe != RECIPE_VERSION:
+            raise ContractError(f"recipe {self.recipe} found, recipe {RECIPE_VERSION} required")
+        self.schema  # noqa: B018 - checks modalities, shape and dtype
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """mm between rows, columns and slices of the grid."""
+        row, column, slice_ = (
+            extent / n for extent, n in zip(self.fov_mm, self.shape, strict=True)
+        )
+        return (row, column, slice_)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON."""
+        return fingerprint(self.to_json())
+
+    @property
+    def schema(self) -> RecordSchema:
+        """The contract of records made by this recipe."""
+        return RecordSchema(
+            modalities=self.modalities,
+            shape=self.shape,
+            dtype=self.dtype,
+            spec_fingerprint=self.fingerprint,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PreprocessSpec:
+        """Reads `to_json`'s object.
+
+        Raises:
+          ContractError: a field is missing or unknown, or its value cannot be.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(data) != names:
+            raise ContractError(
+                f"spec fields missing: {sorted(names - set(data))}, "
+                f"unknown: {sorted(set(data) - names)}"
+            )
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+        }
+        return cls(**fields)
+
+
+def prepare_case(
+    patient_id: str,
+    series: Mapping[str, Series],
+    spec: PreprocessSpec,
+    *,
+    label: int | None = None,
+    fold: int | None = None,
+) -> tuple[PreparedCase, list[Rejection]]:
+    """One patient's series on one grid, ready for a record or a network.
+
+    Args:
+      patient_id: as it will stand in the record.
+      series: the series chosen for each modality; others than the spec's are not looked at.
+      spec: the recipe.
+      label: class index, None when unknown.
+      fold: cross-validation fold, None without a label.
+
+    Returns:
+      The case, its volume (row, column, slice, channel), and a rejection for each series whose
+      pixels could not be used; its channel is zeros and not `present`.
+
+    Raises:
+      RejectedError: no series could be used, or a required modality is not there; the
+        rejections of the series are in its `rejections`.
+    """
+    volume = np.zeros(spec.schema.volume_shape, dtype=spec.dtype)
+    present = [False] * len(spec.modalities)
+    rejections: list[Rejection] = []
+    grid: VolumeGeometry | None = None
+    for channel, modality in enumerate(spec.modalities):
+        if modality not in series:
+            continue
+        stack = series[modality]
+        try:
+            resampled = resample_series(stack, spec, grid)
+            volume[..., channel] = _scale(resampled, spec)
+        except RejectedError as error:
+            rejections.append(
+                Rejection(
+                    paths=stack.paths,
+                    reason=error.reason,
+                    detail=str(error),
+                    series_uid=stack.first.series_uid,
+                )
+            )
+            continue
+        grid = resampled.geometry
+        present[channel] = True
+    missing = [
+        name
+        for name, there in zip(spec.modalities, present, strict=True)
+        if name in spec.require_modalities and not there
+    ]
+    if missing or grid is None:
+        reason = Reason.MISSING_MODALITY if missing else Reason.NO_USABLE_SERIES
+        detail = f"required: {', '.join(missing)}" if missing else "no series could be used"
+        raise PatientRejectedError(reason, detail, rejections)
+    case = PreparedCase(
+        patient_id=patient_id,
+        volume=volume,
+        affine=grid.affine,
+        present=tuple(present),
+        label=label,
+        fold=fold,
+    )
+    return case, rejections
+
+
+class PatientRejectedError(RejectedError):
+    """A patient without a usable volume.
+
+    Attributes:
+      rejections: of the patient's series.
+    """
+
+    def __init__(self, reason: Reason, detail: str, rejections: list[Rejection]) -> None:
+        super().__init__(reason, detail)
+        self.rejections = rejections
+
+
+def resample_series(
+    series: Series, spec: PreprocessSpec, grid: VolumeGeometry | None = None
+) -> Resampled:
+    """A series on the spec's grid, values not yet scaled.
+
+    Args:
+      series: the stack.
+      spec: grid shape and field of view.
+      grid: where the grid lies; None centres it on the series' foreground, to the nearest point
+        of the lattice of grid steps through the patient's origin.
+
+    Raises:
+      RejectedError: pixels that cannot be read, or a blank series.
+    """
+
+    def choose(values: Float32, affine: Array) -> VolumeGeometry:
+        if values.size == 0 or values.min() == values.max():
+            raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {float(values.flat[0]):g}")
+        return grid or grid_around(grid_centre(values, affine, spec), spec)
+
+    return resample_stack(
+        stored_slices(series), series.geometry, series.offsets, spec.spacing, choose
+    )
+
+
+def grid_around(centre: Array, spec: PreprocessSpec) -> VolumeGeometry:
+    """The spec's grid with its middle within half a step of `centre` (LPS mm)."""
+    row, column, slice_ = spec.spacing
+    # Patient x, y, z are the grid's column, row, slice.
+    step = np.array([column, row, slice_])
+    size = np.array([spec.shape[1], spec.shape[0], spec.shape[2]])
+    first = np.rint(centre / step - (size - 1) / 2) * step
+    return VolumeGeometry.canonical(spec.shape, spec.spacing, first)
+
+
+# Voxels a statistic is taken over: enough for a percentile, few enough to be free.
+_SAMPLE = 60_000
+# Air kept above a foreground that is taller than the field of view.
+_TOP_MARGIN_MM = 8.0
+
+
+def foreground_threshold(values: npt.NDArray[Any]) -> float:
+    """What is above it is head, not air: a tenth of the way up the robust intensity range.
+
+    The range is the 2nd to 98th percentile of the values above the minimum, so that the exact
+    background of a skull-stripped volume does not count. Source: S. Smith, "Fast robust automated
+    brain extraction", Human Brain Mapping 17 (2002), thresholds t2, t98 and t.
+    """
+    above = values[values > values.min()]
+    if not above.size:
+        return float(values.min())
+    low, high = np.percentile(above, (2, 98))
+    return float(low + 0.1 * (high - low))
+
+
+def foreground_extent(values: Float32, affine: Array) -> tuple[Array, Array]:
+    """Lower and upper end of the foreground along each patient axis, LPS mm, two of shape (3,).
+
+    An axis' ends are the outermost 4 mm bins that hold at least a tenth of the foreground
+    voxels of its fullest bin: scattered noise and single black slices move neither.
+
+    Args:
+      values: (row, column, slice) of some lattice.
+      affine: 4x4, that lattice's indices to LPS mm.
+    """
+    stride = max(1, int(np.ceil((values.size / _SAMPLE) ** (1 / 3))))
+    sample = values[::stride, ::stride, ::stride]
+    indices = np.argwhere(sample > foreground_threshold(sample)) * stride
+    if not len(indices):
+        indices = np.array([[0, 0, 0], np.asarray(values.shape) - 1])
+    points = indices @ affine[:3, :3].T + affine[:3, 3]
+    ends = np.empty((2, 3))
+    for axis in range(3):
+        bins = np.floor((points[:, axis] - points[:, axis].min()) / 4.0).astype(int)
+        counts = np.bincount(bins)
+        full = np.flatnonzero(counts >= counts.max() / 10)
+        kept = points[(bins >= full[0]) & (bins <= full[-1]), axis]
+        ends[:, axis] = kept.min(), kept.max()
+    return ends[0], ends[1]
+
+
+def grid_centre(values: Float32, affine: Array, spec: PreprocessSpec) -> Array:
+    """Where the spec's grid should have its middle, LPS mm: the middle of the foreground.
+
+    A foreground taller than the field of view (a head scanned down to the neck) keeps its superior
+    end: a head's upper part is brain, its lower part is neck. The idea is FSL `robustfov`'s.
+    """
+    low, high = foreground_extent(values, affine)
+    centre = (low + high) / 2
+    height = spec.fov_mm[2]
+    if high[2] - low[2] > height:
+        centre[2] = high[2] + _TOP_MARGIN_MM - height / 2
+    return np.asarray(centre)
+
+
+def _scale(resampled: Resampled, spec: PreprocessSpec) -> npt.NDArray[Any]:
+    """Values to the stored dtype: foreground percentiles to its ends, outside to 0.
+
+    Raises:
+      RejectedError: nothing of the series lies on the grid, or it is all one value there.
+    """
+    array, inside = resampled.array, resampled.inside
+    stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
+    sample = array[::stride, ::stride, ::stride]
+    values = sample[inside[::stride, ::stride, ::stride]]
+    if not values.size or values.min() == values.max():
+        raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
+    foreground = values[values > foreground_threshold(values)]
+    low, high = np.percentile(foreground if foreground.size else values, spec.percentiles)
+    if not high > low:
+        low, high = float(values.min()), float(values.max())
+    top = 1.0 if spec.dtype == "float16" else float(np.iinfo(spec.dtype).max)
+    scaled = array - np.float32(low)
+    scaled *= np.float32(top / (high - low))
+    np.clip(scaled, 0.0, top, out=scaled)
+    if spec.dtype != "float16":
+        np.rint(scaled, out=scaled)
+    scaled[~inside] = 0.0
+    return scaled.astype(spec.dtype)

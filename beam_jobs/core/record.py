@@ -1,0 +1,188 @@
+"""The record contract: what one example holds, stated as data and checked on both sides.
+
+One `tf.train.Example` is one patient. Its features are an allow-list: nothing else leaves the
+DICOM.
+
+    feature            kind        shape                 meaning
+    -----------------  ----------  --------------------  ------------------------------------------
+    volume             bytes       1                     raw little-endian voxels, C order, axes
+                                                         (row, column, slice, channel)
+    shape              int64       4                     (rows, columns, slices, channels)
+    dtype              bytes       1                     "uint8", "uint16" or "float16"
+    modalities         bytes       channels              the channels' names, in order
+    present            int64       channels              1 where the modality was there, else 0
+    affine             float       16                    row-major 4x4: (row, column, slice, 1) of a
+                                                         voxel centre to patient LPS millimetres
+    patient_id         bytes       1                     as `--id_policy` says
+    label              int64       0 or 1                absent when unknown, never a default
+    fold               int64       0 or 1                absent when the patient has no label
+    schema_version     int64       1
+    spec_fingerprint   bytes       1                     of the `PreprocessSpec` that made it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA_VERSION = 1
+AXES = ("row", "column", "slice", "channel")
+DTYPES = ("uint8", "uint16", "float16")
+FEATURES = (
+    "volume",
+    "shape",
+    "dtype",
+    "modalities",
+    "present",
+    "affine",
+    "patient_id",
+    "label",
+    "fold",
+    "schema_version",
+    "spec_fingerprint",
+)
+
+
+class ContractError(ValueError):
+    """Two sides of the record contract do not fit; the message names each field and both values."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordSchema:
+    """What every record of one dataset has in common.
+
+    Attributes:
+      modalities: channel names in channel order.
+      shape: (rows, columns, slices) of the prepared grid.
+      dtype: stored voxel type, one of `DTYPES`.
+      spec_fingerprint: fingerprint of the `PreprocessSpec`.
+      version: `SCHEMA_VERSION` of the code that wrote it.
+
+    Raises:
+      ContractError: a value that no record can have.
+    """
+
+    modalities: tuple[str, ...]
+    shape: tuple[int, int, int]
+    dtype: str
+    spec_fingerprint: str
+    version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ContractError(f"modalities must be distinct and not empty: {self.modalities}")
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise ContractError(f"shape must be three positive integers: {self.shape}")
+        if self.dtype not in DTYPES:
+            raise ContractError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+
+    @property
+    def volume_shape(self) -> tuple[int, int, int, int]:
+        """(rows, columns, slices, channels)."""
+        return (*self.shape, len(self.modalities))
+
+    @property
+    def volume_bytes(self) -> int:
+        """Bytes of one volume."""
+        return int(np.prod(self.volume_shape)) * np.dtype(self.dtype).itemsize
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        return {
+            "version": self.version,
+            "axes": list(AXES),
+            "features": list(FEATURES),
+            "modalities": list(self.modalities),
+            "shape": list(self.shape),
+            "dtype": self.dtype,
+            "spec_fingerprint": self.spec_fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RecordSchema:
+        """Reads `to_json`'s object.
+
+        Raises:
+          ContractError: a field is missing, or the version is one this code does not know.
+        """
+        missing = {"version", "modalities", "shape", "dtype", "spec_fingerprint"} - set(data)
+        if missing:
+            raise ContractError(f"schema lacks {', '.join(sorted(missing))}")
+        if data["version"] != SCHEMA_VERSION:
+            raise ContractError(
+                f"schema version {data['version']} found, version {SCHEMA_VERSION} required"
+            )
+        return cls(
+            modalities=tuple(data["modalities"]),
+            shape=tuple(data["shape"]),
+            dtype=data["dtype"],
+            spec_fingerprint=data["spec_fingerprint"],
+            version=data["version"],
+        )
+
+    def require_equal(self, other: RecordSchema, *, ours: str, theirs: str) -> None:
+        """Refuses a schema that differs, naming every differing field with both values.
+
+        Args:
+          other: the schema to hold against this one.
+          ours: what to call this side in the message ("model run/model").
+          theirs: what to call the other side ("dataset demo/dataset").
+
+        Raises:
+          ContractError: at least one field differs.
+        """
+        differing = [
+            f"{field.name}: {getattr(self, field.name)!r} in {ours}, "
+            f"{getattr(other, field.name)!r} in {theirs}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(other, field.name)
+        ]
+        if differing:
+            raise ContractError("records do not fit: " + "; ".join(differing))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedCase:
+    """One patient, ready for a record or a network.
+
+    Attributes:
+      patient_id: as it will stand in the record.
+      volume: (row, column, slice, channel) in the schema's dtype.
+      affine: 4x4 float64, (row, column, slice, 1) of a voxel centre to patient LPS millimetres.
+      present: per channel, whether the modality was there; absent channels are all zero.
+      label: class index, None when unknown.
+      fold: cross-validation fold, None when the patient has no label.
+    """
+
+    patient_id: str
+    volume: npt.NDArray[Any]
+    affine: npt.NDArray[np.float64]
+    present: tuple[bool, ...]
+    label: int | None = None
+    fold: int | None = None
+
+    def check(self, schema: RecordSchema) -> None:
+        """Refuses a case that is not what `schema` says.
+
+        Raises:
+          ContractError: shape, dtype, presence or values do not fit.
+        """
+        if self.volume.shape != schema.volume_shape or self.volume.dtype != schema.dtype:
+            raise ContractError(
+                f"volume of {self.patient_id} is {self.volume.dtype} {self.volume.shape}, "
+                f"schema says {schema.dtype} {schema.volume_shape}"
+            )
+        if len(self.present) != len(schema.modalities):
+            raise ContractError(
+                f"{len(self.present)} presence flags for {len(schema.modalities)} modalities"
+            )
+        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
+            raise ContractError(f"affine of {self.patient_id} is not a finite 4x4 matrix")
+        if self.volume.dtype.kind == "f" and not np.isfinite(self.volume).all():
+            raise ContractError(f"volume of {self.patient_id} holds values that are not finite")

@@ -1,0 +1,416 @@
+"""Anti-aliased resampling of a stack of slices onto a grid in patient space.
+
+Where the stack's axes are parallel to the grid's, resampling is separable and streamed: each slice
+is reduced along its rows as it arrives and added to the few output planes it touches, so that the
+full-resolution volume never exists. An oblique or sheared stack is first reduced in the same way
+along its own axes, then resliced linearly through the full affine.
+
+Kernel: a triangle as wide as the output step (linear interpolation where the grid is finer than
+the input), placed at the slices' true positions and corrected so that each output weighs its
+inputs to exactly one and to exactly its own position: a linear ramp stays that ramp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.linalg import blas
+
+from beam_jobs.core.geometry import Array, VolumeGeometry
+from beam_jobs.core.pixels import StoredSlice
+
+Float32 = npt.NDArray[np.float32]
+
+# Output rows multiplied at once: wide enough for BLAS, narrow enough to stay banded.
+_BLOCK = 16
+# An axis counts as parallel when, over the whole stack, it strays less than this share of a voxel
+# of the grid.
+_PARALLEL_TOLERANCE = 0.05
+
+
+class _Block(NamedTuple):
+    """Outputs first..last take inputs low..high by `weights` (outputs, inputs)."""
+
+    first: int
+    last: int
+    low: int
+    high: int
+    weights: Float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class AxisWeights:
+    """How the samples of one axis make the samples of another.
+
+    Attributes:
+      matrix: (outputs, inputs) float32; rows of outputs outside the input are zero.
+      inside: (outputs,) whether the output lies within the input, half a step beyond its ends
+        included.
+    """
+
+    matrix: Float32
+    inside: npt.NDArray[np.bool_]
+
+    @property
+    def blocks(self) -> list[_Block]:
+        """The matrix as a band of dense blocks of at most `_BLOCK` outputs."""
+        blocks = []
+        for first in range(0, len(self.matrix), _BLOCK):
+            part = self.matrix[first : first + _BLOCK]
+            used = np.flatnonzero(part.any(axis=0))
+            if used.size:
+                low, high = int(used[0]), int(used[-1]) + 1
+                blocks.append(_Block(first, first + len(part), low, high, part[:, low:high].copy()))
+        return blocks
+
+
+def axis_weights(inputs: npt.ArrayLike, outputs: npt.ArrayLike, width: float) -> AxisWeights:
+    """Anti-aliased linear weights from samples at `inputs` to samples at `outputs`.
+
+    Args:
+      inputs: (n,) ascending positions in mm, n >= 1; uneven steps are honoured.
+      outputs: (m,) positions in mm, any order.
+      width: half-width of the triangle in mm, usually the output step; where it is less than the
+        local input step, the result is linear interpolation.
+
+    Returns:
+      Weights whose rows sum to 1 and whose first moment is the output's position. Outputs up to
+      half a step beyond the first or last input take that input's value.
+    """
+    x = np.asarray(inputs, dtype=np.float64)
+    wanted = np.asarray(outputs, dtype=np.float64)
+    if len(x) == 1:
+        inside = np.abs(wanted - x[0]) <= width / 2 + 1e-9
+        return AxisWeights(matrix=inside[:, None].astype(np.float32), inside=inside)
+    steps = np.diff(x)
+    margins = steps[0] / 2 + 1e-6, steps[-1] / 2 + 1e-6
+    inside = (wanted >= x[0] - margins[0]) & (wanted <= x[-1] + margins[1])
+    y = np.clip(wanted, x[0], x[-1])
+    gap = steps[np.clip(np.searchsorted(x, y, side="right") - 1, 0, len(steps) - 1)]
+    # Near an end the triangle narrows, so that it stays symmetric about the output.
+    half = np.maximum(gap, np.minimum(width, np.minimum(y - x[0], x[-1] - y) + gap))
+    cells = np.empty_like(x)
+    cells[1:-1] = (x[2:] - x[:-2]) / 2
+    cells[0], cells[-1] = steps[0], steps[-1]
+    offset = x[None, :] - y[:, None]
+    weights = np.maximum(0.0, 1.0 - np.abs(offset) / half[:, None]) * cells
+    total = weights.sum(axis=1)
+    first = (weights * offset).sum(axis=1)
+    second = (weights * offset**2).sum(axis=1)
+    # w' = w (a + b offset) with sum w' = 1 and sum w' offset = 0.
+    determinant = total * second - first**2
+    safe = determinant > 1e-12 * total**2 * half**2
+    a = np.where(safe, second / np.where(safe, determinant, 1.0), 1.0 / total)
+    b = np.where(safe, -first / np.where(safe, determinant, 1.0), 0.0)
+    matrix = weights * (a[:, None] + b[:, None] * offset) * inside[:, None]
+    return AxisWeights(matrix=matrix.astype(np.float32), inside=inside)
+
+
+def reduce_stack(
+    slices: Iterable[StoredSlice],
+    row_weights: AxisWeights,
+    column_weights: AxisWeights,
+    slice_weights: AxisWeights,
+) -> Float32:
+    """Resamples a stack along its own three axes, reading each slice once.
+
+    Args:
+      slices: the stack in order, (rows, columns) samples each.
+      row_weights: from rows to output rows.
+      column_weights: from columns to output columns.
+      slice_weights: from slices to output slices.
+
+    Returns:
+      (output slices, output rows, output columns) float32 of rescaled values; 0 outside.
+    """
+    row_blocks = row_weights.blocks
+    outputs, inputs = len(row_weights.matrix), row_weights.matrix.shape[1]
+    columns = column_weights.matrix.shape[1]
+    planes = np.zeros((len(slice_weights.matrix), outputs * columns), dtype=np.float32)
+    touched = [np.flatnonzero(column) for column in slice_weights.matrix.T]
+    constants = np.zeros(len(planes), dtype=np.float64)
+    image = np.empty((inputs, columns), dtype=np.float32)
+    reduced = np.empty((outputs, columns), dtype=np.float32)
+    for index, stored in enumerate(slices):
+        if not touched[index].size:
+            continue
+        low, high = _content(stored.samples)
+        image[low:high] = stored.samples[low:high]
+        start, end = _reduce_rows(image, low, high, row_blocks, reduced)
+        flat = reduced.reshape(-1)[start * columns : end * columns]
+        for plane in touched[index]:
+            weight = float(slice_weights.matrix[plane, index])
+            constants[plane] += weight * stored.intercept
+            if flat.size:
+                target = planes[plane, start * columns : end * columns]
+                blas.saxpy(flat, target, a=weight * stored.slope)
+    result = _reduce_columns(planes.reshape(-1, columns), column_weights)
+    result = result.reshape(len(planes), outputs, -1)
+    if constants.any():
+        inside = row_weights.inside[:, None] & column_weights.inside[None, :]
+        result += constants.astype(np.float32)[:, None, None] * inside
+    return result
+
+
+def _content(samples: npt.NDArray[np.generic]) -> tuple[int, int]:
+    """First and one past last row with a sample that is not zero: the rest adds nothing."""
+    wide = samples
+    if samples.flags.c_contiguous and (samples.shape[1] * samples.itemsize) % 8 == 0:
+        wide = samples.view(np.uint64)
+    rows = np.flatnonzero(wide.any(axis=1))
+    return (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
+
+
+def _reduce_rows(
+    image: Float32, low: int, high: int, blocks: Sequence[_Block], out: Float32
+) -> tuple[int, int]:
+    """out[first:last] = weights @ image, of the rows low..high of the image alone.
+
+    Returns:
+      The range of output rows that was written.
+    """
+    start, end = 0, 0
+    for block in blocks:
+        first, last = max(block.low, low), min(block.high, high)
+        if first >= last:
+            continue
+        part = block.weights[:, first - block.low : last - block.low]
+        # Fortran order sees the transposes: out.T = image.T @ weights.T.
+        blas.sgemm(
+            1.0,
+            image[first:last].T,
+            part,
+            trans_b=True,
+            beta=0.0,
+            c=out[block.first : block.last].T,
+            overwrite_c=True,
+        )
+        start = start if end else block.first
+        end = block.last
+    return start, end
+
+
+def _reduce_columns(planes: Float32, weights: AxisWeights) -> Float32:
+    """planes @ weights.matrix.T, banded; (n, inputs) to (n, outputs)."""
+    result = np.zeros((len(planes), len(weights.matrix)), dtype=np.float32)
+    for block in weights.blocks:
+        result[:, block.first : block.last] = blas.sgemm(
+            1.0, block.weights.T, planes[:, block.low : block.high].T, trans_a=True
+        ).T
+    return result
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Resampled:
+    """A stack on a grid.
+
+    Attributes:
+      array: (row, column, slice) float32 values; 0 outside the stack.
+      inside: (row, column, slice) whether the voxel lies within the stack.
+      geometry: the grid.
+    """
+
+    array: Float32
+    inside: npt.NDArray[np.bool_]
+    geometry: VolumeGeometry
+
+
+GridChoice = Callable[[Float32, Array], VolumeGeometry]
+
+
+def resample_stack(
+    slices: Iterable[StoredSlice],
+    geometry: VolumeGeometry,
+    offsets: Sequence[float],
+    spacing: tuple[float, float, float],
+    choose_grid: GridChoice,
+) -> Resampled:
+    """Resamples a stack onto a canonical grid, reading each slice once.
+
+    Args:
+      slices: the stack in order.
+      geometry: the stack's lattice.
+      offsets: slice index of each slice on that lattice (uneven stacks: not whole numbers).
+      spacing: mm between rows, columns and slices of the canonical grid.
+      choose_grid: called with the stack at reduced resolution, (row, column, slice) of its own
+        lattice or of the grid's, and that lattice's 4x4 affine; returns the grid. A grid that
+        does not depend on voxels ignores both.
+
+    Returns:
+      The stack on the grid that `choose_grid` returned.
+    """
+    axes = _parallel_axes(geometry, spacing)
+    if axes is None:
+        return _resample_oblique(slices, geometry, offsets, spacing, choose_grid)
+    return _resample_parallel(slices, geometry, offsets, spacing, choose_grid, axes)
+
+
+# Patient axis (x, y, z) of the canonical grid's (row, column, slice): to posterior, left, superior.
+_CANONICAL = (1, 0, 2)
+
+
+def _parallel_axes(
+    geometry: VolumeGeometry, spacing: tuple[float, float, float]
+) -> tuple[int, int, int] | None:
+    """The patient axis of each stack axis, or None when the stack is oblique or sheared."""
+    directions = geometry.affine[:3, :3]
+    axes = np.argmax(np.abs(directions), axis=0)
+    if sorted(axes) != [0, 1, 2]:
+        return None
+    step = np.empty(3)
+    step[list(_CANONICAL)] = spacing
+    strays = np.abs(directions) * (np.asarray(geometry.shape) - 1)
+    strays[axes, range(3)] = 0.0
+    if (strays.sum(axis=1) > _PARALLEL_TOLERANCE * step).any():
+        return None
+    return int(axes[0]), int(axes[1]), int(axes[2])
+
+
+def _resample_parallel(
+    slices: Iterable[StoredSlice],
+    geometry: VolumeGeometry,
+    offsets: Sequence[float],
+    spacing: tuple[float, float, float],
+    choose_grid: GridChoice,
+    axes: tuple[int, int, int],
+) -> Resampled:
+    step = np.empty(3)
+    step[list(_CANONICAL)] = spacing
+    middle = geometry.centre
+    weights: list[AxisWeights] = []
+    first = np.empty(3)
+    count = np.empty(3, dtype=int)
+    for index, axis in enumerate(axes):
+        size = geometry.shape[index]
+        places = np.asarray(offsets) if index == 2 else np.arange(size, dtype=np.float64)
+        pitch = geometry.affine[axis, index]
+        positions = middle[axis] + (places - (size - 1) / 2) * pitch
+        # All grids of this spacing share one lattice through the patient's origin, so that the
+        # whole stack can be reduced before its foreground, and with it the grid, is known.
+        lattice = _lattice_over(positions, abs(pitch), step[axis])
+        first[axis], count[axis] = lattice[0], len(lattice)
+        ascending = np.sign(pitch)
+        weights.append(axis_weights(ascending * positions, ascending * lattice, step[axis]))
+    stack = reduce_stack(slices, weights[0], weights[1], weights[2])
+    # From (slices, rows, columns) of the stack to the canonical (row, column, slice).
+    order = [(axes[2], axes[0], axes[1]).index(axis) for axis in _CANONICAL]
+    full = stack.transpose(order)
+    inside_axes = {axis: weights[index].inside for index, axis in enumerate(axes)}
+    lattice_geometry = VolumeGeometry.canonical(
+        (int(full.shape[0]), int(full.shape[1]), int(full.shape[2])), spacing, first
+    )
+    grid = choose_grid(full, lattice_geometry.affine)
+    return _crop(full, [inside_axes[axis] for axis in _CANONICAL], lattice_geometry, grid)
+
+
+def _lattice_over(positions: Array, pitch: float, step: float) -> Array:
+    """Multiples of `step` that cover positions and half a pitch beyond."""
+    low = np.ceil((positions.min() - pitch / 2) / step - 1e-9)
+    high = np.floor((positions.max() + pitch / 2) / step + 1e-9)
+    if high < low:
+        low = high = np.round(positions.mean() / step)
+    return np.arange(low, high + 1) * step
+
+
+def _crop(
+    full: Float32,
+    inside: Sequence[npt.NDArray[np.bool_]],
+    lattice: VolumeGeometry,
+    grid: VolumeGeometry,
+) -> Resampled:
+    """Cuts the grid out of an array on the same lattice, zeros where it reaches beyond."""
+    shift = np.rint(lattice.to_index(grid.affine[:3, 3])).astype(int)
+    array = np.zeros(grid.shape, dtype=np.float32)
+    source, target = [], []
+    covered = []
+    for axis in range(3):
+        low = max(0, int(shift[axis]))
+        high = max(low, min(full.shape[axis], int(shift[axis]) + grid.shape[axis]))
+        place = slice(low - int(shift[axis]), high - int(shift[axis]))
+        source.append(slice(low, high))
+        target.append(place)
+        line = np.zeros(grid.shape[axis], dtype=bool)
+        line[place] = inside[axis][low:high]
+        covered.append(line)
+    array[tuple(target)] = full[tuple(source)]
+    mask = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
+    return Resampled(array=array, inside=mask, geometry=grid)
+
+
+def _resample_oblique(
+    slices: Iterable[StoredSlice],
+    geometry: VolumeGeometry,
+    offsets: Sequence[float],
+    spacing: tuple[float, float, float],
+    choose_grid: GridChoice,
+) -> Resampled:
+    """Reduces along the stack's own axes, then reslices linearly through the affine."""
+    step = np.empty(3)
+    step[list(_CANONICAL)] = spacing
+    weights, first, pitch = [], np.empty(3), np.empty(3)
+    for index in range(3):
+        size = geometry.shape[index]
+        native = geometry.spacing[index]
+        direction = geometry.affine[:3, index] / native
+        # The grid's step as seen along this axis.
+        seen = float(np.sqrt(((direction * step) ** 2).sum()))
+        # The reslicing below interpolates linearly over `coarse`, which blurs too: both together
+        # make the wanted width (variances of triangles add).
+        coarse = max(native, 0.6 * seen)
+        width = np.sqrt(max(seen**2 - coarse**2, 0.0))
+        places = np.asarray(offsets) if index == 2 else np.arange(size, dtype=np.float64)
+        if coarse == native and (index != 2 or _whole(offsets)):
+            wanted, width = np.arange(size, dtype=np.float64) * native, 0.0
+        else:
+            count = max(int(np.ceil((size - 1) * native / coarse)) + 1, 2)
+            coarse = (size - 1) * native / (count - 1)
+            wanted = np.arange(count) * coarse
+        weights.append(axis_weights(places * native, wanted, width))
+        first[index] = wanted[0] / native
+        pitch[index] = (wanted[1] - wanted[0]) / native
+    stack = reduce_stack(slices, weights[0], weights[1], weights[2])
+    to_native = np.diag([*pitch, 1.0])
+    to_native[:3, 3] = first
+    affine = geometry.affine @ to_native
+    # (slices, rows, columns) of the reduced stack, not transposed: indexing does it.
+    grid = choose_grid(stack.transpose(1, 2, 0), affine)
+    transform = (np.linalg.inv(affine) @ grid.affine)[[2, 0, 1, 3]]
+    array = ndimage.affine_transform(
+        stack,
+        transform[:3, :3],
+        offset=transform[:3, 3],
+        output_shape=grid.shape,
+        output=np.float32,
+        order=1,
+        mode="nearest",
+        prefilter=False,
+    )
+    inside = _inside(np.linalg.inv(geometry.affine) @ grid.affine, grid.shape, geometry.shape)
+    array[~inside] = 0.0
+    return Resampled(array=array, inside=inside, geometry=grid)
+
+
+def _whole(offsets: Sequence[float]) -> bool:
+    return all(offset == index for index, offset in enumerate(offsets))
+
+
+def _inside(
+    transform: Array, shape: tuple[int, int, int], within: tuple[int, int, int]
+) -> npt.NDArray[np.bool_]:
+    """Which voxels of a grid, taken by `transform` to indices of a stack, lie within the stack."""
+    axes = [np.arange(size, dtype=np.float32) for size in shape]
+    inside = np.ones(shape, dtype=bool)
+    for index, size in enumerate(within):
+        row = transform[index].astype(np.float32)
+        place = (
+            (row[0] * axes[0] + row[3])[:, None, None]
+            + (row[1] * axes[1])[None, :, None]
+            + (row[2] * axes[2])[None, None, :]
+        )
+        inside &= (place >= -0.5) & (place <= size - 0.5)
+    return inside

@@ -1,0 +1,360 @@
+"""Slice headers to ordered series: grouping, splitting, order, and a reason for every refusal.
+
+    headers --group by UID--> --split into true stacks--> --drop localizers, derived images-->
+            --order along the normal, collapse duplicates--> --check steps--> Series | Rejection
+
+Slices are ordered by ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1), never
+by file name, InstanceNumber or SliceLocation, unless geometry is absent altogether; then the
+series says so (`geometry_known` is False).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from beam_jobs.core.dicom_index import SliceHeader, group_paths
+from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
+from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+from beam_jobs.core.storage import open_bytes
+
+# Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
+# this share of a step of an even ladder is even.
+EVEN_TOLERANCE = 0.05
+# A gap of up to this many steps (three slices missing) is interpolated; beyond it is refused.
+MAX_GAP_STEPS = 4.01
+# Slices nearer to each other than this share of the median step claim the same place.
+SAME_PLACE = 0.02
+# Slices may lie off the stack's line by this share of the pixel spacing.
+OFF_LINE = 0.5
+
+_LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT"})
+_DERIVED_TYPES = frozenset(
+    {"PROJECTION IMAGE", "MIP", "MINIP", "SCREEN SAVE", "REFORMATTED", "CSA MPR", "MOSAIC MPR"}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Series:
+    """One stack of parallel slices in spatial order.
+
+    Attributes:
+      headers: the slices, ascending along the slice normal.
+      geometry: the regular lattice the stack is read on. For an uneven stack it has the median
+        step, and the slices lie at `offsets` on it.
+      offsets: slice index (float) of each header on `geometry`; 0, 1, 2, ... for an even stack.
+      geometry_known: False when positions were absent and the order is that of InstanceNumber.
+    """
+
+    headers: tuple[SliceHeader, ...]
+    geometry: VolumeGeometry
+    offsets: tuple[float, ...]
+    geometry_known: bool = True
+
+    @property
+    def first(self) -> SliceHeader:
+        """The first slice's header, for what all slices share."""
+        return self.headers[0]
+
+    @property
+    def even(self) -> bool:
+        """Whether the slices lie on the lattice themselves."""
+        return self.offsets == tuple(float(k) for k in range(len(self.headers)))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The series' files."""
+        return group_paths(self.headers)
+
+
+def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejection]]:
+    """Sorts slice headers, of any number of series in any order, into ordered stacks.
+
+    Args:
+      headers: what `index_files` found.
+
+    Returns:
+      The series (sorted by series UID, then by place) and a rejection for every file left out,
+      be it by rule (localizer, derived image, exact duplicate) or for a fault. Every file stands
+      in exactly one of them, unless a multi-frame file holds several stacks.
+    """
+    groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
+    for header in headers:
+        groups[header.study_uid, header.series_uid].append(header)
+    series: list[Series] = []
+    rejections: list[Rejection] = []
+    for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
+        # Input order must not matter: ties below are broken by path and frame.
+        members.sort(key=lambda header: (header.path, header.frame))
+        for stack in _split(members):
+            try:
+                found, duplicates = _order(stack)
+            except RejectedError as error:
+                rejections.append(
+                    Rejection(
+                        paths=group_paths(stack),
+                        reason=error.reason,
+                        detail=str(error),
+                        series_uid=series_uid,
+                    )
+                )
+                continue
+            series.append(found)
+            if duplicates:
+                rejections.append(
+                    Rejection(
+                        paths=group_paths(duplicates),
+                        reason=Reason.EXACT_DUPLICATE,
+                        detail="same place and same pixels as another image of the series",
+                        series_uid=series_uid,
+                    )
+                )
+    return series, rejections
+
+
+def _split(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
+    """One UID is not one volume: the true stacks among headers of one series UID."""
+    stacks: dict[tuple[object, ...], list[SliceHeader]] = defaultdict(list)
+    orientations: list[Array] = []
+    for header in headers:
+        key = (
+            header.rows,
+            header.columns,
+            tuple(round(value, 4) for value in header.pixel_spacing),
+            _nearest(header.orientation, orientations),
+            bool(header.position),
+            header.echo_number,
+            None if header.echo_time is None else round(header.echo_time, 3),
+            _complex_component(header),
+            header.temporal_position,
+            _kind(header),
+        )
+        stacks[key].append(header)
+    return list(stacks.values())
+
+
+def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
+    """Index of the orientation among those seen so far, added when it is new (-1: malformed)."""
+    vector = np.asarray(orientation, dtype=np.float64)
+    if vector.shape != (6,):
+        return -1
+    for index, other in enumerate(known):
+        # 2e-3 is a tenth of a degree: rounding in decimal strings stays far below it.
+        if np.abs(vector - other).max() < 2e-3:
+            return index
+    known.append(vector)
+    return len(known) - 1
+
+
+def _complex_component(header: SliceHeader) -> str:
+    """Magnitude, phase, real or imaginary part, where ImageType says so (PS3.3 C.8.3.1.1.1)."""
+    names = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I"}
+    for value in header.image_type[2:]:
+        if value in names:
+            return names[value]
+    return "M"
+
+
+def _kind(header: SliceHeader) -> str:
+    """ "localizer", "derived" or "" for an image that may be a volume's slice."""
+    kinds = {value.upper() for value in header.image_type}
+    if kinds & _LOCALIZER_TYPES:
+        return "localizer"
+    if kinds & _DERIVED_TYPES:
+        return "derived"
+    return "mosaic" if "MOSAIC" in kinds else ""
+
+
+def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
+    """The series of one stack, and its exact duplicates.
+
+    Raises:
+      RejectedError: the stack is no volume.
+    """
+    kind = _kind(stack[0])
+    if kind == "localizer":
+        raise RejectedError(Reason.LOCALIZER, "ImageType (0008,0008) says localizer")
+    if kind == "derived":
+        raise RejectedError(Reason.DERIVED_IMAGE, "ImageType (0008,0008) says derived view")
+    if kind == "mosaic":
+        raise RejectedError(Reason.MOSAIC, "ImageType (0008,0008) says MOSAIC")
+    if not stack[0].position and not stack[0].orientation:
+        return _order_without_geometry(stack), []
+    try:
+        along_column, along_row, normal = slice_directions(stack[0].orientation)
+    except ValueError as error:
+        raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
+    positions = _positions(stack)
+    along = positions @ normal
+    order = np.argsort(along, kind="stable")
+    stack = [stack[index] for index in order]
+    keep, duplicates = _collapse_duplicates(stack, positions[order], along[order])
+    places = positions[order][keep]
+    heights = along[order][keep]
+    kept = [stack[index] for index in keep]
+    if len(kept) < 2:
+        raise RejectedError(Reason.TOO_FEW_SLICES, "one slice place, at least two required")
+    offsets, step = _ladder(heights)
+    spacing = _pixel_spacing(kept[0])
+    line = _slice_step(places, offsets, normal, step, OFF_LINE * min(spacing))
+    affine = np.eye(4)
+    affine[:3, 0] = along_row * spacing[0]
+    affine[:3, 1] = along_column * spacing[1]
+    affine[:3, 2] = line
+    affine[:3, 3] = places[0]
+    count = round(offsets[-1]) + 1
+    try:
+        geometry = VolumeGeometry(
+            shape=(kept[0].rows or 0, kept[0].columns or 0, count), affine=affine
+        )
+    except ValueError as error:
+        raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
+    series = Series(headers=tuple(kept), geometry=geometry, offsets=tuple(offsets))
+    return series, [stack[index] for index in duplicates]
+
+
+def _positions(stack: Sequence[SliceHeader]) -> Array:
+    """ImagePositionPatient of each slice, (slices, 3) LPS mm."""
+    for header in stack:
+        if len(header.position) != 3 or not np.isfinite(header.position).all():
+            raise RejectedError(
+                Reason.INVALID_GEOMETRY,
+                "ImagePositionPatient (0020,0032) must be three finite numbers",
+            )
+    return np.array([header.position for header in stack], dtype=np.float64)
+
+
+def _pixel_spacing(header: SliceHeader) -> tuple[float, float]:
+    spacing = header.pixel_spacing
+    if len(spacing) != 2 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY, "PixelSpacing (0028,0030) must be two positive numbers"
+        )
+    return spacing[0], spacing[1]
+
+
+def _collapse_duplicates(
+    stack: Sequence[SliceHeader], positions: Array, along: Array
+) -> tuple[list[int], list[int]]:
+    """Indices to keep and indices of exact duplicates, of slices sorted along the normal."""
+    steps = np.diff(along)
+    apart = steps[steps > 1e-3]
+    same_place = max(SAME_PLACE * float(np.median(apart)), 1e-4) if apart.size else 1e-4
+    keep, duplicates = [0], []
+    for index in range(1, len(stack)):
+        if along[index] - along[keep[-1]] > same_place:
+            keep.append(index)
+        elif _same_pixels(stack[keep[-1]], stack[index]) and np.allclose(
+            positions[index], positions[keep[-1]], atol=1e-3
+        ):
+            duplicates.append(index)
+        else:
+            raise RejectedError(
+                Reason.CONFLICTING_DUPLICATES,
+                f"{len(stack)} images, several at one place with different pixels",
+            )
+    return keep, duplicates
+
+
+def _same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two images' stored pixel bytes are equal (needed for the rare duplicate only)."""
+    if one._replace(path="", frame=0, pixel_offset=0, file_size=0) != other._replace(
+        path="", frame=0, pixel_offset=0, file_size=0, sop_uid=one.sop_uid,
+        instance_number=one.instance_number,
+    ):  # fmt: skip
+        return False
+    return _pixel_digest(one) == _pixel_digest(other)
+
+
+def _pixel_digest(header: SliceHeader) -> bytes:
+    try:
+        with open_bytes(header.path) as source:
+            if header.is_native:
+                start = header.pixel_offset + header.frame * header.frame_bytes
+                data = source.read_at(start, header.frame_bytes)
+            else:
+                data = source.read_at(header.pixel_offset, source.size)
+    except OSError as error:
+        raise RejectedError(
+            Reason.UNREADABLE_FILE, error.strerror or "unreadable", path=header.path
+        ) from error
+    return hashlib.sha256(data).digest() + bytes([header.frame % 251])
+
+
+def _ladder(heights: Array) -> tuple[list[float], float]:
+    """Slice offsets in steps, and the step in mm along the normal.
+
+    An even stack gets whole offsets and the mean step; a stack with missing or uneven slices gets
+    true offsets on a ladder of the median step.
+
+    Raises:
+      RejectedError: a gap is larger than `MAX_GAP_STEPS` median steps.
+    """
+    count = len(heights)
+    mean = float(heights[-1] - heights[0]) / (count - 1)
+    ideal = heights[0] + mean * np.arange(count)
+    if np.abs(heights - ideal).max() <= EVEN_TOLERANCE * mean:
+        return [float(k) for k in range(count)], mean
+    steps = np.diff(heights)
+    median = float(np.median(steps))
+    if steps.max() > MAX_GAP_STEPS * median:
+        raise RejectedError(
+            Reason.GAP_TOO_LARGE,
+            f"a gap of {steps.max():.2f} mm between slices {median:.2f} mm apart; "
+            f"at most {MAX_GAP_STEPS:.0f} steps are interpolated",
+        )
+    # Fit the ladder to the stack's length, so that first and last slice lie on it.
+    rungs = max(round(float(heights[-1] - heights[0]) / median), 1)
+    step = float(heights[-1] - heights[0]) / rungs
+    return [float(offset) for offset in (heights - heights[0]) / step], step
+
+
+def _slice_step(
+    places: Array, offsets: Sequence[float], normal: Array, step: float, tolerance: float
+) -> Array:
+    """The vector from slice to slice, LPS mm; off the normal in a sheared stack (gantry tilt).
+
+    Raises:
+      RejectedError: the slices do not lie on one line within `tolerance` mm.
+    """
+    steps = np.asarray(offsets)
+    line = (places[-1] - places[0]) / steps[-1]
+    off = np.abs(places - (places[0] + steps[:, None] * line))
+    off -= np.abs((places - (places[0] + steps[:, None] * line)) @ normal)[:, None] * np.abs(normal)
+    if off.max() > tolerance:
+        raise RejectedError(
+            Reason.NOT_A_STACK,
+            f"slices lie up to {off.max():.2f} mm off a straight line, "
+            f"at most {tolerance:.2f} mm is accepted",
+        )
+    # Decimal strings give a straight stack a shear of rounding noise: a step along the normal
+    # within a thousandth of a step is meant to be one.
+    straight = normal * step
+    return straight if np.abs(line - straight).max() < 1e-6 * abs(step) else line
+
+
+def _order_without_geometry(stack: list[SliceHeader]) -> Series:
+    """The last resort: InstanceNumber order, axial axes assumed, and the series says so."""
+    stack = sorted(stack, key=lambda header: (header.instance_number or 0, header.path))
+    numbers = [header.instance_number for header in stack]
+    if len(stack) < 2:
+        raise RejectedError(Reason.TOO_FEW_SLICES, "one image, at least two slices required")
+    if None in numbers or len(set(numbers)) != len(numbers):
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY,
+            "no ImagePositionPatient (0020,0032), and InstanceNumber (0020,0013) does not order",
+        )
+    first = stack[0]
+    spacing = first.pixel_spacing if len(first.pixel_spacing) == 2 else (1.0, 1.0)
+    step = first.spacing_between_slices or first.slice_thickness or 1.0
+    shape = (first.rows or 0, first.columns or 0, len(stack))
+    return Series(
+        headers=tuple(stack),
+        geometry=VolumeGeometry.canonical(shape, (*spacing, abs(step)), (0.0, 0.0, 0.0)),
+        offsets=tuple(float(k) for k in range(len(stack))),
+        geometry_known=False,
+    )

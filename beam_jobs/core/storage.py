@@ -1,0 +1,112 @@
+"""Byte access to files, so that the core reads local paths and object stores by one interface.
+
+The core knows local paths. A job that reads `gs://` or `s3://` registers an opener for them
+(`beam_jobs.filesystems` does, through Beam), which keeps Beam out of the pure core.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Protocol
+
+_remote_opener: Callable[[str], IO[bytes]] | None = None
+
+
+class ByteSource(Protocol):
+    """A file open for reading at any place."""
+
+    size: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`; fewer only at the end of the file."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fills `buffer` from `offset`; returns the number of bytes read."""
+
+
+class LocalBytes:
+    """A local file, read by descriptor without any buffering of its own."""
+
+    __slots__ = ("descriptor", "size")
+
+    def __init__(self, path: str) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        try:
+            self.size = os.fstat(self.descriptor).st_size
+        except OSError:
+            os.close(self.descriptor)
+            raise
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self.descriptor, length, offset)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        total = 0
+        while total < len(buffer):
+            count = os.preadv(self.descriptor, [buffer[total:]], offset + total)
+            if count == 0:
+                break
+            total += count
+        return total
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class StreamBytes:
+    """A seekable binary stream (an object in a store)."""
+
+    __slots__ = ("size", "stream")
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.size = stream.seek(0, os.SEEK_END)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        self.stream.seek(offset)
+        parts = []
+        while length > 0 and (part := self.stream.read(length)):
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        data = self.read_at(offset, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self.stream.close()
+
+
+def register_remote_opener(opener: Callable[[str], IO[bytes]]) -> None:
+    """Says how paths with a scheme (`gs://`, `s3://`) are opened in this process."""
+    global _remote_opener
+    _remote_opener = opener
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` names an object in a store rather than a local file."""
+    return "://" in path
+
+
+@contextmanager
+def open_bytes(path: str) -> Iterator[LocalBytes | StreamBytes]:
+    """Opens `path` for reading at any place.
+
+    Raises:
+      OSError: it cannot be opened, or it is remote and no opener was registered.
+    """
+    source: LocalBytes | StreamBytes
+    if not is_remote(path):
+        source = LocalBytes(path)
+    elif _remote_opener is not None:
+        source = StreamBytes(_remote_opener(path))
+    else:
+        raise OSError(f"no opener is registered for {path}")
+    try:
+        yield source
+    finally:
+        source.close()

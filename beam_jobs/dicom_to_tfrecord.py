@@ -1,0 +1,301 @@
+"""DICOM series to sharded 3D TFRecords: `python -m beam_jobs.dicom_to_tfrecord --help`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.core import cli
+from beam_jobs.core.labels import IdPolicy, read_labels
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
+from beam_jobs.core.record import DTYPES, ContractError
+from beam_jobs.core.storage import is_remote
+
+if TYPE_CHECKING:
+    from beam_jobs.core.labels import Labels
+
+PROG = "beam_jobs.dicom_to_tfrecord"
+EXAMPLES = """\
+  # The Kaggle layout: <root>/<patient>/<modality>/*.dcm and a CSV of labels.
+  python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
+      --labels cohort/train_labels.csv
+
+  # A heap of DICOM without labels; patients and series are told apart by their headers.
+  python -m beam_jobs.dicom_to_tfrecord --input heap --output dataset --modalities T1wCE
+
+  # Two processes; any other option of Beam's (--runner, --project, ...) is passed on to it.
+  python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
+      --direct_running_mode multi_processing --direct_num_workers 2
+
+exit codes: 0 converted, 1 failed, 2 wrong usage, 8 some input was rejected and --strict was given
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Flags to objects to one pipeline."""
+    flags, beam_arguments = _parser().parse_known_args(argv)
+    spec, id_policy, files = _spec(flags), _id_policy(flags), _input_files(flags)
+    from beam_jobs.options import pipeline_options, runs_here
+
+    options = pipeline_options(beam_arguments)
+    import apache_beam as beam
+
+    from beam_jobs.dataset import DatasetWriter
+    from beam_jobs.planning import Planner
+    from beam_jobs.progress import watch
+    from beam_jobs.shards import ShardWriter
+    from beam_jobs.tables import TableWriter
+    from beam_jobs.transforms import (
+        AssignPatients,
+        Input,
+        PlanPatients,
+        ReadHeaders,
+        RefusedPatients,
+        WriteShards,
+    )
+
+    source = Input(root=flags.input, modalities=spec.modalities)
+    tables = TableWriter(root=flags.input, id_policy=id_policy)
+    planner = Planner(
+        labels=_labels(flags),
+        id_policy=id_policy,
+        folds=flags.folds,
+        seed=flags.seed,
+        patients_per_shard=flags.patients_per_shard,
+    )
+    dataset = DatasetWriter(output=flags.output, spec=spec, planner=planner)
+    _prepare_output(flags)
+    with _ticks(runs_here(options)) as ticks:
+        writer = ShardWriter(
+            output=flags.output, spec=spec, seed=flags.seed, tables=tables, ticks=ticks.patients
+        )
+        pipeline = beam.Pipeline(options=options)
+        read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
+        plans = read.headers | "Plan" >> PlanPatients(source)
+        assignments = plans | "Assign" >> AssignPatients(planner)
+        shards = (plans, assignments) | "Shards" >> WriteShards(writer, ticks.planned)
+        refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
+        results = (shards, refused) | "Results" >> beam.Flatten()
+        (
+            pipeline
+            | "Once" >> beam.Create([None])
+            | "Finish"
+            >> beam.Map(
+                dataset.finish,
+                beam.pvalue.AsList(results),
+                beam.pvalue.AsList(read.rejects),
+                beam.pvalue.AsSingleton(assignments),
+            )
+        )
+        watch(pipeline.run, ticks, files=files, quiet=flags.quiet)
+    return _summary(flags)
+
+
+def _parser() -> cli.Parser:
+    parser = cli.Parser(
+        prog=PROG,
+        description="Converts DICOM series into sharded 3D TFRecords, one record a patient, all "
+        "of a patient's modalities on one grid.",
+        examples=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("--input", required=True, help="directory of DICOM files, local, gs:// or s3://")
+    add("--output", required=True, help="directory of the dataset to write")
+    add("--labels", help="CSV of patient ids and labels 0 or 1; without it nobody is labelled")
+    add("--id_column", default="BraTS21ID", help="the labels' column of patient ids")
+    add("--label_column", default="MGMT_value", help="the labels' column of labels")
+    add(
+        "--modalities",
+        type=_names,
+        default=",".join(DEFAULT_MODALITIES),
+        help="channels in order; the first one a patient has centres the grid",
+    )
+    add(
+        "--require_modalities",
+        type=_names,
+        default="",
+        help="reject patients without these; else an absent modality is a channel of zeros",
+    )
+    add("--shape", type=_integers, default="128,128,32", help="grid: rows,columns,slices")
+    add(
+        "--fov_mm",
+        type=_numbers,
+        default="240,240,160",
+        help="field of view in mm along posterior, left, superior",
+    )
+    add("--dtype", choices=DTYPES, default="uint8", help="stored voxel type")
+    add("--folds", type=int, default=5, help="cross-validation folds, fixed in the dataset")
+    add("--seed", type=int, default=0, help="of folds and of the order of patients")
+    add("--patients_per_shard", type=int, default=32, help="at most")
+    add(
+        "--id_policy",
+        choices=("keep", "hmac"),
+        default="keep",
+        help="hmac replaces patient ids and paths in all that is written by keyed hashes",
+    )
+    add("--id_key", help="file with the secret key of --id_policy hmac (16 bytes or more)")
+    add("--overwrite", action="store_true", help="replace a dataset that is there already")
+    add("--strict", action="store_true", help="exit with 8 when any input was rejected")
+    add("--quiet", action="store_true", help="print no progress")
+    return parser
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.replace("x", ",").split(","))
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.replace("x", ",").split(","))
+
+
+def _spec(flags: argparse.Namespace) -> PreprocessSpec:
+    if flags.folds < 2 or flags.patients_per_shard < 1:
+        raise cli.UsageError("--folds must be at least 2 and --patients_per_shard at least 1")
+    try:
+        return PreprocessSpec(
+            modalities=flags.modalities,
+            shape=flags.shape,
+            fov_mm=flags.fov_mm,
+            dtype=flags.dtype,
+            require_modalities=flags.require_modalities,
+        )
+    except ContractError as error:
+        raise cli.UsageError(str(error)) from error
+
+
+def _id_policy(flags: argparse.Namespace) -> IdPolicy:
+    """The id policy of the flags --id_policy and --id_key."""
+    return read_id_policy(flags.id_policy, flags.id_key)
+
+
+def read_id_policy(name: str, key_file: str | None) -> IdPolicy:
+    """Keep ids, or hash them with the key in a local file.
+
+    Raises:
+      UsageError: `hmac` without a key file, a key file that cannot be read or is too short, or a
+        key without `hmac`.
+    """
+    if name == "keep":
+        if key_file is not None:
+            raise cli.UsageError("--id_key is given, but --id_policy is keep")
+        return IdPolicy()
+    if key_file is None:
+        raise cli.UsageError("--id_policy hmac needs --id_key FILE")
+    try:
+        with open(key_file, "rb") as file:
+            key = file.read().strip()
+    except OSError as error:
+        raise cli.UsageError(f"--id_key {key_file}: {error.strerror}") from error
+    if len(key) < 16:
+        raise cli.UsageError(f"--id_key {key_file} holds {len(key)} bytes, at least 16 required")
+    return IdPolicy(key=key)
+
+
+def _input_files(flags: argparse.Namespace) -> int | None:
+    """How many files there are to read, None where counting them is the workers' work."""
+    flags.input = flags.input.rstrip("/") or "/"
+    flags.output = flags.output.rstrip("/") or "/"
+    if is_remote(flags.input):
+        return None
+    if not os.path.isdir(flags.input):
+        raise cli.UsageError(f"--input {flags.input} is not a directory")
+    count = sum(len(names) for _, _, names in os.walk(flags.input, followlinks=True))
+    if not count:
+        raise cli.UsageError(f"--input {flags.input} holds no file")
+    return count
+
+
+def _labels(flags: argparse.Namespace) -> Labels | None:
+    if flags.labels is None:
+        return None
+    from beam_jobs import filesystems
+
+    try:
+        with filesystems.open_read(flags.labels) as file:
+            return read_labels(
+                file,
+                name=flags.labels,
+                id_column=flags.id_column,
+                label_column=flags.label_column,
+            )
+    except OSError as error:
+        reason = error.strerror or "cannot be read"
+        raise cli.UsageError(f"--labels {flags.labels}: {reason}") from error
+
+
+def _prepare_output(flags: argparse.Namespace) -> None:
+    """Refuses to write over a dataset unasked; an unfinished one has no manifest."""
+    from beam_jobs import filesystems
+
+    manifest = filesystems.join(flags.output, MANIFEST_NAME)
+    if filesystems.exists(manifest):
+        if not flags.overwrite:
+            raise cli.UsageError(
+                f"--output {flags.output} holds a dataset already (--overwrite replaces it)"
+            )
+        filesystems.delete([manifest])
+    if not is_remote(flags.output):
+        os.makedirs(flags.output, exist_ok=True)
+
+
+@contextlib.contextmanager
+def _ticks(here: bool) -> Iterator[Any]:
+    """Files that tell of progress, where the workers are on this machine."""
+    from beam_jobs.progress import Ticks
+
+    with tempfile.TemporaryDirectory(prefix="voxelbeam-") as directory:
+        yield Ticks.below(directory) if here else Ticks()
+
+
+def _summary(flags: argparse.Namespace) -> int:
+    """Prints what became of the input; returns the exit code."""
+    from beam_jobs import filesystems
+    from beam_jobs.dataset import REJECTS_NAME
+
+    path = filesystems.join(flags.output, MANIFEST_NAME)
+    rejects = filesystems.join(flags.output, REJECTS_NAME)
+    if not filesystems.exists(path):
+        raise cli.CommandError(
+            f"no DICOM series of {', '.join(flags.modalities)} in {flags.input} could be "
+            f"converted; {rejects} says why"
+        )
+    manifest = Manifest.loads(filesystems.read_text(path))
+    files, series = manifest.counts["files"], manifest.counts["series"]
+    patients = manifest.counts["patients"]
+    total = sum(files.values())
+    print(
+        f"files     {total} = {files['used']} used + {files['unused']} unused by rule "
+        f"+ {files['rejected']} rejected\n"
+        f"series    {series['used']} used, {series['unused']} unused by rule, "
+        f"{series['rejected']} rejected\n"
+        f"patients  {patients['converted']} converted, {patients['rejected']} rejected"
+    )
+    if flags.labels:
+        print(
+            f"labels    {patients['without_label']} patients without a label, "
+            f"{patients['labels_without_patient']} labels without a patient"
+        )
+    for fold, balance in manifest.label_balance.items():
+        told = ", ".join(f"{count} of label {label}" for label, count in balance.items())
+        print(f"fold {fold:<4} {told}" if fold != "unlabelled" else f"unlabelled {balance['none']}")
+    if manifest.counts["reasons"]:
+        reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
+        print(f"reasons   {reasons} ({rejects})")
+    size = sum(shard.bytes for shard in manifest.shards)
+    print(f"dataset   {len(manifest.shards)} shards, {size / 1e6:.1f} MB in {flags.output}")
+    if flags.strict and (files["rejected"] or patients["rejected"]):
+        return cli.EXIT_REJECTED
+    return cli.EXIT_OK
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)

@@ -1,0 +1,75 @@
+"""Beam's own options: quiet, a named local runner by default, and no unknown option let through."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.core.cli import UsageError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def quiet_beam() -> None:
+    """Silences what Beam and Google's clients would print; to be called before Beam's import."""
+    # A warning at Beam's import would install a handler of its own at the root.
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google")
+    # One element is one core's work; BLAS threads inside it only get in each other's way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
+    """Beam's options from the arguments a command does not know itself.
+
+    The local runner is FnApiRunner, in memory: "DirectRunner" may try to download another one.
+
+    Raises:
+      UsageError: an argument that no option of Beam's (or its installed runners') takes.
+    """
+    quiet_beam()
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options_class in _with_subclasses(PipelineOptions):
+        if "_add_argparse_args" in vars(options_class):
+            # Several runners' options may share names; the first stands for all.
+            parser.conflict_handler = "resolve"
+            options_class._add_argparse_args(_lenient(parser))
+    _, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]} (--help lists the options)")
+    arguments = list(argv)
+    if not any(argument.split("=")[0] == "--runner" for argument in arguments):
+        arguments.append("--runner=FnApiRunner")
+    return PipelineOptions(arguments)
+
+
+def _with_subclasses(base: Any) -> list[Any]:
+    found = [base]
+    for subclass in base.__subclasses__():
+        found += _with_subclasses(subclass)
+    return found
+
+
+def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser, raising instead of exiting."""
+
+    def error(message: str) -> None:
+        raise UsageError(message)
+
+    parser.error = error  # type: ignore[method-assign, assignment]
+    return parser
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Whether the workers share this machine's disk."""
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return "Dataflow" not in str(options.view_as(StandardOptions).runner)

@@ -1,0 +1,124 @@
+"""Progress of a Beam job: a live line on a terminal, a heartbeat in a log, one line of failure."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from beam_jobs.core.cli import CommandError, UsageError
+
+_HEARTBEAT_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ticks:
+    """Files that workers append a byte to for each unit done; "" where workers are elsewhere."""
+
+    files: str = ""
+    planned: str = ""
+    patients: str = ""
+
+    @classmethod
+    def below(cls, directory: str) -> Ticks:
+        """Tick files in a local directory."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: os.path.join(directory, name) for name in names})
+
+
+def _count(path: str) -> int:
+    return os.path.getsize(path) if path and os.path.exists(path) else 0
+
+
+def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: bool) -> None:
+    """Runs a pipeline to its end and shows how far it is.
+
+    Args:
+      run: starts the pipeline and returns its result (`pipeline.run`).
+      ticks: what to watch.
+      files: input files there are, None when unknown.
+      quiet: show nothing.
+
+    Raises:
+      CommandError: the pipeline failed; one line, without Beam's stack of stages.
+      UsageError: a worker found that the command was asked for something that cannot be.
+    """
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result = run()
+            result.wait_until_finish()  # type: ignore[attr-defined]
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    console = Console(stderr=True)
+    if quiet:
+        thread.join()
+    elif console.is_terminal:
+        _show(thread, ticks, files, console)
+    else:
+        _heartbeats(thread, ticks, files)
+    if failure:
+        raise _one_line(failure[0]) from failure[0]
+
+
+def _show(thread: threading.Thread, ticks: Ticks, files: int | None, console: Console) -> None:
+    with Progress(
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        headers = progress.add_task("reading headers", total=files)
+        patients = progress.add_task("converting", total=None)
+        while thread.is_alive():
+            thread.join(0.2)
+            progress.update(headers, completed=_count(ticks.files))
+            planned = _count(ticks.planned) or None
+            progress.update(patients, completed=_count(ticks.patients), total=planned)
+
+
+def _heartbeats(thread: threading.Thread, ticks: Ticks, files: int | None) -> None:
+    start = told = time.monotonic()
+    while thread.is_alive():
+        thread.join(0.2)
+        now = time.monotonic()
+        if now - told >= _HEARTBEAT_S and thread.is_alive():
+            told = now
+            of_files = "" if files is None else f" of {files}"
+            of_patients = f" of {_count(ticks.planned)}" if ticks.planned else ""
+            print(
+                f"{now - start:.0f} s: headers of {_count(ticks.files)}{of_files} files, "
+                f"{_count(ticks.patients)}{of_patients} patients converted",
+                file=sys.stderr,
+            )
+
+
+_LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)
+
+
+def _one_line(error: BaseException) -> Exception:
+    """What went wrong, without Beam's traceback text and stage names."""
+    if isinstance(error, KeyboardInterrupt):
+        return CommandError("interrupted")
+    text = str(error).split(" [while running")[0].strip()
+    name = type(error).__name__
+    found = _LAST_ERROR.findall(str(error))
+    if "Traceback" in str(error) and found:
+        name, text = found[-1]
+        text = text.split(" [while running")[0]
+    if name == UsageError.__name__ or isinstance(error, UsageError):
+        return UsageError(text)
+    return CommandError(text or name)

@@ -1,0 +1,187 @@
+"""A shard, start to end: prepare its patients, write under a temporary name, verify, rename."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from beam_jobs import filesystems
+from beam_jobs.core.cohort import PatientPlan, SeriesRow
+from beam_jobs.core.folds import hash_order
+from beam_jobs.core.manifest import ShardEntry, ShardPatient
+from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
+from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.planning import Assignment
+from beam_jobs.tables import RejectRow, TableWriter
+from beam_jobs.tfrecord import decode_case, encode_case, read_records, write_record
+
+TEMPORARY_SUFFIX = ".part"
+
+
+def limit_blas_threads() -> None:
+    """One BLAS thread in this process: an element is one core's work."""
+    threadpool_limits(limits=1, user_api="blas")
+
+
+def tick(path: str, count: int) -> None:
+    """Tells a watcher of `path` that `count` more units are done: a byte each, appended."""
+    if path:
+        with open(path, "ab", buffering=0) as file:
+            file.write(b"." * count)
+
+
+def prepare_patient(
+    plan: PatientPlan, assignment: Assignment, spec: PreprocessSpec, tables: TableWriter
+) -> tuple[PreparedCase | None, list[SeriesRow], list[RejectRow]]:
+    """One patient's case, final series rows and reject rows; no case when it is refused."""
+    rejections: list[Rejection]
+    refusal: PatientRejectedError | None = None
+    case: PreparedCase | None = None
+    try:
+        case, rejections = prepare_case(
+            assignment.patient_id,
+            plan.series,
+            spec,
+            label=assignment.label,
+            fold=assignment.fold,
+        )
+    except PatientRejectedError as error:
+        refusal, rejections = error, error.rejections
+    rows = _final_rows(plan.rows, rejections, refused=refusal is not None)
+    rejects = tables.rejects_of(rows)
+    if refusal is not None:
+        rejects.append(tables.reject_patient(plan.key, refusal.reason, str(refusal)))
+    return case, rows, rejects
+
+
+def _final_rows(
+    rows: Sequence[SeriesRow], rejections: Sequence[Rejection], *, refused: bool
+) -> list[SeriesRow]:
+    """Planned rows after the pixels were read: some chosen series turned out unusable."""
+    by_path = {rejection.paths[0]: rejection for rejection in rejections}
+    final = []
+    for row in rows:
+        if row.verdict == Verdict.USED.value:
+            found = by_path.get(row.path)
+            if found is not None:
+                row = dataclasses.replace(
+                    row,
+                    verdict=found.verdict.value,
+                    reason=found.reason.value,
+                    detail=found.detail,
+                )
+            elif refused:
+                row = dataclasses.replace(
+                    row, verdict=Verdict.UNUSED.value, reason=Reason.PATIENT_REJECTED.value
+                )
+        final.append(row)
+    return final
+
+
+def refused_patient(
+    plan: PatientPlan, reason: Reason, detail: str, tables: TableWriter
+) -> tuple[list[SeriesRow], list[RejectRow]]:
+    """Final series rows and reject rows of a patient refused before its pixels were read."""
+    rows = _final_rows(plan.rows, (), refused=True)
+    return rows, [*tables.rejects_of(rows), tables.reject_patient(plan.key, reason, detail)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardResult:
+    """What became of one shard.
+
+    Attributes:
+      entry: its place in the manifest, None when no patient of it could be used.
+      series: rows of series.csv.
+      rejects: rows of rejects.csv.
+    """
+
+    entry: ShardEntry | None
+    series: tuple[dict[str, Any], ...]
+    rejects: tuple[RejectRow, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardWriter:
+    """Writes shards of one dataset.
+
+    Attributes:
+      output: the dataset's directory.
+      spec: the recipe.
+      seed: of the order within a shard.
+      tables: names for the rows.
+      ticks: a local file told of every patient done, "" for none.
+    """
+
+    output: str
+    spec: PreprocessSpec
+    seed: int
+    tables: TableWriter
+    ticks: str = ""
+
+    def write(self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
+        """Prepares, writes, verifies and renames one shard.
+
+        The bytes depend on the patients and the recipe alone. One volume is in memory at a time.
+
+        Raises:
+          ContractError: the shard reads back otherwise than it was written.
+          OSError: the output cannot be written.
+        """
+        temporary = filesystems.join(
+            self.output, f"{name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+        )
+        ordered = sorted(
+            patients,
+            key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
+        )
+        schema = self.spec.schema
+        series: list[dict[str, Any]] = []
+        rejects: list[RejectRow] = []
+        written: list[ShardPatient] = []
+        fold = ordered[0][1].fold
+        stream = filesystems.open_write(temporary)
+        try:
+            with stream:
+                for plan, assignment in ordered:
+                    case, rows, refused = prepare_patient(plan, assignment, self.spec, self.tables)
+                    series += self.tables.series(rows)
+                    rejects += refused
+                    if case is not None:
+                        write_record(stream, encode_case(case, schema))
+                        written.append(ShardPatient(patient_id=case.patient_id, label=case.label))
+                    tick(self.ticks, 1)
+            entry = None
+            if written:
+                entry = self._verified(name, temporary, fold, tuple(written))
+                filesystems.replace(temporary, filesystems.join(self.output, name))
+        finally:
+            if filesystems.exists(temporary):
+                filesystems.delete([temporary])
+        return ShardResult(entry=entry, series=tuple(series), rejects=tuple(rejects))
+
+    def _verified(
+        self, name: str, path: str, fold: int | None, patients: tuple[ShardPatient, ...]
+    ) -> ShardEntry:
+        """Reads the shard back: checksums, schema and membership."""
+        with filesystems.open_read(path) as stream:
+            found = tuple(
+                ShardPatient(patient_id=case.patient_id, label=case.label)
+                for case in (decode_case(data, self.spec.schema) for data in read_records(stream))
+            )
+        if found != patients:
+            raise ContractError(f"{name} reads back otherwise than it was written")
+        digest, size = hashlib.sha256(), 0
+        with filesystems.open_read(path) as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                size += len(chunk)
+        return ShardEntry(
+            name=name, fold=fold, bytes=size, sha256=digest.hexdigest(), patients=patients
+        )

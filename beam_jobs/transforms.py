@@ -1,0 +1,287 @@
+"""Thin transforms: each names, counts and calls a function of the core.
+
+ReadHeaders -> PlanPatients -> AssignPatients -> WriteShards (conversion)
+                                                 -> CasesFromDicom (prediction)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from beam_jobs import filesystems, shards
+from beam_jobs.core.cohort import PatientPlan, layout_of, patient_of, plan_patient
+from beam_jobs.core.dicom_index import SliceHeader, index_files
+from beam_jobs.core.labels import IdPolicy
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.record import RecordSchema
+from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
+from beam_jobs.tables import TableWriter
+from beam_jobs.tfrecord import encode_case
+
+_FILES_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """What is read: a directory tree and the modalities wanted of it."""
+
+    root: str
+    modalities: tuple[str, ...]
+
+
+class Setup(beam.DoFn):
+    """What every worker process needs once: remote paths for the core, one BLAS thread."""
+
+    def setup(self) -> None:
+        filesystems.use_remote_paths_in_core()
+        shards.limit_blas_threads()
+
+
+class ReadHeaders(beam.PTransform):
+    """Pipeline root -> `.headers`: (patient key, [SliceHeader]) and `.rejects`: RejectRow.
+
+    Files are listed by the workers, in chunks of one directory's, and each is opened once.
+    """
+
+    def __init__(self, source: Input, tables: TableWriter, ticks: str = "") -> None:
+        super().__init__()
+        self._source = source
+        self._tables = tables
+        self._ticks = ticks
+
+    def expand(self, root: Any) -> Any:
+        return (
+            root
+            | "Root" >> beam.Create([self._source.root])
+            | "List" >> beam.FlatMap(_chunks)
+            | "Spread" >> beam.Reshuffle()
+            | "Headers"
+            >> beam.ParDo(_ReadHeaders(self._source, self._tables, self._ticks)).with_outputs(
+                "rejects", main="headers"
+            )
+        )
+
+
+def _chunks(root: str) -> Iterator[list[str]]:
+    for _, paths in itertools.groupby(filesystems.list_files(root), key=os.path.dirname):
+        batch = list(paths)
+        for start in range(0, len(batch), _FILES_AT_ONCE):
+            yield batch[start : start + _FILES_AT_ONCE]
+
+
+class _ReadHeaders(Setup):
+    def __init__(self, source: Input, tables: TableWriter, ticks: str) -> None:
+        self._source = source
+        self._tables = tables
+        self._ticks = ticks
+        self._files = Metrics.counter("voxelbeam", "files")
+
+    def process(self, paths: list[str]) -> Iterator[Any]:
+        headers, rejections = index_files(paths)
+        self._files.inc(len(paths))
+        shards.tick(self._ticks, len(paths))
+        root, modalities = self._source.root, self._source.modalities
+        by_patient: dict[str, list[SliceHeader]] = {}
+        for header in headers:
+            by_patient.setdefault(patient_of(header, root, modalities), []).append(header)
+        yield from by_patient.items()
+        for rejection in rejections:
+            key, modality = layout_of(rejection.paths[0], root, modalities) or ("", "")
+            row = self._tables.reject_file(rejection, key=key, modality=modality)
+            Metrics.counter("voxelbeam.files", row.reason).inc()
+            yield beam.pvalue.TaggedOutput("rejects", row)
+
+
+class PlanPatients(beam.PTransform):
+    """(patient key, [SliceHeader]) -> PatientPlan, one a patient."""
+
+    def __init__(self, source: Input) -> None:
+        super().__init__()
+        self._source = source
+
+    def expand(self, headers: Any) -> Any:
+        return (
+            headers
+            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, list])
+            | "By patient" >> beam.GroupByKey()
+            | "Plan" >> beam.Map(_plan, self._source)
+        )
+
+
+def _same(element: tuple[str, list[SliceHeader]]) -> tuple[str, list[SliceHeader]]:
+    return element
+
+
+def _plan(element: tuple[str, Iterable[list[SliceHeader]]], source: Input) -> PatientPlan:
+    key, groups = element
+    headers = itertools.chain.from_iterable(groups)
+    return plan_patient(key, headers, source.root, source.modalities)
+
+
+class AssignPatients(beam.PTransform):
+    """PatientPlan -> one `Assignments` for all of them: ids, labels, folds and shards.
+
+    Only keys are gathered, a few bytes a patient.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__()
+        self._planner = planner
+
+    def expand(self, plans: Any) -> Any:
+        return (
+            plans
+            | "Key" >> beam.Map(_key)
+            | "Gather" >> beam.combiners.ToList()
+            | "Assign" >> beam.Map(assign_patients, self._planner)
+        )
+
+
+def _key(plan: PatientPlan) -> tuple[str, bool]:
+    return plan.key, bool(plan.series)
+
+
+class RefusedPatients(beam.PTransform):
+    """(PatientPlan, Assignments) -> ShardResult without a shard, of patients without a record."""
+
+    def __init__(self, tables: TableWriter) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def expand(self, inputs: Any) -> Any:
+        plans, assignments = inputs
+        return plans | "Refuse" >> beam.FlatMap(
+            _refuse, beam.pvalue.AsSingleton(assignments), self._tables
+        )
+
+
+def _refuse(
+    plan: PatientPlan, assignments: Assignments, tables: TableWriter
+) -> Iterator[shards.ShardResult]:
+    if plan.key in assignments.refused:
+        rows, rejects = shards.refused_patient(plan, *assignments.refused[plan.key], tables)
+        for row in rejects:
+            Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
+        yield shards.ShardResult(
+            entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects)
+        )
+
+
+class WriteShards(beam.PTransform):
+    """(PatientPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
+
+    def __init__(self, writer: shards.ShardWriter, ticks: str = "") -> None:
+        super().__init__()
+        self._writer = writer
+        self._ticks = ticks
+
+    def expand(self, inputs: Any) -> Any:
+        plans, assignments = inputs
+        return (
+            plans
+            | "Shard of"
+            >> beam.FlatMap(_with_shard, beam.pvalue.AsSingleton(assignments), self._ticks)
+            | "By shard" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(_WriteShard(self._writer))
+        )
+
+
+def _with_shard(
+    plan: PatientPlan, assignments: Assignments, ticks: str
+) -> Iterator[tuple[str, tuple[PatientPlan, Assignment]]]:
+    assignment = assignments.by_key.get(plan.key)
+    if assignment is not None:
+        shards.tick(ticks, 1)
+        yield assignment.shard, (plan, assignment)
+
+
+class _WriteShard(Setup):
+    def __init__(self, writer: shards.ShardWriter) -> None:
+        self._writer = writer
+
+    def process(
+        self, element: tuple[str, Iterable[tuple[PatientPlan, Assignment]]]
+    ) -> Iterator[shards.ShardResult]:
+        name, patients = element
+        result = self._writer.write(name, list(patients))
+        Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
+        for row in result.rejects:
+            Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
+        yield result
+
+
+class CasesFromDicom(beam.PTransform):
+    """Pipeline root -> `.examples`: (patient id, serialized Example) and `.rejects`: dict rows.
+
+    The same headers, plans and recipe as the conversion, without labels and without shards: what
+    a model is asked about is prepared as what it was trained on.
+    """
+
+    def __init__(
+        self, *, root: str, spec: PreprocessSpec, schema: RecordSchema, id_policy: IdPolicy
+    ) -> None:
+        super().__init__()
+        spec.schema.require_equal(schema, ours="the recipe", theirs="the asked schema")
+        self._source = Input(root=root, modalities=spec.modalities)
+        self._spec = spec
+        self._tables = TableWriter(root=root, id_policy=id_policy)
+
+    def expand(self, root: Any) -> Any:
+        read = root | "Read headers" >> ReadHeaders(self._source, self._tables)
+        plans = read.headers | "Plan patients" >> PlanPatients(self._source)
+        assignments = plans | "Assign ids" >> AssignPatients(
+            Planner(
+                labels=None,
+                id_policy=self._tables.id_policy,
+                folds=2,
+                seed=0,
+                patients_per_shard=1,
+            )
+        )
+        prepared = (
+            plans
+            | "Spread patients" >> beam.Reshuffle()
+            | "Prepare"
+            >> beam.ParDo(
+                _Prepare(self._spec, self._tables), beam.pvalue.AsSingleton(assignments)
+            ).with_outputs("rejects", main="examples")
+        )
+        rejects = (
+            (read.rejects | "File rows" >> beam.Map(dataclasses.asdict)),
+            prepared.rejects,
+        ) | "Rejects" >> beam.Flatten()
+        return Cases(examples=prepared.examples, rejects=rejects)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cases:
+    """The two results of `CasesFromDicom`."""
+
+    examples: Any
+    rejects: Any
+
+
+class _Prepare(Setup):
+    def __init__(self, spec: PreprocessSpec, tables: TableWriter) -> None:
+        self._spec = spec
+        self._tables = tables
+
+    def process(self, plan: PatientPlan, assignments: Assignments) -> Iterator[Any]:
+        assignment = assignments.by_key.get(plan.key)
+        case = None
+        if assignment is None:
+            reason, detail = assignments.refused[plan.key]
+            _, rejects = shards.refused_patient(plan, reason, detail, self._tables)
+        else:
+            case, _, rejects = shards.prepare_patient(plan, assignment, self._spec, self._tables)
+        for row in rejects:
+            yield beam.pvalue.TaggedOutput("rejects", dataclasses.asdict(row))
+        if case is not None:
+            yield case.patient_id, encode_case(case, self._spec.schema)
