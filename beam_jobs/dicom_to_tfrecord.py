@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.core import cli
-from beam_jobs.core.labels import IdPolicy, read_labels
+from beam_jobs.core.ids import read_id_policy
+from beam_jobs.core.labels import read_labels
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES, ContractError
@@ -39,7 +40,8 @@ exit codes: 0 converted, 1 failed, 2 wrong usage, 8 some input was rejected and 
 def main(argv: Sequence[str]) -> int:
     """Flags to objects to one pipeline."""
     flags, beam_arguments = _parser().parse_known_args(argv)
-    spec, id_policy, files = _spec(flags), _id_policy(flags), _input_files(flags)
+    spec, files = _spec(flags), _input_files(flags)
+    id_policy = read_id_policy(flags.id_policy, flags.id_key)
     from beam_jobs.options import pipeline_options, runs_here
 
     options = pipeline_options(beam_arguments)
@@ -170,34 +172,6 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
         )
     except ContractError as error:
         raise cli.UsageError(str(error)) from error
-
-
-def _id_policy(flags: argparse.Namespace) -> IdPolicy:
-    """The id policy of the flags --id_policy and --id_key."""
-    return read_id_policy(flags.id_policy, flags.id_key)
-
-
-def read_id_policy(name: str, key_file: str | None) -> IdPolicy:
-    """Keep ids, or hash them with the key in a local file.
-
-    Raises:
-      UsageError: `hmac` without a key file, a key file that cannot be read or is too short, or a
-        key without `hmac`.
-    """
-    if name == "keep":
-        if key_file is not None:
-            raise cli.UsageError("--id_key is given, but --id_policy is keep")
-        return IdPolicy()
-    if key_file is None:
-        raise cli.UsageError("--id_policy hmac needs --id_key FILE")
-    try:
-        with open(key_file, "rb") as file:
-            key = file.read().strip()
-    except OSError as error:
-        raise cli.UsageError(f"--id_key {key_file}: {error.strerror}") from error
-    if len(key) < 16:
-        raise cli.UsageError(f"--id_key {key_file} holds {len(key)} bytes, at least 16 required")
-    return IdPolicy(key=key)
 
 
 def _input_files(flags: argparse.Namespace) -> int | None:

@@ -196,7 +196,8 @@ def write_series(
         position = affine[:3, 3] + index * affine[:3, 2]
         values: NDArray = np.zeros((spec.rows, spec.columns))
         if not spec.blank:
-            values = np.asarray(intensity(in_plane + position))
+            points: NDArray[np.float64] = np.add(in_plane, position)
+            values = np.asarray(intensity(points))
         if not values.any():
             blank_slices.append(index)
         dataset = Dataset()

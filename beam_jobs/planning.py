@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from beam_jobs.core.cohort import patient_id_of
 from beam_jobs.core.folds import assign_folds, assign_shards
-from beam_jobs.core.labels import IdPolicy, Labels, normalised_id
+from beam_jobs.core.ids import IdPolicy, normalised_id
+from beam_jobs.core.labels import Labels
 from beam_jobs.core.reasons import Reason
 
 

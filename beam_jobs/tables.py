@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.core.cohort import SeriesRow, patient_id_of
-from beam_jobs.core.labels import IdPolicy
+from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
 

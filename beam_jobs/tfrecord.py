@@ -17,6 +17,7 @@ from typing import IO, Any
 import google_crc32c
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from beam_jobs.core.record import FEATURES, ContractError, PreparedCase, RecordSchema
 
@@ -115,8 +116,17 @@ def decode_case(serialized: bytes, schema: RecordSchema) -> PreparedCase:
     example = _Example()
     try:
         example.ParseFromString(serialized)
-    except Exception as error:  # protobuf's DecodeError differs by backend
+    except DecodeError as error:
         raise ContractError(f"not a tf.train.Example: {error}") from error
+    try:
+        return _case_of(example, schema)
+    except ContractError:
+        raise
+    except (IndexError, ValueError) as error:  # an empty list, bad UTF-8, a short affine
+        raise ContractError(f"a feature is malformed: {error}") from error
+
+
+def _case_of(example: Any, schema: RecordSchema) -> PreparedCase:
     feature = example.features.feature
     unknown = set(feature) - set(FEATURES)
     missing = set(FEATURES) - {"label", "fold"} - set(feature)

@@ -18,7 +18,7 @@ from apache_beam.metrics import Metrics
 from beam_jobs import filesystems, shards
 from beam_jobs.core.cohort import PatientPlan, layout_of, patient_of, plan_patient
 from beam_jobs.core.dicom_index import SliceHeader, index_files
-from beam_jobs.core.labels import IdPolicy
+from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients

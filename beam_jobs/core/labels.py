@@ -1,50 +1,15 @@
-"""Patients' labels and the spelling of their ids."""
+"""Patients' labels, found under any spelling of their ids."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import hmac
 from collections.abc import Mapping
 from typing import IO
 
 import pandas as pd
 
 from beam_jobs.core.cli import UsageError
-
-
-def normalised_id(patient_id: str) -> str:
-    """The id without leading zeros where it is a number: `00005` and `5` are one patient."""
-    text = patient_id.strip()
-    return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class IdPolicy:
-    """How patient ids stand in what is written.
-
-    Attributes:
-      key: None keeps ids as they are; else ids become HMAC-SHA256 under this key, 32 hex digits.
-    """
-
-    key: bytes | None = None
-
-    @property
-    def name(self) -> str:
-        """ "keep" or "hmac"."""
-        return "keep" if self.key is None else "hmac"
-
-    def apply(self, patient_id: str) -> str:
-        """The id to write; the same for every spelling of a number under `hmac`."""
-        if self.key is None:
-            return patient_id
-        return self.token(normalised_id(patient_id))
-
-    def token(self, text: str) -> str:
-        """`text` itself, or a keyed token for it that gives nothing away."""
-        if self.key is None:
-            return text
-        return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:32]
+from beam_jobs.core.ids import normalised_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,129 @@
+# `make` alone lists what there is to do. Every target first sees to it that the environment is there.
+
+VENV       ?= .venv
+PYTHON     ?=
+WHEELHOUSE ?=
+
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.voxelbeam-installed
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
+OURS   := beam_jobs trainer serving
+EXTRAS := gcp aws test bench
+OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
+
+# The Pythons to try, and what one must show to be taken. A name on the PATH proves nothing: it may be
+# a version manager's shim for a Python that is not there, or come without the venv module.
+PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3.10 python3)
+RIGHT   := (3, 10) <= sys.version_info[:2] <= (3, 12)
+WORKS   := -c 'import sys, venv, ensurepip; sys.exit(not $(RIGHT))'
+
+define find_python
+	python=; \
+	for candidate in $(PYTHONS); do \
+	  if "$$candidate" $(WORKS) >/dev/null 2>&1; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo 'setup: no working Python 3.10, 3.11 or 3.12 with its venv module among: $(PYTHONS).' \
+	    'Install one (on Debian: apt-get install python3 python3-venv)' \
+	    'or name it: make PYTHON=/path/to/python3.11 ...' >&2; \
+	  exit 1; \
+	fi
+endef
+
+# An environment whose base Python has gone is no environment.
+$(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format bench lock wheelhouse clean
+
+help: ## this list
+	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
+	@echo
+	@echo 'usage: make TARGET'
+	@echo
+	@while IFS= read -r line; do case "$$line" in \
+	  [a-z]*:*'## '*) printf '  %-12s%s\n' "$${line%%:*}" "$${line#*## }";; esac; done < Makefile
+	@echo
+	@echo 'First time: `make demo`. Before a commit: `make format check test`.'
+	@echo 'PYTHON=/path/to/python3.11 chooses the Python, VENV=DIR the place of the environment;'
+	@echo 'make setup WHEELHOUSE=wheelhouse installs without internet.'
+
+setup: $(STAMP) ## install everything, hash-checked, into .venv (again only when the lock changes)
+	@:
+
+USABLE := -c 'import sys, importlib.metadata as m; \
+  sys.exit(not ($(RIGHT) and m.distribution("pip").read_text("INSTALLER")))'
+
+# An environment that works is completed, also one made by hand; one that does not is made anew. pip
+# writes a package's INSTALLER file last: without it the package was interrupted half-way although pip
+# would take it for installed, so its record is deleted and pip installs it again.
+$(STAMP): requirements.lock setup.py
+	@set -eu; start=$$(date +%s); \
+	if ! $(BIN)/python $(USABLE) 2>/dev/null; then \
+	  $(find_python); \
+	  if [ ! -e $(VENV)/pyvenv.cfg ] && [ -n "$$(find $(VENV) -type f 2>/dev/null)" ]; then \
+	    echo 'setup: $(VENV) holds files and is no Python environment;' \
+	      'move it away or name another place: make setup VENV=DIR' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "setup: making $(VENV) with $$("$$python" --version)"; \
+	  "$$python" -m venv --clear $(VENV); \
+	fi; \
+	for record in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
+	  [ -e "$$record/INSTALLER" ] || rm -rf "$$record"; \
+	done; \
+	echo "setup: installing $$(sed -n 's/==.*//p' requirements.lock | sort -u | wc -l) packages" \
+	  "into $(VENV) (3.5 GB; a few minutes the first time) ..."; \
+	if ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) \
+	    -r requirements.lock \
+	  || ! $(PIP) install --quiet --no-index --no-deps --no-build-isolation --editable .; then \
+	  echo 'setup: the installation failed, see above; `make setup` tries again' >&2; \
+	  exit 1; \
+	fi; \
+	touch $(STAMP); \
+	echo "setup: ready after $$(($$(date +%s) - start)) s"
+
+demo: $(STAMP) ## synthetic patients through the whole chain, DICOM to submission.csv, into demo/
+	@$(BIN)/python -m beam_jobs.demo
+
+test: $(STAMP) ## the tests that are quick
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP) ## all tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP) ## formatting, lint and types; changes nothing
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m mypy
+
+format: $(STAMP) ## format the code and fix what lint can fix
+	$(BIN)/python -m ruff check --fix-only --quiet .
+	$(BIN)/python -m ruff format .
+
+bench: $(STAMP) ## every script in benchmarks/, one after another
+	@set -eu; for script in benchmarks/*.py; do \
+	  [ -e "$$script" ] || { echo 'bench: no scripts in benchmarks/' >&2; exit 1; }; \
+	  echo "== $$script"; $(BIN)/python "$$script"; \
+	done
+
+# Only this target wants uv, and it must work while the lock does not, so it has its own environment.
+lock: build/lock/bin/uv ## write requirements.lock anew from setup.py, to the newest versions that fit
+	build/lock/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --universal --python-version 3.10 \
+	  --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --output-file requirements.lock --quiet
+
+build/lock/bin/uv:
+	@set -eu; $(find_python); "$$python" -m venv --clear build/lock
+	@build/lock/bin/python -m pip install --quiet uv
+
+wheelhouse: $(STAMP) ## collect the locked packages in wheelhouse/, for a machine without internet
+	@echo 'wheelhouse: collecting the locked packages for this Python ...'
+	@rm -rf wheelhouse.partial
+	@$(PIP) download --quiet --require-hashes -r requirements.lock -d wheelhouse.partial
+	@rm -rf wheelhouse && mv wheelhouse.partial wheelhouse
+	@echo "wheelhouse: $$(ls wheelhouse | wc -l) files, $$(du -sh wheelhouse | cut -f1)"
+
+clean: ## delete caches, builds and demo/; the environment and wheelhouse/ stay
+	@rm -rf build dist demo *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find $(OURS) tests -name __pycache__ -type d -prune -exec rm -rf {} +

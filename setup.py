@@ -1,0 +1,110 @@
+"""Distribution `voxelbeam`: the packages `beam_jobs`, `trainer` and `serving`.
+
+Ranges stand here; the exact, hashed set that is developed and tested against is `requirements.lock`
+(`make lock` writes it from this file, `make setup` installs it).
+
+Beam ships this project to its workers with `--setup_file=./setup.py`: it builds a source
+distribution, and every worker installs it together with what it requires. A worker that only
+converts DICOM never imports TensorFlow, so it can be spared that large install: run the job with
+`VOXELBEAM_REQUIRES=conversion` in its environment, and the shipped archive asks for no TensorFlow.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.sdist import sdist
+
+HERE = Path(__file__).resolve().parent
+# Workers run this file again, out of the archive and without the submitter's environment, so the
+# choice travels as an empty file inside the archive.
+CONVERSION_ONLY = HERE / "CONVERSION_ONLY"
+conversion_only = os.environ.get("VOXELBEAM_REQUIRES") == "conversion" or CONVERSION_ONLY.exists()
+
+CONVERSION = [
+    "apache-beam>=2.77,<2.78",
+    "google-crc32c>=1.6,<2",
+    "numpy>=1.26,<2",
+    "pandas>=2.2,<3",
+    "protobuf>=4.25,<5",
+    "pydicom>=3.0.1,<4",
+    "rich>=13.7",
+    "scipy>=1.13,<2",
+    "threadpoolctl>=3.2,<4",
+    "threadpoolctl>=3.2,<4",
+    # Decoders of compressed pixel data, permissive licences only: pylibjpeg-libjpeg is GPL and
+    # stays out. GDCM covers JPEG lossless.
+    "pyjpegls>=1.4,<2",
+    "pylibjpeg-openjpeg>=2.3,<3",
+    "pylibjpeg-rle>=2.0,<3",
+    "python-gdcm>=3.0.24,<4",
+]
+LEARNING = [
+    # tensorflow-io 0.37.1 is its last release and loads on TensorFlow 2.16 and 2.17 only.
+    # tensorflow-hub stays out: it pulls another TensorFlow.
+    "tensorflow>=2.17.1,<2.18",
+    "tensorflow-io==0.37.1",
+    "keras>=3.12,<4",
+    "keras-tuner>=1.4.7,<2",
+    "matplotlib>=3.8,<4",
+    "scikit-learn>=1.5,<2",
+]
+EXTRAS = {
+    # Not Beam's own `gcp` extra: it wants protobuf 6, which TensorFlow 2.17 excludes. This small
+    # set is what Dataflow and gs:// need. Without google-auth-httplib2 Beam connects anonymously.
+    "gcp": [
+        "google-apitools>=0.5.31,<0.5.32",
+        "google-auth>=2.18,<3",
+        "google-auth-httplib2>=0.2,<0.3",
+        "google-cloud-dataflow-client>=0.13,<0.14",
+        "google-cloud-storage>=2.18,<4",
+    ],
+    "aws": ["boto3>=1.34,<2"],
+    "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.18"],
+    "test": [
+        "dcm2niix>=1.0.20250506",
+        "hypothesis>=6.100",
+        "mypy>=1.13",
+        "nibabel>=5.2",
+        "packaging>=24",
+        "pandas-stubs>=2.2,<3",
+        "pillow>=10.3",
+        "pytest>=8.3",
+        "pytest-timeout>=2.3",
+        "ruff>=0.8",
+        # Below 81: tensorboard 2.17 imports pkg_resources. From 77: SPDX licence expressions.
+        "setuptools>=77,<81",
+        "SimpleITK>=2.4",
+    ],
+    "bench": ["dcm2niix>=1.0.20250506", "psutil>=5.9", "SimpleITK>=2.4"],
+}
+
+
+class SourceDistribution(sdist):
+    """The standard source distribution, which carries the choice made for Beam's workers."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        if conversion_only:
+            Path(base_dir, CONVERSION_ONLY.name).touch()
+
+
+def readme() -> str:
+    path = HERE / "README.md"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+setup(
+    name="voxelbeam",
+    version="0.1.0",
+    description="DICOM series to TFRecords, a Keras 3 trainer, and SavedModel batch prediction",
+    long_description=readme(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["beam_jobs*", "trainer*", "serving*"]),
+    install_requires=CONVERSION if conversion_only else CONVERSION + LEARNING,
+    extras_require={} if conversion_only else EXTRAS,
+    cmdclass={"sdist": SourceDistribution},
+)

@@ -1,0 +1,117 @@
+"""Volumes: values as stored and rescaled, places as dcm2niix has them."""
+
+import subprocess
+
+import nibabel
+import numpy as np
+import pytest
+
+from beam_jobs.core.dicom_index import index_files
+from beam_jobs.core.reasons import Reason, RejectedError
+from beam_jobs.core.series import assemble
+from beam_jobs.core.volume import load_volume
+from beam_jobs.phantoms import SeriesSpec, write_series
+from tests.real_series import unpack_real_series
+
+
+def load(folder):
+    headers, unread = index_files(sorted(map(str, folder.iterdir())))
+    (series,), rejected = assemble(headers)
+    assert not unread
+    assert not rejected
+    return load_volume(series)
+
+
+def assert_same_as_dcm2niix(folder, volume, scratch):
+    """Every voxel the same value at the same millimetre, within 1e-3 mm."""
+    import dcm2niix
+
+    output = scratch / "oracle"
+    output.mkdir()
+    command = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "x", "-o", str(output), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = output.glob("*.nii")
+    image = nibabel.load(path)
+    theirs = np.asarray(image.dataobj)
+    # Their qform keeps the direction cosines to float32; the sform is a product of rounded parts.
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_qform()
+    index = np.linalg.inv(volume.affine) @ affine
+    signed = np.rint(index[:3, :3]).astype(int)
+    assert (np.abs(signed).sum(axis=0) == 1).all()
+    order = [int(np.argmax(np.abs(row))) for row in signed]
+    turned = np.transpose(theirs, order)
+    for axis, source in enumerate(order):
+        if signed[axis, source] < 0:
+            turned = np.flip(turned, axis)
+    assert turned.shape == volume.array.shape
+    np.testing.assert_allclose(turned, volume.array, rtol=1e-6, atol=1e-4)
+    ends = [(0, n - 1) for n in theirs.shape]
+    corners = np.array([[i, j, k, 1] for i in ends[0] for j in ends[1] for k in ends[2]])
+    ours = volume.affine @ np.rint(index @ corners.T)
+    np.testing.assert_allclose(ours[:3], (affine @ corners.T)[:3], atol=1e-3)
+
+
+def test_real_series_is_what_dcm2niix_makes_of_it(tmp_path):
+    folder = unpack_real_series(tmp_path)
+    volume = load(folder)
+    assert sorted(volume.array.shape) == [274, 384, 384]
+    assert sorted(volume.geometry.spacing) == pytest.approx([0.6667, 0.6667, 0.7], abs=1e-3)
+    assert_same_as_dcm2niix(folder, volume, tmp_path)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("oblique", [0.0, 12.0])
+def test_phantom_series_is_what_dcm2niix_makes_of_it(tmp_path, plane, oblique):
+    spec = SeriesSpec(
+        plane=plane, obliquity_degrees=oblique, obliquity_axis_degrees=30.0, rows=20, columns=24,
+        slices=9, file_numbers=(4, 9, 2, 7, 1, 8, 3, 6, 5), instance_numbers=tuple(range(1, 10)),
+    )  # fmt: skip
+    write_series(spec, tmp_path / "s", lambda xyz: 1000 + xyz @ [3.0, 5.0, 7.0])
+    volume = load(tmp_path / "s")
+    np.testing.assert_allclose(volume.affine, spec.affine, atol=1e-6)
+    assert_same_as_dcm2niix(tmp_path / "s", volume, tmp_path)
+
+
+def test_rescale_gives_float_and_none_keeps_integers(tmp_path):
+    for name, slope in (("plain", 1.0), ("scaled", 0.5)):
+        spec = SeriesSpec(rows=8, columns=8, slices=3, slope=slope)
+        write_series(spec, tmp_path / name, lambda xyz: 100 + np.rint(xyz[..., 0]))
+    plain, scaled = load(tmp_path / "plain"), load(tmp_path / "scaled")
+    assert plain.array.dtype == np.uint16
+    assert scaled.array.dtype == np.float32
+    assert np.array_equal(plain.array, scaled.array)
+
+
+def test_missing_slice_is_interpolated_at_true_positions(tmp_path):
+    spec = SeriesSpec(rows=8, columns=8, slices=9)
+    written = write_series(spec, tmp_path / "s", lambda xyz: 1000 + 10 * xyz[..., 2])
+    whole = load(tmp_path / "s")
+    written.paths[4].unlink()
+    holed = load(tmp_path / "s")
+    np.testing.assert_allclose(holed.array, whole.array, atol=1e-2)
+    np.testing.assert_allclose(holed.affine, whole.affine, atol=1e-9)
+
+
+def test_nifti_file_reads_back_in_nibabel(tmp_path):
+    spec = SeriesSpec(plane="coronal", obliquity_degrees=8.0, rows=8, columns=10, slices=5)
+    write_series(spec, tmp_path / "s", lambda xyz: 1000 + xyz[..., 1])
+    volume = load(tmp_path / "s")
+    for name in ("v.nii", "v.nii.gz"):
+        volume.save_nifti(str(tmp_path / name))
+        image = nibabel.load(tmp_path / name)
+        assert np.array_equal(np.asarray(image.dataobj), volume.array)
+        np.testing.assert_allclose(image.affine, np.diag([-1, -1, 1, 1]) @ volume.affine, atol=1e-4)
+    with pytest.raises(ValueError, match=r"must end in \.nii"):
+        volume.save_nifti(str(tmp_path / "v.img"))
+
+
+def test_file_cut_short_after_indexing_is_refused_with_its_name(tmp_path):
+    written = write_series(SeriesSpec(slices=3), tmp_path, lambda xyz: xyz[..., 0] ** 2)
+    headers, _ = index_files(map(str, written.paths))
+    (series,), _ = assemble(headers)
+    victim = written.paths[1]
+    victim.write_bytes(victim.read_bytes()[:-10])
+    with pytest.raises(RejectedError) as caught:
+        load_volume(series)
+    assert caught.value.reason is Reason.TRUNCATED_PIXELS
+    assert caught.value.path == str(victim)

@@ -1,0 +1,162 @@
+"""Small synthetic datasets for tests, straight from numpy: no DICOM, no Beam, no TensorFlow.
+
+`write_dataset(directory)` makes cases and writes them; `write_cases` writes cases of your own.
+Both leave what a conversion leaves: shards named by fold, and `manifest.json` written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beam_jobs.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardPatient,
+    fingerprint,
+)
+from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.tfrecord import encode_case, write_record
+
+MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+def make_schema(
+    *,
+    shape: tuple[int, int, int] = (12, 12, 10),
+    modalities: tuple[str, ...] = MODALITIES,
+    dtype: str = "uint8",
+    spec: Mapping[str, Any] | None = None,
+) -> RecordSchema:
+    """A schema whose fingerprint is that of `spec` (default: a spec made up from the shape)."""
+    spec = spec or {"shape": list(shape), "modalities": list(modalities), "dtype": dtype}
+    return RecordSchema(
+        modalities=modalities, shape=shape, dtype=dtype, spec_fingerprint=fingerprint(spec)
+    )
+
+
+def make_cases(
+    schema: RecordSchema,
+    *,
+    patients: int = 24,
+    folds: int = 3,
+    unlabelled: int = 0,
+    signal: float = 1.0,
+    seed: int = 0,
+) -> list[PreparedCase]:
+    """Heads of noise; in positive patients the middle of every channel is brighter.
+
+    Ids are "00000", "00001", ...; labels alternate, and folds hold both classes where they can.
+
+    Args:
+      schema: grid, channels and dtype of the cases.
+      patients: labelled cases.
+      folds: folds they are dealt to.
+      unlabelled: further cases with neither label nor fold.
+      signal: brightness of the positive's middle in units of the noise; 0 gives no signal.
+      seed: same seed, same voxels.
+    """
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in schema.shape), indexing="ij")
+    radius = np.sqrt(sum(axis**2 for axis in axes))[..., None]
+    top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
+    affine = np.diag([2.0, 2.0, 3.0, 1.0])
+    cases = []
+    for index in range(patients + unlabelled):
+        labelled = index < patients
+        positive = index % 2
+        noise = rng.normal(0.4, 0.1, schema.volume_shape)
+        bright = noise + 0.1 * signal * positive * (radius < 0.5)
+        volume = np.clip(np.where(radius < 1.1, bright, 0.0), 0.0, 1.0) * top
+        cases.append(
+            PreparedCase(
+                patient_id=f"{index:05d}",
+                volume=volume.astype(schema.dtype),
+                affine=affine,
+                present=(True,) * len(schema.modalities),
+                label=positive if labelled else None,
+                fold=index // 2 % folds if labelled else None,
+            )
+        )
+    return cases
+
+
+def write_cases(
+    directory: Path,
+    cases: Iterable[PreparedCase],
+    schema: RecordSchema,
+    *,
+    folds: int,
+    shards: int = 1,
+    spec: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Writes a dataset: `shards` files a fold, one for the unlabelled, and the manifest."""
+    directory.mkdir(parents=True, exist_ok=True)
+    by_fold: dict[int | None, list[PreparedCase]] = {}
+    for case in cases:
+        by_fold.setdefault(case.fold, []).append(case)
+    entries = []
+    for fold, members in by_fold.items():
+        prefix, count = ("unlabelled", 1) if fold is None else (f"fold-{fold}", shards)
+        for part in range(count):
+            name = f"{prefix}-{part:05d}-of-{count:05d}.tfrecord"
+            chosen = members[part::count]
+            with (directory / name).open("wb") as stream:
+                for case in chosen:
+                    write_record(stream, encode_case(case, schema))
+            data = (directory / name).read_bytes()
+            entries.append(
+                ShardEntry(
+                    name=name,
+                    fold=fold,
+                    bytes=len(data),
+                    sha256=hashlib.sha256(data).hexdigest(),
+                    patients=tuple(
+                        ShardPatient(patient_id=case.patient_id, label=case.label)
+                        for case in chosen
+                    ),
+                )
+            )
+    manifest = Manifest(
+        schema=schema,
+        spec=dict(spec or {"shape": list(schema.shape), "modalities": list(schema.modalities)}),
+        folds=folds,
+        seed=0,
+        id_policy="keep",
+        counts={"patients": sum(entry.count for entry in entries)},
+        shards=tuple(sorted(entries, key=lambda entry: entry.name)),
+    )
+    (directory / MANIFEST_NAME).write_text(manifest.dumps())
+    return manifest
+
+
+def write_dataset(
+    directory: Path,
+    *,
+    patients: int = 24,
+    folds: int = 3,
+    unlabelled: int = 0,
+    shape: tuple[int, int, int] = (12, 12, 10),
+    modalities: tuple[str, ...] = MODALITIES,
+    dtype: str = "uint8",
+    signal: float = 1.0,
+    seed: int = 0,
+    shards: int = 1,
+) -> Manifest:
+    """Makes and writes a dataset in one call; see `make_cases` and `write_cases`."""
+    spec = {"shape": list(shape), "modalities": list(modalities), "dtype": dtype}
+    schema = make_schema(shape=shape, modalities=modalities, dtype=dtype, spec=spec)
+    cases = make_cases(
+        schema,
+        patients=patients,
+        folds=folds,
+        unlabelled=unlabelled,
+        signal=signal,
+        seed=seed,
+    )
+    return write_cases(directory, cases, schema, folds=folds, shards=shards, spec=spec)

@@ -1,0 +1,126 @@
+"""Tiny runs for tests of serving: untrained networks, written as the trainer leaves them."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from beam_jobs.core import cli
+from beam_jobs.core.manifest import fingerprint
+from beam_jobs.core.record import RecordSchema
+from trainer.runs import Member, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+MODALITIES = ("FLAIR", "T1w", "T1wCE")
+SHAPE = (6, 5, 4)
+METRICS = {
+    "auc": 0.61,
+    "auc_interval": [0.48, 0.73],
+    "level": 0.95,
+    "n": 60,
+    "positive": 31,
+    "last_epoch": {"auc": 0.57},
+}
+
+
+def spec_of(**changes: Any) -> dict[str, Any]:
+    """A recipe made up for tests, with some fields changed."""
+    return {"shape": list(SHAPE), "modalities": list(MODALITIES), "dtype": "uint8", **changes}
+
+
+def schema_of(spec: dict[str, Any]) -> RecordSchema:
+    """The schema of volumes that `spec` makes."""
+    return RecordSchema(
+        modalities=spec["modalities"],
+        shape=spec["shape"],
+        dtype=spec["dtype"],
+        spec_fingerprint=fingerprint(spec),
+    )
+
+
+def network(schema: RecordSchema, channels: int, seed: int) -> keras.Model:
+    """A network whose answers differ from volume to volume by far more than rounding."""
+    keras.utils.set_random_seed(seed)
+    volume = keras.Input((*schema.shape, channels), dtype=schema.dtype)
+    x = keras.layers.Rescaling(1 / 64, dtype="float32")(volume)
+    x = keras.layers.Conv3D(8, 3, activation="relu")(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.Dropout(0.5)(x)
+    x = keras.layers.Flatten()(x)
+    return keras.Model(volume, keras.layers.Dense(1, dtype="float32")(x))
+
+
+def write_run(
+    directory: Path,
+    *,
+    spec: dict[str, Any] | None = None,
+    schema: RecordSchema | None = None,
+    modalities: Sequence[str] = MODALITIES,
+    seeds: Sequence[int] = (0, 1),
+    prevalence: float = 0.52,
+    precision: str = "float32",
+) -> Run:
+    """Writes a finished run with one untrained member a seed."""
+    spec = spec_of() if spec is None else spec
+    schema = schema_of(spec) if schema is None else schema
+    members = []
+    for fold, seed in enumerate(seeds):
+        path = f"fold-{fold}/best.keras"
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        keras.config.set_dtype_policy(precision)
+        try:
+            network(schema, len(modalities), seed).save(directory / path)
+        finally:
+            keras.config.set_dtype_policy("float32")
+        members.append(Member(fold=fold, seed=seed, path=path, best_epoch=3, val_auc=0.6))
+    run = Run(
+        directory=directory,
+        config={},
+        schema=schema,
+        spec=spec,
+        dataset_fingerprint="0" * 64,
+        modalities=tuple(modalities),
+        model="tiny",
+        members=tuple(members),
+        prevalence=prevalence,
+        metrics=METRICS,
+        precision=precision,
+        versions={},
+        wall_seconds=1.0,
+        step_seconds=0.1,
+    )
+    run.save()
+    return run
+
+
+def outcome(
+    main: Callable[[Sequence[str]], int],
+    argv: Sequence[object],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command, as its user meets it."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, "command")
+    told = capsys.readouterr()
+    return int(stop.value.code or 0), told.out, told.err
+
+
+def python(code: str, *, cwd: Path, path: str = "") -> str:
+    """Runs code in a fresh interpreter that sees only `path` beside the installed packages."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

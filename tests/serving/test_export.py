@@ -1,0 +1,265 @@
+"""Export: one SavedModel that answers as its members do, whole or not at all."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.tfrecord import encode_case
+from serving import export
+from serving.bundle import CARD_NAME, Bundle, load_bundle, load_contract
+from tests.serving.models import MODALITIES, outcome, python, schema_of, spec_of, write_run
+from trainer.runs import Run
+
+
+def volumes_of(schema: RecordSchema, count: int = 9) -> npt.NDArray[Any]:
+    rng = np.random.default_rng(5)
+    top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
+    return rng.uniform(0, top, (count, *schema.volume_shape)).astype(schema.dtype)
+
+
+def examples_of(schema: RecordSchema, volumes: npt.NDArray[Any]) -> list[bytes]:
+    return [
+        encode_case(
+            PreparedCase(
+                patient_id=f"patient-{number}",
+                volume=volume,
+                affine=np.eye(4),
+                present=(True,) * len(schema.modalities),
+            ),
+            schema,
+        )
+        for number, volume in enumerate(volumes)
+    ]
+
+
+def keras_logits(run: Run, volumes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Mean over the members, each called on one volume at a time."""
+    chosen = volumes[..., [run.schema.modalities.index(name) for name in run.modalities]]
+    members = [run.load_member(index) for index in range(len(run.members))]
+    return np.mean(
+        [[np.asarray(m(v[None], training=False)).item() for v in chosen] for m in members], axis=0
+    )
+
+
+def test_both_signatures_answer_as_the_members_do(bundle: Bundle, run_directory: Path) -> None:
+    run = Run.load(run_directory)
+    volumes = volumes_of(run.schema)
+    expected = keras_logits(run, volumes)
+    assert np.ptp(expected) > 0.01  # else the comparison would tell nothing
+
+    probability, logit = bundle.predict_volumes(volumes)
+    np.testing.assert_allclose(logit, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-expected)), rtol=1e-6, atol=1e-6)
+
+    answers = bundle.predict(examples_of(run.schema, volumes))
+    assert [answer.patient_id for answer in answers] == [f"patient-{n}" for n in range(9)]
+    assert [answer.logit for answer in answers] == logit.tolist()
+    assert [answer.probability for answer in answers] == probability.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float16"])
+def test_every_stored_dtype_is_served(tmp_path: Path, dtype: str) -> None:
+    run = write_run(tmp_path / "run", spec=spec_of(dtype=dtype), seeds=(3,))
+    export.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "model")])
+    volumes = volumes_of(run.schema, 3)
+    answers = load_bundle(tmp_path / "model").predict(examples_of(run.schema, volumes))
+    expected = keras_logits(run, volumes)
+    np.testing.assert_allclose([a.logit for a in answers], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_signatures_have_the_promised_names_and_types(model: Path) -> None:
+    signatures = tf.saved_model.load(str(model)).signatures
+    assert set(signatures) == {"serving_default", "volumes"}
+    examples = signatures["serving_default"]
+    assert examples.structured_input_signature[1]["examples"].dtype == tf.string
+    assert {name: out.dtype for name, out in examples.structured_outputs.items()} == {
+        "patient_id": tf.string,
+        "probability": tf.float32,
+        "logit": tf.float32,
+    }
+    volumes = signatures["volumes"].structured_input_signature[1]["volumes"]
+    assert (volumes.dtype, volumes.shape[1:]) == (tf.uint8, (6, 5, 4, 3))
+
+
+def test_neither_batch_size_nor_company_changes_a_bit(bundle: Bundle) -> None:
+    examples = examples_of(bundle.contract.schema, volumes_of(bundle.contract.schema))
+    alone = [bundle.predict([example])[0] for example in examples]
+    for size in (2, 3, 8, 9):
+        batches = [examples[at : at + size] for at in range(0, len(examples), size)]
+        assert [answer for batch in batches for answer in bundle.predict(batch)] == alone
+    assert bundle.predict(examples[::-1]) == alone[::-1]
+
+
+def test_a_record_of_another_recipe_is_refused_in_the_graph(bundle: Bundle) -> None:
+    other = schema_of(spec_of(extra=1))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="spec_fingerprint differs"):
+        bundle.predict(examples_of(other, volumes_of(other, 1)))
+
+
+def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, bundle: Bundle) -> None:
+    volumes = volumes_of(bundle.contract.schema, 2)
+    np.save(tmp_path / "volumes.npy", volumes)
+    code = (
+        "import sys, numpy, tensorflow as tf\n"
+        f"model = tf.saved_model.load({bundle.path!r})\n"
+        "answer = model.signatures['volumes'](volumes=numpy.load('volumes.npy'))\n"
+        "assert not {'trainer', 'serving', 'beam_jobs'} & set(sys.modules)\n"
+        "print(answer['logit'].numpy().tolist())\n"
+    )
+    told = json.loads(python(code, cwd=tmp_path))
+    assert told == bundle.predict_volumes(volumes)[1].tolist()
+
+
+def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
+    contract = load_contract(model)
+    assert contract.schema == schema_of(spec_of())
+    assert contract.modalities == ("T1wCE", "FLAIR")
+    assert [member["seed"] for member in contract.members] == [0, 1]
+    assert (contract.prevalence, contract.temperature) == (0.52, 1.0)
+    card = (model / CARD_NAME).read_text()
+    assert "No clinical use" in card
+    assert "| run | 60 | 31 | 0.610 | 0.480 to 0.730 (95 %) | 0.570 |" in card
+
+
+def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / name / "run", seeds=seeds, prevalence=prevalence)
+        for name, seeds, prevalence in (("a", (0,), 0.4), ("b", (1, 2), 0.6))
+    ]
+    paths = [str(run.directory) for run in runs]
+    export.main(["--runs", *paths, "--output", str(tmp_path / "model")])
+    bundle = load_bundle(tmp_path / "model")
+    assert [m["run"] for m in bundle.contract.members] == ["run#1", "run#2", "run#2"]
+    assert bundle.contract.prevalence == 0.5
+    volumes = volumes_of(runs[0].schema, 2)
+    expected = (keras_logits(runs[0], volumes) + 2 * keras_logits(runs[1], volumes)) / 3
+    np.testing.assert_allclose(bundle.predict_volumes(volumes)[1], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modalities": ("FLAIR", "T1w")}, "modalities: .*'T1wCE'.* in run .*a, .* in run .*b"),
+        ({"modalities": MODALITIES[::-1]}, "modalities"),
+        ({"spec": spec_of(dtype="uint16")}, "spec.dtype: 'uint8' in run .*a, 'uint16' in run .*b"),
+        (
+            {"schema": RecordSchema(**{**vars(schema_of(spec_of())), "spec_fingerprint": "z"})},
+            "spec_fingerprint",
+        ),
+    ],
+)
+def test_runs_that_take_other_volumes_are_refused_by_field(
+    tmp_path: Path,
+    changes: dict[str, Any],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_run(tmp_path / "a", seeds=(0,))
+    write_run(tmp_path / "b", seeds=(0,), **changes)
+    argv = ["--runs", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "model"]
+    code, _, err = outcome(export.main, argv, capsys, monkeypatch)
+    assert code == 1
+    assert err.count("\n") == 1
+    assert re.search(told, err), err
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_existing_model_is_replaced_only_when_asked_to(
+    tmp_path: Path,
+    run_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "model"
+    write_run(tmp_path / "run", seeds=(7,))
+    argv = ["--runs", run_directory, "--output", output]
+    assert outcome(export.main, argv, capsys, monkeypatch)[0] == 0
+    other = ["--runs", tmp_path / "run", "--output", output]
+    code, _, err = outcome(export.main, other, capsys, monkeypatch)
+    assert code == 2
+    assert "--overwrite" in err
+    assert len(load_contract(output).members) == 2
+    assert outcome(export.main, [*other, "--overwrite"], capsys, monkeypatch)[0] == 0
+    assert len(load_contract(output).members) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "run"]
+
+
+def test_what_is_no_model_is_never_replaced(
+    tmp_path: Path,
+    run_directory: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    precious = tmp_path / "home" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("years")
+    argv = ["--runs", run_directory, "--output", precious.parent, "--overwrite"]
+    code, _, err = outcome(export.main, argv, capsys, monkeypatch)
+    assert code == 2
+    assert "is not a model" in err
+    assert precious.read_text() == "years"
+
+
+def test_an_export_that_answers_otherwise_leaves_no_model(
+    tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "serving.bundle.Bundle.predict_volumes",
+        lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes))),
+    )
+    with pytest.raises(ContractError, match="nothing exported"):
+        export.main(["--runs", str(run_directory), "--output", str(tmp_path / "model")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_dies_leaves_the_old_model(
+    tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "model"
+    argv = ["--runs", str(run_directory), "--output", str(output), "--overwrite"]
+    export.main(argv)
+    before = (output / "saved_model.pb").read_bytes()
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.saved_model, "save", die)
+    with pytest.raises(KeyboardInterrupt):
+        export.main(argv)
+    assert (output / "saved_model.pb").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("gone", ["run.json", "fold-1/best.keras"])
+def test_an_unfinished_run_is_refused(
+    tmp_path: Path,
+    gone: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_run(tmp_path / "run")
+    (tmp_path / "run" / gone).unlink()
+    argv = ["--runs", tmp_path / "run", "--output", tmp_path / "model"]
+    code, _, err = outcome(export.main, argv, capsys, monkeypatch)
+    assert code == 1
+    assert gone in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_members_trained_in_bfloat16_are_served_in_float32(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", precision="mixed_bfloat16", seeds=(0,))
+    exact = write_run(tmp_path / "exact", precision="float32", seeds=(0,))
+    export.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "model")])
+    volumes = volumes_of(run.schema, 3)
+    _, logit = load_bundle(tmp_path / "model").predict_volumes(volumes)
+    np.testing.assert_allclose(logit, keras_logits(exact, volumes), rtol=1e-6, atol=1e-6)
+    assert np.abs(logit - keras_logits(run, volumes)).max() > 1e-6  # bfloat16 was at work there

@@ -1,0 +1,224 @@
+"""Training runs, whole: what they learn, what they leave, what they refuse."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from beam_jobs.core.cli import UsageError
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.record import ContractError
+from tests.datasets import write_dataset
+from trainer.runs import OOF_COLUMNS, Run
+from trainer.task import main
+
+FAST = ("--learning_rate", "1e-3", "--batch_size", "8", "--modalities", "T1wCE")
+
+
+class Trained(NamedTuple):
+    data: Path
+    directory: Path
+    argv: list[str]
+    printed: list[str]
+
+
+def _train(data: Path, directory: Path, *options: str) -> list[str]:
+    return ["--data", str(data), "--output_dir", str(directory), *FAST, *options]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory: Path = tmp_path_factory.mktemp("dataset")
+    write_dataset(directory, patients=64, folds=2, unlabelled=2, signal=1.5)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    directory: Path = tmp_path_factory.mktemp("runs") / "run"
+    argv = _train(dataset, directory, "--cross_validate", "--epochs", "4")
+    command = [sys.executable, "-m", "trainer.task", *argv]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return Trained(dataset, directory, argv, done.stdout.splitlines())
+
+
+def _oof(directory: Path) -> list[dict[str, str]]:
+    with (directory / "oof_predictions.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_an_easy_task_is_learnt_for_held_out_patients(trained: Trained) -> None:
+    metrics = Run.load(trained.directory).metrics
+    assert metrics["n"] == 64
+    assert metrics["auc"] >= 0.9
+    assert metrics["auc_interval"][0] > 0.5
+
+
+def test_every_labelled_patient_is_predicted_once_by_a_member_that_did_not_see_it(
+    trained: Trained,
+) -> None:
+    manifest = Manifest.loads((trained.data / MANIFEST_NAME).read_text())
+    truth = {name: (str(label), str(fold)) for name, label, fold in manifest.patients}
+    rows = _oof(trained.directory)
+    assert tuple(rows[0]) == OOF_COLUMNS
+    assert {row["patient_id"]: (row["label"], row["fold"]) for row in rows} == {
+        name: values for name, values in truth.items() if values[0] != "None"
+    }
+    assert len(rows) == 64
+
+
+def test_the_kept_epoch_is_the_best_of_the_history(trained: Trained) -> None:
+    for member in Run.load(trained.directory).members:
+        file = trained.directory / f"fold-{member.fold}" / "history.csv"
+        with file.open(newline="") as stream:
+            history = list(csv.DictReader(stream))
+        assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
+        best = max(history, key=lambda row: (float(row["val_auc"]), -float(row["val_loss"])))
+        assert member.best_epoch == int(best["epoch"])
+        assert member.val_auc == float(best["val_auc"])
+        assert any(f"fold {member.fold}" in line and "*" in line for line in trained.printed)
+
+
+def test_a_member_read_back_repeats_its_out_of_fold_predictions(trained: Trained) -> None:
+    from trainer.fit import inference, predict
+    from trainer.input_pipeline import open_records
+
+    manifest = Manifest.loads((trained.data / MANIFEST_NAME).read_text())
+    finished = Run.load(trained.directory)
+    logits = {row["patient_id"]: float(row["logit"]) for row in _oof(trained.directory)}
+    for index, member in enumerate(finished.members):
+        records = open_records(
+            trained.data, manifest, [member.fold], modalities=finished.modalities
+        )
+        ids, _, again = predict(inference(finished.load_member(index)), records, batch_size=8)
+        assert dict(zip(ids, again.tolist(), strict=True)) == {name: logits[name] for name in ids}
+
+
+def test_a_run_says_what_it_was_made_of(trained: Trained) -> None:
+    finished = Run.load(trained.directory)
+    manifest = Manifest.loads((trained.data / MANIFEST_NAME).read_text())
+    assert finished.schema == manifest.schema
+    assert finished.spec == manifest.spec
+    assert finished.dataset_fingerprint == manifest.dataset_fingerprint
+    assert (finished.modalities, finished.precision) == (("T1wCE",), "float32")
+    assert finished.prevalence == 0.5
+    assert finished.step_seconds > 0
+    assert list((trained.directory / "logs" / "fold-1").glob("events.*"))
+
+
+def test_a_finished_run_is_not_trained_again(
+    trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained.directory / "run.json").stat().st_mtime_ns
+    assert main(trained.argv) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert (trained.directory / "run.json").stat().st_mtime_ns == before
+
+
+def test_a_run_of_another_dataset_is_refused(trained: Trained, tmp_path: Path) -> None:
+    write_dataset(tmp_path, patients=16, folds=2, seed=9)
+    argv = [str(tmp_path) if part == str(trained.data) else part for part in trained.argv]
+    with pytest.raises(ContractError, match=r"dataset_fingerprint: .* there, .* asked"):
+        main(argv)
+
+
+def test_permuted_labels_teach_nothing(tmp_path: Path) -> None:
+    """Two epochs: choosing the best of many would itself lift the AUC."""
+    data, directory = tmp_path / "data", tmp_path / "run"
+    write_dataset(data, patients=160, folds=2, signal=1.5, shape=(10, 10, 10))
+    options = ("--fold", "1", "--epochs", "2", "--permute_labels", "--batch_size", "16")
+    assert main(_train(data, directory, *options)) == 0
+    low, high = Run.load(directory).metrics["auc_interval"]
+    assert low <= 0.5 <= high
+
+
+def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> None:
+    options = ("--fold", "0", "--epochs", "2", "--seed", "5")
+    histories = []
+    for name in ("a", "b"):
+        assert main(_train(dataset, tmp_path / name, *options)) == 0
+        with (tmp_path / name / "fold-0" / "history.csv").open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        histories.append([(float(row["loss"]), float(row["val_loss"])) for row in rows])
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--fold", "0", "--model", "resnet99"), 2, "known: seed_cnn"),
+        (("--fold", "0", "--modalities", "PET"), 2, "the dataset has FLAIR, T1w, T1wCE, T2w"),
+        (("--fold", "7"), 2, "folds 0 to 1"),
+        (("--fold", "0", "--data", "nowhere"), 2, "nowhere: no such directory"),
+        (("--fold", "0", "--data", "."), 1, "no manifest.json"),
+        ((), 2, "one of the arguments --fold --cross_validate is required"),
+        (("--fold", "0", "--epochs", "0"), 2, "--epochs must be at least 1"),
+    ],
+)
+def test_a_wrong_request_fails_in_one_line(
+    dataset: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+) -> None:
+    argv = ["--data", str(dataset), "--output_dir", str(tmp_path / "run"), *options]
+    command = [sys.executable, "-m", "trainer.task", *argv]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_leaking_manifest_is_refused_before_anything_is_written(
+    dataset: Path, tmp_path: Path
+) -> None:
+    manifest = Manifest.loads((dataset / MANIFEST_NAME).read_text())
+    first, *rest = manifest.shards
+    stolen = manifest.shards_of([1])[0].patients[0]
+    leaking = dataclasses.replace(
+        manifest, shards=(dataclasses.replace(first, patients=(*first.patients, stolen)), *rest)
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / MANIFEST_NAME).write_text(leaking.dumps())
+    with pytest.raises(ContractError, match=stolen.patient_id):
+        main(_train(tmp_path / "data", tmp_path / "run", "--fold", "0"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_with_other_labels_than_the_manifest_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    manifest = write_dataset(data, patients=8, folds=2, shape=(10, 10, 10))
+    first, *rest = manifest.shards
+    one, two, *others = first.patients
+    swapped = (
+        dataclasses.replace(one, label=two.label),
+        dataclasses.replace(two, label=one.label),
+        *others,
+    )
+    shards = (dataclasses.replace(first, patients=swapped), *rest)
+    (data / MANIFEST_NAME).write_text(dataclasses.replace(manifest, shards=shards).dumps())
+    with pytest.raises(ContractError, match=f"{one.patient_id}, {two.patient_id}"):
+        main(_train(data, tmp_path / "run", "--fold", "0", "--epochs", "1"))
+
+
+def test_a_diverging_run_fails_in_one_line(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--fold", "0", "--epochs", "2", "--learning_rate", "1e38")
+    assert main(_train(dataset, tmp_path / "run", *options)) == 1
+    assert "lower --learning_rate" in capsys.readouterr().err
+    with pytest.raises(ContractError, match="did not finish"):
+        Run.load(tmp_path / "run")
+
+
+def test_too_small_a_grid_is_refused(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", patients=8, folds=2, shape=(12, 12, 8))
+    with pytest.raises(UsageError, match="at least 10 voxels"):
+        main(_train(tmp_path / "data", tmp_path / "run", "--fold", "0"))
