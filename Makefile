@@ -83,8 +83,26 @@ $(STAMP): requirements.lock setup.py
 	touch $(STAMP); \
 	echo "setup: ready after $$(($$(date +%s) - start)) s"
 
+# Make prints each command as it runs it, so that a reader can repeat it.
 demo: $(STAMP) ## synthetic patients through the whole chain, DICOM to submission.csv, into demo/
-	@$(BIN)/python -m beam_jobs.demo
+	@rm -rf demo
+	@echo; echo '1/6 phantoms: DICOM series of 100 patients to train on and 60 to be asked about'
+	$(BIN)/python -m beam_jobs.phantoms --output demo/cohort --patients 100 --test_patients 60 \
+	  --seed 1 --workers 2
+	@echo; echo '2/6 conversion: DICOM to sharded 3D TFRecords'
+	$(BIN)/python -m beam_jobs.dicom_to_tfrecord --input demo/cohort/train \
+	  --labels demo/cohort/train_labels.csv --output demo/dataset --shape 48,48,32
+	@echo; echo '3/6 training: fold 0 is held out'
+	$(BIN)/python -m trainer.task --data demo/dataset --output_dir demo/run --fold 0 \
+	  --model seed_cnn --epochs 15 --learning_rate 1e-3 --seed 1
+	@echo; echo '4/6 export: one SavedModel with its contract'
+	$(BIN)/python -m serving.export --runs demo/run --output demo/model
+	@echo; echo '5/6 batch prediction: straight from the DICOM of patients never trained on'
+	$(BIN)/python -m serving.batch_predict --model demo/model --input demo/cohort/test \
+	  --ids demo/cohort/sample_submission.csv --output demo/submission.csv
+	@echo; echo '6/6 verdict: the submission against the truth'
+	$(BIN)/python -m trainer.evaluate --predictions demo/submission.csv \
+	  --labels demo/cohort/truth/test_labels.csv --output demo/evaluation
 
 test: $(STAMP) ## the tests that are quick
 	$(BIN)/python -m pytest -m "not slow"

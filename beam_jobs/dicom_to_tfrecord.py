@@ -113,20 +113,20 @@ def _parser() -> cli.Parser:
     add("--label_column", default="MGMT_value", help="the labels' column of labels")
     add(
         "--modalities",
-        type=_names,
+        **cli.LIST,
         default=",".join(DEFAULT_MODALITIES),
         help="channels in order; the first one a patient has centres the grid",
     )
     add(
         "--require_modalities",
-        type=_names,
+        **cli.LIST,
         default="",
         help="reject patients without these; else an absent modality is a channel of zeros",
     )
-    add("--shape", type=_integers, default="128,128,32", help="grid: rows,columns,slices")
+    add("--shape", **cli.LIST, default="128,128,32", help="grid: rows, columns, slices")
     add(
         "--fov_mm",
-        type=_numbers,
+        **cli.LIST,
         default="240,240,160",
         help="field of view in mm along posterior, left, superior",
     )
@@ -147,16 +147,14 @@ def _parser() -> cli.Parser:
     return parser
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.replace("x", ",").split(","))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.replace("x", ",").split(","))
+def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -> tuple[Any, ...]:
+    items = cli.items(value)
+    if len(items) == 1:
+        items = tuple(items[0].split("x"))
+    try:
+        return tuple(kind(item) for item in items)
+    except ValueError as error:
+        raise cli.UsageError(f"{flag} {','.join(items)}: three numbers required") from error
 
 
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
@@ -164,11 +162,11 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
         raise cli.UsageError("--folds must be at least 2 and --patients_per_shard at least 1")
     try:
         return PreprocessSpec(
-            modalities=flags.modalities,
-            shape=flags.shape,
-            fov_mm=flags.fov_mm,
+            modalities=cli.items(flags.modalities),
+            shape=_numbers("--shape", flags.shape, int),
+            fov_mm=_numbers("--fov_mm", flags.fov_mm, float),
             dtype=flags.dtype,
-            require_modalities=flags.require_modalities,
+            require_modalities=cli.items(flags.require_modalities),
         )
     except ContractError as error:
         raise cli.UsageError(str(error)) from error
@@ -239,8 +237,8 @@ def _summary(flags: argparse.Namespace) -> int:
     rejects = filesystems.join(flags.output, REJECTS_NAME)
     if not filesystems.exists(path):
         raise cli.CommandError(
-            f"no DICOM series of {', '.join(flags.modalities)} in {flags.input} could be "
-            f"converted; {rejects} says why"
+            f"no series of {', '.join(cli.items(flags.modalities))} in {flags.input} "
+            f"could be converted; {rejects} says why"
         )
     manifest = Manifest.loads(filesystems.read_text(path))
     files, series = manifest.counts["files"], manifest.counts["series"]

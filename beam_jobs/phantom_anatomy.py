@@ -229,7 +229,8 @@ def _healthy(
     value = _mix(value, tissue.grey, _soft(10 * (1 - deep_grey)))
     fissure = np.minimum(2.2 - left_right, 40 * (radius - 0.55))
     value = _mix(value, tissue.csf, _soft(np.where(z > -10, fissure, np.float32(-9))))
-    horn = 7.5 - 0.12 * y  # ventricles: wide in front, thin behind
+    # Ventricles: wide in front, thin behind; beyond their end (y = 62) the width must not be 0.
+    horn = np.maximum(7.5 - 0.12 * y, np.float32(0.1))
     ventricle = np.sqrt(
         ((left_right - 11 - 0.1 * y) / horn) ** 2 + ((y + 2) / 34) ** 2 + ((z - 10) / 10) ** 2
     )

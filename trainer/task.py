@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beam_jobs.core.cli import EXIT_FAILURE, EXIT_OK, Parser, UsageError, run
+from beam_jobs.core.cli import EXIT_FAILURE, EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from trainer.config import MODELS, PRECISIONS, OptimizerConfig, TrainConfig
@@ -49,8 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default=defaults.model, help=f"network, one of: {', '.join(MODELS)}")
     add(
         "--modalities",
-        nargs="+",
-        metavar="NAME",
+        **LIST,
         help="channels to train on, in this order (default: all of the dataset's)",
     )
     add("--epochs", type=int, default=defaults.epochs, help="at most so many")
@@ -87,7 +86,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     return TrainConfig(
         fold=args.fold,
         model=args.model,
-        modalities=args.modalities,
+        modalities=None if args.modalities is None else items(args.modalities),
         epochs=args.epochs,
         batch_size=args.batch_size,
         patience=args.patience,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from beam_jobs.core.record import ContractError
 
@@ -27,6 +27,16 @@ class UsageError(ValueError):
 
 class CommandError(RuntimeError):
     """The command failed on its way; the message is one line."""
+
+
+# Flags of several values take them with commas or with blanks between; `items` reads them.
+LIST: dict[str, Any] = {"nargs": "+", "metavar": "ITEM"}
+
+
+def items(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The items of a flag given as `a,b,c` or as `a b c`."""
+    text = value if isinstance(value, str) else ",".join(value)
+    return tuple(item.strip() for item in text.split(",") if item.strip())
 
 
 class Parser(argparse.ArgumentParser):

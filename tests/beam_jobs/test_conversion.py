@@ -303,6 +303,20 @@ def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):
     assert "Traceback" not in done.stderr + done.stdout
 
 
+def test_lists_are_taken_with_commas_or_blanks(cohort, tmp_path):
+    argv = ["--input", str(cohort / "test"), "--quiet"]
+    blanks = [
+        *["--shape", "16", "16", "8", "--modalities", "T1w", "T2w", "--fov_mm", "200", "200", "160"]
+    ]
+    commas = [*["--shape", "16x16x8", "--modalities", "T1w,T2w", "--fov_mm", "200,200,160"]]
+    for name, more in (("a", blanks), ("b", commas)):
+        assert dicom_to_tfrecord.main([*argv, "--output", str(tmp_path / name), *more]) == 0
+    one, other = load(tmp_path / "a"), load(tmp_path / "b")
+    assert one.dataset_fingerprint == other.dataset_fingerprint
+    assert one.schema.modalities == ("T1w", "T2w")
+    assert one.schema.shape == (16, 16, 8)
+
+
 def test_help_teaches_with_an_example():
     done = run_command("--help")
     assert done.returncode == 0
