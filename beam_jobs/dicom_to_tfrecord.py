@@ -15,7 +15,8 @@ from beam_jobs.core.labels import read_labels
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES, ContractError
-from beam_jobs.core.storage import is_remote
+from beam_jobs.core.rules import read_rules_file
+from beam_jobs.core.storage import is_remote, list_local_files
 
 if TYPE_CHECKING:
     from beam_jobs.core.labels import Labels
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         WriteShards,
     )
 
-    source = Input(root=flags.input, modalities=spec.modalities)
+    source = Input(root=flags.input, modalities=spec.modalities, rules=spec.series_rules)
     tables = TableWriter(root=flags.input, id_policy=id_policy)
     planner = Planner(
         labels=_labels(flags),
@@ -123,6 +124,7 @@ def _parser() -> cli.Parser:
         default="",
         help="reject patients without these; else an absent modality is a channel of zeros",
     )
+    add("--series_rules", help="JSON file of rules that tell modalities by header (see README)")
     add("--shape", **cli.LIST, default="128,128,32", help="grid: rows, columns, slices")
     add(
         "--fov_mm",
@@ -167,6 +169,7 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
             fov_mm=_numbers("--fov_mm", flags.fov_mm, float),
             dtype=flags.dtype,
             require_modalities=cli.items(flags.require_modalities),
+            series_rules=read_rules_file(flags.series_rules),
         )
     except ContractError as error:
         raise cli.UsageError(str(error)) from error
@@ -180,7 +183,7 @@ def _input_files(flags: argparse.Namespace) -> int | None:
         return None
     if not os.path.isdir(flags.input):
         raise cli.UsageError(f"--input {flags.input} is not a directory")
-    count = sum(len(names) for _, _, names in os.walk(flags.input, followlinks=True))
+    count = len(list_local_files(flags.input))
     if not count:
         raise cli.UsageError(f"--input {flags.input} holds no file")
     return count

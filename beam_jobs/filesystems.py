@@ -9,10 +9,7 @@ from typing import IO, Any
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam_jobs.core.storage import is_remote, register_remote_opener
-
-# Files that no image hides in, so that a tidy directory gives no rejections.
-_NOT_INPUT = frozenset({"DICOMDIR", "Thumbs.db", "desktop.ini"})
+from beam_jobs.core.storage import is_input, is_remote, list_local_files, register_remote_opener
 
 
 def join(directory: str, name: str) -> str:
@@ -29,18 +26,8 @@ def list_files(root: str) -> list[str]:
     if is_remote(root):
         pattern = join(root, "**")
         found = [entry.path for entry in FileSystems.match([pattern])[0].metadata_list]
-        return sorted(path for path in found if _is_input(path.rsplit("/", 1)[-1]))
-    if not os.path.isdir(root):
-        raise FileNotFoundError(f"{root} is not a directory")
-    paths = []
-    for directory, subdirectories, names in os.walk(root, followlinks=True):
-        subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
-        paths += [f"{directory}/{name}" for name in names if _is_input(name)]
-    return sorted(paths)
-
-
-def _is_input(name: str) -> bool:
-    return bool(name) and not name.startswith(".") and name not in _NOT_INPUT
+        return sorted(path for path in found if is_input(path.rsplit("/", 1)[-1]))
+    return list_local_files(root)
 
 
 def open_read(path: str) -> IO[bytes]:

@@ -21,6 +21,7 @@ from beam_jobs.core.dicom_index import SliceHeader, index_files
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.rules import ModalityRule
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
 from beam_jobs.tables import TableWriter
 from beam_jobs.tfrecord import encode_case
@@ -30,10 +31,11 @@ _FILES_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-    """What is read: a directory tree and the modalities wanted of it."""
+    """What is read: a directory tree, the modalities wanted of it, and how to tell them."""
 
     root: str
     modalities: tuple[str, ...]
+    rules: tuple[ModalityRule, ...] = ()
 
 
 class Setup(beam.DoFn):
@@ -122,7 +124,7 @@ def _same(element: tuple[str, list[SliceHeader]]) -> tuple[str, list[SliceHeader
 def _plan(element: tuple[str, Iterable[list[SliceHeader]]], source: Input) -> PatientPlan:
     key, groups = element
     headers = itertools.chain.from_iterable(groups)
-    return plan_patient(key, headers, source.root, source.modalities)
+    return plan_patient(key, headers, source.root, source.modalities, source.rules)
 
 
 class AssignPatients(beam.PTransform):
@@ -229,7 +231,7 @@ class CasesFromDicom(beam.PTransform):
     ) -> None:
         super().__init__()
         spec.schema.require_equal(schema, ours="the recipe", theirs="the asked schema")
-        self._source = Input(root=root, modalities=spec.modalities)
+        self._source = Input(root=root, modalities=spec.modalities, rules=spec.series_rules)
         self._spec = spec
         self._tables = TableWriter(root=root, id_policy=id_policy)
 

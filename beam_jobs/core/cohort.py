@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -17,6 +16,7 @@ from pydicom.uid import UID
 
 from beam_jobs.core.dicom_index import SliceHeader
 from beam_jobs.core.reasons import Reason, Verdict
+from beam_jobs.core.rules import ModalityRule, modality_by_rules
 from beam_jobs.core.series import Series, assemble
 
 
@@ -61,63 +61,23 @@ def patient_id_of(key: str) -> str:
     return key.rsplit("/", 1)[-1]
 
 
-# Header rules, tried in order; the first whose words all stand in a series' description decides.
-_RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("FLAIR", re.compile(r"flair|dark.?fluid")),
-    (
-        "T1wCE",
-        re.compile(r"t1.*(\+c|gd|gad|post|contrast|\bce\b|_ce|c\+|enh|w?ce)|(gd|gad|post|c\+).*t1"),
-    ),
-    ("T2w", re.compile(r"(?<![a-z])t2(?!.?(star|\*|w?.?gre))")),
-    ("T1w", re.compile(r"(?<![a-z])t1|mprage|spgr|bravo|\btfl\b")),
-)
-
-
-def modality_of(series: Series, root: str, modalities: Sequence[str]) -> str | None:
+def modality_of(
+    series: Series, root: str, modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+) -> str | None:
     """Which of `modalities` a series is, None when it is none of them.
 
-    The directory's name decides where it is a modality's. Else SeriesDescription, ProtocolName
-    and SequenceName do; a T1-weighted series whose ContrastBolusAgent is filled is T1wCE. Echo,
-    repetition and inversion times decide where no description speaks (spin echo: PS3.3 C.8.3.1).
+    The directory's name decides where it is a modality's; else a SeriesDescription that is one;
+    else the rules.
     """
     first = series.first
     layout = layout_of(first.path, root, modalities)
     if layout is not None:
         return layout[1]
-    for text in (first.series_description, first.protocol_name, first.sequence_name):
-        lowered = text.lower()
-        for name in modalities:
-            if lowered == name.lower():
-                return name
-    found = next(
-        (
-            name
-            for text in (first.series_description, first.protocol_name, first.sequence_name)
-            for name, rule in _RULES
-            if rule.search(text.lower())
-        ),
-        _by_times(first),
-    )
-    if found == "T1w" and first.contrast_agent:
-        found = "T1wCE"
+    for name in modalities:
+        if first.series_description.lower() == name.lower():
+            return name
+    found = modality_by_rules(series, rules)
     return found if found in modalities else None
-
-
-def _by_times(header: SliceHeader) -> str | None:
-    echo, repetition, inversion = (
-        header.echo_time,
-        header.repetition_time,
-        header.inversion_time,
-    )
-    if echo is None or repetition is None:
-        return None
-    if inversion is not None and inversion > 1500 and echo > 60:
-        return "FLAIR"
-    if echo > 60 and repetition > 1800:
-        return "T2w"
-    if echo < 30 and repetition < 1200:
-        return "T1w"
-    return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +136,11 @@ class PatientPlan:
 
 
 def plan_patient(
-    key: str, headers: Iterable[SliceHeader], root: str, modalities: Sequence[str]
+    key: str,
+    headers: Iterable[SliceHeader],
+    root: str,
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
 ) -> PatientPlan:
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
@@ -188,7 +152,7 @@ def plan_patient(
     candidates: dict[str, list[Series]] = defaultdict(list)
     left: list[tuple[Series, str, Reason, str]] = []
     for stack in stacks:
-        modality = modality_of(stack, root, modalities)
+        modality = modality_of(stack, root, modalities, rules)
         if modality is None:
             left.append((stack, "", Reason.UNKNOWN_MODALITY, "no modality rule fits"))
         else:

@@ -18,6 +18,7 @@ from beam_jobs.core.pixels import stored_slices
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
 from beam_jobs.core.resample import Float32, Resampled, resample_stack
+from beam_jobs.core.rules import ModalityRule
 from beam_jobs.core.series import Series
 
 # Raised whenever the recipe gives other voxels for the same input.
@@ -39,6 +40,7 @@ class PreprocessSpec:
       dtype: stored voxel type: "uint8", "uint16" or "float16".
       percentiles: of the foreground, mapped to the ends of the stored range.
       require_modalities: patients without one of these are rejected.
+      series_rules: rules of modality choice, tried before the built-in ones.
       recipe: `RECIPE_VERSION`.
 
     Raises:
@@ -51,6 +53,7 @@ class PreprocessSpec:
     dtype: str = "uint8"
     percentiles: tuple[float, float] = (0.5, 99.5)
     require_modalities: tuple[str, ...] = ()
+    series_rules: tuple[ModalityRule, ...] = ()
     recipe: int = RECIPE_VERSION
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class PreprocessSpec:
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ContractError(f"percentiles must rise within 0..100: {self.percentiles}")
+        set_(self, "series_rules", tuple(self.series_rules))
         unknown = set(self.require_modalities) - set(self.modalities)
         if unknown:
             raise ContractError(f"require_modalities names {sorted(unknown)}, not in modalities")
@@ -97,10 +101,12 @@ class PreprocessSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        data: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            data[field.name] = list(value) if isinstance(value, tuple) else value
+        data["series_rules"] = [rule.to_json() for rule in self.series_rules]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> PreprocessSpec:
@@ -118,6 +124,10 @@ class PreprocessSpec:
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
         }
+        try:
+            fields["series_rules"] = tuple(map(ModalityRule.from_json, data["series_rules"]))
+        except (TypeError, ValueError) as error:
+            raise ContractError(f"series_rules of the spec: {error}") from error
         return cls(**fields)
 
 

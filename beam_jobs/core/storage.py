@@ -6,7 +6,9 @@ The core knows local paths. A job that reads `gs://` or `s3://` registers an ope
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Protocol
@@ -32,12 +34,13 @@ class LocalBytes:
     __slots__ = ("descriptor", "size")
 
     def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        try:
-            self.size = os.fstat(self.descriptor).st_size
-        except OSError:
+        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        status = os.fstat(self.descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(self.descriptor)
-            raise
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        self.size = status.st_size
 
     def read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self.descriptor, length, offset)
@@ -90,6 +93,37 @@ def register_remote_opener(opener: Callable[[str], IO[bytes]]) -> None:
 def is_remote(path: str) -> bool:
     """Whether `path` names an object in a store rather than a local file."""
     return "://" in path
+
+
+# Files that no image hides in, so that a tidy directory gives no rejections.
+_NOT_INPUT = frozenset({"DICOMDIR", "Thumbs.db", "desktop.ini"})
+
+
+def is_input(name: str) -> bool:
+    """Whether a file of that name is read at all: hidden files and DICOMDIR are not."""
+    return bool(name) and not name.startswith(".") and name not in _NOT_INPUT
+
+
+def list_local_files(root: str) -> list[str]:
+    """Every file below a local directory, sorted; directories behind links once each.
+
+    Raises:
+      OSError: `root` is not a directory.
+    """
+    if not os.path.isdir(root):
+        raise NotADirectoryError(errno.ENOTDIR, "not a directory", root)
+    paths = []
+    seen: set[tuple[int, int]] = set()
+    for directory, subdirectories, names in os.walk(root, followlinks=True):
+        status = os.stat(directory)
+        # A link to a directory above would be walked for ever.
+        if (status.st_dev, status.st_ino) in seen:
+            subdirectories.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        paths += [f"{directory}/{name}" for name in names if is_input(name)]
+    return sorted(paths)
 
 
 @contextmanager

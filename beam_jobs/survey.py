@@ -1,0 +1,139 @@
+"""A directory's series and their verdicts, without converting: `python -m beam_jobs.survey DIR`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from beam_jobs.core import cli
+from beam_jobs.core.cohort import SeriesRow, layout_of, patient_of, plan_patient
+from beam_jobs.core.dicom_index import SliceHeader, index_files
+from beam_jobs.core.ids import IdPolicy
+from beam_jobs.core.preprocess import DEFAULT_MODALITIES
+from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
+from beam_jobs.core.rules import ModalityRule, read_rules_file
+from beam_jobs.core.storage import list_local_files
+from beam_jobs.tables import SERIES_COLUMNS, TableWriter, to_csv
+
+PROG = "beam_jobs.survey"
+EXAMPLES = """\
+  # What is in there, and what would the conversion use?
+  python -m beam_jobs.survey cohort/train
+
+  # The same as a table for a spreadsheet, modalities told by rules of one's own.
+  python -m beam_jobs.survey heap --modalities T1wCE --series_rules rules.json --output series.csv
+"""
+_FILES_AT_ONCE = 256
+
+
+def main(argv: Sequence[str]) -> int:
+    """Flags to rows to a printed table."""
+    parser = cli.Parser(
+        prog=PROG,
+        description="Lists the series of a directory, what the conversion would make of each and "
+        "why. Reads headers only; writes nothing but --output.",
+        examples=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("directory", metavar="DIR", help="directory of DICOM files, local")
+    add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
+    add("--series_rules", help="JSON file of rules that tell modalities by header")
+    add("--output", metavar="FILE", help="write the rows as CSV too")
+    add("--quiet", action="store_true", help="print the sums, not a line a series")
+    flags = parser.parse_args(argv)
+    root = flags.directory.rstrip("/") or "/"
+    if not os.path.isdir(root):
+        raise cli.UsageError(f"{root} is not a directory")
+    paths = list_local_files(root)
+    if not paths:
+        raise cli.UsageError(f"{root} holds no file")
+    rows = survey(paths, root, cli.items(flags.modalities), read_rules_file(flags.series_rules))
+    tables = TableWriter(root=root, id_policy=IdPolicy())
+    if flags.output:
+        try:
+            with open(flags.output, "w", encoding="utf-8") as file:
+                file.write(to_csv(SERIES_COLUMNS, tables.series(rows)))
+        except OSError as error:
+            raise cli.CommandError(f"--output {flags.output}: {error.strerror}") from error
+    _print(rows, tables, quiet=flags.quiet)
+    return cli.EXIT_OK
+
+
+def survey(
+    paths: Iterable[str],
+    root: str,
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
+) -> list[SeriesRow]:
+    """A row for every series among `paths`, and one for every file that is no image.
+
+    What pixels alone can tell (a black series, pixels that do not decode) is not looked at.
+    """
+    paths = list(paths)
+    chunks = [paths[n : n + _FILES_AT_ONCE] for n in range(0, len(paths), _FILES_AT_ONCE)]
+    console = Console(stderr=True)
+    headers: dict[str, list[SliceHeader]] = defaultdict(list)
+    rows: list[SeriesRow] = []
+    for chunk in track(
+        chunks, "reading headers", console=console, disable=not console.is_terminal, transient=True
+    ):
+        found, rejections = index_files(chunk)
+        for header in found:
+            headers[patient_of(header, root, modalities)].append(header)
+        for rejection in rejections:
+            key, modality = layout_of(rejection.paths[0], root, modalities) or ("", "")
+            rows.append(
+                SeriesRow(
+                    patient=key,
+                    path=rejection.paths[0],
+                    modality=modality,
+                    files=len(rejection.paths),
+                    verdict=rejection.verdict.value,
+                    reason=rejection.reason.value,
+                    detail=rejection.detail,
+                )
+            )
+    for key in sorted(headers):
+        rows += plan_patient(key, headers[key], root, modalities, rules).rows
+    return rows
+
+
+def _print(rows: Sequence[SeriesRow], tables: TableWriter, *, quiet: bool) -> None:
+    wide = None if sys.stdout.isatty() else 200
+    console = Console(width=wide, highlight=False)
+    if not quiet:
+        table = Table("patient", "modality", "plane", "slices", "matrix", "spacing mm", "verdict")
+        ordered = sorted(rows, key=lambda row: (tables.patient(row.patient), row.modality))
+        for row in ordered:
+            spacing = (row.row_spacing, row.column_spacing, row.slice_step)
+            table.add_row(
+                tables.patient(row.patient) or tables.path(row.path),
+                row.modality,
+                f"{row.plane} {row.obliquity:.0f}°" if row.obliquity else row.plane,
+                str(row.slices or row.files),
+                f"{row.rows}×{row.columns}" if row.rows else "",
+                " × ".join(f"{step:.3g}" for step in spacing if step is not None),
+                row.verdict
+                if row.verdict == Verdict.USED.value
+                else f"{row.verdict}: {row.reason}",
+            )
+        console.print(table)
+    for reason, count in sorted(Counter(row.reason for row in rows if row.reason).items()):
+        console.print(f"{reason}: {count}. {SENTENCES[Reason(reason)]}")
+    files: Counter[str] = Counter()
+    for row in rows:
+        files[row.verdict] += row.files
+    console.print(
+        f"{sum(files.values())} files = {files['used']} used + {files['unused']} unused by rule "
+        f"+ {files['rejected']} rejected"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, PROG)

@@ -1,0 +1,75 @@
+"""The survey tells what the conversion would do, and touches nothing."""
+
+import csv
+import subprocess
+import sys
+
+import pytest
+
+from beam_jobs import survey
+from beam_jobs.core import cli
+from beam_jobs.phantoms import SeriesSpec, write_series
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    root = tmp_path / "train"
+    for modality in ("T1w", "FLAIR"):
+        spec = SeriesSpec(modality=modality, plane="coronal", rows=12, columns=14, slices=5)
+        write_series(spec, root / "00005" / modality, lambda xyz: xyz[..., 0] ** 2)
+    (root / "00005" / "notes.txt").write_text("hello")
+    (root / "00005" / "T1w" / "broken.dcm").write_bytes(b"x" * 300)
+    return root
+
+
+def test_table_and_sums_are_printed_and_written(cohort, tmp_path, capsys):
+    output = tmp_path / "series.csv"
+    assert survey.main([str(cohort), "--output", str(output)]) == cli.EXIT_OK
+    printed = capsys.readouterr().out
+    assert "12 files = 10 used + 0 unused by rule + 2 rejected" in printed
+    assert "not_dicom: 2. The file is not a DICOM Part 10 file." in printed
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    used = {row["modality"]: row for row in rows if row["verdict"] == "used"}
+    assert set(used) == {"T1w", "FLAIR"}
+    assert (used["T1w"]["plane"], used["T1w"]["slices"]) == ("coronal", "5")
+    assert (used["T1w"]["rows"], used["T1w"]["columns"]) == ("12", "14")
+
+
+def test_survey_costs_no_beam_and_no_tensorflow(cohort):
+    code = (
+        f"import sys; from beam_jobs.survey import main; main(['{cohort}', '--quiet']); "
+        "print(sorted({'apache_beam', 'tensorflow', 'keras'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nowhere"], "nowhere is not a directory"),
+        (["EMPTY"], "holds no file"),
+        (["COHORT", "--series_rules", "gone.json"], "gone.json cannot be read"),
+        (["COHORT", "--output", "missing/x.csv"], "missing/x.csv"),
+    ],
+)
+def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
+    (tmp_path / "empty").mkdir()
+    names = {"EMPTY": str(tmp_path / "empty"), "COHORT": str(cohort)}
+    command = [sys.executable, "-m", "beam_jobs.survey", *(names.get(a, a) for a in argv)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (cli.EXIT_USAGE, cli.EXIT_FAILURE)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_named_pipe_and_dangling_link_are_refused_and_link_loops_end(cohort):
+    import os
+
+    os.mkfifo(cohort / "00005" / "pipe.dcm")
+    (cohort / "00005" / "dangling.dcm").symlink_to("nowhere")
+    (cohort / "00005" / "loop").symlink_to(cohort)
+    rows = survey.survey(survey.list_local_files(str(cohort)), str(cohort), ("T1w", "FLAIR"))
+    unreadable = sorted(row.path for row in rows if row.reason == "unreadable_file")
+    assert [path.rsplit("/", 1)[-1] for path in unreadable] == ["dangling.dcm", "pipe.dcm"]
+    assert sum(row.files for row in rows) == 14
