@@ -12,7 +12,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Verdict
 from beam_jobs.planning import Assignments, Planner
-from beam_jobs.shards import TEMPORARY_SUFFIX, ShardResult
+from beam_jobs.state import ShardResult, StateStore
 from beam_jobs.tables import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
 
 SERIES_NAME = "series.csv"
@@ -24,12 +24,12 @@ class DatasetWriter:
     """Writes what stands beside the shards.
 
     Attributes:
-      output: the dataset's directory.
+      store: the dataset's directory and its state.
       spec: the recipe.
       planner: folds, seed and id policy.
     """
 
-    output: str
+    store: StateStore
     spec: PreprocessSpec
     planner: Planner
 
@@ -60,16 +60,20 @@ class DatasetWriter:
             shards=tuple(entries),
         )
         manifest.check()
-        self._remove_leftovers({entry.name for entry in entries})
-        filesystems.write_text(
-            filesystems.join(self.output, SERIES_NAME), to_csv(SERIES_COLUMNS, series)
+        self.store.remove_leftovers(
+            keep={assignment.shard for assignment in assignments.by_key.values()}
         )
         filesystems.write_text(
-            filesystems.join(self.output, REJECTS_NAME),
+            filesystems.join(self.store.output, SERIES_NAME), to_csv(SERIES_COLUMNS, series)
+        )
+        filesystems.write_text(
+            filesystems.join(self.store.output, REJECTS_NAME),
             to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)),
         )
         if entries:
-            filesystems.write_text(filesystems.join(self.output, MANIFEST_NAME), manifest.dumps())
+            filesystems.write_text(
+                filesystems.join(self.store.output, MANIFEST_NAME), manifest.dumps()
+            )
         return manifest
 
     def _counts(
@@ -100,15 +104,3 @@ class DatasetWriter:
             },
             "reasons": dict(sorted(reasons.items())),
         }
-
-    def _remove_leftovers(self, wanted: set[str]) -> None:
-        """Shards of an earlier dataset and temporary files of a killed run."""
-        present = filesystems.list_names(self.output)
-        filesystems.delete(
-            [
-                filesystems.join(self.output, name)
-                for name in present
-                if name.endswith(TEMPORARY_SUFFIX)
-                or (name.endswith(".tfrecord") and name not in wanted)
-            ]
-        )

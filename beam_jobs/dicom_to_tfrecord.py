@@ -20,6 +20,7 @@ from beam_jobs.core.storage import is_remote, list_local_files
 
 if TYPE_CHECKING:
     from beam_jobs.core.labels import Labels
+    from beam_jobs.planning import Planner
 
 PROG = "beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -41,7 +42,7 @@ exit codes: 0 converted, 1 failed, 2 wrong usage, 8 some input was rejected and 
 def main(argv: Sequence[str]) -> int:
     """Flags to objects to one pipeline."""
     flags, beam_arguments = _parser().parse_known_args(argv)
-    spec, files = _spec(flags), _input_files(flags)
+    spec, paths = _spec(flags), _input_files(flags)
     id_policy = read_id_policy(flags.id_policy, flags.id_key)
     from beam_jobs.options import pipeline_options, runs_here
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     from beam_jobs.planning import Planner
     from beam_jobs.progress import watch
     from beam_jobs.shards import ShardWriter
+    from beam_jobs.state import StateStore, job_identity, key_check
     from beam_jobs.tables import TableWriter
     from beam_jobs.transforms import (
         AssignPatients,
@@ -70,13 +72,20 @@ def main(argv: Sequence[str]) -> int:
         folds=flags.folds,
         seed=flags.seed,
         patients_per_shard=flags.patients_per_shard,
+        record_bytes=spec.schema.volume_bytes,
     )
-    dataset = DatasetWriter(output=flags.output, spec=spec, planner=planner)
-    _prepare_output(flags)
-    with _ticks(runs_here(options)) as ticks:
-        writer = ShardWriter(
-            output=flags.output, spec=spec, seed=flags.seed, tables=tables, ticks=ticks.patients
-        )
+    _print_plan(flags, planner, paths)
+    if flags.dry_run:
+        return cli.EXIT_OK
+    job = job_identity(
+        spec=spec, folds=flags.folds, seed=flags.seed, id_policy=id_policy.name,
+        id_key=key_check(id_policy), patients_per_shard=flags.patients_per_shard,
+    )  # fmt: skip
+    store = StateStore(output=flags.output, job=job)
+    dataset = DatasetWriter(store=store, spec=spec, planner=planner)
+    with store.lock(break_lock=flags.break_lock), _ticks(runs_here(options)) as ticks:
+        store.begin(overwrite=flags.overwrite)
+        writer = ShardWriter(store=store, spec=spec, seed=flags.seed, tables=tables, ticks=ticks)
         pipeline = beam.Pipeline(options=options)
         read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
         plans = read.headers | "Plan" >> PlanPatients(source)
@@ -95,7 +104,8 @@ def main(argv: Sequence[str]) -> int:
                 beam.pvalue.AsSingleton(assignments),
             )
         )
-        watch(pipeline.run, ticks, files=files, quiet=flags.quiet)
+        watch(pipeline.run, ticks, files=len(paths) if paths else None, quiet=flags.quiet)
+        _print_shards(flags, ticks.shards)
     return _summary(flags)
 
 
@@ -135,7 +145,11 @@ def _parser() -> cli.Parser:
     add("--dtype", choices=DTYPES, default="uint8", help="stored voxel type")
     add("--folds", type=int, default=5, help="cross-validation folds, fixed in the dataset")
     add("--seed", type=int, default=0, help="of folds and of the order of patients")
-    add("--patients_per_shard", type=int, default=32, help="at most")
+    add(
+        "--patients_per_shard",
+        type=int,
+        help="at most (default: about 40 shards, of at most 128 MiB)",
+    )
     add(
         "--id_policy",
         choices=("keep", "hmac"),
@@ -143,7 +157,13 @@ def _parser() -> cli.Parser:
         help="hmac replaces patient ids and paths in all that is written by keyed hashes",
     )
     add("--id_key", help="file with the secret key of --id_policy hmac (16 bytes or more)")
-    add("--overwrite", action="store_true", help="replace a dataset that is there already")
+    add("--overwrite", action="store_true", help="replace another dataset that is there already")
+    add("--dry_run", action="store_true", help="print the plan and stop")
+    add(
+        "--break_lock",
+        action="store_true",
+        help="write although a job in an object store left its lock: it is dead",
+    )
     add("--strict", action="store_true", help="exit with 8 when any input was rejected")
     add("--quiet", action="store_true", help="print no progress")
     return parser
@@ -160,7 +180,7 @@ def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -
 
 
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
-    if flags.folds < 2 or flags.patients_per_shard < 1:
+    if flags.folds < 2 or (flags.patients_per_shard or 1) < 1:
         raise cli.UsageError("--folds must be at least 2 and --patients_per_shard at least 1")
     try:
         return PreprocessSpec(
@@ -175,18 +195,22 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
         raise cli.UsageError(str(error)) from error
 
 
-def _input_files(flags: argparse.Namespace) -> int | None:
-    """How many files there are to read, None where counting them is the workers' work."""
+def _input_files(flags: argparse.Namespace) -> list[str]:
+    """The files to read, none where listing them is the workers' work."""
     flags.input = flags.input.rstrip("/") or "/"
     flags.output = flags.output.rstrip("/") or "/"
     if is_remote(flags.input):
-        return None
+        return []
     if not os.path.isdir(flags.input):
         raise cli.UsageError(f"--input {flags.input} is not a directory")
-    count = len(list_local_files(flags.input))
-    if not count:
+    if f"{os.path.realpath(flags.output)}/".startswith(f"{os.path.realpath(flags.input)}/"):
+        raise cli.UsageError(f"--output {flags.output} lies inside --input {flags.input}")
+    if os.path.exists(flags.output) and not os.path.isdir(flags.output):
+        raise cli.UsageError(f"--output {flags.output} is not a directory")
+    paths = list_local_files(flags.input)
+    if not paths:
         raise cli.UsageError(f"--input {flags.input} holds no file")
-    return count
+    return paths
 
 
 def _labels(flags: argparse.Namespace) -> Labels | None:
@@ -207,25 +231,45 @@ def _labels(flags: argparse.Namespace) -> Labels | None:
         raise cli.UsageError(f"--labels {flags.labels}: {reason}") from error
 
 
-def _prepare_output(flags: argparse.Namespace) -> None:
-    """Refuses to write over a dataset unasked; an unfinished one has no manifest."""
-    from beam_jobs import filesystems
+def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str]) -> None:
+    """What is going to be written, as far as names and not headers tell."""
+    from beam_jobs.core.cohort import layout_of
+    from beam_jobs.planning import patients_a_shard
 
-    manifest = filesystems.join(flags.output, MANIFEST_NAME)
-    if filesystems.exists(manifest):
-        if not flags.overwrite:
-            raise cli.UsageError(
-                f"--output {flags.output} holds a dataset already (--overwrite replaces it)"
-            )
-        filesystems.delete([manifest])
-    if not is_remote(flags.output):
-        os.makedirs(flags.output, exist_ok=True)
+    if flags.quiet:
+        return
+    megabytes = planner.record_bytes / 1e6
+    found = {layout_of(path, flags.input, cli.items(flags.modalities)) for path in paths}
+    patients = len({place[0] for place in found if place is not None})
+    if not patients:
+        print(f"plan      records of {megabytes:.1f} MB; headers will tell how many patients")
+        return
+    per_shard = flags.patients_per_shard or patients_a_shard(patients, planner.record_bytes)
+    print(
+        f"plan      {len(paths)} files, {patients} patients; records of {megabytes:.1f} MB, "
+        f"{patients * megabytes:.0f} MB in shards of up to {per_shard} patients "
+        f"({per_shard * megabytes:.0f} MB)"
+    )
+
+
+def _print_shards(flags: argparse.Namespace, told: str) -> None:
+    """Which shards were converted and why, where an earlier run's were there to be kept."""
+    from beam_jobs.ticks import lines
+
+    shards = sorted(line.split(" ", 1) for line in lines(told))
+    kept = sum(why == "kept" for _, why in shards)
+    if flags.quiet or not shards:
+        return
+    print(f"shards    {kept} kept, {len(shards) - kept} converted")
+    told_of = [(name, why) for name, why in shards if why not in ("kept", "new")]
+    for name, why in told_of[:20]:
+        print(f"          {name}: {why}")
 
 
 @contextlib.contextmanager
 def _ticks(here: bool) -> Iterator[Any]:
     """Files that tell of progress, where the workers are on this machine."""
-    from beam_jobs.progress import Ticks
+    from beam_jobs.ticks import Ticks
 
     with tempfile.TemporaryDirectory(prefix="voxelbeam-") as directory:
         yield Ticks.below(directory) if here else Ticks()

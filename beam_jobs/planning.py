@@ -49,14 +49,30 @@ class Planner:
       id_policy: how ids are written.
       folds: number of folds.
       seed: of folds and order.
-      patients_per_shard: at most.
+      patients_per_shard: at most; None chooses by `patients_a_shard`.
+      record_bytes: of one record.
     """
 
     labels: Labels | None
     id_policy: IdPolicy
     folds: int
     seed: int
-    patients_per_shard: int
+    patients_per_shard: int | None
+    record_bytes: int
+
+
+# A shard is read in one go and written by one worker: large enough for fast reading, small enough
+# that many workers have several each.
+SHARD_BYTES = 128 << 20
+_SHARDS_WANTED = 40
+
+
+def patients_a_shard(patients: int, record_bytes: int) -> int:
+    """How many patients to a shard, from the cohort alone: workers must not change the bytes.
+
+    A large cohort gets shards of about `SHARD_BYTES`, a small one about 40 shards.
+    """
+    return max(1, min(-(-patients // _SHARDS_WANTED), SHARD_BYTES // max(record_bytes, 1)))
 
 
 def assign_patients(found: Iterable[tuple[str, bool]], planner: Planner) -> Assignments:
@@ -99,7 +115,7 @@ def assign_patients(found: Iterable[tuple[str, bool]], planner: Planner) -> Assi
     folds = assign_folds(values, planner.folds, planner.seed) if values else {}
     shards = assign_shards(
         {patient_id: folds.get(patient_id) for patient_id in ids.values()},
-        planner.patients_per_shard,
+        planner.patients_per_shard or patients_a_shard(len(ids), planner.record_bytes),
         planner.seed,
     )
     return Assignments(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 import sys
 import threading
@@ -14,27 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from beam_jobs.core.cli import CommandError, UsageError
+from beam_jobs.ticks import Ticks, count
 
 _HEARTBEAT_S = 30.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ticks:
-    """Files that workers append a byte to for each unit done; "" where workers are elsewhere."""
-
-    files: str = ""
-    planned: str = ""
-    patients: str = ""
-
-    @classmethod
-    def below(cls, directory: str) -> Ticks:
-        """Tick files in a local directory."""
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: os.path.join(directory, name) for name in names})
-
-
-def _count(path: str) -> int:
-    return os.path.getsize(path) if path and os.path.exists(path) else 0
 
 
 def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: bool) -> None:
@@ -85,9 +65,9 @@ def _show(thread: threading.Thread, ticks: Ticks, files: int | None, console: Co
         patients = progress.add_task("converting", total=None)
         while thread.is_alive():
             thread.join(0.2)
-            progress.update(headers, completed=_count(ticks.files))
-            planned = _count(ticks.planned) or None
-            progress.update(patients, completed=_count(ticks.patients), total=planned)
+            progress.update(headers, completed=count(ticks.files))
+            planned = count(ticks.planned) or None
+            progress.update(patients, completed=count(ticks.patients), total=planned)
 
 
 def _heartbeats(thread: threading.Thread, ticks: Ticks, files: int | None) -> None:
@@ -98,10 +78,10 @@ def _heartbeats(thread: threading.Thread, ticks: Ticks, files: int | None) -> No
         if now - told >= _HEARTBEAT_S and thread.is_alive():
             told = now
             of_files = "" if files is None else f" of {files}"
-            of_patients = f" of {_count(ticks.planned)}" if ticks.planned else ""
+            of_patients = f" of {count(ticks.planned)}" if ticks.planned else ""
             print(
-                f"{now - start:.0f} s: headers of {_count(ticks.files)}{of_files} files, "
-                f"{_count(ticks.patients)}{of_patients} patients converted",
+                f"{now - start:.0f} s: headers of {count(ticks.files)}{of_files} files, "
+                f"{count(ticks.patients)}{of_patients} patients converted",
                 file=sys.stderr,
             )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -18,22 +17,15 @@ from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prep
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import ContractError, PreparedCase
 from beam_jobs.planning import Assignment
+from beam_jobs.state import TEMPORARY_SUFFIX, ShardResult, StateStore, digest, shard_inputs
 from beam_jobs.tables import RejectRow, TableWriter
 from beam_jobs.tfrecord import decode_case, encode_case, read_records, write_record
-
-TEMPORARY_SUFFIX = ".part"
+from beam_jobs.ticks import Ticks, note, tick
 
 
 def limit_blas_threads() -> None:
     """One BLAS thread in this process: an element is one core's work."""
     threadpool_limits(limits=1, user_api="blas")
-
-
-def tick(path: str, count: int) -> None:
-    """Tells a watcher of `path` that `count` more units are done: a byte each, appended."""
-    if path:
-        with open(path, "ab", buffering=0) as file:
-            file.write(b"." * count)
 
 
 def prepare_patient(
@@ -93,59 +85,57 @@ def refused_patient(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ShardResult:
-    """What became of one shard.
-
-    Attributes:
-      entry: its place in the manifest, None when no patient of it could be used.
-      series: rows of series.csv.
-      rejects: rows of rejects.csv.
-    """
-
-    entry: ShardEntry | None
-    series: tuple[dict[str, Any], ...]
-    rejects: tuple[RejectRow, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardWriter:
     """Writes shards of one dataset.
 
     Attributes:
-      output: the dataset's directory.
+      store: where shards and their states are kept.
       spec: the recipe.
       seed: of the order within a shard.
       tables: names for the rows.
-      ticks: a local file told of every patient done, "" for none.
+      ticks: local files told of progress.
     """
 
-    output: str
+    store: StateStore
     spec: PreprocessSpec
     seed: int
     tables: TableWriter
-    ticks: str = ""
+    ticks: Ticks
 
-    def write(self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
-        """Prepares, writes, verifies and renames one shard.
+    def write(
+        self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]
+    ) -> tuple[ShardResult, str]:
+        """Prepares, writes, verifies and renames one shard, unless it lies there finished.
 
         The bytes depend on the patients and the recipe alone. One volume is in memory at a time.
+
+        Returns:
+          What became of it, and why it was converted: "kept" when it was not.
 
         Raises:
           ContractError: the shard reads back otherwise than it was written.
           OSError: the output cannot be written.
         """
-        temporary = filesystems.join(
-            self.output, f"{name}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
-        )
         ordered = sorted(
             patients,
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
         )
-        schema = self.spec.schema
+        inputs = shard_inputs(ordered, self.tables.id_policy, self.tables.root)
+        result, why = self.store.finished(name, inputs)
+        if result is not None:
+            tick(self.ticks.patients, len(ordered))
+        else:
+            result = self._convert(name, ordered)
+            self.store.finish(name, inputs, result)
+        note(self.ticks.shards, f"{name} {why}")
+        return result, why
+
+    def _convert(self, name: str, ordered: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
+        target = filesystems.join(self.store.output, name)
+        temporary = f"{target}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
         series: list[dict[str, Any]] = []
         rejects: list[RejectRow] = []
         written: list[ShardPatient] = []
-        fold = ordered[0][1].fold
         stream = filesystems.open_write(temporary)
         try:
             with stream:
@@ -154,13 +144,15 @@ class ShardWriter:
                     series += self.tables.series(rows)
                     rejects += refused
                     if case is not None:
-                        write_record(stream, encode_case(case, schema))
+                        write_record(stream, encode_case(case, self.spec.schema))
                         written.append(ShardPatient(patient_id=case.patient_id, label=case.label))
-                    tick(self.ticks, 1)
+                    tick(self.ticks.patients, 1)
             entry = None
             if written:
-                entry = self._verified(name, temporary, fold, tuple(written))
-                filesystems.replace(temporary, filesystems.join(self.output, name))
+                entry = self._verified(name, temporary, ordered[0][1].fold, tuple(written))
+                filesystems.replace(temporary, target)
+            elif filesystems.exists(target):
+                filesystems.delete([target])  # of an earlier run, whose patients are refused now
         finally:
             if filesystems.exists(temporary):
                 filesystems.delete([temporary])
@@ -177,11 +169,5 @@ class ShardWriter:
             )
         if found != patients:
             raise ContractError(f"{name} reads back otherwise than it was written")
-        digest, size = hashlib.sha256(), 0
-        with filesystems.open_read(path) as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-                size += len(chunk)
-        return ShardEntry(
-            name=name, fold=fold, bytes=size, sha256=digest.hexdigest(), patients=patients
-        )
+        size, sha256 = digest(path)
+        return ShardEntry(name=name, fold=fold, bytes=size, sha256=sha256, patients=patients)

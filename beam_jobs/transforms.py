@@ -23,8 +23,10 @@ from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.rules import ModalityRule
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
+from beam_jobs.state import ShardResult
 from beam_jobs.tables import TableWriter
 from beam_jobs.tfrecord import encode_case
+from beam_jobs.ticks import tick
 
 _FILES_AT_ONCE = 64
 
@@ -88,7 +90,7 @@ class _ReadHeaders(Setup):
     def process(self, paths: list[str]) -> Iterator[Any]:
         headers, rejections = index_files(paths)
         self._files.inc(len(paths))
-        shards.tick(self._ticks, len(paths))
+        tick(self._ticks, len(paths))
         root, modalities = self._source.root, self._source.modalities
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
@@ -166,14 +168,12 @@ class RefusedPatients(beam.PTransform):
 
 def _refuse(
     plan: PatientPlan, assignments: Assignments, tables: TableWriter
-) -> Iterator[shards.ShardResult]:
+) -> Iterator[ShardResult]:
     if plan.key in assignments.refused:
         rows, rejects = shards.refused_patient(plan, *assignments.refused[plan.key], tables)
         for row in rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
-        yield shards.ShardResult(
-            entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects)
-        )
+        yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
 
 
 class WriteShards(beam.PTransform):
@@ -200,7 +200,7 @@ def _with_shard(
 ) -> Iterator[tuple[str, tuple[PatientPlan, Assignment]]]:
     assignment = assignments.by_key.get(plan.key)
     if assignment is not None:
-        shards.tick(ticks, 1)
+        tick(ticks, 1)
         yield assignment.shard, (plan, assignment)
 
 
@@ -210,9 +210,10 @@ class _WriteShard(Setup):
 
     def process(
         self, element: tuple[str, Iterable[tuple[PatientPlan, Assignment]]]
-    ) -> Iterator[shards.ShardResult]:
+    ) -> Iterator[ShardResult]:
         name, patients = element
-        result = self._writer.write(name, list(patients))
+        result, why = self._writer.write(name, list(patients))
+        Metrics.counter("voxelbeam.shards", why).inc()
         Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
         for row in result.rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
@@ -245,6 +246,7 @@ class CasesFromDicom(beam.PTransform):
                 folds=2,
                 seed=0,
                 patients_per_shard=1,
+                record_bytes=self._spec.schema.volume_bytes,
             )
         )
         prepared = (

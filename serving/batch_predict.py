@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import apache_beam as beam
 
-    from beam_jobs.progress import Ticks, watch
+    from beam_jobs.progress import watch
+    from beam_jobs.ticks import Ticks
     from serving.sources import find_source
     from serving.transforms import KeepAsked, Predict, WriteRows, read_rows
 

@@ -42,7 +42,8 @@ ENCAPSULATED = frozenset(
 class SliceHeader(NamedTuple):
     """What one image (a file, or a frame of one) says about itself.
 
-    Text is stripped of padding; absent text is "", absent numbers are None. Geometry is as in
+    Text is stripped of padding; absent text is "", absent numbers are None; `modified` is the
+    file's time of change in ns, 0 where it is unknown. Geometry is as in
     PS3.3 C.7.6.2: `position` is the centre of the first pixel in patient LPS mm; `orientation`
     is the direction of increasing column index, then of increasing row index; `pixel_spacing` is
     (between rows, between columns) in mm.
@@ -97,6 +98,7 @@ class SliceHeader(NamedTuple):
     slope: float | None = None
     intercept: float | None = None
     has_modality_lut: bool = False
+    modified: int = 0
 
     @property
     def is_native(self) -> bool:
@@ -141,7 +143,7 @@ def _integer(value: bytes) -> int | None:
     number = _decimal(value)
     if number is None:
         return None
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(f"{number} is not an integer")
     return int(number)
 
@@ -242,7 +244,10 @@ def read_headers(path: str) -> list[SliceHeader]:
     """
     try:
         with open_bytes(path) as source:
-            headers = _read_plain(path, source) or _read_with_pydicom(path, source)
+            headers = _read_plain(path, source) or [
+                header._replace(modified=source.modified)
+                for header in _read_with_pydicom(path, source)
+            ]
     except OSError as error:
         detail = error.strerror or type(error).__name__
         raise RejectedError(Reason.UNREADABLE_FILE, detail, path=path) from error
@@ -273,6 +278,7 @@ def _read_plain(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader
             walked.pixel_offset,
             walked.pixel_length,
             **values,
+            modified=source.modified,
         )
     ]
 
@@ -425,10 +431,17 @@ def _require_image_plane(header: SliceHeader) -> None:
             Reason.NOT_GREYSCALE,
             f"{header.samples} samples a pixel, not one of MONOCHROME1 or MONOCHROME2",
         )
-    if not header.rows or not header.columns:
+    if not (0 < (header.rows or 0) < 1 << 16 and 0 < (header.columns or 0) < 1 << 16):
         reject(Reason.CORRUPT_HEADER, f"matrix is {header.rows} x {header.columns}")
+    if (header.frames or 0) < 0:
+        reject(Reason.CORRUPT_HEADER, f"{header.frames} frames")
     if header.bits_allocated not in (8, 12, 16, 32) or not header.bits_stored:
         reject(Reason.UNSUPPORTED_PIXELS, f"{header.bits_allocated} bits allocated")
+    if not 0 < header.bits_stored <= header.bits_allocated:
+        reject(
+            Reason.CORRUPT_HEADER,
+            f"{header.bits_stored} bits stored in {header.bits_allocated} allocated",
+        )
     if header.burned_in.upper() == "YES":
         reject(Reason.BURNED_IN_ANNOTATION, "BurnedInAnnotation (0028,0301) is YES")
     if header.pixel_length is not None and header.is_native:

@@ -31,6 +31,12 @@ MAX_GAP_STEPS = 4.01
 SAME_PLACE = 0.02
 # Slices may lie off the stack's line by this share of the pixel spacing.
 OFF_LINE = 0.5
+# No scanner images a larger volume (a whole body is 2 m long and fills 1 m³); what claims to be
+# larger would only cost the memory of its lattice.
+MAX_EXTENT_MM = 3000.0
+MAX_VOLUME_MM3 = 2e9
+# The origin of a frame of reference is arbitrary, but not kilometres away.
+MAX_POSITION_MM = 1e6
 
 _LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT"})
 _DERIVED_TYPES = frozenset(
@@ -140,7 +146,7 @@ def _split(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
 def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
     """Index of the orientation among those seen so far, added when it is new (-1: malformed)."""
     vector = np.asarray(orientation, dtype=np.float64)
-    if vector.shape != (6,):
+    if vector.shape != (6,) or not np.isfinite(vector).all():
         return -1
     for index, other in enumerate(known):
         # 2e-3 is a tenth of a degree: rounding in decimal strings stays far below it.
@@ -207,10 +213,10 @@ def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
     affine[:3, 2] = line
     affine[:3, 3] = places[0]
     count = round(offsets[-1]) + 1
+    shape = (kept[0].rows or 0, kept[0].columns or 0, count)
+    _require_plausible_size(shape, np.linalg.norm(affine[:3, :3], axis=0))
     try:
-        geometry = VolumeGeometry(
-            shape=(kept[0].rows or 0, kept[0].columns or 0, count), affine=affine
-        )
+        geometry = VolumeGeometry(shape=shape, affine=affine)
     except ValueError as error:
         raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
     series = Series(headers=tuple(kept), geometry=geometry, offsets=tuple(offsets))
@@ -225,6 +231,11 @@ def _positions(stack: Sequence[SliceHeader]) -> Array:
                 Reason.INVALID_GEOMETRY,
                 "ImagePositionPatient (0020,0032) must be three finite numbers",
             )
+        if max(map(abs, header.position)) > MAX_POSITION_MM:
+            raise RejectedError(
+                Reason.INVALID_GEOMETRY,
+                f"ImagePositionPatient (0020,0032) is over {MAX_POSITION_MM / 1e6:.0f} km away",
+            )
     return np.array([header.position for header in stack], dtype=np.float64)
 
 
@@ -235,6 +246,21 @@ def _pixel_spacing(header: SliceHeader) -> tuple[float, float]:
             Reason.INVALID_GEOMETRY, "PixelSpacing (0028,0030) must be two positive numbers"
         )
     return spacing[0], spacing[1]
+
+
+def _require_plausible_size(shape: tuple[int, int, int], spacing: Array) -> None:
+    """Refuses a volume that no scanner images.
+
+    Args:
+      shape: (rows, columns, slices).
+      spacing: (3,) mm between them.
+    """
+    extents = np.asarray(shape) * spacing
+    if extents.max() > MAX_EXTENT_MM or extents.prod() > MAX_VOLUME_MM3:
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY,
+            f"the volume would measure {' x '.join(f'{extent:.4g}' for extent in extents)} mm",
+        )
 
 
 def _collapse_duplicates(
@@ -262,8 +288,8 @@ def _collapse_duplicates(
 
 def _same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
     """Whether two images' stored pixel bytes are equal (needed for the rare duplicate only)."""
-    if one._replace(path="", frame=0, pixel_offset=0, file_size=0) != other._replace(
-        path="", frame=0, pixel_offset=0, file_size=0, sop_uid=one.sop_uid,
+    if one._replace(path="", frame=0, pixel_offset=0, file_size=0, modified=0) != other._replace(
+        path="", frame=0, pixel_offset=0, file_size=0, modified=0, sop_uid=one.sop_uid,
         instance_number=one.instance_number,
     ):  # fmt: skip
         return False

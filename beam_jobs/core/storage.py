@@ -31,7 +31,7 @@ class ByteSource(Protocol):
 class LocalBytes:
     """A local file, read by descriptor without any buffering of its own."""
 
-    __slots__ = ("descriptor", "size")
+    __slots__ = ("descriptor", "modified", "size")
 
     def __init__(self, path: str) -> None:
         # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
@@ -41,6 +41,7 @@ class LocalBytes:
             os.close(self.descriptor)
             raise OSError(errno.EINVAL, "not a regular file", path)
         self.size = status.st_size
+        self.modified = status.st_mtime_ns
 
     def read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self.descriptor, length, offset)
@@ -61,11 +62,12 @@ class LocalBytes:
 class StreamBytes:
     """A seekable binary stream (an object in a store)."""
 
-    __slots__ = ("size", "stream")
+    __slots__ = ("modified", "size", "stream")
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.size = stream.seek(0, os.SEEK_END)
+        self.modified = 0
 
     def read_at(self, offset: int, length: int) -> bytes:
         self.stream.seek(offset)

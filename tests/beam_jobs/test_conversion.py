@@ -67,6 +67,11 @@ def cases(dataset: Path):
             yield from (decode_case(data, manifest.schema) for data in read_records(stream))
 
 
+def published(dataset: Path) -> dict[str, bytes]:
+    """Every file of a dataset apart from its state: name to bytes."""
+    return {path.name: path.read_bytes() for path in dataset.iterdir() if path.is_file()}
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -133,8 +138,7 @@ def test_two_processes_and_other_shard_order_give_the_same_bytes(cohort, dataset
         *("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
     ]
     subprocess.run(command, check=True, capture_output=True)
-    for path in dataset.iterdir():
-        assert (tmp_path / "d" / path.name).read_bytes() == path.read_bytes(), path.name
+    assert published(tmp_path / "d") == published(dataset)
 
 
 def test_record_is_bit_for_bit_what_the_recipe_makes(cohort, dataset):
@@ -159,8 +163,8 @@ def test_other_seed_deals_other_folds(cohort, dataset, tmp_path):
 def test_test_split_without_labels_is_unlabelled(cohort, tmp_path):
     argv = ["--input", str(cohort / "test"), "--output", str(tmp_path / "d"), "--shape", SHAPE]
     assert dicom_to_tfrecord.main([*argv, "--quiet"]) == cli.EXIT_OK
-    (shard,) = load(tmp_path / "d").shards
-    assert shard.name == "unlabelled-00000-of-00001.tfrecord"
+    names = [shard.name for shard in load(tmp_path / "d").shards]
+    assert names == [f"unlabelled-0000{n}-of-00002.tfrecord" for n in (0, 1)]
     assert {case.label for case in cases(tmp_path / "d")} == {None}
     assert {case.fold for case in cases(tmp_path / "d")} == {None}
 
@@ -239,15 +243,84 @@ def test_required_modality_rejects_the_patient_and_counts_its_sound_series(cohor
     assert found.counts["reasons"]["patient_rejected"] == 6
 
 
-def test_existing_dataset_is_not_written_over_unasked(cohort, dataset, tmp_path):
-    copy = tmp_path / "d"
-    shutil.copytree(dataset, copy)
-    with pytest.raises(cli.UsageError, match="--overwrite"):
-        convert(cohort, copy)
+@pytest.fixture
+def copy(dataset, tmp_path) -> Path:
+    """The dataset, to be changed at will."""
+    return Path(shutil.copytree(dataset, tmp_path / "copy"))
+
+
+def test_second_run_keeps_every_shard_and_says_so(cohort, copy, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in copy.glob("*.tfrecord")}
+    files = published(copy)
+    argv = ["--input", str(cohort / "train"), "--labels", str(cohort / "train_labels.csv")]
+    assert dicom_to_tfrecord.main([*argv, "--output", str(copy), "--shape", SHAPE]) == 0
+    assert "8 kept, 0 converted" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("*.tfrecord")} == before
+    assert published(copy) == files
+
+
+def test_only_the_shard_whose_input_changed_is_converted_again(cohort, copy, tmp_path, capsys):
+    changed = tmp_path / "changed"
+    shutil.copytree(cohort / "train", changed / "train")  # keeps the times of change
+    patient = sorted((changed / "train").iterdir())[4]
+    victim = sorted((patient / "T2w").iterdir())[0]
+    victim.unlink()
+    argv = ["--input", str(changed / "train"), "--labels", str(cohort / "train_labels.csv")]
+    assert dicom_to_tfrecord.main([*argv, "--output", str(copy), "--shape", SHAPE]) == 0
+    printed = capsys.readouterr().out
+    assert "7 kept, 1 converted" in printed
+    assert "inputs changed" in printed
+    fresh = tmp_path / "fresh"
+    assert dicom_to_tfrecord.main([*argv, "--output", str(fresh), "--shape", SHAPE]) == 0
+    assert published(fresh) == published(copy)
+
+
+def test_damaged_shard_is_converted_again(cohort, dataset, copy, capsys):
+    victim = sorted(copy.glob("*.tfrecord"))[0]
+    data = bytearray(victim.read_bytes())
+    data[500] ^= 1
+    victim.write_bytes(bytes(data))
+    argv = ["--input", str(cohort / "train"), "--labels", str(cohort / "train_labels.csv")]
+    assert dicom_to_tfrecord.main([*argv, "--output", str(copy), "--shape", SHAPE]) == 0
+    assert f"{victim.name}: file damaged" in capsys.readouterr().out
+    assert published(copy) == published(dataset)
+
+
+def test_another_recipe_is_refused_with_both_sides_named(cohort, dataset, copy):
+    with pytest.raises(cli.UsageError, match=r"'dtype': 'uint8'.*'dtype': 'uint16'.*--overwrite"):
+        convert(cohort, copy, "--dtype", "uint16")
+    assert published(copy) == published(dataset)
+    assert convert(cohort, copy, "--dtype", "uint16", "--overwrite") == cli.EXIT_OK
+    assert load(copy).schema.dtype == "uint16"
+
+
+def test_leftovers_of_killed_or_larger_runs_are_removed(cohort, dataset, copy):
     (copy / "fold-9-00000-of-00001.tfrecord").write_bytes(b"left over")
     (copy / "x.tfrecord.abc.part").write_bytes(b"left over")
-    assert convert(cohort, copy, "--overwrite") == cli.EXIT_OK
-    assert {p.name for p in copy.iterdir()} == {p.name for p in dataset.iterdir()}
+    (copy / ".state" / "fold-9-00000-of-00001.tfrecord.json").write_text("{}")
+    assert convert(cohort, copy) == cli.EXIT_OK
+    assert published(copy) == published(dataset)
+    names = {path.name for path in (copy / ".state").iterdir()}
+    assert names == {path.name for path in (dataset / ".state").iterdir()}
+
+
+def test_two_jobs_on_one_output_refuse_each_other(cohort, dataset, copy):
+    import fcntl
+
+    with (copy / ".state" / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write("process 1 on elsewhere")
+        file.flush()
+        with pytest.raises(cli.CommandError, match=r"another job is writing .*process 1"):
+            convert(cohort, copy)
+    assert published(copy) == published(dataset)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(cohort, tmp_path, capsys):
+    argv = ["--input", str(cohort / "train"), "--output", str(tmp_path / "d"), "--dry_run"]
+    assert dicom_to_tfrecord.main(argv) == cli.EXIT_OK
+    assert "8 patients; records of 2.1 MB, 17 MB in shards" in capsys.readouterr().out
+    assert not (tmp_path / "d").exists()
 
 
 def test_real_series_becomes_one_record(tmp_path):
@@ -286,6 +359,8 @@ def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
         (("--input", "COHORT", "--folds", "1"), 2, "--folds must be at least 2"),
         (("--input", "COHORT", "--id_policy", "hmac"), 2, "needs --id_key"),
         (("--input", "TEXT"), 1, "could be converted"),
+        (("--input", "COHORT", "--output", "COHORT/inside"), 2, "lies inside --input"),
+        (("--input", "COHORT", "--output", "LABELS"), 2, "is not a directory"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):
@@ -294,7 +369,8 @@ def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):
     (tmp_path / "text" / "a.dcm").write_text("hello")
     names = {
         "EMPTY": str(tmp_path / "empty"), "TEXT": str(tmp_path / "text"),
-        "COHORT": str(cohort / "test"), "LABELS": str(cohort / "train_labels.csv"),
+        "COHORT": str(cohort / "test"), "COHORT/inside": str(cohort / "test" / "d"),
+        "LABELS": str(cohort / "train_labels.csv"),
     }  # fmt: skip
     done = run_command("--output", str(tmp_path / "d"), *(names.get(a, a) for a in argv))
     assert done.returncode == code, done.stderr

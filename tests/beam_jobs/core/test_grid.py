@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from beam_jobs.core.dicom_index import index_files
 from beam_jobs.core.geometry import VolumeGeometry
+from beam_jobs.core.pixels import StoredSlice
 from beam_jobs.core.preprocess import PreprocessSpec, grid_around, prepare_case, resample_series
+from beam_jobs.core.resample import resample_stack
 from beam_jobs.core.series import Series, assemble
 from beam_jobs.phantoms import Head, Lesion, SeriesSpec, write_series
 
@@ -199,3 +201,65 @@ def test_grid_centre_is_not_moved_by_noise_nor_by_a_black_slice(tmp_path):
     spec = PreprocessSpec(modalities=("T1w",), shape=(64, 64, 64), fov_mm=(160, 160, 160))
     resampled = resample_series(read_series(tmp_path / "s"), spec)
     assert resampled.geometry.centre == pytest.approx([10.0, 5.0, -8.0], abs=3.0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    plane=st.sampled_from(PLANES),
+    oblique=st.one_of(st.just(0.0), numbers(0.5, 30)),
+    shear=st.tuples(numbers(-0.5, 0.5), numbers(-0.5, 0.5)),
+    spacing=st.tuples(numbers(0.5, 4), numbers(0.5, 4), numbers(0.8, 7)),
+    jitter=st.lists(numbers(-0.3, 0.3), min_size=16, max_size=16),
+    rescale=st.lists(st.tuples(numbers(0.5, 2), numbers(-900, 900)), min_size=16, max_size=16),
+    direction=st.tuples(numbers(-1, 1), numbers(-1, 1), numbers(-1, 1)),
+)
+def test_ramp_survives_tilt_uneven_steps_and_a_rescale_of_each_slice(
+    plane, oblique, shear, spacing, jitter, rescale, direction
+):
+    steps = np.asarray(direction) * 10
+    along_column, along_row, normal = SeriesSpec(
+        plane=plane, obliquity_degrees=oblique, obliquity_axis_degrees=25.0
+    ).directions
+    affine = np.eye(4)
+    affine[:3, 0] = along_row * spacing[0]
+    affine[:3, 1] = along_column * spacing[1]
+    tilt = normal + shear[0] * along_row + shear[1] * along_column
+    affine[:3, 2] = tilt * spacing[2]
+    shape = (40, 44, 16)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    geometry = VolumeGeometry(shape=shape, affine=affine)
+    # The first and last slice lie on the lattice's ends, those between them anywhere.
+    offsets = np.arange(16) + np.array(jitter) * (np.arange(16) % 15 > 0)
+
+    def slices():
+        rows, columns = np.mgrid[:40, :44]
+        for offset, (slope, intercept) in zip(offsets, rescale, strict=True):
+            index = np.stack([rows, columns, np.full_like(rows, offset, dtype=float)], axis=-1)
+            values = 3000 + geometry.to_patient(index) @ steps
+            yield StoredSlice((values - intercept) / slope, slope, intercept)
+
+    grid = grid_around(np.zeros(3), SPEC)
+    resampled = resample_stack(slices(), geometry, offsets, SPEC.spacing, lambda *_: grid)
+    index = geometry.to_index(grid_points(grid))
+    within = ((index >= 0) & (index <= np.array(shape) - 1)).all(axis=-1)
+    expected = 3000 + grid_points(grid) @ steps
+    scale = max(float(np.abs(steps) @ np.array(SPEC.fov_mm)), 100.0)
+    assert np.abs(resampled.array - expected)[within].max(initial=0) <= 1e-3 * scale
+    assert not (within & ~resampled.inside).any()
+
+
+def test_downsampling_does_not_alias():
+    """Stripes finer than the grid average out instead of beating against it."""
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])[[1, 0, 2, 3]]
+    affine[:3, 3] = -60
+    geometry = VolumeGeometry(shape=(120, 120, 120), affine=affine)
+    stripes = 500.0 + 500.0 * (np.indices((120, 120)).sum(axis=0) % 2)
+
+    def slices():
+        for k in range(120):
+            yield StoredSlice(stripes if k % 2 else 1500.0 - stripes, 1.0, 0.0)
+
+    grid = VolumeGeometry.canonical((16, 16, 8), (5.0, 5.0, 8.0), (-40.0, -40.0, -32.0))
+    resampled = resample_stack(slices(), geometry, range(120), (5.0, 5.0, 8.0), lambda *_: grid)
+    assert resampled.inside.all()
+    assert np.abs(resampled.array - 750.0).max() < 5.0

@@ -13,14 +13,16 @@ from beam_jobs.core.folds import assign_folds, assign_shards
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.labels import read_labels
 from beam_jobs.core.reasons import SENTENCES, Reason
-from beam_jobs.planning import Planner, assign_patients
+from beam_jobs.planning import Planner, assign_patients, patients_a_shard
 
 
 def labels_of(text: str):
     return read_labels(io.BytesIO(text.encode()), name="l.csv", id_column="id", label_column="y")
 
 
-PLAIN = Planner(labels=None, id_policy=IdPolicy(), folds=3, seed=0, patients_per_shard=2)
+PLAIN = Planner(
+    labels=None, id_policy=IdPolicy(), folds=3, seed=0, patients_per_shard=2, record_bytes=1
+)
 
 
 @given(
@@ -105,7 +107,7 @@ def test_two_directories_of_one_id_are_both_refused():
 def test_labels_and_patients_that_do_not_meet_are_told():
     planner = Planner(
         labels=labels_of("id,y\n5,1\n6,0\n"),
-        id_policy=IdPolicy(), folds=2, seed=0, patients_per_shard=9,
+        id_policy=IdPolicy(), folds=2, seed=0, patients_per_shard=9, record_bytes=1,
     )  # fmt: skip
     assignments = assign_patients([("a/00005", True), ("a/00009", True), ("a/3", False)], planner)
     assert assignments.by_key["a/00005"].patient_id == "5"
@@ -125,3 +127,10 @@ def test_readme_tells_every_reason():
     readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
     for reason, sentence in SENTENCES.items():
         assert f"| `{reason.value}` | {sentence}" in readme
+
+
+@pytest.mark.parametrize(
+    ("patients", "megabytes", "expected"), [(8, 2, 1), (100, 2, 3), (585, 2, 15), (10_000, 2, 64)]
+)
+def test_shards_are_about_forty_until_they_reach_their_size(patients, megabytes, expected):
+    assert patients_a_shard(patients, megabytes << 20) == expected
