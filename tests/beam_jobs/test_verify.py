@@ -1,0 +1,71 @@
+"""Verification finds every fault that a dataset can have, and names it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from beam_jobs import verify
+from beam_jobs.core import cli
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.preprocess import PreprocessSpec
+from tests.datasets import make_cases, write_cases
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    spec = PreprocessSpec(modalities=("T1w",), shape=(8, 8, 4))
+    cases = make_cases(spec.schema, patients=6, folds=2)
+    write_cases(tmp_path / "d", cases, spec.schema, folds=2, spec=spec.to_json())
+    return tmp_path / "d"
+
+
+def run(dataset) -> int:
+    return verify.main([str(dataset), "--workers", "1"])
+
+
+def test_sound_dataset_is_sound(dataset, capsys):
+    assert run(dataset) == cli.EXIT_OK
+    assert "6 records, all as the manifest says" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("flip", "corrupt record"),
+        ("cut", "truncated"),
+        ("remove", "missing"),
+        ("stray", "not in the manifest"),
+        ("label", "not the"),
+        ("schema", "dtype"),
+    ],
+)
+def test_every_fault_is_named(dataset, capsys, damage, message):
+    path = dataset / "manifest.json"
+    manifest = Manifest.loads(path.read_text())
+    shard = dataset / manifest.shards[0].name
+    data = bytearray(shard.read_bytes())
+    if damage == "flip":
+        data[60] ^= 1
+        shard.write_bytes(bytes(data))
+    elif damage == "cut":
+        shard.write_bytes(bytes(data[:-20]))
+    elif damage == "remove":
+        shard.unlink()
+    elif damage == "stray":
+        (dataset / "fold-7-00000-of-00001.tfrecord").write_bytes(b"")
+    elif damage == "label":
+        text = json.loads(path.read_text())
+        text["shards"][0]["patients"][0]["label"] ^= 1
+        path.write_text(json.dumps(text))
+    else:
+        schema = dataclasses.replace(manifest.schema, dtype="uint16")
+        path.write_text(dataclasses.replace(manifest, schema=schema).dumps())
+    with pytest.raises(cli.CommandError, match="faults"):
+        run(dataset)
+    assert message in capsys.readouterr().err
+
+
+def test_directory_without_manifest_is_no_dataset(tmp_path):
+    with pytest.raises(cli.UsageError, match=r"has no manifest\.json"):
+        run(tmp_path)
