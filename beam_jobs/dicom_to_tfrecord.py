@@ -31,9 +31,8 @@ EXAMPLES = """\
   # A heap of DICOM without labels; patients and series are told apart by their headers.
   python -m beam_jobs.dicom_to_tfrecord --input heap --output dataset --modalities T1wCE
 
-  # Two processes; any other option of Beam's (--runner, --project, ...) is passed on to it.
-  python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
-      --direct_running_mode multi_processing --direct_num_workers 2
+  # Two processes; any option of Beam's (--runner, --project, ...) is passed on to it.
+  python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset --processes 2
 
 exit codes: 0 converted, 1 failed, 2 wrong usage, 8 some input was rejected and --strict was given
 """
@@ -44,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
     flags, beam_arguments = _parser().parse_known_args(argv)
     spec, paths = _spec(flags), _input_files(flags)
     id_policy = read_id_policy(flags.id_policy, flags.id_key)
-    from beam_jobs.options import pipeline_options, runs_here
+    from beam_jobs.options import default_processes, local_runner, pipeline_options, runs_here
 
     options = pipeline_options(beam_arguments)
     import apache_beam as beam
@@ -83,10 +82,11 @@ def main(argv: Sequence[str]) -> int:
     )  # fmt: skip
     store = StateStore(output=flags.output, job=job)
     dataset = DatasetWriter(store=store, spec=spec, planner=planner)
+    processes = flags.processes or default_processes(len(paths))
     with store.lock(break_lock=flags.break_lock), _ticks(runs_here(options)) as ticks:
         store.begin(overwrite=flags.overwrite)
         writer = ShardWriter(store=store, spec=spec, seed=flags.seed, tables=tables, ticks=ticks)
-        pipeline = beam.Pipeline(options=options)
+        pipeline = beam.Pipeline(runner=local_runner(options, processes), options=options)
         read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
         plans = read.headers | "Plan" >> PlanPatients(source)
         assignments = plans | "Assign" >> AssignPatients(planner)
@@ -157,6 +157,11 @@ def _parser() -> cli.Parser:
         help="hmac replaces patient ids and paths in all that is written by keyed hashes",
     )
     add("--id_key", help="file with the secret key of --id_policy hmac (16 bytes or more)")
+    add(
+        "--processes",
+        type=int,
+        help="local worker processes (default: one a core from 20,000 files on, else one)",
+    )
     add("--overwrite", action="store_true", help="replace another dataset that is there already")
     add("--dry_run", action="store_true", help="print the plan and stop")
     add(
@@ -180,8 +185,12 @@ def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -
 
 
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
-    if flags.folds < 2 or (flags.patients_per_shard or 1) < 1:
-        raise cli.UsageError("--folds must be at least 2 and --patients_per_shard at least 1")
+    if flags.folds < 2:
+        raise cli.UsageError("--folds must be at least 2")
+    for name in ("patients_per_shard", "processes"):
+        value = getattr(flags, name)
+        if value is not None and value < 1:
+            raise cli.UsageError(f"--{name} must be at least 1")
     try:
         return PreprocessSpec(
             modalities=cli.items(flags.modalities),

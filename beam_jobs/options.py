@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,6 +68,59 @@ def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     parser.error = error  # type: ignore[method-assign, assignment]
     return parser
+
+
+def local_runner(options: PipelineOptions, processes: int) -> Any:
+    """The local runner, or None where `--runner` names another.
+
+    In memory with one process. With more, voxels are worked on by processes of `beam_jobs.worker`,
+    while this one holds what is shuffled: plans, never voxels.
+
+    Args:
+      options: of the pipeline; `--direct_running_mode=multi_processing` with
+        `--direct_num_workers` says the same as `processes`.
+      processes: how many to work with.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    if options.view_as(StandardOptions).runner != "FnApiRunner":
+        return None
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.job.utils import dict_to_struct
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+        ExtendedProvisionInfo,
+        FnApiRunner,
+    )
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        processes = max(direct.direct_num_workers or os.cpu_count() or 1, processes)
+        direct.direct_running_mode = "in_memory"
+    direct.direct_num_workers = processes
+    if processes <= 1:
+        return FnApiRunner()
+    # Beam's workers would get no options, and with them INFO lines by the page.
+    settings = dict_to_struct({"beam:option:default_sdk_harness_log_level:v1": "ERROR"})
+    return FnApiRunner(
+        default_environment=SubprocessSDKEnvironment.from_command_string(
+            f"exec {shlex.quote(sys.executable)} -m beam_jobs.worker"
+        ),
+        provision_info=ExtendedProvisionInfo(
+            beam_provision_api_pb2.ProvisionInfo(
+                retrieval_token="unused", pipeline_options=settings
+            )
+        ),
+    )
+
+
+# From here on the start-up of worker processes (6 to 9 s) is worth it.
+_FILES_FOR_PROCESSES = 20_000
+
+
+def default_processes(files: int) -> int:
+    """How many local processes to work with: one for a small input, else one a core."""
+    return (os.cpu_count() or 1) if files >= _FILES_FOR_PROCESSES else 1
 
 
 def runs_here(options: PipelineOptions) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,6 +32,15 @@ def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: 
       UsageError: a worker found that the command was asked for something that cannot be.
     """
     failure: list[BaseException] = []
+    died = threading.Event()
+
+    def worker_died(hook: threading.ExceptHookArgs) -> None:
+        """Beam's thread that waits for a worker process raises when it ends; nobody listens."""
+        if "Worker subprocess exited" in str(hook.exc_value):
+            if thread.is_alive():
+                died.set()
+        elif not type(hook.exc_value).__module__.startswith("grpc"):  # the other end of that
+            threading.__excepthook__(hook)
 
     def target() -> None:
         try:
@@ -40,19 +50,32 @@ def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: 
             failure.append(error)
 
     thread = threading.Thread(target=target, daemon=True)
+    threading.excepthook = worker_died
     thread.start()
     console = Console(stderr=True)
-    if quiet:
-        thread.join()
-    elif console.is_terminal:
-        _show(thread, ticks, files, console)
-    else:
-        _heartbeats(thread, ticks, files)
+    show = _nothing if quiet else _live_line if console.is_terminal else _heartbeats
+    with show(ticks, files, console) as update:
+        while thread.is_alive() and not died.is_set():
+            thread.join(0.2)
+            update()
+    if died.is_set():
+        raise CommandError(
+            "a worker process died (killed, or out of memory); the same command goes on from here"
+        )
     if failure:
         raise _one_line(failure[0]) from failure[0]
 
 
-def _show(thread: threading.Thread, ticks: Ticks, files: int | None, console: Console) -> None:
+Update = Callable[[], None]
+
+
+@contextlib.contextmanager
+def _nothing(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
+    yield lambda: None
+
+
+@contextlib.contextmanager
+def _live_line(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
     with Progress(
         TextColumn("{task.description:>16}"),
         BarColumn(),
@@ -63,27 +86,34 @@ def _show(thread: threading.Thread, ticks: Ticks, files: int | None, console: Co
     ) as progress:
         headers = progress.add_task("reading headers", total=files)
         patients = progress.add_task("converting", total=None)
-        while thread.is_alive():
-            thread.join(0.2)
+
+        def update() -> None:
             progress.update(headers, completed=count(ticks.files))
             planned = count(ticks.planned) or None
             progress.update(patients, completed=count(ticks.patients), total=planned)
 
+        yield update
 
-def _heartbeats(thread: threading.Thread, ticks: Ticks, files: int | None) -> None:
+
+@contextlib.contextmanager
+def _heartbeats(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
     start = told = time.monotonic()
-    while thread.is_alive():
-        thread.join(0.2)
+
+    def update() -> None:
+        nonlocal told
         now = time.monotonic()
-        if now - told >= _HEARTBEAT_S and thread.is_alive():
-            told = now
-            of_files = "" if files is None else f" of {files}"
-            of_patients = f" of {count(ticks.planned)}" if ticks.planned else ""
-            print(
-                f"{now - start:.0f} s: headers of {count(ticks.files)}{of_files} files, "
-                f"{count(ticks.patients)}{of_patients} patients converted",
-                file=sys.stderr,
-            )
+        if now - told < _HEARTBEAT_S:
+            return
+        told = now
+        of_files = "" if files is None else f" of {files}"
+        of_patients = f" of {count(ticks.planned)}" if ticks.planned else ""
+        print(
+            f"{now - start:.0f} s: headers of {count(ticks.files)}{of_files} files, "
+            f"{count(ticks.patients)}{of_patients} patients converted",
+            file=sys.stderr,
+        )
+
+    yield update
 
 
 _LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)

@@ -8,7 +8,9 @@ was rejected and `--strict` was given, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -77,6 +79,10 @@ def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
     except KeyboardInterrupt:
         code = _fail(prog, "interrupted", EXIT_INTERRUPTED)
     sys.stdout.flush()
+    sys.stderr.flush()
+    if code and threading.active_count() > 1:
+        # A runner's threads may wait for ever for a worker that is gone.
+        os._exit(code)
     sys.exit(code)
 
 
