@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from beam_jobs import filesystems
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Verdict
+from beam_jobs.npz import npz_names, remove_strays
 from beam_jobs.planning import Assignments, Planner
 from beam_jobs.state import ShardResult, StateStore
 from beam_jobs.tables import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
@@ -27,11 +29,13 @@ class DatasetWriter:
       store: the dataset's directory and its state.
       spec: the recipe.
       planner: folds, seed and id policy.
+      npz: whether npz files stand beside the shards.
     """
 
     store: StateStore
     spec: PreprocessSpec
     planner: Planner
+    npz: bool = False
 
     def finish(
         self,
@@ -60,9 +64,16 @@ class DatasetWriter:
             shards=tuple(entries),
         )
         manifest.check()
-        self.store.remove_leftovers(
-            keep={assignment.shard for assignment in assignments.by_key.values()}
-        )
+        if entries:
+            self.store.remove_leftovers(
+                keep={assignment.shard for assignment in assignments.by_key.values()}
+            )
+        if self.npz:
+            names = [
+                npz_names(patient_id, label, self.spec.schema)
+                for patient_id, label, _ in manifest.patients
+            ]
+            remove_strays(self.store.output, set(itertools.chain.from_iterable(names)))
         filesystems.write_text(
             filesystems.join(self.store.output, SERIES_NAME), to_csv(SERIES_COLUMNS, series)
         )

@@ -10,19 +10,20 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.core import cli
+from beam_jobs.core.cohort import find_places
 from beam_jobs.core.ids import read_id_policy
 from beam_jobs.core.labels import read_labels
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES, ContractError
-from beam_jobs.core.rules import read_rules_file
+from beam_jobs.core.rules import known_modalities, read_rules_file
 from beam_jobs.core.storage import is_remote, list_local_files
 
 if TYPE_CHECKING:
     from beam_jobs.core.labels import Labels
     from beam_jobs.planning import Planner
 
-PROG = "beam_jobs.dicom_to_tfrecord"
+PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
   # The Kaggle layout: <root>/<patient>/<modality>/*.dcm and a CSV of labels.
   python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
@@ -42,8 +43,9 @@ def main(argv: Sequence[str]) -> int:
     """Flags to objects to one pipeline."""
     flags, beam_arguments = _parser().parse_known_args(argv)
     spec, paths = _spec(flags), _input_files(flags)
+    _check_modalities(spec, flags, paths)
     id_policy = read_id_policy(flags.id_policy, flags.id_key)
-    from beam_jobs.options import default_processes, local_runner, pipeline_options, runs_here
+    from beam_jobs.options import default_processes, make_pipeline, pipeline_options, runs_here
 
     options = pipeline_options(beam_arguments)
     import apache_beam as beam
@@ -81,12 +83,15 @@ def main(argv: Sequence[str]) -> int:
         id_key=key_check(id_policy), patients_per_shard=flags.patients_per_shard,
     )  # fmt: skip
     store = StateStore(output=flags.output, job=job)
-    dataset = DatasetWriter(store=store, spec=spec, planner=planner)
+    npz = flags.format == "npz"
+    dataset = DatasetWriter(store=store, spec=spec, planner=planner, npz=npz)
     processes = flags.processes or default_processes(len(paths))
     with store.lock(break_lock=flags.break_lock), _ticks(runs_here(options)) as ticks:
         store.begin(overwrite=flags.overwrite)
-        writer = ShardWriter(store=store, spec=spec, seed=flags.seed, tables=tables, ticks=ticks)
-        pipeline = beam.Pipeline(runner=local_runner(options, processes), options=options)
+        writer = ShardWriter(
+            store=store, spec=spec, seed=flags.seed, tables=tables, ticks=ticks, npz=npz
+        )
+        pipeline = make_pipeline(options, processes)
         read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
         plans = read.headers | "Plan" >> PlanPatients(source)
         assignments = plans | "Assign" >> AssignPatients(planner)
@@ -104,7 +109,13 @@ def main(argv: Sequence[str]) -> int:
                 beam.pvalue.AsSingleton(assignments),
             )
         )
-        watch(pipeline.run, ticks, files=len(paths) if paths else None, quiet=flags.quiet)
+        watch(
+            pipeline.run,
+            ticks,
+            files=len(paths) if paths else None,
+            quiet=flags.quiet,
+            private=id_policy.key is not None,
+        )
         _print_shards(flags, ticks.shards)
     return _summary(flags)
 
@@ -143,6 +154,12 @@ def _parser() -> cli.Parser:
         help="field of view in mm along posterior, left, superior",
     )
     add("--dtype", choices=DTYPES, default="uint8", help="stored voxel type")
+    add(
+        "--format",
+        choices=("tfrecord", "npz"),
+        default="tfrecord",
+        help="npz writes <train|test>/<modality>/<id>.npz (arr_0) beside the records, for old code",
+    )
     add("--folds", type=int, default=5, help="cross-validation folds, fixed in the dataset")
     add("--seed", type=int, default=0, help="of folds and of the order of patients")
     add(
@@ -206,8 +223,10 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
 
 def _input_files(flags: argparse.Namespace) -> list[str]:
     """The files to read, none where listing them is the workers' work."""
-    flags.input = flags.input.rstrip("/") or "/"
-    flags.output = flags.output.rstrip("/") or "/"
+    for name in ("input", "output"):
+        if not getattr(flags, name):
+            raise cli.UsageError(f"--{name} is empty")
+        setattr(flags, name, getattr(flags, name).rstrip("/") or "/")
     if is_remote(flags.input):
         return []
     if not os.path.isdir(flags.input):
@@ -220,6 +239,22 @@ def _input_files(flags: argparse.Namespace) -> list[str]:
     if not paths:
         raise cli.UsageError(f"--input {flags.input} holds no file")
     return paths
+
+
+def _check_modalities(
+    spec: PreprocessSpec, flags: argparse.Namespace, paths: Sequence[str]
+) -> None:
+    """Refuses a modality that neither a directory nor a rule could ever give."""
+    if not paths:
+        return
+    places = find_places(paths, spec.modalities).values()
+    told = {place.modality for place in places} | known_modalities(spec.series_rules)
+    unknown = [name for name in spec.modalities if name not in told]
+    if unknown:
+        raise cli.UsageError(
+            f"unknown modality {unknown[0]}: no directory of {flags.input} has that name, and no "
+            f"rule gives it (known: {', '.join(sorted(told - {''}))})"
+        )
 
 
 def _labels(flags: argparse.Namespace) -> Labels | None:
@@ -242,14 +277,13 @@ def _labels(flags: argparse.Namespace) -> Labels | None:
 
 def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str]) -> None:
     """What is going to be written, as far as names and not headers tell."""
-    from beam_jobs.core.cohort import layout_of
     from beam_jobs.planning import patients_a_shard
 
     if flags.quiet:
         return
     megabytes = planner.record_bytes / 1e6
-    found = {layout_of(path, flags.input, cli.items(flags.modalities)) for path in paths}
-    patients = len({place[0] for place in found if place is not None})
+    places = find_places(paths, cli.items(flags.modalities)).values()
+    patients = len({place.patient for place in places if place.modality})
     if not patients:
         print(f"plan      records of {megabytes:.1f} MB; headers will tell how many patients")
         return
@@ -317,7 +351,7 @@ def _summary(flags: argparse.Namespace) -> int:
         print(f"fold {fold:<4} {told}" if fold != "unlabelled" else f"unlabelled {balance['none']}")
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
-        print(f"reasons   {reasons} ({rejects})")
+        print(f"reasons   {reasons}; see series.csv and rejects.csv")
     size = sum(shard.bytes for shard in manifest.shards)
     print(f"dataset   {len(manifest.shards)} shards, {size / 1e6:.1f} MB in {flags.output}")
     if flags.strict and (files["rejected"] or patients["rejected"]):

@@ -1,28 +1,26 @@
-"""Paths and files: local ones by the operating system, stores' (`gs://`, `s3://`) through Beam.
+"""Paths and files: local ones by the operating system, stores' (`gs://`, `s3://`) by `stores`.
 
-Beam is imported when a store's path is first used, so that commands on local data do without.
+Stores are imported when a store's path is first used, so that commands on local data do without.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from typing import IO, Any
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import IO, TYPE_CHECKING
 
 from beam_jobs.core.storage import is_input, is_remote, list_local_files, register_remote_opener
 
-
-def _stores() -> Any:
-    """Beam's FileSystems."""
-    from apache_beam.io.filesystems import FileSystems
-
-    return FileSystems
+if TYPE_CHECKING:
+    from beam_jobs.stores import Entry, Store
 
 
-def _as_it_is() -> str:
-    """Beam's word for: do not guess a compression from the name."""
-    from apache_beam.io.filesystem import CompressionTypes
+def _store(path: str) -> Store:
+    from beam_jobs.stores import store_of
 
-    return str(CompressionTypes.UNCOMPRESSED)
+    return store_of(path)
 
 
 def join(directory: str, name: str) -> str:
@@ -38,8 +36,30 @@ def list_files(root: str) -> list[str]:
     """
     if not is_remote(root):
         return list_local_files(root)
-    found = [entry.path for entry in _stores().match([join(root, "**")])[0].metadata_list]
-    return sorted(path for path in found if is_input(path.rsplit("/", 1)[-1]))
+    return sorted(entry.path for entry in list_entries(root))
+
+
+def list_entries(root: str) -> list[Entry]:
+    """The files of `list_files` below a store's prefix, with what the listing says of them."""
+    prefix = join(root, "")
+    return sorted(
+        entry
+        for entry in _store(root).entries(prefix)
+        if _is_input_below(entry.path[len(prefix) :])
+    )
+
+
+def _is_input_below(name: str) -> bool:
+    """Whether a name below a root is read: as on a disk, nothing in hidden directories is."""
+    *directories, file = name.split("/")
+    return is_input(file) and not any(part.startswith(".") for part in directories)
+
+
+def holds_files(root: str) -> bool:
+    """Whether `list_files` of a store's prefix would find any."""
+    prefix = join(root, "")
+    entries = _store(root).entries(prefix)
+    return any(_is_input_below(entry.path[len(prefix) :]) for entry in entries)
 
 
 def list_names(directory: str) -> list[str]:
@@ -48,16 +68,18 @@ def list_names(directory: str) -> list[str]:
         if not os.path.isdir(directory):
             return []
         return sorted(entry.name for entry in os.scandir(directory) if entry.is_file())
-    found = _stores().match([join(directory, "*")])[0].metadata_list
-    return sorted(entry.path.rsplit("/", 1)[-1] for entry in found)
+    prefix = join(directory, "")
+    names = (entry.path[len(prefix) :] for entry in _store(prefix).entries(prefix, deep=False))
+    return sorted(name for name in names if name)
 
 
 def open_read(path: str) -> IO[bytes]:
     """Opens a file for reading as it is, whatever its extension says of compression."""
     if not is_remote(path):
         return open(path, "rb")
-    stream: IO[bytes] = _stores().open(path, compression_type=_as_it_is())
-    return stream
+    from beam_jobs import stores
+
+    return stores.open_read(path)
 
 
 def open_write(path: str) -> IO[bytes]:
@@ -65,33 +87,42 @@ def open_write(path: str) -> IO[bytes]:
     if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return open(path, "wb")
-    stream: IO[bytes] = _stores().create(path, compression_type=_as_it_is())
-    return stream
+    return _store(path).writer(path)
 
 
 def exists(path: str) -> bool:
     """Whether a file or directory is there."""
     if not is_remote(path):
         return os.path.exists(path)
-    return bool(_stores().exists(path)) or bool(list_names(path))
+    if _store(path).size(path) is not None:
+        return True
+    below = _store(path).entries(join(path, ""))
+    return bool(list(itertools.islice(below, 1)))
 
 
 def replace(source: str, target: str) -> None:
-    """Renames `source` to `target`, which it replaces; atomic on a local disk."""
+    """Renames `source` to `target`, which it replaces at once; stores copy and delete."""
     if not is_remote(target):
         os.replace(source, target)
         return
-    if _stores().exists(target):
-        _stores().delete([target])
-    _stores().rename([source], [target])
+    _store(target).copy(source, target)
+    _store(source).delete([source])
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a text file whole: under a temporary name, then renamed."""
+    """Writes a text file whole: no reader ever finds half of it."""
+    if is_remote(path):
+        _store(path).put(path, text.encode())
+        return
     temporary = f"{path}.part"
     with open_write(temporary) as stream:
         stream.write(text.encode())
     replace(temporary, path)
+
+
+def write_new_text(path: str, text: str) -> bool:
+    """Writes a store's object unless there is one; whether it was written."""
+    return _store(path).put_new(path, text.encode()) or read_text(path) == text
 
 
 def read_text(path: str) -> str:
@@ -107,9 +138,28 @@ def delete(paths: list[str]) -> None:
         if not is_remote(path) and os.path.lexists(path):
             os.unlink(path)
     if remote:
-        _stores().delete(remote)
+        _store(remote[0]).delete(remote)
+
+
+def fetched_ahead(entries: Iterable[Entry], length: int) -> AbstractContextManager[None]:
+    """Fetches the begins of objects while they are worked through; see `stores.ahead`.
+
+    Without it every file of a store would be waited for in turn. Local files are left alone.
+    """
+    entries = list(entries)
+    if not any(is_remote(entry.path) for entry in entries):
+        return nullcontext()
+    from beam_jobs import stores
+
+    return stores.ahead(entries, length)
 
 
 def use_remote_paths_in_core() -> None:
     """Lets the pure core open `gs://` and `s3://` paths in this process."""
-    register_remote_opener(open_read)
+
+    def opener(path: str) -> IO[bytes]:
+        from beam_jobs.stores import StoreFile
+
+        return StoreFile(path)  # type: ignore[return-value]
+
+    register_remote_opener(opener)

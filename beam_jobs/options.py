@@ -21,6 +21,8 @@ def quiet_beam() -> None:
     """Silences what Beam and Google's clients would print; to be called before Beam's import."""
     # A warning at Beam's import would install a handler of its own at the root.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    # Beam logs a failing worker's traceback; the command tells it in one line.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google")
     # One element is one core's work; BLAS threads inside it only get in each other's way.
@@ -68,6 +70,20 @@ def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
     parser.error = error  # type: ignore[method-assign, assignment]
     return parser
+
+
+def make_pipeline(options: PipelineOptions, processes: int) -> Any:
+    """A pipeline on the runner of the options.
+
+    Raises:
+      UsageError: `--runner` names none, or its own options do not fit together.
+    """
+    import apache_beam as beam
+
+    try:
+        return beam.Pipeline(runner=local_runner(options, processes), options=options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def local_runner(options: PipelineOptions, processes: int) -> Any:

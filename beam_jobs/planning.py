@@ -6,6 +6,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from beam_jobs.core.cli import UsageError
 from beam_jobs.core.cohort import patient_id_of
 from beam_jobs.core.folds import assign_folds, assign_shards
 from beam_jobs.core.ids import IdPolicy, normalised_id
@@ -29,13 +30,14 @@ class Assignments:
 
     Attributes:
       by_key: patient key to assignment.
-      refused: patient key to the reason it has none.
+      refused: patient key to the reason it has none; to None where the files are strays of a
+        patient that has one.
       labels_without_patient: labelled ids, as the labels spell them, of no patient found.
       patients_without_label: ids of patients the labels do not speak of.
     """
 
     by_key: Mapping[str, Assignment]
-    refused: Mapping[str, tuple[Reason, str]]
+    refused: Mapping[str, tuple[Reason, str] | None]
     labels_without_patient: tuple[str, ...]
     patients_without_label: tuple[str, ...]
 
@@ -61,6 +63,26 @@ class Planner:
     record_bytes: int
 
 
+def _spelling(key: str, planner: Planner) -> str | None:
+    """The labels' spelling of a patient; under `hmac` an error names nobody."""
+    if planner.labels is None:
+        return None
+    try:
+        return planner.labels.spelling_of(patient_id_of(key))
+    except UsageError:
+        if planner.id_policy.key is None:
+            raise
+        raise UsageError("the labels speak of one patient under several spellings") from None
+
+
+def _no_match(ids: Iterable[str], labels: Labels, id_policy: IdPolicy) -> str:
+    """Labels that are of nobody are a mistake worth stopping at."""
+    told = "none of the labels is of a patient found"
+    if id_policy.key is not None:
+        return told
+    return f"{told}: the labels say {min(labels.by_spelling)!r}, the input {min(ids)!r}"
+
+
 # A shard is read in one go and written by one worker: large enough for fast reading, small enough
 # that many workers have several each.
 SHARD_BYTES = 128 << 20
@@ -75,29 +97,35 @@ def patients_a_shard(patients: int, record_bytes: int) -> int:
     return max(1, min(-(-patients // _SHARDS_WANTED), SHARD_BYTES // max(record_bytes, 1)))
 
 
-def assign_patients(found: Iterable[tuple[str, bool]], planner: Planner) -> Assignments:
+def assign_patients(
+    found: Iterable[tuple[str, tuple[Reason, str] | None]], planner: Planner
+) -> Assignments:
     """Assigns every patient found, whatever the order they come in.
 
     Args:
-      found: (patient key, whether any series was chosen) of each patient.
+      found: (patient key, why nothing can be made of it or None) of each patient.
       planner: labels and parameters.
 
     Raises:
-      UsageError: a patient's id is ambiguous in the labels.
+      UsageError: a patient's id is ambiguous in the labels, or no label is of any patient.
     """
     by_id: dict[str, list[str]] = defaultdict(list)
-    refused: dict[str, tuple[Reason, str]] = {}
-    for key, usable in sorted(found):
-        if usable:
+    refused: dict[str, tuple[Reason, str] | None] = {}
+    for key, refusal in sorted(found):
+        if refusal is None:
             by_id[normalised_id(patient_id_of(key))].append(key)
         else:
-            refused[key] = (Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used")
+            refused[key] = refusal
+    for key, refusal in refused.items():
+        useless = refusal is not None and refusal[0] is Reason.NO_USABLE_SERIES
+        if useless and normalised_id(patient_id_of(key)) in by_id:
+            refused[key] = None  # stray files of a patient who is found elsewhere
     for keys in by_id.values():
         if len(keys) > 1:
             for key in keys:
                 refused[key] = (
                     Reason.AMBIGUOUS_PATIENT,
-                    f"{len(keys)} directories of the input would get this patient's id",
+                    f"{len(keys)} patients of the input would get this id",
                 )
     labels = planner.labels
     ids: dict[str, str] = {}
@@ -107,11 +135,13 @@ def assign_patients(found: Iterable[tuple[str, bool]], planner: Planner) -> Assi
         key = keys[0]
         if key in refused:
             continue
-        spelling = labels.spelling_of(patient_id_of(key)) if labels else None
+        spelling = _spelling(key, planner)
         ids[key] = planner.id_policy.apply(spelling or patient_id_of(key))
         if labels is not None and spelling is not None:
             values[ids[key]] = labels.by_spelling[spelling]
             labelled.add(spelling)
+    if labels is not None and ids and not values:
+        raise UsageError(_no_match(ids.values(), labels, planner.id_policy))
     folds = assign_folds(values, planner.folds, planner.seed) if values else {}
     shards = assign_shards(
         {patient_id: folds.get(patient_id) for patient_id in ids.values()},

@@ -18,7 +18,14 @@ from beam_jobs.ticks import Ticks, count
 _HEARTBEAT_S = 30.0
 
 
-def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: bool) -> None:
+def watch(
+    run: Callable[[], object],
+    ticks: Ticks,
+    *,
+    files: int | None,
+    quiet: bool,
+    private: bool = False,
+) -> None:
     """Runs a pipeline to its end and shows how far it is.
 
     Args:
@@ -26,6 +33,7 @@ def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: 
       ticks: what to watch.
       files: input files there are, None when unknown.
       quiet: show nothing.
+      private: say nothing of a failure but its kind: messages may hold names of files.
 
     Raises:
       CommandError: the pipeline failed; one line, without Beam's stack of stages.
@@ -63,7 +71,11 @@ def watch(run: Callable[[], object], ticks: Ticks, *, files: int | None, quiet: 
             "a worker process died (killed, or out of memory); the same command goes on from here"
         )
     if failure:
-        raise _one_line(failure[0]) from failure[0]
+        error = _one_line(failure[0])
+        if private and not isinstance(error, UsageError):
+            kind = type(failure[0]).__name__
+            error = CommandError(f"the job failed ({kind}); --id_policy keep would tell more")
+        raise error from failure[0]
 
 
 Update = Callable[[], None]

@@ -16,6 +16,7 @@ from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.npz import explode_shard
 from beam_jobs.planning import Assignment
 from beam_jobs.state import TEMPORARY_SUFFIX, ShardResult, StateStore, digest, shard_inputs
 from beam_jobs.tables import RejectRow, TableWriter
@@ -77,11 +78,20 @@ def _final_rows(
 
 
 def refused_patient(
-    plan: PatientPlan, reason: Reason, detail: str, tables: TableWriter
+    plan: PatientPlan, refusal: tuple[Reason, str] | None, tables: TableWriter
 ) -> tuple[list[SeriesRow], list[RejectRow]]:
-    """Final series rows and reject rows of a patient refused before its pixels were read."""
+    """Final series rows and reject rows of a patient refused before its pixels were read.
+
+    Args:
+      plan: the patient's.
+      refusal: why, None for stray files of a patient that is not refused.
+      tables: names for the rows.
+    """
     rows = _final_rows(plan.rows, (), refused=True)
-    return rows, [*tables.rejects_of(rows), tables.reject_patient(plan.key, reason, detail)]
+    rejects = tables.rejects_of(rows)
+    if refusal is not None:
+        rejects.append(tables.reject_patient(plan.key, *refusal))
+    return rows, rejects
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,6 +104,7 @@ class ShardWriter:
       seed: of the order within a shard.
       tables: names for the rows.
       ticks: local files told of progress.
+      npz: write the records as npz files too.
     """
 
     store: StateStore
@@ -101,6 +112,7 @@ class ShardWriter:
     seed: int
     tables: TableWriter
     ticks: Ticks
+    npz: bool = False
 
     def write(
         self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]
@@ -120,13 +132,15 @@ class ShardWriter:
             patients,
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
         )
-        inputs = shard_inputs(ordered, self.tables.id_policy, self.tables.root)
+        inputs = shard_inputs(ordered, self.store.job, self.tables.id_policy, self.tables.root)
         result, why = self.store.finished(name, inputs)
         if result is not None:
             tick(self.ticks.patients, len(ordered))
         else:
             result = self._convert(name, ordered)
             self.store.finish(name, inputs, result)
+        if self.npz and result.entry is not None:
+            explode_shard(self.store.output, name, self.spec.schema)
         note(self.ticks.shards, f"{name} {why}")
         return result, why
 

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,11 @@ from beam_jobs.tables import RejectRow
 
 STATE_NAME = ".state"
 TEMPORARY_SUFFIX = ".part"
+# A shard, its state, or a temporary file of either.
+_SHARD = re.compile(
+    r"((?:fold-\d+|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?(?:(?:\.[0-9a-f]{12})?\.part)?$"
+)
+_OURS = re.compile(rf"{_SHARD.pattern}|(?:manifest\.json|series\.csv|rejects\.csv)(?:\.part)?$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,9 +82,12 @@ class ShardResult:
 
 
 def shard_inputs(
-    patients: Sequence[tuple[PatientPlan, Assignment]], id_policy: IdPolicy, root: str
+    patients: Sequence[tuple[PatientPlan, Assignment]],
+    job: Mapping[str, Any],
+    id_policy: IdPolicy,
+    root: str,
 ) -> str:
-    """A digest of all that decides a shard's bytes and rows, besides the job itself.
+    """A digest of all that decides a shard's bytes and rows.
 
     Names are relative to the input, so that a moved input is the same input; sizes and times of
     change stand for content. Under `hmac` the digest is keyed, for names may be people's.
@@ -103,7 +112,7 @@ def shard_inputs(
         ]
         for plan, assignment in patients
     ]
-    text = canonical_json(told)
+    text = canonical_json([dict(job), told])
     return id_policy.token(text) if id_policy.key else hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -169,15 +178,15 @@ class StateStore:
             difference = self._difference(filesystems.read_text(path))
         elif filesystems.exists(manifest):
             difference = "it does not say how it was made"
-        if difference:
-            if not overwrite:
-                raise UsageError(
-                    f"--output {self.output} holds another dataset ({difference}); "
-                    "--overwrite replaces it"
-                )
-            self._clear()
-        elif overwrite:
-            self._clear()
+        elif self._foreign():
+            raise UsageError(
+                f"--output {self.output} holds files that are no dataset: {self._foreign()[0]}"
+            )
+        if difference and not overwrite:
+            raise UsageError(
+                f"--output {self.output} holds another dataset ({difference}); "
+                "--overwrite replaces it"
+            )
         if filesystems.exists(manifest):
             filesystems.delete([manifest])
         self.remove_leftovers(keep=None)
@@ -195,30 +204,23 @@ class StateStore:
             if there.get(name) != self.job.get(name)
         )
 
-    def _clear(self) -> None:
-        filesystems.delete(
-            [
-                *(
-                    filesystems.join(self._directory, name)
-                    for name in filesystems.list_names(self._directory)
-                    if name != "lock"
-                ),
-                *(
-                    filesystems.join(self.output, name)
-                    for name in filesystems.list_names(self.output)
-                    if name.endswith(".tfrecord")
-                ),
-            ]
-        )
+    def _foreign(self) -> list[str]:
+        """Files in the output that no conversion wrote."""
+        return [name for name in filesystems.list_names(self.output) if not _OURS.match(name)]
 
     def remove_leftovers(self, *, keep: set[str] | None) -> None:
-        """Deletes temporary files and, where `keep` is given, shards and states not among it."""
+        """Deletes temporary files and, where `keep` is given, shards and states not among it.
+
+        Only names that a conversion gives are touched.
+        """
         leftovers = []
-        for directory, suffix in ((self.output, ".tfrecord"), (self._directory, ".tfrecord.json")):
+        for directory in (self.output, self._directory):
             for name in filesystems.list_names(directory):
-                shard = name.removesuffix(".json")
-                stale = keep is not None and name.endswith(suffix) and shard not in keep
-                if stale or name.endswith(TEMPORARY_SUFFIX):
+                shard = _SHARD.match(name)
+                if shard is None:
+                    continue
+                temporary = name.endswith(TEMPORARY_SUFFIX)
+                if temporary or (keep is not None and shard[1] not in keep):
                     leftovers.append(filesystems.join(directory, name))
         filesystems.delete(leftovers)
 

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from beam_jobs.core import cli
-from beam_jobs.core.cohort import SeriesRow, layout_of, patient_of, plan_patient
+from beam_jobs.core.cohort import Place, SeriesRow, find_places, patient_of, plan_patient
 from beam_jobs.core.dicom_index import SliceHeader, index_files
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
-from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
+from beam_jobs.core.reasons import SENTENCES, Reason, Rejection, Verdict
 from beam_jobs.core.rules import ModalityRule, read_rules_file
 from beam_jobs.core.storage import list_local_files
 from beam_jobs.tables import SERIES_COLUMNS, TableWriter, to_csv
 
-PROG = "beam_jobs.survey"
+PROG = "python -m beam_jobs.survey"
 EXAMPLES = """\
   # What is in there, and what would the conversion use?
   python -m beam_jobs.survey cohort/train
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     paths = list_local_files(root)
     if not paths:
         raise cli.UsageError(f"{root} holds no file")
-    rows = survey(paths, root, cli.items(flags.modalities), read_rules_file(flags.series_rules))
+    rows = survey(paths, cli.items(flags.modalities), read_rules_file(flags.series_rules))
     tables = TableWriter(root=root, id_policy=IdPolicy())
     if flags.output:
         try:
@@ -66,16 +67,13 @@ def main(argv: Sequence[str]) -> int:
 
 
 def survey(
-    paths: Iterable[str],
-    root: str,
-    modalities: Sequence[str],
-    rules: Sequence[ModalityRule] = (),
+    paths: Sequence[str], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
 ) -> list[SeriesRow]:
     """A row for every series among `paths`, and one for every file that is no image.
 
     What pixels alone can tell (a black series, pixels that do not decode) is not looked at.
     """
-    paths = list(paths)
+    places = find_places(paths, modalities)
     chunks = [paths[n : n + _FILES_AT_ONCE] for n in range(0, len(paths), _FILES_AT_ONCE)]
     console = Console(stderr=True)
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
@@ -85,23 +83,29 @@ def survey(
     ):
         found, rejections = index_files(chunk)
         for header in found:
-            headers[patient_of(header, root, modalities)].append(header)
-        for rejection in rejections:
-            key, modality = layout_of(rejection.paths[0], root, modalities) or ("", "")
-            rows.append(
-                SeriesRow(
-                    patient=key,
-                    path=rejection.paths[0],
-                    modality=modality,
-                    files=len(rejection.paths),
-                    verdict=rejection.verdict.value,
-                    reason=rejection.reason.value,
-                    detail=rejection.detail,
-                )
-            )
+            place = places.get(posixpath.dirname(header.path))
+            headers[patient_of(header, place)].append(header)
+        rows += [_file_row(rejection, places) for rejection in rejections]
+    for header in headers.pop("", []):
+        detail = "PatientID (0010,0020) is empty, and no directory is a patient's"
+        lone = Rejection(paths=(header.path,), reason=Reason.NO_PATIENT_ID, detail=detail)
+        rows.append(_file_row(lone, places))
     for key in sorted(headers):
-        rows += plan_patient(key, headers[key], root, modalities, rules).rows
+        rows += plan_patient(key, headers[key], modalities, places=places, rules=rules).rows
     return rows
+
+
+def _file_row(rejection: Rejection, places: Mapping[str, Place]) -> SeriesRow:
+    place = places.get(posixpath.dirname(rejection.paths[0]))
+    return SeriesRow(
+        patient=place.patient if place else "",
+        path=rejection.paths[0],
+        modality=place.modality if place else "",
+        files=len(rejection.paths),
+        verdict=rejection.verdict.value,
+        reason=rejection.reason.value,
+        detail=rejection.detail,
+    )
 
 
 def _print(rows: Sequence[SeriesRow], tables: TableWriter, *, quiet: bool) -> None:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.core.cohort import SeriesRow, patient_id_of
+from beam_jobs.core.cohort import Place, SeriesRow, patient_id_of
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
@@ -54,20 +54,20 @@ class TableWriter:
 
     def patient(self, key: str) -> str:
         """The id to write for a patient key."""
-        return self.id_policy.apply(patient_id_of(key)) if key else ""
+        return _printable(self.id_policy.apply(patient_id_of(key))) if key else ""
 
     def path(self, path: str) -> str:
         """The path to write: names of files and directories may be names of people."""
         base = self.root.rstrip("/") + "/"
-        return self.id_policy.token(path[len(base) :] if path.startswith(base) else path)
+        return _printable(self.id_policy.token(path.removeprefix(base)))
 
-    def reject_file(self, rejection: Rejection, *, key: str, modality: str) -> RejectRow:
+    def reject_file(self, rejection: Rejection, place: Place | None) -> RejectRow:
         """The row of one refused file."""
         return RejectRow(
             scope="file",
             subject=self.path(rejection.paths[0]),
-            patient=self.patient(key),
-            modality=modality,
+            patient=self.patient(place.patient) if place else "",
+            modality=place.modality if place else "",
             reason=rejection.reason.value,
             detail=rejection.detail,
             files=len(rejection.paths),
@@ -111,6 +111,11 @@ class TableWriter:
             }
             for row in rows
         ]
+
+
+def _printable(name: str) -> str:
+    """The name, with bytes that are not UTF-8 told in escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:

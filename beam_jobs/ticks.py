@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 
@@ -41,8 +42,9 @@ def note(path: str, line: str) -> None:
 
 def _append(path: str, data: bytes) -> None:
     """Appends at once, so that several processes may write one file."""
-    if path:
-        with open(path, "ab", buffering=0) as file:
+    # The files go when the command is interrupted; its threads may still tick.
+    if path and os.path.isdir(os.path.dirname(path)):
+        with contextlib.suppress(FileNotFoundError), open(path, "ab", buffering=0) as file:
             file.write(data)
 
 

@@ -16,10 +16,11 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_jobs import filesystems, shards
-from beam_jobs.core.cohort import PatientPlan, layout_of, patient_of, plan_patient
+from beam_jobs.core.cohort import PatientPlan, Place, find_places, patient_of, plan_patient
 from beam_jobs.core.dicom_index import SliceHeader, index_files
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import Reason, Rejection
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.rules import ModalityRule
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
@@ -49,7 +50,7 @@ class Setup(beam.DoFn):
 
 
 class ReadHeaders(beam.PTransform):
-    """Pipeline root -> `.headers`: (patient key, [SliceHeader]) and `.rejects`: RejectRow.
+    """Pipeline root -> `.headers`: (patient key, (Place, [SliceHeader])) and `.rejects`: RejectRow.
 
     Files are listed by the workers, in chunks of one directory's, and each is opened once.
     """
@@ -63,48 +64,65 @@ class ReadHeaders(beam.PTransform):
     def expand(self, root: Any) -> Any:
         return (
             root
-            | "Root" >> beam.Create([self._source.root])
+            | "Root" >> beam.Create([self._source])
             | "List" >> beam.FlatMap(_chunks)
             | "Spread" >> beam.Reshuffle()
             | "Headers"
-            >> beam.ParDo(_ReadHeaders(self._source, self._tables, self._ticks)).with_outputs(
+            >> beam.ParDo(_ReadHeaders(self._tables, self._ticks)).with_outputs(
                 "rejects", main="headers"
             )
         )
 
 
-def _chunks(root: str) -> Iterator[list[str]]:
-    for _, paths in itertools.groupby(filesystems.list_files(root), key=os.path.dirname):
-        batch = list(paths)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some files of one directory.
+
+    Attributes:
+      paths: the files.
+      place: what the directory says of them, None when it is left to the headers.
+    """
+
+    paths: tuple[str, ...]
+    place: Place | None
+
+
+def _chunks(source: Input) -> Iterator[Chunk]:
+    paths = filesystems.list_files(source.root)
+    places = find_places(paths, source.modalities)
+    for directory, group in itertools.groupby(paths, key=os.path.dirname):
+        batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
-            yield batch[start : start + _FILES_AT_ONCE]
+            yield Chunk(paths=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
 
 
 class _ReadHeaders(Setup):
-    def __init__(self, source: Input, tables: TableWriter, ticks: str) -> None:
-        self._source = source
+    def __init__(self, tables: TableWriter, ticks: str) -> None:
         self._tables = tables
         self._ticks = ticks
         self._files = Metrics.counter("voxelbeam", "files")
 
-    def process(self, paths: list[str]) -> Iterator[Any]:
-        headers, rejections = index_files(paths)
-        self._files.inc(len(paths))
-        tick(self._ticks, len(paths))
-        root, modalities = self._source.root, self._source.modalities
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        headers, rejections = index_files(chunk.paths)
+        self._files.inc(len(chunk.paths))
+        tick(self._ticks, len(chunk.paths))
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
-            by_patient.setdefault(patient_of(header, root, modalities), []).append(header)
-        yield from by_patient.items()
+            by_patient.setdefault(patient_of(header, chunk.place), []).append(header)
+        nobodys = dict.fromkeys(header.path for header in by_patient.pop("", []))
+        for path in nobodys:
+            detail = "PatientID (0010,0020) is empty, and no directory is a patient's"
+            rejections.append(Rejection(paths=(path,), reason=Reason.NO_PATIENT_ID, detail=detail))
+        for key, found in by_patient.items():
+            yield key, (chunk.place, found)
         for rejection in rejections:
-            key, modality = layout_of(rejection.paths[0], root, modalities) or ("", "")
-            row = self._tables.reject_file(rejection, key=key, modality=modality)
+            row = self._tables.reject_file(rejection, chunk.place)
             Metrics.counter("voxelbeam.files", row.reason).inc()
             yield beam.pvalue.TaggedOutput("rejects", row)
 
 
 class PlanPatients(beam.PTransform):
-    """(patient key, [SliceHeader]) -> PatientPlan, one a patient."""
+    """(patient key, (Place, [SliceHeader])) -> PatientPlan, one a patient."""
 
     def __init__(self, source: Input) -> None:
         super().__init__()
@@ -113,20 +131,28 @@ class PlanPatients(beam.PTransform):
     def expand(self, headers: Any) -> Any:
         return (
             headers
-            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, list])
+            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, tuple])
             | "By patient" >> beam.GroupByKey()
             | "Plan" >> beam.Map(_plan, self._source)
         )
 
 
-def _same(element: tuple[str, list[SliceHeader]]) -> tuple[str, list[SliceHeader]]:
+Found = tuple[Place | None, list[SliceHeader]]
+
+
+def _same(element: tuple[str, Found]) -> tuple[str, Found]:
     return element
 
 
-def _plan(element: tuple[str, Iterable[list[SliceHeader]]], source: Input) -> PatientPlan:
+def _plan(element: tuple[str, Iterable[Found]], source: Input) -> PatientPlan:
     key, groups = element
-    headers = itertools.chain.from_iterable(groups)
-    return plan_patient(key, headers, source.root, source.modalities, source.rules)
+    headers: list[SliceHeader] = []
+    places: dict[str, Place] = {}
+    for place, found in groups:
+        headers += found
+        if place is not None:
+            places.update((os.path.dirname(header.path), place) for header in found)
+    return plan_patient(key, headers, source.modalities, places=places, rules=source.rules)
 
 
 class AssignPatients(beam.PTransform):
@@ -148,8 +174,8 @@ class AssignPatients(beam.PTransform):
         )
 
 
-def _key(plan: PatientPlan) -> tuple[str, bool]:
-    return plan.key, bool(plan.series)
+def _key(plan: PatientPlan) -> tuple[str, tuple[Reason, str] | None]:
+    return plan.key, plan.refusal
 
 
 class RefusedPatients(beam.PTransform):
@@ -170,7 +196,7 @@ def _refuse(
     plan: PatientPlan, assignments: Assignments, tables: TableWriter
 ) -> Iterator[ShardResult]:
     if plan.key in assignments.refused:
-        rows, rejects = shards.refused_patient(plan, *assignments.refused[plan.key], tables)
+        rows, rejects = shards.refused_patient(plan, assignments.refused[plan.key], tables)
         for row in rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
         yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
@@ -281,8 +307,8 @@ class _Prepare(Setup):
         assignment = assignments.by_key.get(plan.key)
         case = None
         if assignment is None:
-            reason, detail = assignments.refused[plan.key]
-            _, rejects = shards.refused_patient(plan, reason, detail, self._tables)
+            refusal = assignments.refused[plan.key]
+            _, rejects = shards.refused_patient(plan, refusal, self._tables)
         else:
             case, _, rejects = shards.prepare_patient(plan, assignment, self._spec, self._tables)
         for row in rejects:

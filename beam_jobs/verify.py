@@ -21,7 +21,7 @@ from beam_jobs.core.record import ContractError, RecordSchema
 from beam_jobs.state import digest
 from beam_jobs.tfrecord import decode_case, read_records
 
-PROG = "beam_jobs.verify"
+PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\
   # Hashes, counts, checksums, schema and finiteness of every shard.
   python -m beam_jobs.verify dataset

@@ -27,7 +27,7 @@ def main() -> None:
     # Ctrl-C goes to the whole group; the command decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_beam()
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

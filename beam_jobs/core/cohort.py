@@ -9,72 +9,97 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.uid import UID
 
 from beam_jobs.core.dicom_index import SliceHeader
+from beam_jobs.core.ids import normalised_id
+from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import Reason, Verdict
 from beam_jobs.core.rules import ModalityRule, modality_by_rules
 from beam_jobs.core.series import Series, assemble
 
-
-def _parts(path: str, root: str) -> list[str]:
-    """Directory and file names of `path` below `root`."""
-    base = root.rstrip("/") + "/"
-    below = path[len(base) :] if path.startswith(base) else posixpath.basename(path)
-    # A root that itself is a patient's or a modality's directory still names them.
-    above = [part for part in root.split("/") if part][-2:]
-    return above + below.split("/")
+_BY_DIRECTORY, _BY_HEADER = "dir:", "id:"
 
 
-def layout_of(path: str, root: str, modalities: Sequence[str]) -> tuple[str, str] | None:
-    """(patient directory, modality) where a directory of the path is named after a modality.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a directory of the reference layout says of the files in it.
 
-    Names compare without regard to case; the deepest such directory counts.
+    Attributes:
+      patient: key of the patient.
+      modality: the wanted modality it is named after, "" when it is none of them.
+    """
+
+    patient: str
+    modality: str
+
+
+def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Place]:
+    """The directories that follow the reference layout, among those of all files of an input.
+
+    A directory that holds files and is named after a modality (a wanted one or one of the
+    defaults, without regard to case) makes its parent a patient. All that lies directly in such a
+    patient, or in another directory of it, is that patient's too and none of the wanted
+    modalities.
 
     Args:
-      path: a file below `root`, with "/" between names.
-      root: the input directory.
-      modalities: the modalities' names.
+      paths: all files of the input, "/" between names.
+      modalities: the wanted modalities' names.
+
+    Returns:
+      Directory to place; a directory that is not in it is left to the headers.
     """
-    names = {modality.lower(): modality for modality in modalities}
-    parts = _parts(path, root)
-    for index in range(len(parts) - 2, 0, -1):
-        modality = names.get(parts[index].lower())
-        if modality is not None:
-            return "/".join(parts[:index]), modality
-    return None
+    wanted = {name.casefold(): name for name in modalities}
+    known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
+    directories = {posixpath.dirname(path) for path in paths}
+    patients = {
+        posixpath.dirname(directory)
+        for directory in directories
+        if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
+    }
+    places = {}
+    for directory in directories:
+        parent, name = posixpath.split(directory)
+        if parent in patients:
+            modality = wanted.get(name.casefold(), "")
+            places[directory] = Place(patient=_BY_DIRECTORY + parent, modality=modality)
+        elif directory in patients:
+            places[directory] = Place(patient=_BY_DIRECTORY + directory, modality="")
+    return places
 
 
-def patient_of(header: SliceHeader, root: str, modalities: Sequence[str]) -> str:
-    """The key of a file's patient: the patient's directory in the layout, else the PatientID."""
-    layout = layout_of(header.path, root, modalities)
-    if layout is not None:
-        return layout[0]
-    return "/" + (header.patient_id or "unknown")
+def patient_of(header: SliceHeader, place: Place | None) -> str:
+    """The key of a file's patient: by the layout, else by PatientID; "" when neither says."""
+    if place is not None:
+        return place.patient
+    return _BY_HEADER + header.patient_id if header.patient_id else ""
 
 
 def patient_id_of(key: str) -> str:
     """The patient id of a key of `patient_of`."""
-    return key.rsplit("/", 1)[-1]
+    if key.startswith(_BY_HEADER):
+        return key.removeprefix(_BY_HEADER)
+    return posixpath.basename(key)
 
 
 def modality_of(
-    series: Series, root: str, modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+    series: Series,
+    place: Place | None,
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
 ) -> str | None:
     """Which of `modalities` a series is, None when it is none of them.
 
-    The directory's name decides where it is a modality's; else a SeriesDescription that is one;
-    else the rules.
+    The directory decides where it follows the layout; else a SeriesDescription that is a
+    modality's name; else the rules.
     """
-    first = series.first
-    layout = layout_of(first.path, root, modalities)
-    if layout is not None:
-        return layout[1]
+    if place is not None:
+        return place.modality or None
     for name in modalities:
-        if first.series_description.lower() == name.lower():
+        if series.first.series_description.casefold() == name.casefold():
             return name
     found = modality_by_rules(series, rules)
     return found if found in modalities else None
@@ -124,37 +149,55 @@ class PatientPlan:
 
     Attributes:
       key: as `patient_of` gives it.
-      patient_id: the input's spelling.
       series: the series chosen for each modality.
       rows: a row for every series of the patient, the chosen ones first, as "used".
+      refusal: why nothing can be made of the patient, None when something can.
     """
 
     key: str
-    patient_id: str
     series: dict[str, Series]
     rows: tuple[SeriesRow, ...]
+    refusal: tuple[Reason, str] | None
 
 
 def plan_patient(
     key: str,
     headers: Iterable[SliceHeader],
-    root: str,
     modalities: Sequence[str],
+    *,
+    places: Mapping[str, Place] | None = None,
     rules: Sequence[ModalityRule] = (),
 ) -> PatientPlan:
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
     Among several candidates for a modality the first of these wins: geometry known, most slices,
     finest voxels, smallest series UID.
+
+    Args:
+      key: the patient's.
+      headers: of all the patient's files, in any order.
+      modalities: the wanted ones.
+      places: of the directories that the files lie in, as far as they follow the layout.
+      rules: tried before the built-in ones.
     """
+    places = places or {}
+
+    def place_of(path: str) -> Place | None:
+        return places.get(posixpath.dirname(path))
+
+    headers = list(headers)
+    people: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        people[posixpath.dirname(header.path)].add(normalised_id(header.patient_id))
+    mixed = max((len(names - {""}) for names in people.values()), default=0)
     stacks, rejections = assemble(headers)
     references = sorted({stack.first.frame_of_reference for stack in stacks})
     candidates: dict[str, list[Series]] = defaultdict(list)
     left: list[tuple[Series, str, Reason, str]] = []
     for stack in stacks:
-        modality = modality_of(stack, root, modalities, rules)
+        modality = modality_of(stack, place_of(stack.first.path), modalities, rules)
         if modality is None:
-            left.append((stack, "", Reason.UNKNOWN_MODALITY, "no modality rule fits"))
+            left.append((stack, "", Reason.UNKNOWN_MODALITY, "none of the wanted modalities"))
         else:
             candidates[modality].append(stack)
     chosen: dict[str, Series] = {}
@@ -172,19 +215,25 @@ def plan_patient(
         _row(key, stack, modality, references, counted, reason, detail)
         for stack, modality, reason, detail in left
     ]
-    rows += [
-        SeriesRow(
-            patient=key,
-            path=rejection.paths[0],
-            modality=(layout_of(rejection.paths[0], root, modalities) or ("", ""))[1],
-            files=_count(rejection.paths, counted),
-            verdict=rejection.verdict.value,
-            reason=rejection.reason.value,
-            detail=rejection.detail,
+    for rejection in rejections:
+        place = place_of(rejection.paths[0])
+        rows.append(
+            SeriesRow(
+                patient=key,
+                path=rejection.paths[0],
+                modality=place.modality if place else "",
+                files=_count(rejection.paths, counted),
+                verdict=rejection.verdict.value,
+                reason=rejection.reason.value,
+                detail=rejection.detail,
+            )
         )
-        for rejection in rejections
-    ]
-    return PatientPlan(key=key, patient_id=patient_id_of(key), series=chosen, rows=tuple(rows))
+    refusal = None
+    if mixed > 1:
+        refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in one of its directories"
+    elif not chosen:
+        refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"
+    return PatientPlan(key=key, series=chosen, rows=tuple(rows), refusal=refusal)
 
 
 def _count(paths: Iterable[str], counted: set[str]) -> int:

@@ -40,7 +40,9 @@ class IdPolicy:
         """`text` itself, or a keyed token for it that gives nothing away."""
         if self.key is None:
             return text
-        return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(
+            self.key, text.encode(errors="surrogateescape"), hashlib.sha256
+        ).hexdigest()[:32]
 
 
 def read_id_policy(name: str, key_file: str | None) -> IdPolicy:

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import IO
 
-import pandas as pd
-
 from beam_jobs.core.cli import UsageError
+from beam_jobs.core.csv_table import read_table
 from beam_jobs.core.ids import normalised_id
 
 
@@ -50,37 +49,40 @@ class Labels:
 def read_labels(file: IO[bytes], *, name: str, id_column: str, label_column: str) -> Labels:
     """Reads a labels CSV.
 
+    Messages name lines, not patients: they are shown in `hmac` runs too.
+
     Args:
-      file: the CSV, with a header row.
+      file: the CSV, UTF-8, with a header row.
       name: what to call it in messages.
       id_column: column of patient ids, read as text.
       label_column: column of class indices 0 or 1; an empty cell means unknown.
 
     Raises:
-      UsageError: not a CSV, a column is not there, a patient stands twice, or a label is not 0
-        or 1.
+      UsageError: not a CSV, a column is not there, an id is empty or stands twice, or a label is
+        not 0 or 1.
     """
     try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UsageError(f"labels {name} cannot be read as CSV: {error}") from error
-    for column in (id_column, label_column):
-        if column not in table.columns:
-            raise UsageError(
-                f"labels {name} have no column {column!r}; columns: {', '.join(table.columns)}"
-            )
+        text = file.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"labels {name} cannot be read: not UTF-8 ({error.reason})") from error
+    source = f"labels {name}"
+    _, rows = read_table(text, source=source, columns=(id_column, label_column))
     labels: dict[str, int] = {}
-    for patient_id, value in zip(table[id_column], table[label_column], strict=True):
-        patient_id, value = patient_id.strip(), value.strip()
-        if patient_id in labels:
-            raise UsageError(f"labels {name} have patient {patient_id} twice")
-        if value in ("", "nan", "NaN"):
+    lines: dict[str, int] = {}
+    for line, row in rows:
+        patient_id, value = row[id_column], row[label_column]
+        if not patient_id:
+            raise UsageError(f"{source} line {line}: the patient id is empty")
+        if patient_id in lines:
+            raise UsageError(
+                f"{source} line {line}: the patient of line {lines[patient_id]} stands twice"
+            )
+        lines[patient_id] = line
+        if value.lower() in ("", "nan"):
             continue
         if value not in ("0", "1", "0.0", "1.0"):
-            raise UsageError(
-                f"labels {name}: label of patient {patient_id} is {value!r}, not 0 or 1"
-            )
+            raise UsageError(f"{source} line {line}: the label is {value!r}, not 0 or 1")
         labels[patient_id] = int(float(value))
     if not labels:
-        raise UsageError(f"labels {name} hold no labelled patient")
+        raise UsageError(f"{source} hold no labelled patient")
     return Labels(by_spelling=labels)

@@ -65,6 +65,8 @@ class PreprocessSpec:
         set_(self, "percentiles", tuple(float(n) for n in self.percentiles))
         if len(self.fov_mm) != 3 or not all(0 < extent < 10_000 for extent in self.fov_mm):
             raise ContractError(f"fov_mm must be three positive lengths in mm: {self.fov_mm}")
+        if len({name.casefold() for name in self.modalities}) != len(self.modalities):
+            raise ContractError(f"modalities differ in more than case: {self.modalities}")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ContractError(f"percentiles must rise within 0..100: {self.percentiles}")
@@ -314,10 +316,12 @@ def _scale(resampled: Resampled, spec: PreprocessSpec) -> npt.NDArray[Any]:
     """
     array, inside = resampled.array, resampled.inside
     stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
+    if not inside.any() or array[inside].min() == array[inside].max():
+        raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
     sample = array[::stride, ::stride, ::stride]
     values = sample[inside[::stride, ::stride, ::stride]]
     if not values.size or values.min() == values.max():
-        raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
+        values = array[inside]
     foreground = values[values > foreground_threshold(values)]
     low, high = np.percentile(foreground if foreground.size else values, spec.percentiles)
     if not high > low:

@@ -33,6 +33,8 @@ class Reason(str, enum.Enum):
     TRUNCATED_PIXELS = "truncated_pixels"
     UNDECODABLE_PIXELS = "undecodable_pixels"
     MOSAIC = "mosaic"
+    NO_PATIENT_ID = "no_patient_id"
+    UNUSABLE_NAME = "unusable_name"
     # Series.
     CONFLICTING_DUPLICATES = "conflicting_duplicates"
     TOO_FEW_SLICES = "too_few_slices"
@@ -44,6 +46,7 @@ class Reason(str, enum.Enum):
     MISSING_MODALITY = "missing_modality"
     NO_USABLE_SERIES = "no_usable_series"
     AMBIGUOUS_PATIENT = "ambiguous_patient"
+    MIXED_PATIENTS = "mixed_patients"
     # Unused by rule: nothing is wrong with the input.
     LOCALIZER = "localizer"
     DERIVED_IMAGE = "derived_image"
@@ -65,6 +68,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.TRUNCATED_PIXELS: "There are fewer pixel bytes than rows, columns and bits require.",
     Reason.UNDECODABLE_PIXELS: "The pixel data cannot be decoded.",
     Reason.MOSAIC: "A Siemens mosaic holds many slices in one image and is not split yet.",
+    Reason.NO_PATIENT_ID: "Neither a directory nor PatientID says whose file it is.",
+    Reason.UNUSABLE_NAME: "The file's name is not valid UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Different images claim the same place in one stack.",
     Reason.TOO_FEW_SLICES: "A volume needs at least two slices at different places.",
     Reason.GAP_TOO_LARGE: "Slices are missing over a gap too large to interpolate.",
@@ -73,7 +78,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.BLANK_SERIES: "Every pixel of the series has the same value.",
     Reason.MISSING_MODALITY: "A modality named by --require_modalities is not there.",
     Reason.NO_USABLE_SERIES: "No series of the patient could be used.",
-    Reason.AMBIGUOUS_PATIENT: "Two patients of the input would get the same id.",
+    Reason.AMBIGUOUS_PATIENT: "Several patients of the input would get the same id.",
+    Reason.MIXED_PATIENTS: "The files of one directory of the patient carry several PatientIDs.",
     Reason.LOCALIZER: "A localizer (scout) is not a volume of the patient.",
     Reason.DERIVED_IMAGE: "A projection, reformat or screen save repeats other series' data.",
     Reason.EXACT_DUPLICATE: "The same image stands in another file too.",

@@ -118,22 +118,39 @@ def _within(value: float | None, bounds: Range) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-_T1 = r"(?<![a-z])t1|mprage|mp2rage|spgr|bravo|\btfl"
-_ENHANCED = r"gd|gad|post|contrast|\bce\b|_ce|w_?ce|c\+|\+c|enh"
+def _words(*alternatives: str) -> str:
+    """A pattern of whole words; digits, letters and "+" continue a word, "_" and "-" do not."""
+    return rf"(?<![a-z0-9+])(?:{'|'.join(alternatives)})(?![a-z0-9+])"
+
+
+_T1 = _words(r"t1w?(?:ce|gd|c)?", r"t1[_ -]?w?(?:se|tse|fse|ffe|gre|fl2d|fl3d|vibe|mpr|space|spgr)", "mprage",
+             "mp2rage", "i?r?[- ]?f?spgr", "bravo", "tfl3?d?")  # fmt: skip
+_T2 = _words(r"t2w?", r"t2[_ -]?w?(?:se|tse|fse|frfse|space|blade|propeller)")
+_FLAIR = _words("t2[_ -]?flair", "flair", "dark[_ -]?fluid", "tirm")
+_ENHANCED = _words(r"\+?gd", "gad\\w*", "post", r"post[_ -]?(?:gd|gad|con|contrast)", "contrast",
+                   r"(?:t1w?)?\+?(?:ce|gd)", r"\+c(?:on|ontrast)?", r"c\+", "enhanced", "km")  # fmt: skip
+_PLAIN = _words("pre", "without", "w/?o", "non?", "unenhanced", "native", "nativ")
+
 
 DEFAULT_RULES: tuple[ModalityRule, ...] = (
-    # What looks like a modality by its times and is none.
+    # What looks like a modality by its words or times and is none.
     ModalityRule(
         modality=None,
-        text=r"dwi|diff|dti|adc|trace|perf|dsc|dce|bold|fmri|asl|swi|swan|t2.?(\*|star)|"
-        r"field.?map|scout|locali[sz]er|survey|smartbrain|mip\b|subtr",
+        text=r"dwi|diff|dti|trace|perf|bold|fmri|scout|locali[sz]er|survey|smartbrain|subtr|"
+        r"field.?map|t2.?(?:\*|star)|"
+        + _words("adc", "e?adc", "dsc", "dce", "asl", "swi", "swan", "mip"),
     ),
-    ModalityRule(modality="FLAIR", text=r"flair|dark.?fluid"),
-    ModalityRule(modality="T1wCE", text=rf"({_T1}).*({_ENHANCED})|({_ENHANCED}).*({_T1})"),
-    ModalityRule(modality="T2w", text=r"(?<![a-z])t2"),
+    # T1-FLAIR is T1-weighted: the inversion shortens contrast, it does not make it T2.
+    ModalityRule(modality="T1w", text=f"^(?=.*{_T1})(?=.*{_PLAIN})"),
+    ModalityRule(modality="T1wCE", text=f"^(?=.*{_T1})(?=.*{_ENHANCED})"),
     ModalityRule(modality="T1wCE", text=_T1, contrast=True),
     ModalityRule(modality="T1w", text=_T1),
-    # Where no description speaks: echo, repetition and inversion times of spin and gradient echo.
+    ModalityRule(modality="FLAIR", text=_FLAIR),
+    ModalityRule(modality="T2w", text=_T2),
+)
+# Tried where no description, protocol or sequence name speaks at all: echo, repetition and
+# inversion times of spin and gradient echo.
+TIME_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality="FLAIR", inversion_time=(1500, None), echo_time=(60, None)),
     ModalityRule(modality="T2w", echo_time=(60, None), repetition_time=(1800, None)),
     ModalityRule(
@@ -143,9 +160,16 @@ DEFAULT_RULES: tuple[ModalityRule, ...] = (
 )
 
 
+def known_modalities(rules: Sequence[ModalityRule]) -> set[str]:
+    """Every modality that some rule gives."""
+    return {rule.modality for rule in (*rules, *DEFAULT_RULES) if rule.modality}
+
+
 def modality_by_rules(series: Series, rules: Sequence[ModalityRule]) -> str | None:
     """The modality of the first of `rules`, then of the built-in ones, that fits."""
-    for rule in (*rules, *DEFAULT_RULES):
+    first = series.first
+    silent = not (first.series_description or first.protocol_name or first.sequence_name)
+    for rule in (*rules, *(TIME_RULES if silent else DEFAULT_RULES)):
         if rule.fits(series):
             return rule.modality
     return None

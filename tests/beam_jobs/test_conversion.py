@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 from beam_jobs import dicom_to_tfrecord
@@ -296,12 +297,49 @@ def test_another_recipe_is_refused_with_both_sides_named(cohort, dataset, copy):
 
 def test_leftovers_of_killed_or_larger_runs_are_removed(cohort, dataset, copy):
     (copy / "fold-9-00000-of-00001.tfrecord").write_bytes(b"left over")
-    (copy / "x.tfrecord.abc.part").write_bytes(b"left over")
+    (copy / "fold-0-00000-of-00002.tfrecord.0123456789ab.part").write_bytes(b"left over")
     (copy / ".state" / "fold-9-00000-of-00001.tfrecord.json").write_text("{}")
     assert convert(cohort, copy) == cli.EXIT_OK
     assert published(copy) == published(dataset)
     names = {path.name for path in (copy / ".state").iterdir()}
     assert names == {path.name for path in (dataset / ".state").iterdir()}
+
+
+def test_users_own_files_are_never_deleted(cohort, copy):
+    for name in ("download.iso.part", "mine.tfrecord"):
+        (copy / name).write_text("precious")
+    with pytest.raises(cli.UsageError, match=r"no dataset|another dataset"):
+        convert(cohort, copy, "--dtype", "uint16")
+    convert(cohort, copy)
+    assert (copy / "download.iso.part").read_text() == "precious"
+    assert (copy / "mine.tfrecord").read_text() == "precious"
+
+
+def test_one_modality_of_the_layout_leaves_the_others_unused(cohort, tmp_path):
+    assert convert(cohort, tmp_path / "d", "--modalities", "T1wCE") == cli.EXIT_OK
+    found = load(tmp_path / "d")
+    assert found.counts["patients"]["converted"] == 8
+    assert found.counts["patients"]["rejected"] == 0
+    assert set(found.counts["reasons"]) == {"unknown_modality"}
+
+
+def test_names_that_are_not_utf8_and_files_of_nobody_are_rows(cohort, tmp_path):
+    import os
+
+    heap = tmp_path / "heap"
+    heap.mkdir()
+    image = next((cohort / "train").rglob("*.dcm"))
+    shutil.copy(image, os.fsencode(heap) + b"/bad\xff.dcm")
+    dataset = pydicom.dcmread(image)
+    dataset.PatientID = ""
+    dataset.save_as(heap / "nobody.dcm")
+    for path in image.parent.iterdir():
+        shutil.copy(path, heap)
+    argv = ["--input", str(heap), "--output", str(tmp_path / "d"), "--shape", SHAPE, "--quiet"]
+    assert dicom_to_tfrecord.main(argv) == cli.EXIT_OK
+    reasons = {row["reason"]: row["subject"] for row in rows(tmp_path / "d" / "rejects.csv")}
+    assert reasons == {"unusable_name": r"bad\udcff.dcm", "no_patient_id": "nobody.dcm"}
+    assert len(list(cases(tmp_path / "d"))) == 1
 
 
 def test_two_jobs_on_one_output_refuse_each_other(cohort, dataset, copy):
@@ -361,6 +399,11 @@ def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
         (("--input", "TEXT"), 1, "could be converted"),
         (("--input", "COHORT", "--output", "COHORT/inside"), 2, "lies inside --input"),
         (("--input", "COHORT", "--output", "LABELS"), 2, "is not a directory"),
+        (("--input", "COHORT", "--output", ""), 2, "--output is empty"),
+        (("--input", "COHORT", "--output", "TEXT"), 2, "holds files that are no dataset: a.dcm"),
+        (("--input", "COHORT", "--modalities", "T1w,FLIAR"), 2, "unknown modality FLIAR"),
+        (("--input", "COHORT", "--modalities", "T1w,t1w"), 2, "more than case"),
+        (("--input", "COHORT", "--runner", "Foo"), 2, "Foo"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):

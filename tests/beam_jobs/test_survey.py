@@ -69,7 +69,7 @@ def test_named_pipe_and_dangling_link_are_refused_and_link_loops_end(cohort):
     os.mkfifo(cohort / "00005" / "pipe.dcm")
     (cohort / "00005" / "dangling.dcm").symlink_to("nowhere")
     (cohort / "00005" / "loop").symlink_to(cohort)
-    rows = survey.survey(survey.list_local_files(str(cohort)), str(cohort), ("T1w", "FLAIR"))
+    rows = survey.survey(survey.list_local_files(str(cohort)), ("T1w", "FLAIR"))
     unreadable = sorted(row.path for row in rows if row.reason == "unreadable_file")
     assert [path.rsplit("/", 1)[-1] for path in unreadable] == ["dangling.dcm", "pipe.dcm"]
     assert sum(row.files for row in rows) == 14

@@ -1,5 +1,6 @@
 """Ids, labels, folds and shards: grouped, stratified, seeded, independent of order."""
 
+import dataclasses
 import io
 from collections import Counter
 from pathlib import Path
@@ -20,6 +21,7 @@ def labels_of(text: str):
     return read_labels(io.BytesIO(text.encode()), name="l.csv", id_column="id", label_column="y")
 
 
+NOTHING = (Reason.NO_USABLE_SERIES, "nothing")
 PLAIN = Planner(
     labels=None, id_policy=IdPolicy(), folds=3, seed=0, patients_per_shard=2, record_bytes=1
 )
@@ -73,10 +75,12 @@ def test_ambiguous_spelling_is_an_error_unless_one_is_exact():
     ("text", "message"),
     [
         ("id,z\n5,1\n", "no column 'y'"),
-        ("id,y\n5,1\n5,0\n", "patient 5 twice"),
+        ("id,y\n5,1\n5,0\n", "line 3: the patient of line 2 stands twice"),
+        ("id,y\n,1\n", "line 2: the patient id is empty"),
+        ("id,y\n5,1,0\n", "line 2: 3 fields, the header has 2"),
         ("id,y\n5,2\n", "not 0 or 1"),
         ("id,y\n5,\n", "no labelled patient"),
-        ("", "cannot be read"),
+        ("", "it is empty"),
     ],
 )
 def test_bad_labels_are_one_clear_line(text, message):
@@ -97,9 +101,9 @@ def test_hmac_gives_one_id_for_every_spelling_and_hides_it():
 
 
 def test_two_directories_of_one_id_are_both_refused():
-    found = [("x/train/00005", True), ("x/test/5", True), ("x/train/7", True)]
+    found = [("dir:x/train/00005", None), ("dir:x/test/5", None), ("dir:x/train/7", None)]
     assignments = assign_patients(found, PLAIN)
-    assert set(assignments.by_key) == {"x/train/7"}
+    assert set(assignments.by_key) == {"dir:x/train/7"}
     reasons = {reason for reason, _ in assignments.refused.values()}
     assert reasons == {Reason.AMBIGUOUS_PATIENT}
 
@@ -109,14 +113,16 @@ def test_labels_and_patients_that_do_not_meet_are_told():
         labels=labels_of("id,y\n5,1\n6,0\n"),
         id_policy=IdPolicy(), folds=2, seed=0, patients_per_shard=9, record_bytes=1,
     )  # fmt: skip
-    assignments = assign_patients([("a/00005", True), ("a/00009", True), ("a/3", False)], planner)
-    assert assignments.by_key["a/00005"].patient_id == "5"
-    assert assignments.by_key["a/00005"].label == 1
-    assert assignments.by_key["a/00009"].label is None
-    assert assignments.by_key["a/00009"].fold is None
+    assignments = assign_patients(
+        [("dir:a/00005", None), ("id:00009", None), ("dir:a/3", NOTHING)], planner
+    )
+    assert assignments.by_key["dir:a/00005"].patient_id == "5"
+    assert assignments.by_key["dir:a/00005"].label == 1
+    assert assignments.by_key["id:00009"].label is None
+    assert assignments.by_key["id:00009"].fold is None
     assert assignments.labels_without_patient == ("6",)
     assert assignments.patients_without_label == ("00009",)
-    assert assignments.refused["a/3"][0] is Reason.NO_USABLE_SERIES
+    assert assignments.refused["dir:a/3"][0] is Reason.NO_USABLE_SERIES
 
 
 def test_every_reason_has_its_sentence():
@@ -134,3 +140,15 @@ def test_readme_tells_every_reason():
 )
 def test_shards_are_about_forty_until_they_reach_their_size(patients, megabytes, expected):
     assert patients_a_shard(patients, megabytes << 20) == expected
+
+
+def test_stray_files_of_a_patient_found_elsewhere_refuse_nobody():
+    assignments = assign_patients([("dir:a/00005", None), ("id:5", NOTHING)], PLAIN)
+    assert set(assignments.by_key) == {"dir:a/00005"}
+    assert assignments.refused == {"id:5": None}
+
+
+def test_labels_of_nobody_are_an_error_that_shows_both_sides():
+    planner = dataclasses.replace(PLAIN, labels=labels_of("id,y\n5.0,1\n"))
+    with pytest.raises(UsageError, match=r"none of the labels .*'5\.0', the input '00005'"):
+        assign_patients([("dir:a/00005", None)], planner)
