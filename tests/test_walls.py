@@ -63,7 +63,7 @@ def test_core_imports_only_itself_and_its_libraries(module):
     ours = {name for name in imports_of(module) if name.split(".")[0] in _OURS}
     assert all(name.startswith("beam_jobs.core") for name in ours), ours
     foreign = {name.split(".")[0] for name in imports_of(module)} - set(_OURS)
-    libraries = {"numpy", "scipy", "pydicom", "pandas"}
+    libraries = {"numpy", "scipy", "pydicom", "pandas", "gdcm"}
     assert foreign <= libraries | set(sys.stdlib_module_names)
 
 

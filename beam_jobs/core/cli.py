@@ -3,16 +3,22 @@
 Exit codes: 0 done, 1 failed (bad data, a contract that does not fit, an I/O error), 2 wrong usage
 (an unknown option, a missing file or column, a name that does not exist), 8 done but some input
 was rejected and `--strict` was given, 130 interrupted.
+
+An error is one line on stderr, "python -m <module>: error: <what>"; `Parser` and `run` get that
+name as `prog`. A reader that closes its pipe (`| head`) is no error: the command ends without a
+word, with its own code where the work was done and with 1 where it was cut short.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from beam_jobs.core.record import ContractError
 
@@ -69,24 +75,79 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
-    """Runs a command's `main(argv)` and exits with its code; expected errors become one line."""
-    try:
-        code = main(sys.argv[1:])
-    except UsageError as error:
-        code = _fail(prog, error, EXIT_USAGE)
-    except (ContractError, CommandError, OSError) as error:
-        code = _fail(prog, error, EXIT_FAILURE)
-    except KeyboardInterrupt:
-        code = _fail(prog, "interrupted", EXIT_INTERRUPTED)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Runs a command's `main(argv)` and exits with its code; expected errors become one line.
+
+    Args:
+      main: takes the arguments, gives the exit code.
+      prog: "python -m <module>", as its `Parser` has it.
+    """
+    code = _code_of(main, prog)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # closed by the caller (`>&-`)
+                stream.flush()
+        except OSError as error:
+            # What is left in the buffer is lost, without the interpreter complaining of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):  # a full disk
+                code = _fail(prog, error, EXIT_FAILURE)
     if code and threading.active_count() > 1:
         # A runner's threads may wait for ever for a worker that is gone.
         os._exit(code)
     sys.exit(code)
 
 
+def read_text(path: str | os.PathLike[str], *, flag: str = "") -> str:
+    """The text of a local file that the command line names.
+
+    Args:
+      path: the file.
+      flag: the option that names it, for messages.
+
+    Raises:
+      UsageError: there is no such file, or it is not UTF-8 text.
+      OSError: it cannot be read.
+    """
+    told = f"{flag}: {os.fspath(path)}" if flag else os.fspath(path)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{told} does not exist") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{told} is a directory") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{told} is not UTF-8 text") from error
+
+
+def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
+    try:
+        return main(sys.argv[1:])
+    except SystemExit as stop:  # the parser's: --help, or wrong flags
+        return stop.code if isinstance(stop.code, int) else EXIT_OK
+    except UsageError as error:
+        return _fail(prog, error, EXIT_USAGE)
+    except (ContractError, CommandError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):
+            return EXIT_FAILURE
+        return _fail(prog, error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        # What threads have to say of it is of no use.
+        threading.excepthook = lambda _: None
+        return _fail(prog, "interrupted", EXIT_INTERRUPTED)
+
+
 def _fail(prog: str, error: object, code: int) -> int:
     line = " ".join(str(error).split())
-    print(f"{prog}: error: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody listens on stderr either
+        print(f"{prog}: error: {line}", file=sys.stderr)
     return code
+
+
+def _nobody_reads(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe whose reader is gone (other pipes break too: a store's)."""
+    if stream is None:
+        return False
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -7,8 +7,8 @@ A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plai
 from __future__ import annotations
 
 import functools
-import io
 import mmap
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from pydicom.dataset import Dataset
 
 from beam_jobs.core import header_walk
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.storage import LocalBytes, StreamBytes, open_bytes
+from beam_jobs.core.storage import LocalBytes, SeekableBytes, StreamBytes, open_bytes
 
 # Syntaxes whose data set is plain Explicit VR Little Endian around encapsulated pixels (PS3.5 A.4).
 ENCAPSULATED = frozenset(
@@ -46,7 +46,8 @@ class SliceHeader(NamedTuple):
     file's time of change in ns, 0 where it is unknown. Geometry is as in
     PS3.3 C.7.6.2: `position` is the centre of the first pixel in patient LPS mm; `orientation`
     is the direction of increasing column index, then of increasing row index; `pixel_spacing` is
-    (between rows, between columns) in mm.
+    (between rows, between columns) in mm. `volume_index` is a frame's DimensionIndexValues less
+    those that count positions, so that frames of one repetition share it.
     """
 
     path: str
@@ -67,6 +68,7 @@ class SliceHeader(NamedTuple):
     protocol_name: str = ""
     sequence_name: str = ""
     image_type: tuple[str, ...] = ()
+    complex_component: str = ""
     scanning_sequence: tuple[str, ...] = ()
     sequence_variant: tuple[str, ...] = ()
     contrast_agent: str = ""
@@ -78,6 +80,9 @@ class SliceHeader(NamedTuple):
     flip_angle: float | None = None
     echo_number: int | None = None
     temporal_position: int | None = None
+    b_value: float | None = None
+    stack_id: str = ""
+    volume_index: tuple[int, ...] = ()
     acquisition_number: int | None = None
     series_number: int | None = None
     instance_number: int | None = None
@@ -152,6 +157,10 @@ def _short(value: bytes) -> int | None:
     return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
 
 
+def _double(value: bytes) -> float | None:
+    return float(struct.unpack("<d", value)[0]) if len(value) == 8 else None
+
+
 # Most values repeat from slice to slice, so parsing them is mostly a look-up.
 _PARSERS = {
     "text": functools.lru_cache(8192)(_text),
@@ -160,6 +169,7 @@ _PARSERS = {
     "decimals": functools.lru_cache(4096)(_decimals),
     "integer": functools.lru_cache(4096)(_integer),
     "short": functools.lru_cache(1024)(_short),
+    "double": functools.lru_cache(1024)(_double),
 }
 
 _FIELDS: dict[int, tuple[str, str]] = {
@@ -169,6 +179,7 @@ _FIELDS: dict[int, tuple[str, str]] = {
     0x00080060: ("modality", "text"),
     0x00080070: ("manufacturer", "text"),
     0x0008103E: ("series_description", "text"),
+    0x00089208: ("complex_component", "text"),
     0x00100020: ("patient_id", "text"),
     0x00180010: ("contrast_agent", "text"),
     0x00180020: ("scanning_sequence", "texts"),
@@ -183,6 +194,7 @@ _FIELDS: dict[int, tuple[str, str]] = {
     0x00180088: ("spacing_between_slices", "decimal"),
     0x00181030: ("protocol_name", "text"),
     0x00181314: ("flip_angle", "decimal"),
+    0x00189087: ("b_value", "double"),
     0x0020000D: ("study_uid", "text"),
     0x0020000E: ("series_uid", "text"),
     0x00200011: ("series_number", "integer"),
@@ -242,6 +254,8 @@ def read_headers(path: str) -> list[SliceHeader]:
     Raises:
       RejectedError: the file holds no greyscale image plane; its reason says why.
     """
+    if not path.isprintable() and not _is_utf8(path):
+        raise RejectedError(Reason.UNUSABLE_NAME, "the name is not valid UTF-8", path=path)
     try:
         with open_bytes(path) as source:
             headers = _read_plain(path, source) or [
@@ -254,6 +268,15 @@ def read_headers(path: str) -> list[SliceHeader]:
     for header in headers[:1]:
         _require_image_plane(header)
     return headers
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether a name came out of the file system whole (bytes that do not decode are escaped)."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _read_plain(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader]:
@@ -292,12 +315,12 @@ def _read_with_pydicom(path: str, source: LocalBytes | StreamBytes) -> list[Slic
     # Files older than Part 10 begin with group 0008 (or 0002) at once.
     if not part10 and start[:2] not in (b"\x08\0", b"\x02\0"):
         raise RejectedError(Reason.NOT_DICOM, "no DICM prefix at byte 128", path=path)
-    # A corrupt length must not make the reader allocate it: a map or memory buffer clamps reads.
+    # A corrupt length must not make the reader allocate it: both of these clamp reads.
     stream: Any
     if isinstance(source, LocalBytes):
         stream = mmap.mmap(source.descriptor, 0, access=mmap.ACCESS_READ)
     else:
-        stream = io.BytesIO(source.read_at(0, source.size))
+        stream = SeekableBytes(source)  # the pixels need not be fetched
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -337,7 +360,7 @@ def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
             for tag, (name, kind) in _FIELDS.items()
             if tag in dataset
         },
-        has_modality_lut=_MODALITY_LUT in dataset,
+        has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
     )
     if _PER_FRAME_GROUPS in dataset:
         return _frames_of(header, dataset)
@@ -365,7 +388,12 @@ def _pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
         return tuple(float(part) for part in many)
     if not many:
         return None
-    return float(many[0]) if kind == "decimal" else int(many[0])
+    number = float(many[0])
+    if kind in ("decimal", "double"):
+        return number
+    if not number.is_integer():
+        raise ValueError(f"{number} is not an integer")
+    return int(number)
 
 
 def _frames_of(header: SliceHeader, dataset: Dataset) -> list[SliceHeader]:
@@ -380,6 +408,7 @@ def _frames_of(header: SliceHeader, dataset: Dataset) -> list[SliceHeader]:
             f"{len(groups)} per-frame functional groups for {count} frames",
             path=header.path,
         )
+    repeating = _dimensions_but_position(dataset)
     headers = []
     for index, group in enumerate(groups):
 
@@ -387,13 +416,34 @@ def _frames_of(header: SliceHeader, dataset: Dataset) -> list[SliceHeader]:
             items = group.get(name) or shared.get(name) or [Dataset()]
             return items[0]
 
-        changes: dict[str, Any] = {"frame": index}
+        # Only its own macro places a frame: one position for all of them would be none.
+        changes: dict[str, Any] = {"frame": index, "position": ()}
         for sequence, keyword, field, tag in _FRAME_FIELDS:
             item = macro(sequence)
             if keyword in item:
                 changes[field] = _pydicom_value(item, tag, _FRAME_KINDS[field])
+        if not changes["position"]:
+            raise RejectedError(
+                Reason.NOT_AN_IMAGE_PLANE,
+                f"frame {index} has no ImagePositionPatient (0020,0032) of its own",
+                path=header.path,
+            )
+        values = macro("FrameContentSequence").get("DimensionIndexValues")
+        if values is not None and repeating:
+            many = list(values) if isinstance(values, Sequence) else [values]
+            changes["volume_index"] = tuple(int(many[d]) for d in repeating if d < len(many))
         headers.append(header._replace(**changes))
     return headers
+
+
+def _dimensions_but_position(dataset: Dataset) -> list[int]:
+    """Which DimensionIndexValues do not count positions (PS3.3 C.7.6.17)."""
+    places = {0x00200032, 0x00209057, 0x00209113}  # position, InStackPositionNumber, its sequence
+    return [
+        index
+        for index, item in enumerate(dataset.get("DimensionIndexSequence") or [])
+        if item.get("DimensionIndexPointer") not in places
+    ]
 
 
 # (functional group, keyword, field, tag): PS3.3 C.7.6.16.2 and the MR macros of C.8.13.5.
@@ -410,14 +460,17 @@ _FRAME_FIELDS = tuple(
         ("FrameContentSequence", "TemporalPositionIndex", "temporal_position"),
         ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition_number"),
         ("FrameContentSequence", "InStackPositionNumber", "instance_number"),
+        ("FrameContentSequence", "StackID", "stack_id"),
         ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
         ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "repetition_time"),
         ("MRTimingAndRelatedParametersSequence", "FlipAngle", "flip_angle"),
         ("MRImageFrameTypeSequence", "FrameType", "image_type"),
         ("CTImageFrameTypeSequence", "FrameType", "image_type"),
+        ("MRImageFrameTypeSequence", "ComplexImageComponent", "complex_component"),
+        ("MRDiffusionSequence", "DiffusionBValue", "b_value"),
     )
 )
-_FRAME_KINDS = {name: kind for name, kind in _FIELDS.values()}
+_FRAME_KINDS = {name: kind for name, kind in _FIELDS.values()} | {"stack_id": "text"}
 
 
 def _require_image_plane(header: SliceHeader) -> None:
@@ -435,20 +488,35 @@ def _require_image_plane(header: SliceHeader) -> None:
         reject(Reason.CORRUPT_HEADER, f"matrix is {header.rows} x {header.columns}")
     if (header.frames or 0) < 0:
         reject(Reason.CORRUPT_HEADER, f"{header.frames} frames")
-    if header.bits_allocated not in (8, 12, 16, 32) or not header.bits_stored:
-        reject(Reason.UNSUPPORTED_PIXELS, f"{header.bits_allocated} bits allocated")
-    if not 0 < header.bits_stored <= header.bits_allocated:
-        reject(
-            Reason.CORRUPT_HEADER,
-            f"{header.bits_stored} bits stored in {header.bits_allocated} allocated",
-        )
+    allocated, stored = header.bits_allocated or 0, header.bits_stored or 0
+    if allocated not in (8, 12, 16, 32) or not stored:
+        reject(Reason.UNSUPPORTED_PIXELS, f"{allocated} bits allocated, {stored} stored")
+    if allocated == 12 and (header.rows or 0) * (header.columns or 0) % 2:
+        reject(Reason.UNSUPPORTED_PIXELS, "an odd number of samples packed in 12 bits each")
+    if not 0 < stored <= allocated:
+        reject(Reason.CORRUPT_HEADER, f"{stored} bits stored in {allocated} allocated")
     if header.burned_in.upper() == "YES":
         reject(Reason.BURNED_IN_ANNOTATION, "BurnedInAnnotation (0028,0301) is YES")
     if header.pixel_length is not None and header.is_native:
-        needed = header.frame_bytes * (header.frames or 1)
-        available = min(header.pixel_length, header.file_size - header.pixel_offset)
-        if available < needed:
-            reject(Reason.TRUNCATED_PIXELS, f"{needed} bytes required, {available} found")
+        require_pixel_bytes(
+            header, min(header.pixel_length, header.file_size - header.pixel_offset)
+        )
+
+
+def require_pixel_bytes(header: SliceHeader, found: int) -> None:
+    """Checks the length of native pixel data against what the header says of them.
+
+    Raises:
+      RejectedError: fewer bytes than rows, columns, frames and bits require, or so many more
+        that it is not padding: one of them is wrong.
+    """
+    needed = header.frame_bytes * (header.frames or 1)
+    if not needed <= found <= needed + needed // 4 + 1:
+        raise RejectedError(
+            Reason.TRUNCATED_PIXELS if found < needed else Reason.CORRUPT_HEADER,
+            f"{needed} pixel bytes required, {found} found",
+            path=header.path,
+        )
 
 
 def group_paths(headers: Sequence[SliceHeader]) -> tuple[str, ...]:

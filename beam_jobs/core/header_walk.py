@@ -112,7 +112,17 @@ def walk(source: ByteSource, wanted: Container[int], encapsulated: Container[str
         return Walk(transfer_syntax, values, position, None)
     if transfer_syntax in encapsulated:
         raise HandOver("encapsulated pixels of known length")
+    end = position + length
+    if end < source.size:
+        # What follows may be padding, never an element that should have come before.
+        following = source.read_at(end, 4)
+        if len(following) == 4 and _tag_of(following) <= PIXEL_DATA:
+            raise HandOver("tags out of order")
     return Walk(transfer_syntax, values, position, length)
+
+
+def _tag_of(data: bytes) -> int:
+    return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
 
 
 def _file_meta(buffer: bytes) -> tuple[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,6 +14,9 @@ from beam_jobs.core.record import ContractError, RecordSchema
 
 FORMAT = "voxelbeam-dataset"
 MANIFEST_NAME = "manifest.json"
+# A name that leads nowhere else: the directory is joined with it.
+SHARD_NAME = re.compile(r"(?:fold-(\d+)|unlabelled)-\d{5}-of-\d{5}\.tfrecord", re.ASCII)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def canonical_json(data: Any) -> str:
@@ -23,6 +27,61 @@ def canonical_json(data: Any) -> str:
 def fingerprint(data: Any) -> str:
     """sha256 (hex) of the canonical JSON of `data`."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+      text: as found in a file; bytes are taken for UTF-8.
+
+    Raises:
+      ContractError: not UTF-8, not JSON, or not an object.
+    """
+    try:
+        data = json.loads(text.decode() if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise ContractError(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ContractError("not a JSON object")
+    return data
+
+
+_KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+
+
+def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type], *, where: str = "") -> None:
+    """Refuses a JSON object whose members are of other types.
+
+    Args:
+      data: the object.
+      kinds: the Python type of each member that it must have; float takes whole numbers too.
+      where: the object's place, put before a member's name in messages.
+
+    Raises:
+      ContractError: names the member and what was found.
+    """
+    for name, kind in kinds.items():
+        if name not in data:
+            raise ContractError(f"{where}{name} is missing")
+        value = data[name]
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool):
+            raise ContractError(f"{where}{name}: {_shown(value)} found, {_KINDS[kind]} required")
+
+
+def objects_of(data: Mapping[str, Any], name: str, *, where: str = "") -> list[dict[str, Any]]:
+    """The member `name` of a JSON object, a list of objects.
+
+    Raises:
+      ContractError: it is missing, no list, or holds something else; the message names the place.
+    """
+    require_kinds(data, {name: list}, where=where)
+    for place, value in enumerate(data[name]):
+        require_kinds({f"{name}[{place}]": value}, {f"{name}[{place}]": dict}, where=where)
+    return list(data[name])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,35 +216,34 @@ class Manifest:
         """Reads `to_json`'s object.
 
         Raises:
-          ContractError: not a manifest, a field is missing, or it contradicts itself.
+          ContractError: not a manifest, a field is missing or no value that it can have, or the
+            manifest contradicts itself; the message names the field and what was found.
         """
         if data.get("format") != FORMAT:
             raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
-        try:
-            manifest = cls(
-                schema=RecordSchema.from_json(data["schema"]),
-                spec=data["spec"],
-                folds=data["folds"],
-                seed=data["seed"],
-                id_policy=data["id_policy"],
-                counts=data["counts"],
-                shards=tuple(
-                    ShardEntry(
-                        name=shard["name"],
-                        fold=shard["fold"],
-                        bytes=shard["bytes"],
-                        sha256=shard["sha256"],
-                        patients=tuple(
-                            ShardPatient(patient_id=p["patient_id"], label=p["label"])
-                            for p in shard["patients"]
-                        ),
-                    )
-                    for shard in data["shards"]
-                ),
-            )
-        except (KeyError, TypeError) as error:
-            raise ContractError(f"manifest field missing or malformed: {error}") from error
+        fields = _Fields(data)
+        folds = fields.integer("folds", least=1)
+        manifest = cls(
+            schema=RecordSchema.from_json(fields.mapping("schema")),
+            spec=fields.mapping("spec"),
+            folds=folds,
+            seed=fields.integer("seed"),
+            id_policy=fields.one_of("id_policy", ("keep", "hmac")),
+            counts=_counts(fields, "counts"),
+            shards=tuple(_shard(shard, folds) for shard in fields.objects("shards")),
+        )
+        if not manifest.shards:
+            raise fields.error("shards", "at least one shard")
+        names = Counter(shard.name for shard in manifest.shards)
+        if twice := sorted(name for name, count in names.items() if count > 1):
+            raise ContractError(f"shards listed twice: {', '.join(twice[:10])}")
         manifest.check()
+        for name, value in (
+            ("dataset_fingerprint", manifest.dataset_fingerprint),
+            ("spec_fingerprint", manifest.schema.spec_fingerprint),
+            ("label_balance", manifest.label_balance),
+        ):
+            fields.require_equal(name, value)
         return manifest
 
     def dumps(self) -> str:
@@ -193,16 +251,128 @@ class Manifest:
         return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
 
     @classmethod
-    def loads(cls, text: str) -> Manifest:
-        """Reads `dumps`' text.
+    def loads(cls, text: str | bytes) -> Manifest:
+        """Reads `dumps`' text, or the bytes of a file.
 
         Raises:
-          ContractError: not JSON, or not a manifest.
+          ContractError: not UTF-8, not JSON, or not a manifest.
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ContractError(f"not JSON: {error}") from error
-        if not isinstance(data, dict):
-            raise ContractError("not a JSON object")
-        return cls.from_json(data)
+        return cls.from_json(json_object(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fields:
+    """An object of the JSON, asked for its members by type.
+
+    Attributes:
+      data: the object.
+      where: its place, as messages name it: "shards[2].".
+    """
+
+    data: Mapping[str, Any]
+    where: str = ""
+
+    def error(self, name: str, required: str) -> ContractError:
+        return ContractError(
+            f"{self.where}{name}: {_shown(self.data[name])} found, {required} required"
+        )
+
+    def get(self, name: str, kind: type | None = None) -> Any:
+        if kind is not None:
+            require_kinds(self.data, {name: kind}, where=self.where)
+        elif name not in self.data:
+            raise ContractError(f"{self.where}{name} is missing")
+        return self.data[name]
+
+    def integer(self, name: str, *, least: int | None = None) -> int:
+        value = self.get(name, int)
+        if least is not None and value < least:
+            raise self.error(name, f"at least {least}")
+        return int(value)
+
+    def text(self, name: str) -> str:
+        value = self.get(name, str)
+        if not value or not _is_unicode(value):
+            raise self.error(name, "text that can be written")
+        return str(value)
+
+    def matching(self, name: str, pattern: re.Pattern[str], required: str) -> re.Match[str]:
+        if (match := pattern.fullmatch(self.get(name, str))) is None:
+            raise self.error(name, required)
+        return match
+
+    def one_of(self, name: str, values: tuple[str, ...]) -> str:
+        value = self.get(name)
+        if value not in values:
+            raise self.error(name, " or ".join(values))
+        return str(value)
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        value: dict[str, Any] = self.get(name, dict)
+        return value
+
+    def objects(self, name: str) -> list[_Fields]:
+        return [
+            _Fields(value, f"{self.where}{name}[{place}].")
+            for place, value in enumerate(objects_of(self.data, name, where=self.where))
+        ]
+
+    def require_equal(self, name: str, value: object) -> None:
+        """Refuses a member that tells what follows from others, but tells it differently."""
+        if name in self.data and (
+            self.data[name] != value or isinstance(self.data[name], bool | float)
+        ):
+            raise self.error(name, f"{value!r}, as the shards and the schema say,")
+
+
+def _shard(fields: _Fields, folds: int) -> ShardEntry:
+    name = fields.matching("name", SHARD_NAME, "a name like fold-0-00000-of-00001.tfrecord")
+    fold = fields.get("fold")
+    if fold is not None and not (_is_integer(fold) and 0 <= fold < folds):
+        raise fields.error("fold", f"a fold from 0 to {folds - 1}, or null,")
+    if name[1] != (None if fold is None else str(fold)):
+        raise fields.error("fold", f"the fold in the name {name[0]}")
+    shard = ShardEntry(
+        name=name[0],
+        fold=fold,
+        bytes=fields.integer("bytes", least=0),
+        sha256=fields.matching("sha256", _SHA256, "64 hexadecimal digits")[0],
+        patients=tuple(_patient(patient) for patient in fields.objects("patients")),
+    )
+    fields.require_equal("count", shard.count)
+    return shard
+
+
+def _patient(fields: _Fields) -> ShardPatient:
+    label = fields.get("label")
+    if label is not None and not (_is_integer(label) and label in (0, 1)):
+        raise fields.error("label", "0, 1 or null")
+    return ShardPatient(patient_id=fields.text("patient_id"), label=label)
+
+
+def _counts(fields: _Fields, name: str) -> Mapping[str, Any]:
+    """Numbers of things, at any depth: none below 0."""
+    counts = fields.mapping(name)
+    inner = _Fields(counts, f"{fields.where}{name}.")
+    for key, value in counts.items():
+        if isinstance(value, dict):
+            _counts(inner, key)
+        else:
+            inner.integer(key, least=0)
+    return counts
+
+
+def _is_integer(value: object) -> bool:
+    """Whether a JSON value is a whole number; `true` is an int to Python."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """A value for a message, not longer than a line takes."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether text can be written; JSON's escapes can spell halves of a character."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -1,4 +1,9 @@
-"""Stored samples of one image, from file bytes to integers; native pixels are read exactly once."""
+"""Stored samples of one image, from file bytes to integers; native pixels are read exactly once.
+
+Three ways lead there: plain little-endian samples are read at their offset; compressed frames are
+cut out of their fragments and given to one decoder a transfer syntax; what is left (big endian,
+deflated, a Modality LUT) goes through pydicom's data set.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID
 
-from beam_jobs.core.dicom_index import SliceHeader
+from beam_jobs.core.codestreams import decode_frame, encapsulated_frames, only_stored_bits
+from beam_jobs.core.dicom_index import ENCAPSULATED, SliceHeader, require_pixel_bytes
+from beam_jobs.core.header_walk import EXPLICIT_BIG
 from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.series import Series
 from beam_jobs.core.storage import open_bytes
@@ -33,19 +39,40 @@ class StoredSlice(NamedTuple):
 
 
 def stored_slices(series: Series) -> Iterator[StoredSlice]:
-    """Yields the slices of a series in order, each file read once.
+    """The slices of a series in order, each file read once.
+
+    The first slice is read at once: where its pixels are not of the matrix that the header claims,
+    nobody has yet allocated for that matrix.
 
     Raises:
       RejectedError: unreadable, truncated or undecodable pixels; the error names the file.
     """
-    reader = _NativeReader()
-    opened = _Decoded()
+    slices = _read_slices(series)
+    return _resumed(next(slices), slices)
+
+
+def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[StoredSlice]:
+    yield first
+    del first  # or its samples would stay to the end
+    yield from others
+
+
+def _read_slices(series: Series) -> Iterator[StoredSlice]:
+    native = _NativeReader()
+    compressed = _CompressedReader()
+    opened = _DatasetReader()
     for header in series.headers:
         try:
-            if reader.can_read(header):
-                yield _with_rescale(header, reader.read(header))
+            if header.is_native:
+                samples = native.read(header)
+            elif header.transfer_syntax in ENCAPSULATED:
+                samples = compressed.read(header)
             else:
-                yield opened.read(header)
+                samples = opened.read(header)
+            if header.has_modality_lut:
+                yield _through_modality_lut(header, samples)
+            else:
+                yield _with_rescale(header, samples)
         except OSError as error:
             raise RejectedError(
                 Reason.UNREADABLE_FILE, error.strerror or type(error).__name__, path=header.path
@@ -55,7 +82,8 @@ def stored_slices(series: Series) -> Iterator[StoredSlice]:
 def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
     slope = 1.0 if header.slope is None else header.slope
     intercept = 0.0 if header.intercept is None else header.intercept
-    if not (np.isfinite(slope) and np.isfinite(intercept) and slope != 0):
+    # Beyond these, values or their differences leave the range of float32.
+    if not (1e-20 < abs(slope) < 1e20 and abs(intercept) < 1e20):
         raise RejectedError(
             Reason.CORRUPT_HEADER, f"rescale slope {slope}, intercept {intercept}", path=header.path
         )
@@ -67,20 +95,41 @@ def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice
     return StoredSlice(samples, slope, intercept)
 
 
+def _through_modality_lut(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
+    """Values by the Modality LUT (PS3.3 C.11.1.1), which stands in the place of rescaling."""
+    try:
+        item = _parse(header).ModalityLUTSequence[0]
+        count, first, depth = (int(number) for number in item.LUTDescriptor)
+        count = count or 1 << 16
+        order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
+        table = np.atleast_1d(_lut_entries(item.LUTData, count, order))
+        if len(table) != count or not 8 <= depth <= 16:
+            raise ValueError(f"{count} entries required, {len(table)} found")
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"Modality LUT (0028,3000) is malformed ({type(error).__name__})",
+            path=header.path,
+        ) from error
+    # Samples before the first mapped value take the first entry, those past the last the last.
+    values = table[np.clip(samples.astype(np.int64) - first, 0, count - 1)]
+    plain = header._replace(slope=None, intercept=None, bits_stored=depth, pixel_representation=0)
+    return _with_rescale(plain, values)
+
+
+def _lut_entries(data: Any, count: int, order: str) -> npt.NDArray[np.uint16]:
+    """LUTData, which is words (US or OW) or, for 8-bit entries, bytes packed in words."""
+    if not isinstance(data, bytes):
+        return np.asarray(data, dtype=np.uint16)
+    wide = len(data) >= 2 * count
+    return np.frombuffer(data, dtype=order + "u2" if wide else np.uint8)[:count].astype(np.uint16)
+
+
 class _NativeReader:
     """Reads native pixels at their offset into one buffer, used again for every slice."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-
-    @staticmethod
-    def can_read(header: SliceHeader) -> bool:
-        return (
-            header.is_native
-            and header.bits_allocated in (8, 16, 32)
-            and header.high_bit in (None, (header.bits_stored or 0) - 1)
-            and not header.has_modality_lut
-        )
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
         size = header.frame_bytes
@@ -96,79 +145,98 @@ class _NativeReader:
                 path=header.path,
             )
         kind = "i" if header.pixel_representation else "u"
-        bytes_each = (header.bits_allocated or 16) // 8
-        samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bytes_each}")
-        unused = (header.bits_allocated or 16) - (header.bits_stored or 16)
-        if unused:
-            # Bits above bits_stored may hold anything (old overlays): PS3.5 8.1.1.
-            if kind == "u":
-                samples &= samples.dtype.type((1 << (header.bits_stored or 16)) - 1)
-            else:
-                samples <<= unused
-                samples >>= unused
-        return samples.reshape(header.rows or 0, header.columns or 0)
+        if header.bits_allocated == 12:
+            samples = _unpack_12_bits(self._buffer).astype(f"<{kind}2")
+        else:
+            bytes_each = (header.bits_allocated or 16) // 8
+            samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bytes_each}")
+        return only_stored_bits(header, samples).reshape(header.rows or 0, header.columns or 0)
 
 
-class _Decoded:
-    """Decodes pixels through pydicom; a multi-frame file is parsed once."""
+def _unpack_12_bits(packed: bytearray) -> npt.NDArray[np.uint16]:
+    """Samples of 12 bits allocated (retired from PS3.5), two in three bytes, low bits first."""
+    pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
+    first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
+    second = pairs[:, 1] >> 4 | pairs[:, 2] << 4
+    return np.stack([first, second], axis=1).ravel()
+
+
+class _CompressedReader:
+    """Decodes encapsulated frames (PS3.5 A.4); a multi-frame file is read and cut up once."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._frames: list[bytes] = []
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        if header.path != self._path:
+            with open_bytes(header.path) as source:
+                data = source.read_at(header.pixel_offset, source.size - header.pixel_offset)
+            self._frames = encapsulated_frames(header, data)
+            self._path = header.path
+        return decode_frame(header, self._frames[header.frame])
+
+
+def _parse(header: SliceHeader) -> Any:
+    """The whole data set of a header's file."""
+    with open_bytes(header.path) as source:
+        data = source.read_at(0, source.size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    except Exception as error:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"pydicom cannot parse the file ({type(error).__name__})",
+            path=header.path,
+        ) from error
+
+
+class _DatasetReader:
+    """Reads native pixels that are not plain (big endian, deflated); a file is parsed once."""
 
     def __init__(self) -> None:
         self._path = ""
         self._dataset: Any = None
 
-    def read(self, header: SliceHeader) -> StoredSlice:
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
         if header.path != self._path:
-            with open_bytes(header.path) as source:
-                data = source.read_at(0, source.size)
-            self._dataset = None
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    self._dataset = pydicom.dcmread(
-                        io.BytesIO(data), force=data[128:132] != b"DICM"
-                    )
-            except Exception as error:
-                raise RejectedError(
-                    Reason.CORRUPT_HEADER,
-                    f"pydicom cannot parse the file ({type(error).__name__})",
-                    path=header.path,
-                ) from error
+            self._dataset = _parse(header)
             self._path = header.path
-        return self._decode(header)
-
-    def _decode(self, header: SliceHeader) -> StoredSlice:
+        dataset = self._dataset
         try:
-            decoder = get_decoder(UID(header.transfer_syntax))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                decoder = get_decoder(UID(header.transfer_syntax))
         except NotImplementedError as error:
             raise RejectedError(
                 Reason.UNSUPPORTED_PIXELS,
                 "the transfer syntax is not in the standard's table",
                 path=header.path,
             ) from error
-        if not decoder.is_available:
+        if not decoder.is_native:
             raise RejectedError(
                 Reason.UNSUPPORTED_PIXELS,
-                f"no decoder is installed for {UID(header.transfer_syntax).name}",
+                f"no decoder is known for {decoder.UID.name}",
                 path=header.path,
             )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                samples, _ = decoder.as_array(self._dataset, index=header.frame, raw=False)
-                if header.has_modality_lut:
-                    values = apply_modality_lut(samples, self._dataset)
-                    plain = header._replace(slope=None, intercept=None)
-                    return _with_rescale(plain, np.ascontiguousarray(values))
+                pixels = dataset.PixelData
+                if not isinstance(pixels, bytes | None):
+                    raise TypeError(f"pixel data of VR {dataset['PixelData'].VR}")
+                require_pixel_bytes(header, len(pixels or b""))
+                # What lies in the unused bits is dealt with here, high bit included.
+                options: Any = {"correct_unused_bits": False}
+                samples, _ = decoder.as_array(dataset, index=header.frame, **options)
+        except RejectedError:
+            raise
         except Exception as error:
             raise RejectedError(
                 Reason.UNDECODABLE_PIXELS,
                 f"pixels do not decode ({type(error).__name__})",
                 path=header.path,
             ) from error
-        if samples.shape != (header.rows, header.columns):
-            raise RejectedError(
-                Reason.UNDECODABLE_PIXELS,
-                f"decoded {samples.shape}, header says ({header.rows}, {header.columns})",
-                path=header.path,
-            )
-        return _with_rescale(header, np.ascontiguousarray(samples))
+        return only_stored_bits(header, samples.astype(samples.dtype.newbyteorder("<")))

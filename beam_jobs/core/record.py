@@ -109,7 +109,8 @@ class RecordSchema:
         """Reads `to_json`'s object.
 
         Raises:
-          ContractError: a field is missing, or the version is one this code does not know.
+          ContractError: a field is missing or malformed, or the version is one this code does not
+            know.
         """
         missing = {"version", "modalities", "shape", "dtype", "spec_fingerprint"} - set(data)
         if missing:
@@ -118,6 +119,14 @@ class RecordSchema:
             raise ContractError(
                 f"schema version {data['version']} found, version {SCHEMA_VERSION} required"
             )
+        for name, fits, required in (
+            ("modalities", _is_list_of(data["modalities"], str), "a list of names"),
+            ("shape", _is_list_of(data["shape"], int), "a list of whole numbers"),
+            ("dtype", isinstance(data["dtype"], str), "text"),
+            ("spec_fingerprint", isinstance(data["spec_fingerprint"], str), "text"),
+        ):
+            if not fits:
+                raise ContractError(f"schema.{name}: {data[name]!r} found, {required} required")
         return cls(
             modalities=tuple(data["modalities"]),
             shape=tuple(data["shape"]),
@@ -145,6 +154,12 @@ class RecordSchema:
         ]
         if differing:
             raise ContractError("records do not fit: " + "; ".join(differing))
+
+
+def _is_list_of(value: object, kind: type) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(item, kind) and not isinstance(item, bool) for item in value
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

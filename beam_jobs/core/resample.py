@@ -27,7 +27,7 @@ from beam_jobs.core.pixels import StoredSlice
 Float32 = npt.NDArray[np.float32]
 
 # Output rows multiplied at once: wide enough for BLAS, narrow enough to stay banded.
-_BLOCK = 16
+_BLOCK = 8
 # An axis counts as parallel when, over the whole stack, it strays less than this share of a voxel
 # of the grid.
 _PARALLEL_TOLERANCE = 0.05
@@ -128,64 +128,121 @@ def reduce_stack(
     Returns:
       (output slices, output rows, output columns) float32 of rescaled values; 0 outside.
     """
-    row_blocks = row_weights.blocks
-    outputs, inputs = len(row_weights.matrix), row_weights.matrix.shape[1]
-    columns = column_weights.matrix.shape[1]
-    planes = np.zeros((len(slice_weights.matrix), outputs * columns), dtype=np.float32)
-    touched = [np.flatnonzero(column) for column in slice_weights.matrix.T]
-    constants = np.zeros(len(planes), dtype=np.float64)
-    image = np.empty((inputs, columns), dtype=np.float32)
-    reduced = np.empty((outputs, columns), dtype=np.float32)
+    outputs, inputs = row_weights.matrix.shape
+    final, columns = column_weights.matrix.shape
+    matrix = slice_weights.matrix
+    row_blocks, column_blocks = row_weights.blocks, column_weights.blocks
+    touched = [np.flatnonzero(column).tolist() for column in matrix.T]
+    last_slices = {plane: index for index, planes in enumerate(touched) for plane in planes}
+    result = np.zeros((len(matrix), outputs, final), dtype=np.float32)
+    constants = np.zeros(len(matrix), dtype=np.float64)
+    # Output planes that slices still to come will add to, of the box's columns alone.
+    open_planes: dict[int, Float32] = {}
+    work = np.empty(inputs * columns, dtype=np.float32)
+    reduced = np.empty(outputs * columns, dtype=np.float32)
+    turned = np.empty(final * outputs, dtype=np.float32)
+    box = _Box(inputs, 0, columns, 0)
     for index, stored in enumerate(slices):
-        if not touched[index].size:
+        if not touched[index]:
             continue
-        low, high = _content(stored.samples)
-        image[low:high] = stored.samples[low:high]
-        start, end = _reduce_rows(image, low, high, row_blocks, reduced)
-        flat = reduced.reshape(-1)[start * columns : end * columns]
+        old, box = box, _grown(box, stored.samples)
+        height, width = max(box.bottom - box.top, 0), max(box.right - box.left, 0)
+        if box[2:] != old[2:]:
+            for plane, values in open_planes.items():
+                open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
+                shift = old.left - box.left
+                open_planes[plane][:, shift : shift + values.shape[1]] = values
+        image = work[: height * width].reshape(height, width)
+        image[:] = stored.samples[box.top : box.bottom, box.left : box.right]
+        lines = reduced[: outputs * width].reshape(outputs, width)
+        first, last = _reduce(image, box.top, row_blocks, lines)
+        flat = lines[first:last].reshape(-1)
         for plane in touched[index]:
-            weight = float(slice_weights.matrix[plane, index])
+            weight = float(matrix[plane, index])
             constants[plane] += weight * stored.intercept
+            if plane not in open_planes:
+                open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
             if flat.size:
-                target = planes[plane, start * columns : end * columns]
+                target = open_planes[plane][first:last].reshape(-1)
                 blas.saxpy(flat, target, a=weight * stored.slope)
-    result = _reduce_columns(planes.reshape(-1, columns), column_weights)
-    result = result.reshape(len(planes), outputs, -1)
+            if index == last_slices[plane]:
+                finished = np.ascontiguousarray(open_planes.pop(plane)[first:last].T)
+                lanes = turned[: final * (last - first)].reshape(final, last - first)
+                start, end = _reduce(finished, box.left, column_blocks, lanes)
+                result[plane, first:last, start:end] = lanes[start:end].T
     if constants.any():
         inside = row_weights.inside[:, None] & column_weights.inside[None, :]
         result += constants.astype(np.float32)[:, None, None] * inside
     return result
 
 
-def _content(samples: npt.NDArray[np.generic]) -> tuple[int, int]:
-    """First and one past last row with a sample that is not zero: the rest adds nothing."""
-    wide = samples
-    if samples.flags.c_contiguous and (samples.shape[1] * samples.itemsize) % 8 == 0:
-        wide = samples.view(np.uint64)
-    rows = np.flatnonzero(wide.any(axis=1))
-    return (int(rows[0]), int(rows[-1]) + 1) if rows.size else (0, 0)
+class _Box(NamedTuple):
+    """Rows top..bottom and columns left..right of a slice; empty while an end is not after."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
-def _reduce_rows(
-    image: Float32, low: int, high: int, blocks: Sequence[_Block], out: Float32
-) -> tuple[int, int]:
-    """out[first:last] = weights @ image, of the rows low..high of the image alone.
+# Rows and columns by which a box grows: rarely and far, rather than slice by slice.
+_GROWTH = 32
+
+
+def _grown(box: _Box, samples: npt.NDArray[np.generic]) -> _Box:
+    """The box grown to hold all samples of a slice that are not zero: the rest adds nothing.
+
+    The box never shrinks from slice to slice, so only what lies outside it is looked at.
+    """
+    rows, columns = samples.shape
+    word = next(size for size in (8, 4, 2, 1) if columns * samples.itemsize % size == 0)
+    words = np.ascontiguousarray(samples).view(f"u{word}")
+    each = word // samples.itemsize
+    any_bit = np.bitwise_or.reduce
+    if box.bottom > box.top:
+        flat, stride = words.reshape(-1), words.shape[1]
+        left, right = box.left // each, box.right // each
+        # In memory what lies right of the box in one row touches what lies left of it in the next.
+        start, end = box.top * stride + left, (box.bottom - 1) * stride + right
+        between = flat[start - left + right : end].reshape(-1, stride)[:, : stride - right + left]
+        if not (any_bit(flat[:start]) or any_bit(flat[end:]) or any_bit(between, axis=None)):
+            return box
+    used_rows = np.flatnonzero(any_bit(words, axis=1))
+    if not used_rows.size:
+        return box
+    used_columns = np.flatnonzero(any_bit(words, axis=0))
+    return _Box(
+        min(box.top, int(used_rows[0]) // _GROWTH * _GROWTH),
+        max(box.bottom, min(-(-int(used_rows[-1] + 1) // _GROWTH) * _GROWTH, rows)),
+        min(box.left, int(used_columns[0]) * each // _GROWTH * _GROWTH),
+        max(box.right, min(-(-int(used_columns[-1] + 1) * each // _GROWTH) * _GROWTH, columns)),
+    )
+
+
+def _reduce(image: Float32, offset: int, blocks: Sequence[_Block], out: Float32) -> tuple[int, int]:
+    """out[first:last] = weights @ image along the first axis.
+
+    Args:
+      image: (inputs, n), C order: inputs `offset` onwards; those before and after are zero.
+      offset: of the image.
+      blocks: the weights.
+      out: (outputs, n), C order.
 
     Returns:
-      The range of output rows that was written.
+      The range of outputs that was written; the others would be zero.
     """
     start, end = 0, 0
+    if not image.size:
+        return start, end
     for block in blocks:
-        first, last = max(block.low, low), min(block.high, high)
+        first, last = max(block.low, offset), min(block.high, offset + len(image))
         if first >= last:
             continue
-        part = block.weights[:, first - block.low : last - block.low]
         # Fortran order sees the transposes: out.T = image.T @ weights.T.
         blas.sgemm(
             1.0,
-            image[first:last].T,
-            part,
-            trans_b=True,
+            image[first - offset : last - offset].T,
+            block.weights[:, first - block.low : last - block.low].T,
             beta=0.0,
             c=out[block.first : block.last].T,
             overwrite_c=True,
@@ -193,16 +250,6 @@ def _reduce_rows(
         start = start if end else block.first
         end = block.last
     return start, end
-
-
-def _reduce_columns(planes: Float32, weights: AxisWeights) -> Float32:
-    """planes @ weights.matrix.T, banded; (n, inputs) to (n, outputs)."""
-    result = np.zeros((len(planes), len(weights.matrix)), dtype=np.float32)
-    for block in weights.blocks:
-        result[:, block.first : block.last] = blas.sgemm(
-            1.0, block.weights.T, planes[:, block.low : block.high].T, trans_a=True
-        ).T
-    return result
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -325,7 +372,8 @@ def _crop(
 ) -> Resampled:
     """Cuts the grid out of an array on the same lattice, zeros where it reaches beyond."""
     shift = np.rint(lattice.to_index(grid.affine[:3, 3])).astype(int)
-    array = np.zeros(grid.shape, dtype=np.float32)
+    # In the memory order of `full`: turning float voxels round costs more than making them.
+    array = np.zeros_like(full, shape=grid.shape)
     source, target = [], []
     covered = []
     for axis in range(3):
@@ -338,7 +386,8 @@ def _crop(
         line[place] = inside[axis][low:high]
         covered.append(line)
     array[tuple(target)] = full[tuple(source)]
-    mask = covered[0][:, None, None] & covered[1][None, :, None] & covered[2][None, None, :]
+    mask = np.empty_like(array, dtype=bool)
+    np.logical_and(covered[0][:, None, None] & covered[1][None, :, None], covered[2], out=mask)
     return Resampled(array=array, inside=mask, geometry=grid)
 
 

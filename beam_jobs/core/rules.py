@@ -123,12 +123,29 @@ def _words(*alternatives: str) -> str:
     return rf"(?<![a-z0-9+])(?:{'|'.join(alternatives)})(?![a-z0-9+])"
 
 
-_T1 = _words(r"t1w?(?:ce|gd|c)?", r"t1[_ -]?w?(?:se|tse|fse|ffe|gre|fl2d|fl3d|vibe|mpr|space|spgr)", "mprage",
-             "mp2rage", "i?r?[- ]?f?spgr", "bravo", "tfl3?d?")  # fmt: skip
+_T1 = _words(
+    r"t1w?(?:ce|gd|c)?",
+    r"t1[_ -]?w?(?:se|tse|fse|ffe|gre|fl2d|fl3d|vibe|mpr|space|spgr)",
+    "mprage",
+    "mp2rage",
+    "i?r?[- ]?f?spgr",
+    "bravo",
+    "tfl3?d?",
+)
 _T2 = _words(r"t2w?", r"t2[_ -]?w?(?:se|tse|fse|frfse|space|blade|propeller)")
 _FLAIR = _words("t2[_ -]?flair", "flair", "dark[_ -]?fluid", "tirm")
-_ENHANCED = _words(r"\+?gd", "gad\\w*", "post", r"post[_ -]?(?:gd|gad|con|contrast)", "contrast",
-                   r"(?:t1w?)?\+?(?:ce|gd)", r"\+c(?:on|ontrast)?", r"c\+", "enhanced", "km")  # fmt: skip
+_ENHANCED = _words(
+    r"\+?gd",
+    r"gad\w*",
+    "post",
+    r"post[_ -]?(?:gd|gad|con|contrast)",
+    "contrast",
+    r"(?:t1w?)?\+?(?:ce|gd)",
+    r"\+c(?:on|ontrast)?",
+    r"c\+",
+    "enhanced",
+    "km",
+)
 _PLAIN = _words("pre", "without", "w/?o", "non?", "unenhanced", "native", "nativ")
 
 

@@ -34,6 +34,7 @@ OFF_LINE = 0.5
 # No scanner images a larger volume (a whole body is 2 m long and fills 1 m³); what claims to be
 # larger would only cost the memory of its lattice.
 MAX_EXTENT_MM = 3000.0
+MIN_SPACING_MM = 1e-5
 MAX_VOLUME_MM3 = 2e9
 # The origin of a frame of reference is arbitrary, but not kilometres away.
 MAX_POSITION_MM = 1e6
@@ -137,10 +138,49 @@ def _split(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
             None if header.echo_time is None else round(header.echo_time, 3),
             _complex_component(header),
             header.temporal_position,
+            header.b_value,
+            header.stack_id,
             _kind(header),
         )
         stacks[key].append(header)
-    return list(stacks.values())
+    return [part for stack in stacks.values() for part in _separate(stack)]
+
+
+def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
+    """Repetitions of one stack (dynamics, diffusion directions), by the first key that tells them.
+
+    A key counts only where it gives whole repetitions: every part holds every place once. A stack
+    that no key separates stays as it is, for `_order` to collapse or to refuse.
+    """
+    places = {_place(header) for header in stack}
+    if len(places) < 2 or len(places) == len(stack) or len(stack) % len(places):
+        return [stack]
+
+    def whole(parts: list[list[SliceHeader]]) -> bool:
+        return all(
+            len(part) == len(places) and {_place(header) for header in part} == places
+            for part in parts
+        )
+
+    for key in (lambda header: header.acquisition_number, lambda header: header.volume_index):
+        parts: dict[object, list[SliceHeader]] = defaultdict(list)
+        for header in stack:
+            parts[key(header)].append(header)
+        found = [parts[value] for value in sorted(parts, key=lambda value: (value is None, value))]
+        if whole(found):
+            return found
+    # Last, runs of consecutive InstanceNumbers, one run a repetition.
+    numbers = {header.instance_number for header in stack}
+    if None not in numbers and len(numbers) == len(stack):
+        ordered = sorted(stack, key=lambda header: header.instance_number or 0)
+        runs = [ordered[at : at + len(places)] for at in range(0, len(ordered), len(places))]
+        if whole(runs):
+            return runs
+    return [stack]
+
+
+def _place(header: SliceHeader) -> tuple[float, ...]:
+    return tuple(round(value, 2) for value in header.position)
 
 
 def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
@@ -159,7 +199,8 @@ def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
 def _complex_component(header: SliceHeader) -> str:
     """Magnitude, phase, real or imaginary part, where ImageType says so (PS3.3 C.8.3.1.1.1)."""
     names = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I"}
-    for value in header.image_type[2:]:
+    # ComplexImageComponent (0008,9208) of enhanced objects, PS3.3 C.8.13.3.1.1.
+    for value in (header.complex_component, *header.image_type[2:]):
         if value in names:
             return names[value]
     return "M"
@@ -241,9 +282,9 @@ def _positions(stack: Sequence[SliceHeader]) -> Array:
 
 def _pixel_spacing(header: SliceHeader) -> tuple[float, float]:
     spacing = header.pixel_spacing
-    if len(spacing) != 2 or not all(np.isfinite(spacing)) or min(spacing) <= 0:
+    if len(spacing) != 2 or not all(MIN_SPACING_MM < each < MAX_EXTENT_MM for each in spacing):
         raise RejectedError(
-            Reason.INVALID_GEOMETRY, "PixelSpacing (0028,0030) must be two positive numbers"
+            Reason.INVALID_GEOMETRY, "PixelSpacing (0028,0030) must be two positive lengths in mm"
         )
     return spacing[0], spacing[1]
 
@@ -375,12 +416,19 @@ def _order_without_geometry(stack: list[SliceHeader]) -> Series:
             "no ImagePositionPatient (0020,0032), and InstanceNumber (0020,0013) does not order",
         )
     first = stack[0]
-    spacing = first.pixel_spacing if len(first.pixel_spacing) == 2 else (1.0, 1.0)
-    step = first.spacing_between_slices or first.slice_thickness or 1.0
+    spacing = _pixel_spacing(first) if first.pixel_spacing else (1.0, 1.0)
+    step = abs(first.spacing_between_slices or first.slice_thickness or 1.0)
     shape = (first.rows or 0, first.columns or 0, len(stack))
+    if not MIN_SPACING_MM < step < MAX_EXTENT_MM:
+        raise RejectedError(Reason.INVALID_GEOMETRY, f"slices {step:g} mm apart")
+    _require_plausible_size(shape, np.array([*spacing, step]))
+    try:
+        geometry = VolumeGeometry.canonical(shape, (*spacing, step), (0.0, 0.0, 0.0))
+    except ValueError as error:
+        raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
     return Series(
         headers=tuple(stack),
-        geometry=VolumeGeometry.canonical(shape, (*spacing, abs(step)), (0.0, 0.0, 0.0)),
+        geometry=geometry,
         offsets=tuple(float(k) for k in range(len(stack))),
         geometry_known=False,
     )

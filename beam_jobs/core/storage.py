@@ -7,6 +7,7 @@ The core knows local paths. A job that reads `gs://` or `s3://` registers an ope
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ _remote_opener: Callable[[str], IO[bytes]] | None = None
 class ByteSource(Protocol):
     """A file open for reading at any place."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset`; fewer only at the end of the file."""
@@ -62,12 +65,19 @@ class LocalBytes:
 class StreamBytes:
     """A seekable binary stream (an object in a store)."""
 
-    __slots__ = ("modified", "size", "stream")
+    __slots__ = ("_size", "modified", "stream")
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
-        self.size = stream.seek(0, os.SEEK_END)
-        self.modified = 0
+        self.modified: int = getattr(stream, "stamp", 0)
+        self._size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Of the stream; only who asks for it pays for finding out."""
+        if self._size is None:
+            self._size = self.stream.seek(0, os.SEEK_END)
+        return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
         self.stream.seek(offset)
@@ -84,6 +94,36 @@ class StreamBytes:
 
     def close(self) -> None:
         self.stream.close()
+
+
+class SeekableBytes(io.RawIOBase):
+    """A source as a stream that never allocates more than there is, whatever it is asked for."""
+
+    def __init__(self, source: ByteSource) -> None:
+        super().__init__()
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = (0, self._at, self._source.size)[whence]
+        self._at = max(0, base + offset)
+        return self._at
+
+    def read(self, count: int | None = -1) -> bytes:
+        left = max(0, self._source.size - self._at)
+        wanted = left if count is None or count < 0 else min(count, left)
+        data = self._source.read_at(self._at, wanted) if wanted else b""
+        self._at += len(data)
+        return data
 
 
 def register_remote_opener(opener: Callable[[str], IO[bytes]]) -> None:

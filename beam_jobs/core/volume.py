@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.core.geometry import Array, VolumeGeometry
-from beam_jobs.core.pixels import stored_slices
+from beam_jobs.core.pixels import StoredSlice, stored_slices
 from beam_jobs.core.series import Series
 
 
@@ -62,20 +62,27 @@ def load_volume(series: Series) -> Volume:
     Raises:
       RejectedError: pixels are missing or do not decode.
     """
-    slices: list[npt.NDArray[Any]] = []
-    for stored in stored_slices(series):
-        if stored.slope == 1.0 and stored.intercept == 0.0:
-            slices.append(stored.samples.copy())
-        else:
-            wide = np.float64 if stored.samples.dtype.itemsize > 2 else np.float32
-            values = stored.samples * np.float64(stored.slope) + stored.intercept
-            slices.append(values.astype(wide))
-    dtype = np.result_type(*{values.dtype for values in slices})
     # Slice by slice in memory, as read; (row, column, slice) is a view of it.
-    array = np.moveaxis(np.stack(slices, dtype=dtype), 0, 2)
+    stack: npt.NDArray[Any] = np.zeros(0)
+    for index, stored in enumerate(stored_slices(series)):
+        dtype, plain = stored.samples.dtype, stored.slope == 1.0 and stored.intercept == 0.0
+        if not plain:
+            dtype = np.dtype(np.float64 if dtype.itemsize > 2 else np.float32)
+        if index == 0:
+            stack = np.zeros((len(series.headers), *stored.samples.shape), dtype=dtype)
+        elif dtype != stack.dtype:
+            stack = stack.astype(np.result_type(stack, dtype), copy=False)
+        stack[index] = stored.samples if plain else _rescaled(stored)
+    array = np.moveaxis(stack, 0, 2)
     if not series.even:
         array = _at_lattice(array, np.asarray(series.offsets), series.geometry.shape[2])
     return Volume(array=array, geometry=series.geometry)
+
+
+def _rescaled(stored: StoredSlice) -> Array:
+    values = stored.samples * np.float64(stored.slope)
+    values += stored.intercept
+    return values
 
 
 def _at_lattice(array: npt.NDArray[Any], offsets: Array, count: int) -> npt.NDArray[np.float32]:

@@ -1,7 +1,5 @@
 """Volumes: values as stored and rescaled, places as dcm2niix has them."""
 
-import subprocess
-
 import nibabel
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
 from beam_jobs.phantoms import SeriesSpec, write_series
+from tests.dicom_files import assert_same_as_dcm2niix
 from tests.real_series import unpack_real_series
 
 
@@ -20,35 +19,6 @@ def load(folder):
     assert not unread
     assert not rejected
     return load_volume(series)
-
-
-def assert_same_as_dcm2niix(folder, volume, scratch):
-    """Every voxel the same value at the same millimetre, within 1e-3 mm."""
-    import dcm2niix
-
-    output = scratch / "oracle"
-    output.mkdir()
-    command = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "x", "-o", str(output), str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
-    (path,) = output.glob("*.nii")
-    image = nibabel.load(path)
-    theirs = np.asarray(image.dataobj)
-    # Their qform keeps the direction cosines to float32; the sform is a product of rounded parts.
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.get_qform()
-    index = np.linalg.inv(volume.affine) @ affine
-    signed = np.rint(index[:3, :3]).astype(int)
-    assert (np.abs(signed).sum(axis=0) == 1).all()
-    order = [int(np.argmax(np.abs(row))) for row in signed]
-    turned = np.transpose(theirs, order)
-    for axis, source in enumerate(order):
-        if signed[axis, source] < 0:
-            turned = np.flip(turned, axis)
-    assert turned.shape == volume.array.shape
-    np.testing.assert_allclose(turned, volume.array, rtol=1e-6, atol=1e-4)
-    ends = [(0, n - 1) for n in theirs.shape]
-    corners = np.array([[i, j, k, 1] for i in ends[0] for j in ends[1] for k in ends[2]])
-    ours = volume.affine @ np.rint(index @ corners.T)
-    np.testing.assert_allclose(ours[:3], (affine @ corners.T)[:3], atol=1e-3)
 
 
 def test_real_series_is_what_dcm2niix_makes_of_it(tmp_path):
