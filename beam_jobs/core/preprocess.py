@@ -316,12 +316,12 @@ def _scale(resampled: Resampled, spec: PreprocessSpec) -> npt.NDArray[Any]:
     """
     array, inside = resampled.array, resampled.inside
     stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
-    if not inside.any() or array[inside].min() == array[inside].max():
-        raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
-    sample = array[::stride, ::stride, ::stride]
-    values = sample[inside[::stride, ::stride, ::stride]]
+    values = array[::stride, ::stride, ::stride][inside[::stride, ::stride, ::stride]]
     if not values.size or values.min() == values.max():
+        # The sample may miss a small or narrow piece: all voxels decide.
         values = array[inside]
+    if not values.size or values.min() == values.max():
+        raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
     foreground = values[values > foreground_threshold(values)]
     low, high = np.percentile(foreground if foreground.size else values, spec.percentiles)
     if not high > low:
