@@ -10,22 +10,27 @@ that a small 3D network can learn it and a leak elsewhere would be a fault.
 """
 
 import argparse
+import contextlib
 import csv
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
+from beam_jobs.core import cli
 from beam_jobs.phantom_anatomy import CONTRAST, TISSUES, UNIT, Contrast, Head, Lesion
 from beam_jobs.phantom_plan import (
     CohortTruth,
@@ -55,6 +60,7 @@ __all__ = [
     "write_series",
 ]
 
+PROG = "python -m beam_jobs.phantoms"
 LABEL_HEADER = ("BraTS21ID", "MGMT_value")
 
 
@@ -132,16 +138,17 @@ def write_cohort(
     output.mkdir(parents=True, exist_ok=True)
     (output / "truth").mkdir()
     console = Console(stderr=True)
-    patients = tuple(
-        track(
-            _write_patients(plan, output, workers),
-            description="Imaging phantoms",
-            total=len(plan.patients),
-            console=console,
-            disable=not progress,
-            transient=True,
+    with contextlib.closing(_write_patients(plan, output, workers)) as written:
+        patients = tuple(
+            track(
+                written,
+                description="Imaging phantoms",
+                total=len(plan.patients),
+                console=console,
+                disable=not progress,
+                transient=True,
+            )
         )
-    )
     truth = replace(plan, patients=patients)
     train = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
     test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
@@ -152,17 +159,63 @@ def write_cohort(
     return truth
 
 
-def _write_patients(plan: CohortTruth, output: Path, workers: int) -> Iterator[Patient]:
-    """Write patients and give them back in the plan's order, each with its `blank_slices`."""
+def _write_patients(
+    plan: CohortTruth, output: Path, workers: int
+) -> Generator[Patient, None, None]:
+    """Write patients and give them back in the plan's order, each with its `blank_slices`.
+
+    Whatever ends it early ends its processes too.
+    """
     count = len(plan.patients)
-    folders, seeds = [output] * count, [plan.config.seed] * count
     if workers == 1 or count == 1:
-        yield from map(_write_patient, plan.patients, folders, seeds)
+        for patient in plan.patients:
+            yield _write_patient(patient, output, plan.config.seed)
         return
     # Spawned, not forked: the caller may hold threads (a test session with TensorFlow in it).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, count), mp_context=context) as pool:
-        yield from pool.map(_write_patient, plan.patients, folders, seeds)
+    others = set(multiprocessing.active_children())
+    with contextlib.ExitStack() as stack:
+        try:
+            with _ctrl_c_held_back():
+                pool = stack.enter_context(
+                    ProcessPoolExecutor(min(workers, count), mp_context=context)
+                )
+                # Not `map`: it cancels what waits, on which the pool of Python 3.11 trips when
+                # its processes end.
+                written = [
+                    pool.submit(_write_patient, patient, output, plan.config.seed)
+                    for patient in plan.patients
+                ]
+            for future in written:
+                yield future.result()
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Processes started meanwhile never hear Ctrl-C, which a terminal sends to them too.
+
+    Their parent ends them; their own tracebacks would say nothing. It hears Ctrl-C afterwards.
+    """
+    resource_tracker.ensure_running()  # else it starts meanwhile, and lets Ctrl-C through again
+    heard: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # The mask is for the processes, which inherit it. Here another thread, of a library, may still
+    # take the signal, and Python would raise in the middle of a process's start.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if in_main_thread:
+        handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _write_patient(patient: Patient, output: Path, seed: int) -> Patient:
@@ -186,11 +239,6 @@ def _write_csv(path: Path, rows: Sequence[tuple[float, float]]) -> None:
         writer.writerows(rows)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
 def _pair(text: str) -> tuple[int, int]:
     low, separator, high = text.partition(",")
     try:
@@ -202,16 +250,15 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m beam_jobs.phantoms",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = cli.Parser(
+        prog=PROG,
         description="Write a synthetic brain MR cohort: DIR/train/<id>/<modality>/Image-<n>.dcm,\n"
         "train_labels.csv, test/, sample_submission.csv, and the truth about it in DIR/truth/.\n"
         "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.",
-        epilog="example, 64 labelled and 16 test patients (about 300 MB):\n"
-        "  python -m beam_jobs.phantoms --output /tmp/cohort --patients 64 --seed 7\n\n"
-        "example, few but large, for benchmarks (360 MB a patient):\n"
-        "  python -m beam_jobs.phantoms --output /tmp/big --patients 2 --test_patients 0 \\\n"
+        examples="  # 64 labelled and 16 test patients (about 300 MB)\n"
+        f"  {PROG} --output /tmp/cohort --patients 64 --seed 7\n\n"
+        "  # few but large, for benchmarks (360 MB a patient)\n"
+        f"  {PROG} --output /tmp/big --patients 2 --test_patients 0 \\\n"
         "      --matrix 512,512 --slices 170,170",
     )
     parser.add_argument(
@@ -223,39 +270,39 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--test_patients", type=int, metavar="M", help="unlabelled patients (default N/4)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument(
         "--matrix",
         type=_pair,
-        default=PhantomConfig.matrix,
+        default=",".join(map(str, PhantomConfig.matrix)),
         metavar="MIN,MAX",
-        help="rows and columns of a slice (default 96,120)",
+        help="rows and columns of a slice",
     )
     parser.add_argument(
         "--slices",
         type=_pair,
-        default=PhantomConfig.slices,
+        default=",".join(map(str, PhantomConfig.slices)),
         metavar="MIN,MAX",
-        help="slices of a series (default 32,42)",
+        help="slices of a series",
     )
     parser.add_argument(
         "--modalities",
         default=",".join(TISSUES),
         metavar="A,B,…",
-        help=f"default {','.join(TISSUES)}",
+        help="series of a patient",
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
         metavar="N",
-        help="processes (default: the machine's cores)",
+        help="processes",
     )
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command. Returns 0; exits with 2 on a bad flag, 1 where a file cannot be written."""
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
     parser = _parser()
     flags = parser.parse_args(argv)
     start = time.perf_counter()
@@ -272,9 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             config, flags.output, workers=flags.workers, progress=sys.stderr.isatty()
         )
     except (ValueError, FileExistsError) as error:
-        parser.error(str(error))
-    except OSError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        raise cli.UsageError(str(error)) from error
+    except BrokenProcessPool as error:
+        raise cli.CommandError("a worker process died (killed, or out of memory)") from error
     series = [spec for patient in truth.patients for spec in patient.series]
     written = [spec for spec in series if not spec.missing]
     print(
@@ -283,8 +330,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{len(series) - len(written)} missing), "
         f"{sum(spec.slices for spec in written)} files, {time.perf_counter() - start:.1f} s"
     )
-    return 0
+    return cli.EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, PROG)

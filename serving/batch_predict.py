@@ -4,7 +4,8 @@
 
 A DICOM directory is prepared by the conversion's own transform and the spec in the model's
 contract. Volumes are never shuffled, only answers are. Exactly one row a patient: one that cannot
-be predicted gets the training prevalence, and a line in `<output>.failures.csv`.
+be predicted gets the training prevalence, and a line in `<output>.failures.csv`. So does a shard
+that is not the one its manifest lists; its sound records are answered.
 """
 
 from __future__ import annotations
@@ -20,11 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.core import cli
+from beam_jobs.core.ids import IdPolicy, read_id_policy
 from beam_jobs.core.record import ContractError
 from beam_jobs.core.storage import is_remote
 from beam_jobs.options import pipeline_options, quiet_beam
 from serving.bundle import Contract, load_contract
-from serving.submission import Submission, compose, failures_csv, read_ids, submission_csv
+from serving.submission import (
+    Submission,
+    compose,
+    failures_csv,
+    input_ids,
+    read_ids,
+    submission_csv,
+)
 
 if TYPE_CHECKING:
     from serving.sources import Source
@@ -36,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """Flags → contract and source checked → one pipeline → the two files and a summary."""
     args, beam_args = _parse(argv)
     _check(args)
+    id_policy = read_id_policy(args.id_policy, args.id_key)
     contract = load_contract(args.model)
     # Beam takes seconds to import: a wrong path or a wrong model is told before.
     quiet_beam()
@@ -48,19 +58,22 @@ def main(argv: Sequence[str]) -> int:
     from serving.transforms import KeepAsked, Predict, WriteRows, read_rows
 
     options = pipeline_options(beam_args)
-    asked = _asked(args)
-    source = find_source(args.input, contract, model=args.model, asked=asked)
+    spelling, asked = _asked(args, id_policy)
+    source = find_source(
+        args.input, contract, model=args.model, asked=asked, id_policy=id_policy.name
+    )
 
     with _temporary_directory(args.output) as directory:
         pipeline = beam.Pipeline(options=options)
-        cases = pipeline | "Cases" >> _cases(source, contract, args)
+        cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
         predictions = (
             cases.examples
             | "Keep asked" >> KeepAsked(asked)
             | "Predict" >> Predict(args.model, batch_size=args.batch_size)
         )
         (predictions, cases.rejects) | "Write rows" >> WriteRows(directory)
-        watch(pipeline.run, Ticks(), files=None, quiet=True)
+        private = id_policy.key is not None
+        watch(pipeline.run, Ticks(), files=None, quiet=True, private=private)
         predicted, rejects = read_rows(directory)
 
     submission = compose(
@@ -69,32 +82,33 @@ def main(argv: Sequence[str]) -> int:
         prevalence=contract.prevalence,
         expected=source.expected,
         asked=asked,
+        spelling=spelling,
     )
     return _finish(submission, args)
 
 
-def _asked(args: argparse.Namespace) -> list[str] | None:
-    """The ids of `--ids`, None without it."""
+def _asked(
+    args: argparse.Namespace, id_policy: IdPolicy
+) -> tuple[list[str], list[str]] | tuple[None, None]:
+    """The ids of `--ids`, as the file spells them and as the input has them; None without it."""
     from beam_jobs import filesystems
 
     if args.ids is None:
-        return None
+        return None, None
     try:
         text = filesystems.read_text(args.ids)
     except UnicodeDecodeError as error:
         raise cli.UsageError(f"--ids: {args.ids} is not UTF-8 text") from error
-    return read_ids(text, args.id_column, source=args.ids)
+    spelling = read_ids(text, args.id_column, source=args.ids)
+    return spelling, input_ids(spelling, id_policy, source=args.ids)
 
 
-def _cases(source: Source, contract: Contract, args: argparse.Namespace) -> Any:
+def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
     """The transform from a pipeline's root to `.examples` and `.rejects`."""
     if source.dicom is None:
         from serving.transforms import ReadShards
 
-        if args.id_policy != "keep" or args.id_key is not None:
-            raise cli.UsageError("--id_policy is for DICOM; records have their conversion's ids")
-        return ReadShards(source.shards, contract.schema)
-    from beam_jobs.core.ids import read_id_policy
+        return ReadShards(source.shards, contract.schema, source.digests)
     from beam_jobs.core.preprocess import PreprocessSpec
     from beam_jobs.transforms import CasesFromDicom
 
@@ -102,7 +116,7 @@ def _cases(source: Source, contract: Contract, args: argparse.Namespace) -> Any:
         root=source.dicom,
         spec=PreprocessSpec.from_json(contract.spec),
         schema=contract.schema,
-        id_policy=read_id_policy(args.id_policy, args.id_key),
+        id_policy=id_policy,
     )
 
 
@@ -183,8 +197,14 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--id_column", default="BraTS21ID", help="column of the ids")
     add("--value_column", default="MGMT_value", help="column of the probabilities")
     add("--batch_size", type=int, default=8, help="most patients a call of the model gets")
-    add("--id_policy", choices=("keep", "hmac"), default="keep", help="ids of a DICOM input")
-    add("--id_key", metavar="FILE", help="key of --id_policy hmac")
+    add(
+        "--id_policy",
+        choices=("keep", "hmac"),
+        default="keep",
+        help="hmac hashes a DICOM input's ids, and --ids to find them among hashed ones (of a "
+        "dataset too); the submission keeps the spelling of --ids, the failures have hashes",
+    )
+    add("--id_key", metavar="FILE", help="key of --id_policy hmac, that of the conversion")
     add("--strict", action="store_true", help="exit with 8 if a patient could not be predicted")
     return parser.parse_known_args(argv)
 

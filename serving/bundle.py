@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.core.manifest import json_object, objects_of, require_kinds
 from beam_jobs.core.record import ContractError, RecordSchema
 
 FORMAT = "voxelbeam-model"
@@ -28,6 +29,13 @@ CONTRACT_NAME = "assets/contract.json"
 CARD_NAME = "assets/MODEL_CARD.md"
 ENSEMBLE = "mean of logits"
 SIGNATURES = ("serving_default", "volumes")
+# What contract.json must hold, by type; the schema checks itself.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("schema", "spec", "versions"), dict),
+    **dict.fromkeys(("temperature", "prevalence"), float),
+    "modalities": list,
+    "ensemble": str,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,9 @@ class Contract:
         names = [field.name for field in dataclasses.fields(cls)]
         if missing := [name for name in names if name not in data]:
             raise ContractError(f"contract lacks {', '.join(missing)}")
+        require_kinds(data, _KINDS)
+        objects_of(data, "members")
+        objects_of(data, "training")
         fields = {name: data[name] for name in names}
         try:
             return cls(**{**fields, "schema": RecordSchema.from_json(data["schema"])})
@@ -193,13 +204,10 @@ def load_contract(path: str | Path) -> Contract:
     """
     file = f"{str(path).rstrip('/')}/{CONTRACT_NAME}"
     try:
-        data = json.loads(_read_text(file))
-        if not isinstance(data, dict):
-            raise ContractError("not a JSON object")
-        return Contract.from_json(data)
+        return Contract.from_json(json_object(_read_bytes(file)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ContractError(f"{path} is not a voxelbeam model: no {CONTRACT_NAME}") from error
-    except ValueError as error:  # JSON's and ContractError
+    except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
 
 
@@ -222,14 +230,14 @@ def load_bundle(path: str | Path) -> Bundle:
     return Bundle(str(path), contract, model)
 
 
-def _read_text(file: str) -> str:
+def _read_bytes(file: str) -> bytes:
     if "://" not in file:
-        return Path(file).read_text(encoding="utf-8")
+        return Path(file).read_bytes()
     import tensorflow as tf
 
     try:
-        with tf.io.gfile.GFile(file) as stream:
-            text: str = stream.read()
-            return text
+        with tf.io.gfile.GFile(file, "rb") as stream:
+            data: bytes = stream.read()
+            return data
     except tf.errors.NotFoundError as error:
         raise FileNotFoundError(file) from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from beam_jobs.core import cli
 from serving.submission import problems, read_ids
@@ -15,11 +14,13 @@ PROG = "python -m serving.check_submission"
 def main(argv: Sequence[str]) -> int:
     """Prints every problem found; 0 when there is none, 1 otherwise."""
     args = _parse(argv)
-    sample = read_ids(_read(args.sample), args.id_column, source=args.sample)
+    submission = cli.read_text(args.submission)
+    sample = read_ids(
+        cli.read_text(args.sample, flag="--sample"), args.id_column, source=args.sample
+    )
     found = problems(
-        _read(args.submission),
+        submission,
         sample,
-        source=args.submission,
         id_column=args.id_column,
         value_column=args.value_column,
     )
@@ -29,15 +30,6 @@ def main(argv: Sequence[str]) -> int:
         return cli.EXIT_FAILURE
     print(f"{args.submission}: {len(sample)} rows, as {args.sample} asks")
     return cli.EXIT_OK
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise cli.UsageError(f"{path} does not exist") from error
-    except UnicodeDecodeError as error:
-        raise cli.UsageError(f"{path} is not UTF-8 text") from error
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

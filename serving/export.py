@@ -44,6 +44,9 @@ def main(argv: Sequence[str]) -> int:
     args = _parse(argv)
     output = Path(args.output)
     _require_free(output, overwrite=args.overwrite)
+    for path in args.runs:
+        if not Path(path).is_dir():
+            raise cli.UsageError(f"--runs: {path} is not a directory")
     runs = [Run.load(path) for path in args.runs]
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up chatter; errors still raise

@@ -24,11 +24,13 @@ class Source:
     Attributes:
       dicom: root of a DICOM directory, None for records.
       shards: paths of TFRecord shards.
+      digests: path of a shard -> (bytes, sha256 hex) that the manifest lists; empty without one.
       expected: patients that the manifest names -> the shard's file name; empty without manifest.
     """
 
     dicom: str | None = None
     shards: tuple[str, ...] = ()
+    digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -39,7 +41,12 @@ def is_pattern(path: str) -> bool:
 
 
 def find_source(
-    path: str, contract: Contract, *, model: str, asked: Sequence[str] | None = None
+    path: str,
+    contract: Contract,
+    *,
+    model: str,
+    asked: Sequence[str] | None = None,
+    id_policy: str = "keep",
 ) -> Source:
     """What `path` is, with everything that can be checked before a job runs.
 
@@ -47,18 +54,25 @@ def find_source(
       path: a directory with a manifest, a pattern of shards, or any other directory.
       contract: the model's; records that do not fit it are refused.
       model: the model's path, for messages.
-      asked: ids asked for; a dataset's shards that hold none of them are left out.
+      asked: ids asked for, as the input has them; a dataset's shards that hold none of them are
+        left out.
+      id_policy: "hmac" where `asked` are hashes of the ids that were given.
 
     Raises:
-      UsageError: nothing there.
+      UsageError: nothing there, or `hmac` for records whose ids are not known to be hashes.
       ContractError: the records are of another schema, a manifest is damaged or empty, or an
         asked id is ambiguous.
     """
     if is_pattern(path):
+        if id_policy != "keep":
+            raise UsageError(
+                f"--id_policy {id_policy} is for DICOM and for a dataset with its {MANIFEST_NAME}; "
+                "records have their conversion's ids"
+            )
         return _shards(path, contract)
     manifest = filesystems.join(path, MANIFEST_NAME)
     if filesystems.exists(manifest):
-        return _dataset(path, manifest, contract, model=model, asked=asked)
+        return _dataset(path, manifest, contract, model=model, asked=asked, id_policy=id_policy)
     if not filesystems.exists(path):
         raise UsageError(f"--input: {path} does not exist")
     if _match(filesystems.join(path, "*.tfrecord")):
@@ -80,13 +94,23 @@ def _shards(pattern: str, contract: Contract) -> Source:
 
 
 def _dataset(
-    path: str, manifest_path: str, contract: Contract, *, model: str, asked: Sequence[str] | None
+    path: str,
+    manifest_path: str,
+    contract: Contract,
+    *,
+    model: str,
+    asked: Sequence[str] | None,
+    id_policy: str,
 ) -> Source:
+    with filesystems.open_read(manifest_path) as stream:
+        data = stream.read()
     try:
-        manifest = Manifest.loads(filesystems.read_text(manifest_path))
-    except ValueError as error:  # ContractError, and bytes that are no text
+        manifest = Manifest.loads(data)
+    except ContractError as error:
         raise ContractError(f"{manifest_path}: {error}") from error
     contract.require(manifest.schema, model=model, records=f"dataset {path}")
+    if id_policy == "hmac" and manifest.id_policy != "hmac":
+        raise UsageError(f"--id_policy hmac: the ids of dataset {path} are not hashed")
     expected = {p.patient_id: shard.name for shard in manifest.shards for p in shard.patients}
     if not expected:
         raise ContractError(f"dataset {path} holds no patients")
@@ -94,10 +118,20 @@ def _dataset(
     if asked is not None:
         chosen = {expected[name] for name in match_ids(asked, expected).values()}
         if not chosen:
-            raise ContractError(f"dataset {path} holds none of the {len(asked)} ids asked for")
-    return Source(
-        shards=tuple(filesystems.join(path, name) for name in sorted(chosen)), expected=expected
-    )
+            hint = ""
+            if manifest.id_policy == "hmac":
+                hint = " (its ids are hashed: --id_policy hmac --id_key FILE finds them)"
+                if id_policy == "hmac":
+                    hint = " (is --id_key the key of its conversion?)"
+            raise ContractError(
+                f"dataset {path} holds none of the {len(asked)} ids asked for{hint}"
+            )
+    digests = {
+        filesystems.join(path, shard.name): (shard.bytes, shard.sha256)
+        for shard in manifest.shards
+        if shard.name in chosen
+    }
+    return Source(shards=tuple(sorted(digests)), digests=digests, expected=expected)
 
 
 def _match(pattern: str) -> list[str]:

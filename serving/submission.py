@@ -13,16 +13,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from beam_jobs.core.cli import UsageError
-from beam_jobs.core.ids import normalised_id
+from beam_jobs.core.ids import IdPolicy, normalised_id
 from beam_jobs.core.record import ContractError
+
+SHARD_DIFFERS = "shard_differs"  # a shard is not the one that its manifest lists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A patient (or an unnamed record) without a prediction.
+    """A patient (or an unnamed record) without a prediction, or a shard that cannot be trusted.
 
     Attributes:
-      patient_id: as in the submission; empty where an unreadable record gave no name.
+      patient_id: as in the submission, but hashed where the input's ids are; empty for a shard,
+        and where an unreadable record gave no name.
       reason: stable code.
       detail: what was found, for a person.
     """
@@ -38,7 +41,8 @@ class Submission:
 
     Attributes:
       rows: (id, value) in the order they are written.
-      failures: one a row that holds the prevalence, and one a record that could not be named.
+      failures: one a row that holds the prevalence, one a record that could not be named, and one
+        a shard that its manifest does not know.
       predicted: rows that hold a prediction.
     """
 
@@ -58,9 +62,12 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
     """The ids of a sample submission (CSV text with a header), in its order and spelling.
 
     Raises:
-      UsageError: no such column, no rows, an empty id, or an id that stands twice.
+      UsageError: not CSV, no such column, no rows, an empty id, or an id that stands twice.
     """
-    _, rows = read_table(text, source=source, columns=(id_column,))
+    try:
+        _, rows = read_table(text, (id_column,))
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
     ids = [row[id_column] for row in rows]
     if not ids:
         raise UsageError(f"{source} asks for no ids")
@@ -71,26 +78,41 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
     return ids
 
 
-def read_table(
-    text: str, *, source: str, columns: Sequence[str]
-) -> tuple[list[str], list[dict[str, str]]]:
+def input_ids(asked: Sequence[str], policy: IdPolicy, *, source: str) -> list[str]:
+    """What the input calls the patients asked for: the ids themselves, or their keyed hashes.
+
+    Raises:
+      UsageError: two spellings of one patient, which have one hash; named by their rows.
+    """
+    ids = [policy.apply(name) for name in asked]
+    if policy.key is not None:
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids, start=1):
+            if first.setdefault(name, row) != row:
+                raise UsageError(f"{source}: rows {first[name]} and {row} ask for one patient")
+    return ids
+
+
+def read_table(text: str, columns: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
     """Header and rows of CSV text; a byte order mark and blank lines are passed over.
 
     Raises:
-      UsageError: one of `columns` is missing, or a row is shorter or longer than the header.
+      ValueError: not CSV, one of `columns` is missing, or a row is shorter or longer than the
+        header.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    lines = [(reader.line_num, line) for line in reader if line]
+    try:
+        lines = [(reader.line_num, line) for line in reader if line]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
     header = [name.strip() for name in lines[0][1]] if lines else []
     missing = [name for name in columns if name not in header]
     if missing:
         found = ", ".join(header) or "empty"
-        raise UsageError(f"{source} has no column {', '.join(missing)}; its header is {found}")
+        raise ValueError(f"no column {', '.join(missing)}; its header is {found}")
     for number, line in lines[1:]:
         if len(line) != len(header):
-            raise UsageError(
-                f"{source} line {number}: {len(line)} fields, the header has {len(header)}"
-            )
+            raise ValueError(f"line {number}: {len(line)} fields, the header has {len(header)}")
     return header, [
         dict(zip(header, (field.strip() for field in line), strict=True)) for _, line in lines[1:]
     ]
@@ -130,6 +152,7 @@ def compose(
     prevalence: float,
     expected: Mapping[str, str] | None = None,
     asked: Sequence[str] | None = None,
+    spelling: Sequence[str] | None = None,
 ) -> Submission:
     """Exactly one row a patient; who has no prediction gets the prevalence and a failure.
 
@@ -142,7 +165,8 @@ def compose(
         patient with a prediction are passed over.
       prevalence: share of positives in the training data.
       expected: patients that must be there -> the file that should hold them.
-      asked: ids of a sample submission.
+      asked: ids of a sample submission, as the input has them (`input_ids`).
+      spelling: what the rows call them; default `asked`.
 
     Raises:
       ContractError: a patient has two predictions, or ids cannot be told apart.
@@ -184,17 +208,20 @@ def compose(
     else:
         answers = match_ids(asked, known)
     rows, failures = [], []
-    for name in asked if asked is not None else answers:
+    names = list(answers) if asked is None else asked
+    for name, shown in zip(names, spelling or names, strict=True):
         patient = answers.get(name, "")
-        rows.append((name, values.get(patient, prevalence)))
+        rows.append((shown, values.get(patient, prevalence)))
         if patient not in values:
             code, detail = reasons.get(patient, ("not_in_input", "no such patient in the input"))
             failures.append(Failure(patient_id=name, reason=code, detail=detail))
-    # Where a manifest names a damaged file's patients, their own lines tell of it.
+    # Where a manifest names a damaged file's patients, their own lines tell of it; of a file that
+    # can be read, but is not the manifest's, none may.
+    told = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
     return Submission(
         rows=tuple(rows),
-        failures=(*failures, *(unnamed if not expected else ())),
-        predicted=sum(answers.get(name, "") in values for name, _ in rows),
+        failures=(*failures, *told),
+        predicted=sum(answers.get(name, "") in values for name in names),
     )
 
 
@@ -213,21 +240,18 @@ def failures_csv(submission: Submission) -> str:
     )
 
 
-def problems(
-    text: str, sample: Sequence[str], *, source: str, id_column: str, value_column: str
-) -> list[str]:
+def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: str) -> list[str]:
     """What is wrong with a submission, one line each; nothing where it can be handed in.
 
     Args:
       text: the submission's CSV text.
       sample: the ids asked for, in order.
-      source: the submission's name in messages.
       id_column: name of its first column.
       value_column: name of its second column.
     """
     try:
-        header, rows = read_table(text, source=source, columns=(id_column, value_column))
-    except UsageError as error:
+        header, rows = read_table(text, (id_column, value_column))
+    except ValueError as error:
         return [str(error)]
     found = []
     if header != [id_column, value_column]:

@@ -13,25 +13,38 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 from beam_jobs import filesystems
 from beam_jobs.core.ids import normalised_id
 from beam_jobs.core.record import RecordSchema
+from beam_jobs.state import digest
 from serving.bundle import Bundle, Prediction, load_bundle
 from serving.shards import read_cases, reject_row
+from serving.submission import SHARD_DIFFERS
 
 
 class ReadShards(beam.PTransform):
     """Shards -> `.examples` (patient_id, serialized Example) and `.rejects`, as `CasesFromDicom`.
 
     Only paths are shuffled; a shard's records flow on in the bundle that reads them.
+
+    Args:
+      paths: of the shards.
+      schema: what their records must be.
+      digests: path -> (bytes, sha256 hex) that a manifest lists. A shard that differs is told of
+        by a reject; such of its records as are sound are answered all the same.
     """
 
-    def __init__(self, paths: Sequence[str], schema: RecordSchema) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        schema: RecordSchema,
+        digests: Mapping[str, tuple[int, str]] | None = None,
+    ) -> None:
         super().__init__()
-        self._paths = paths
+        self._shards = [(path, (digests or {}).get(path)) for path in paths]
         self._schema = schema
 
     def expand(self, root: Any) -> Any:
         return (
             root
-            | "Shards" >> beam.Create(self._paths)
+            | "Shards" >> beam.Create(self._shards)
             | "Read" >> beam.FlatMap(_read, self._schema).with_outputs("rejects", main="examples")
         )
 
@@ -122,9 +135,21 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
         return {"min_batch_size": 1, "max_batch_size": self._batch_size}
 
 
-def _read(path: str, schema: RecordSchema) -> Iterator[Any]:
+def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> Iterator[Any]:
+    path, listed = element
     shard = os.path.basename(path)
     try:
+        if listed is not None and (found := digest(path)) != listed:
+            told = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
+            yield beam.pvalue.TaggedOutput(
+                "rejects",
+                reject_row(
+                    scope="shard",
+                    subject=shard,
+                    reason=SHARD_DIFFERS,
+                    detail=told.format(shard, *found, *listed),
+                ),
+            )
         with filesystems.open_read(path) as stream:
             for item in read_cases(stream, shard, schema):
                 yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.cli import EXIT_OK, Parser, UsageError, run
+from beam_jobs.core.cli import EXIT_OK, Parser, UsageError, read_text, run
 from beam_jobs.core.record import ContractError
 
+PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all
 
 
@@ -153,22 +155,21 @@ def read_column(file: Path, id_columns: Sequence[str], columns: Sequence[str]) -
     The key is the id without leading zeros: tools that read "00005" as a number write "5".
 
     Raises:
-      UsageError: no such file, or none of the columns.
+      UsageError: no such file, no UTF-8 text, no CSV, or none of the columns.
       ContractError: an id that stands twice, or two ids that differ in leading zeros only.
     """
-    if not file.is_file():
-        raise UsageError(f"{file}: no such file")
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
+    reader = csv.DictReader(io.StringIO(read_text(file).removeprefix("\ufeff"), newline=""))
+    try:
         found = reader.fieldnames or []
         id_column = next((name for name in id_columns if name in found), None)
         column = next((name for name in columns if name in found), None)
         for wanted, chosen in ((id_columns, id_column), (columns, column)):
             if chosen is None:
-                raise UsageError(
-                    f"{file}: no column {' or '.join(wanted)}; it has {', '.join(found)}"
-                )
+                told = ", ".join(found) or "none"
+                raise UsageError(f"{file}: no column {' or '.join(wanted)}; it has {told}")
         rows = [((row[id_column] or "").strip(), row[column] or "") for row in reader]
+    except csv.Error as error:
+        raise UsageError(f"{file}, line {reader.line_num}: {error}") from error
     values: dict[str, str] = {}
     spelt: dict[str, str] = {}
     for patient_id, value in rows:
@@ -212,11 +213,11 @@ def evaluate_files(
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m trainer.evaluate",
+        prog=PROG,
         description="AUC of predictions against labels, with its interval and a verdict in words.",
         examples=(
-            "  python -m trainer.evaluate --predictions submission.csv --labels labels.csv\n"
-            "  python -m trainer.evaluate --predictions run/oof_predictions.csv \\\n"
+            f"  {PROG} --predictions submission.csv --labels labels.csv\n"
+            f"  {PROG} --predictions run/oof_predictions.csv \\\n"
             "      --labels labels.csv --output report"
         ),
     )
@@ -264,4 +265,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main, "trainer.evaluate")
+    run(main, PROG)

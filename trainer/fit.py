@@ -159,14 +159,17 @@ def train_fold(
             shuffle=False,
             verbose=0,
         )
+        best = keras.saving.load_model(validate.directory / "best.keras", compile=False)
+        patient_ids, truth, logits = predict(
+            inference(best), held_out, batch_size=config.batch_size
+        )
     except tf.errors.OpError as error:
-        if (refusal := contract_error(error)) is not None:
+        refusal = contract_error(error, directory=data, manifest=manifest)
+        if refusal is not None:
             raise refusal from error
         raise
     finally:
         validate.close()
-    best = keras.saving.load_model(validate.directory / "best.keras", compile=False)
-    patient_ids, truth, logits = predict(inference(best), held_out, batch_size=config.batch_size)
     return FoldResult(
         fold=fold,
         best_epoch=validate.best_epoch,

@@ -13,7 +13,9 @@ shard files of the wanted folds (manifest)
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from beam_jobs.core.record import ContractError, RecordSchema
 
 _READERS = 4  # shards open at a time
 _MISMATCH = "record off its contract"
+_DAMAGE = re.compile(r"(?:corrupted|truncated) record at \d+")  # in TensorFlow's message
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -186,10 +189,35 @@ def open_records(
     )
 
 
-def contract_error(error: tf.errors.OpError) -> ContractError | None:
-    """What a TensorFlow error says about the records; None when it is about something else."""
+def contract_error(
+    error: tf.errors.OpError, *, directory: Path, manifest: Manifest
+) -> ContractError | None:
+    """What a TensorFlow error says about the records; None when it is about something else.
+
+    TensorFlow tells where in a shard a checksum failed, but not in which one: each is hashed and
+    held against the manifest.
+
+    Args:
+      error: met while records were read.
+      directory: the dataset's.
+      manifest: the dataset's.
+    """
     if isinstance(error, tf.errors.DataLossError):
-        return ContractError(f"corrupt shard: {error.message.splitlines()[0]}")
+        found = _DAMAGE.search(error.message)
+        damage = found[0] if found else "a record cannot be read"
+        differing = [
+            str(directory / shard.name)
+            for shard in manifest.shards
+            if _sha256(directory / shard.name) != shard.sha256
+        ]
+        if not differing:
+            return ContractError(
+                f"corrupt shard: {damage}, though every shard of {directory} is what the manifest "
+                "says: damaged when it was written, or the disk errs now and then"
+            )
+        return ContractError(
+            f"corrupt shard: {damage}; not what the manifest says: {', '.join(differing)}"
+        )
     if _MISMATCH in error.message:
         start = error.message.index(_MISMATCH)
         return ContractError(
@@ -197,6 +225,18 @@ def contract_error(error: tf.errors.OpError) -> ContractError | None:
             "fold or label is not what the manifest says"
         )
     return None
+
+
+def _sha256(file: Path) -> str:
+    """Of the file, hex; "" where it cannot be read."""
+    found = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                found.update(chunk)
+    except OSError:
+        return ""
+    return found.hexdigest()
 
 
 def _choose_channels(volume: tf.Tensor, channels: tuple[int, ...]) -> tf.Tensor:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.core.cli import UsageError
+from beam_jobs.core.manifest import json_object, objects_of, require_kinds
 from beam_jobs.core.record import ContractError, RecordSchema
 
 if TYPE_CHECKING:
@@ -32,6 +33,19 @@ CONFIG_FORMAT = "voxelbeam-run-config"
 CONFIG_NAME = "config.json"
 OOF_NAME = "oof_predictions.csv"
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
+
+# What run.json must hold, by type; the schema checks itself.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("config", "schema", "spec", "metrics", "versions"), dict),
+    **dict.fromkeys(("dataset_fingerprint", "model", "precision"), str),
+    **dict.fromkeys(("prevalence", "wall_seconds", "step_seconds"), float),
+    "modalities": list,
+}
+_MEMBER_KINDS: dict[str, type] = {
+    **dict.fromkeys(("fold", "seed", "best_epoch"), int),
+    "path": str,
+    "val_auc": float,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +142,11 @@ class Run:
         if missing := names - set(data):
             raise ContractError(f"{file}: lacks {', '.join(sorted(missing))}")
         try:
+            require_kinds(data, _KINDS)
+            for place, member in enumerate(objects_of(data, "members")):
+                require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
+            if not 0 <= data["prevalence"] <= 1:
+                raise ContractError(f"prevalence: {data['prevalence']} found, 0 to 1 required")
             return cls(
                 directory=directory,
                 **{
@@ -225,12 +244,9 @@ def read_json(file: Path) -> dict[str, Any]:
       ContractError: not JSON, or not an object; the message names the file.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ContractError(f"{file}: not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ContractError(f"{file}: not a JSON object")
-    return data
+        return json_object(file.read_bytes())
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
 
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ import csv
 import importlib.metadata
 import os
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beam_jobs.core.cli import EXIT_FAILURE, EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.core.cli import EXIT_OK, LIST, CommandError, Parser, UsageError, items, run
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from trainer.config import MODELS, PRECISIONS, OptimizerConfig, TrainConfig
@@ -26,16 +25,18 @@ from trainer.split import check_folds, folds_to_train, labels_of, permuted_label
 if TYPE_CHECKING:
     from trainer.fit import FoldResult
 
+PROG = "python -m trainer.task"
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m trainer.task",
+        prog=PROG,
         description="Trains a network on a dataset's folds and predicts every held-out patient.",
         examples=(
-            "  python -m trainer.task --data dataset --output_dir run --cross_validate\n"
-            "  python -m trainer.task --data dataset --output_dir run0 --fold 0 \\\n"
+            f"  {PROG} --data dataset --output_dir run --cross_validate\n"
+            f"  {PROG} --data dataset --output_dir run0 --fold 0 \\\n"
             "      --modalities T1wCE --epochs 30\n"
-            "  python -m trainer.task --data dataset --output_dir null --cross_validate \\\n"
+            f"  {PROG} --data dataset --output_dir null --cross_validate \\\n"
             "      --permute_labels"
         ),
     )
@@ -112,7 +113,7 @@ def load_manifest(data: Path) -> Manifest:
             f"{data}: no {MANIFEST_NAME}: no dataset, or its conversion is not done"
         )
     try:
-        return Manifest.loads(file.read_text(encoding="utf-8"))
+        return Manifest.loads(file.read_bytes())
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
 
@@ -133,8 +134,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         trained = train(config, args.data, manifest, folds, args.output_dir)
     except FloatingPointError as error:
-        print(f"trainer.task: error: {error}", file=sys.stderr)
-        return EXIT_FAILURE
+        raise CommandError(str(error)) from error
     _print_summary(trained)
     return EXIT_OK
 
@@ -269,4 +269,4 @@ def _print_summary(trained: Run) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "trainer.task")
+    run(main, PROG)

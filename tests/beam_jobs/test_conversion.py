@@ -406,7 +406,15 @@ def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
         (("--input", "COHORT", "--runner", "Foo"), 2, "Foo"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):
+def test_wrong_usage_is_said_with_what_is_wrong(cohort, tmp_path, argv, code, message, capsys):
+    argv = ["--output", str(tmp_path / "d"), *_with_paths(argv, cohort, tmp_path)]
+    expected = cli.UsageError if code == cli.EXIT_USAGE else cli.CommandError
+    with pytest.raises((expected, SystemExit)) as caught:  # the parser itself exits
+        dicom_to_tfrecord.main(argv)
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
+def _with_paths(argv, cohort: Path, tmp_path: Path) -> list[str]:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.dcm").write_text("hello")
@@ -415,9 +423,20 @@ def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, code, message):
         "COHORT": str(cohort / "test"), "COHORT/inside": str(cohort / "test" / "d"),
         "LABELS": str(cohort / "train_labels.csv"),
     }  # fmt: skip
-    done = run_command("--output", str(tmp_path / "d"), *(names.get(a, a) for a in argv))
+    return [names.get(argument, argument) for argument in argv]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("--input", "COHORT", "--bogus", "1"), 2),
+        (("--input", "COHORT", "--runner", "Foo"), 2),
+        (("--input", "TEXT"), 1),
+    ],
+)
+def test_command_ends_in_one_line_and_a_documented_code(cohort, tmp_path, argv, code):
+    done = run_command("--output", str(tmp_path / "d"), *_with_paths(argv, cohort, tmp_path))
     assert done.returncode == code, done.stderr
-    assert message in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 

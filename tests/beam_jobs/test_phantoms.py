@@ -2,6 +2,11 @@
 
 import hashlib
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +19,10 @@ import SimpleITK
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from beam_jobs.core import cli
 from beam_jobs.phantom_anatomy import CONTRAST, MARKER_CENTRE, TISSUES
 from beam_jobs.phantoms import (
+    PROG,
     CohortTruth,
     Head,
     Lesion,
@@ -425,27 +432,63 @@ def test_command_summarises_on_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     ],
 )
 def test_bad_flags_end_with_one_line_and_code_2(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["phantoms", "--output", str(tmp_path / "c"), *flags])
     with pytest.raises(SystemExit) as exit_info:
-        main(["--output", str(tmp_path / "c"), *flags])
+        cli.run(main, PROG)
     err = capsys.readouterr().err
     assert exit_info.value.code == 2
+    assert err.startswith("python -m beam_jobs.phantoms: error: ")
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "c").exists()
 
 
-def test_output_that_is_a_file_or_full_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_that_is_a_file_or_full_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path):
-        with pytest.raises(SystemExit) as exit_info:
+        with pytest.raises(cli.UsageError, match="output must be absent or an empty directory"):
             main(["--output", str(output), "--patients", "1"])
-        assert exit_info.value.code == 2
-    assert capsys.readouterr().err.count("output must be absent or an empty directory") == 2
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def _is_gone_soon(group: int) -> bool:
+    """Whether nobody of a process group is left; the dead count until init asks after them."""
+    for _ in range(500):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("after", [0.0, 1.5], ids=["starting", "working"])
+def test_ctrl_c_ends_it_in_one_line_with_its_processes(tmp_path: Path, after: float) -> None:
+    """The terminal sends it to the whole group; `after` counts from the first sign of work."""
+    argv = ["--output", str(tmp_path / "c"), "--patients", "60", "--workers", "2"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "beam_jobs.phantoms", *argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "c" / "truth").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(after)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err == "python -m beam_jobs.phantoms: error: interrupted\n"
+    assert _is_gone_soon(process.pid)
+    assert not (tmp_path / "c" / "truth" / "truth.json").exists()
 
 
 def test_truth_of_an_unfinished_cohort_is_an_error(tmp_path: Path) -> None:

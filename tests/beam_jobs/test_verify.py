@@ -1,7 +1,6 @@
 """Verification finds every fault that a dataset can have, and names it."""
 
 import dataclasses
-import json
 
 import pytest
 
@@ -55,9 +54,11 @@ def test_every_fault_is_named(dataset, capsys, damage, message):
     elif damage == "stray":
         (dataset / "fold-7-00000-of-00001.tfrecord").write_bytes(b"")
     elif damage == "label":
-        text = json.loads(path.read_text())
-        text["shards"][0]["patients"][0]["label"] ^= 1
-        path.write_text(json.dumps(text))
+        first, *rest = manifest.shards
+        one, *others = first.patients
+        swapped = dataclasses.replace(one, label=1 - one.label)
+        first = dataclasses.replace(first, patients=(swapped, *others))
+        path.write_text(dataclasses.replace(manifest, shards=(first, *rest)).dumps())
     else:
         schema = dataclasses.replace(manifest.schema, dtype="uint16")
         path.write_text(dataclasses.replace(manifest, schema=schema).dumps())

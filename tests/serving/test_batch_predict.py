@@ -128,14 +128,15 @@ def test_a_damaged_record_costs_its_patient_alone(
     output = tmp_path / "submission.csv"
     code, out, _ = predict("--input", damaged, "--output", output, "--strict")
     assert code == 8
-    assert "corrupt_record 1" in out
+    assert "corrupt_record 1, shard_differs 1" in out
     expected = {**answers(dataset, bundle), patients[0]: np.float32(PREVALENCE)}
     assert [(name, np.float32(value)) for name, value in table(output)[1:]] == [
         (name, expected[name]) for name in IDS
     ]
-    assert [row[:2] for row in table(tmp_path / "submission.failures.csv")[1:]] == [
-        (patients[0], "corrupt_record")
-    ]
+    first, second = table(tmp_path / "submission.failures.csv")[1:]
+    assert first[:2] == (patients[0], "corrupt_record")
+    assert second[:2] == ("", "shard_differs")
+    assert "fold-0-00000-of-00002.tfrecord" in second[2]
 
 
 def test_a_shard_whose_framing_is_lost_costs_its_patients(
@@ -146,7 +147,46 @@ def test_a_shard_whose_framing_is_lost_costs_its_patients(
     assert predict("--input", damaged, "--output", output)[0] == 0
     assert [name for name, _ in table(output)[1:]] == IDS
     failed = table(tmp_path / "submission.failures.csv")[1:]
-    assert sorted(row[0] for row in failed) == sorted(patients)
+    assert sorted(row[0] for row in failed) == sorted([*patients, ""])
+    assert [row[1] for row in failed if not row[0]] == ["shard_differs"]
+
+
+def test_a_shard_exchanged_for_another_sound_one_is_told_of(
+    predict: Command, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset, copy)
+    first, second = sorted(copy.glob("fold-0-*.tfrecord"))
+    lost = [
+        patient["patient_id"]
+        for shard in json.loads((copy / "manifest.json").read_text())["shards"]
+        for patient in shard["patients"]
+        if shard["name"] == first.name
+    ]
+    first.write_bytes(next(copy.glob("unlabelled-*.tfrecord")).read_bytes())
+    second.unlink()
+    ids = tmp_path / "ids.csv"
+    ids.write_text("BraTS21ID\n" + "\n".join(lost) + "\n00008\n")
+    output = tmp_path / "submission.csv"
+    (copy / "unlabelled-00000-of-00001.tfrecord").unlink()
+    assert predict("--input", copy, "--output", output, "--ids", ids)[0] == 0
+    failed = table(tmp_path / "submission.failures.csv")[1:]
+    assert [row[:2] for row in failed] == [
+        *((name, "shard_differs") for name in lost),
+        ("", "shard_differs"),
+    ]
+    assert all(first.name in row[2] for row in failed)
+
+
+def test_a_manifest_of_random_bytes_is_told_in_one_line(
+    predict: Command, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "dataset"
+    shutil.copytree(dataset, copy)
+    (copy / "manifest.json").write_bytes(bytes(range(128, 256)))
+    code, _, err = predict("--input", copy, "--output", tmp_path / "submission.csv")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "manifest.json: not UTF-8 text" in err
 
 
 def test_a_missing_shard_costs_its_patients(
@@ -170,10 +210,10 @@ def test_without_any_prediction_there_is_no_submission(
     output = tmp_path / "submission.csv"
     code, _, err = predict("--input", copy, "--output", output)
     assert code == 1
-    assert "no patient could be predicted (corrupt_record 11)" in err
+    assert "no patient could be predicted (corrupt_record 11, shard_differs 5)" in err
     assert err.count("\n") == 1
     assert not output.exists()
-    assert len(table(tmp_path / "submission.failures.csv")) == 12
+    assert len(table(tmp_path / "submission.failures.csv")) == 1 + 11 + 5
 
 
 @pytest.mark.parametrize("pattern", ["", "*.tfrecord"])
@@ -213,12 +253,13 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
         (("--input", "{tmp}/fold-?.tfrecord"), 2, "no file matches"),
         (("--input", "{tmp}/none.tfrecord"), 2, "none.tfrecord does not exist"),
         (("--ids", "nowhere.csv"), 2, "--ids: nowhere.csv does not exist"),
-        (("--ids", "{dataset}/manifest.json"), 2, "has no column BraTS21ID"),
+        (("--ids", "{dataset}/manifest.json"), 2, "no column BraTS21ID"),
         (("--output", "{tmp}"), 2, "is a directory"),
         (("--batch_size", "0"), 2, "--batch_size"),
         (("--batch_size", "x"), 2, "--batch_size"),
         (("--no_such_option", "1"), 2, "--no_such_option"),
-        (("--id_policy", "hmac"), 2, "--id_policy is for DICOM"),
+        (("--id_policy", "hmac"), 2, "needs --id_key FILE"),
+        (("--id_key", "{dataset}/manifest.json"), 2, "but --id_policy is keep"),
         (("--id_key", "nowhere"), 2, "--id_key: nowhere does not exist"),
     ],
 )

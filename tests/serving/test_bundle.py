@@ -88,7 +88,16 @@ def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
         ('{"format": "other"}', "format 'other' found"),
         ('{"format": "voxelbeam-model"}', "lacks schema"),
         (contract().dumps().replace('"dtype": "uint8"', '"dtype": "int8"'), "dtype"),
-        (contract().dumps().replace('"prevalence": 0.5', '"prevalence": "x"'), "malformed"),
+        (
+            contract().dumps().replace('"prevalence": 0.5', '"prevalence": "x"'),
+            "prevalence: 'x' found",
+        ),
+        (
+            contract().dumps().replace('"training": []', '"training": [1]'),
+            r"training\[0\]: 1 found",
+        ),
+        (contract().dumps().replace('"shape": [', '"shape": ["x", '), r"schema.shape: \['x'"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_a_foreign_contract_is_refused_with_its_path(tmp_path: Path, text: str, told: str) -> None:
@@ -98,6 +107,14 @@ def test_a_foreign_contract_is_refused_with_its_path(tmp_path: Path, text: str, 
     with pytest.raises(ContractError, match=told) as refused:
         load_contract(tmp_path)
     assert str(file) in str(refused.value)
+
+
+def test_a_contract_of_other_bytes_than_text_is_refused_with_its_path(tmp_path: Path) -> None:
+    file = tmp_path / CONTRACT_NAME
+    file.parent.mkdir()
+    file.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ContractError, match=rf"{file}: not UTF-8 text"):
+        load_contract(tmp_path)
 
 
 def test_a_contract_without_its_model_is_refused(tmp_path: Path, model: Path) -> None:

@@ -77,7 +77,34 @@ def test_a_missing_file_is_wrong_usage(
     argv = [sample.with_name("none.csv"), "--sample", sample]
     code, _, err = outcome(check_submission.main, argv, capsys, monkeypatch)
     assert code == 2
+    assert "none.csv does not exist" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("swapped", "told"), [(False, "is a directory"), (True, "--sample: ")], ids=["file", "sample"]
+)
+def test_a_directory_is_wrong_usage(
+    sample: Path,
+    swapped: bool,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [sample.parent, sample] if not swapped else [sample, sample.parent]
+    argv = [names[0], "--sample", names[1]]
+    code, _, err = outcome(check_submission.main, argv, capsys, monkeypatch)
+    assert code == 2
+    assert told in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "id,v\n", "BraTS21ID,MGMT_value\n1\n"])
+def test_the_submission_is_named_once(
+    sample: Path, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, out, _ = check(sample, text, capsys, monkeypatch)
+    assert out.count("submission.csv") == 1
 
 
 def test_the_check_needs_neither_tensorflow_nor_beam(tmp_path: Path) -> None:

@@ -238,6 +238,15 @@ def test_an_export_that_dies_leaves_the_old_model(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_runs_that_are_not_there_are_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--runs", tmp_path / "nowhere", "--output", tmp_path / "model"]
+    code, _, err = outcome(export.main, argv, capsys, monkeypatch)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--runs: " in err
+
+
 @pytest.mark.parametrize("gone", ["run.json", "fold-1/best.keras"])
 def test_an_unfinished_run_is_refused(
     tmp_path: Path,

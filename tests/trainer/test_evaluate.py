@@ -163,8 +163,14 @@ def test_ids_that_cannot_be_told_apart_are_refused(tmp_path: Path, second: str) 
 
 
 def test_a_missing_file_or_column_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such file"):
+    with pytest.raises(UsageError, match="does not exist"):
         read_column(tmp_path / "none.csv", ["id"], ["v"])
+    with pytest.raises(UsageError, match="is a directory"):
+        read_column(tmp_path, ["id"], ["v"])
+    random = tmp_path / "random.csv"
+    random.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(UsageError, match="is not UTF-8 text"):
+        read_column(random, ["id"], ["v"])
     file = _write(tmp_path / "p.csv", "id,v", "1,1")
     with pytest.raises(UsageError, match=r"no column w; it has id, v"):
         read_column(file, ["id"], ["w"])

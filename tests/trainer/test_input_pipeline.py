@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +96,16 @@ def test_records_off_the_manifests_schema_are_refused(
     )
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(records.evaluation_batches(batch_size=4))
-    assert "record off its contract" in str(contract_error(caught.value))
+    refusal = contract_error(caught.value, directory=directory, manifest=manifest)
+    assert "record off its contract" in str(refusal)
 
 
 def test_a_record_of_another_fold_is_refused(dataset: tuple[Path, Manifest]) -> None:
     records = dataclasses.replace(open_records(*dataset, [0], modalities=("T1w",)), folds=(1,))
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         list(records.training_batches(batch_size=4, seed=0, epochs=1))
-    assert "fold" in str(contract_error(caught.value))
+    directory, manifest = dataset
+    assert "fold" in str(contract_error(caught.value, directory=directory, manifest=manifest))
 
 
 def test_a_shard_that_is_missing_or_cut_short_is_refused_by_name(tmp_path: Path) -> None:
@@ -125,4 +128,12 @@ def test_a_corrupt_shard_becomes_a_contract_error(tmp_path: Path) -> None:
     records = open_records(tmp_path, manifest, [0], modalities=("T1w",))
     with pytest.raises(tf.errors.DataLossError) as caught:
         list(records.evaluation_batches(batch_size=4))
-    assert "corrupt shard" in str(contract_error(caught.value))
+    told = str(contract_error(caught.value, directory=tmp_path, manifest=manifest))
+    assert told.startswith("corrupt shard: corrupted record at ")
+    assert told.endswith(f": {shard}")
+    first = dataclasses.replace(
+        manifest.shards[0], sha256=hashlib.sha256(shard.read_bytes()).hexdigest()
+    )
+    born_so = dataclasses.replace(manifest, shards=(first, *manifest.shards[1:]))
+    told = str(contract_error(caught.value, directory=tmp_path, manifest=born_so))
+    assert "damaged when it was written" in told

@@ -56,6 +56,34 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
             Run.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"spec": None}, "spec: None found, an object required"),
+        ({"members": {}}, "members: {} found, a list required"),
+        ({"members": ["a"]}, r"members\[0\]: 'a' found"),
+        ({"members": [{"fold": "0"}]}, r"members\[0\]\.fold: '0' found"),
+        ({"modalities": "T1w"}, "modalities: 'T1w' found"),
+        ({"prevalence": "0.5"}, "prevalence: '0.5' found"),
+        ({"prevalence": 5}, "prevalence: 5 found"),
+    ],
+)
+def test_a_run_with_a_malformed_field_is_refused_by_field(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    _run(tmp_path).save()
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ContractError, match=told):
+        Run.load(tmp_path)
+
+
+def test_a_run_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ContractError, match=r"run\.json: not UTF-8 text"):
+        Run.load(tmp_path)
+
+
 def test_a_member_that_is_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=r"fold-0/best\.keras"):
         _run(tmp_path).load_member(0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.core.cli import CommandError, UsageError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
@@ -192,6 +192,27 @@ def test_a_leaking_manifest_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("fold", [0, 1])
+def test_a_shard_damaged_since_is_named(tmp_path: Path, fold: int) -> None:
+    """Whether it is trained on or held out."""
+    data = tmp_path / "data"
+    manifest = write_dataset(data, patients=8, folds=2, shape=(10, 10, 10), shards=2)
+    shard = data / manifest.shards[1].name
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(bytes(damaged))
+    with pytest.raises(ContractError) as caught:
+        main(_train(data, tmp_path / "run", "--fold", str(fold), "--epochs", "1"))
+    assert "corrupted record at " in str(caught.value)
+    assert str(caught.value).endswith(f"not what the manifest says: {shard}")
+
+
+def test_a_manifest_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ContractError, match=rf"{tmp_path / MANIFEST_NAME}: not UTF-8 text"):
+        main(_train(tmp_path, tmp_path / "run", "--fold", "0"))
+
+
 def test_records_with_other_labels_than_the_manifest_are_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     manifest = write_dataset(data, patients=8, folds=2, shape=(10, 10, 10))
@@ -208,12 +229,10 @@ def test_records_with_other_labels_than_the_manifest_are_refused(tmp_path: Path)
         main(_train(data, tmp_path / "run", "--fold", "0", "--epochs", "1"))
 
 
-def test_a_diverging_run_fails_in_one_line(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_diverging_run_fails_in_one_line(dataset: Path, tmp_path: Path) -> None:
     options = ("--fold", "0", "--epochs", "2", "--learning_rate", "1e38")
-    assert main(_train(dataset, tmp_path / "run", *options)) == 1
-    assert "lower --learning_rate" in capsys.readouterr().err
+    with pytest.raises(CommandError, match="lower --learning_rate"):
+        main(_train(dataset, tmp_path / "run", *options))
     with pytest.raises(ContractError, match="did not finish"):
         Run.load(tmp_path / "run")
 
