@@ -8,6 +8,8 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.voxelbeam-installed
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 OURS   := beam_jobs trainer serving
+# Tests run two at a time, a file's tests together: they share what its fixtures made.
+PARALLEL := -n 2 --dist loadscope
 EXTRAS := gcp aws test bench
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
@@ -105,7 +107,7 @@ demo: $(STAMP) ## synthetic patients through the whole chain, DICOM to submissio
 	  --labels demo/cohort/truth/test_labels.csv --output demo/evaluation
 
 test: $(STAMP) ## the tests that are quick
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-all: $(STAMP) ## all tests
 	$(BIN)/python -m pytest

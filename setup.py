@@ -24,6 +24,7 @@ conversion_only = os.environ.get("VOXELBEAM_REQUIRES") == "conversion" or CONVER
 CONVERSION = [
     "apache-beam>=2.77,<2.78",
     "google-crc32c>=1.6,<2",
+    "grpcio>=1.60,<2",
     "numpy>=1.26,<2",
     "pandas>=2.2,<3",
     "protobuf>=4.25,<5",
@@ -31,10 +32,10 @@ CONVERSION = [
     "rich>=13.7",
     "scipy>=1.13,<2",
     "threadpoolctl>=3.2,<4",
-    "threadpoolctl>=3.2,<4",
     # Decoders of compressed pixel data, permissive licences only: pylibjpeg-libjpeg is GPL and
     # stays out. GDCM covers JPEG lossless.
     "pyjpegls>=1.4,<2",
+    "pylibjpeg>=2.1,<3",  # pydicom looks for the two below through it
     "pylibjpeg-openjpeg>=2.3,<3",
     "pylibjpeg-rle>=2.0,<3",
     "python-gdcm>=3.0.24,<4",
@@ -53,17 +54,24 @@ EXTRAS = {
     # Not Beam's own `gcp` extra: it wants protobuf 6, which TensorFlow 2.17 excludes. This small
     # set is what Dataflow and gs:// need. Without google-auth-httplib2 Beam connects anonymously.
     "gcp": [
+        "build>=1.2",  # Beam makes the workers' package with it
         "google-apitools>=0.5.31,<0.5.32",
+        "google-api-core>=2.20,<3",
         "google-auth>=2.18,<3",
         "google-auth-httplib2>=0.2,<0.3",
         "google-cloud-dataflow-client>=0.13,<0.14",
         "google-cloud-storage>=2.18,<4",
     ],
-    "aws": ["boto3>=1.34,<2"],
+    "aws": ["boto3>=1.34,<2", "botocore>=1.34,<2"],
     "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.18"],
     "test": [
         "dcm2niix>=1.0.20250506",
+        # An emulator of gs://, and (moto with flask) one of s3://.
+        "flask>=3,<4",
+        "flask-cors>=5",
+        "gcp-storage-emulator>=2024.8.3",
         "hypothesis>=6.100",
+        "moto[s3]>=5.1,<6",
         "mypy>=1.13",
         "nibabel>=5.2",
         "packaging>=24",
@@ -71,6 +79,7 @@ EXTRAS = {
         "pillow>=10.3",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.8",
         # Below 81: tensorboard 2.17 imports pkg_resources. From 77: SPDX licence expressions.
         "setuptools>=77,<81",

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from beam_jobs.core.storage import is_remote, list_local_files
 if TYPE_CHECKING:
     from beam_jobs.core.labels import Labels
     from beam_jobs.planning import Planner
+    from beam_jobs.ticks import Ticks
 
 PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -48,9 +50,11 @@ def main(argv: Sequence[str]) -> int:
     from beam_jobs.options import default_processes, make_pipeline, pipeline_options, runs_here
 
     options = pipeline_options(beam_arguments)
+    _check_stores(flags, here=runs_here(options))
     import apache_beam as beam
 
     from beam_jobs.dataset import DatasetWriter
+    from beam_jobs.flink import job_server
     from beam_jobs.planning import Planner
     from beam_jobs.progress import watch
     from beam_jobs.shards import ShardWriter
@@ -86,7 +90,11 @@ def main(argv: Sequence[str]) -> int:
     npz = flags.format == "npz"
     dataset = DatasetWriter(store=store, spec=spec, planner=planner, npz=npz)
     processes = flags.processes or default_processes(len(paths))
-    with store.lock(break_lock=flags.break_lock), _ticks(runs_here(options)) as ticks:
+    with (
+        store.lock(break_lock=flags.break_lock),
+        job_server(options),
+        _ticks(runs_here(options)) as ticks,
+    ):
         store.begin(overwrite=flags.overwrite)
         writer = ShardWriter(
             store=store, spec=spec, seed=flags.seed, tables=tables, ticks=ticks, npz=npz
@@ -109,6 +117,7 @@ def main(argv: Sequence[str]) -> int:
                 beam.pvalue.AsSingleton(assignments),
             )
         )
+        started = time.monotonic()
         watch(
             pipeline.run,
             ticks,
@@ -116,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
             quiet=flags.quiet,
             private=id_policy.key is not None,
         )
-        _print_shards(flags, ticks.shards)
+        _print_shards(flags, ticks, time.monotonic() - started)
     return _summary(flags)
 
 
@@ -227,6 +236,8 @@ def _input_files(flags: argparse.Namespace) -> list[str]:
         if not getattr(flags, name):
             raise cli.UsageError(f"--{name} is empty")
         setattr(flags, name, getattr(flags, name).rstrip("/") or "/")
+    if f"{flags.output}/".startswith(f"{flags.input}/"):
+        raise cli.UsageError(f"--output {flags.output} lies inside --input {flags.input}")
     if is_remote(flags.input):
         return []
     if not os.path.isdir(flags.input):
@@ -239,6 +250,22 @@ def _input_files(flags: argparse.Namespace) -> list[str]:
     if not paths:
         raise cli.UsageError(f"--input {flags.input} holds no file")
     return paths
+
+
+def _check_stores(flags: argparse.Namespace, *, here: bool) -> None:
+    """Finds out before the job what would stop it: no bucket, no permission, nothing there."""
+    from beam_jobs import filesystems
+
+    for name in ("input", "output"):
+        if not here and not is_remote(getattr(flags, name)):
+            raise cli.UsageError(
+                f"--{name} {getattr(flags, name)} is on this machine, where Dataflow's workers "
+                "cannot reach it: gs:// is needed"
+            )
+    if is_remote(flags.input) and not filesystems.holds_files(flags.input):
+        raise cli.UsageError(f"--input {flags.input} holds no file")
+    if is_remote(flags.output):
+        filesystems.list_names(flags.output)
 
 
 def _check_modalities(
@@ -295,15 +322,17 @@ def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str
     )
 
 
-def _print_shards(flags: argparse.Namespace, told: str) -> None:
-    """Which shards were converted and why, where an earlier run's were there to be kept."""
-    from beam_jobs.ticks import lines
+def _print_shards(flags: argparse.Namespace, ticks: Ticks, seconds: float) -> None:
+    """How fast it went; which shards were converted and why, where an earlier run's were kept."""
+    from beam_jobs.ticks import count, lines
 
-    shards = sorted(line.split(" ", 1) for line in lines(told))
+    shards = sorted(line.split(" ", 1) for line in lines(ticks.shards))
     kept = sum(why == "kept" for _, why in shards)
     if flags.quiet or not shards:
         return
+    files = count(ticks.files)
     print(f"shards    {kept} kept, {len(shards) - kept} converted")
+    print(f"time      {seconds:.1f} s, {files / seconds:.0f} files a second")
     told_of = [(name, why) for name, why in shards if why not in ("kept", "new")]
     for name, why in told_of[:20]:
         print(f"          {name}: {why}")
@@ -326,6 +355,8 @@ def _summary(flags: argparse.Namespace) -> int:
     path = filesystems.join(flags.output, MANIFEST_NAME)
     rejects = filesystems.join(flags.output, REJECTS_NAME)
     if not filesystems.exists(path):
+        if not filesystems.exists(rejects):
+            raise cli.CommandError(f"the job ended without a dataset in {flags.output}")
         raise cli.CommandError(
             f"no series of {', '.join(cli.items(flags.modalities))} in {flags.input} "
             f"could be converted; {rejects} says why"

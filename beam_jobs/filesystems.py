@@ -1,6 +1,6 @@
 """Paths and files: local ones by the operating system, stores' (`gs://`, `s3://`) by `stores`.
 
-Stores are imported when a store's path is first used, so that commands on local data do without.
+`stores` imports Beam when a store's path is first used: commands on local data do without.
 """
 
 from __future__ import annotations
@@ -9,18 +9,12 @@ import itertools
 import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
+from beam_jobs import stores
 from beam_jobs.core.storage import is_input, is_remote, list_local_files, register_remote_opener
-
-if TYPE_CHECKING:
-    from beam_jobs.stores import Entry, Store
-
-
-def _store(path: str) -> Store:
-    from beam_jobs.stores import store_of
-
-    return store_of(path)
+from beam_jobs.stores import Entry
+from beam_jobs.stores import store_of as _store
 
 
 def join(directory: str, name: str) -> str:
@@ -36,11 +30,13 @@ def list_files(root: str) -> list[str]:
     """
     if not is_remote(root):
         return list_local_files(root)
-    return sorted(entry.path for entry in list_entries(root))
+    return [entry.path for entry in list_entries(root)]
 
 
 def list_entries(root: str) -> list[Entry]:
-    """The files of `list_files` below a store's prefix, with what the listing says of them."""
+    """The files of `list_files`, with what a store's listing says of them."""
+    if not is_remote(root):
+        return [Entry(path) for path in list_local_files(root)]
     prefix = join(root, "")
     return sorted(
         entry
@@ -77,8 +73,6 @@ def open_read(path: str) -> IO[bytes]:
     """Opens a file for reading as it is, whatever its extension says of compression."""
     if not is_remote(path):
         return open(path, "rb")
-    from beam_jobs import stores
-
     return stores.open_read(path)
 
 
@@ -87,7 +81,7 @@ def open_write(path: str) -> IO[bytes]:
     if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return open(path, "wb")
-    return _store(path).writer(path)
+    return stores.open_write(path)
 
 
 def exists(path: str) -> bool:
@@ -149,8 +143,6 @@ def fetched_ahead(entries: Iterable[Entry], length: int) -> AbstractContextManag
     entries = list(entries)
     if not any(is_remote(entry.path) for entry in entries):
         return nullcontext()
-    from beam_jobs import stores
-
     return stores.ahead(entries, length)
 
 
@@ -158,8 +150,6 @@ def use_remote_paths_in_core() -> None:
     """Lets the pure core open `gs://` and `s3://` paths in this process."""
 
     def opener(path: str) -> IO[bytes]:
-        from beam_jobs.stores import StoreFile
-
-        return StoreFile(path)  # type: ignore[return-value]
+        return stores.StoreFile(path)  # type: ignore[return-value]
 
     register_remote_opener(opener)

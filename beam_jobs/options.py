@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.core.cli import UsageError
+from beam_jobs.flink import check_flink
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -21,12 +22,18 @@ def quiet_beam() -> None:
     """Silences what Beam and Google's clients would print; to be called before Beam's import."""
     # A warning at Beam's import would install a handler of its own at the root.
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its faults become reasons
     # Beam logs a failing worker's traceback; the command tells it in one line.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_a_job_servers)  # its messages go to the root
     warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google")
     # One element is one core's work; BLAS threads inside it only get in each other's way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def _not_a_job_servers(record: logging.LogRecord) -> bool:
+    return record.module != "portable_runner"
 
 
 def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
@@ -35,9 +42,11 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     The local runner is FnApiRunner, in memory: "DirectRunner" may try to download another one.
 
     Raises:
-      UsageError: an argument that no option of Beam's (or its installed runners') takes.
+      UsageError: an argument that no option of Beam's (or its installed runners') takes, or Flink
+        without a job server.
     """
     quiet_beam()
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -52,7 +61,10 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     arguments = list(argv)
     if not any(argument.split("=")[0] == "--runner" for argument in arguments):
         arguments.append("--runner=FnApiRunner")
-    return PipelineOptions(arguments)
+    options = PipelineOptions(arguments)
+    check_flink(options)
+    FileSystems.set_options(options)  # labels and locks are looked at before there is a pipeline
+    return options
 
 
 def _with_subclasses(base: Any) -> list[Any]:
@@ -117,7 +129,8 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
     if processes <= 1:
         return FnApiRunner()
     # Beam's workers would get no options, and with them INFO lines by the page.
-    settings = dict_to_struct({"beam:option:default_sdk_harness_log_level:v1": "ERROR"})
+    told = {"default_sdk_harness_log_level": "ERROR", **_store_options(options)}
+    settings = dict_to_struct({f"beam:option:{name}:v1": value for name, value in told.items()})
     return FnApiRunner(
         default_environment=SubprocessSDKEnvironment.from_command_string(
             f"exec {shlex.quote(sys.executable)} -m beam_jobs.worker"
@@ -128,6 +141,13 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
             )
         ),
     )
+
+
+def _store_options(options: PipelineOptions) -> dict[str, Any]:
+    """What the command was told of object stores."""
+    names = ("s3_", "project", "impersonate_service_account", "gcp_oauth_scopes")
+    given = options.get_all_options(drop_default=True)
+    return {name: value for name, value in given.items() if name.startswith(names)}
 
 
 # From here on the start-up of worker processes (6 to 9 s) is worth it.
@@ -141,6 +161,9 @@ def default_processes(files: int) -> int:
 
 def runs_here(options: PipelineOptions) -> bool:
     """Whether the workers share this machine's disk."""
-    from apache_beam.options.pipeline_options import StandardOptions
+    from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
 
-    return "Dataflow" not in str(options.view_as(StandardOptions).runner)
+    runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
+    if runner.removesuffix("runner") in ("flink", "portable", "spark"):
+        return options.view_as(PortableOptions).environment_type == "LOOPBACK"
+    return "dataflow" not in runner

@@ -92,38 +92,44 @@ def _live_line(ticks: Ticks, files: int | None, console: Console) -> Iterator[Up
         TextColumn("{task.description:>16}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
     ) as progress:
-        headers = progress.add_task("reading headers", total=files)
-        patients = progress.add_task("converting", total=None)
+        headers = progress.add_task("reading headers", total=files, rate="")
+        patients = progress.add_task("converting", total=None, rate="")
 
         def update() -> None:
-            progress.update(headers, completed=count(ticks.files))
-            planned = count(ticks.planned) or None
-            progress.update(patients, completed=count(ticks.patients), total=planned)
+            for task, done, total in (
+                (headers, count(ticks.files), files),
+                (patients, count(ticks.patients), count(ticks.planned) or None),
+            ):
+                speed = progress.tasks[task].speed
+                rate = f"{speed:.0f}/s" if speed else ""
+                progress.update(task, completed=done, total=total, rate=rate)
 
         yield update
 
 
 @contextlib.contextmanager
 def _heartbeats(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
-    start = told = time.monotonic()
+    start = last = time.monotonic()
 
     def update() -> None:
-        nonlocal told
+        nonlocal last
         now = time.monotonic()
-        if now - told < _HEARTBEAT_S:
+        if now - last < _HEARTBEAT_S:
             return
-        told = now
+        last = now
+        read, planned = count(ticks.files), count(ticks.planned)
         of_files = "" if files is None else f" of {files}"
-        of_patients = f" of {count(ticks.planned)}" if ticks.planned else ""
-        print(
-            f"{now - start:.0f} s: headers of {count(ticks.files)}{of_files} files, "
-            f"{count(ticks.patients)}{of_patients} patients converted",
-            file=sys.stderr,
-        )
+        told = f"{now - start:.0f} s: headers of {read}{of_files} files"
+        if planned:
+            told += f", {count(ticks.patients)} of {planned} patients converted"
+        else:
+            told += f" ({read / (now - start):.0f}/s)"
+        print(told, file=sys.stderr)
 
     yield update
 

@@ -19,6 +19,7 @@ from beam_jobs.core.record import ContractError, PreparedCase
 from beam_jobs.npz import explode_shard
 from beam_jobs.planning import Assignment
 from beam_jobs.state import TEMPORARY_SUFFIX, ShardResult, StateStore, digest, shard_inputs
+from beam_jobs.stores import Entry
 from beam_jobs.tables import RejectRow, TableWriter
 from beam_jobs.tfrecord import decode_case, encode_case, read_records, write_record
 from beam_jobs.ticks import Ticks, note, tick
@@ -37,13 +38,14 @@ def prepare_patient(
     refusal: PatientRejectedError | None = None
     case: PreparedCase | None = None
     try:
-        case, rejections = prepare_case(
-            assignment.patient_id,
-            plan.series,
-            spec,
-            label=assignment.label,
-            fold=assignment.fold,
-        )
+        with filesystems.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
+            case, rejections = prepare_case(
+                assignment.patient_id,
+                plan.series,
+                spec,
+                label=assignment.label,
+                fold=assignment.fold,
+            )
     except PatientRejectedError as error:
         refusal, rejections = error, error.rejections
     rows = _final_rows(plan.rows, rejections, refused=refusal is not None)
@@ -51,6 +53,21 @@ def prepare_patient(
     if refusal is not None:
         rejects.append(tables.reject_patient(plan.key, refusal.reason, str(refusal)))
     return case, rows, rejects
+
+
+# Files up to this size are one slice's or a few; larger ones are read frame by frame.
+_SMALL_FILE = 4 << 20
+
+
+def _files_of(plan: PatientPlan, spec: PreprocessSpec) -> list[Entry]:
+    """The small files of a plan, in the order in which they will be read."""
+    series = [plan.series[modality] for modality in spec.modalities if modality in plan.series]
+    return [
+        Entry(header.path, header.file_size, header.modified)
+        for stack in series
+        for header in stack.headers
+        if header.file_size <= _SMALL_FILE and header.frame == 0
+    ]
 
 
 def _final_rows(

@@ -18,6 +18,7 @@ import os
 import re
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -259,13 +260,18 @@ class StateStore:
 
     @contextlib.contextmanager
     def _remote_lock(self, path: str, *, break_lock: bool) -> Iterator[None]:
-        if filesystems.exists(path) and not break_lock:
+        owner = f"{_owner()}, {uuid.uuid4().hex[:8]}"
+        if break_lock:
+            filesystems.write_text(path, owner)
+        elif not filesystems.write_new_text(path, owner):
             raise self._held(filesystems.read_text(path), hint="; --break_lock if it is dead")
-        filesystems.write_text(path, _owner())
         try:
             yield
         finally:
-            filesystems.delete([path])
+            # Another's, who broke this one, stays; so does one that nobody can look at now.
+            with contextlib.suppress(CommandError, OSError):
+                if filesystems.read_text(path) == owner:
+                    filesystems.delete([path])
 
     def _held(self, owner: str, hint: str = "") -> CommandError:
         return CommandError(f"another job is writing {self.output} ({owner.strip()}){hint}")

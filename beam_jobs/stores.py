@@ -1,8 +1,8 @@
 """Objects in a store (`gs://`, `s3://`): few requests, each retried, errors told in one line.
 
-Beam makes the clients, from its own options (`--s3_endpoint_url`, ...) and the environment, so that
-credentials are found as its runners find them. Beam's filesystems themselves are not used: they make
-a client for every call and fetch 16 MiB where a header's 64 KiB are wanted.
+Beam makes the clients, from its own options (`--s3_endpoint_url`, ...) and the environment, so
+that credentials are found as its runners find them. Beam's filesystems themselves are not used:
+they make a client for every call and fetch 16 MiB where a header's 64 KiB are wanted.
 
 A missing object is FileNotFoundError. Any other failure outlasted the retries, or would outlast any
 (no permission, no such bucket): `StoreError`, which ends the job, for files that a store does not
@@ -12,13 +12,15 @@ hand out now must not count as unreadable ones.
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import IO, Any, NamedTuple, Protocol
 
 from beam_jobs.core.cli import CommandError, UsageError
@@ -28,6 +30,7 @@ HEAD_BYTES = 64 << 10
 _STREAM_BYTES = 8 << 20
 _RETRY_S = 120.0
 _AT_ONCE = 8
+_WINDOW = 2 * _AT_ONCE
 
 
 class StoreError(CommandError):
@@ -48,6 +51,19 @@ class Entry(NamedTuple):
     stamp: int = 0
 
 
+class Upload(Protocol):
+    """An object on its way into a store."""
+
+    def send(self, data: bytes) -> None:
+        """Sends the next `_STREAM_BYTES` bytes; fewer only as the last ones."""
+
+    def finish(self) -> None:
+        """Makes what was sent the object, at once."""
+
+    def abandon(self) -> None:
+        """Forgets what was sent."""
+
+
 class Store(Protocol):
     """What is done with objects; paths are whole ones, `gs://bucket/name`."""
 
@@ -60,8 +76,8 @@ class Store(Protocol):
     def entries(self, prefix: str, *, deep: bool = True) -> Iterator[Entry]:
         """Objects whose path begins so, in order; without `deep` none past a further "/"."""
 
-    def writer(self, path: str) -> IO[bytes]:
-        """A stream that becomes the object when it is closed."""
+    def upload(self, path: str) -> Upload:
+        """Begins the upload of a large object."""
 
     def put(self, path: str, data: bytes) -> None:
         """Writes an object, at once or not at all."""
@@ -92,7 +108,6 @@ class _Gcs:
     """Google Cloud Storage."""
 
     def __init__(self, options: Any) -> None:
-        import requests
         from google.api_core import exceptions
         from google.auth.exceptions import GoogleAuthError
         from google.cloud import storage
@@ -103,7 +118,7 @@ class _Gcs:
             exceptions.GoogleAPIError,
             GoogleAuthError,
             InvalidResponse,
-            requests.RequestException,
+            OSError,  # requests' are of that kind
         )
         self._missing = exceptions.NotFound
         self._exists = exceptions.PreconditionFailed
@@ -122,8 +137,8 @@ class _Gcs:
         bucket, name = split(path)
         return self._client.bucket(bucket).blob(name)
 
-    def _told(self, path: str) -> Any:
-        return _told(path, self._errors)
+    def _told(self, path: str, of: str = "object") -> Any:
+        return _told(path, self._errors, of)
 
     def read(self, path: str, start: int, length: int) -> bytes:
         with self._told(path):
@@ -161,18 +176,20 @@ class _Gcs:
             except self._missing as error:
                 raise StoreError(f"bucket gs://{bucket} does not exist") from error
 
-    def writer(self, path: str) -> IO[bytes]:
-        stream = self._blob(path).open(
-            "wb", chunk_size=_STREAM_BYTES, retry=self._retry, ignore_flush=True
+    def upload(self, path: str) -> Upload:
+        return _GcsUpload(
+            self._blob(path).open(
+                "wb", chunk_size=_STREAM_BYTES, retry=self._retry, ignore_flush=True
+            ),
+            functools.partial(self._told, path, of="bucket"),
         )
-        return _Writer(stream, lambda: self._told(path))  # type: ignore[return-value]
 
     def put(self, path: str, data: bytes) -> None:
-        with self._told(path):
+        with self._told(path, of="bucket"):
             self._blob(path).upload_from_string(data, _BINARY, retry=self._retry)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        with self._told(path):
+        with self._told(path, of="bucket"):
             try:
                 self._blob(path).upload_from_string(
                     data, _BINARY, if_generation_match=0, retry=self._retry
@@ -191,33 +208,31 @@ class _Gcs:
 
     def delete(self, paths: Iterable[str]) -> None:
         def one(path: str) -> None:
-            with self._told(path):
-                try:
-                    self._blob(path).delete(retry=self._retry)
-                except self._missing:
-                    pass
+            with self._told(path), suppress(self._missing):
+                self._blob(path).delete(retry=self._retry)
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(one, paths))
 
 
 class _S3:
-    """Amazon S3, or a store that speaks like it. boto3 retries on its own (`AWS_MAX_ATTEMPTS`)."""
+    """Amazon S3, or a store that speaks like it."""
 
     def __init__(self, options: Any) -> None:
         from apache_beam.io.aws.clients.s3 import boto3_client
-        from apache_beam.io.aws.clients.s3.messages import S3ClientError
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
-        from urllib3.exceptions import HTTPError
 
-        self._errors = (BotoCoreError, ClientError, S3ClientError, HTTPError)
+        self._errors = (BotoCoreError, Boto3Error, ClientError)
         self._refused = ClientError
+        # Beam makes the client without a word on retries; boto3 by itself gives up within a second.
+        os.environ.setdefault("AWS_RETRY_MODE", "standard")
+        os.environ.setdefault("AWS_MAX_ATTEMPTS", "10")
         with _told("s3://", self._errors):
-            self._beams = boto3_client.Client(options=options or {})
-        self._client = self._beams.client
+            self._client = boto3_client.Client(options=options or {}).client
 
-    def _told(self, path: str) -> Any:
-        return _told(path, self._errors)
+    def _told(self, path: str, of: str = "object") -> Any:
+        return _told(path, self._errors, of)
 
     def _target(self, path: str) -> dict[str, str]:
         bucket, name = split(path)
@@ -260,21 +275,16 @@ class _S3:
                     raise StoreError(f"bucket s3://{bucket} does not exist") from error
                 raise
 
-    def writer(self, path: str) -> IO[bytes]:
-        from apache_beam.io.aws.s3io import S3Uploader
-        from apache_beam.io.filesystemio import UploaderStream
-
-        with self._told(path):
-            uploader = UploaderStream(S3Uploader(self._beams, path))
-        stream = io.BufferedWriter(uploader, buffer_size=_STREAM_BYTES)
-        return _Writer(stream, lambda: self._told(path))  # type: ignore[return-value]
+    def upload(self, path: str) -> Upload:
+        told = functools.partial(self._told, path, of="bucket")
+        return _S3Upload(self._client, self._target(path), told)
 
     def put(self, path: str, data: bytes) -> None:
-        with self._told(path):
+        with self._told(path, of="bucket"):
             self._client.put_object(**self._target(path), Body=data)
 
     def put_new(self, path: str, data: bytes) -> bool:
-        with self._told(path):
+        with self._told(path, of="bucket"):
             try:
                 self._client.put_object(**self._target(path), Body=data, IfNoneMatch="*")
             except self._refused as error:
@@ -312,49 +322,132 @@ def _status(error: BaseException) -> int | None:
 
 
 @contextmanager
-def _told(path: str, errors: tuple[type[BaseException], ...]) -> Iterator[None]:
-    """Turns a client's errors into FileNotFoundError or StoreError, one line each."""
+def _told(path: str, errors: tuple[type[BaseException], ...], of: str = "object") -> Iterator[None]:
+    """Turns a client's errors into FileNotFoundError or StoreError, one line each.
+
+    Args:
+      path: of the object.
+      errors: the client's.
+      of: what it is that a store does not find, "object" or "bucket".
+    """
     try:
         yield
     except errors as error:
         cause: BaseException = getattr(error, "cause", None) or error  # of "deadline exceeded"
         status = _status(cause)
+        scheme, _, rest = path.partition("://")
+        bucket = f"{scheme}://{rest.partition('/')[0]}"
+        if status == 404 and of == "object":
+            raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path) from error
         if status == 404:
-            bucket = path.partition("://")[2].partition("/")[0]
-            text = f"no such object (or no bucket {bucket})"
-            raise FileNotFoundError(errno.ENOENT, text, path) from error
+            raise StoreError(f"bucket {bucket} does not exist") from error
         if status in (401, 403):
             raise StoreError(f"{path}: access denied ({status})") from error
-        text = " ".join(str(cause).split())
-        text = text if len(text) <= 200 else text[:199] + "…"
-        raise StoreError(f"{path}: {text or type(cause).__name__}") from error
+        text = " ".join(str(cause).split()) or type(cause).__name__
+        if status is not None and status in set(HTTPStatus):
+            text = f"the store answered {status} ({HTTPStatus(status).phrase})"
+        raise StoreError(f"{path}: {text if len(text) <= 200 else text[:199] + '…'}") from error
+
+
+class _GcsUpload:
+    """A resumable upload."""
+
+    def __init__(self, stream: Any, told: Callable[[], Any]) -> None:
+        self._stream = stream
+        self._told = told
+
+    def send(self, data: bytes) -> None:
+        with self._told():
+            self._stream.write(data)
+
+    def finish(self) -> None:
+        with self._told():
+            self._stream.close()
+
+    def abandon(self) -> None:
+        with self._told():
+            self._stream.terminate()
+
+
+class _S3Upload:
+    """A multipart upload."""
+
+    def __init__(self, client: Any, target: dict[str, str], told: Callable[[], Any]) -> None:
+        self._client = client
+        self._told = told
+        self._parts: list[dict[str, Any]] = []
+        with told():
+            upload = client.create_multipart_upload(**target)["UploadId"]
+        self._target = {**target, "UploadId": upload}
+
+    def send(self, data: bytes) -> None:
+        number = len(self._parts) + 1
+        with self._told():
+            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data)
+        self._parts.append({"ETag": answer["ETag"], "PartNumber": number})
+
+    def finish(self) -> None:
+        with self._told():
+            self._client.complete_multipart_upload(
+                **self._target, MultipartUpload={"Parts": self._parts}
+            )
+
+    def abandon(self) -> None:
+        with self._told():
+            self._client.abort_multipart_upload(**self._target)
 
 
 class _Writer(io.RawIOBase):
-    """A client's upload stream, its errors told in one line."""
+    """A stream that becomes the object when it is closed; not when its block is left by an error.
 
-    def __init__(self, stream: Any, told: Callable[[], Any]) -> None:
+    A small object is one request.
+    """
+
+    def __init__(self, path: str) -> None:
         super().__init__()
-        self._stream = stream
-        self._tell = told
+        self._upload: Upload | None = None
+        self._path = path
+        self._store = store_of(path)
+        self._waiting = bytearray()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        with self._tell():
-            return int(self._stream.write(data))
+        self._waiting += data
+        while len(self._waiting) > _STREAM_BYTES:
+            self._upload = self._upload or self._store.upload(self._path)
+            self._upload.send(bytes(self._waiting[:_STREAM_BYTES]))
+            del self._waiting[:_STREAM_BYTES]
+        return len(data)
 
     def close(self) -> None:
         if self.closed:
             return
+        super().close()
+        if self._upload is None:
+            self._store.put(self._path, bytes(self._waiting))
+            return
         try:
-            with self._tell():
-                self._stream.close()
-        except FileNotFoundError as error:  # what was not there is the bucket
-            raise StoreError(f"{error.filename}: its bucket does not exist") from error
-        finally:
-            super().close()
+            self._upload.send(bytes(self._waiting))
+            self._upload.finish()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _abandon(self) -> None:
+        super().close()
+        if self._upload is not None:
+            with suppress(CommandError, OSError):
+                self._upload.abandon()
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        if kind is not None:
+            self._abandon()
+        self.close()
+
+    def __del__(self) -> None:
+        self._abandon()
 
 
 _made: dict[str, tuple[Any, Any, Store]] = {}
@@ -404,26 +497,29 @@ _known = _Known()
 class _Ahead:
     """Begins of objects, fetched a few at a time before they are asked for, in a given order."""
 
-    def __init__(self, wanted: Iterable[tuple[str, int]], pool: ThreadPoolExecutor) -> None:
-        self._wanted = iter(wanted)
+    def __init__(self, wanted: Sequence[tuple[str, int]], pool: ThreadPoolExecutor) -> None:
+        self._wanted = wanted
+        self._order = {path: index for index, (path, _) in enumerate(wanted)}
         self._pool = pool
         self._fetched: dict[str, Future[bytes]] = {}
-        self._next(2 * _AT_ONCE)
+        self._sent = 0
+        self._send(_WINDOW)
 
-    def _next(self, count: int) -> None:
-        for _ in range(count):
-            found = next(self._wanted, None)
-            if found is None:
-                return
-            path, length = found
+    def _send(self, end: int) -> None:
+        for path, length in self._wanted[self._sent : end]:
             self._fetched[path] = self._pool.submit(store_of(path).read, path, 0, length)
+        self._sent = max(self._sent, min(end, len(self._wanted)))
 
     def take(self, path: str) -> Future[bytes] | None:
-        """An object's begin, which is forgotten."""
-        found = self._fetched.pop(path, None)
-        if found is not None:
-            self._next(1)
-        return found
+        """An object's begin, which is forgotten, as are those that were passed over."""
+        place = self._order.get(path)
+        if place is None:
+            return None
+        for passed in [other for other in self._fetched if self._order[other] < place]:
+            self._fetched.pop(passed).cancel()
+        self._sent = max(self._sent, place)
+        self._send(place + 1 + _WINDOW)
+        return self._fetched.pop(path, None)
 
 
 @contextmanager
@@ -531,3 +627,8 @@ def open_read(path: str) -> IO[bytes]:
     """An object as a stream, read from begin to end in large pieces."""
     stream: IO[bytes] = io.BufferedReader(StoreFile(path), buffer_size=_STREAM_BYTES)
     return stream
+
+
+def open_write(path: str) -> IO[bytes]:
+    """A stream that becomes the object when it is closed."""
+    return _Writer(path)  # type: ignore[return-value]

@@ -25,6 +25,7 @@ from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.rules import ModalityRule
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
 from beam_jobs.state import ShardResult
+from beam_jobs.stores import HEAD_BYTES, Entry
 from beam_jobs.tables import TableWriter
 from beam_jobs.tfrecord import encode_case
 from beam_jobs.ticks import tick
@@ -79,21 +80,25 @@ class Chunk:
     """Some files of one directory.
 
     Attributes:
-      paths: the files.
+      files: the files; of a store's, what its listing says of them too.
       place: what the directory says of them, None when it is left to the headers.
     """
 
-    paths: tuple[str, ...]
+    files: tuple[Entry, ...]
     place: Place | None
 
 
 def _chunks(source: Input) -> Iterator[Chunk]:
-    paths = filesystems.list_files(source.root)
-    places = find_places(paths, source.modalities)
-    for directory, group in itertools.groupby(paths, key=os.path.dirname):
+    files = filesystems.list_entries(source.root)
+    places = find_places([file.path for file in files], source.modalities)
+    for directory, group in itertools.groupby(files, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
-            yield Chunk(paths=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
+            yield Chunk(files=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
+
+
+def _directory(file: Entry) -> str:
+    return os.path.dirname(file.path)
 
 
 class _ReadHeaders(Setup):
@@ -103,9 +108,10 @@ class _ReadHeaders(Setup):
         self._files = Metrics.counter("voxelbeam", "files")
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
-        headers, rejections = index_files(chunk.paths)
-        self._files.inc(len(chunk.paths))
-        tick(self._ticks, len(chunk.paths))
+        with filesystems.fetched_ahead(chunk.files, HEAD_BYTES):
+            headers, rejections = index_files(file.path for file in chunk.files)
+        self._files.inc(len(chunk.files))
+        tick(self._ticks, len(chunk.files))
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
             by_patient.setdefault(patient_of(header, chunk.place), []).append(header)
@@ -145,6 +151,7 @@ def _same(element: tuple[str, Found]) -> tuple[str, Found]:
 
 
 def _plan(element: tuple[str, Iterable[Found]], source: Input) -> PatientPlan:
+    filesystems.use_remote_paths_in_core()  # duplicates are told by their pixels
     key, groups = element
     headers: list[SliceHeader] = []
     places: dict[str, Place] = {}

@@ -24,7 +24,7 @@ from beam_jobs.core import cli
 from beam_jobs.core.ids import IdPolicy, read_id_policy
 from beam_jobs.core.record import ContractError
 from beam_jobs.core.storage import is_remote
-from beam_jobs.options import pipeline_options, quiet_beam
+from beam_jobs.options import make_pipeline, pipeline_options, quiet_beam
 from serving.bundle import Contract, load_contract
 from serving.submission import (
     Submission,
@@ -50,8 +50,7 @@ def main(argv: Sequence[str]) -> int:
     # Beam takes seconds to import: a wrong path or a wrong model is told before.
     quiet_beam()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import apache_beam as beam
-
+    from beam_jobs.flink import job_server
     from beam_jobs.progress import watch
     from beam_jobs.ticks import Ticks
     from serving.sources import find_source
@@ -63,8 +62,8 @@ def main(argv: Sequence[str]) -> int:
         args.input, contract, model=args.model, asked=asked, id_policy=id_policy.name
     )
 
-    with _temporary_directory(args.output) as directory:
-        pipeline = beam.Pipeline(options=options)
+    with _temporary_directory(args.output) as directory, job_server(options):
+        pipeline = make_pipeline(options, processes=1)
         cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
         predictions = (
             cases.examples

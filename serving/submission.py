@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from beam_jobs.core.cli import UsageError
+from beam_jobs.core.csv_table import read_table
 from beam_jobs.core.ids import IdPolicy, normalised_id
 from beam_jobs.core.record import ContractError
 
@@ -68,7 +69,7 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
         _, rows = read_table(text, (id_column,))
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
-    ids = [row[id_column] for row in rows]
+    ids = [row[id_column] for _, row in rows]
     if not ids:
         raise UsageError(f"{source} asks for no ids")
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
@@ -91,31 +92,6 @@ def input_ids(asked: Sequence[str], policy: IdPolicy, *, source: str) -> list[st
             if first.setdefault(name, row) != row:
                 raise UsageError(f"{source}: rows {first[name]} and {row} ask for one patient")
     return ids
-
-
-def read_table(text: str, columns: Sequence[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows of CSV text; a byte order mark and blank lines are passed over.
-
-    Raises:
-      ValueError: not CSV, one of `columns` is missing, or a row is shorter or longer than the
-        header.
-    """
-    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
-    try:
-        lines = [(reader.line_num, line) for line in reader if line]
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from error
-    header = [name.strip() for name in lines[0][1]] if lines else []
-    missing = [name for name in columns if name not in header]
-    if missing:
-        found = ", ".join(header) or "empty"
-        raise ValueError(f"no column {', '.join(missing)}; its header is {found}")
-    for number, line in lines[1:]:
-        if len(line) != len(header):
-            raise ValueError(f"line {number}: {len(line)} fields, the header has {len(header)}")
-    return header, [
-        dict(zip(header, (field.strip() for field in line), strict=True)) for _, line in lines[1:]
-    ]
 
 
 def match_ids(asked: Sequence[str], known: Iterable[str]) -> dict[str, str]:
@@ -256,7 +232,7 @@ def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: 
     found = []
     if header != [id_column, value_column]:
         found.append(f"header is {','.join(header)}, required {id_column},{value_column}")
-    ids = [row[id_column] for row in rows]
+    ids = [row[id_column] for _, row in rows]
     asked, given = set(sample), Counter(ids)
     if twice := sorted(name for name, count in given.items() if count > 1):
         found.append(f"{len(twice)} ids stand twice: {_some(twice)}")
@@ -267,7 +243,7 @@ def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: 
     if not (twice or missing or extra) and ids != list(sample):
         first = next(i for i, (a, b) in enumerate(zip(ids, sample, strict=True)) if a != b)
         found.append(f"order differs at row {first + 1}: {ids[first]}, required {sample[first]}")
-    values = [(row[id_column], row[value_column], _number(row[value_column])) for row in rows]
+    values = [(row[id_column], row[value_column], _number(row[value_column])) for _, row in rows]
     if bad := [f"{name} = {shown or 'empty'}" for name, shown, v in values if not math.isfinite(v)]:
         found.append(f"{len(bad)} values are not finite numbers: {_some(bad)}")
     if bad := [f"{name} = {shown}" for name, shown, v in values if v < 0 or v > 1]:

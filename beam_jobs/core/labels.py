@@ -64,9 +64,12 @@ def read_labels(file: IO[bytes], *, name: str, id_column: str, label_column: str
     try:
         text = file.read().decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"labels {name} cannot be read: not UTF-8 ({error.reason})") from error
+        raise UsageError(f"labels {name}: not UTF-8 ({error.reason})") from error
     source = f"labels {name}"
-    _, rows = read_table(text, source=source, columns=(id_column, label_column))
+    try:
+        _, rows = read_table(text, (id_column, label_column))
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
     labels: dict[str, int] = {}
     lines: dict[str, int] = {}
     for line, row in rows:

@@ -391,7 +391,7 @@ def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
         (("--input", "EMPTY"), 2, "holds no file"),
         (("--input", "COHORT", "--bogus", "1"), 2, "unknown option --bogus"),
         (("--input", "COHORT", "--labels", "gone.csv"), 2, "gone.csv"),
-        (("--input", "COHORT", "--labels", "LABELS", "--label_column", "x"), 2, "no column 'x'"),
+        (("--input", "COHORT", "--labels", "LABELS", "--label_column", "x"), 2, "no column x"),
         (("--input", "COHORT", "--shape", "0,1,2"), 2, "shape must be three positive integers"),
         (("--input", "COHORT", "--shape", "a"), 2, "--shape"),
         (("--input", "COHORT", "--folds", "1"), 2, "--folds must be at least 2"),

@@ -74,13 +74,13 @@ def test_ambiguous_spelling_is_an_error_unless_one_is_exact():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,z\n5,1\n", "no column 'y'"),
+        ("id,z\n5,1\n", "no column y"),
         ("id,y\n5,1\n5,0\n", "line 3: the patient of line 2 stands twice"),
         ("id,y\n,1\n", "line 2: the patient id is empty"),
         ("id,y\n5,1,0\n", "line 2: 3 fields, the header has 2"),
         ("id,y\n5,2\n", "not 0 or 1"),
         ("id,y\n5,\n", "no labelled patient"),
-        ("", "it is empty"),
+        ("", "its header is empty"),
     ],
 )
 def test_bad_labels_are_one_clear_line(text, message):

@@ -1,0 +1,292 @@
+"""Object stores on this machine, spoken to over sockets: emulators of gs:// and s3://.
+
+Each stands behind a `Front`, which passes requests on, writes down what was asked, and fails on
+demand as stores do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import http.client
+import logging
+import re
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+BUCKET = "voxelbeam-test"
+# (method, unquoted path, body) -> a status to answer with, or None to pass the request on.
+Rules = Callable[[str, str, bytes], int | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One request that came in.
+
+    Attributes:
+      method, path: of the request; the path with its query, unquoted.
+      range: its Range header.
+      status: of the answer.
+      sent: bytes of the answer.
+    """
+
+    method: str
+    path: str
+    range: str
+    status: int
+    sent: int
+
+
+class Front:
+    """A loopback server in front of an emulator.
+
+    Attributes:
+      url: where it listens.
+      asked: the requests so far.
+      fault: takes (method, unquoted path), gives a status to fail with, or None to pass on.
+      delay: seconds each answer takes longer, as over a distance.
+    """
+
+    def __init__(self, backend: str, rules: Rules | None = None) -> None:
+        self.asked: list[Asked] = []
+        self.fault: Callable[[str, str], int | None] = lambda method, path: None
+        self.delay = 0.0
+        self._one_at_a_time = threading.Lock()
+        front = self
+        host = urllib.parse.urlsplit(backend).netloc
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def handle_one_request(self) -> None:
+                try:
+                    super().handle_one_request()
+                except ConnectionError:  # the client went away
+                    self.close_connection = True
+
+            def serve(self) -> None:
+                # A condition is looked at and acted upon in one step.
+                conditional = "ifGenerationMatch" in self.path
+                with front._one_at_a_time if conditional else contextlib.nullcontext():
+                    self.pass_on()
+
+            def pass_on(self) -> None:
+                body = self.body()
+                path = urllib.parse.unquote(self.path)
+                time.sleep(front.delay)
+                status = front.fault(self.command, path)
+                if status is None and rules is not None:
+                    status = rules(self.command, path, body)
+                headers: list[tuple[str, str]] = []
+                content = b'{"error": {"message": "refused by the test"}}'
+                if status is None:
+                    connection = http.client.HTTPConnection(host, timeout=60)
+                    told = {
+                        name: value
+                        for name, value in self.headers.items()
+                        if name.lower() not in ("connection", "transfer-encoding", "expect")
+                    }
+                    told["Content-Length"] = str(len(body))
+                    connection.request(self.command, self.path, body=body, headers=told)
+                    answer = connection.getresponse()
+                    content, status = answer.read(), answer.status
+                    headers = answer.getheaders()
+                    connection.close()
+                bodiless = self.command == "HEAD" or status in (204, 304)
+                front.asked.append(
+                    Asked(
+                        method=self.command,
+                        path=path,
+                        range=self.headers.get("Range") or "",
+                        status=status,
+                        sent=0 if bodiless else len(content),
+                    )
+                )
+                self.send_response(status)
+                length = str(len(content))
+                for name, value in headers:
+                    if name.lower() == "content-length" and self.command == "HEAD":
+                        length = value
+                    elif name.lower() not in ("connection", "content-length", "transfer-encoding"):
+                        self.send_header(name, value)
+                if status not in (204, 304):
+                    self.send_header("Content-Length", length)
+                self.end_headers()
+                if not bodiless:
+                    self.wfile.write(content)
+
+            def body(self) -> bytes:
+                if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
+                    parts = []
+                    while size := int(self.rfile.readline().split(b";")[0], 16):
+                        parts.append(self.rfile.read(size))
+                        self.rfile.readline()
+                    self.rfile.readline()
+                    return b"".join(parts)
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = serve  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+# Without a signature moto takes a request for a stranger's; it does not check what one says.
+_SIGNED = (
+    "AWS4-HMAC-SHA256 Credential=made-up/20260101/us-east-1/s3/aws4_request, "
+    "SignedHeaders=host, Signature=0"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Emulator:
+    """An emulated store with one bucket, `BUCKET`.
+
+    Attributes:
+      scheme: "gs" or "s3".
+      front: what clients talk to.
+      backend: the emulator itself, for the tests' own looking and changing.
+      environment: what a process needs to find it.
+    """
+
+    scheme: str
+    front: Front
+    backend: str
+    environment: dict[str, str]
+
+    def path(self, *names: str) -> str:
+        """`gs://bucket/names...`"""
+        return "/".join((f"{self.scheme}://{BUCKET}", *names))
+
+    def _request(self, name: str, method: str, data: bytes | None = None) -> bytes:
+        url = f"{self.backend}/{BUCKET}/{urllib.parse.quote(name)}"
+        headers = {"Content-Type": "application/octet-stream"}
+        if self.scheme == "s3":
+            headers["Authorization"] = _SIGNED
+        request = urllib.request.Request(url, data=data, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes an object."""
+        self._request(name, "PUT", data)
+
+    def get(self, name: str) -> bytes:
+        """Reads an object."""
+        return self._request(name, "GET")
+
+    def delete(self, name: str) -> None:
+        """Deletes an object."""
+        if self.scheme == "s3":
+            self._request(name, "DELETE")
+            return
+        quoted = urllib.parse.quote(name, safe="")
+        url = f"{self.backend}/storage/v1/b/{BUCKET}/o/{quoted}"
+        urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=60).close()
+
+    def names(self, prefix: str) -> list[str]:
+        """Names of the objects below a prefix, without it."""
+        query = urllib.parse.urlencode({"list-type": 2, "prefix": f"{prefix}/", "max-keys": 10_000})
+        url = f"{self.backend}/{BUCKET}?{query}"
+        pattern = r"<Key>(.*?)</Key>"
+        if self.scheme == "gs":
+            url = f"{self.backend}/storage/v1/b/{BUCKET}/o?{query}"
+            pattern = r'"name": "(.*?)"'
+        headers = {"Authorization": _SIGNED} if self.scheme == "s3" else {}
+        request = urllib.request.Request(url, headers=headers)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = re.findall(pattern, answer.read().decode())
+        return sorted(name.removeprefix(f"{prefix}/") for name in found)
+
+    def upload(self, directory: Path, prefix: str) -> None:
+        """Puts a directory's files below a prefix."""
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                self.put(f"{prefix}/{path.relative_to(directory)}", path.read_bytes())
+
+
+@contextmanager
+def gcs() -> Iterator[Emulator]:
+    """gcp-storage-emulator, in memory."""
+    from gcp_storage_emulator.server import Server
+
+    server = Server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server._api.daemon = True
+    server.start()
+    address = server._api._httpd.server_address
+    backend = f"http://127.0.0.1:{address[1]}"
+    front = Front(backend, functools.partial(_unmet_condition, backend))
+    try:
+        yield Emulator(
+            scheme="gs",
+            front=front,
+            backend=backend,
+            environment={"STORAGE_EMULATOR_HOST": front.url},
+        )
+    finally:
+        front.close()
+        server._api._httpd.shutdown()
+
+
+def _unmet_condition(backend: str, method: str, path: str, body: bytes) -> int | None:
+    """412 where an upload asks that there be no such object yet: the emulator does not look."""
+    query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+    if method != "POST" or query.get("ifGenerationMatch") != ["0"]:
+        return None
+    name = re.search(rb'"name": *"(.*?)"', body)
+    assert name
+    quoted = urllib.parse.quote(name[1], safe="")
+    try:
+        urllib.request.urlopen(f"{backend}/storage/v1/b/{BUCKET}/o/{quoted}", timeout=60).close()
+    except urllib.error.HTTPError:
+        return None
+    return 412
+
+
+@contextmanager
+def s3() -> Iterator[Emulator]:
+    """moto, as a server."""
+    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    backend = "http://{}:{}".format(*server.get_host_and_port())
+    front = Front(backend)
+    emulator = Emulator(
+        scheme="s3",
+        front=front,
+        backend=backend,
+        environment={
+            "AWS_ENDPOINT_URL": front.url,
+            "AWS_ACCESS_KEY_ID": "made-up",
+            "AWS_SECRET_ACCESS_KEY": "made-up",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        },
+    )
+    emulator._request("", "PUT")
+    try:
+        yield emulator
+    finally:
+        front.close()
+        server.stop()
+
+
+EMULATORS = {"gs": gcs, "s3": s3}
