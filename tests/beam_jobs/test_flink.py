@@ -118,6 +118,8 @@ def test_no_job_server_outlives_its_command(cohort, tmp_path, stand_in, how):
     process = subprocess.Popen(
         command(cohort, output, *stand_in), stderr=subprocess.PIPE, text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        # A test runner started in the background ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not (output / ".state" / "job.json").exists():  # written when the server is ready

@@ -478,6 +478,8 @@ def test_ctrl_c_ends_it_in_one_line_with_its_processes(tmp_path: Path, after: fl
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test runner started in the background ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "c" / "truth").exists() and time.monotonic() < deadline:
