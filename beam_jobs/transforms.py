@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import pickle
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -51,7 +52,7 @@ class Setup(beam.DoFn):
 
 
 class ReadHeaders(beam.PTransform):
-    """Pipeline root -> `.headers`: (patient key, (Place, [SliceHeader])) and `.rejects`: RejectRow.
+    """Pipeline root -> `.headers`: (patient key, packed headers) and `.rejects`: RejectRow.
 
     Files are listed by the workers, in chunks of one directory's, and each is opened once.
     """
@@ -120,15 +121,25 @@ class _ReadHeaders(Setup):
             detail = "PatientID (0010,0020) is empty, and no directory is a patient's"
             rejections.append(Rejection(paths=(path,), reason=Reason.NO_PATIENT_ID, detail=detail))
         for key, found in by_patient.items():
-            yield key, (chunk.place, found)
+            yield key, _pack((chunk.place, found))
         for rejection in rejections:
             row = self._tables.reject_file(rejection, chunk.place)
             Metrics.counter("voxelbeam.files", row.reason).inc()
             yield beam.pvalue.TaggedOutput("rejects", row)
 
 
+# Beam pickles an element anew wherever it goes, and some more to guess its size; headers are many.
+# So they travel as bytes, pickled once, with what is looked at on the way beside them.
+def _pack(value: object) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+# (patient key, why nothing can be made of the patient or None, the packed `PatientPlan`).
+PackedPlan = tuple[str, tuple[Reason, str] | None, bytes]
+
+
 class PlanPatients(beam.PTransform):
-    """(patient key, (Place, [SliceHeader])) -> PatientPlan, one a patient."""
+    """(patient key, packed headers) -> PackedPlan, one a patient."""
 
     def __init__(self, source: Input) -> None:
         super().__init__()
@@ -137,33 +148,31 @@ class PlanPatients(beam.PTransform):
     def expand(self, headers: Any) -> Any:
         return (
             headers
-            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, tuple])
+            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, bytes])
             | "By patient" >> beam.GroupByKey()
             | "Plan" >> beam.Map(_plan, self._source)
         )
 
 
-Found = tuple[Place | None, list[SliceHeader]]
-
-
-def _same(element: tuple[str, Found]) -> tuple[str, Found]:
+def _same(element: tuple[str, bytes]) -> tuple[str, bytes]:
     return element
 
 
-def _plan(element: tuple[str, Iterable[Found]], source: Input) -> PatientPlan:
+def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
     filesystems.use_remote_paths_in_core()  # duplicates are told by their pixels
     key, groups = element
     headers: list[SliceHeader] = []
     places: dict[str, Place] = {}
-    for place, found in groups:
+    for place, found in map(pickle.loads, groups):
         headers += found
         if place is not None:
             places.update((os.path.dirname(header.path), place) for header in found)
-    return plan_patient(key, headers, source.modalities, places=places, rules=source.rules)
+    plan = plan_patient(key, headers, source.modalities, places=places, rules=source.rules)
+    return key, plan.refusal, _pack(plan)
 
 
 class AssignPatients(beam.PTransform):
-    """PatientPlan -> one `Assignments` for all of them: ids, labels, folds and shards.
+    """PackedPlan -> one `Assignments` for all of them: ids, labels, folds and shards.
 
     Only keys are gathered, a few bytes a patient.
     """
@@ -181,12 +190,12 @@ class AssignPatients(beam.PTransform):
         )
 
 
-def _key(plan: PatientPlan) -> tuple[str, tuple[Reason, str] | None]:
-    return plan.key, plan.refusal
+def _key(plan: PackedPlan) -> tuple[str, tuple[Reason, str] | None]:
+    return plan[0], plan[1]
 
 
 class RefusedPatients(beam.PTransform):
-    """(PatientPlan, Assignments) -> ShardResult without a shard, of patients without a record."""
+    """(PackedPlan, Assignments) -> ShardResult without a shard, of patients without a record."""
 
     def __init__(self, tables: TableWriter) -> None:
         super().__init__()
@@ -200,17 +209,19 @@ class RefusedPatients(beam.PTransform):
 
 
 def _refuse(
-    plan: PatientPlan, assignments: Assignments, tables: TableWriter
+    packed: PackedPlan, assignments: Assignments, tables: TableWriter
 ) -> Iterator[ShardResult]:
-    if plan.key in assignments.refused:
-        rows, rejects = shards.refused_patient(plan, assignments.refused[plan.key], tables)
+    key, _, plan = packed
+    if key in assignments.refused:
+        refusal = assignments.refused[key]
+        rows, rejects = shards.refused_patient(pickle.loads(plan), refusal, tables)
         for row in rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
         yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
 
 
 class WriteShards(beam.PTransform):
-    """(PatientPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
+    """(PackedPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
 
     def __init__(self, writer: shards.ShardWriter, ticks: str = "") -> None:
         super().__init__()
@@ -229,9 +240,10 @@ class WriteShards(beam.PTransform):
 
 
 def _with_shard(
-    plan: PatientPlan, assignments: Assignments, ticks: str
-) -> Iterator[tuple[str, tuple[PatientPlan, Assignment]]]:
-    assignment = assignments.by_key.get(plan.key)
+    packed: PackedPlan, assignments: Assignments, ticks: str
+) -> Iterator[tuple[str, tuple[bytes, Assignment]]]:
+    key, _, plan = packed
+    assignment = assignments.by_key.get(key)
     if assignment is not None:
         tick(ticks, 1)
         yield assignment.shard, (plan, assignment)
@@ -242,10 +254,11 @@ class _WriteShard(Setup):
         self._writer = writer
 
     def process(
-        self, element: tuple[str, Iterable[tuple[PatientPlan, Assignment]]]
+        self, element: tuple[str, Iterable[tuple[bytes, Assignment]]]
     ) -> Iterator[ShardResult]:
-        name, patients = element
-        result, why = self._writer.write(name, list(patients))
+        name, packed = element
+        patients = [(pickle.loads(plan), assignment) for plan, assignment in packed]
+        result, why = self._writer.write(name, patients)
         Metrics.counter("voxelbeam.shards", why).inc()
         Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
         for row in result.rejects:
@@ -310,7 +323,8 @@ class _Prepare(Setup):
         self._spec = spec
         self._tables = tables
 
-    def process(self, plan: PatientPlan, assignments: Assignments) -> Iterator[Any]:
+    def process(self, packed: PackedPlan, assignments: Assignments) -> Iterator[Any]:
+        plan: PatientPlan = pickle.loads(packed[2])
         assignment = assignments.by_key.get(plan.key)
         case = None
         if assignment is None:

@@ -102,7 +102,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="of each method, interleaved")
-    parser.add_argument("--patients", type=int, default=12, help="of four 512x512 series each")
+    parser.add_argument("--patients", type=int, default=48, help="of four 512x512 series each")
     parser.add_argument("--slices", type=int, default=100, help="of each series")
     parser.add_argument("--json", help="write the figures to this file")
     flags = parser.parse_args()
@@ -148,9 +148,9 @@ def measure(scratch: Path, flags: argparse.Namespace) -> int:
     write_patients(big, 1, 400, 512)
     peak = run(command("1", big))[1]
     shutil.rmtree(big)
-    write_patients(many, 4 * flags.patients, 24, 512)
+    write_patients(many, 48, 24, 512)
     few = scratch / "few"
-    write_patients(few, flags.patients, 24, 512)
+    write_patients(few, 12, 24, 512)
     flat = run(command("1", many))[1] / run(command("1", few))[1]
     checks = [
         ("1 process / loop", ratio("1", "loop"), "at most", LIMIT_ONE),
