@@ -101,8 +101,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of each method, interleaved")
-    parser.add_argument("--patients", type=int, default=48, help="of four 512x512 series each")
+    parser.add_argument("--rounds", type=int, default=3, help="of each method, interleaved")
+    parser.add_argument("--patients", type=int, default=120, help="of four 512x512 series each")
     parser.add_argument("--slices", type=int, default=100, help="of each series")
     parser.add_argument("--json", help="write the figures to this file")
     flags = parser.parse_args()
