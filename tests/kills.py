@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,26 +45,43 @@ def finished(dataset: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in shards if path.exists()}
 
 
+def start(cohort: Path, output: Path, processes: int) -> subprocess.Popen[bytes]:
+    """The conversion, in a process group of its own."""
+    return subprocess.Popen(
+        command(cohort, output, processes),
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def work_begins(process: subprocess.Popen[bytes], output: Path) -> float:
+    """Waits until the job has taken its output, imports and all behind it; returns the time."""
+    job = output / ".state" / "job.json"  # written anew by every run
+    since = time.time_ns()
+    while not (job.exists() and job.stat().st_mtime_ns > since):
+        if process.poll() is not None:
+            raise SystemExit(f"the conversion ended with {process.returncode} before it began")
+        time.sleep(0.005)
+    return time.monotonic()
+
+
 def run(kills: int, seed: int, processes: int, scratch: Path) -> list[str]:
     """Kills and runs again; returns the faults found, none when all is well."""
     rng = random.Random(seed)
     cohort, reference, output = scratch / "cohort", scratch / "reference", scratch / "output"
     config = PhantomConfig(
-        patients=14, test_patients=1, seed=seed, matrix=(90, 96), slices=(30, 32), trouble_rate=0
+        patients=24, test_patients=1, seed=seed, matrix=(90, 96), slices=(30, 32), trouble_rate=0
     )
-    write_cohort(config, cohort)
-    start = time.monotonic()
-    subprocess.run(command(cohort, reference, processes), check=True, capture_output=True)
-    whole = time.monotonic() - start
+    write_cohort(config, cohort, workers=1)
+    process = start(cohort, reference, processes)
+    begun = work_begins(process, reference)
+    process.wait()
+    work = time.monotonic() - begun
     faults: list[str] = []
     for number in range(kills):
         before = finished(output)
-        process = subprocess.Popen(
-            command(cohort, output, processes),
-            start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        # Mostly while shards are written: the first part of a run is imports.
-        delay = whole * rng.uniform(0.3, 1.05)
+        process = start(cohort, output, processes)
+        work_begins(process, output)
+        delay = work * rng.uniform(0.0, 0.9)
         try:
             process.wait(delay)
         except subprocess.TimeoutExpired:
@@ -73,10 +91,13 @@ def run(kills: int, seed: int, processes: int, scratch: Path) -> list[str]:
         again = [name for name in before if after.get(name) != before[name]]
         if again:
             faults.append(f"kill {number}: finished shards were written again: {again}")
-        done = "yes" if (output / "manifest.json").exists() else "no"
-        print(f"kill {number} at {delay:.1f} s: {len(after)} shards finished, complete: {done}")
-        if number % 5 == 4:  # begin afresh now and then, or all kills meet a finished dataset
-            subprocess.run(["rm", "-rf", str(output)], check=True)
+        complete = (output / "manifest.json").exists()
+        print(
+            f"kill {number}, {delay:.2f} of {work:.2f} s into the work: {len(before)} shards were "
+            f"finished, now {len(after)}{', complete: begun afresh' if complete else ''}"
+        )
+        if complete:
+            shutil.rmtree(output)
     before = finished(output)
     subprocess.run(command(cohort, output, processes), check=True, capture_output=True)
     after = finished(output)
