@@ -179,9 +179,9 @@ class StateStore:
             difference = self._difference(filesystems.read_text(path))
         elif filesystems.exists(manifest):
             difference = "it does not say how it was made"
-        elif self._foreign():
+        elif foreign := self._foreign():
             raise UsageError(
-                f"--output {self.output} holds files that are no dataset: {self._foreign()[0]}"
+                f"--output {self.output} holds files that are no dataset: {foreign[0]}"
             )
         if difference and not overwrite:
             raise UsageError(

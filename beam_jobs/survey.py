@@ -13,8 +13,8 @@ from rich.progress import track
 from rich.table import Table
 
 from beam_jobs.core import cli
-from beam_jobs.core.cohort import Place, SeriesRow, find_places, patient_of, plan_patient
-from beam_jobs.core.dicom_index import SliceHeader, index_files
+from beam_jobs.core.cohort import Place, SeriesRow, find_places, nobodys, patient_of, plan_patient
+from beam_jobs.core.dicom_index import SliceHeader, group_paths, index_files
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import SENTENCES, Reason, Rejection, Verdict
@@ -86,10 +86,8 @@ def survey(
             place = places.get(posixpath.dirname(header.path))
             headers[patient_of(header, place)].append(header)
         rows += [_file_row(rejection, places) for rejection in rejections]
-    for header in headers.pop("", []):
-        detail = "PatientID (0010,0020) is empty, and no directory is a patient's"
-        lone = Rejection(paths=(header.path,), reason=Reason.NO_PATIENT_ID, detail=detail)
-        rows.append(_file_row(lone, places))
+    lone = map(nobodys, group_paths(headers.pop("", [])))
+    rows += [_file_row(rejection, places) for rejection in lone]
     for key in sorted(headers):
         rows += plan_patient(key, headers[key], modalities, places=places, rules=rules).rows
     return rows

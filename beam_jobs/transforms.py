@@ -17,11 +17,11 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_jobs import filesystems, shards
-from beam_jobs.core.cohort import PatientPlan, Place, find_places, patient_of, plan_patient
-from beam_jobs.core.dicom_index import SliceHeader, index_files
+from beam_jobs.core.cohort import PatientPlan, Place, find_places, nobodys, patient_of, plan_patient
+from beam_jobs.core.dicom_index import SliceHeader, group_paths, index_files
 from beam_jobs.core.ids import IdPolicy
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.core.reasons import Reason, Rejection
+from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.rules import ModalityRule
 from beam_jobs.planning import Assignment, Assignments, Planner, assign_patients
@@ -116,10 +116,7 @@ class _ReadHeaders(Setup):
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
             by_patient.setdefault(patient_of(header, chunk.place), []).append(header)
-        nobodys = dict.fromkeys(header.path for header in by_patient.pop("", []))
-        for path in nobodys:
-            detail = "PatientID (0010,0020) is empty, and no directory is a patient's"
-            rejections.append(Rejection(paths=(path,), reason=Reason.NO_PATIENT_ID, detail=detail))
+        rejections += map(nobodys, group_paths(by_patient.pop("", [])))
         for key, found in by_patient.items():
             yield key, _pack((chunk.place, found))
         for rejection in rejections:

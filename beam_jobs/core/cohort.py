@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from beam_jobs.core.dicom_index import SliceHeader
 from beam_jobs.core.ids import normalised_id
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
-from beam_jobs.core.reasons import Reason, Verdict
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.rules import ModalityRule, modality_by_rules
 from beam_jobs.core.series import Series, assemble
 
@@ -76,6 +76,15 @@ def patient_of(header: SliceHeader, place: Place | None) -> str:
     if place is not None:
         return place.patient
     return _BY_HEADER + header.patient_id if header.patient_id else ""
+
+
+def nobodys(path: str) -> Rejection:
+    """The refusal of a file for which `patient_of` finds nobody."""
+    return Rejection(
+        paths=(path,),
+        reason=Reason.NO_PATIENT_ID,
+        detail="PatientID (0010,0020) is empty, and no directory is a patient's",
+    )
 
 
 def patient_id_of(key: str) -> str:
