@@ -126,7 +126,10 @@ def main(argv: Sequence[str]) -> int:
             private=id_policy.key is not None,
         )
         _print_shards(flags, ticks, time.monotonic() - started)
-    return _summary(flags)
+    code = _summary(flags)
+    if not flags.no_report and "://" not in flags.output:
+        _report(flags)
+    return code
 
 
 def _parser() -> cli.Parser:
@@ -196,6 +199,11 @@ def _parser() -> cli.Parser:
         help="write although a job in an object store left its lock: it is dead",
     )
     add("--strict", action="store_true", help="exit with 8 when any input was rejected")
+    add(
+        "--no_report",
+        action="store_true",
+        help="leave out report.html, the dataset as a page (written to local outputs only)",
+    )
     add("--quiet", action="store_true", help="print no progress")
     return parser
 
@@ -396,6 +404,14 @@ def _summary(flags: argparse.Namespace) -> int:
     if flags.strict and (files["rejected"] or patients["rejected"]):
         return cli.EXIT_REJECTED
     return cli.EXIT_OK
+
+
+def _report(flags: argparse.Namespace) -> None:
+    """Writes the page about the dataset into it."""
+    from beam_jobs.report import make_report
+
+    report = make_report(flags.output, workers=os.cpu_count() or 1, quiet=flags.quiet)
+    print(f"report    {report.bytes / 1e6:.1f} MB in {report.path}")
 
 
 if __name__ == "__main__":

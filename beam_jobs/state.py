@@ -38,12 +38,15 @@ from beam_jobs.planning import Assignment
 from beam_jobs.tables import RejectRow
 
 STATE_NAME = ".state"
+REPORT_NAME = "report.html"
 TEMPORARY_SUFFIX = ".part"
 # A shard, its state, or a temporary file of either.
 _SHARD = re.compile(
     r"((?:fold-\d+|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?(?:(?:\.[0-9a-f]{12})?\.part)?$"
 )
-_OURS = re.compile(rf"{_SHARD.pattern}|(?:manifest\.json|series\.csv|rejects\.csv)(?:\.part)?$")
+_OURS = re.compile(
+    rf"{_SHARD.pattern}|(?:manifest\.json|series\.csv|rejects\.csv|report\.html)(?:\.part)?$"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +192,9 @@ class StateStore:
                 "--overwrite replaces it"
             )
         if filesystems.exists(manifest):
-            filesystems.delete([manifest])
+            # The page tells of what is now going to change.
+            page = filesystems.join(self.output, REPORT_NAME)
+            filesystems.delete([manifest, page, f"{page}{TEMPORARY_SUFFIX}"])
         self.remove_leftovers(keep=None)
         filesystems.write_text(path, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
 

@@ -264,7 +264,9 @@ class _WriteShard(Setup):
 
 
 class CasesFromDicom(beam.PTransform):
-    """Pipeline root -> `.examples`: (patient id, serialized Example) and `.rejects`: dict rows.
+    """Pipeline root -> `.examples`: (patient id, serialized Example), `.rejects` and `.series`.
+
+    Rejects are rows of rejects.csv, series those of series.csv that belong to the examples.
 
     The same headers, plans and recipe as the conversion, without labels and without shards: what
     a model is asked about is prepared as what it was trained on.
@@ -298,21 +300,22 @@ class CasesFromDicom(beam.PTransform):
             | "Prepare"
             >> beam.ParDo(
                 _Prepare(self._spec, self._tables), beam.pvalue.AsSingleton(assignments)
-            ).with_outputs("rejects", main="examples")
+            ).with_outputs("rejects", "series", main="examples")
         )
         rejects = (
             (read.rejects | "File rows" >> beam.Map(dataclasses.asdict)),
             prepared.rejects,
         ) | "Rejects" >> beam.Flatten()
-        return Cases(examples=prepared.examples, rejects=rejects)
+        return Cases(examples=prepared.examples, rejects=rejects, series=(prepared.series,))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cases:
-    """The two results of `CasesFromDicom`."""
+    """What is to be predicted; `series` holds the rows of DICOM, and nothing of records."""
 
     examples: Any
     rejects: Any
+    series: tuple[Any, ...] = ()
 
 
 class _Prepare(Setup):
@@ -326,10 +329,12 @@ class _Prepare(Setup):
         case = None
         if assignment is None:
             refusal = assignments.refused[plan.key]
-            _, rejects = shards.refused_patient(plan, refusal, self._tables)
+            rows, rejects = shards.refused_patient(plan, refusal, self._tables)
         else:
-            case, _, rejects = shards.prepare_patient(plan, assignment, self._spec, self._tables)
+            case, rows, rejects = shards.prepare_patient(plan, assignment, self._spec, self._tables)
         for row in rejects:
             yield beam.pvalue.TaggedOutput("rejects", dataclasses.asdict(row))
         if case is not None:
+            for series in self._tables.series(rows):
+                yield beam.pvalue.TaggedOutput("series", series)
             yield case.patient_id, encode_case(case, self._spec.schema)
