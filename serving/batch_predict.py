@@ -1,22 +1,25 @@
 """Predicts every patient of a dataset or of a DICOM directory, as a Beam job.
 
-    records or DICOM -> (patient_id, Example) -> one SavedModel a process -> rows -> submission.csv
+    records or DICOM -> (patient_id, Example) -> one SavedModel a process -> rows -> one table
 
-A DICOM directory is prepared by the conversion's own transform and the spec in the model's
-contract. Volumes are never shuffled, only answers are. Exactly one row a patient: one that cannot
-be predicted gets the training prevalence, and a line in `<output>.failures.csv`. So does a shard
-that is not the one its manifest lists; its sound records are answered.
+    OUTPUT.csv|.jsonl|.parquet   exactly one row a patient
+    OUTPUT.failures.csv          who could not be predicted (their answer is the training
+                                 prevalence), and shards that are not those of their manifest
+    OUTPUT.rejects.csv           files, series and records that were refused, if any were
+    OUTPUT.skew.json             how far these patients are from those of training, where the model
+                                 knows the latter
+
+A DICOM directory is prepared by the conversion's own transforms and the spec in the model's
+contract. Volumes are never shuffled, only answers are. The table is written last: where it stands,
+the others do.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import hashlib
 import os
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,65 +28,91 @@ from beam_jobs.core.ids import IdPolicy, read_id_policy
 from beam_jobs.core.record import ContractError
 from beam_jobs.core.storage import is_remote
 from beam_jobs.options import make_pipeline, pipeline_options, quiet_beam
-from serving.bundle import Contract, load_contract
+from serving import outputs, skew
+from serving.bundle import Contract, Prediction, load_contract, load_statistics
+from serving.statistics import Statistics, of_series_table
 from serving.submission import (
     Submission,
     compose,
     failures_csv,
     input_ids,
     read_ids,
-    submission_csv,
+    rejects_csv,
 )
 
 if TYPE_CHECKING:
+    from beam_jobs.transforms import Cases
     from serving.sources import Source
 
 PROG = "python -m serving.batch_predict"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Flags → contract and source checked → one pipeline → the two files and a summary."""
+    """Flags → contract and source checked → one pipeline → the table and what lies beside it."""
     args, beam_args = _parse(argv)
-    _check(args)
+    files = _check(args)
     id_policy = read_id_policy(args.id_policy, args.id_key)
     contract = load_contract(args.model)
+    training = load_statistics(args.model)
     # Beam takes seconds to import: a wrong path or a wrong model is told before.
     quiet_beam()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from beam_jobs.flink import job_server
+    from beam_jobs.options import runs_here
     from beam_jobs.progress import watch
     from beam_jobs.ticks import Ticks
+    from serving.progress import predicting
+    from serving.rows import rows_directory
     from serving.sources import find_source
-    from serving.transforms import KeepAsked, Predict, WriteRows, read_rows
+    from serving.transforms import KeepAsked, Predict, Summarise, WriteRows, read_rows
 
     options = pipeline_options(beam_args)
     spelling, asked = _asked(args, id_policy)
     source = find_source(
         args.input, contract, model=args.model, asked=asked, id_policy=id_policy.name
     )
+    total = len(asked) if asked is not None else len(source.expected) or None
 
-    with _temporary_directory(args.output) as directory, job_server(options):
+    with (
+        rows_directory(args.output) as directory,
+        predicting(total, here=runs_here(options)) as ticks,
+        job_server(options),
+    ):
         pipeline = make_pipeline(options, processes=1)
-        cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
-        predictions = (
-            cases.examples
-            | "Keep asked" >> KeepAsked(asked)
-            | "Predict" >> Predict(args.model, batch_size=args.batch_size)
+        cases: Cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
+        examples = cases.examples | "Keep asked" >> KeepAsked(asked)
+        predictions = examples | "Predict" >> Predict(
+            args.model, batch_size=_batch_size(args, contract), ticks=ticks
         )
-        (predictions, cases.rejects) | "Write rows" >> WriteRows(directory)
+        rows = [predictions, cases.rejects]
+        if training is not None:
+            summary = Summarise(contract.schema, asked)
+            rows.append((examples, *cases.series) | "Summarise" >> summary)
+        tuple(rows) | "Write rows" >> WriteRows(directory)
         private = id_policy.key is not None
         watch(pipeline.run, Ticks(), files=None, quiet=True, private=private)
-        predicted, rejects = read_rows(directory)
+        predicted, rejects, found = read_rows(directory)
 
     submission = compose(
-        predictions=predicted,
+        predictions=[(answer.patient_id, answer.probability) for answer in predicted],
         rejects=rejects,
         prevalence=contract.prevalence,
         expected=source.expected,
         asked=asked,
         spelling=spelling,
     )
-    return _finish(submission, args)
+    _write_beside(args.output, submission, rejects)
+    if training is not None and source.dataset is not None:
+        patients = {answer.patient_id for answer in predicted}
+        found += of_series_table(source.dataset, contract.schema.modalities, patients)
+    skewed = _write_skew(args.output, training, found, contract)
+    return _finish(submission, predicted, args, files, skewed)
+
+
+def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
+    """Most patients a batch: every volume of a contract has the same size."""
+    fitting = (args.batch_mb << 20) // contract.schema.volume_bytes
+    return max(1, min(args.batch_size, fitting))
 
 
 def _asked(
@@ -103,7 +132,7 @@ def _asked(
 
 
 def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
-    """The transform from a pipeline's root to `.examples` and `.rejects`."""
+    """The transform from a pipeline's root to `Cases`."""
     if source.dicom is None:
         from serving.transforms import ReadShards
 
@@ -119,44 +148,79 @@ def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
     )
 
 
-@contextlib.contextmanager
-def _temporary_directory(output: str) -> Iterator[str]:
-    """A directory beside the output for the pipeline's rows, gone at the end."""
-    from apache_beam.io.filesystems import FileSystems
-
-    directory = f"{output}.rows-{uuid.uuid4().hex[:8]}"
-    try:
-        yield directory
-    finally:
-        if FileSystems.exists(directory):
-            FileSystems.delete([directory])
+def _beside(output: str, name: str) -> str:
+    """A file beside the table: `submission.csv` has `submission.failures.csv`."""
+    return f"{os.path.splitext(output)[0]}.{name}"
 
 
-def _finish(submission: Submission, args: argparse.Namespace) -> int:
-    """Writes both files, prints the summary and gives the exit code."""
+def _write_beside(output: str, submission: Submission, rejects: Sequence[dict[str, Any]]) -> None:
+    """failures.csv always; rejects.csv where there are any, and never an older run's."""
     from beam_jobs import filesystems
 
-    failures = f"{os.path.splitext(args.output)[0]}.failures.csv"
+    filesystems.write_text(_beside(output, "failures.csv"), failures_csv(submission))
+    if rejects:
+        filesystems.write_text(_beside(output, "rejects.csv"), rejects_csv(rejects))
+    else:
+        filesystems.delete([_beside(output, "rejects.csv")])
+
+
+def _write_skew(
+    output: str, training: Statistics | None, found: Statistics, contract: Contract
+) -> list[str]:
+    """Writes skew.json, or removes an older run's, and gives the lines that tell of it."""
+    from beam_jobs import filesystems
+
+    file = _beside(output, "skew.json")
+    if training is None or not found.patients:
+        filesystems.delete([file])
+        return ["skew: not told, the model knows no training data (serving.export --data)"]
+    text, lines = skew.report(training, found, contract.modalities)
+    filesystems.write_text(file, text)
+    return [f"{lines[0]}; see {file}", *lines[1:]]
+
+
+def _finish(
+    submission: Submission,
+    predicted: Sequence[Prediction],
+    args: argparse.Namespace,
+    files: Sequence[str],
+    skewed: Sequence[str],
+) -> int:
+    """Writes the table, prints the summary and gives the exit code."""
+    failures = _beside(args.output, "failures.csv")
     reasons = Counter(failure.reason for failure in submission.failures)
     told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    filesystems.write_text(failures, failures_csv(submission))
     if not submission.predicted:
         raise ContractError(
             f"no patient could be predicted ({told or 'the input holds none'}); see {failures}; "
             f"{args.output} was not written"
         )
-    table = submission_csv(submission, id_column=args.id_column, value_column=args.value_column)
-    filesystems.write_text(args.output, table)
+    columns = cli.items(args.columns)
+    rows = outputs.table(
+        submission,
+        {answer.patient_id: answer for answer in predicted},
+        id_column=args.id_column,
+        value_column=args.value_column,
+        columns=columns,
+    )
+    sums = outputs.write(rows, list(rows[0]), files)
     missing = len(submission.rows) - submission.predicted
     print(f"{len(submission.rows)} patients: {submission.predicted} predicted, {missing} not")
     if submission.failures:
         print(f"{failures}: {told}")
-    print(f"{args.output}: sha256 {hashlib.sha256(table.encode()).hexdigest()}")
+    for line in skewed:
+        print(line)
+    for file, digest in zip(files, sums, strict=True):
+        print(f"{file}: sha256 {digest}")
     return cli.EXIT_REJECTED if args.strict and submission.failures else cli.EXIT_OK
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Tells at once of a local name that does not exist; remote ones are met on use."""
+def _check(args: argparse.Namespace) -> list[str]:
+    """Tells at once of a local name that does not exist; remote ones are met on use.
+
+    Returns:
+      The names of the table's files.
+    """
     for flag in ("model", "input", "ids", "id_key"):
         path = getattr(args, flag)
         # A pattern of shards is looked up with Beam.
@@ -167,6 +231,17 @@ def _check(args: argparse.Namespace) -> None:
         raise cli.UsageError(f"--output: {args.output} is a directory")
     if args.batch_size < 1:
         raise cli.UsageError(f"--batch_size must be at least 1: {args.batch_size}")
+    if args.batch_mb < 1:
+        raise cli.UsageError(f"--batch_mb must be at least 1: {args.batch_mb}")
+    columns = cli.items(args.columns)
+    if unknown := [name for name in columns if name not in outputs.COLUMNS]:
+        raise cli.UsageError(f"--columns: {unknown[0]} is none of {', '.join(outputs.COLUMNS)}")
+    header = [args.id_column, *(args.value_column if n == "probability" else n for n in columns)]
+    if len(set(header)) < len(header):
+        raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
+    files = outputs.files_of(args.output, args.output_shards)
+    outputs.require_no_strays(args.output, files)
+    return files
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -181,7 +256,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             f"  {PROG} --model model --input 'dataset/unlabelled-*.tfrecord' "
             "--output submission.csv\n"
             f"  {PROG} --model model --input test/ --ids sample_submission.csv "
-            "--output submission.csv"
+            "--output submission.csv\n"
+            f"  {PROG} --model model --input dataset --output predictions.jsonl --output_shards 4 "
+            "--columns probability,logit,spread,flags"
         ),
     )
     add = parser.add_argument
@@ -191,11 +268,24 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         required=True,
         help="a dataset (with manifest.json), a pattern of *.tfrecord shards, or DICOM",
     )
-    add("--output", required=True, metavar="CSV", help="the table to write, sorted by id")
+    add(
+        "--output",
+        required=True,
+        metavar="TABLE",
+        help="the table to write, sorted by id: .csv, .jsonl or .parquet",
+    )
+    add("--output_shards", type=int, metavar="N", help="deal the rows of a .jsonl to N files")
+    add(
+        "--columns",
+        default="probability",
+        help=f"what a row holds behind the id, of {', '.join(outputs.COLUMNS)}: spread is the "
+        "standard deviation of the members' probabilities, flags tell what was wrong or missing",
+    )
     add("--ids", metavar="CSV", help="answer these ids, in this order and spelling, and no others")
     add("--id_column", default="BraTS21ID", help="column of the ids")
     add("--value_column", default="MGMT_value", help="column of the probabilities")
     add("--batch_size", type=int, default=8, help="most patients a call of the model gets")
+    add("--batch_mb", type=int, default=64, help="most MiB of volumes a call of the model gets")
     add(
         "--id_policy",
         choices=("keep", "hmac"),

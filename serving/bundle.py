@@ -4,6 +4,8 @@
       saved_model.pb, variables/, fingerprint.pb    loadable with TensorFlow alone
       assets/contract.json                          the fields of `Contract`
       assets/MODEL_CARD.md                          for people
+      assets/training_statistics.json               what it was trained on, where it was told
+      assets.extra/tf_serving_warmup_requests       replayed by TensorFlow Serving at its start
 
 Reading a contract costs no TensorFlow; only `load_bundle` does.
 """
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,16 +24,18 @@ import numpy.typing as npt
 
 from beam_jobs.core.manifest import json_object, objects_of, require_kinds
 from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.tfrecord import decode_case
+from serving.calibration import ENSEMBLES, Calibration
+from serving.statistics import STATISTICS_NAME, Statistics
 
 FORMAT = "voxelbeam-model"
 CONTRACT_NAME = "assets/contract.json"
 CARD_NAME = "assets/MODEL_CARD.md"
-ENSEMBLE = "mean of logits"
 SIGNATURES = ("serving_default", "volumes")
 # What contract.json must hold, by type; the schema checks itself.
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("schema", "spec", "versions"), dict),
-    **dict.fromkeys(("temperature", "prevalence"), float),
+    **dict.fromkeys(("schema", "spec", "versions", "calibration", "cohort"), dict),
+    "prevalence": float,
     "modalities": list,
     "ensemble": str,
 }
@@ -47,9 +50,10 @@ class Contract:
       spec: the `PreprocessSpec` behind them, as JSON: the recipe from DICOM to such a volume.
       modalities: the channels the networks look at, in order; a subset of the schema's.
       members: one a network: run, model, fold, seed, best_epoch, val_auc, precision.
-      ensemble: how the members' answers become one.
-      temperature: the logit is divided by it; 1 is not calibrated.
+      ensemble: what of the members' answers is averaged: "logits" or "probabilities".
+      calibration: what the ensemble's logit goes through, and how it was measured.
       prevalence: share of positives in the training data; the answer where there is no image.
+      cohort: patients trained on, as far as it is known: `patients`, `positive`; {} unknown.
       training: one a run: name, dataset_fingerprint, metrics (out of fold).
       versions: of the libraries that exported it.
     """
@@ -59,8 +63,9 @@ class Contract:
     modalities: tuple[str, ...]
     members: tuple[Mapping[str, Any], ...]
     ensemble: str
-    temperature: float
+    calibration: Calibration
     prevalence: float
+    cohort: Mapping[str, Any]
     training: tuple[Mapping[str, Any], ...]
     versions: Mapping[str, str]
 
@@ -77,8 +82,8 @@ class Contract:
             raise ContractError("members must not be empty")
         if not 0 <= self.prevalence <= 1:
             raise ContractError(f"prevalence must be between 0 and 1: {self.prevalence}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ContractError(f"temperature must be a positive number: {self.temperature}")
+        if self.ensemble not in ENSEMBLES:
+            raise ContractError(f"ensemble {self.ensemble!r} found, one of {ENSEMBLES} required")
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -104,6 +109,7 @@ class Contract:
             "format": FORMAT,
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "schema": self.schema.to_json(),
+            "calibration": self.calibration.to_json(),
             "spec_fingerprint": self.schema.spec_fingerprint,
         }
 
@@ -124,7 +130,13 @@ class Contract:
         objects_of(data, "training")
         fields = {name: data[name] for name in names}
         try:
-            return cls(**{**fields, "schema": RecordSchema.from_json(data["schema"])})
+            return cls(
+                **{
+                    **fields,
+                    "schema": RecordSchema.from_json(data["schema"]),
+                    "calibration": Calibration.from_json(data["calibration"]),
+                }
+            )
         except TypeError as error:
             raise ContractError(f"contract field malformed: {error}") from error
 
@@ -139,12 +151,16 @@ class Prediction(NamedTuple):
     Attributes:
       patient_id: as in the record.
       probability: of the positive class, a float32's value.
-      logit: the ensemble's, after the temperature; a float32's value.
+      logit: the ensemble's, calibrated; a float32's value.
+      spread: standard deviation of the members' calibrated probabilities; 0 of one member.
+      missing: modalities that the model looks at and the patient does not have.
     """
 
     patient_id: str
     probability: float
     logit: float
+    spread: float
+    missing: tuple[str, ...]
 
 
 class Bundle:
@@ -154,7 +170,6 @@ class Bundle:
         self.path = path
         self.contract = contract
         self._model = model  # keeps the variables alive
-        self._examples = model.signatures["serving_default"]
         self._volumes = model.signatures["volumes"]
 
     def require(self, schema: RecordSchema, *, records: str = "records") -> None:
@@ -167,33 +182,57 @@ class Bundle:
         A patient's answer is the same to the last bit whoever else is in the batch.
 
         Raises:
-          tensorflow.errors.InvalidArgumentError: an Example is not of this contract.
+          ContractError: an Example is not of this contract.
         """
         import tensorflow as tf
 
-        answer = self._examples(examples=tf.constant(list(examples), tf.string))
+        contract = self.contract
+        cases = [decode_case(example, contract.schema) for example in examples]
+        if not cases:
+            return []
+        # Not `serving_default`: the members' own probabilities come with volumes alone.
+        answer = self._volumes(volumes=tf.constant(np.stack([case.volume for case in cases])))
+        spread = answer["member_probability"].numpy().std(axis=1, dtype=np.float64)
         return [
-            Prediction(patient_id.decode(), probability, logit)
-            for patient_id, probability, logit in zip(
-                answer["patient_id"].numpy().tolist(),
+            Prediction(
+                patient_id=case.patient_id,
+                probability=probability,
+                logit=logit,
+                spread=float(np.float32(deviation)),
+                missing=tuple(
+                    contract.schema.modalities[channel]
+                    for channel in contract.channels
+                    if not case.present[channel]
+                ),
+            )
+            for case, probability, logit, deviation in zip(
+                cases,
                 answer["probability"].numpy().tolist(),
                 answer["logit"].numpy().tolist(),
+                spread,
                 strict=True,
             )
         ]
 
     def predict_volumes(
         self, volumes: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(probability, logit), each [batch] float32, for stored volumes with all channels.
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """(probability, logit, member_probability) for stored volumes with all channels.
 
         Args:
           volumes: (batch, row, column, slice, channel) in the schema's dtype.
+
+        Returns:
+          float32: [batch], [batch] and [batch, members].
         """
         import tensorflow as tf
 
         answer = self._volumes(volumes=tf.constant(volumes))
-        return answer["probability"].numpy(), answer["logit"].numpy()
+        return (
+            answer["probability"].numpy(),
+            answer["logit"].numpy(),
+            answer["member_probability"].numpy(),
+        )
 
 
 def load_contract(path: str | Path) -> Contract:
@@ -207,6 +246,21 @@ def load_contract(path: str | Path) -> Contract:
         return Contract.from_json(json_object(_read_bytes(file)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ContractError(f"{path} is not a voxelbeam model: no {CONTRACT_NAME}") from error
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+
+
+def load_statistics(path: str | Path) -> Statistics | None:
+    """What a model's training data looked like; None where its export was not given them.
+
+    Raises:
+      ContractError: the file is there, but is not one of ours; the message names the path.
+    """
+    file = f"{str(path).rstrip('/')}/{STATISTICS_NAME}"
+    try:
+        return Statistics.loads(_read_bytes(file))
+    except FileNotFoundError:
+        return None
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
 

@@ -3,40 +3,43 @@
     serving_default   examples [batch] string (serialized tf.Examples)
                       -> patient_id [batch] string, probability, logit [batch] float32
     volumes           volumes [batch, row, column, slice, channel] in the stored dtype, all channels
-                      -> probability, logit [batch] float32
+                      -> probability, logit [batch], member_probability [batch, members] float32
 
 The SavedModel loads with TensorFlow alone. It is verified against the Keras members before it
-takes its name, so a MODEL that exists is a MODEL that answers as trained.
+takes its name, so a MODEL that exists is a MODEL that answers as trained. Its calibration is fitted
+on the runs' out-of-fold predictions, each row proven to be one (`serving.calibration`).
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from beam_jobs import filesystems
 from beam_jobs.core import cli
-from beam_jobs.core.record import ContractError, RecordSchema
-from serving.bundle import CARD_NAME, CONTRACT_NAME, ENSEMBLE, Contract, load_bundle
-from serving.model_card import model_card
-from trainer.runs import Run
-
-if TYPE_CHECKING:
-    import keras
-    import tensorflow as tf
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.record import ContractError
+from serving.bundle import CONTRACT_NAME, Contract
+from serving.calibration import (
+    ENSEMBLES,
+    METHODS,
+    Calibration,
+    OutOfFold,
+    fit,
+    out_of_fold,
+    pooled,
+)
+from serving.graph import in_float32
+from serving.saved_model import write_model
+from serving.statistics import Statistics, of_dataset
+from trainer.runs import OOF_NAME, Run
 
 PROG = "python -m serving.export"
-
-# Of a logit, relative where it is above 1: the written graph runs the very operations of the
-# members, so that 0 is what was measured; the rest is for other kernels than this machine's.
-TOLERANCE = 1e-6
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,18 +51,126 @@ def main(argv: Sequence[str]) -> int:
         if not Path(path).is_dir():
             raise cli.UsageError(f"--runs: {path} is not a directory")
     runs = [Run.load(path) for path in args.runs]
+    _require_true_labels(runs)
+    data = None if args.data is None else _dataset(args.data, runs)
+    evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
+    calibration = _calibration(evidence, args.ensemble, args.calibration)
+    statistics = None if data is None else of_dataset(args.data, data)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up chatter; errors still raise
-    contract = contract_of(runs)
-    difference = export(runs, contract, output)
+    contract = contract_of(
+        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
+    )
+    difference = export(runs, contract, output, statistics=statistics)
     print(
-        f"{output}: {len(contract.members)} members ({contract.ensemble}), "
+        f"{output}: {len(contract.members)} members (mean of {contract.ensemble}), "
         f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras"
     )
+    print(_told(calibration))
     return cli.EXIT_OK
 
 
-def contract_of(runs: Sequence[Run]) -> Contract:
+def _require_true_labels(runs: Sequence[Run]) -> None:
+    """Refuses runs whose labels were permuted: what they learnt is noise by design."""
+    for run in runs:
+        if run.config.get("permute_labels"):
+            raise ContractError(
+                f"run {run.directory} was trained on permuted labels (--permute_labels): it tells "
+                "what the recipe scores by chance and is not to be served"
+            )
+
+
+def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
+    """The manifest of `--data`, which every run must have been trained on.
+
+    Raises:
+      UsageError: no dataset there.
+      ContractError: it is not the runs' dataset, or its manifest is damaged.
+    """
+    file = filesystems.join(path, MANIFEST_NAME)
+    if not filesystems.exists(file):
+        raise cli.UsageError(f"--data: no {MANIFEST_NAME} in {path}")
+    with filesystems.open_read(file) as stream:
+        data = stream.read()
+    try:
+        manifest = Manifest.loads(data)
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+    for run in runs:
+        if run.dataset_fingerprint != manifest.dataset_fingerprint:
+            raise ContractError(
+                f"--data: dataset_fingerprint: {manifest.dataset_fingerprint[:12]} in {path}, "
+                f"{run.dataset_fingerprint[:12]} in run {run.directory}"
+            )
+    return manifest
+
+
+def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) -> OutOfFold | str:
+    """The runs' out-of-fold predictions, or why there are none.
+
+    Raises:
+      ContractError: a row that is not out of fold, or no file though `method` was asked for.
+    """
+    folds = None
+    if data is not None:
+        folds = {name: fold for name, _, fold in data.patients if fold is not None}
+    tables = []
+    for run in runs:
+        file = run.directory / OOF_NAME
+        if not file.is_file():
+            if method is None:
+                return f"run {run.directory} has no {OOF_NAME}"
+            raise ContractError(f"--calibration {method}: {file} is not there")
+        members = {(member.fold, member.seed) for member in run.members}
+        text = cli.read_text(file)
+        tables.append(out_of_fold(text, members, source=str(file), folds=folds))
+    return pooled(tables)
+
+
+def _calibration(
+    evidence: OutOfFold | str | None, ensemble: str, method: str | None
+) -> Calibration:
+    if evidence is None:
+        return Calibration(why="--calibration none was asked for")
+    if isinstance(evidence, str):
+        return Calibration(why=evidence)
+    return fit(evidence, ensemble, method)
+
+
+def _cohort(data: Manifest | None, evidence: OutOfFold | str | None) -> dict[str, Any]:
+    """Size and balance of the patients trained on, as far as anything tells them."""
+    if data is not None:
+        labels = [label for _, label, _ in data.patients if label is not None]
+        source = f"of the dataset {data.dataset_fingerprint[:12]}"
+        return {"patients": len(labels), "positive": sum(labels), "source": source}
+    if isinstance(evidence, OutOfFold):
+        count, positive = len(evidence.labels), int(evidence.labels.sum())
+        return {"patients": count, "positive": positive, "source": "those scored out of fold"}
+    return {}
+
+
+def _told(calibration: Calibration) -> str:
+    """One line on the calibration, for the terminal."""
+    if calibration.method == "none":
+        return f"calibration: none ({calibration.why})"
+    measured = calibration.measured
+    name = calibration.method
+    if name == "temperature":
+        name = f"temperature {calibration.temperature:.4g}"
+    return (
+        f"calibration: {name}; out-of-fold log loss {measured['before']['log_loss']:.4f} before, "
+        f"{measured['after']['log_loss']:.4f} after (n = {measured['n']}: "
+        f"{measured['positive']} positive){f'; {calibration.why}' if calibration.why else ''}"
+    )
+
+
+def contract_of(
+    runs: Sequence[Run],
+    *,
+    ensemble: str = "logits",
+    calibration: Calibration | None = None,
+    cohort: Mapping[str, Any] | None = None,
+) -> Contract:
     """The contract of the model that `runs` make together.
 
     Raises:
@@ -89,9 +200,10 @@ def contract_of(runs: Sequence[Run]) -> Contract:
             for name, run in zip(names, runs, strict=True)
             for member in run.members
         ),
-        ensemble=ENSEMBLE,
-        temperature=1.0,
+        ensemble=ensemble,
+        calibration=calibration or Calibration(),
         prevalence=float(np.mean([run.prevalence for run in runs])),
+        cohort=dict(cohort or {}),
         training=tuple(
             {
                 "run": name,
@@ -104,7 +216,13 @@ def contract_of(runs: Sequence[Run]) -> Contract:
     )
 
 
-def export(runs: Sequence[Run], contract: Contract, output: Path) -> float:
+def export(
+    runs: Sequence[Run],
+    contract: Contract,
+    output: Path,
+    *,
+    statistics: Statistics | None = None,
+) -> float:
     """Writes the model to `output`, which it replaces; whole and verified, or not at all.
 
     Returns:
@@ -113,24 +231,12 @@ def export(runs: Sequence[Run], contract: Contract, output: Path) -> float:
     Raises:
       ContractError: a member is missing or unreadable, or the export answers otherwise than Keras.
     """
-    import tensorflow as tf
-
     members = [
-        _in_float32(run.load_member(index), run.precision)
+        in_float32(run.load_member(index), run.precision)
         for run in runs
         for index in range(len(run.members))
     ]
-    module, signatures = _serving_module(members, contract)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
-        made = Path(directory) / output.name
-        tf.saved_model.save(module, str(made), signatures=signatures)
-        (made / CONTRACT_NAME).parent.mkdir(exist_ok=True)
-        (made / CONTRACT_NAME).write_text(contract.dumps(), encoding="utf-8")
-        (made / CARD_NAME).write_text(model_card(contract), encoding="utf-8")
-        difference = _verify(made, members, contract)
-        _replace(made, output, aside=Path(directory) / "replaced")
-    return difference
+    return write_model(members, contract, output, statistics=statistics)
 
 
 def _require_free(output: Path, *, overwrite: bool) -> None:
@@ -143,18 +249,6 @@ def _require_free(output: Path, *, overwrite: bool) -> None:
         output.is_dir() and not any(output.iterdir())
     ):
         raise cli.UsageError(f"{output} is not a model: it will not be replaced")
-
-
-def _replace(made: Path, output: Path, *, aside: Path) -> None:
-    """Gives `made` the name `output`; what stood there goes aside, or back should that fail."""
-    if output.exists():
-        output.rename(aside)
-    try:
-        made.rename(output)
-    except OSError:
-        if aside.exists():
-            aside.rename(output)
-        raise
 
 
 def _require_same_volumes(first: Run, other: Run) -> None:
@@ -185,126 +279,33 @@ def _names(directories: Sequence[Path]) -> list[str]:
     ]
 
 
-def _in_float32(model: keras.Model, precision: str) -> keras.Model:
-    """A member that computes in float32, whatever the policy it was trained under."""
-    if precision == "float32":
-        return model
-    import keras
-
-    def clone(layer: keras.Layer) -> keras.Layer:
-        return layer.__class__.from_config({**layer.get_config(), "dtype": "float32"})
-
-    inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype)
-    copy = keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _serving_module(
-    members: Sequence[keras.Model], contract: Contract
-) -> tuple[tf.Module, dict[str, Any]]:
-    """The variables and the two functions of the SavedModel."""
-    import tensorflow as tf
-
-    schema = contract.schema
-    stored = tf.as_dtype(schema.dtype)
-    all_channels = contract.channels == tuple(range(len(schema.modalities)))
-
-    def answer(volume: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        chosen = volume if all_channels else tf.gather(volume, contract.channels, axis=-1)
-        logits = [
-            tf.reshape(tf.cast(member(chosen[None], training=False), tf.float32), [])
-            for member in members
-        ]
-        logit = tf.add_n(logits) / (len(logits) * contract.temperature)
-        return tf.sigmoid(logit), logit
-
-    def answers(volumes: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One volume at a time: kernels split a batch by its size, and so round differently (1e-8
-        # measured). A patient's answer must not hang on who else is in the batch; on a CPU this
-        # is no slower, a volume keeps all cores busy.
-        scalar = tf.TensorSpec([], tf.float32)
-        probability, logit = tf.map_fn(
-            answer, volumes, fn_output_signature=(scalar, scalar), parallel_iterations=1
-        )
-        return {"probability": probability, "logit": logit}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
-    def from_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        one = tf.io.FixedLenFeature([], tf.string)
-        parsed = tf.io.parse_example(
-            examples, {"volume": one, "patient_id": one, "spec_fingerprint": one}
-        )
-        tf.debugging.assert_equal(
-            parsed["spec_fingerprint"],
-            tf.constant(schema.spec_fingerprint),
-            message="records do not fit: spec_fingerprint differs from the model's",
-        )
-        raw = tf.io.decode_raw(parsed["volume"], stored)
-        volumes = tf.reshape(raw, (-1, *schema.volume_shape))
-        return {"patient_id": parsed["patient_id"], **answers(volumes)}
-
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, *schema.volume_shape], stored, name="volumes")]
-    )
-    def from_volumes(volumes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answers(volumes)
-
-    module = tf.Module()
-    # The variables alone, not the Keras objects: nothing of Keras is needed to load them.
-    module.weights = [variable.value for member in members for variable in member.variables]
-    return module, {"serving_default": from_examples, "volumes": from_volumes}
-
-
-def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> float:
-    """Largest difference between the written model's logits and those of the Keras members.
-
-    Raises:
-      ContractError: it is larger than `TOLERANCE`, or an answer is not a number.
-    """
-    import tensorflow as tf
-
-    volumes = _probe_volumes(contract.schema)
-    _, logit = load_bundle(model).predict_volumes(volumes)
-    chosen = volumes[..., list(contract.channels)]
-    answers = np.zeros((len(members), len(volumes)))
-    for row, member in zip(answers, members, strict=True):
-        compiled = tf.function(functools.partial(member, training=False))
-        row[:] = [np.asarray(compiled(volume[None])).item() for volume in chosen]
-    expected = answers.mean(axis=0) / contract.temperature
-    difference = np.abs(logit - expected)
-    # Not ">": a NaN must fail too.
-    if not (difference <= TOLERANCE * np.maximum(1.0, np.abs(expected))).all():
-        raise ContractError(
-            f"the exported model answers {logit.tolist()} where Keras answers "
-            f"{expected.tolist()}; nothing exported"
-        )
-    return float(difference.max())
-
-
-def _probe_volumes(schema: RecordSchema) -> npt.NDArray[Any]:
-    """Four volumes in the stored dtype: two heads of noise, a channel missing, all blank."""
-    rng = np.random.default_rng(0)
-    top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
-    volumes = rng.uniform(0.0, top, (4, *schema.volume_shape))
-    volumes[:, : schema.shape[0] // 4] = 0.0
-    volumes[1] *= 0.5
-    volumes[2, ..., 0] = 0.0
-    volumes[3] = 0.0
-    return volumes.astype(schema.dtype)
-
-
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = cli.Parser(
         prog=PROG,
         description="Turns training runs into one verified SavedModel with its contract and card.",
         examples=(
             f"  {PROG} --runs run --output model\n"
-            f"  {PROG} --runs run-seed0 run-seed1 --output model --overwrite"
+            f"  {PROG} --runs run-seed0 run-seed1 --output model --overwrite\n"
+            f"  {PROG} --runs run --data dataset --output model --ensemble probabilities"
         ),
     )
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN", help="training runs")
     parser.add_argument("--output", required=True, metavar="MODEL", help="directory to write")
+    parser.add_argument(
+        "--data",
+        metavar="DATASET",
+        help="the dataset the runs were trained on: its statistics go into the model, so that "
+        "batch prediction can tell how far its patients are from these",
+    )
+    parser.add_argument(
+        "--ensemble", choices=ENSEMBLES, default="logits", help="what of the members is averaged"
+    )
+    parser.add_argument(
+        "--calibration",
+        choices=METHODS,
+        help="fitted on the out-of-fold predictions (default: temperature where these are enough "
+        "and it helps on patients it was not fitted on)",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace an existing MODEL once the new one stands"
     )

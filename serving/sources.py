@@ -23,12 +23,14 @@ class Source:
 
     Attributes:
       dicom: root of a DICOM directory, None for records.
+      dataset: a dataset's directory, None for shards by pattern and for DICOM.
       shards: paths of TFRecord shards.
       digests: path of a shard -> (bytes, sha256 hex) that the manifest lists; empty without one.
       expected: patients that the manifest names -> the shard's file name; empty without manifest.
     """
 
     dicom: str | None = None
+    dataset: str | None = None
     shards: tuple[str, ...] = ()
     digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
     expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -131,7 +133,7 @@ def _dataset(
         for shard in manifest.shards
         if shard.name in chosen
     }
-    return Source(shards=tuple(sorted(digests)), digests=digests, expected=expected)
+    return Source(dataset=path, shards=tuple(sorted(digests)), digests=digests, expected=expected)
 
 
 def _match(pattern: str) -> list[str]:

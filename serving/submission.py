@@ -45,11 +45,16 @@ class Submission:
       failures: one a row that holds the prevalence, one a record that could not be named, and one
         a shard that its manifest does not know.
       predicted: rows that hold a prediction.
+      patients: the patient predicted for each row, as the input has it; "" without prediction.
+      flags: for each row the reason why it has no prediction, or those of the patient's files and
+        series that were refused.
     """
 
     rows: tuple[tuple[str, float], ...]
     failures: tuple[Failure, ...]
     predicted: int
+    patients: tuple[str, ...] = ()
+    flags: tuple[tuple[str, ...], ...] = ()
 
 
 def id_order(patient_id: str) -> tuple[int, int, str]:
@@ -159,6 +164,7 @@ def compose(
         if not math.isfinite(value)
     }
     unnamed: list[Failure] = []
+    partly: dict[str, set[str]] = {}
     of_file: dict[str, tuple[str, str]] = {}
     # A patient's own verdict says more than that of one of its series or files.
     scopes = {"patient": 0, "record": 1, "shard": 1, "series": 2, "file": 3}
@@ -170,6 +176,7 @@ def compose(
         if row["patient"]:
             if row["patient"] not in values:
                 reasons.setdefault(row["patient"], reason)
+            partly.setdefault(row["patient"], set()).add(row["reason"])
         elif row["scope"] in ("record", "shard"):
             of_file.setdefault(row["subject"], reason)
             unnamed.append(Failure(patient_id="", reason=row["reason"], detail=row["detail"]))
@@ -183,14 +190,16 @@ def compose(
         answers = {name: name for name in sorted(known, key=id_order)}
     else:
         answers = match_ids(asked, known)
-    rows, failures = [], []
+    rows, failures, flags = [], [], []
     names = list(answers) if asked is None else asked
     for name, shown in zip(names, spelling or names, strict=True):
         patient = answers.get(name, "")
         rows.append((shown, values.get(patient, prevalence)))
+        flags.append(tuple(sorted(partly.get(patient, ()))))
         if patient not in values:
             code, detail = reasons.get(patient, ("not_in_input", "no such patient in the input"))
             failures.append(Failure(patient_id=name, reason=code, detail=detail))
+            flags[-1] = (code,)
     # Where a manifest names a damaged file's patients, their own lines tell of it; of a file that
     # can be read, but is not the manifest's, none may.
     told = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
@@ -198,22 +207,23 @@ def compose(
         rows=tuple(rows),
         failures=(*failures, *told),
         predicted=sum(answers.get(name, "") in values for name in names),
-    )
-
-
-def submission_csv(submission: Submission, *, id_column: str, value_column: str) -> str:
-    """The table as text; nine significant digits bring every float32 back exactly."""
-    return _csv_text(
-        (id_column, value_column), ((name, f"{value:.9g}") for name, value in submission.rows)
+        patients=tuple(name if (name := answers.get(n, "")) in values else "" for n in names),
+        flags=tuple(flags),
     )
 
 
 def failures_csv(submission: Submission) -> str:
     """The failures as text: `patient_id,reason,detail`."""
-    return _csv_text(
+    return csv_text(
         ("patient_id", "reason", "detail"),
         ((f.patient_id, f.reason, f.detail) for f in submission.failures),
     )
+
+
+def rejects_csv(rejects: Iterable[Mapping[str, str]]) -> str:
+    """The rejects as text, sorted: `scope,subject,patient,modality,reason,detail`."""
+    columns = ("scope", "subject", "patient", "modality", "reason", "detail")
+    return csv_text(columns, sorted([str(row[name]) for name in columns] for row in rejects))
 
 
 def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: str) -> list[str]:
@@ -258,7 +268,8 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV with line feeds alone, whatever the machine."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)

@@ -14,13 +14,18 @@ from beam_jobs import filesystems
 from beam_jobs.core.ids import normalised_id
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.state import digest
+from beam_jobs.tfrecord import decode_case
+from beam_jobs.ticks import tick
+from beam_jobs.transforms import Cases
+from serving import statistics
 from serving.bundle import Bundle, Prediction, load_bundle
 from serving.shards import read_cases, reject_row
+from serving.statistics import Statistics
 from serving.submission import SHARD_DIFFERS
 
 
 class ReadShards(beam.PTransform):
-    """Shards -> `.examples` (patient_id, serialized Example) and `.rejects`, as `CasesFromDicom`.
+    """Shards -> `Cases`: `.examples` (patient_id, serialized Example) and `.rejects`.
 
     Only paths are shuffled; a shard's records flow on in the bundle that reads them.
 
@@ -42,11 +47,12 @@ class ReadShards(beam.PTransform):
         self._schema = schema
 
     def expand(self, root: Any) -> Any:
-        return (
+        read = (
             root
             | "Shards" >> beam.Create(self._shards)
             | "Read" >> beam.FlatMap(_read, self._schema).with_outputs("rejects", main="examples")
         )
+        return Cases(examples=read.examples, rejects=read.rejects)
 
 
 class KeepAsked(beam.PTransform):
@@ -60,25 +66,78 @@ class KeepAsked(beam.PTransform):
         self._asked = None if asked is None else frozenset(map(normalised_id, asked))
 
     def expand(self, examples: Any) -> Any:
-        return examples | beam.Filter(_is_asked, self._asked)
+        return examples | beam.Filter(_is_case_asked, self._asked)
 
 
 class Predict(beam.PTransform):
-    """(patient_id, serialized Example) -> `Prediction`."""
+    """(patient_id, serialized Example) -> `Prediction`.
 
-    def __init__(self, model: str, *, batch_size: int) -> None:
+    Args:
+      model: the model's path.
+      batch_size: most patients a call of the model gets.
+      ticks: a local file that grows by a byte a patient (`beam_jobs.ticks`); "" for none.
+    """
+
+    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
         super().__init__()
-        self._handler = SavedModelHandler(model, batch_size=batch_size)
+        self._handler = SavedModelHandler(model, batch_size=batch_size, ticks=ticks)
 
     def expand(self, examples: Any) -> Any:
         return examples | "Example" >> beam.Values() | "Infer" >> RunInference(self._handler)
 
 
-class WriteRows(beam.PTransform):
-    """(predictions, rejects) -> text files in `directory`, one JSON object a line.
+class Summarise(beam.PTransform):
+    """(cases, and series rows where there are any) -> `Statistics` that add up to all of them.
 
-    A prediction has `patient_id`, `probability` and `logit`; a reject is as it came. `read_rows`
-    reads them.
+    Summed where the cases are: what is shuffled is a few hundred numbers a bundle.
+
+    Args:
+      schema: of the cases.
+      asked: patients whose series count, as the input has them; None counts all.
+    """
+
+    def __init__(self, schema: RecordSchema, asked: Sequence[str] | None) -> None:
+        super().__init__()
+        self._schema = schema
+        self._asked = None if asked is None else frozenset(map(normalised_id, asked))
+
+    def expand(self, inputs: Any) -> Any:
+        examples, *series = inputs
+        parts = [
+            examples
+            | "Example" >> beam.Values()
+            | "Of volume" >> beam.Map(_of_example, self._schema)
+            | "Sum volumes" >> beam.CombineGlobally(_Sum())
+        ]
+        parts += [
+            rows
+            | "Rows asked" >> beam.Filter(_is_row_asked, self._asked)
+            | "Of series" >> beam.Map(_of_row, self._schema.modalities)
+            | "Sum series" >> beam.CombineGlobally(_Sum())
+            for rows in series
+        ]
+        return parts | beam.Flatten()
+
+
+class _Sum(beam.CombineFn):
+    def create_accumulator(self) -> Statistics:
+        return statistics.NONE
+
+    def add_input(self, total: Statistics, part: Statistics) -> Statistics:
+        return total + part
+
+    def merge_accumulators(self, totals: Iterable[Statistics]) -> Statistics:
+        return sum(totals, statistics.NONE)
+
+    def extract_output(self, total: Statistics) -> Statistics:
+        return total
+
+
+class WriteRows(beam.PTransform):
+    """(predictions, rejects, statistics if any) -> text files in `directory`, a JSON value a line.
+
+    A prediction has the fields of `Prediction`; a reject is as it came; statistics are a text that
+    `Statistics.loads` takes. `read_rows` reads them.
     """
 
     def __init__(self, directory: str) -> None:
@@ -86,25 +145,28 @@ class WriteRows(beam.PTransform):
         self._prefix = filesystems.join(directory, "rows")
 
     def expand(self, rows: Any) -> Any:
-        predictions, rejects = rows
-        lines = (
+        predictions, rejects, *summary = rows
+        lines = [
             predictions | "Prediction" >> beam.Map(_prediction_line),
             rejects | "Reject" >> beam.Map(json.dumps),
-        )
+        ]
+        lines += [part | "Statistics" >> beam.Map(_statistics_line) for part in summary]
         return lines | beam.Flatten() | "Write" >> beam.io.WriteToText(self._prefix)
 
 
-def read_rows(directory: str) -> tuple[list[tuple[str, float]], list[dict[str, str]]]:
-    """(patient_id, probability) and rejects, as `WriteRows` left them."""
-    predictions, rejects = [], []
+def read_rows(directory: str) -> tuple[list[Prediction], list[dict[str, str]], Statistics]:
+    """Predictions, rejects and the sum of the statistics, as `WriteRows` left them."""
+    predictions, rejects, total = [], [], statistics.NONE
     for path in filesystems.list_files(directory):
         for line in filesystems.read_text(path).splitlines():
             row = json.loads(line)
-            if "reason" in row:
+            if isinstance(row, str):
+                total += Statistics.loads(row)
+            elif "reason" in row:
                 rejects.append(row)
             else:
-                predictions.append((row["patient_id"], row["probability"]))
-    return predictions, rejects
+                predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
+    return predictions, rejects, total
 
 
 class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
@@ -113,10 +175,11 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
     Beam's own TFModelHandler wants tensorflow-hub and cannot load an exported SavedModel.
     """
 
-    def __init__(self, model: str, *, batch_size: int) -> None:
+    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
         super().__init__()
         self._model = model
         self._batch_size = batch_size
+        self._ticks = ticks
 
     def load_model(self) -> Bundle:
         bundle = load_bundle(self._model)
@@ -129,7 +192,9 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
         model: Bundle,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Prediction]:
-        return model.predict(batch)
+        answers = model.predict(batch)
+        tick(self._ticks, len(answers))
+        return answers
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
         return {"min_batch_size": 1, "max_batch_size": self._batch_size}
@@ -161,12 +226,32 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
         )
 
 
-def _is_asked(case: tuple[str, bytes], asked: frozenset[str] | None) -> bool:
-    return asked is None or normalised_id(case[0]) in asked
+def _is_asked(patient: str, asked: frozenset[str] | None) -> bool:
+    return asked is None or normalised_id(patient) in asked
+
+
+def _is_case_asked(case: tuple[str, bytes], asked: frozenset[str] | None) -> bool:
+    return _is_asked(case[0], asked)
+
+
+def _is_row_asked(row: Mapping[str, Any], asked: frozenset[str] | None) -> bool:
+    return _is_asked(row["patient"], asked)
 
 
 def _prediction_line(prediction: Prediction) -> str:
     return json.dumps(prediction._asdict())
+
+
+def _statistics_line(found: Statistics) -> str:
+    return json.dumps(found.dumps())
+
+
+def _of_example(example: bytes, schema: RecordSchema) -> Statistics:
+    return statistics.of_case(decode_case(example, schema), schema)
+
+
+def _of_row(row: Mapping[str, Any], modalities: Sequence[str]) -> Statistics:
+    return statistics.of_series([row], modalities)
 
 
 def _fix_gpu_arithmetic() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from beam_jobs.core import cli
@@ -64,8 +65,10 @@ def write_run(
     seeds: Sequence[int] = (0, 1),
     prevalence: float = 0.52,
     precision: str = "float32",
+    dataset_fingerprint: str = "0" * 64,
+    config: dict[str, Any] | None = None,
 ) -> Run:
-    """Writes a finished run with one untrained member a seed."""
+    """Writes a finished run with one untrained member a seed, which held out fold 0, 1, ..."""
     spec = spec_of() if spec is None else spec
     schema = schema_of(spec) if schema is None else schema
     members = []
@@ -80,10 +83,10 @@ def write_run(
         members.append(Member(fold=fold, seed=seed, path=path, best_epoch=3, val_auc=0.6))
     run = Run(
         directory=directory,
-        config={},
+        config=config or {},
         schema=schema,
         spec=spec,
-        dataset_fingerprint="0" * 64,
+        dataset_fingerprint=dataset_fingerprint,
         modalities=tuple(modalities),
         model="tiny",
         members=tuple(members),
@@ -96,6 +99,18 @@ def write_run(
     )
     run.save()
     return run
+
+
+def write_out_of_fold(run: Run, *, patients: int, sharpness: float = 3.0) -> None:
+    """oof_predictions.csv of patients 00000, ... dealt as `make_cases` does, logits too sharp."""
+    rng = np.random.default_rng(1)
+    lines = ["patient_id,label,fold,seed,logit,probability"]
+    for number in range(patients):
+        label, fold = number % 2, number // 2 % len(run.members)
+        logit = sharpness * (rng.normal() + (1.0 if label else -1.0))
+        seed = run.members[fold].seed
+        lines.append(f"{number:05d},{label},{fold},{seed},{logit},{1 / (1 + np.exp(-logit))}")
+    (run.directory / "oof_predictions.csv").write_text("\n".join(lines) + "\n")
 
 
 def outcome(

@@ -139,7 +139,7 @@ def test_a_damaged_record_costs_its_patient_alone(
     assert "fold-0-00000-of-00002.tfrecord" in second[2]
 
 
-def test_a_shard_whose_framing_is_lost_costs_its_patients(
+def test_a_record_whose_framing_is_lost_costs_its_patient_alone(
     predict: Command, dataset: Path, tmp_path: Path
 ) -> None:
     damaged, patients = damage(dataset, tmp_path / "damaged", at=0.0)
@@ -147,7 +147,7 @@ def test_a_shard_whose_framing_is_lost_costs_its_patients(
     assert predict("--input", damaged, "--output", output)[0] == 0
     assert [name for name, _ in table(output)[1:]] == IDS
     failed = table(tmp_path / "submission.failures.csv")[1:]
-    assert sorted(row[0] for row in failed) == sorted([*patients, ""])
+    assert sorted(row[0] for row in failed) == sorted([patients[0], ""])
     assert [row[1] for row in failed if not row[0]] == ["shard_differs"]
 
 
@@ -255,6 +255,11 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
         (("--ids", "nowhere.csv"), 2, "--ids: nowhere.csv does not exist"),
         (("--ids", "{dataset}/manifest.json"), 2, "no column BraTS21ID"),
         (("--output", "{tmp}"), 2, "is a directory"),
+        (("--output", "{tmp}/table.xls"), 2, "must end in .csv, .jsonl, .parquet"),
+        (("--output_shards", "2"), 2, "--output_shards is for .jsonl"),
+        (("--columns", "probability,odds"), 2, "odds is none of probability, logit"),
+        (("--columns", "logit,logit"), 2, "are not distinct"),
+        (("--batch_mb", "0"), 2, "--batch_mb"),
         (("--batch_size", "0"), 2, "--batch_size"),
         (("--batch_size", "x"), 2, "--batch_size"),
         (("--no_such_option", "1"), 2, "--no_such_option"),

@@ -10,6 +10,7 @@ import pytest
 
 from beam_jobs.core.record import ContractError
 from serving.bundle import CONTRACT_NAME, Bundle, Contract, load_bundle, load_contract
+from serving.calibration import Calibration
 from tests.serving.models import ROOT, python, schema_of, spec_of
 
 
@@ -19,9 +20,10 @@ def contract(**changes: Any) -> Contract:
         "spec": spec_of(),
         "modalities": ("T1wCE", "FLAIR"),
         "members": ({"run": "run", "fold": 0},),
-        "ensemble": "mean of logits",
-        "temperature": 1.0,
+        "ensemble": "logits",
+        "calibration": Calibration(),
         "prevalence": 0.5,
+        "cohort": {},
         "training": (),
         "versions": {},
     }
@@ -44,7 +46,7 @@ def test_the_channels_are_where_the_schema_has_them() -> None:
         ({"members": ()}, "members"),
         ({"prevalence": 1.5}, "prevalence"),
         ({"prevalence": float("nan")}, "prevalence"),
-        ({"temperature": 0.0}, "temperature"),
+        ({"ensemble": "votes"}, "ensemble"),
     ],
 )
 def test_a_contract_that_no_model_can_have_is_refused(changes: dict[str, Any], told: str) -> None:

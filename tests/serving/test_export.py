@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ def examples_of(schema: RecordSchema, volumes: npt.NDArray[Any]) -> list[bytes]:
     ]
 
 
-def keras_logits(run: Run, volumes: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Mean over the members, each called on one volume at a time."""
+def keras_logits(
+    run: Run, volumes: npt.NDArray[Any], of: Sequence[int] | None = None
+) -> npt.NDArray[np.float64]:
+    """Mean over the members (or those of some), each called on one volume at a time."""
     chosen = volumes[..., [run.schema.modalities.index(name) for name in run.modalities]]
-    members = [run.load_member(index) for index in range(len(run.members))]
+    members = [run.load_member(index) for index in (range(len(run.members)) if of is None else of)]
     return np.mean(
         [[np.asarray(m(v[None], training=False)).item() for v in chosen] for m in members], axis=0
     )
@@ -54,14 +57,26 @@ def test_both_signatures_answer_as_the_members_do(bundle: Bundle, run_directory:
     expected = keras_logits(run, volumes)
     assert np.ptp(expected) > 0.01  # else the comparison would tell nothing
 
-    probability, logit = bundle.predict_volumes(volumes)
+    probability, logit, of_members = bundle.predict_volumes(volumes)
     np.testing.assert_allclose(logit, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-expected)), rtol=1e-6, atol=1e-6)
 
-    answers = bundle.predict(examples_of(run.schema, volumes))
+    members = [keras_logits(run, volumes, [index]) for index in range(2)]
+    np.testing.assert_allclose(of_members.T, 1 / (1 + np.exp(-np.array(members))), atol=1e-6)
+
+    examples = examples_of(run.schema, volumes)
+    served = tf.saved_model.load(bundle.path).signatures["serving_default"](tf.constant(examples))
+    assert served["patient_id"].numpy().tolist() == [f"patient-{n}".encode() for n in range(9)]
+    assert served["logit"].numpy().tolist() == logit.tolist()
+    assert served["probability"].numpy().tolist() == probability.tolist()
+
+    answers = bundle.predict(examples)
     assert [answer.patient_id for answer in answers] == [f"patient-{n}" for n in range(9)]
     assert [answer.logit for answer in answers] == logit.tolist()
     assert [answer.probability for answer in answers] == probability.tolist()
+    spread = [answer.spread for answer in answers]
+    np.testing.assert_allclose(spread, np.ptp(of_members, axis=1) / 2, atol=1e-6)
+    assert min(spread) > 0
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "float16"])
@@ -86,6 +101,12 @@ def test_the_signatures_have_the_promised_names_and_types(model: Path) -> None:
     }
     volumes = signatures["volumes"].structured_input_signature[1]["volumes"]
     assert (volumes.dtype, volumes.shape[1:]) == (tf.uint8, (6, 5, 4, 3))
+    found = signatures["volumes"].structured_outputs
+    assert {name: (out.dtype, out.shape.rank) for name, out in found.items()} == {
+        "probability": (tf.float32, 1),
+        "logit": (tf.float32, 1),
+        "member_probability": (tf.float32, 2),
+    }
 
 
 def test_neither_batch_size_nor_company_changes_a_bit(bundle: Bundle) -> None:
@@ -99,22 +120,39 @@ def test_neither_batch_size_nor_company_changes_a_bit(bundle: Bundle) -> None:
 
 def test_a_record_of_another_recipe_is_refused_in_the_graph(bundle: Bundle) -> None:
     other = schema_of(spec_of(extra=1))
+    examples = examples_of(other, volumes_of(other, 1))
+    served = tf.saved_model.load(bundle.path).signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="spec_fingerprint differs"):
-        bundle.predict(examples_of(other, volumes_of(other, 1)))
+        served(tf.constant(examples))
+    with pytest.raises(ContractError, match="spec_fingerprint"):
+        bundle.predict(examples)
 
 
 def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, bundle: Bundle) -> None:
     volumes = volumes_of(bundle.contract.schema, 2)
     np.save(tmp_path / "volumes.npy", volumes)
+    # Keras is refused too: what loads may use none of its objects.
     code = (
-        "import sys, numpy, tensorflow as tf\n"
+        "import sys, json, importlib.machinery\n"
+        "class Wall:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        away = 'trainer serving beam_jobs keras tf_keras apache_beam'.split()\n"
+        "        if name.split('.')[0] in away:\n"
+        "            return importlib.machinery.ModuleSpec(name, self, origin='nowhere')\n"
+        "    def create_module(self, spec):\n"
+        "        raise ImportError(f'{spec.name} is not here')\n"
+        "    def exec_module(self, module):\n"
+        "        raise ImportError\n"
+        "sys.meta_path.insert(0, Wall())\n"
+        "import numpy, tensorflow as tf\n"
         f"model = tf.saved_model.load({bundle.path!r})\n"
         "answer = model.signatures['volumes'](volumes=numpy.load('volumes.npy'))\n"
-        "assert not {'trainer', 'serving', 'beam_jobs'} & set(sys.modules)\n"
-        "print(answer['logit'].numpy().tolist())\n"
+        "assert not {'trainer', 'serving', 'beam_jobs', 'keras'} & set(sys.modules)\n"
+        "print(json.dumps([answer[name].numpy().tolist() for name in\n"
+        "                  ('probability', 'logit', 'member_probability')]))\n"
     )
     told = json.loads(python(code, cwd=tmp_path))
-    assert told == bundle.predict_volumes(volumes)[1].tolist()
+    assert told == [answer.tolist() for answer in bundle.predict_volumes(volumes)]
 
 
 def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
@@ -122,7 +160,9 @@ def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
     assert contract.schema == schema_of(spec_of())
     assert contract.modalities == ("T1wCE", "FLAIR")
     assert [member["seed"] for member in contract.members] == [0, 1]
-    assert (contract.prevalence, contract.temperature) == (0.52, 1.0)
+    assert (contract.prevalence, contract.ensemble) == (0.52, "logits")
+    assert contract.calibration.method == "none"
+    assert "has no oof_predictions.csv" in contract.calibration.why
     card = (model / CARD_NAME).read_text()
     assert "No clinical use" in card
     assert "| run | 60 | 31 | 0.610 | 0.480 to 0.730 (95 %) | 0.570 |" in card
@@ -213,7 +253,7 @@ def test_an_export_that_answers_otherwise_leaves_no_model(
 ) -> None:
     monkeypatch.setattr(
         "serving.bundle.Bundle.predict_volumes",
-        lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes))),
+        lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes)), 0.5),
     )
     with pytest.raises(ContractError, match="nothing exported"):
         export.main(["--runs", str(run_directory), "--output", str(tmp_path / "model")])
@@ -269,6 +309,6 @@ def test_members_trained_in_bfloat16_are_served_in_float32(tmp_path: Path) -> No
     exact = write_run(tmp_path / "exact", precision="float32", seeds=(0,))
     export.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "model")])
     volumes = volumes_of(run.schema, 3)
-    _, logit = load_bundle(tmp_path / "model").predict_volumes(volumes)
+    _, logit, _ = load_bundle(tmp_path / "model").predict_volumes(volumes)
     np.testing.assert_allclose(logit, keras_logits(exact, volumes), rtol=1e-6, atol=1e-6)
     assert np.abs(logit - keras_logits(run, volumes)).max() > 1e-6  # bfloat16 was at work there

@@ -125,7 +125,9 @@ def test_hashed_ids_are_those_of_the_conversion(
     assert predict("--input", cohort / "test", "--output", from_dicom, *policy)[0] == 0
     assert set(table(from_records)) <= set(table(from_dicom))
     assert "00999" not in from_dicom.read_text()
-    assert "00999" not in (tmp_path / "dicom.failures.csv").read_text()
+    for name in ("dicom.failures.csv", "dicom.rejects.csv"):
+        assert "00999" not in (tmp_path / name).read_text()
+        assert (tmp_path / name).read_text().count("\n") > 1
 
 
 def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(

@@ -62,14 +62,31 @@ def test_a_damaged_record_costs_itself_alone(damaged: tuple[int, ...]) -> None:
     ]
 
 
-def test_behind_a_damaged_length_nothing_can_be_found() -> None:
+@pytest.mark.parametrize("byte", [0, 3, 7, 8, 11])
+def test_behind_a_damaged_length_the_next_record_is_found(byte: int) -> None:
     data = shard()
-    data[SIZE] ^= 1
+    data[SIZE + byte] ^= 1
     patients, reasons = read(data)
-    assert patients == ["0"]
+    assert patients == ["0", "2", "3"]
     assert reasons == [
         f"corrupt_record: a.tfrecord, record 1: corrupt record length at byte {SIZE}"
     ]
+
+
+def test_a_record_is_found_across_the_pieces_that_are_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = shard()
+    data[SIZE] ^= 1
+    for piece in range(1, 40):
+        monkeypatch.setattr("serving.shards._SEARCHED_AT_ONCE", piece)
+        assert read(data)[0] == ["0", "2", "3"]
+
+
+def test_bytes_that_went_missing_cost_the_records_that_lacked_them() -> None:
+    data = shard()
+    del data[SIZE + 20 : SIZE + 60]
+    assert read(data)[0] == ["0", "2", "3"]
 
 
 @pytest.mark.parametrize("left", [1, 11, 12, SIZE - 1])

@@ -11,10 +11,7 @@ from serving.submission import (
     id_order,
     match_ids,
     read_ids,
-    submission_csv,
 )
-
-COLUMNS = {"id_column": "BraTS21ID", "value_column": "MGMT_value"}
 
 
 def reject(patient: str, reason: str, *, scope: str = "patient", subject: str = "") -> dict:
@@ -141,18 +138,24 @@ def test_a_patient_with_two_predictions_is_refused() -> None:
         compose(predictions=[("1", 0.1), ("1", 0.1)], rejects=[], prevalence=0.5)
 
 
-def test_written_values_bring_every_float32_back() -> None:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    values = np.concatenate([rng.uniform(0, 1, 1000), rng.uniform(0, 1e-30, 100)])
-    exact = values.astype(np.float32)
+def test_flags_tell_why_there_is_no_answer_and_what_the_answer_lacks() -> None:
     submission = compose(
-        predictions=[(f"{i}", float(v)) for i, v in enumerate(exact)], rejects=[], prevalence=0.5
+        predictions=[("1", 0.1), ("2", 0.2)],
+        rejects=[
+            reject("2", "truncated_pixels", scope="file"),
+            reject("2", "blank_series", scope="series"),
+            reject("3", "no_usable_series"),
+        ],
+        prevalence=0.5,
+        asked=["3", "2", "1", "4"],
     )
-    lines = submission_csv(submission, **COLUMNS).splitlines()
-    assert lines[0] == "BraTS21ID,MGMT_value"
-    assert [np.float32(line.split(",")[1]) for line in lines[1:]] == list(exact)
+    assert submission.patients == ("", "2", "1", "")
+    assert submission.flags == (
+        ("no_usable_series",),
+        ("blank_series", "truncated_pixels"),
+        (),
+        ("not_in_input",),
+    )
 
 
 def test_failures_are_written_as_csv_whatever_their_text_holds() -> None:
