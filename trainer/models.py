@@ -11,6 +11,7 @@ The sigmoid is outside: losses take logits, and serving calibrates before it squ
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,15 @@ import keras
 from keras import layers, ops
 
 from beam_jobs.core.cli import UsageError
-
-# Batch statistics are averaged over about 1 / (1 - momentum) steps. A cohort has few steps an
-# epoch: with Keras's 0.99 the averages trail the weights by many epochs, and a network that has
-# learnt its training folds predicts held-out patients no better than chance (measured on phantoms:
-# AUC 0.3 at a training loss of 0.001).
-_MOMENTUM = 0.8
+from trainer.network_config import NetworkConfig
+from trainer.networks.densenet import densenet121
+from trainer.networks.efficientnet import efficientnet
+from trainer.networks.encoder_weights import load_encoder_weights
+from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBatch
+from trainer.networks.parts import Parts
+from trainer.networks.resnet import resnet, se_resnet50
+from trainer.networks.seed_cnn import seed_cnn
+from trainer.networks.slices import slice_cnn, slice_efficientnet_b0
 
 _SMALLEST_STD = 1e-4  # of the mean: below it a foreground counts as constant (float32 rounding)
 
@@ -66,69 +70,115 @@ def _spatial_sum(values: Any) -> Any:
     return values
 
 
-def _seed_cnn(x: Any) -> Any:
-    """The reference cohort's best-known public baseline ("3d_mpmri_cnn").
-
-    Only BatchNormalization's momentum is ours. All convolutions are valid, as published. A grid of
-    few slices (16, say) would be used up before the last two: there they keep the size instead,
-    with the same parameters.
-    """
-    for _ in range(2):
-        x = layers.Conv3D(64, 3, activation="relu")(x)
-        x = layers.MaxPooling3D(2)(x)
-        x = layers.BatchNormalization(momentum=_MOMENTUM)(x)
-    padding = "valid" if min(x.shape[1:4]) >= 5 else "same"
-    for filters in (128, 256):
-        x = layers.Conv3D(filters, 3, padding=padding, activation="relu")(x)
-        x = layers.BatchNormalization(momentum=_MOMENTUM)(x)
-    x = layers.Dropout(0.333)(x)
-    x = layers.GlobalAveragePooling3D()(x)
-    x = layers.Dense(128, activation="relu")(x)
-    return layers.Dropout(0.666)(x)
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Network:
     """An entry of the registry.
 
     Attributes:
       features: standardised volume → features (batch, n).
-      smallest: least voxels that every axis of the grid must have.
+      smallest: least voxels (rows, columns, slices). Where convolutions keep the size, any grid
+        could be built; the least is then the one on which all halvings but the last still halve.
     """
 
-    features: Callable[[Any], Any]
-    smallest: int
+    features: Callable[[Any, Parts], Any]
+    smallest: tuple[int, int, int]
 
 
-_NETWORKS = {"seed_cnn": _Network(features=_seed_cnn, smallest=10)}
+_NETWORKS = {
+    "seed_cnn": _Network(features=seed_cnn, smallest=(10, 10, 10)),
+    "resnet10": _Network(features=resnet((1, 1, 1, 1)), smallest=(5, 5, 5)),
+    "resnet18": _Network(features=resnet((2, 2, 2, 2)), smallest=(5, 5, 5)),
+    "resnet34": _Network(features=resnet((3, 4, 6, 3)), smallest=(5, 5, 5)),
+    "se_resnet50": _Network(features=se_resnet50, smallest=(9, 9, 9)),
+    "densenet121": _Network(features=densenet121, smallest=(9, 9, 9)),
+    **{
+        f"efficientnet_b{size}": _Network(features=efficientnet(size), smallest=(9, 9, 9))
+        for size in range(8)
+    },
+    "slice_cnn": _Network(features=slice_cnn, smallest=(5, 5, 1)),
+    "slice_efficientnet_b0": _Network(features=slice_efficientnet_b0, smallest=(9, 9, 1)),
+}
 
 
 def build_model(
-    name: str, shape: tuple[int, int, int], channels: int, input_dtype: str = "uint8"
+    network: NetworkConfig | str,
+    shape: tuple[int, int, int],
+    channels: int,
+    input_dtype: str = "uint8",
+    *,
+    synchronized: bool = False,
 ) -> keras.Model:
     """Builds a network of the registry with fresh weights under the current precision policy.
 
     Args:
-      name: one of `trainer.config.MODELS`.
+      network: which one, with its options; a name alone takes the defaults.
       shape: (rows, columns, slices) of the grid.
       channels: modalities a volume has.
       input_dtype: the stored voxel type; volumes go in as they are stored.
+      synchronized: take batch statistics over all replicas of a distributed step.
 
     Returns:
-      A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1).
+      A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1). What
+      follows the layer "standardise" can be called on its own:
+      `keras.Model(model.get_layer("standardise").output, model.output)`.
 
     Raises:
-      UsageError: an unknown name, or a grid too small for the network.
+      UsageError: an unknown name, a grid too small for the network, or encoder weights that do
+        not fit.
     """
-    if name not in _NETWORKS:
-        raise UsageError(f"unknown model {name!r}; known: {', '.join(_NETWORKS)}")
-    network = _NETWORKS[name]
-    if min(shape) < network.smallest:
+    config = NetworkConfig(name=network) if isinstance(network, str) else network
+    entry = _NETWORKS[config.name]
+    if any(length < least for length, least in zip(shape, entry.smallest, strict=True)):
         raise UsageError(
-            f"{name} needs at least {network.smallest} voxels along every axis, "
+            f"{config.name} needs at least {_told(entry.smallest)}, "
             f"the dataset's grid is {'x'.join(map(str, shape))}"
         )
+    config.require_files()
     volume = keras.Input((*shape, channels), dtype=input_dtype, name="volume")
-    features = network.features(Standardise(name="standardise")(volume))
+    x = Standardise(name="standardise")(volume)
+    parts = Parts(config=config, synchronized=synchronized)
+    if config.fusion == "late":
+        # Joined end to end, not averaged: the logit can then weigh a modality's features by
+        # which modality they are of, which is all that a shared network cannot know.
+        x = entry.features(ChannelsToBatch(name="modalities")(x), parts)
+        features = layers.Flatten(name="fused")(BatchToSequence(channels)(x))
+    else:
+        features = entry.features(x, parts)
     logit = layers.Dense(1, dtype="float32", name="logit")(features)
-    return keras.Model(volume, logit, name=name)
+    model = keras.Model(volume, logit, name=config.name)
+    if config.encoder_weights is not None:
+        load_encoder_weights(model, config.encoder_weights)
+    return model
+
+
+def _told(smallest: tuple[int, int, int]) -> str:
+    if len(set(smallest)) == 1:
+        return f"{smallest[0]} voxels along every axis"
+    return f"{'x'.join(map(str, smallest))} voxels (rows, columns, slices)"
+
+
+def activation_bytes(model: keras.Model, batch_size: int, precision: str) -> int:
+    """Estimates what a training step holds in memory, for a guard that must not try it out.
+
+    Counted are every layer's output once (the backward pass needs most of them), two more of the
+    largest (gradients on their way), and four float32 values a parameter: weight, gradient and
+    Adam's two. Not counted are the libraries themselves and convolution workspaces. On a CPU the
+    growth with the batch is held to a factor of 1.5 by tests/trainer/test_networks.py.
+
+    Args:
+      model: of `build_model`, under whatever policy.
+      batch_size: patients a step, on one device.
+      precision: "float32", or a mixed policy, which keeps activations in 2 bytes.
+    """
+    held, largest, items = 0, 0, batch_size
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        size = math.prod(layer.output.shape[1:])
+        if isinstance(layer, (ChannelsToBatch, SlicesToBatch, BatchToSequence)):
+            items = items * math.prod(layer.input.shape[1:]) // size
+        wide = precision == "float32" or isinstance(layer, Standardise)
+        bytes_ = items * size * (4 if wide else 2)
+        held += bytes_
+        largest = max(largest, bytes_)
+    return held + 2 * largest + 16 * model.count_params()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 from beam_jobs.core.cli import UsageError
-from trainer.config import MODELS
-from trainer.models import _NETWORKS, Standardise, build_model
+from trainer.models import Standardise, build_model
+from trainer.network_config import NetworkConfig
 
 
 @pytest.fixture
@@ -19,10 +23,6 @@ def _bfloat16() -> Iterator[None]:
     keras.config.set_dtype_policy("mixed_bfloat16")
     yield
     keras.config.set_dtype_policy(before)
-
-
-def test_the_registry_and_the_names_told_to_users_are_the_same() -> None:
-    assert tuple(_NETWORKS) == MODELS
 
 
 def test_seed_cnn_has_the_published_number_of_parameters() -> None:
@@ -85,3 +85,44 @@ def test_absent_and_constant_channels_give_zeros() -> None:
     out = keras.ops.convert_to_numpy(Standardise()(volume))
     assert not out[..., 0].any()
     assert np.abs(out[..., 1]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"name": "resnet99"}, "unknown model 'resnet99'; known: seed_cnn"),
+        ({"width": 0.0}, "--width must be a positive number: 0"),
+        ({"name": "resnet10", "depth": float("nan")}, "--depth must be a positive number: nan"),
+        ({"dropout": 1.0}, r"--dropout must lie in \[0, 1\): 1.0"),
+        ({"pooling": "sum"}, "--pooling must be one of avg, max, attention: 'sum'"),
+        ({"fusion": "middle"}, "--fusion must be one of early, late: 'middle'"),
+        ({"name": "slice_cnn", "head": "gru"}, "--head must be one of mean, .*: 'gru'"),
+        ({"name": "slice_cnn", "encoder_weights": "x.pth"}, "--encoder_weights must name .*x.pth"),
+        ({"name": "resnet10", "head": "lstm"}, "--head lstm: resnet10 has no use for it"),
+        ({"encoder_weights": "x.h5"}, "--encoder_weights x.h5: seed_cnn has no use for it"),
+        ({"depth": 2.0}, "--depth 2.0: seed_cnn has no use for it"),
+        ({"name": "slice_cnn", "pooling": "max"}, "--pooling max: slice_cnn has no use for it"),
+    ],
+)
+def test_an_impossible_or_useless_option_is_refused_by_its_flag(
+    options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        NetworkConfig(**options)
+
+
+def test_a_network_config_survives_json() -> None:
+    config = NetworkConfig(
+        name="slice_cnn", width=0.5, dropout=0.1, fusion="late", head="lstm", encoder_weights="x.h5"
+    )
+    assert NetworkConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_networks_and_their_config_are_pure_keras() -> None:
+    root = Path(__file__).resolve().parents[2] / "trainer"
+    files = [root / "models.py", *sorted((root / "networks").glob("*.py"))]
+    assert len(files) > 7
+    for file in files:
+        assert "tensorflow" not in re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.M)
+    config = (root / "network_config.py").read_text()
+    assert "keras" not in re.findall(r"^\s*(?:import|from) (\w+)", config, re.M)

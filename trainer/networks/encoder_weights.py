@@ -1,0 +1,111 @@
+"""Weights of a 2D encoder, read from a local file into a slice network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers
+
+from beam_jobs.core.cli import UsageError
+
+# Of keras.applications' networks: what is no part of the encoder (its input's scaling, its top).
+_NOT_ENCODER = (layers.Normalization, layers.Dense)
+
+
+def encoder_of(model: keras.Model) -> keras.Model:
+    """A slice network's 2D encoder: (batch, row, column, channel) → features, weights shared."""
+    return keras.Model(model.get_layer("slices").output, model.get_layer("encoder").output)
+
+
+def load_encoder_weights(model: keras.Model, file: str) -> None:
+    """Gives a slice network's encoder the weights of a file, of 2D training on whatever it was.
+
+    Taken are `keras.applications.EfficientNetB0` with or without its top (for
+    slice_efficientnet_b0), an encoder that `encoder_of` made, and a whole slice network (.keras
+    only). Where the file's images have other channels than the volumes, the first convolution's
+    weights are averaged over them and scaled, so that equal channels are answered as before.
+
+    Args:
+      model: a slice network as `build_model` made it.
+      file: a .keras file, or an .h5 file of weights.
+
+    Raises:
+      UsageError: no such file, an unreadable one, or weights of another network.
+    """
+    if not Path(file).is_file():
+        raise UsageError(f"--encoder_weights: {file} is not a file")
+    encoder = encoder_of(model)
+    found = _read(file, model.name, encoder)
+    wanted = [(weight.path, tuple(weight.shape)) for weight in encoder.weights]
+    if len(found) != len(wanted):
+        raise UsageError(
+            f"--encoder_weights: {file} holds {len(found)} arrays, "
+            f"{model.name}'s encoder takes {len(wanted)}"
+        )
+    found[0] = _with_channels(found[0], wanted[0][1])
+    for value, (path, shape) in zip(found, wanted, strict=True):
+        if value.shape != shape:
+            raise UsageError(
+                f"--encoder_weights: {file} holds an array {value.shape} "
+                f"where {model.name}'s {path} is {shape}"
+            )
+    encoder.set_weights(found)
+
+
+def _read(file: str, name: str, encoder: keras.Model) -> list[npt.NDArray[Any]]:
+    """The file's arrays in the encoder's order."""
+    if file.endswith(".keras"):
+        try:
+            return _arrays(keras.saving.load_model(file, compile=False))
+        except Exception as error:  # Keras raises zipfile's, h5py's and its own
+            raise UsageError(f"--encoder_weights: {file}: not a Keras model: {error}") from error
+    failures = []
+    for skeleton in _skeletons(name, encoder):
+        try:
+            skeleton.load_weights(file)
+        except Exception as error:
+            failures.append(str(error).partition("\n")[0])
+        else:
+            return _arrays(skeleton)
+    raise UsageError(
+        f"--encoder_weights: {file} does not hold the {len(encoder.weights)} arrays of {name}'s "
+        f"encoder ({failures[0]})"
+    )
+
+
+def _skeletons(name: str, encoder: keras.Model) -> list[keras.Model]:
+    """Networks whose weights an .h5 file may hold; such a file does not say what it is of."""
+    skeletons = [keras.models.clone_model(encoder)]
+    if name == "slice_efficientnet_b0":
+        skeletons += [
+            keras.applications.EfficientNetB0(
+                weights=None, include_top=top, input_shape=(224, 224, 3)
+            )
+            for top in (False, True)
+        ]
+    return skeletons
+
+
+def _arrays(model: keras.Model) -> list[npt.NDArray[Any]]:
+    """An encoder's weights, layer after layer, whatever stands before and behind it."""
+    names = {layer.name for layer in model.layers}
+    if {"slices", "encoder"} <= names:
+        model = encoder_of(model)
+    return [
+        np.asarray(keras.ops.convert_to_numpy(weight))
+        for layer in model.layers
+        if not isinstance(layer, _NOT_ENCODER)
+        for weight in layer.weights
+    ]
+
+
+def _with_channels(kernel: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    """(row, column, channel, filter) for as many channels as `shape` has."""
+    if kernel.ndim != 4 or kernel.shape[2] == shape[2]:
+        return kernel
+    mean = kernel.mean(axis=2, keepdims=True) * (kernel.shape[2] / shape[2])
+    return np.repeat(mean, shape[2], axis=2)

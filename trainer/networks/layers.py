@@ -1,0 +1,188 @@
+"""Layers that Keras lacks. All of them are registered, so that .keras files load by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+register = keras.saving.register_keras_serializable("voxelbeam")
+
+
+@register
+class DepthwiseConv3D(layers.Layer):
+    """One k×k×k filter a channel, "same" padding, no bias; the same stride along every axis.
+
+    Keras has none, and its grouped Conv3D runs on TensorFlow by compiling each call with XLA. Here
+    the k planes of the kernel are k 2D depthwise convolutions over (column, slice), with the rows
+    in the batch, added with their shifts: the same sum, from kernels that every backend has.
+    """
+
+    def __init__(
+        self,
+        kernel_size: int,
+        strides: int = 1,
+        depthwise_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.depthwise_initializer = keras.initializers.get(depthwise_initializer)
+
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(self.kernel_size,) * 3 + (input_shape[-1], 1),
+            initializer=self.depthwise_initializer,
+        )
+
+    def call(self, x: Any) -> Any:
+        """(batch, row, column, slice, channel) → the same, each axis divided by the stride."""
+        size, stride = self.kernel_size, self.strides
+        rows, columns, slices, channels = x.shape[1:]
+        out = -(-rows // stride)
+        before = max((out - 1) * stride + size - rows, 0) // 2
+        planes = out + (size - 1) // stride
+        after = planes * stride - rows - before
+        x = ops.pad(x, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
+        # Plane i of the kernel meets rows i, i + stride, ...: those of phase i % stride, from the
+        # i // stride-th on. A phase is convolved whole, and so kept but once for the gradient.
+        phases = [
+            ops.reshape(x[:, phase::stride], (-1, columns, slices, channels))
+            for phase in range(stride)
+        ]
+        total = None
+        for plane in range(size):
+            part = ops.depthwise_conv(
+                phases[plane % stride], self.kernel[plane], strides=stride, padding="same"
+            )
+            part = ops.reshape(part, (-1, planes, *part.shape[1:]))
+            part = part[:, plane // stride : plane // stride + out]
+            total = part if total is None else total + part
+        return total
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        spatial = (-(-length // self.strides) for length in input_shape[1:4])
+        return (input_shape[0], *spatial, input_shape[4])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "depthwise_initializer": keras.initializers.serialize(self.depthwise_initializer),
+        }
+
+
+class _HalfOnCpu:
+    """Pools float16 in float32 where there is no GPU: TensorFlow's CPU has no such kernels.
+
+    Decided at each trace, not in the configuration, so that a model trained on a GPU runs
+    elsewhere. A maximum is the same in both; a mean is rounded once.
+    """
+
+    def call(self, x: Any) -> Any:
+        pool = super().call  # type: ignore[misc]
+        if keras.backend.standardize_dtype(x.dtype) == "float16" and not _has_gpu():
+            return ops.cast(pool(ops.cast(x, "float32")), "float16")
+        return pool(x)
+
+
+def _has_gpu() -> bool:
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+@register
+class MaxPool3D(_HalfOnCpu, layers.MaxPooling3D):
+    """Keras's own, in every precision on every device."""
+
+
+@register
+class AveragePool3D(_HalfOnCpu, layers.AveragePooling3D):
+    """Keras's own, in every precision on every device."""
+
+
+@register
+class AttentionPooling(layers.Layer):
+    """A mean over all positions with learnt weights (Ilse et al. 2018, attention-based MIL).
+
+    weights = softmax over positions of v · tanh(W x), in float32 whatever the precision policy.
+    """
+
+    def __init__(self, units: int = 128, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.units = units
+
+    def build(self, input_shape: Any) -> None:
+        self.hidden = self.add_weight(name="hidden", shape=(input_shape[-1], self.units))
+        self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
+        self.score = self.add_weight(name="score", shape=(self.units, 1))
+
+    def call(self, x: Any) -> Any:
+        """(batch, one or more position axes, n) → float32 (batch, n)."""
+        x = ops.reshape(x, (-1, _positions(x.shape), x.shape[-1]))
+        scores = ops.matmul(ops.tanh(ops.matmul(x, self.hidden) + self.bias), self.score)
+        return ops.sum(ops.softmax(scores, axis=1) * x, axis=1)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "units": self.units}
+
+
+def _positions(shape: Any) -> int:
+    count = 1
+    for length in shape[1:-1]:
+        count *= length
+    return count
+
+
+@register
+class ChannelsToBatch(layers.Layer):
+    """(batch, row, column, slice, channel) → (batch × channel, row, column, slice, 1)."""
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(ops.transpose(x, (0, 4, 1, 2, 3)), (-1, *x.shape[1:4], 1))
+
+
+@register
+class SlicesToBatch(layers.Layer):
+    """(batch, row, column, slice, channel) → (batch × slice, row, column, channel)."""
+
+    def call(self, x: Any) -> Any:
+        rows, columns, _, channels = x.shape[1:]
+        return ops.reshape(ops.transpose(x, (0, 3, 1, 2, 4)), (-1, rows, columns, channels))
+
+
+@register
+class BatchToSequence(layers.Layer):
+    """(batch × length, n) → (batch, length, n): what was folded into the batch comes out again."""
+
+    def __init__(self, length: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.length = length
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, self.length, x.shape[-1]))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "length": self.length}
+
+
+@register
+class SlicePositions(layers.Layer):
+    """Adds a learnt vector a position: attention alone does not know the order of slices."""
+
+    def build(self, input_shape: Any) -> None:
+        self.table = self.add_weight(
+            name="table",
+            shape=input_shape[1:],
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+        )
+
+    def call(self, x: Any) -> Any:
+        """(batch, slice, n) → the same shape."""
+        return x + self.table
