@@ -1,15 +1,19 @@
-"""Training one fold: batches in, the best epoch's network and its held-out predictions out."""
+"""Training one fold: batches in, the best epoch's network and its held-out predictions out.
+
+An epoch learns from every training patient once, predicts the held-out fold whole, keeps the
+network where its exact AUC is the best so far, and saves what a restart needs.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
+import json
 import math
-import shutil
 import statistics
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -19,11 +23,25 @@ import tensorflow as tf
 
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
+from trainer.checkpoint import (
+    BEST_NAME,
+    STATE_NAME,
+    Progress,
+    keep_best,
+    load_state,
+    save_state,
+    settle_best,
+)
 from trainer.config import TrainConfig
+from trainer.environment import Cluster, Places
 from trainer.evaluate import auc, log_loss
-from trainer.input_pipeline import Records, contract_error, open_records
-from trainer.models import build_model
+from trainer.inference import inference, predict
+from trainer.input_pipeline import contract_error, open_records
+from trainer.optimization import class_weights
+from trainer.progress import moving
+from trainer.results import FoldResult, HeldOut
 from trainer.split import labels_of
+from trainer.step import Recipe, Trainee, make_strategy
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -33,46 +51,48 @@ HISTORY_COLUMNS = (
     "best",
     "learning_rate",
     "step_seconds",
+    "input_wait",
     "epoch_seconds",
 )
+_PICTURED = 4  # patients whose middle slices TensorBoard shows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The held-out patients, in one order for all arrays (n,).
+class Setting:
+    """What all folds of a run share.
 
     Attributes:
-      patient_ids: as in the records.
-      labels: 0 or 1; permuted ones where the run permutes them.
-      logits: of the best epoch's network, read back from its file.
-      last_logits: of the last epoch's network: no epoch chosen on these very patients.
+      config: resolved (its modalities are named).
+      data: the dataset's address.
+      manifest: the dataset's.
+      labels: replaces the records' labels (label permutation).
+      places: where the run writes.
+      precision: a policy, not "auto".
+      cluster: the processes that train together.
+      strategy: their devices.
+      cache: how records are kept between epochs.
+      quiet: no lines and no bar.
     """
 
-    patient_ids: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float64]
-    last_logits: npt.NDArray[np.float64]
+    config: TrainConfig
+    data: str
+    manifest: Manifest
+    labels: Mapping[str, int] | None
+    places: Places
+    precision: str
+    cluster: Cluster
+    strategy: tf.distribute.Strategy
+    cache: str = "auto"
+    quiet: bool = False
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FoldResult:
-    """What training one fold gave.
-
-    Attributes:
-      fold: the fold held out.
-      best_epoch: from 1; its weights are in best.keras.
-      epochs: trained until the early stop or the end.
-      val_auc: of the best epoch.
-      step_seconds: median over epochs, the first (tracing) left out where there are more.
-      held_out: predictions for the fold.
-    """
-
-    fold: int
-    best_epoch: int
-    epochs: int
-    val_auc: float
-    step_seconds: float
-    held_out: HeldOut
+    @property
+    def request(self) -> str:
+        """Tells this run's states from another's."""
+        text = json.dumps(
+            [self.config.to_json(), self.manifest.dataset_fingerprint, self.precision],
+            sort_keys=True,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def resolve_precision(precision: str) -> str:
@@ -88,173 +108,271 @@ def resolve_precision(precision: str) -> str:
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
 
 
-def train_fold(
-    config: TrainConfig,
-    *,
-    data: Path,
-    manifest: Manifest,
-    fold: int,
-    labels: Mapping[str, int] | None,
-    run_directory: Path,
-    precision: str,
-) -> FoldResult:
+def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
+    """Makes this process ready: devices that take part, operations that repeat themselves.
+
+    On a CPU every operation is made deterministic, so that a run that was killed ends as one that
+    was not. On a GPU that costs speed; there a restart goes on, but not bit for bit.
+    """
+    strategy = make_strategy(cluster)
+    keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+    return strategy
+
+
+def member_name(config: TrainConfig, fold: int, seed: int) -> str:
+    """The directory of a member within its run."""
+    return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
+
+
+def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult:
     """Trains one network on all folds but one, and predicts that one with its best epoch.
 
+    Goes on where an earlier start was stopped; a fold that is done is read, not trained.
+
     Args:
-      config: resolved (its modalities are named).
-      data: the dataset's directory.
-      manifest: the dataset's.
+      setting: what all folds share.
       fold: held out.
-      labels: replaces the records' labels (label permutation).
-      run_directory: takes fold-K/ and logs/fold-K/.
-      precision: a policy, not "auto".
+      seed: of this member.
 
     Raises:
       ContractError: shards or records are not what the manifest says.
       FloatingPointError: training diverged.
     """
-    assert config.modalities is not None
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(precision)
-    others = [other for other in range(manifest.folds) if other != fold]
-    train, held_out = (
-        open_records(data, manifest, folds, modalities=config.modalities, labels=labels)
-        for folds in (others, [fold])
-    )
-    model = build_model(
-        config.model, manifest.schema.shape, len(config.modalities), manifest.schema.dtype
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(
-            keras.optimizers.schedules.ExponentialDecay(
-                config.optimizer.learning_rate,
-                config.optimizer.decay_steps,
-                config.optimizer.decay_rate,
-                staircase=True,
-            )
-        ),
-        loss=keras.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile="auto" if tf.config.list_physical_devices("GPU") else False,
-    )
-    known = labels or labels_of(manifest)
-    expected = {name: known[name] for name, _, own in manifest.patients if own == fold}
-    validate = _Validate(
-        config=config,
-        fold=fold,
-        held_out=held_out,
-        expected=expected,
-        steps=train.steps(config.batch_size),
-        directory=run_directory / f"fold-{fold}",
-        logs=run_directory / "logs" / f"fold-{fold}",
-    )
+    name = member_name(setting.config, fold, seed)
+    done = FoldResult.load(setting.places.run / name)
+    if done is not None:
+        return done
+    training = _Training(setting, fold=fold, seed=seed, name=name)
     try:
-        model.fit(
-            train.training_batches(
-                batch_size=config.batch_size, seed=config.seed, epochs=config.epochs
-            ),
-            epochs=config.epochs,
-            steps_per_epoch=train.steps(config.batch_size),
-            callbacks=[validate],
-            shuffle=False,
-            verbose=0,
-        )
-        best = keras.saving.load_model(validate.directory / "best.keras", compile=False)
-        patient_ids, truth, logits = predict(
-            inference(best), held_out, batch_size=config.batch_size
-        )
+        return training.run()
     except tf.errors.OpError as error:
-        refusal = contract_error(error, directory=data, manifest=manifest)
+        refusal = contract_error(error, data=setting.data, manifest=setting.manifest)
         if refusal is not None:
             raise refusal from error
         raise
     finally:
-        validate.close()
-    return FoldResult(
-        fold=fold,
-        best_epoch=validate.best_epoch,
-        epochs=len(validate.step_seconds),
-        val_auc=auc(truth, logits),
-        step_seconds=statistics.median(validate.step_seconds[1:] or validate.step_seconds),
-        held_out=HeldOut(
-            patient_ids=patient_ids,
-            labels=truth,
-            logits=logits,
-            last_logits=validate.last_logits,
-        ),
-    )
+        training.close()
 
 
-def inference(model: keras.Model) -> Any:
-    """The model as a graph function, stored volumes → logits (batch, 1); weights stay live.
+class _Training:
+    """One fold, from its first epoch, or the first that is missing, to its result."""
 
-    One trace serves every batch size, unlike `predict_on_batch`; less overhead than `predict`.
-    """
-    signature = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)]
-    return tf.function(lambda volume: model(volume, training=False), input_signature=signature)
-
-
-def predict(
-    infer: Any, records: Records, *, batch_size: int
-) -> tuple[tuple[str, ...], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Patient ids, labels (-1: none) and logits of every record, in shard order."""
-    ids: list[str] = []
-    labels, logits = [], []
-    for batch in records.evaluation_batches(batch_size=batch_size):
-        ids += [patient_id.decode() for patient_id in batch["patient_id"].numpy()]
-        labels.append(batch["label"].numpy())
-        logits.append(infer(batch["volume"]).numpy().astype(np.float64)[:, 0])
-    return tuple(ids), np.concatenate(labels), np.concatenate(logits)
-
-
-class _Validate(keras.callbacks.Callback):
-    """After each epoch: predicts the held-out fold, keeps the best epoch, logs, stops early.
-
-    Better is a greater AUC; of equal AUCs, which small folds have often, the lesser log loss.
-    """
-
-    def __init__(
-        self,
-        *,
-        config: TrainConfig,
-        fold: int,
-        held_out: Records,
-        expected: Mapping[str, int],
-        steps: int,
-        directory: Path,
-        logs: Path,
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.fold = fold
-        self.held_out = held_out
-        self.expected = expected
-        self.steps = steps
-        self.directory = directory
-        self.best: tuple[float, float] = (-math.inf, -math.inf)
-        self.best_epoch = 0
-        self.last_logits = np.empty(0)
-        self.step_seconds: list[float] = []
-        self.started = 0.0
-        directory.mkdir(parents=True, exist_ok=True)
-        self.history_file = (directory / "history.csv").open("w", newline="", encoding="utf-8")
-        self.history = csv.DictWriter(self.history_file, HISTORY_COLUMNS)
-        self.history.writeheader()
-        self.summaries = tf.summary.create_file_writer(str(logs))
+    def __init__(self, setting: Setting, *, fold: int, seed: int, name: str) -> None:
+        config = setting.config
+        assert config.modalities is not None
+        self.setting, self.config, self.fold, self.seed, self.name = (
+            setting,
+            config,
+            fold,
+            seed,
+            name,
+        )
+        self.writes = setting.cluster.is_chief
+        self.directory = setting.places.run / name
+        self.state_directory = setting.places.checkpoints / name
+        if self.writes:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.state_directory.mkdir(parents=True, exist_ok=True)
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        keras.config.set_dtype_policy(setting.precision)
+        manifest = setting.manifest
+        others = [other for other in range(manifest.folds) if other != fold]
+        self.train, self.held_out = (
+            open_records(
+                setting.data,
+                manifest,
+                folds,
+                modalities=config.modalities,
+                labels=setting.labels,
+                cache=setting.cache,
+            )
+            for folds in (others, [fold])
+        )
+        known = setting.labels or labels_of(manifest)
+        self.learnt = {n: known[n] for n, _, own in manifest.patients if own in others}
+        self.expected = {n: known[n] for n, _, own in manifest.patients if own == fold}
+        self.hosts = len(setting.cluster.workers)
+        self.steps = self.train.steps(config.batch_size, parts=self.hosts)
+        self.trainee = Trainee(
+            config,
+            Recipe(
+                schema=manifest.schema,
+                voxel_mm=_voxel_mm(manifest),
+                precision=setting.precision,
+                steps_per_epoch=self.steps,
+                weights=class_weights(
+                    config.class_weights, sum(self.learnt.values()) / len(self.learnt)
+                ),
+                seed=seed,
+            ),
+            strategy=setting.strategy,
+            cluster=setting.cluster,
+        )
+        self.infer = inference(self.trainee.evaluated)
+        self.progress = Progress()
+        self.summaries: Any = None
 
     def close(self) -> None:
-        self.history_file.close()
-        self.summaries.close()
+        if self.summaries is not None:
+            self.summaries.close()
+        self.train.close()
+        self.held_out.close()
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.infer = inference(self.model)
+    def run(self) -> FoldResult:
+        """Trains what is missing, then predicts."""
+        self._resume()
+        started, before = time.perf_counter(), self.progress.seconds
+        limits = {"epochs": self.config.epochs, "patience": self.config.patience}
+        if not self.progress.stopped(**limits):
+            if self.writes:
+                self.summaries = tf.summary.create_file_writer(
+                    str(self.setting.places.logs / self.name)
+                )
+            batches = iter(
+                self.train.training_batches(
+                    batch_size=self.config.batch_size,
+                    seed=self.seed,
+                    epochs=self.config.epochs,
+                    first_epoch=self.progress.epoch,
+                    part=(self.setting.cluster.index, self.hosts),
+                )
+            )
+            while not self.progress.stopped(**limits):
+                learning = self._learn(batches)
+                self.progress.seconds = before + time.perf_counter() - started
+                self._validate(learning)
+        return self._result()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.started = time.perf_counter()
+    def _resume(self) -> None:
+        """Takes up the chief's state on every host."""
+        if self.writes:
+            found = load_state(self.state_directory, request=self.setting.request)
+            if found is not None:
+                self.progress, arrays = found
+                try:
+                    self.trainee.restore(arrays)
+                except ValueError as error:
+                    raise ContractError(
+                        f"{self.state_directory / STATE_NAME}: {error}; "
+                        "--overwrite starts the run over"
+                    ) from error
+                self._say(f"{self.name}  goes on after epoch {self.progress.epoch}")
+            settle_best(self.directory, self.progress.best_epoch)
+            self._write_history()
+        if self.hosts > 1:
+            self.trainee.share_state()
+            self._share_progress()
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        number, loss = epoch + 1, float((logs or {})["loss"])
-        self.step_seconds.append((time.perf_counter() - self.started) / self.steps)
+    def _learn(self, batches: Iterator[Mapping[str, tf.Tensor]]) -> dict[str, Any]:
+        """One pass over the training patients; what it cost and how it went."""
+        epoch, count = self.progress.epoch, self.train.count
+        batch_size = self.config.batch_size
+        total, learnt, waited = 0.0, 0, 0.0
+        seen: set[str] = set()
+        pending: tuple[tf.Tensor, Any, int] | None = None
+        started = time.perf_counter()
+        bar = moving(f"{self.name}  epoch {epoch + 1}", self.steps, shown=not self._silent)
+        with bar as advance:
+            for number in range(self.steps):
+                asked = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - asked
+                rows = min(batch_size, count - number * batch_size)
+                if epoch == 0 and number == 0 and self.writes:
+                    self._picture(batch)
+                loss = self.trainee.step(batch, epoch * self.steps + number, rows)
+                # The step before is asked for only now: a GPU is never waited for in between.
+                if pending is not None:
+                    total += self._loss_of(*pending)
+                pending, learnt = (loss, batch["patient_id"], rows), learnt + rows
+                if self.progress.epoch == 0:
+                    seen.update(name.decode() for name in batch["patient_id"].numpy())
+                advance()
+            assert pending is not None
+            total += self._loss_of(*pending)
+        seconds = time.perf_counter() - started
+        if epoch == 0 and self.hosts == 1 and seen != self.learnt.keys():
+            odd = sorted(seen ^ self.learnt.keys())
+            raise ContractError(
+                f"training folds: records and manifest differ in patients: {', '.join(odd[:5])}"
+            )
+        return {
+            "epoch": epoch + 1,
+            "loss": total / learnt,
+            "learning_rate": float(self.trainee.optimizer.learning_rate),
+            "step_seconds": seconds / self.steps,
+            "input_wait": waited / seconds,
+        }
+
+    def _loss_of(self, loss: tf.Tensor, patient_ids: Any, rows: int) -> float:
+        """The summed loss of a step's patients.
+
+        Raises:
+          FloatingPointError: it is not a number; its patients are named.
+        """
+        value = float(loss.numpy())
+        if not math.isfinite(value):
+            names = ", ".join(sorted(name.decode() for name in patient_ids.numpy()))
+            raise FloatingPointError(
+                f"{self.name}, epoch {self.progress.epoch + 1}: the loss is {value} "
+                f"on the batch of patients {names}; {self._advice()}"
+            )
+        return value * rows
+
+    def _validate(self, learning: dict[str, Any]) -> None:
+        """Predicts the held-out fold, keeps the best epoch, logs, saves.
+
+        Better is a greater AUC; of equal AUCs, which small folds have often, the lesser log loss.
+        """
+        started, progress = time.perf_counter(), self.progress
+        number = learning["epoch"]
+        network = self.trainee.settle()
+        if self.writes:
+            truth, logits = self._predict_held_out()
+            if not np.isfinite(logits).all():
+                raise FloatingPointError(
+                    f"{self.name}, epoch {number}: not every prediction is finite; {self._advice()}"
+                )
+            val_auc, val_loss = auc(truth, logits), log_loss(truth, logits)
+            is_best = (val_auc, -val_loss) > progress.best
+            if is_best:
+                keep_best(self.directory, network, number)
+                progress.best, progress.best_epoch = (val_auc, -val_loss), number
+            progress.epoch = number
+            row = {**learning, "val_loss": val_loss, "val_auc": val_auc, "best": int(is_best)}
+            training_seconds = learning["step_seconds"] * self.steps
+            row["epoch_seconds"] = training_seconds + time.perf_counter() - started
+            progress.history.append({name: row[name] for name in HISTORY_COLUMNS})
+            progress.seconds += time.perf_counter() - started
+            save_state(
+                self.state_directory,
+                progress,
+                self.trainee.state(),
+                request=self.setting.request,
+            )
+            settle_best(self.directory, progress.best_epoch)
+            self._write_history()
+            self._log(row)
+        else:
+            progress.epoch = number
+        if self.hosts > 1:
+            self._share_progress()
+
+    def _share_progress(self) -> None:
+        """The chief alone validates: the others learn from it how far it is and when to stop."""
+        told = np.array([self.progress.epoch, self.progress.best_epoch])
+        epoch, best_epoch = self.trainee.from_chief(told).tolist()
+        self.progress.epoch, self.progress.best_epoch = epoch, best_epoch
+
+    def _predict_held_out(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Labels and logits of the held-out fold.
+
+        Raises:
+          ContractError: its records are not the manifest's patients.
+        """
         ids, truth, logits = predict(self.infer, self.held_out, batch_size=self.config.batch_size)
         found = dict(zip(ids, truth.tolist(), strict=True))
         if found != self.expected or len(found) != len(ids):
@@ -263,47 +381,105 @@ class _Validate(keras.callbacks.Callback):
                 f"fold {self.fold}: records and manifest differ in patients or labels: "
                 f"{', '.join(odd[:5]) or 'a patient stands twice'}"
             )
-        if not (math.isfinite(loss) and np.isfinite(logits).all()):
-            raise FloatingPointError(
-                f"fold {self.fold}, epoch {number}: loss {loss}, not every prediction is finite; "
-                f"try a lower --learning_rate than {self.config.optimizer.learning_rate:g}"
+        self.ids = ids
+        return truth, logits
+
+    def _result(self) -> FoldResult:
+        """Predicts with the last epoch's network and with the best, both read back."""
+        progress = self.progress
+        network = self.trainee.settle()
+        if not self.writes:
+            nobody = np.empty(0)
+            held_out = HeldOut(
+                patient_ids=(), labels=nobody.astype(np.int64), logits=nobody, last_logits=nobody
             )
-        self.last_logits = logits
-        val_auc, val_loss = auc(truth, logits), log_loss(truth, logits)
-        is_best = (val_auc, -val_loss) > self.best
-        self._save("last.keras", is_best=is_best)
-        if is_best:
-            self.best, self.best_epoch = (val_auc, -val_loss), number
-        elif number - self.best_epoch >= self.config.patience:
-            self.model.stop_training = True
-        row = {
-            "epoch": number,
-            "loss": loss,
-            "val_loss": val_loss,
-            "val_auc": val_auc,
-            "best": int(is_best),
-            "learning_rate": float(self.model.optimizer.learning_rate),
-            "step_seconds": self.step_seconds[-1],
-            "epoch_seconds": time.perf_counter() - self.started,
-        }
-        self.history.writerow(row)
-        self.history_file.flush()
-        with self.summaries.as_default():
-            for name in ("loss", "val_loss", "val_auc", "learning_rate", "step_seconds"):
-                tf.summary.scalar(name, row[name], step=number)
-        print(
-            f"fold {self.fold}  epoch {number:>{len(str(self.config.epochs))}}/"
-            f"{self.config.epochs}  loss {loss:.4f}  val_loss {val_loss:.4f}  "
-            f"val_auc {val_auc:.4f}{'*' if is_best else ' '}  {row['epoch_seconds']:.1f} s",
-            flush=True,
+            return self._told(held_out, val_auc=math.nan)
+        temporary = self.directory / ".last.keras"
+        network.save(temporary)
+        temporary.replace(self.directory / "last.keras")
+        _, last_logits = self._predict_held_out()
+        best = keras.saving.load_model(self.directory / BEST_NAME, compile=False)
+        ids, truth, logits = predict(
+            inference(best), self.held_out, batch_size=self.config.batch_size
+        )
+        result = self._told(
+            HeldOut(patient_ids=ids, labels=truth, logits=logits, last_logits=last_logits),
+            val_auc=auc(truth, logits),
+        )
+        assert progress.best_epoch
+        result.save(self.directory)
+        (self.state_directory / STATE_NAME).unlink(missing_ok=True)  # it is of no more use
+        return result
+
+    def _told(self, held_out: HeldOut, *, val_auc: float) -> FoldResult:
+        rows = self.progress.history[1:] or self.progress.history
+        return FoldResult(
+            fold=self.fold,
+            seed=self.seed,
+            path=f"{self.name}/{BEST_NAME}",
+            best_epoch=self.progress.best_epoch,
+            epochs=self.progress.epoch,
+            val_auc=val_auc,
+            step_seconds=statistics.median(row["step_seconds"] for row in rows) if rows else 0.0,
+            input_wait=statistics.median(row["input_wait"] for row in rows) if rows else 0.0,
+            seconds=self.progress.seconds,
+            held_out=held_out,
         )
 
-    def _save(self, name: str, *, is_best: bool) -> None:
-        """Writes the model whole or not at all; the best is a copy of the last."""
-        temporary = self.directory / f".{name}"  # Keras wants the suffix
-        self.model.save(temporary)
-        if is_best:
-            copy = self.directory / ".best.keras"
-            shutil.copyfile(temporary, copy)
-            copy.replace(self.directory / "best.keras")
-        temporary.replace(self.directory / name)
+    def _write_history(self) -> None:
+        """history.csv anew: it says what the state says, whatever was lost in between."""
+        temporary = self.directory / ".history.csv"
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.progress.history)
+        temporary.replace(self.directory / "history.csv")
+
+    def _log(self, row: Mapping[str, Any]) -> None:
+        with self.summaries.as_default():
+            for name in HISTORY_COLUMNS[1:]:
+                if name != "best":
+                    tf.summary.scalar(name, row[name], step=row["epoch"])
+        self.summaries.flush()
+        epochs = self.config.epochs
+        self._say(
+            f"{self.name}  epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
+            f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
+            f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
+            f"{row['epoch_seconds']:.1f} s"
+        )
+
+    def _picture(self, batch: Mapping[str, tf.Tensor]) -> None:
+        """Middle slices of a few training patients, channels side by side: stored, augmented."""
+        volume, label = batch["volume"][:_PICTURED], batch["label"][:_PICTURED]
+        stored = tf.cast(volume, tf.float32)
+        top = tf.maximum(tf.reduce_max(stored), 1e-6)
+        changed = self.trainee.augmented(volume, label, 0)
+        with self.summaries.as_default():
+            for name, volumes in (("stored", stored), ("augmented", changed)):
+                middle = volumes[:, :, :, volumes.shape[3] // 2]
+                pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
+                tf.summary.image(name, pictures, step=0, max_outputs=_PICTURED)
+
+    def _advice(self) -> str:
+        rate = self.config.optimizer.learning_rate
+        return f"try a lower --learning_rate than {rate:g}"
+
+    @property
+    def _silent(self) -> bool:
+        return self.setting.quiet or not self.writes
+
+    def _say(self, line: str) -> None:
+        if not self._silent:
+            print(line, flush=True)
+
+
+def _voxel_mm(manifest: Manifest) -> tuple[float, float, float]:
+    """Size of a voxel along (row, column, slice), from the recipe; cubes of 1 mm without one."""
+    fov = manifest.spec.get("fov_mm")
+    if not fov:
+        return (1.0, 1.0, 1.0)
+    row, column, slice_ = (
+        float(extent) / n for extent, n in zip(fov, manifest.schema.shape, strict=True)
+    )
+    return row, column, slice_

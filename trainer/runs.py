@@ -4,19 +4,26 @@ run/
   config.json            what was asked, of which dataset; written first
   run.json               the contract below; written last
   oof_predictions.csv    patient_id, label, fold, seed, logit, probability: out of fold only
+  report.html            what they are worth, for people; metrics.json is the same in numbers
   fold-0/best.keras      the member: weights of the epoch with the best validation AUC
-  fold-0/last.keras      the last epoch, with the optimizer's state
+  fold-0/last.keras      the last epoch's
   fold-0/history.csv     one row an epoch
-  logs/fold-0/           TensorBoard scalars
+  fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
+  fold-0/state.npz       what a restart goes on from; gone when the fold is done
+  logs/fold-0/           TensorBoard scalars and pictures
+
+With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +38,7 @@ FORMAT = "voxelbeam-run"
 RUN_NAME = "run.json"
 CONFIG_FORMAT = "voxelbeam-run-config"
 CONFIG_NAME = "config.json"
+LOCK_NAME = ".lock"
 OOF_NAME = "oof_predictions.csv"
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
 
@@ -38,7 +46,7 @@ OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("config", "schema", "spec", "metrics", "versions"), dict),
     **dict.fromkeys(("dataset_fingerprint", "model", "precision"), str),
-    **dict.fromkeys(("prevalence", "wall_seconds", "step_seconds"), float),
+    **dict.fromkeys(("prevalence", "wall_seconds", "step_seconds", "input_wait"), float),
     "modalities": list,
 }
 _MEMBER_KINDS: dict[str, type] = {
@@ -84,8 +92,9 @@ class Run:
       metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
       precision: the policy it was trained under ("float32", ...), never "auto".
       versions: of the libraries that trained it.
-      wall_seconds: from first batch to last prediction.
+      wall_seconds: from first batch to last prediction, over all starts.
       step_seconds: median over epochs of the time an optimizer step took.
+      input_wait: share of the training time that was spent waiting for a batch.
     """
 
     directory: Path
@@ -102,6 +111,7 @@ class Run:
     versions: Mapping[str, str]
     wall_seconds: float
     step_seconds: float
+    input_wait: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The object that run.json holds."""
@@ -188,7 +198,7 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
     """Takes a directory for a run and writes config.json, or finds the same run finished there.
 
     Args:
-      directory: made when it does not exist; an unfinished run of the same request starts over.
+      directory: made when it does not exist; an unfinished run of the same request is gone on with.
       request: what the run is asked for (configuration, dataset fingerprint), as JSON.
       overwrite: replace whatever run lies there.
 
@@ -200,7 +210,7 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
       ContractError: it holds a run of another request; the message names each differing value.
     """
     file = directory / CONFIG_NAME
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or any(_entries(directory))):
         if not file.is_file() or (found := read_json(file)).pop("format", None) != CONFIG_FORMAT:
             raise UsageError(f"{directory}: not empty and not a run; choose another --output_dir")
         here, asked = _flat(found), _flat(request)
@@ -215,15 +225,40 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
                     f"{directory} holds another run ({'; '.join(differing)}); "
                     "--overwrite replaces it"
                 )
-            if (directory / RUN_NAME).is_file():
-                return True
+            return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
-        (directory / OOF_NAME).unlink(missing_ok=True)
+        for name in (OOF_NAME, "report.html", "metrics.json"):
+            (directory / name).unlink(missing_ok=True)
         for folder in (*directory.glob("fold-*"), directory / "logs"):
             shutil.rmtree(folder, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     write_json(file, {**request, "format": CONFIG_FORMAT})
     return False
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps a run's directory to one process; the kernel ends the lock with it.
+
+    Raises:
+      ContractError: another process trains there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_NAME).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ContractError(f"{directory}: another process trains this run") from error
+        yield
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    """What lies in a directory, but the lock and what a kill left of a file half written."""
+    return (
+        file
+        for file in directory.iterdir()
+        if file.name != LOCK_NAME and not file.name.startswith(f".{CONFIG_NAME}.")
+    )
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

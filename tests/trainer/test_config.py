@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from beam_jobs.core.cli import UsageError
-from trainer.config import OptimizerConfig, TrainConfig
+from trainer.augment_config import AugmentConfig
+from trainer.config import OptimizerConfig, TrainConfig, merged
+from trainer.network_config import NetworkConfig
 
 
 def test_config_comes_back_from_its_json() -> None:
     config = TrainConfig(
-        fold=2, modalities=("T2w", "FLAIR"), optimizer=OptimizerConfig(learning_rate=1e-3)
+        fold=2,
+        repeats=3,
+        network=NetworkConfig(name="resnet10", width=0.5),
+        modalities=("T2w", "FLAIR"),
+        augment=AugmentConfig.named("strong"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.99),
     )
-    assert TrainConfig.from_json(config.to_json()) == config
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_settings_in_parts_keep_the_defaults_of_the_rest() -> None:
+    found = TrainConfig.from_json(
+        {"network": "resnet18", "augment": "light", "optimizer": {"schedule": "cosine"}}
+    )
+    assert found.network == NetworkConfig(name="resnet18")
+    assert found.augment == AugmentConfig.named("light")
+    assert found.optimizer == OptimizerConfig(schedule="cosine")
+    assert found.epochs == TrainConfig().epochs
+    partly = TrainConfig.from_json({"augment": {"noise": 0.1}})
+    assert partly.augment == AugmentConfig(noise=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"learning_rate": 1}, {"optimizer": {"rate": 1}}, {"optimizer": 3}, {"network": 5}],
+)
+def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="setting"):
+        TrainConfig.from_json(settings)
+
+
+def test_merging_keeps_what_is_not_named() -> None:
+    base = {"epochs": 3, "optimizer": {"learning_rate": 1.0, "ema": 0.5}}
+    over = {"optimizer": {"ema": None}, "seed": 4}
+    assert merged(base, over) == {
+        "epochs": 3,
+        "optimizer": {"learning_rate": 1.0, "ema": None},
+        "seed": 4,
+    }
+    assert base["optimizer"] == {"learning_rate": 1.0, "ema": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +65,11 @@ def test_config_comes_back_from_its_json() -> None:
         ({"fold": -1}, "--fold"),
         ({"seed": -1}, "--seed"),
         ({"precision": "half"}, "mixed_bfloat16"),
-        ({"model": "resnet99"}, "seed_cnn"),
+        ({"xla": "maybe"}, "--xla"),
+        ({"repeats": 0}, "--repeats"),
+        ({"seed": 2**31 - 1, "repeats": 2}, "--seed"),
+        ({"label_smoothing": 1.0}, "--label_smoothing"),
+        ({"class_weights": "equal"}, "none, balanced"),
         ({"modalities": ("T1w", "T1w")}, "T1w"),
         ({"modalities": ()}, "--modalities"),
     ],

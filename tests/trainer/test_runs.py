@@ -100,17 +100,25 @@ def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) ->
     assert json.loads((tmp_path / "config.json").read_text())["dataset_fingerprint"] == "b"
 
 
-def test_a_finished_run_is_kept_and_an_unfinished_one_starts_over(tmp_path: Path) -> None:
+def test_runs_are_kept_finished_or_not_until_they_are_replaced(tmp_path: Path) -> None:
     claim(tmp_path, REQUEST, overwrite=False)
     left = tmp_path / "fold-0" / "best.keras"
     left.parent.mkdir()
     left.touch()
     assert claim(tmp_path, REQUEST, overwrite=False) is False
-    assert not left.exists()
+    assert left.exists()
+    (tmp_path / ".lock").touch()
     _run(tmp_path).save()
     assert claim(tmp_path, REQUEST, overwrite=False) is True
     assert claim(tmp_path, REQUEST, overwrite=True) is False
     assert not (tmp_path / "run.json").exists()
+    assert not left.exists()
+
+
+def test_what_a_kill_leaves_before_the_first_file_is_no_foreign_directory(tmp_path: Path) -> None:
+    for name in (".lock", ".config.json.123"):
+        (tmp_path / name).touch()
+    assert claim(tmp_path, REQUEST, overwrite=False) is False
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

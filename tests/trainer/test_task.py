@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from beam_jobs.core.cli import CommandError, UsageError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
+from trainer.evaluate import auc
 from trainer.runs import OOF_COLUMNS, Run
 from trainer.task import main
 
@@ -85,11 +88,13 @@ def test_the_kept_epoch_is_the_best_of_the_history(trained: Trained) -> None:
         best = max(history, key=lambda row: (float(row["val_auc"]), -float(row["val_loss"])))
         assert member.best_epoch == int(best["epoch"])
         assert member.val_auc == float(best["val_auc"])
-        assert any(f"fold {member.fold}" in line and "*" in line for line in trained.printed)
+        assert any(
+            line.startswith(f"fold-{member.fold} ") and "*" in line for line in trained.printed
+        )
 
 
 def test_a_member_read_back_repeats_its_out_of_fold_predictions(trained: Trained) -> None:
-    from trainer.fit import inference, predict
+    from trainer.inference import inference, predict
     from trainer.input_pipeline import open_records
 
     manifest = Manifest.loads((trained.data / MANIFEST_NAME).read_text())
@@ -129,6 +134,53 @@ def test_a_run_of_another_dataset_is_refused(trained: Trained, tmp_path: Path) -
     argv = [str(tmp_path) if part == str(trained.data) else part for part in trained.argv]
     with pytest.raises(ContractError, match=r"dataset_fingerprint: .* there, .* asked"):
         main(argv)
+
+
+def test_repeats_give_every_patient_a_row_a_seed_and_one_score(
+    dataset: Path, tmp_path: Path
+) -> None:
+    options = ("--fold", "1", "--epochs", "1", "--repeats", "2", "--seed", "4", "--width", "0.25")
+    assert main(_train(dataset, tmp_path, *options)) == 0
+    finished, rows = Run.load(tmp_path), _oof(tmp_path)
+    assert [(member.fold, member.seed) for member in finished.members] == [(1, 4), (1, 5)]
+    assert all((tmp_path / member.path).is_file() for member in finished.members)
+    logits: dict[str, list[float]] = {}
+    for row in rows:
+        logits.setdefault(row["patient_id"], []).append(float(row["logit"]))
+    assert {len(values) for values in logits.values()} == {2}
+    assert len({tuple(values) for values in logits.values()}) > 1
+    labels = {row["patient_id"]: int(row["label"]) for row in rows}
+    mean = [float(np.mean(logits[name])) for name in labels]
+    assert finished.metrics["n"] == len(logits) == 32
+    assert finished.metrics["auc"] == auc(list(labels.values()), mean)
+    assert [seed["seed"] for seed in finished.metrics["seeds"]] == [4, 5]
+
+
+def test_settings_come_from_a_file_and_flags_win(dataset: Path, tmp_path: Path) -> None:
+    file = tmp_path / "hyperparameters.json"
+    settings = {
+        "epochs": 1,
+        "batch_size": 16,
+        "network": {"name": "seed_cnn", "width": 0.25},
+        "optimizer": {"learning_rate": 0.5, "schedule": "constant"},
+    }
+    file.write_text(json.dumps(settings))
+    options = ("--fold", "0", "--hyperparameters", str(file))
+    assert main(_train(dataset, tmp_path / "run", *options)) == 0
+    config = Run.load(tmp_path / "run").config
+    assert (config["epochs"], config["network"]["width"]) == (1, 0.25)
+    assert config["optimizer"]["schedule"] == "constant"
+    assert (config["batch_size"], config["optimizer"]["learning_rate"]) == (8, 1e-3)  # flags'
+
+
+def test_tensorboard_gets_scalars_and_slices_of_training_volumes(trained: Trained) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(trained.directory / "logs" / "fold-0"), {"tensors": 0})
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {"loss", "val_auc", "learning_rate", "input_wait", "stored", "augmented"} <= tags
+    assert [event.step for event in events.Tensors("val_auc")] == [1, 2, 3, 4]
 
 
 def test_permuted_labels_teach_nothing(tmp_path: Path) -> None:
@@ -203,8 +255,8 @@ def test_a_shard_damaged_since_is_named(tmp_path: Path, fold: int) -> None:
     shard.write_bytes(bytes(damaged))
     with pytest.raises(ContractError) as caught:
         main(_train(data, tmp_path / "run", "--fold", str(fold), "--epochs", "1"))
-    assert "corrupted record at " in str(caught.value)
-    assert str(caught.value).endswith(f"not what the manifest says: {shard}")
+    assert str(shard) in str(caught.value)
+    assert f"the manifest says {manifest.shards[1].sha256}" in str(caught.value)
 
 
 def test_a_manifest_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
@@ -229,10 +281,15 @@ def test_records_with_other_labels_than_the_manifest_are_refused(tmp_path: Path)
         main(_train(data, tmp_path / "run", "--fold", "0", "--epochs", "1"))
 
 
-def test_a_diverging_run_fails_in_one_line(dataset: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_names_the_patients_it_met_that_in(dataset: Path, tmp_path: Path) -> None:
     options = ("--fold", "0", "--epochs", "2", "--learning_rate", "1e38")
-    with pytest.raises(CommandError, match="lower --learning_rate"):
+    with pytest.raises(CommandError, match="lower --learning_rate") as caught:
         main(_train(dataset, tmp_path / "run", *options))
+    manifest = Manifest.loads((dataset / MANIFEST_NAME).read_text())
+    trained_on = {name for name, _, fold in manifest.patients if fold == 1}
+    named = re.search(r"patients ([^;]*);", str(caught.value))
+    assert named is not None
+    assert set(named[1].split(", ")) < trained_on
     with pytest.raises(ContractError, match="did not finish"):
         Run.load(tmp_path / "run")
 

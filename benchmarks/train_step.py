@@ -1,0 +1,205 @@
+"""What the input costs a training step, per network and precision, and what precision gives.
+
+A step on batches that come from shards, as in training, against the same step on one batch that is
+there already. Both take turns in blocks within one process, so that a machine that slows down does
+so for both; each block is one time a step, and the ratio is the median over pairs of blocks.
+
+Limit: real input costs at most 1.05 times the constant batch. Exit code 1: it was missed.
+
+On a CPU mixed_float16 is emulated and slow: it is measured where a GPU is, or asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from beam_jobs.core.cli import LIST, items
+from beam_jobs.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardPatient,
+    fingerprint,
+)
+from beam_jobs.core.record import PreparedCase, RecordSchema
+from trainer.config import PRECISIONS, TrainConfig
+from trainer.environment import Cluster
+from trainer.network_config import MODELS
+
+LIMIT = 1.05
+# One of each family; --networks takes others.
+NETWORKS = ("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn")
+
+
+class Measured(NamedTuple):
+    """Seconds a step, and how they compare."""
+
+    constant: float
+    real: float
+    ratio: float
+
+
+def write_records(directory: Path, shape: tuple[int, int, int], patients: int) -> Manifest:
+    """A dataset of noise: one shard, one channel, uint8."""
+    import hashlib
+
+    from beam_jobs.tfrecord import encode_case, write_record
+
+    spec = {"shape": list(shape), "modalities": ["T1w"], "dtype": "uint8"}
+    schema = RecordSchema(
+        modalities=("T1w",), shape=shape, dtype="uint8", spec_fingerprint=fingerprint(spec)
+    )
+    rng = np.random.default_rng(0)
+    entries = []
+    for fold in range(2):
+        name = f"fold-{fold}-00000-of-00001.tfrecord"
+        mine = []
+        with (directory / name).open("wb") as stream:
+            for number in range(patients):
+                case = PreparedCase(
+                    patient_id=f"{fold}-{number:04d}",
+                    volume=rng.integers(0, 256, schema.volume_shape).astype(np.uint8),
+                    affine=np.eye(4),
+                    present=(True,),
+                    label=number % 2,
+                    fold=fold,
+                )
+                write_record(stream, encode_case(case, schema))
+                mine.append(ShardPatient(patient_id=case.patient_id, label=number % 2))
+        content = (directory / name).read_bytes()
+        entries.append(
+            ShardEntry(
+                name=name,
+                fold=fold,
+                bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                patients=tuple(mine),
+            )
+        )
+    manifest = Manifest(
+        schema=schema,
+        spec=spec,
+        folds=2,
+        seed=0,
+        id_policy="keep",
+        counts={},
+        shards=tuple(entries),
+    )
+    (directory / MANIFEST_NAME).write_text(manifest.dumps())
+    return manifest
+
+
+def measure(
+    data: Path, manifest: Manifest, network: str, precision: str, args: argparse.Namespace
+) -> Measured:
+    """Takes turns between the two inputs."""
+    import keras
+    import tensorflow as tf
+
+    from trainer.input_pipeline import open_records
+    from trainer.step import Recipe, Trainee
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(precision)
+    config = TrainConfig.from_json(
+        {"network": network, "modalities": ["T1w"], "batch_size": args.batch_size}
+    )
+    recipe = Recipe(manifest.schema, (1.0, 1.0, 1.0), precision, 100, (1.0, 1.0), 0)
+    trainee = Trainee(config, recipe, strategy=tf.distribute.get_strategy(), cluster=Cluster())
+    records = open_records(str(data), manifest, [0, 1], modalities=("T1w",), cache="none")
+    batches: Iterator[Any] = iter(
+        records.training_batches(batch_size=args.batch_size, seed=0, epochs=10_000)
+    )
+    constant = next(batches)
+    number = 0
+
+    def block(real: bool) -> float:
+        """Seconds a step; the loss of the last one is waited for."""
+        nonlocal number
+        started = time.perf_counter()
+        for _ in range(args.steps):
+            batch = next(batches) if real else constant
+            loss = trainee.step(batch, number, args.batch_size)
+            number += 1
+        float(loss)
+        return (time.perf_counter() - started) / args.steps
+
+    block(True)  # makes the graph, fills the prefetch
+    pairs = []
+    for turn in range(args.rounds):
+        first = bool(turn % 2)
+        times = {first: block(first), not first: block(not first)}
+        pairs.append((times[False], times[True]))
+    return Measured(
+        statistics.median(constant for constant, _ in pairs),
+        statistics.median(real for _, real in pairs),
+        statistics.median(real / constant for constant, real in pairs),
+    )
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--networks", default=list(NETWORKS), **LIST)
+    parser.add_argument("--precisions", default=None, **LIST)
+    parser.add_argument("--shape", type=int, nargs=3, default=(48, 48, 24))
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="a block")
+    parser.add_argument("--rounds", type=int, default=5, help="pairs of blocks")
+    args = parser.parse_args(argv)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    precisions = (
+        items(args.precisions)
+        if args.precisions
+        else (PRECISIONS[1:] if gpu else ("float32", "mixed_bfloat16"))
+    )
+    networks = items(args.networks)
+    if unknown := {*networks} - {*MODELS} | {*precisions} - {*PRECISIONS[1:]}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    shape = tuple(args.shape)
+    size = "×".join(map(str, shape))
+    table = Table(title=f"{'GPU' if gpu else 'CPU'}, {size}×1, batch {args.batch_size}, a step")
+    for name in ("network", "precision", "constant ms", "real ms", "real / constant", "float32 /"):
+        table.add_column(name, justify="left" if name in ("network", "precision") else "right")
+    missed = []
+    with tempfile.TemporaryDirectory() as directory:
+        manifest = write_records(Path(directory), shape, patients=32)
+        for network in networks:
+            plain = None
+            for precision in precisions:
+                found = measure(Path(directory), manifest, network, precision, args)
+                plain = found.constant if precision == "float32" else plain
+                faster = "" if plain is None else f"{plain / found.constant:.2f}×"
+                table.add_row(
+                    network,
+                    precision,
+                    f"{1e3 * found.constant:.1f}",
+                    f"{1e3 * found.real:.1f}",
+                    f"{found.ratio:.3f}",
+                    faster,
+                )
+                if found.ratio > LIMIT:
+                    missed.append(f"{network} {precision}: {found.ratio:.3f}, at most {LIMIT}")
+    Console().print(table)
+    for line in missed:
+        print(f"missed: {line}")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
