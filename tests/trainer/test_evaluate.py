@@ -107,7 +107,7 @@ def test_summary_and_verdict_say_it_in_words() -> None:
     expected = "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"
     assert summary_line(metrics) == expected
     assert "above 0.5" in verdict(metrics)
-    assert "contains 0.5" in verdict({"auc_interval": [0.4, 0.6]})
+    assert "contains 0.5" in verdict({"auc_interval": [0.499, 0.501]})
     assert "below 0.5" in verdict({"auc_interval": [0.1, 0.4]})
 
 
@@ -153,6 +153,56 @@ def test_command_reads_out_of_fold_predictions_as_they_are(
     labels = _write(tmp_path / "l.csv", "BraTS21ID,MGMT_value", "1,0", "2,1")
     assert main(["--predictions", str(predictions), "--labels", str(labels)]) == 0
     assert "contains 0.5" in capsys.readouterr().out
+
+
+OOF = "patient_id,label,fold,seed,logit,probability"
+
+
+def test_command_takes_labels_from_out_of_fold_predictions_and_compares_models(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = []
+    for place, logits in enumerate(([-2, -1, 1, 2], [2, -1, 1, -2], [-2, 1, -1, 2])):
+        file = tmp_path / str(place) / "run" / "oof_predictions.csv"
+        file.parent.mkdir(parents=True)
+        rows = [f"{i},{int(i > 1)},0,0,{logit},0.5" for i, logit in enumerate(logits)]
+        files.append(str(_write(file, OOF, *rows)))
+    assert main(["--predictions", *files]) == 0
+    said = capsys.readouterr().out
+    assert "AUC 1.00" in said
+    assert "against run (2): 1.00 and 0.25 on 4 patients, difference +0.75" in said
+    assert "against run (3): 1.00 and 0.75 on 4 patients, difference +0.25" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--run", "nowhere", "--output", "out"), "no run.json and no config.json there"),
+        (("--series", "series.csv"), "--output DIR is needed"),
+    ],
+)
+def test_command_says_what_a_report_needs(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    file = _write(tmp_path / "oof.csv", OOF, "1,0,0,0,-1,0.3", "2,1,0,0,1,0.7")
+    with pytest.raises(UsageError, match=said):
+        main(["--predictions", str(file), *more])
+
+
+def test_out_of_fold_predictions_without_their_run_are_warned_of(tmp_path: Path) -> None:
+    rows = [f"{i},{i % 2},{i % 3},0,{i % 2},0.5" for i in range(12)]
+    file = _write(tmp_path / "oof.csv", OOF, *rows)
+    assert main(["--predictions", str(file), "--output", str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "without their run" in written["warnings"][0]
+    assert written["run"] is None
+
+
+def test_drawing_and_templates_are_imported_for_a_report_only() -> None:
+    code = (
+        "import sys, trainer.evaluate\n"
+        "heavy = {'matplotlib', 'jinja2', 'sklearn', 'pandas', 'scipy.stats', 'tensorflow'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("second", ["5", "00005"])
