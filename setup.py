@@ -25,8 +25,11 @@ CONVERSION = [
     "apache-beam>=2.77,<2.78",
     "google-crc32c>=1.6,<2",
     "grpcio>=1.60,<2",
+    "jinja2>=3.1,<4",
+    "markupsafe>=2.1",
     "numpy>=1.26,<2",
     "pandas>=2.2,<3",
+    "pillow>=10.3",
     "protobuf>=4.25,<5",
     "pydicom>=3.0.1,<4",
     "rich>=13.7",
@@ -48,7 +51,9 @@ LEARNING = [
     "keras>=3.12,<4",
     "keras-tuner>=1.4.7,<2",
     "matplotlib>=3.8,<4",
+    "pyarrow>=14.0.1,<26",
     "scikit-learn>=1.5,<2",
+    "tensorboard>=2.17,<2.18",
 ]
 EXTRAS = {
     # Not Beam's own `gcp` extra: it wants protobuf 6, which TensorFlow 2.17 excludes. This small
@@ -76,7 +81,6 @@ EXTRAS = {
         "nibabel>=5.2",
         "packaging>=24",
         "pandas-stubs>=2.2,<3",
-        "pillow>=10.3",
         "pytest>=8.3",
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
@@ -113,6 +117,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["beam_jobs*", "trainer*", "serving*"]),
+    package_data={name: ["templates/*"] for name in ("beam_jobs", "trainer", "serving")},
     install_requires=CONVERSION if conversion_only else CONVERSION + LEARNING,
     extras_require={} if conversion_only else EXTRAS,
     cmdclass={"sdist": SourceDistribution},

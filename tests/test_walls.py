@@ -76,7 +76,10 @@ def test_trainer_knows_records_and_manifests_alone(module):
     for name in imports_of(module):
         assert not name.startswith(("apache_beam", "serving")), name
         if name.startswith("beam_jobs."):
-            assert name in ("beam_jobs", "beam_jobs.core") or name.startswith(_TRAINER_MAY), name
+            may = _TRAINER_MAY
+            if module == "trainer.baseline":  # reads records without TensorFlow
+                may = (*may, "beam_jobs.tfrecord")
+            assert name in ("beam_jobs", "beam_jobs.core") or name.startswith(may), name
 
 
 @pytest.mark.parametrize("module", modules("serving"))
@@ -90,11 +93,21 @@ def test_nobody_imports_serving(module):
     assert not {name for name in imports_of(module) if name.split(".")[0] == "serving"}
 
 
-def test_models_are_pure_keras():
-    tree = imports_of("trainer.models")
-    assert not {name for name in tree if name.split(".")[0] == "tensorflow"}
+@pytest.mark.parametrize(
+    "module", ["trainer.models", "trainer.augment", *modules("trainer/networks")]
+)
+def test_networks_and_augmentation_are_pure_keras(module):
+    foreign = {name.split(".")[0] for name in imports_of(module)} - set(_OURS)
+    assert foreign <= {"keras", "numpy", "h5py"} | set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("package", ["beam_jobs", "beam_jobs/core", "trainer", "serving"])
+def test_settings_and_the_baseline_cost_no_tensorflow():
+    names = ("trainer.task", "trainer.config", "trainer.environment", "trainer.baseline")
+    assert not loaded_by(*names, "trainer.evaluate") & {"tensorflow", "keras", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "package", ["beam_jobs", "beam_jobs/core", "trainer", "trainer/networks", "serving"]
+)
 def test_package_files_are_empty(package):
     assert (ROOT / package / "__init__.py").read_text() == ""
