@@ -6,7 +6,6 @@ network where its exact AUC is the best so far, and saves what a restart needs.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
@@ -37,24 +36,12 @@ from trainer.environment import Cluster, Places
 from trainer.evaluate import auc, log_loss
 from trainer.inference import inference, predict
 from trainer.input_pipeline import contract_error, open_records
+from trainer.journal import HISTORY_COLUMNS, PICTURED, Journal
 from trainer.optimization import class_weights
 from trainer.progress import moving
 from trainer.results import FoldResult, HeldOut
 from trainer.split import labels_of
-from trainer.step import Recipe, Trainee, make_strategy
-
-HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "val_loss",
-    "val_auc",
-    "best",
-    "learning_rate",
-    "step_seconds",
-    "input_wait",
-    "epoch_seconds",
-)
-_PICTURED = 4  # patients whose middle slices TensorBoard shows
+from trainer.step import Recipe, Trainee
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,32 +80,6 @@ class Setting:
             sort_keys=True,
         )
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def resolve_precision(precision: str) -> str:
-    """The policy that "auto" means here: float32 on a CPU, what the GPU is fast at on a GPU."""
-    if precision != "auto":
-        return precision
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "float32"
-    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
-    if not capability or capability < (7, 0):
-        return "float32"
-    return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
-
-
-def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
-    """Makes this process ready: devices that take part, operations that repeat themselves.
-
-    On a CPU every operation is made deterministic, so that a run that was killed ends as one that
-    was not. On a GPU that costs speed; there a restart goes on, but not bit for bit.
-    """
-    strategy = make_strategy(cluster)
-    keras.utils.set_random_seed(seed)
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.enable_op_determinism()
-    return strategy
 
 
 def member_name(config: TrainConfig, fold: int, seed: int) -> str:
@@ -213,11 +174,16 @@ class _Training:
         )
         self.infer = inference(self.trainee.evaluated)
         self.progress = Progress()
-        self.summaries: Any = None
+        self.journal = Journal(
+            name=name,
+            directory=self.directory,
+            logs=setting.places.logs / name,
+            epochs=config.epochs,
+            shown=self.writes and not setting.quiet,
+        )
 
     def close(self) -> None:
-        if self.summaries is not None:
-            self.summaries.close()
+        self.journal.close()
         self.train.close()
         self.held_out.close()
 
@@ -227,10 +193,6 @@ class _Training:
         started, before = time.perf_counter(), self.progress.seconds
         limits = {"epochs": self.config.epochs, "patience": self.config.patience}
         if not self.progress.stopped(**limits):
-            if self.writes:
-                self.summaries = tf.summary.create_file_writer(
-                    str(self.setting.places.logs / self.name)
-                )
             batches = iter(
                 self.train.training_batches(
                     batch_size=self.config.batch_size,
@@ -259,9 +221,9 @@ class _Training:
                         f"{self.state_directory / STATE_NAME}: {error}; "
                         "--overwrite starts the run over"
                     ) from error
-                self._say(f"{self.name}  goes on after epoch {self.progress.epoch}")
+                self.journal.say(f"goes on after epoch {self.progress.epoch}")
             settle_best(self.directory, self.progress.best_epoch)
-            self._write_history()
+            self.journal.write_history(self.progress.history)
         if self.hosts > 1:
             self.trainee.share_state()
             self._share_progress()
@@ -274,7 +236,7 @@ class _Training:
         seen: set[str] = set()
         pending: tuple[tf.Tensor, Any, int] | None = None
         started = time.perf_counter()
-        bar = moving(f"{self.name}  epoch {epoch + 1}", self.steps, shown=not self._silent)
+        bar = moving(f"{self.name}  epoch {epoch + 1}", self.steps, shown=self.journal.shown)
         with bar as advance:
             for number in range(self.steps):
                 asked = time.perf_counter()
@@ -282,7 +244,8 @@ class _Training:
                 waited += time.perf_counter() - asked
                 rows = min(batch_size, count - number * batch_size)
                 if epoch == 0 and number == 0 and self.writes:
-                    self._picture(batch)
+                    shown = [batch[part][:PICTURED] for part in ("volume", "label")]
+                    self.journal.picture(shown[0], self.trainee.augmented(*shown, 0))
                 loss = self.trainee.step(batch, epoch * self.steps + number, rows)
                 # The step before is asked for only now: a GPU is never waited for in between.
                 if pending is not None:
@@ -354,8 +317,8 @@ class _Training:
                 request=self.setting.request,
             )
             settle_best(self.directory, progress.best_epoch)
-            self._write_history()
-            self._log(row)
+            self.journal.write_history(progress.history)
+            self.journal.log(row)
         else:
             progress.epoch = number
         if self.hosts > 1:
@@ -426,52 +389,9 @@ class _Training:
             held_out=held_out,
         )
 
-    def _write_history(self) -> None:
-        """history.csv anew: it says what the state says, whatever was lost in between."""
-        temporary = self.directory / ".history.csv"
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, HISTORY_COLUMNS)
-            writer.writeheader()
-            writer.writerows(self.progress.history)
-        temporary.replace(self.directory / "history.csv")
-
-    def _log(self, row: Mapping[str, Any]) -> None:
-        with self.summaries.as_default():
-            for name in HISTORY_COLUMNS[1:]:
-                if name != "best":
-                    tf.summary.scalar(name, row[name], step=row["epoch"])
-        self.summaries.flush()
-        epochs = self.config.epochs
-        self._say(
-            f"{self.name}  epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  "
-            f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
-            f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
-            f"{row['epoch_seconds']:.1f} s"
-        )
-
-    def _picture(self, batch: Mapping[str, tf.Tensor]) -> None:
-        """Middle slices of a few training patients, channels side by side: stored, augmented."""
-        volume, label = batch["volume"][:_PICTURED], batch["label"][:_PICTURED]
-        stored = tf.cast(volume, tf.float32)
-        top = tf.maximum(tf.reduce_max(stored), 1e-6)
-        changed = self.trainee.augmented(volume, label, 0)
-        with self.summaries.as_default():
-            for name, volumes in (("stored", stored), ("augmented", changed)):
-                middle = volumes[:, :, :, volumes.shape[3] // 2]
-                pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
-                tf.summary.image(name, pictures, step=0, max_outputs=_PICTURED)
-
     def _advice(self) -> str:
         rate = self.config.optimizer.learning_rate
         return f"try a lower --learning_rate than {rate:g}"
-
-    @property
-    def _silent(self) -> bool:
-        return self.setting.quiet or not self.writes
-
-    def _say(self, line: str) -> None:
-        if not self._silent:
-            print(line, flush=True)
 
 
 def _voxel_mm(manifest: Manifest) -> tuple[float, float, float]:

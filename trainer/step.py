@@ -48,25 +48,6 @@ class Recipe(NamedTuple):
     seed: int
 
 
-def make_strategy(cluster: Cluster) -> tf.distribute.Strategy:
-    """The devices to train on: all GPUs of this machine, and the other hosts of a cluster.
-
-    Made before anything else of TensorFlow runs where there are several hosts.
-    """
-    if len(cluster.workers) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy(
-            tf.distribute.cluster_resolver.SimpleClusterResolver(
-                tf.train.ClusterSpec({"worker": list(cluster.workers)}),
-                task_type="worker",
-                task_id=cluster.index,
-                rpc_layer="grpc",
-            )
-        )
-    if len(tf.config.list_logical_devices("GPU")) > 1:
-        return tf.distribute.MirroredStrategy()
-    return tf.distribute.get_strategy()
-
-
 class StepSeed(keras.random.SeedGenerator):
     """Draws that follow from a seed, the step and the replica alone: nothing to save or restore.
 

@@ -113,12 +113,11 @@ def test_two_devices_of_one_process_train_to_the_weights_of_one(
     code = """
 import sys
 import tensorflow as tf
-import trainer.step, trainer.task
+import trainer.devices, trainer.task
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 mirrored = lambda cluster: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-import trainer.fit
-trainer.fit.make_strategy = mirrored
+trainer.devices.make_strategy = mirrored
 sys.exit(trainer.task.main(sys.argv[1:]))
 """
     _finish([_start(dataset, tmp_path / "run", code=code)])

@@ -1,0 +1,93 @@
+"""What a fold's training leaves to be read: history.csv, TensorBoard's files, a line an epoch."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "val_loss",
+    "val_auc",
+    "best",
+    "learning_rate",
+    "step_seconds",
+    "input_wait",
+    "epoch_seconds",
+)
+PICTURED = 4  # patients whose middle slices TensorBoard shows
+
+
+class Journal:
+    """Writes for one member.
+
+    Args:
+      name: of the member, on the terminal.
+      directory: takes history.csv.
+      logs: takes TensorBoard's files, made with the first thing to show.
+      epochs: of the config.
+      shown: whether to print.
+    """
+
+    def __init__(self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool) -> None:
+        self.name, self.epochs, self.shown = name, epochs, shown
+        self._history, self._logs = directory / "history.csv", logs
+        self._writer: Any = None
+
+    def say(self, line: str) -> None:
+        """Prints a line of this member."""
+        if self.shown:
+            print(f"{self.name}  {line}", flush=True)
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """history.csv anew: it says what the state says, whatever was lost in between."""
+        temporary = self._history.with_name(f".{self._history.name}")
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self._history)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """An epoch, as TensorBoard's scalars and a line."""
+        with self._summaries():
+            for name in HISTORY_COLUMNS[1:]:
+                if name != "best":
+                    tf.summary.scalar(name, row[name], step=row["epoch"])
+        self._writer.flush()
+        self.say(
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
+            f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
+            f"{row['epoch_seconds']:.1f} s"
+        )
+
+    def picture(self, stored: tf.Tensor, augmented: tf.Tensor) -> None:
+        """Middle slices of a few volumes, channels side by side, on one scale of grey.
+
+        Args:
+          stored: (patients, row, column, slice, channel).
+          augmented: the same volumes as the network sees them.
+        """
+        stored = tf.cast(stored, tf.float32)
+        top = tf.maximum(tf.reduce_max(stored), 1e-6)
+        with self._summaries():
+            for name, volumes in (("stored", stored), ("augmented", augmented)):
+                middle = volumes[:, :, :, volumes.shape[3] // 2]
+                pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
+                tf.summary.image(name, pictures, step=0, max_outputs=PICTURED)
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _summaries(self) -> Any:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._logs))
+        return self._writer.as_default()

@@ -1,0 +1,195 @@
+"""A whole run: every member trained, the out-of-fold predictions and run.json written."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beam_jobs.core.manifest import Manifest
+from trainer.config import TrainConfig
+from trainer.environment import Cluster, Places
+from trainer.evaluate import metrics_of, sigmoid
+from trainer.runs import OOF_COLUMNS, OOF_NAME, Member, Run
+from trainer.split import labels_of, permuted_labels
+
+if TYPE_CHECKING:
+    from trainer.results import FoldResult
+
+
+def train(
+    config: TrainConfig,
+    data: str,
+    manifest: Manifest,
+    folds: Sequence[int],
+    places: Places,
+    cluster: Cluster,
+    *,
+    cache: str = "auto",
+    quiet: bool = False,
+) -> Run | None:
+    """Trains the members, writes the out-of-fold predictions, then run.json.
+
+    Args:
+      config: resolved.
+      data: the dataset's address.
+      manifest: the dataset's.
+      folds: those to hold out.
+      places: claimed for this run.
+      cluster: the processes that train together; all but the chief write nothing and get None.
+      cache: how records are kept between epochs.
+      quiet: no line an epoch.
+
+    Raises:
+      ContractError: the dataset is not what its manifest says.
+      FloatingPointError: training diverged.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it warns of nothing one could act on
+    # TensorFlow: seconds, only from here on
+    from trainer.devices import prepare_devices, resolve_precision
+    from trainer.fit import Setting, train_fold
+    from trainer.input_pipeline import open_records
+
+    strategy = prepare_devices(cluster, seed=config.seed)
+    setting = Setting(
+        config=config,
+        data=data,
+        manifest=manifest,
+        labels=permuted_labels(manifest, config.seed) if config.permute_labels else None,
+        places=places,
+        precision=resolve_precision(config.precision),
+        cluster=cluster,
+        strategy=strategy,
+        cache=cache,
+        quiet=quiet,
+    )
+    assert config.modalities is not None
+    # Held open around all members: they share what is cached, and a store is read once.
+    with open_records(
+        data, manifest, range(manifest.folds), modalities=config.modalities, cache=cache
+    ):
+        results = [
+            train_fold(setting, fold=fold, seed=seed) for seed in config.seeds for fold in folds
+        ]
+    if not cluster.is_chief:
+        return None
+    _write_predictions(places.run / OOF_NAME, results)
+    return _finish(setting.precision, config, manifest, folds, places, results)
+
+
+def _finish(
+    precision: str,
+    config: TrainConfig,
+    manifest: Manifest,
+    folds: Sequence[int],
+    places: Places,
+    results: Sequence[FoldResult],
+) -> Run:
+    """Writes run.json."""
+    trained_on = [
+        label
+        for patient_id, label in labels_of(manifest).items()
+        if len(folds) > 1 or patient_id not in results[0].held_out.patient_ids
+    ]
+    assert config.modalities is not None
+    finished = Run(
+        directory=places.run,
+        config=config.to_json(),
+        schema=manifest.schema,
+        spec=manifest.spec,
+        dataset_fingerprint=manifest.dataset_fingerprint,
+        modalities=config.modalities,
+        model=config.network.name,
+        members=tuple(
+            Member(
+                fold=result.fold,
+                seed=result.seed,
+                path=result.path,
+                best_epoch=result.best_epoch,
+                val_auc=result.val_auc,
+            )
+            for result in results
+        ),
+        prevalence=sum(trained_on) / len(trained_on),
+        metrics=_metrics(results),
+        precision=precision,
+        versions={
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        },
+        wall_seconds=round(sum(result.seconds for result in results), 3),
+        step_seconds=round(float(np.median([result.step_seconds for result in results])), 5),
+        input_wait=round(float(np.median([result.input_wait for result in results])), 5),
+    )
+    finished.save()
+    return finished
+
+
+def _metrics(results: Sequence[FoldResult]) -> dict[str, Any]:
+    """All held-out patients together, each seed and fold, and the last epochs, which nobody chose.
+
+    A patient's score is the mean logit over the seeds: one row a patient, so that n is honest.
+    """
+    seeds = sorted({result.seed for result in results})
+    return {
+        **_pooled(results, "logits"),
+        "folds": [
+            {
+                "fold": result.fold,
+                "seed": result.seed,
+                "best_epoch": result.best_epoch,
+                "epochs": result.epochs,
+                **metrics_of(result.held_out.labels, result.held_out.logits),
+            }
+            for result in results
+        ],
+        "seeds": [
+            {
+                "seed": seed,
+                **_pooled([result for result in results if result.seed == seed], "logits"),
+            }
+            for seed in seeds
+        ],
+        "last_epoch": _pooled(results, "last_logits"),
+    }
+
+
+def _pooled(results: Sequence[FoldResult], scores: str) -> dict[str, Any]:
+    """Metrics over the patients of several members, the mean logit of each."""
+    labels: dict[str, int] = {}
+    logits: dict[str, list[float]] = {}
+    for result in results:
+        held_out = result.held_out
+        of_each = getattr(held_out, scores).tolist()
+        for patient_id, label, logit in zip(
+            held_out.patient_ids, held_out.labels.tolist(), of_each, strict=True
+        ):
+            labels[patient_id] = label
+            logits.setdefault(patient_id, []).append(logit)
+    return metrics_of(
+        np.array(list(labels.values())), np.array([np.mean(logits[name]) for name in labels])
+    )
+
+
+def _write_predictions(file: Path, results: Sequence[FoldResult]) -> None:
+    """oof_predictions.csv: floats in full, so that they read back bit for bit."""
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(OOF_COLUMNS)
+        for result in results:
+            held_out = result.held_out
+            for patient_id, label, logit, probability in zip(
+                held_out.patient_ids,
+                held_out.labels.tolist(),
+                held_out.logits.tolist(),
+                sigmoid(held_out.logits).tolist(),
+                strict=True,
+            ):
+                row = [patient_id, label, result.fold, result.seed, logit, probability]
+                writer.writerow(row)
