@@ -49,7 +49,7 @@ LEARNING = [
     "tensorflow>=2.17.1,<2.18",
     "tensorflow-io==0.37.1",
     "keras>=3.12,<4",
-    "keras-tuner>=1.4.7,<2",
+    "keras-tuner>=1.4.7,<1.5",
     "matplotlib>=3.8,<4",
     "pyarrow>=14.0.1,<26",
     "scikit-learn>=1.5,<2",

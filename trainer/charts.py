@@ -76,7 +76,7 @@ def roc(evaluation: Evaluation) -> str:
         _unit_square(axes)
 
     told = f"ROC curve, AUC {evaluation['auc']:.2f}, with a pointwise confidence band"
-    return _svg("roc", "ROC curve", told, draw, height=4.1)
+    return svg("roc", "ROC curve", told, draw, height=4.1)
 
 
 def precision_recall(evaluation: Evaluation) -> str:
@@ -91,7 +91,7 @@ def precision_recall(evaluation: Evaluation) -> str:
         _unit_square(axes)
 
     told = f"precision over recall, average precision {average['value']:.2f}"
-    return _svg("precision-recall", "Precision and recall", told, draw, height=4.1)
+    return svg("precision-recall", "Precision and recall", told, draw, height=4.1)
 
 
 def calibration(evaluation: Evaluation) -> str:
@@ -111,7 +111,7 @@ def calibration(evaluation: Evaluation) -> str:
         _unit_square(axes)
 
     told = f"observed against predicted in {len(bins)} bins"
-    return _svg("calibration", "Calibration", told, draw, height=4.1)
+    return svg("calibration", "Calibration", told, draw, height=4.1)
 
 
 def histogram(evaluation: Evaluation) -> str:
@@ -144,7 +144,7 @@ def histogram(evaluation: Evaluation) -> str:
         axes.set(xlabel=f"predicted {counts['of']}", ylabel="patients")
 
     told = f"histogram of the {counts['of']}, positive patients up, negative ones down"
-    return _svg("histogram", "Scores by class", told, draw)
+    return svg("histogram", "Scores by class", told, draw)
 
 
 def chance(evaluation: Evaluation) -> str:
@@ -181,7 +181,7 @@ def chance(evaluation: Evaluation) -> str:
         f"histogram of {evaluation['permutation']['permutations']:,} AUCs under shuffled labels; "
         f"the true labels give {value:.2f}"
     )
-    return _svg("chance", "What chance gives", told, draw)
+    return svg("chance", "What chance gives", told, draw)
 
 
 def forest(evaluation: Evaluation) -> str:
@@ -218,7 +218,7 @@ def forest(evaluation: Evaluation) -> str:
         axes.set(xlabel="AUC")
 
     told = f"AUC with interval of {len(evaluation['groups'])} groupings of the patients"
-    return _svg("groups", "AUC by group", told, draw, height=0.9 + 0.25 * len(rows))
+    return svg("groups", "AUC by group", told, draw, height=0.9 + 0.25 * len(rows))
 
 
 def learning(evaluation: Evaluation) -> list[str]:
@@ -277,7 +277,7 @@ def _learning(histories: Mapping[str, Any], column: str, label: str, title: str)
         _whole_numbers(axes.xaxis)
         axes.set(xlabel="epoch", ylabel=label)
 
-    return _svg(column.replace("_", "-"), title, f"{label} over epochs, {len(lines)} lines", draw)
+    return svg(column.replace("_", "-"), title, f"{label} over epochs, {len(lines)} lines", draw)
 
 
 def member_name(name: str) -> str:
@@ -322,7 +322,7 @@ _STYLE: Any = {
 }
 
 
-def _svg(
+def svg(
     name: str,
     title: str,
     description: str,

@@ -244,8 +244,8 @@ class _Training:
                 waited += time.perf_counter() - asked
                 rows = min(batch_size, count - number * batch_size)
                 if epoch == 0 and number == 0 and self.writes:
-                    shown = [batch[part][:PICTURED] for part in ("volume", "label")]
-                    self.journal.picture(shown[0], self.trainee.augmented(*shown, 0))
+                    volume, label = (batch[part][:PICTURED] for part in ("volume", "label"))
+                    self.journal.picture(volume, self.trainee.augmented(volume, label, 0))
                 loss = self.trainee.step(batch, epoch * self.steps + number, rows)
                 # The step before is asked for only now: a GPU is never waited for in between.
                 if pending is not None:

@@ -213,7 +213,7 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
     if directory.exists() and (not directory.is_dir() or any(_entries(directory))):
         if not file.is_file() or (found := read_json(file)).pop("format", None) != CONFIG_FORMAT:
             raise UsageError(f"{directory}: not empty and not a run; choose another --output_dir")
-        here, asked = _flat(found), _flat(request)
+        here, asked = flattened(found), flattened(request)
         differing = [
             f"{name}: {here.get(name)!r} there, {asked.get(name)!r} asked"
             for name in sorted(here.keys() | asked.keys())
@@ -261,12 +261,12 @@ def _entries(directory: Path) -> Iterator[Path]:
     )
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(flattened(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat
