@@ -29,7 +29,11 @@ def test_notes_are_dropped_and_errors_arrive(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_what_was_said_before_a_failure_arrives_with_it(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="why"), without_notes():
-        os.write(2, TOLD[0] + NOTES[0])
-        raise ValueError("why")
+    def fail() -> None:
+        with without_notes():
+            os.write(2, TOLD[0] + NOTES[0])
+            raise ValueError("why")
+
+    with pytest.raises(ValueError, match="why"):
+        fail()
     assert capfd.readouterr().err.encode() == TOLD[0]
