@@ -59,8 +59,12 @@ def policy(name: str) -> Iterator[None]:
 
 
 def grid_of(case: str) -> tuple[int, int, int]:
-    """Voxels along (row, column, slice) of the volumes that a case is trained on."""
-    return DEEP_GRID if CASES[case].name.startswith(DEEP) else GRID
+    """Voxels along (row, column, slice) of the volumes that a case is trained on.
+
+    Attention over one voxel has nothing to choose, and no gradient.
+    """
+    deep = CASES[case].name.startswith(DEEP) or CASES[case].pooling == "attention"
+    return DEEP_GRID if deep else GRID
 
 
 def phantoms(
@@ -117,8 +121,9 @@ def trains_a_step(case: str, precision: str) -> None:
     In float16 it is the first whose gradients are finite, as dynamic loss scaling has it.
     """
     keras.utils.set_random_seed(1)
+    grid = grid_of(case) if CASES[case].pooling == "attention" else GRID
     with policy(precision):
-        model = build_model(CASES[case], GRID, CHANNELS)
+        model = build_model(CASES[case], grid, CHANNELS)
     optimizer: Any = keras.optimizers.Adam(1e-3)
     if precision == "mixed_float16":
         # As in training, but from a lower scale, to have fewer steps that overflow and are skipped:
@@ -127,7 +132,7 @@ def trains_a_step(case: str, precision: str) -> None:
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
     model.compile(optimizer, loss, run_eagerly=True, auto_scale_loss=False)
     before = [np.array(weight) for weight in model.trainable_weights]
-    volumes, labels = phantoms()
+    volumes, labels = phantoms(grid)
     for _ in range(8 if precision == "mixed_float16" else 1):
         found = model.train_on_batch(volumes, labels)
         assert np.isfinite(np.asarray(found)).all()
