@@ -22,7 +22,7 @@ GRID = (12, 12, 10)
 # Where a network halves five times: on less, its last maps are one voxel of eight patients, whose
 # statistics magnify every rounding (EfficientNet B0's logits in bfloat16: 0.8 off, here 0.05).
 DEEP_GRID = (32, 32, 24)
-DEEP = ("se_resnet", "densenet", "efficientnet", "slice_efficientnet")
+DEEP = ("resnet34", "se_resnet", "densenet", "efficientnet", "slice_efficientnet")
 # More layers, and so more to magnify: B1's logits in bfloat16 were 0.5 off on DEEP_GRID, here 0.08.
 DEEPER_GRID = (48, 48, 32)
 DEEPER = tuple(f"efficientnet_b{size}" for size in range(1, 8))
