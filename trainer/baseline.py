@@ -9,14 +9,13 @@ run/
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import hashlib
 import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -29,12 +28,13 @@ from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.core.manifest import Manifest, ShardEntry, require_kinds
 from beam_jobs.core.record import ContractError, PreparedCase
 from beam_jobs.tfrecord import decode_case, read_records
-from trainer.evaluate import sigmoid, summary_line, verdict
+from trainer.evaluate import sigmoid, verdict
 from trainer.features import case_features, feature_names
 from trainer.forest import Floats, HeldOut, Table, cross_validate, pooled_metrics
 from trainer.locations import join, read_bytes, read_manifest
+from trainer.pooling import summary_lines
 from trainer.progress import moving
-from trainer.runs import OOF_COLUMNS, OOF_NAME, read_json, write_json
+from trainer.runs import OOF_COLUMNS, OOF_NAME, differences, read_json, write_json, write_table
 from trainer.split import check_folds, folds_to_train, labels_of, permuted_labels
 
 PROG = "python -m trainer.baseline"
@@ -204,14 +204,9 @@ def _require_same(directory: Path, there: Mapping[str, Any], request: Mapping[st
         {**side["config"], "dataset_fingerprint": side["dataset_fingerprint"]}
         for side in (there, request)
     )
-    differing = [
-        f"{name}: {here.get(name)!r} there, {asked.get(name)!r} asked"
-        for name in sorted(here.keys() | asked.keys())
-        if here.get(name) != asked.get(name)
-    ]
-    if differing:
+    if differing := differences(here, asked):
         raise ContractError(
-            f"{directory} holds another baseline ({'; '.join(differing)}); --overwrite replaces it"
+            f"{directory} holds another baseline ({differing}); --overwrite replaces it"
         )
 
 
@@ -295,14 +290,14 @@ def _write(
             result.rows, result.logits.tolist(), sigmoid(result.logits).tolist(), strict=True
         )
     ]
-    _write_csv(directory / OOF_NAME, OOF_COLUMNS, rows)
+    write_table(directory / OOF_NAME, OOF_COLUMNS, rows)
     lost, gained = (
         np.concatenate([getattr(result, name) for result in held_out], axis=1)
         for name in ("auc_lost", "loss_gained")
     )
     mean = lost.mean(axis=1)
     order = np.lexsort((-gained.mean(axis=1), -mean))
-    _write_csv(
+    write_table(
         directory / IMPORTANCE_NAME,
         ("feature", "auc_lost", "deviation", "log_loss_gained"),
         zip(
@@ -330,29 +325,10 @@ def _write(
     return done
 
 
-def _write_csv(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Floats in full, so that they read back bit for bit; the file whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    temporary.replace(file)
-
-
 def _print_summary(directory: Path, done: Mapping[str, Any]) -> None:
     metrics = done["metrics"]
-    several = len(metrics["seeds"]) > 1
-    print(f"out of fold: {summary_line(metrics)}")
-    for fold in metrics["folds"]:
-        seed = f", seed {fold['seed']}" if several else ""
-        print(f"  fold {fold['fold']}{seed}: {summary_line(fold)}")
-    if several:
-        each = [seed["auc"] for seed in metrics["seeds"]]
-        print(
-            f"  seeds alone: AUC {min(each):.2f} to {max(each):.2f}; "
-            "above, a patient's score is the mean over seeds"
-        )
+    for line in summary_lines(metrics):
+        print(line)
     print(verdict(metrics))
     if done["config"]["permute_labels"]:
         print("The labels were permuted: this is what the recipe scores without any signal.")

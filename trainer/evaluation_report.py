@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trainer.evaluation import evaluation_of
+from trainer.pages import render
 from trainer.predictions import Predictions
 from trainer.runs import write_json
 from trainer.verdict import p_text
@@ -59,25 +60,17 @@ def write_report(
 
 def page(evaluation: dict[str, Any]) -> str:
     """report.html of the object in metrics.json."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     from trainer import charts
 
-    environment = Environment(
-        loader=PackageLoader("trainer"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=_number,
-        share=_share,
-        span=_span,
-        p=lambda p: p_text(p).replace(" ", "\N{NO-BREAK SPACE}"),
-        member=charts.member_name,
-    )
+    filters: dict[str, Callable[..., str]] = {
+        "number": _number,
+        "share": _share,
+        "span": _span,
+        "p": lambda p: p_text(p).replace(" ", "\N{NO-BREAK SPACE}"),
+        "member": charts.member_name,
+    }
     drawn = {
         "roc": charts.roc(evaluation),
         "precision_recall": charts.precision_recall(evaluation),
@@ -86,7 +79,9 @@ def page(evaluation: dict[str, Any]) -> str:
         "chance": charts.chance(evaluation),
         "groups": charts.forest(evaluation) if evaluation["groups"] else "",
     }
-    return environment.get_template("evaluation.html.j2").render(
+    return render(
+        "evaluation.html.j2",
+        filters,
         e=evaluation,
         charts={name: Markup(svg) for name, svg in drawn.items()},
         learning=[Markup(svg) for svg in charts.learning(evaluation)],

@@ -17,7 +17,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.core.manifest import Manifest
@@ -87,7 +86,7 @@ def member_name(config: TrainConfig, fold: int, seed: int) -> str:
     return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
 
 
-def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult:
+def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult | None:
     """Trains one network on all folds but one, and predicts that one with its best epoch.
 
     Goes on where an earlier start was stopped; a fold that is done is read, not trained.
@@ -96,6 +95,9 @@ def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult:
       setting: what all folds share.
       fold: held out.
       seed: of this member.
+
+    Returns:
+      None on hosts that are not the chief.
 
     Raises:
       ContractError: shards or records are not what the manifest says.
@@ -123,13 +125,8 @@ class _Training:
     def __init__(self, setting: Setting, *, fold: int, seed: int, name: str) -> None:
         config = setting.config
         assert config.modalities is not None
-        self.setting, self.config, self.fold, self.seed, self.name = (
-            setting,
-            config,
-            fold,
-            seed,
-            name,
-        )
+        self.setting, self.config = setting, config
+        self.fold, self.seed, self.name = fold, seed, name
         self.writes = setting.cluster.is_chief
         self.directory = setting.places.run / name
         self.state_directory = setting.places.checkpoints / name
@@ -153,8 +150,7 @@ class _Training:
             for folds in (others, [fold])
         )
         known = setting.labels or labels_of(manifest)
-        self.learnt = {n: known[n] for n, _, own in manifest.patients if own in others}
-        self.expected = {n: known[n] for n, _, own in manifest.patients if own == fold}
+        learnt = [known[name] for name, _, own in manifest.patients if own in others]
         self.hosts = len(setting.cluster.workers)
         self.steps = self.train.steps(config.batch_size, parts=self.hosts)
         self.trainee = Trainee(
@@ -164,9 +160,7 @@ class _Training:
                 voxel_mm=_voxel_mm(manifest),
                 precision=setting.precision,
                 steps_per_epoch=self.steps,
-                weights=class_weights(
-                    config.class_weights, sum(self.learnt.values()) / len(self.learnt)
-                ),
+                weights=class_weights(config.class_weights, sum(learnt) / len(learnt)),
                 seed=seed,
             ),
             strategy=setting.strategy,
@@ -187,7 +181,7 @@ class _Training:
         self.train.close()
         self.held_out.close()
 
-    def run(self) -> FoldResult:
+    def run(self) -> FoldResult | None:
         """Trains what is missing, then predicts."""
         self._resume()
         started, before = time.perf_counter(), self.progress.seconds
@@ -233,7 +227,6 @@ class _Training:
         epoch, count = self.progress.epoch, self.train.count
         batch_size = self.config.batch_size
         total, learnt, waited = 0.0, 0, 0.0
-        seen: set[str] = set()
         pending: tuple[tf.Tensor, Any, int] | None = None
         started = time.perf_counter()
         bar = moving(f"{self.name}  epoch {epoch + 1}", self.steps, shown=self.journal.shown)
@@ -251,17 +244,10 @@ class _Training:
                 if pending is not None:
                     total += self._loss_of(*pending)
                 pending, learnt = (loss, batch["patient_id"], rows), learnt + rows
-                if self.progress.epoch == 0:
-                    seen.update(name.decode() for name in batch["patient_id"].numpy())
                 advance()
             assert pending is not None
             total += self._loss_of(*pending)
         seconds = time.perf_counter() - started
-        if epoch == 0 and self.hosts == 1 and seen != self.learnt.keys():
-            odd = sorted(seen ^ self.learnt.keys())
-            raise ContractError(
-                f"training folds: records and manifest differ in patients: {', '.join(odd[:5])}"
-            )
         return {
             "epoch": epoch + 1,
             "loss": total / learnt,
@@ -294,7 +280,7 @@ class _Training:
         number = learning["epoch"]
         network = self.trainee.settle()
         if self.writes:
-            truth, logits = self._predict_held_out()
+            _, truth, logits = self._predict(self.infer)
             if not np.isfinite(logits).all():
                 raise FloatingPointError(
                     f"{self.name}, epoch {number}: not every prediction is finite; {self._advice()}"
@@ -330,64 +316,41 @@ class _Training:
         epoch, best_epoch = self.trainee.from_chief(told).tolist()
         self.progress.epoch, self.progress.best_epoch = epoch, best_epoch
 
-    def _predict_held_out(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Labels and logits of the held-out fold.
+    def _predict(self, infer: Any) -> Any:
+        """Patient ids, labels and logits of the held-out fold."""
+        return predict(infer, self.held_out, batch_size=self.config.batch_size)
 
-        Raises:
-          ContractError: its records are not the manifest's patients.
+    def _result(self) -> FoldResult | None:
+        """Predicts with the last epoch's network and with the best, both read back.
+
+        Only the chief has what to tell.
         """
-        ids, truth, logits = predict(self.infer, self.held_out, batch_size=self.config.batch_size)
-        found = dict(zip(ids, truth.tolist(), strict=True))
-        if found != self.expected or len(found) != len(ids):
-            odd = sorted({name for name, _ in found.items() ^ self.expected.items()})
-            raise ContractError(
-                f"fold {self.fold}: records and manifest differ in patients or labels: "
-                f"{', '.join(odd[:5]) or 'a patient stands twice'}"
-            )
-        self.ids = ids
-        return truth, logits
-
-    def _result(self) -> FoldResult:
-        """Predicts with the last epoch's network and with the best, both read back."""
         progress = self.progress
         network = self.trainee.settle()
         if not self.writes:
-            nobody = np.empty(0)
-            held_out = HeldOut(
-                patient_ids=(), labels=nobody.astype(np.int64), logits=nobody, last_logits=nobody
-            )
-            return self._told(held_out, val_auc=math.nan)
+            return None
         temporary = self.directory / ".last.keras"
         network.save(temporary)
         temporary.replace(self.directory / "last.keras")
-        _, last_logits = self._predict_held_out()
+        _, _, last_logits = self._predict(self.infer)
         best = keras.saving.load_model(self.directory / BEST_NAME, compile=False)
-        ids, truth, logits = predict(
-            inference(best), self.held_out, batch_size=self.config.batch_size
-        )
-        result = self._told(
-            HeldOut(patient_ids=ids, labels=truth, logits=logits, last_logits=last_logits),
-            val_auc=auc(truth, logits),
-        )
-        assert progress.best_epoch
-        result.save(self.directory)
-        (self.state_directory / STATE_NAME).unlink(missing_ok=True)  # it is of no more use
-        return result
-
-    def _told(self, held_out: HeldOut, *, val_auc: float) -> FoldResult:
-        rows = self.progress.history[1:] or self.progress.history
-        return FoldResult(
+        ids, truth, logits = self._predict(inference(best))
+        rows = progress.history[1:] or progress.history
+        result = FoldResult(
             fold=self.fold,
             seed=self.seed,
             path=f"{self.name}/{BEST_NAME}",
-            best_epoch=self.progress.best_epoch,
-            epochs=self.progress.epoch,
-            val_auc=val_auc,
-            step_seconds=statistics.median(row["step_seconds"] for row in rows) if rows else 0.0,
-            input_wait=statistics.median(row["input_wait"] for row in rows) if rows else 0.0,
-            seconds=self.progress.seconds,
-            held_out=held_out,
+            best_epoch=progress.best_epoch,
+            epochs=progress.epoch,
+            val_auc=auc(truth, logits),
+            step_seconds=statistics.median(row["step_seconds"] for row in rows),
+            input_wait=statistics.median(row["input_wait"] for row in rows),
+            seconds=progress.seconds,
+            held_out=HeldOut(patient_ids=ids, labels=truth, logits=logits, last_logits=last_logits),
         )
+        result.save(self.directory)
+        (self.state_directory / STATE_NAME).unlink(missing_ok=True)  # it is of no more use
+        return result
 
     def _advice(self) -> str:
         rate = self.config.optimizer.learning_rate

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.evaluate import auc, log_loss, metrics_of
+from trainer.evaluate import auc, log_loss
+from trainer.pooling import Scored, metrics_of_members
 from trainer.progress import moving
 
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart
@@ -164,22 +165,15 @@ def permutation_importance(
 
 def pooled_metrics(truth: npt.NDArray[np.int64], held_out: Sequence[HeldOut]) -> dict[str, Any]:
     """All patients together, each fold and each seed; a patient's score is its mean logit."""
-    seeds = sorted({result.seed for result in held_out})
-    logits = np.zeros((len(seeds), len(truth)))
-    for result in held_out:
-        logits[seeds.index(result.seed), result.rows] = result.logits
-    return {
-        **metrics_of(truth, logits.mean(axis=0)),
-        "folds": [
-            {
-                "fold": result.fold,
-                "seed": result.seed,
-                **metrics_of(truth[result.rows], result.logits),
-            }
+    return metrics_of_members(
+        [
+            Scored(
+                fold=result.fold,
+                seed=result.seed,
+                patients=result.rows.tolist(),
+                labels=truth[result.rows],
+                logits=result.logits,
+            )
             for result in held_out
-        ],
-        "seeds": [
-            {"seed": seed, **metrics_of(truth, own)}
-            for seed, own in zip(seeds, logits, strict=True)
-        ],
-    }
+        ]
+    )

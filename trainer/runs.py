@@ -18,12 +18,13 @@ With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -213,17 +214,10 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
     if directory.exists() and (not directory.is_dir() or any(_entries(directory))):
         if not file.is_file() or (found := read_json(file)).pop("format", None) != CONFIG_FORMAT:
             raise UsageError(f"{directory}: not empty and not a run; choose another --output_dir")
-        here, asked = flattened(found), flattened(request)
-        differing = [
-            f"{name}: {here.get(name)!r} there, {asked.get(name)!r} asked"
-            for name in sorted(here.keys() | asked.keys())
-            if here.get(name) != asked.get(name)
-        ]
         if not overwrite:
-            if differing:
+            if differing := differences(found, request):
                 raise ContractError(
-                    f"{directory} holds another run ({'; '.join(differing)}); "
-                    "--overwrite replaces it"
+                    f"{directory} holds another run ({differing}); --overwrite replaces it"
                 )
             return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
@@ -261,12 +255,32 @@ def _entries(directory: Path) -> Iterator[Path]:
     )
 
 
-def flattened(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What two requests differ in, both values of each, for a message; empty where in nothing."""
+    here, wanted = _flat(there), _flat(asked)
+    return "; ".join(
+        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} asked"
+        for name in sorted(here.keys() | wanted.keys())
+        if here.get(name) != wanted.get(name)
+    )
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    temporary.replace(file)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as one, with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in data.items():
         if isinstance(value, Mapping):
-            flat.update(flattened(value, f"{prefix}{name}."))
+            flat.update(_flat(value, f"{prefix}{name}."))
         else:
             flat[prefix + name] = value
     return flat

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from trainer.pages import render
+
 if TYPE_CHECKING:
     from trainer.saliency import Case, Explained
 
@@ -27,17 +29,10 @@ _MARGIN = 2  # voxels around the head
 
 def page(summary: Mapping[str, Any], explained: Sequence[Explained]) -> str:
     """The page of the object in saliency.json and the maps it was made from."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("trainer"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=_number, share=_share)
-    return environment.get_template("saliency.html.j2").render(
+    return render(
+        "saliency.html.j2",
+        {"number": _number, "share": _share},
         s=summary,
         patients=[
             {**numbers, **pictures(one, summary["method"], summary["modalities"])}

@@ -17,16 +17,14 @@ was not finished, and nothing else.
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_jobs.core.cli import UsageError
 from beam_jobs.core.record import ContractError
-from trainer.runs import flattened, locked, read_json, write_json
+from trainer.runs import differences, locked, read_json, write_json, write_table
 from trainer.trial import COMPLETED, FAILED, REQUEST_NAME, RESULT_NAME, Request, forget_networks
 
 FORMAT = "voxelbeam-study"
@@ -141,19 +139,16 @@ class Study:
           finished: the search is over.
         """
         rows = self.rows(finished=finished)
-        temporary = self.directory / f".{TRIALS_NAME}.{os.getpid()}"
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow([*_COLUMNS, *names, *_AFTER])
-            for row in rows:
-                told, (low, high) = row.result, row.interval or (None, None)
-                writer.writerow(
-                    [row.trial, row.status, row.reason, row.objective, low, high]
-                    + [row.values.get(name) for name in names]
-                    + [told.get("epochs"), told.get("batch_size")]
-                    + [told.get("seconds"), told.get("parameters")]
-                )
-        temporary.replace(self.directory / TRIALS_NAME)
+        table = []
+        for row in rows:
+            told, (low, high) = row.result, row.interval or (None, None)
+            table.append(
+                [row.trial, row.status, row.reason, row.objective, low, high]
+                + [row.values.get(name) for name in names]
+                + [told.get("epochs"), told.get("batch_size")]
+                + [told.get("seconds"), told.get("parameters")]
+            )
+        write_table(self.directory / TRIALS_NAME, [*_COLUMNS, *names, *_AFTER], table)
         best = best_of(rows)
         if best is not None:
             write_json(self.directory / BEST_NAME, best.config)
@@ -217,17 +212,9 @@ def claimed(directory: Path, asked: Mapping[str, Any], max_trials: int) -> Itera
         if file.is_file():
             before = read_json(file)
             over = bool(before.get("finished")) and max_trials <= before.get("max_trials", 0)
-            here = flattened(settings_of(directory))
-            wanted = flattened(asked)
-            differing = [
-                f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} asked"
-                for name in sorted(here.keys() | wanted.keys())
-                if here.get(name) != wanted.get(name)
-            ]
-            if differing:
+            if differing := differences(settings_of(directory), asked):
                 raise ContractError(
-                    f"{directory} holds another study ({'; '.join(differing)}); "
-                    "choose another --output_dir"
+                    f"{directory} holds another study ({differing}); choose another --output_dir"
                 )
         write_json(
             file, {"format": FORMAT, "asked": asked, "max_trials": max_trials, "finished": over}

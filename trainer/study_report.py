@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.pages import render
 from trainer.search_space import Choice, Space
 from trainer.study import REPORT_NAME, Row, best_of, caveat, ranking
 
@@ -147,27 +148,21 @@ def write_report(
 
 def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[Row]) -> str:
     """The page: needs nothing but itself, no script, no request."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("trainer"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}"
-    environment.filters["value"] = lambda v: (
-        "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v)
-    )
+    filters: dict[str, Callable[..., str]] = {
+        "number": lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}",
+        "value": lambda v: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v),
+    }
     leaders, importance = ranking(rows), importance_of(space, rows)
     drawn = {
         "coordinates": coordinates(space, leaders) if leaders else "",
         "so_far": so_far(rows) if leaders else "",
         "importance": _bars(importance) if importance.worth else "",
     }
-    return environment.get_template("study.html.j2").render(
+    return render(
+        "study.html.j2",
+        filters,
         name=name,
         asked=asked,
         choices=space.choices,

@@ -35,6 +35,7 @@ from trainer.environment import cluster_of, places_of
 from trainer.evaluate import summary_line, verdict
 from trainer.locations import read_manifest
 from trainer.network_config import FUSIONS, HEADS, MODELS, POOLINGS
+from trainer.pooling import summary_lines
 from trainer.runs import OOF_NAME, RUN_NAME, Run, claim, locked
 from trainer.split import check_folds, folds_to_train
 from trainer.training import train
@@ -225,19 +226,8 @@ def _report(directory: Path, data: str) -> Path:
 
 def _print_summary(trained: Run) -> None:
     metrics = trained.metrics
-    print(f"out of fold: {summary_line(metrics)}")
-    for fold in metrics["folds"]:
-        seed = f", seed {fold['seed']}" if len(metrics["seeds"]) > 1 else ""
-        print(
-            f"  fold {fold['fold']}{seed}: {summary_line(fold)}, "
-            f"epoch {fold['best_epoch']} of {fold['epochs']}"
-        )
-    if len(metrics["seeds"]) > 1:
-        each = [seed["auc"] for seed in metrics["seeds"]]
-        print(
-            f"  seeds alone: AUC {min(each):.2f} to {max(each):.2f}; "
-            "above, a patient's score is the mean over seeds"
-        )
+    for line in summary_lines(metrics):
+        print(line)
     print(f"  last epochs instead of the best: {summary_line(metrics['last_epoch'])}")
     print(verdict(metrics))
     print("The best epochs were chosen on these same patients, which flatters them.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import os
 import platform
@@ -11,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_jobs.core.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.environment import Cluster, Places
-from trainer.evaluate import metrics_of, sigmoid
-from trainer.runs import OOF_COLUMNS, OOF_NAME, Member, Run
+from trainer.evaluate import sigmoid
+from trainer.pooling import Scored, metrics_of_members, pooled
+from trainer.runs import OOF_COLUMNS, OOF_NAME, Member, Run, write_table
 from trainer.split import labels_of, permuted_labels
 
 if TYPE_CHECKING:
@@ -74,9 +75,10 @@ def train(
     with open_records(
         data, manifest, range(manifest.folds), modalities=config.modalities, cache=cache
     ):
-        results = [
+        made = [
             train_fold(setting, fold=fold, seed=seed) for seed in config.seeds for fold in folds
         ]
+    results = [result for result in made if result is not None]
     if not cluster.is_chief:
         return None
     _write_predictions(places.run / OOF_NAME, results)
@@ -132,64 +134,34 @@ def _finish(
 
 
 def _metrics(results: Sequence[FoldResult]) -> dict[str, Any]:
-    """All held-out patients together, each seed and fold, and the last epochs, which nobody chose.
+    """All held-out patients, each seed and fold, and the last epochs, which nobody chose."""
 
-    A patient's score is the mean logit over the seeds: one row a patient, so that n is honest.
-    """
-    seeds = sorted({result.seed for result in results})
+    def scored(result: FoldResult, logits: npt.NDArray[np.float64]) -> Scored:
+        return Scored(
+            fold=result.fold,
+            seed=result.seed,
+            patients=result.held_out.patient_ids,
+            labels=result.held_out.labels,
+            logits=logits,
+            told={"best_epoch": result.best_epoch, "epochs": result.epochs},
+        )
+
     return {
-        **_pooled(results, "logits"),
-        "folds": [
-            {
-                "fold": result.fold,
-                "seed": result.seed,
-                "best_epoch": result.best_epoch,
-                "epochs": result.epochs,
-                **metrics_of(result.held_out.labels, result.held_out.logits),
-            }
-            for result in results
-        ],
-        "seeds": [
-            {
-                "seed": seed,
-                **_pooled([result for result in results if result.seed == seed], "logits"),
-            }
-            for seed in seeds
-        ],
-        "last_epoch": _pooled(results, "last_logits"),
+        **metrics_of_members([scored(result, result.held_out.logits) for result in results]),
+        "last_epoch": pooled([scored(result, result.held_out.last_logits) for result in results]),
     }
 
 
-def _pooled(results: Sequence[FoldResult], scores: str) -> dict[str, Any]:
-    """Metrics over the patients of several members, the mean logit of each."""
-    labels: dict[str, int] = {}
-    logits: dict[str, list[float]] = {}
+def _write_predictions(file: Path, results: Sequence[FoldResult]) -> None:
+    """oof_predictions.csv."""
+    rows: list[tuple[Any, ...]] = []
     for result in results:
         held_out = result.held_out
-        of_each = getattr(held_out, scores).tolist()
-        for patient_id, label, logit in zip(
-            held_out.patient_ids, held_out.labels.tolist(), of_each, strict=True
-        ):
-            labels[patient_id] = label
-            logits.setdefault(patient_id, []).append(logit)
-    return metrics_of(
-        np.array(list(labels.values())), np.array([np.mean(logits[name]) for name in labels])
-    )
-
-
-def _write_predictions(file: Path, results: Sequence[FoldResult]) -> None:
-    """oof_predictions.csv: floats in full, so that they read back bit for bit."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(OOF_COLUMNS)
-        for result in results:
-            held_out = result.held_out
+        columns = (held_out.labels, held_out.logits, sigmoid(held_out.logits))
+        rows += [
+            (patient_id, label, result.fold, result.seed, logit, probability)
             for patient_id, label, logit, probability in zip(
-                held_out.patient_ids,
-                held_out.labels.tolist(),
-                held_out.logits.tolist(),
-                sigmoid(held_out.logits).tolist(),
-                strict=True,
-            ):
-                row = [patient_id, label, result.fold, result.seed, logit, probability]
-                writer.writerow(row)
+                held_out.patient_ids, *(column.tolist() for column in columns), strict=True
+            )
+        ]
+    write_table(file, OOF_COLUMNS, rows)
