@@ -15,13 +15,12 @@ import hashlib
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+from beam_overhead import run  # beside this script
 from rich.console import Console
 from rich.table import Table
 
@@ -130,27 +129,6 @@ def write_records(directory: Path, records: int) -> None:
         shards=tuple(entries),
     )  # fmt: skip
     (directory / "manifest.json").write_text(manifest.dumps())
-
-
-def run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds, and peak memory in MB of the largest process of the command."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return seconds, float(done.stdout.split()[-1]) / 1024
-
-
-# A process between, so that its children's peak is this command's alone.
-_MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(done.returncode)
-"""
 
 
 def main() -> int:

@@ -21,22 +21,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from beam_jobs.core.cli import LIST, items
-from beam_jobs.core.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    ShardPatient,
-    fingerprint,
-)
-from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.manifest import Manifest
 from trainer.config import PRECISIONS, TrainConfig
 from trainer.environment import Cluster
 from trainer.network_config import MODELS
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.datasets import write_dataset
 
 LIMIT = 1.05
 # One of each family; --networks takes others.
@@ -49,56 +45,6 @@ class Measured(NamedTuple):
     constant: float
     real: float
     ratio: float
-
-
-def write_records(directory: Path, shape: tuple[int, int, int], patients: int) -> Manifest:
-    """A dataset of noise: one shard, one channel, uint8."""
-    import hashlib
-
-    from beam_jobs.tfrecord import encode_case, write_record
-
-    spec = {"shape": list(shape), "modalities": ["T1w"], "dtype": "uint8"}
-    schema = RecordSchema(
-        modalities=("T1w",), shape=shape, dtype="uint8", spec_fingerprint=fingerprint(spec)
-    )
-    rng = np.random.default_rng(0)
-    entries = []
-    for fold in range(2):
-        name = f"fold-{fold}-00000-of-00001.tfrecord"
-        mine = []
-        with (directory / name).open("wb") as stream:
-            for number in range(patients):
-                case = PreparedCase(
-                    patient_id=f"{fold}-{number:04d}",
-                    volume=rng.integers(0, 256, schema.volume_shape).astype(np.uint8),
-                    affine=np.eye(4),
-                    present=(True,),
-                    label=number % 2,
-                    fold=fold,
-                )
-                write_record(stream, encode_case(case, schema))
-                mine.append(ShardPatient(patient_id=case.patient_id, label=number % 2))
-        content = (directory / name).read_bytes()
-        entries.append(
-            ShardEntry(
-                name=name,
-                fold=fold,
-                bytes=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
-                patients=tuple(mine),
-            )
-        )
-    manifest = Manifest(
-        schema=schema,
-        spec=spec,
-        folds=2,
-        seed=0,
-        id_policy="keep",
-        counts={},
-        shards=tuple(entries),
-    )
-    (directory / MANIFEST_NAME).write_text(manifest.dumps())
-    return manifest
 
 
 def measure(
@@ -178,7 +124,9 @@ def main(argv: Sequence[str]) -> int:
         table.add_column(name, justify="left" if name in ("network", "precision") else "right")
     missed = []
     with tempfile.TemporaryDirectory() as directory:
-        manifest = write_records(Path(directory), shape, patients=32)
+        manifest = write_dataset(
+            Path(directory), patients=64, folds=2, shape=shape, modalities=("T1w",), signal=0.0
+        )
         for network in networks:
             plain = None
             for precision in precisions:
