@@ -157,7 +157,7 @@ def _told(smallest: tuple[int, int, int]) -> str:
     return f"{'x'.join(map(str, smallest))} voxels (rows, columns, slices)"
 
 
-def activation_bytes(model: keras.Model, batch_size: int, precision: str) -> int:
+def activation_bytes(model: keras.Model, batch_size: int, precision: str, *, gpu: bool) -> int:
     """Estimates what a training step holds in memory, for a guard that must not try it out.
 
     Counted are every layer's output once (the backward pass needs most of them), two more of the
@@ -168,7 +168,8 @@ def activation_bytes(model: keras.Model, batch_size: int, precision: str) -> int
     Args:
       model: of `build_model`, under whatever policy.
       batch_size: patients a step, on one device.
-      precision: "float32", or a mixed policy, which keeps activations in 2 bytes.
+      precision: "float32", or a mixed policy, which on a GPU keeps activations in 2 bytes.
+      gpu: whether it is one that works; without, convolutions hold float32 in every precision.
     """
     held, largest, items = 0, 0, batch_size
     for layer in model.layers:
@@ -177,7 +178,7 @@ def activation_bytes(model: keras.Model, batch_size: int, precision: str) -> int
         size = math.prod(layer.output.shape[1:])
         if isinstance(layer, (ChannelsToBatch, SlicesToBatch, BatchToSequence)):
             items = items * math.prod(layer.input.shape[1:]) // size
-        wide = precision == "float32" or isinstance(layer, Standardise)
+        wide = precision == "float32" or not gpu or isinstance(layer, Standardise)
         bytes_ = items * size * (4 if wide else 2)
         held += bytes_
         largest = max(largest, bytes_)

@@ -233,10 +233,11 @@ def _check_memory(
     model = build_model(config.network, shape, len(config.modalities), dtype)
     precision = resolve_precision(config.precision)
     devices = max(1, len(tf.config.list_logical_devices("GPU")))
-    limit = request.memory or free_memory(gpu=bool(tf.config.list_physical_devices("GPU")))
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    limit = request.memory or free_memory(gpu=gpu)
 
     def needed(batch: int) -> int:
-        return activation_bytes(model, math.ceil(batch / devices), precision)
+        return activation_bytes(model, math.ceil(batch / devices), precision, gpu=gpu)
 
     if limit is not None and needed(config.batch_size) > limit:
         batch = config.batch_size

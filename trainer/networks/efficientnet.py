@@ -13,7 +13,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.networks.layers import DepthwiseConv3D
+from trainer.networks.layers import DepthwiseConv2D, DepthwiseConv3D
 from trainer.networks.parts import Parts, fan_out_normal
 
 # Width, depth, dropout of B0 to B7.
@@ -94,7 +94,7 @@ def _mbconv(
 def _depthwise(x: Any, kernel: int, stride: int) -> Any:
     if len(x.shape) == 5:
         return DepthwiseConv3D(kernel, stride, depthwise_initializer=fan_out_normal())(x)
-    return layers.DepthwiseConv2D(
+    return DepthwiseConv2D(
         kernel,
         strides=stride,
         padding="same",

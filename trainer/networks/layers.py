@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers, ops
 
 register = keras.saving.register_keras_serializable("voxelbeam")
+
+
+def _in_float32_on_cpu(operation: Callable[..., Any], *tensors: Any) -> Any:
+    """`operation` of tensors of one dtype; 16 bits without a GPU are worked on in float32.
+
+    TensorFlow's CPU has no pooling of float16 in 3D and convolves it 200 times more slowly than
+    float32. Its weight gradients of bfloat16 convolutions (oneDNN's) hold uninitialised memory
+    where a map has few voxels: 3x3x3 on 2x2x2 voxels, and any tap that only ever meets padding. A
+    GPU adds up in float32 and rounds once too. Decided at each trace, not in the configuration, so
+    that a model trained on a GPU runs elsewhere.
+    """
+    kind = keras.backend.standardize_dtype(tensors[0].dtype)
+    if kind not in ("float16", "bfloat16") or _has_gpu():
+        return operation(*tensors)
+    return ops.cast(operation(*(ops.cast(tensor, "float32") for tensor in tensors)), kind)
+
+
+def _has_gpu() -> bool:
+    return bool(keras.distribution.list_devices("gpu"))
+
+
+class _SafeConvolution:
+    """A Keras convolution that is right in every precision on every device."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return _in_float32_on_cpu(super().convolution_op, inputs, kernel)  # type: ignore[misc]
+
+
+@register
+class Conv2D(_SafeConvolution, layers.Conv2D):
+    """Keras's own, in every precision on every device."""
+
+
+@register
+class Conv3D(_SafeConvolution, layers.Conv3D):
+    """Keras's own, in every precision on every device."""
+
+
+@register
+class DepthwiseConv2D(layers.DepthwiseConv2D):
+    """Keras's own, in every precision on every device; without bias, activation or dilation."""
+
+    def call(self, x: Any) -> Any:
+        """(batch, row, column, channel) → the same, each axis divided by the stride."""
+
+        def convolve(x: Any, kernel: Any) -> Any:
+            return ops.depthwise_conv(x, kernel, strides=self.strides, padding=self.padding)
+
+        return _in_float32_on_cpu(convolve, x, self.kernel)
 
 
 @register
@@ -40,6 +90,9 @@ class DepthwiseConv3D(layers.Layer):
 
     def call(self, x: Any) -> Any:
         """(batch, row, column, slice, channel) → the same, each axis divided by the stride."""
+        return _in_float32_on_cpu(self._convolve, x, self.kernel)
+
+    def _convolve(self, x: Any, kernel: Any) -> Any:
         size, stride = self.kernel_size, self.strides
         rows, columns, slices, channels = x.shape[1:]
         out = -(-rows // stride)
@@ -56,7 +109,7 @@ class DepthwiseConv3D(layers.Layer):
         total = None
         for plane in range(size):
             part = ops.depthwise_conv(
-                phases[plane % stride], self.kernel[plane], strides=stride, padding="same"
+                phases[plane % stride], kernel[plane], strides=stride, padding="same"
             )
             part = ops.reshape(part, (-1, planes, *part.shape[1:]))
             part = part[:, plane // stride : plane // stride + out]
@@ -76,31 +129,20 @@ class DepthwiseConv3D(layers.Layer):
         }
 
 
-class _HalfOnCpu:
-    """Pools float16 in float32 where there is no GPU: TensorFlow's CPU has no such kernels.
-
-    Decided at each trace, not in the configuration, so that a model trained on a GPU runs
-    elsewhere. A maximum is the same in both; a mean is rounded once.
-    """
+class _SafePooling:
+    """A Keras pooling for every precision. A maximum is the same in all; a mean is rounded once."""
 
     def call(self, x: Any) -> Any:
-        pool = super().call  # type: ignore[misc]
-        if keras.backend.standardize_dtype(x.dtype) == "float16" and not _has_gpu():
-            return ops.cast(pool(ops.cast(x, "float32")), "float16")
-        return pool(x)
-
-
-def _has_gpu() -> bool:
-    return bool(keras.distribution.list_devices("gpu"))
+        return _in_float32_on_cpu(super().call, x)  # type: ignore[misc]
 
 
 @register
-class MaxPool3D(_HalfOnCpu, layers.MaxPooling3D):
+class MaxPool3D(_SafePooling, layers.MaxPooling3D):
     """Keras's own, in every precision on every device."""
 
 
 @register
-class AveragePool3D(_HalfOnCpu, layers.AveragePooling3D):
+class AveragePool3D(_SafePooling, layers.AveragePooling3D):
     """Keras's own, in every precision on every device."""
 
 

@@ -14,7 +14,7 @@ import keras
 from keras import layers
 
 from trainer.network_config import NetworkConfig
-from trainer.networks.layers import AttentionPooling, MaxPool3D
+from trainer.networks.layers import AttentionPooling, Conv2D, Conv3D, MaxPool3D
 
 # Batch statistics are averaged over about 1 / (1 - momentum) steps. A cohort has few steps an
 # epoch: with Keras's 0.99 the averages trail the weights by many epochs, and a network that has
@@ -71,7 +71,7 @@ class Parts:
 
     def conv(self, x: Any, filters: int, size: int, stride: int = 1, *, bias: bool = False) -> Any:
         """A "same" convolution, 2D or 3D by the rank of `x`."""
-        kind = layers.Conv3D if len(x.shape) == 5 else layers.Conv2D
+        kind = Conv3D if len(x.shape) == 5 else Conv2D
         return kind(
             filters,
             size,

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import layers
 
+from trainer.networks.layers import Conv3D
 from trainer.networks.parts import Parts, max_pool
 
 
@@ -17,11 +18,11 @@ def seed_cnn(x: Any, parts: Parts) -> Any:
     with the same parameters.
     """
     for _ in range(2):
-        x = layers.Conv3D(parts.filters(64), 3, activation="relu")(x)
+        x = Conv3D(parts.filters(64), 3, activation="relu")(x)
         x = parts.norm(max_pool(x, 2, padding="valid"))
     padding = "valid" if min(x.shape[1:4]) >= 5 else "same"
     for filters in (128, 256):
-        x = layers.Conv3D(parts.filters(filters), 3, padding=padding, activation="relu")(x)
+        x = Conv3D(parts.filters(filters), 3, padding=padding, activation="relu")(x)
         x = parts.norm(x)
     x = parts.pool(parts.dropout(x, 0.333))
     x = layers.Dense(parts.filters(128), activation="relu")(x)
