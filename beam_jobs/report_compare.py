@@ -26,6 +26,7 @@ _NAMES = {
     "thickness": "slice thickness",
     "obliquity": "obliquity",
     "field_strength": "field strength",
+    "blank_share": "blank slices a series",
 }
 
 Row = dict[str, Any]
@@ -152,6 +153,7 @@ def _modalities(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
             rows += _distribution(
                 name, column, unit, ours.measures(name, column), theirs.measures(name, column)
             )
+        rows += _blank(name, ours.blank_shares(name), theirs.blank_shares(name))
         if here and there:
             rows.append(_intensities(name, (here, channel), (there, other)))
     return rows
@@ -197,6 +199,25 @@ def _distribution(
             "test": f"KS {found.statistic:.2f}, p {_p(float(found.pvalue))}",
             "marked": bool(found.pvalue < _P),
             "of": "median (least to most)",
+        }
+    ]
+
+
+def _blank(group: str, ours: Sequence[float], theirs: Sequence[float]) -> list[Row]:
+    """The shares of blank slices as scanned; earlier versions did not count them."""
+    if bool(ours) == bool(theirs):
+        return _distribution(group, "blank_share", "%", ours, theirs)
+    told = {True: "counted", False: "not recorded"}
+    return [
+        {
+            "group": group,
+            "name": _NAMES["blank_share"],
+            "ours": told[bool(ours)],
+            "theirs": told[bool(theirs)],
+            "change": "",
+            "test": "",
+            "marked": False,
+            "of": "",
         }
     ]
 

@@ -27,6 +27,8 @@ from beam_jobs.tables import REJECT_COLUMNS, SERIES_COLUMNS
 # Levels 1 to 255 of the stored range in groups of five.
 INTENSITY_BINS = 51
 _SLICE_BINS = 24
+# Per cent of a series' slices that are blank, in steps of five.
+BLANK_EDGES = [float(edge) for edge in range(0, 101, 5)]
 _SUBJECTS = 5
 # Numeric columns of series.csv that are told as a distribution, and their units.
 MEASURES = {
@@ -37,6 +39,8 @@ MEASURES = {
     "obliquity": "°",
     "field_strength": "T",
 }
+# Columns that datasets of earlier versions lack.
+_LATER_COLUMNS = {"blank_slices"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +71,18 @@ class DatasetFacts:
         """A numeric column over the used series of a modality, where it is known."""
         return [float(row[column]) for row in self.used(modality) if row.get(column)]
 
+    def blank_slices(self, modality: str) -> list[tuple[int, int]]:
+        """(blank, all) slices of each used series of a modality, where the blank were counted."""
+        return [
+            (int(float(row["blank_slices"])), int(float(row["slices"])))
+            for row in self.used(modality)
+            if row.get("blank_slices") and row.get("slices")
+        ]
+
+    def blank_shares(self, modality: str) -> list[float]:
+        """Per cent of the slices that are blank, of each series of `blank_slices`."""
+        return [100 * blank / slices for blank, slices in self.blank_slices(modality)]
+
 
 def read_table(
     directory: str, name: str, *, columns: Iterable[str], numbers: Iterable[str]
@@ -77,7 +93,7 @@ def read_table(
       directory: the dataset.
       name: the file.
       columns: that it must have.
-      numbers: those of them that hold numbers, or nothing.
+      numbers: columns that hold numbers, or nothing, where they are there.
 
     Raises:
       ContractError: it is not what a conversion writes; the message names the column.
@@ -92,7 +108,7 @@ def read_table(
     for column in numbers:
         for row in rows:
             try:
-                float(row[column] or 0)
+                float(row.get(column) or 0)
             except ValueError as error:
                 raise ContractError(
                     f"{name}: {column} {row[column]!r} found, a number required"
@@ -105,7 +121,10 @@ def gather(directory: str, manifest: Manifest, cases: list[CaseFacts]) -> Datase
     return DatasetFacts(
         manifest=manifest,
         series=read_table(
-            directory, SERIES_NAME, columns=SERIES_COLUMNS, numbers=("files", *MEASURES)
+            directory,
+            SERIES_NAME,
+            columns=set(SERIES_COLUMNS) - _LATER_COLUMNS,
+            numbers=("files", "blank_slices", *MEASURES),
         ),
         rejects=read_table(directory, REJECTS_NAME, columns=REJECT_COLUMNS, numbers=("files",)),
         cases=cases,
@@ -136,6 +155,7 @@ def summarise(facts: DatasetFacts) -> dict[str, Any]:
             "dataset_fingerprint": manifest.dataset_fingerprint,
         },
         "slice_edges": _slice_edges(facts),
+        "blank_edges": BLANK_EDGES,
         "modalities": [
             _modality(facts, channel, name) for channel, name in enumerate(schema.modalities)
         ],
@@ -176,6 +196,8 @@ def _cohort(facts: DatasetFacts) -> dict[str, Any]:
             }
         )
     counts = facts.manifest.counts
+    modalities = facts.manifest.schema.modalities
+    blank = [found for name in modalities for found in facts.blank_slices(name)]
     return {
         "patients": len(facts.cases),
         "labels": {label: labels[label] for label in ("0", "1", "none")},
@@ -183,6 +205,7 @@ def _cohort(facts: DatasetFacts) -> dict[str, Any]:
         "complete": sum(all(case.present) for case in facts.cases),
         "bytes": sum(shard.bytes for shard in facts.manifest.shards),
         "shards": len(facts.manifest.shards),
+        "blank": _blank(blank),
         **{name: counts.get(name) for name in ("files", "series")},
     }
 
@@ -220,9 +243,27 @@ def _modality(facts: DatasetFacts, channel: int, name: str) -> dict[str, Any]:
         "uneven": sum(row.get("even_steps") == "False" for row in used),
         "geometry_unknown": sum(row.get("geometry_known") == "False" for row in used),
         "measures": {column: spread(facts.measures(name, column)) for column in MEASURES},
+        "scanned_blank": _blank(facts.blank_slices(name)),
         "blank_slices": blank,
         "blank_share": blank / (len(there) * grid_slices) if there else None,
         "intensity": intensity(there, channel),
+    }
+
+
+def _blank(counts: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
+    """How many slices are blank as scanned, of (blank, all) of each series; None of none."""
+    if not counts:
+        return None
+    shares = [100 * blank / slices for blank, slices in counts]
+    blank, slices = (sum(column) for column in zip(*counts, strict=True))
+    return {
+        "series": len(counts),
+        "slices": slices,
+        "blank": blank,
+        "share": blank / slices,
+        "without": sum(share == 0 for share in shares),
+        "shares": np.histogram(shares, bins=BLANK_EDGES)[0].tolist(),
+        "spread": spread(shares),
     }
 
 

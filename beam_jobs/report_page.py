@@ -151,7 +151,10 @@ def _most(counts: Mapping[str, int]) -> str:
     return f"{told} and {more} more" if more > 0 else told
 
 
-def _span(edges: Sequence[float], place: int) -> str:
+def _span(edges: Sequence[float], place: int, *, percent: bool) -> str:
+    """What a bin of whole slices, or of per cent of slices, holds."""
+    if percent:
+        return f"{edges[place]:g} to {edges[place + 1]:g} % blank"
     low, high = int(edges[place]), int(edges[place + 1]) - 1
     return f"{low} slices" if low == high else f"{low} to {high} slices"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -13,7 +13,7 @@ from beam_jobs import filesystems
 from beam_jobs.core.cohort import PatientPlan, SeriesRow
 from beam_jobs.core.folds import hash_order
 from beam_jobs.core.manifest import ShardEntry, ShardPatient
-from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
+from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import ContractError, PreparedCase
 from beam_jobs.npz import explode_shard
@@ -34,21 +34,21 @@ def prepare_patient(
     plan: PatientPlan, assignment: Assignment, spec: PreprocessSpec, tables: TableWriter
 ) -> tuple[PreparedCase | None, list[SeriesRow], list[RejectRow]]:
     """One patient's case, final series rows and reject rows; no case when it is refused."""
-    rejections: list[Rejection]
     refusal: PatientRejectedError | None = None
     case: PreparedCase | None = None
     try:
         with filesystems.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
-            case, rejections = prepare_case(
+            found = prepare(
                 assignment.patient_id,
                 plan.series,
                 spec,
                 label=assignment.label,
                 fold=assignment.fold,
             )
+        case, rejections, blank_slices = found.case, found.rejections, found.blank_slices
     except PatientRejectedError as error:
-        refusal, rejections = error, error.rejections
-    rows = _final_rows(plan.rows, rejections, refused=refusal is not None)
+        refusal, rejections, blank_slices = error, error.rejections, error.blank_slices
+    rows = _final_rows(plan.rows, rejections, blank_slices, refused=refusal is not None)
     rejects = tables.rejects_of(rows)
     if refusal is not None:
         rejects.append(tables.reject_patient(plan.key, refusal.reason, str(refusal)))
@@ -71,13 +71,18 @@ def _files_of(plan: PatientPlan, spec: PreprocessSpec) -> list[Entry]:
 
 
 def _final_rows(
-    rows: Sequence[SeriesRow], rejections: Sequence[Rejection], *, refused: bool
+    rows: Sequence[SeriesRow],
+    rejections: Sequence[Rejection],
+    blank_slices: Mapping[str, int],
+    *,
+    refused: bool,
 ) -> list[SeriesRow]:
-    """Planned rows after the pixels were read: some chosen series turned out unusable."""
+    """Planned rows with what the pixels told: some chosen series turned out unusable."""
     by_path = {rejection.paths[0]: rejection for rejection in rejections}
     final = []
     for row in rows:
         if row.verdict == Verdict.USED.value:
+            row = dataclasses.replace(row, blank_slices=blank_slices.get(row.modality))
             found = by_path.get(row.path)
             if found is not None:
                 row = dataclasses.replace(
@@ -104,7 +109,7 @@ def refused_patient(
       refusal: why, None for stray files of a patient that is not refused.
       tables: names for the rows.
     """
-    rows = _final_rows(plan.rows, (), refused=True)
+    rows = _final_rows(plan.rows, (), {}, refused=True)
     rejects = tables.rejects_of(rows)
     if refusal is not None:
         rejects.append(tables.reject_patient(plan.key, *refusal))

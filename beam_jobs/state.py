@@ -35,7 +35,7 @@ from beam_jobs.core.manifest import (
 )
 from beam_jobs.core.storage import is_remote
 from beam_jobs.planning import Assignment
-from beam_jobs.tables import RejectRow
+from beam_jobs.tables import SERIES_COLUMNS, RejectRow
 
 STATE_NAME = ".state"
 REPORT_NAME = "report.html"
@@ -72,15 +72,18 @@ class ShardResult:
         """Reads `to_json`'s object.
 
         Raises:
-          KeyError, TypeError: it is none.
+          KeyError, TypeError, ValueError: it is none, or an earlier version's with other columns.
         """
+        series = tuple(data["series"])
+        if any(set(row) != set(SERIES_COLUMNS) for row in series):
+            raise ValueError("series.csv has other columns now")
         entry = data["entry"]
         if entry is not None:
             patients = tuple(ShardPatient(**patient) for patient in entry["patients"])
             entry = ShardEntry(**{**entry, "patients": patients})
         return cls(
             entry=entry,
-            series=tuple(data["series"]),
+            series=series,
             rejects=tuple(RejectRow(**row) for row in data["rejects"]),
         )
 

@@ -125,6 +125,8 @@ class SeriesRow:
       plane, obliquity, rows, columns, slices, row_spacing, column_spacing, slice_step,
       thickness, field_strength: geometry and acquisition; mm, degrees and tesla; None unknown.
       frame_of_reference: number of the patient's distinct frame of reference it lies in, from 1.
+      blank_slices: how many of the slices are blank (see `pixels.BlankTally`); None where the
+        pixels were not all read.
       files: how many files it stands for.
       verdict, reason, detail: what became of it; reason "" when used.
     """
@@ -150,6 +152,7 @@ class SeriesRow:
     even_steps: bool | None = None
     geometry_known: bool | None = None
     frame_of_reference: int | None = None
+    blank_slices: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

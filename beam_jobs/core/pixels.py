@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,11 +31,65 @@ class StoredSlice(NamedTuple):
 
     `samples` is (row, column) and valid only until the next slice is asked for (the buffer is
     used again). MONOCHROME1 inversion is folded into slope and intercept (PS3.3 C.7.6.3.1.2).
+    `blank` is what `is_blank` says of the samples.
     """
 
     samples: npt.NDArray[Any]
     slope: float
     intercept: float
+    blank: bool
+
+
+def is_blank(samples: npt.NDArray[Any]) -> bool:
+    """Whether all pixels of a slice have one value, whichever it is.
+
+    Rescaling and inversion cannot change that; a Modality LUT can, and has been applied.
+
+    Args:
+      samples: (row, column), at least one of each.
+    """
+    rows, columns = samples.shape
+    # In most slices of a head these two differ, and then the others need no look.
+    if samples.item(rows // 2, columns // 2) != samples.item(0):
+        return False
+    bits = samples.view(f"u{samples.itemsize}")
+    # One pass for the two usual cases: nothing but zeros, and something beside them.
+    highest = bits.max()
+    return bool(highest == bits[0, 0] and (highest == 0 or bits.min() == highest))
+
+
+class BlankTally:
+    """Counts the blank slices of a series while its pixels stream past.
+
+    A slice is blank when all its pixels have one value (`is_blank`); a series is when all its
+    slices are, and their value is the same in float32, in which values are kept. Frames are slices.
+
+    Attributes:
+      slices: how many were seen.
+      blank: how many of them are blank.
+    """
+
+    def __init__(self) -> None:
+        self.slices = 0
+        self.blank = 0
+        self._values: set[float] = set()
+
+    @property
+    def one_value(self) -> float | None:
+        """The value of every pixel seen, after rescaling; None where there are several."""
+        if self.blank < self.slices or len(self._values) != 1:
+            return None
+        return next(iter(self._values))
+
+    def watch(self, slices: Iterable[StoredSlice]) -> Iterator[StoredSlice]:
+        """The slices as they come, each counted before it is handed on."""
+        for stored in slices:
+            self.slices += 1
+            if stored.blank:
+                self.blank += 1
+                value = stored.samples.item(0) * stored.slope + stored.intercept
+                self._values.add(float(np.float32(value)))
+            yield stored
 
 
 def stored_slices(series: Series) -> Iterator[StoredSlice]:
@@ -87,12 +141,13 @@ def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice
         raise RejectedError(
             Reason.CORRUPT_HEADER, f"rescale slope {slope}, intercept {intercept}", path=header.path
         )
+    blank = is_blank(samples)
     if header.photometric == "MONOCHROME1":
         bits = header.bits_stored or 16
         top = float((1 << (bits - 1)) - 1 if header.pixel_representation else (1 << bits) - 1)
         bottom = float(-(1 << (bits - 1)) if header.pixel_representation else 0)
-        return StoredSlice(samples, -slope, slope * (top + bottom) + intercept)
-    return StoredSlice(samples, slope, intercept)
+        return StoredSlice(samples, -slope, slope * (top + bottom) + intercept, blank)
+    return StoredSlice(samples, slope, intercept, blank)
 
 
 def _through_modality_lut(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.manifest import fingerprint
-from beam_jobs.core.pixels import stored_slices
+from beam_jobs.core.pixels import BlankTally, stored_slices
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
 from beam_jobs.core.resample import Float32, Resampled, resample_stack
@@ -133,6 +133,23 @@ class PreprocessSpec:
         return cls(**fields)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Preparation:
+    """What became of one patient's series.
+
+    Attributes:
+      case: the patient, its volume (row, column, slice, channel).
+      rejections: one for each series whose pixels could not be used; its channel is zeros and
+        not `present`.
+      blank_slices: modality to the number of blank slices (see `BlankTally`) of its series, of
+        every series whose pixels were all read, used or not.
+    """
+
+    case: PreparedCase
+    rejections: list[Rejection]
+    blank_slices: dict[str, int]
+
+
 def prepare_case(
     patient_id: str,
     series: Mapping[str, Series],
@@ -141,6 +158,19 @@ def prepare_case(
     label: int | None = None,
     fold: int | None = None,
 ) -> tuple[PreparedCase, list[Rejection]]:
+    """The case and the rejections of `prepare`, for those who need no more."""
+    found = prepare(patient_id, series, spec, label=label, fold=fold)
+    return found.case, found.rejections
+
+
+def prepare(
+    patient_id: str,
+    series: Mapping[str, Series],
+    spec: PreprocessSpec,
+    *,
+    label: int | None = None,
+    fold: int | None = None,
+) -> Preparation:
     """One patient's series on one grid, ready for a record or a network.
 
     Args:
@@ -150,24 +180,21 @@ def prepare_case(
       label: class index, None when unknown.
       fold: cross-validation fold, None without a label.
 
-    Returns:
-      The case, its volume (row, column, slice, channel), and a rejection for each series whose
-      pixels could not be used; its channel is zeros and not `present`.
-
     Raises:
-      RejectedError: no series could be used, or a required modality is not there; the
-        rejections of the series are in its `rejections`.
+      PatientRejectedError: no series could be used, or a required modality is not there; what
+        was found of the series is in its attributes.
     """
     volume = np.zeros(spec.schema.volume_shape, dtype=spec.dtype)
     present = [False] * len(spec.modalities)
     rejections: list[Rejection] = []
+    blank_slices: dict[str, int] = {}
     grid: VolumeGeometry | None = None
     for channel, modality in enumerate(spec.modalities):
         if modality not in series:
             continue
-        stack = series[modality]
+        stack, tally = series[modality], BlankTally()
         try:
-            resampled = resample_series(stack, spec, grid)
+            resampled = _resample(stack, spec, grid, tally)
             volume[..., channel] = _scale(resampled, spec)
         except RejectedError as error:
             rejections.append(
@@ -178,9 +205,11 @@ def prepare_case(
                     series_uid=stack.first.series_uid,
                 )
             )
-            continue
-        grid = resampled.geometry
-        present[channel] = True
+        else:
+            grid = resampled.geometry
+            present[channel] = True
+        if tally.slices == len(stack.headers):
+            blank_slices[modality] = tally.blank
     missing = [
         name
         for name, there in zip(spec.modalities, present, strict=True)
@@ -189,7 +218,7 @@ def prepare_case(
     if missing or grid is None:
         reason = Reason.MISSING_MODALITY if missing else Reason.NO_USABLE_SERIES
         detail = f"required: {', '.join(missing)}" if missing else "no series could be used"
-        raise PatientRejectedError(reason, detail, rejections)
+        raise PatientRejectedError(reason, detail, rejections, blank_slices)
     case = PreparedCase(
         patient_id=patient_id,
         volume=volume,
@@ -198,19 +227,26 @@ def prepare_case(
         label=label,
         fold=fold,
     )
-    return case, rejections
+    return Preparation(case=case, rejections=rejections, blank_slices=blank_slices)
 
 
 class PatientRejectedError(RejectedError):
     """A patient without a usable volume.
 
     Attributes:
-      rejections: of the patient's series.
+      rejections, blank_slices: of the patient's series, as in `Preparation`.
     """
 
-    def __init__(self, reason: Reason, detail: str, rejections: list[Rejection]) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        detail: str,
+        rejections: list[Rejection],
+        blank_slices: dict[str, int],
+    ) -> None:
         super().__init__(reason, detail)
         self.rejections = rejections
+        self.blank_slices = blank_slices
 
 
 def resample_series(
@@ -227,14 +263,22 @@ def resample_series(
     Raises:
       RejectedError: pixels that cannot be read, or a blank series.
     """
+    return _resample(series, spec, grid, BlankTally())
+
+
+def _resample(
+    series: Series, spec: PreprocessSpec, grid: VolumeGeometry | None, tally: BlankTally
+) -> Resampled:
+    """`resample_series`; the tally is told of each slice, also of those of a refused series."""
 
     def choose(values: Float32, affine: Array) -> VolumeGeometry:
-        if values.size == 0 or values.min() == values.max():
-            raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {float(values.flat[0]):g}")
+        # The pixels decide: beside a blank stack `values` may hold the zeros outside of it.
+        if tally.one_value is not None:
+            raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {tally.one_value:g}")
         return grid or grid_around(grid_centre(values, affine, spec), spec)
 
     return resample_stack(
-        stored_slices(series), series.geometry, series.offsets, spec.spacing, choose
+        tally.watch(stored_slices(series)), series.geometry, series.offsets, spec.spacing, choose
     )
 
 

@@ -142,21 +142,25 @@ def reduce_stack(
     reduced = np.empty(outputs * columns, dtype=np.float32)
     turned = np.empty(final * outputs, dtype=np.float32)
     box = _Box(inputs, 0, columns, 0)
+    width = first = last = 0
     for index, stored in enumerate(slices):
         if not touched[index]:
             continue
-        old, box = box, _grown(box, stored.samples)
-        height, width = max(box.bottom - box.top, 0), max(box.right - box.left, 0)
-        if box[2:] != old[2:]:
-            for plane, values in open_planes.items():
-                open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
-                shift = old.left - box.left
-                open_planes[plane][:, shift : shift + values.shape[1]] = values
-        image = work[: height * width].reshape(height, width)
-        image[:] = stored.samples[box.top : box.bottom, box.left : box.right]
-        lines = reduced[: outputs * width].reshape(outputs, width)
-        first, last = _reduce(image, box.top, row_blocks, lines)
-        flat = lines[first:last].reshape(-1)
+        flat = reduced[:0]
+        # A slice of zeros adds nothing but its intercept.
+        if not stored.blank or stored.samples.item(0):
+            old, box = box, _grown(box, stored.samples)
+            height, width = max(box.bottom - box.top, 0), max(box.right - box.left, 0)
+            if box[2:] != old[2:]:
+                for plane, values in open_planes.items():
+                    open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
+                    shift = old.left - box.left
+                    open_planes[plane][:, shift : shift + values.shape[1]] = values
+            image = work[: height * width].reshape(height, width)
+            image[:] = stored.samples[box.top : box.bottom, box.left : box.right]
+            lines = reduced[: outputs * width].reshape(outputs, width)
+            first, last = _reduce(image, box.top, row_blocks, lines)
+            flat = lines[first:last].reshape(-1)
         for plane in touched[index]:
             weight = float(matrix[plane, index])
             constants[plane] += weight * stored.intercept

@@ -130,6 +130,34 @@ def test_series_table_tells_the_truth(cohort, dataset):
         assert float(row["obliquity"]) <= spec.obliquity_degrees + 0.1
 
 
+def test_blank_slices_of_each_series_are_the_phantoms(cohort, dataset):
+    truth = read_truth(cohort)
+    found = 0
+    for row in rows(dataset / "series.csv"):
+        patient = truth.patient(row["path"].split("/")[0])
+        (spec,) = (s for s in patient.series if s.modality == row["modality"])
+        expected = 20 if row["reason"] == "blank_series" else len(spec.blank_slices)
+        assert int(row["blank_slices"]) == expected
+        found += expected
+    assert found > 60
+
+
+def test_blank_slices_are_told_of_the_series_that_were_read_and_of_no_other(cohort, tmp_path):
+    few = tmp_path / "few"
+    for patient in sorted((cohort / "train").iterdir())[:3]:
+        shutil.copytree(patient, few / "train" / patient.name)
+    shutil.copy(cohort / "train_labels.csv", few)
+    required = ("--modalities", "FLAIR,T1w", "--require_modalities", "FLAIR,T1w", "--no_report")
+    assert convert(few, tmp_path / "d", *required) == cli.EXIT_OK
+    told = {(row["reason"], row["blank_slices"] != "") for row in rows(tmp_path / "d/series.csv")}
+    assert told == {
+        ("", True),
+        ("blank_series", True),
+        ("patient_rejected", True),
+        ("unknown_modality", False),
+    }
+
+
 def test_two_processes_and_other_shard_order_give_the_same_bytes(cohort, dataset, tmp_path):
     """As a subprocess: worker processes belong to the command, not to the test runner."""
     command = [
@@ -284,6 +312,20 @@ def test_damaged_shard_is_converted_again(cohort, dataset, copy, capsys):
     argv = ["--input", str(cohort / "train"), "--labels", str(cohort / "train_labels.csv")]
     assert dicom_to_tfrecord.main([*argv, "--output", str(copy), "--shape", SHAPE]) == 0
     assert f"{victim.name}: file damaged" in capsys.readouterr().out
+    assert published(copy) == published(dataset)
+
+
+def test_shards_of_a_version_that_told_less_of_series_are_converted_again(
+    cohort, dataset, copy, capsys
+):
+    for path in sorted((copy / ".state").glob("*.tfrecord.json"))[:2]:
+        state = json.loads(path.read_text())
+        for row in state["result"]["series"]:
+            del row["blank_slices"]
+        path.write_text(json.dumps(state))
+    argv = ["--input", str(cohort / "train"), "--labels", str(cohort / "train_labels.csv")]
+    assert dicom_to_tfrecord.main([*argv, "--output", str(copy), "--shape", SHAPE]) == 0
+    assert "6 kept, 2 converted" in capsys.readouterr().out
     assert published(copy) == published(dataset)
 
 

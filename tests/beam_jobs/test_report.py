@@ -117,6 +117,67 @@ def test_series_numbers_are_those_of_series_csv(dataset, page):
             assert (spread["min"], spread["max"]) == (rows[column].min(), rows[column].max())
 
 
+def test_blank_slices_are_those_of_series_csv(dataset, page):
+    facts = facts_in(page)
+    used = table(dataset, "series.csv").query("verdict == 'used'")
+    for modality in facts["modalities"]:
+        rows = used[used.modality == modality["name"]]
+        found, shares = modality["scanned_blank"], 100 * rows.blank_slices / rows.slices
+        assert (found["blank"], found["slices"]) == (rows.blank_slices.sum(), rows.slices.sum())
+        assert found["blank"] > 0
+        assert found["spread"]["median"] == pytest.approx(shares.median())
+        assert found["without"] == (shares == 0).sum()
+        assert found["shares"] == np.histogram(shares, bins=20, range=(0, 100))[0].tolist()
+        told = f"{100 * found['share']:.1f} % of all slices ({found['blank']} of {found['slices']})"
+        assert told in page
+    slices = int(used.slices.sum())
+    share = 100 * used.blank_slices.sum() / slices
+    assert f"<b>{share:.0f} %</b><span>of {slices} slices as scanned are blank" in page
+
+
+def without_blank_slices(dataset: Path, copy: Path) -> Path:
+    """The dataset as versions wrote it that did not count blank slices."""
+    shutil.copytree(dataset, copy)
+    table(copy, "series.csv").drop(columns="blank_slices").to_csv(copy / "series.csv", index=False)
+    return copy
+
+
+def test_dataset_of_a_version_that_did_not_count_blank_slices_says_so(dataset, tmp_path):
+    page = make(without_blank_slices(dataset, tmp_path / "old"))
+    facts = facts_in(page)
+    assert facts["cohort"]["blank"] is None
+    assert {modality["scanned_blank"] for modality in facts["modalities"]} == {None}
+    assert "Not recorded: an earlier version" in page
+    assert "slices as scanned are blank" not in page
+    assert facts["modalities"][0]["measures"]["slices"] is not None
+
+
+def drift(page: str, name: str) -> list[str]:
+    """The rows of the comparison that have a name, cells in one line."""
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
+    return [re.sub(r"<[^>]+>", "|", row) for row in found if f"<td>{name}</td>" in row]
+
+
+def test_comparison_with_a_dataset_without_counts_of_blank_slices_says_so(dataset, tmp_path):
+    other = without_blank_slices(dataset, tmp_path / "old")
+    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
+    found = drift(page, "blank slices a series")
+    assert len(found) == len(MODALITIES)
+    assert all("|counted|" in row and "|not recorded|" in row for row in found)
+
+
+def test_comparison_marks_other_shares_of_blank_slices(dataset, tmp_path):
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    rows = table(other, "series.csv")
+    rows.loc[(rows.modality == "T1w") & (rows.verdict == "used"), "blank_slices"] = 0
+    rows.to_csv(other / "series.csv", index=False)
+    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
+    (marked,) = re.findall(r'<tr class="mark">(.*?)</tr>', page, re.DOTALL)
+    assert "T1w" in marked
+    assert "blank slices a series" in marked
+    assert "0 (0 to 0) %" in marked
+
+
 def test_channel_numbers_are_those_of_the_records(cases, page):
     facts = facts_in(page)
     for channel, modality in enumerate(facts["modalities"]):
@@ -326,6 +387,7 @@ def test_comparison_finds_what_was_changed_and_nothing_else(dataset, tmp_path):
     for row in rows:
         if row["modality"] == "T1w" and row["slices"]:
             row["slices"] = str(int(row["slices"]) * 5)
+            row["blank_slices"] = str(int(row["blank_slices"] or 0) * 5)  # the same share
     with (other / "series.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

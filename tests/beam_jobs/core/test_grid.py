@@ -236,7 +236,7 @@ def test_ramp_survives_tilt_uneven_steps_and_a_rescale_of_each_slice(
         for offset, (slope, intercept) in zip(offsets, rescale, strict=True):
             index = np.stack([rows, columns, np.full_like(rows, offset, dtype=float)], axis=-1)
             values = 3000 + geometry.to_patient(index) @ steps
-            yield StoredSlice((values - intercept) / slope, slope, intercept)
+            yield StoredSlice((values - intercept) / slope, slope, intercept, blank=False)
 
     grid = grid_around(np.zeros(3), SPEC)
     resampled = resample_stack(slices(), geometry, offsets, SPEC.spacing, lambda *_: grid)
@@ -257,7 +257,7 @@ def test_downsampling_does_not_alias():
 
     def slices():
         for k in range(120):
-            yield StoredSlice(stripes if k % 2 else 1500.0 - stripes, 1.0, 0.0)
+            yield StoredSlice(stripes if k % 2 else 1500.0 - stripes, 1.0, 0.0, blank=False)
 
     grid = VolumeGeometry.canonical((16, 16, 8), (5.0, 5.0, 8.0), (-40.0, -40.0, -32.0))
     resampled = resample_stack(slices(), geometry, range(120), (5.0, 5.0, 8.0), lambda *_: grid)

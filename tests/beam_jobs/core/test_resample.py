@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from beam_jobs.core.pixels import StoredSlice
+from beam_jobs.core.pixels import StoredSlice, is_blank
 from beam_jobs.core.resample import axis_weights, reduce_stack
 
 DTYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64)
@@ -41,7 +41,8 @@ def test_reduction_is_the_dense_sum(dtype, seed):
     slices, rows, columns = (
         random_weights(rng, size, flip=bool(seed % (axis + 2))) for axis, size in enumerate(shape)
     )
-    stored = (StoredSlice(*item) for item in zip(volume, slopes, intercepts, strict=True))
+    blank = map(is_blank, volume)
+    stored = (StoredSlice(*item) for item in zip(volume, slopes, intercepts, blank, strict=True))
     found = reduce_stack(stored, rows, columns, slices)
     expected = np.einsum(
         "pk,or,kri,ci->poc",
