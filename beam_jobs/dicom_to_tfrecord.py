@@ -19,6 +19,7 @@ from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES, ContractError
 from beam_jobs.core.rules import known_modalities, read_rules_file
 from beam_jobs.core.storage import is_remote, list_local_files
+from beam_jobs.terminal import row
 
 if TYPE_CHECKING:
     from beam_jobs.core.labels import Labels
@@ -36,8 +37,6 @@ EXAMPLES = """\
 
   # Two processes; any option of Beam's (--runner, --project, ...) is passed on to it.
   python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset --processes 2
-
-exit codes: 0 converted, 1 failed, 2 wrong usage, 8 some input was rejected and --strict was given
 """
 
 
@@ -122,10 +121,9 @@ def main(argv: Sequence[str]) -> int:
             pipeline.run,
             ticks,
             files=len(paths) if paths else None,
-            quiet=flags.quiet,
             private=id_policy.key is not None,
         )
-        _print_shards(flags, ticks, time.monotonic() - started)
+        _print_shards(ticks, time.monotonic() - started)
     code = _summary(flags)
     if not flags.no_report and "://" not in flags.output:
         _report(flags)
@@ -138,6 +136,10 @@ def _parser() -> cli.Parser:
         description="Converts DICOM series into sharded 3D TFRecords, one record a patient, all "
         "of a patient's modalities on one grid.",
         examples=EXAMPLES,
+        exit_codes={
+            cli.EXIT_OK: "converted",
+            cli.EXIT_REJECTED: "converted, but some input was rejected and --strict was given",
+        },
     )
     add = parser.add_argument
     add("--input", required=True, help="directory of DICOM files, local, gs:// or s3://")
@@ -204,7 +206,6 @@ def _parser() -> cli.Parser:
         action="store_true",
         help="leave out report.html, the dataset as a page (written to local outputs only)",
     )
-    add("--quiet", action="store_true", help="print no progress")
     return parser
 
 
@@ -315,43 +316,43 @@ def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str
     from beam_jobs import filesystems
     from beam_jobs.planning import patients_a_shard, workers_for
 
-    if flags.quiet:
-        return
     if not paths and flags.dry_run:  # else listing a store is the workers' work
         paths = filesystems.list_files(flags.input)
     megabytes = planner.record_bytes / 1e6
     places = find_places(paths, cli.items(flags.modalities)).values()
     patients = len({place.patient for place in places if place.modality})
     if not patients:
-        print(f"plan      records of {megabytes:.1f} MB; headers will tell how many patients")
+        row("plan", f"records of {megabytes:.1f} MB; headers will tell how many patients")
         return
     # Measured: 0.2 to 0.3 GB a worker, and 5.5 kB a file where plans are gathered.
-    print(
-        f"plan      about 0.3 GB a process and {0.2 + 5.5e-6 * len(paths):.1f} GB where plans are "
-        f"gathered; on Dataflow {workers_for(len(paths))} workers of two cores"
+    row(
+        "plan",
+        f"about 0.3 GB a process and {0.2 + 5.5e-6 * len(paths):.1f} GB where plans are "
+        f"gathered; on Dataflow {workers_for(len(paths))} workers of two cores",
     )
     per_shard = flags.patients_per_shard or patients_a_shard(patients, planner.record_bytes)
-    print(
-        f"plan      {len(paths)} files, {patients} patients; records of {megabytes:.1f} MB, "
+    row(
+        "plan",
+        f"{len(paths)} files, {patients} patients; records of {megabytes:.1f} MB, "
         f"{patients * megabytes:.0f} MB in shards of up to {per_shard} patients "
-        f"({per_shard * megabytes:.0f} MB)"
+        f"({per_shard * megabytes:.0f} MB)",
     )
 
 
-def _print_shards(flags: argparse.Namespace, ticks: Ticks, seconds: float) -> None:
+def _print_shards(ticks: Ticks, seconds: float) -> None:
     """How fast it went; which shards were converted and why, where an earlier run's were kept."""
     from beam_jobs.ticks import count, lines
 
     shards = sorted(line.split(" ", 1) for line in lines(ticks.shards))
     kept = sum(why == "kept" for _, why in shards)
-    if flags.quiet or not shards:
+    if not shards:
         return
     files = count(ticks.files)
-    print(f"shards    {kept} kept, {len(shards) - kept} converted")
-    print(f"time      {seconds:.1f} s, {files / seconds:.0f} files a second")
+    row("shards", f"{kept} kept, {len(shards) - kept} converted")
+    row("time", f"{seconds:.1f} s, {files / seconds:.0f} files a second")
     told_of = [(name, why) for name, why in shards if why not in ("kept", "new")]
     for name, why in told_of[:20]:
-        print(f"          {name}: {why}")
+        row("", f"{name}: {why}")
 
 
 @contextlib.contextmanager
@@ -381,26 +382,33 @@ def _summary(flags: argparse.Namespace) -> int:
     files, series = manifest.counts["files"], manifest.counts["series"]
     patients = manifest.counts["patients"]
     total = sum(files.values())
-    print(
-        f"files     {total} = {files['used']} used + {files['unused']} unused by rule "
-        f"+ {files['rejected']} rejected\n"
-        f"series    {series['used']} used, {series['unused']} unused by rule, "
-        f"{series['rejected']} rejected\n"
-        f"patients  {patients['converted']} converted, {patients['rejected']} rejected"
+    row(
+        "files",
+        f"{total} = {files['used']} used + {files['unused']} unused by rule "
+        f"+ {files['rejected']} rejected",
     )
+    row(
+        "series",
+        f"{series['used']} used, {series['unused']} unused by rule, {series['rejected']} rejected",
+    )
+    row("patients", f"{patients['converted']} converted, {patients['rejected']} rejected")
     if flags.labels:
-        print(
-            f"labels    {patients['without_label']} patients without a label, "
-            f"{patients['labels_without_patient']} labels without a patient"
+        row(
+            "labels",
+            f"{patients['without_label']} patients without a label, "
+            f"{patients['labels_without_patient']} labels without a patient",
         )
     for fold, balance in manifest.label_balance.items():
-        told = ", ".join(f"{count} of label {label}" for label, count in balance.items())
-        print(f"fold {fold:<4} {told}" if fold != "unlabelled" else f"unlabelled {balance['none']}")
+        if fold == "unlabelled":
+            row(fold, str(balance["none"]))
+        else:
+            told = ", ".join(f"{count} of label {label}" for label, count in balance.items())
+            row(f"fold {fold}", told)
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
-        print(f"reasons   {reasons}; see series.csv and rejects.csv")
+        row("reasons", f"{reasons}; see series.csv and rejects.csv")
     size = sum(shard.bytes for shard in manifest.shards)
-    print(f"dataset   {len(manifest.shards)} shards, {size / 1e6:.1f} MB in {flags.output}")
+    row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {flags.output}")
     if flags.strict and (files["rejected"] or patients["rejected"]):
         return cli.EXIT_REJECTED
     return cli.EXIT_OK
@@ -410,8 +418,8 @@ def _report(flags: argparse.Namespace) -> None:
     """Writes the page about the dataset into it."""
     from beam_jobs.report import make_report
 
-    report = make_report(flags.output, workers=os.cpu_count() or 1, quiet=flags.quiet)
-    print(f"report    {report.bytes / 1e6:.1f} MB in {report.path}")
+    report = make_report(flags.output, workers=os.cpu_count() or 1)
+    row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

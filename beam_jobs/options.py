@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.core.cli import UsageError, log_level
 from beam_jobs.flink import check_flink
 
 if TYPE_CHECKING:
@@ -19,17 +19,25 @@ if TYPE_CHECKING:
 
 
 def quiet_beam() -> None:
-    """Silences what Beam and Google's clients would print; to be called before Beam's import."""
+    """Silences what Beam and Google's clients would print; to be called before Beam's import.
+
+    Where the user asked to hear libraries (`--log_level`), from that level on they are heard.
+    """
+    # One element is one core's work; BLAS threads inside it only get in each other's way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    asked = log_level()
     # A warning at Beam's import would install a handler of its own at the root.
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=(asked or "error").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    if asked is not None:
+        return
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its faults become reasons
     # Beam logs a failing worker's traceback; the command tells it in one line.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(_not_a_job_servers)  # its messages go to the root
     warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google")
-    # One element is one core's work; BLAS threads inside it only get in each other's way.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _not_a_job_servers(record: logging.LogRecord) -> bool:
@@ -129,7 +137,8 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
     if processes <= 1:
         return FnApiRunner()
     # Beam's workers would get no options, and with them INFO lines by the page.
-    told = {"default_sdk_harness_log_level": "ERROR", **_store_options(options)}
+    level = (log_level() or "error").upper()
+    told = {"default_sdk_harness_log_level": level, **_store_options(options)}
     settings = dict_to_struct({f"beam:option:{name}:v1": value for name, value in told.items()})
     return FnApiRunner(
         default_environment=SubprocessSDKEnvironment.from_command_string(

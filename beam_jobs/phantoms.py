@@ -15,7 +15,6 @@ import csv
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -27,9 +26,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 
+from beam_jobs import terminal
 from beam_jobs.core import cli
 from beam_jobs.phantom_anatomy import CONTRAST, TISSUES, UNIT, Contrast, Head, Lesion
 from beam_jobs.phantom_plan import (
@@ -119,7 +117,6 @@ def write_cohort(
         config: what to write.
         output: a directory that is absent or empty.
         workers: processes; 1 works in this one.
-        progress: show a progress line on stderr.
 
     Returns:
         The truth, as also written to `output/truth/truth.json`, which is written last.
@@ -137,18 +134,8 @@ def write_cohort(
     plan = plan_cohort(config)
     output.mkdir(parents=True, exist_ok=True)
     (output / "truth").mkdir()
-    console = Console(stderr=True)
     with contextlib.closing(_write_patients(plan, output, workers)) as written:
-        patients = tuple(
-            track(
-                written,
-                description="Imaging phantoms",
-                total=len(plan.patients),
-                console=console,
-                disable=not progress,
-                transient=True,
-            )
-        )
+        patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
     truth = replace(plan, patients=patients)
     train = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
     test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
@@ -315,21 +302,22 @@ def main(argv: Sequence[str]) -> int:
             slices=flags.slices,
             modalities=tuple(flags.modalities.split(",")),
         )
-        truth = write_cohort(
-            config, flags.output, workers=flags.workers, progress=sys.stderr.isatty()
-        )
+        truth = write_cohort(config, flags.output, workers=flags.workers)
     except (ValueError, FileExistsError) as error:
         raise cli.UsageError(str(error)) from error
     except BrokenProcessPool as error:
         raise cli.CommandError("a worker process died (killed, or out of memory)") from error
     series = [spec for patient in truth.patients for spec in patient.series]
     written = [spec for spec in series if not spec.missing]
-    print(
-        f"{flags.output}: {config.patients} train + {config.test_count} test patients, "
-        f"{len(written)} series ({sum(spec.blank for spec in series)} black, "
-        f"{len(series) - len(written)} missing), "
-        f"{sum(spec.slices for spec in written)} files, {time.perf_counter() - start:.1f} s"
+    terminal.row("patients", f"{config.patients} to train on + {config.test_count} to ask about")
+    terminal.row(
+        "series",
+        f"{len(written)} ({sum(spec.blank for spec in series)} black, "
+        f"{len(series) - len(written)} missing)",
     )
+    seconds = time.perf_counter() - start
+    terminal.row("files", f"{sum(spec.slices for spec in written)} in {seconds:.1f} s")
+    terminal.row("cohort", str(flags.output))
     return cli.EXIT_OK
 
 

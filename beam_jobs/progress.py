@@ -9,10 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from beam_jobs.core.cli import CommandError, UsageError
+from beam_jobs import terminal
+from beam_jobs.core.cli import CommandError, UsageError, is_quiet
 from beam_jobs.ticks import Ticks, count
 
 _HEARTBEAT_S = 30.0
@@ -23,7 +21,7 @@ def watch(
     ticks: Ticks,
     *,
     files: int | None,
-    quiet: bool,
+    shown: bool = True,
     private: bool = False,
 ) -> None:
     """Runs a pipeline to its end and shows how far it is.
@@ -32,7 +30,7 @@ def watch(
       run: starts the pipeline and returns its result (`pipeline.run`).
       ticks: what to watch.
       files: input files there are, None when unknown.
-      quiet: show nothing.
+      shown: whether to show it, unless the command is quiet.
       private: say nothing of a failure but its kind: messages may hold names of files.
 
     Raises:
@@ -60,9 +58,8 @@ def watch(
     thread = threading.Thread(target=target, daemon=True)
     threading.excepthook = worker_died
     thread.start()
-    console = Console(stderr=True)
-    show = _nothing if quiet else _live_line if console.is_terminal else _heartbeats
-    with show(ticks, files, console) as update:
+    show = _live_lines if sys.stderr.isatty() else _heartbeats
+    with (show if shown and not is_quiet() else _nothing)(ticks, files) as update:
         while thread.is_alive() and not died.is_set():
             thread.join(0.2)
             update()
@@ -82,38 +79,26 @@ Update = Callable[[], None]
 
 
 @contextlib.contextmanager
-def _nothing(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
+def _nothing(ticks: Ticks, files: int | None) -> Iterator[Update]:
     yield lambda: None
 
 
 @contextlib.contextmanager
-def _live_line(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
-    with Progress(
-        TextColumn("{task.description:>16}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
-        headers = progress.add_task("reading headers", total=files, rate="")
-        patients = progress.add_task("converting", total=None, rate="")
+def _live_lines(ticks: Ticks, files: int | None) -> Iterator[Update]:
+    with terminal.progress() as bars:
+        headers = bars.add_task("reading headers", total=files)
+        patients = bars.add_task("converting", total=None)
 
         def update() -> None:
-            for task, done, total in (
-                (headers, count(ticks.files), files),
-                (patients, count(ticks.patients), count(ticks.planned) or None),
-            ):
-                speed = progress.tasks[task].speed
-                rate = f"{speed:.0f}/s" if speed else ""
-                progress.update(task, completed=done, total=total, rate=rate)
+            bars.update(headers, completed=count(ticks.files))
+            planned = count(ticks.planned) or None
+            bars.update(patients, completed=count(ticks.patients), total=planned)
 
         yield update
 
 
 @contextlib.contextmanager
-def _heartbeats(ticks: Ticks, files: int | None, console: Console) -> Iterator[Update]:
+def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
     start = last = time.monotonic()
 
     def update() -> None:

@@ -13,10 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import IO
 
-from rich.console import Console
-from rich.progress import track
-
-from beam_jobs import filesystems
+from beam_jobs import filesystems, terminal
 from beam_jobs.core import cli
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.report_cases import CaseFacts, PicturePlan, Pictures, report_shard
@@ -34,7 +31,6 @@ EXAMPLES = """\
   # What drifted since the last cohort?
   python -m beam_jobs.report dataset --against older_dataset --output drift.html
 
-exit codes: 0 written, 1 failed (a damaged dataset, an I/O error), 2 wrong usage
 """
 # Below about this many voxels a further process costs more than it saves.
 _WORTH_PROCESSES = 200_000_000
@@ -70,7 +66,6 @@ def main(argv: Sequence[str]) -> int:
     add("--output", metavar="FILE", help=f"page to write (default: DATASET/{REPORT_NAME})")
     add("--against", metavar="OTHER", help="another dataset, to tell what drifted")
     add("--workers", type=int, default=os.cpu_count() or 1, help="shards read at a time")
-    add("--quiet", action="store_true", help="print nothing")
     flags = parser.parse_args(argv)
     if flags.workers < 1:
         raise cli.UsageError("--workers must be at least 1")
@@ -83,12 +78,10 @@ def main(argv: Sequence[str]) -> int:
         output=flags.output,
         against=flags.against,
         workers=flags.workers,
-        quiet=flags.quiet,
     )
-    if not flags.quiet:
-        marked = "" if report.marked is None else f", {report.marked} differences marked"
-        print(f"report    {report.patients} patients{marked}, {report.bytes / 1e6:.1f} MB")
-        print(f"open      {report.path}")
+    marked = "" if report.marked is None else f", {report.marked} differences marked"
+    terminal.row("patients", f"{report.patients}{marked}")
+    terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_OK
 
 
@@ -98,7 +91,6 @@ def make_report(
     output: str | None = None,
     against: str | None = None,
     workers: int = 1,
-    quiet: bool = False,
 ) -> Report:
     """Writes the page of a dataset; same dataset, same bytes.
 
@@ -107,7 +99,6 @@ def make_report(
       output: the page, None for `report.html` in the dataset.
       against: another dataset to compare with.
       workers: processes to read shards with, where that pays.
-      quiet: show no progress.
 
     Raises:
       UsageError: a dataset is not there, or not finished.
@@ -123,7 +114,7 @@ def make_report(
     cases: list[CaseFacts] = []
     pictures: list[Pictures] = []
     with tempfile.TemporaryFile() as sprites:
-        for facts, shown in _cases(directory, manifest, plan, workers=workers, quiet=quiet):
+        for facts, shown in _cases(directory, manifest, plan, workers=workers):
             assert shown is not None
             sprites.write(sprite_element(len(cases), shown.sprite))
             cases.append(facts)
@@ -131,7 +122,7 @@ def make_report(
         found = gather(directory, manifest, cases)
         comparison = None
         if other is not None and other_manifest is not None:
-            others = _cases(other, other_manifest, None, workers=workers, quiet=quiet)
+            others = _cases(other, other_manifest, None, workers=workers)
             theirs = gather(other, other_manifest, [facts for facts, _ in others])
             comparison = compare(found, theirs)
         size = _write(path, found, pictures, plan, comparison, sprites)
@@ -140,28 +131,20 @@ def make_report(
 
 
 def _cases(
-    directory: str, manifest: Manifest, plan: PicturePlan | None, *, workers: int, quiet: bool
+    directory: str, manifest: Manifest, plan: PicturePlan | None, *, workers: int
 ) -> Iterator[tuple[CaseFacts, Pictures | None]]:
     """Every record's facts and pictures in shard order, a few shards in memory at a time."""
     shards = manifest.shards
     schema = manifest.schema
     work = functools.partial(report_shard, directory=directory, schema=schema, plan=plan)
     voxels = len(manifest.patients) * schema.volume_bytes
-    console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         done: Iterable[list[tuple[CaseFacts, Pictures | None]]] = map(work, shards)
         workers = min(workers, len(shards))
         if workers > 1 and voxels > _WORTH_PROCESSES:
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             done = stack.enter_context(pool).map(work, shards)
-        for found in track(
-            done,
-            "reading records",
-            total=len(shards),
-            console=console,
-            disable=quiet or not console.is_terminal,
-            transient=True,
-        ):
+        for found in terminal.track(done, "reading records", len(shards)):
             yield from found
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from beam_jobs import terminal
 from beam_jobs.core import cli
 from beam_jobs.core.cohort import Place, SeriesRow, find_places, nobodys, patient_of, plan_patient
 from beam_jobs.core.dicom_index import SliceHeader, group_paths, index_files
@@ -46,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
     add("--series_rules", help="JSON file of rules that tell modalities by header")
     add("--output", metavar="FILE", help="write the rows as CSV too")
-    add("--quiet", action="store_true", help="print the sums, not a line a series")
     flags = parser.parse_args(argv)
     root = flags.directory.rstrip("/") or "/"
     if not os.path.isdir(root):
@@ -62,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
                 file.write(to_csv(SERIES_COLUMNS, tables.series(rows)))
         except OSError as error:
             raise cli.CommandError(f"--output {flags.output}: {error.strerror}") from error
-    _print(rows, tables, quiet=flags.quiet)
+    _print(rows, tables)
+    if flags.output:
+        terminal.row("table", flags.output)
     return cli.EXIT_OK
 
 
@@ -75,12 +74,9 @@ def survey(
     """
     places = find_places(paths, modalities)
     chunks = [paths[n : n + _FILES_AT_ONCE] for n in range(0, len(paths), _FILES_AT_ONCE)]
-    console = Console(stderr=True)
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
     rows: list[SeriesRow] = []
-    for chunk in track(
-        chunks, "reading headers", console=console, disable=not console.is_terminal, transient=True
-    ):
+    for chunk in terminal.track(chunks, "reading headers", len(chunks)):
         found, rejections = index_files(chunk)
         for header in found:
             place = places.get(posixpath.dirname(header.path))
@@ -106,34 +102,29 @@ def _file_row(rejection: Rejection, places: Mapping[str, Place]) -> SeriesRow:
     )
 
 
-def _print(rows: Sequence[SeriesRow], tables: TableWriter, *, quiet: bool) -> None:
-    wide = None if sys.stdout.isatty() else 200
-    console = Console(width=wide, highlight=False)
-    if not quiet:
-        table = Table("patient", "modality", "plane", "slices", "matrix", "spacing mm", "verdict")
-        ordered = sorted(rows, key=lambda row: (tables.patient(row.patient), row.modality))
-        for row in ordered:
-            spacing = (row.row_spacing, row.column_spacing, row.slice_step)
-            table.add_row(
-                tables.patient(row.patient) or tables.path(row.path),
-                row.modality,
-                f"{row.plane} {row.obliquity:.0f}°" if row.obliquity else row.plane,
-                str(row.slices or row.files),
-                f"{row.rows}×{row.columns}" if row.rows else "",
-                " × ".join(f"{step:.3g}" for step in spacing if step is not None),
-                row.verdict
-                if row.verdict == Verdict.USED.value
-                else f"{row.verdict}: {row.reason}",
-            )
-        console.print(table)
+def _print(rows: Sequence[SeriesRow], tables: TableWriter) -> None:
+    table = Table("patient", "modality", "plane", "slices", "matrix", "spacing mm", "verdict")
+    for row in sorted(rows, key=lambda row: (tables.patient(row.patient), row.modality)):
+        spacing = (row.row_spacing, row.column_spacing, row.slice_step)
+        table.add_row(
+            tables.patient(row.patient) or tables.path(row.path),
+            row.modality,
+            f"{row.plane} {row.obliquity:.0f}°" if row.obliquity else row.plane,
+            str(row.slices or row.files),
+            f"{row.rows}×{row.columns}" if row.rows else "",
+            " × ".join(f"{step:.3g}" for step in spacing if step is not None),
+            row.verdict if row.verdict == Verdict.USED.value else f"{row.verdict}: {row.reason}",
+        )
+    terminal.show(table, width=200)
     for reason, count in sorted(Counter(row.reason for row in rows if row.reason).items()):
-        console.print(f"{reason}: {count}. {SENTENCES[Reason(reason)]}")
+        terminal.row("reason", f"{reason} {count}: {SENTENCES[Reason(reason)]}")
     files: Counter[str] = Counter()
     for row in rows:
         files[row.verdict] += row.files
-    console.print(
-        f"{sum(files.values())} files = {files['used']} used + {files['unused']} unused by rule "
-        f"+ {files['rejected']} rejected"
+    terminal.row(
+        "files",
+        f"{sum(files.values())} = {files['used']} used + {files['unused']} unused by rule "
+        f"+ {files['rejected']} rejected",
     )
 
 

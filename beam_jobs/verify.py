@@ -10,10 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from rich.console import Console
-from rich.progress import track
-
-from beam_jobs import filesystems
+from beam_jobs import filesystems, terminal
 from beam_jobs.core import cli
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PreprocessSpec
@@ -25,8 +22,6 @@ PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\
   # Hashes, counts, checksums, schema and finiteness of every shard.
   python -m beam_jobs.verify dataset
-
-exit codes: 0 sound, 1 not (a line for each fault), 2 wrong usage
 """
 
 
@@ -37,12 +32,12 @@ def main(argv: Sequence[str]) -> int:
         description="Re-checks a dataset against its manifest: every shard's size, sha256, "
         "checksums, records, ids, labels, folds, schema and finiteness, several at a time.",
         examples=EXAMPLES,
+        exit_codes={cli.EXIT_OK: "sound", cli.EXIT_FAILURE: "not sound: a line for each fault"},
     )
     parser.add_argument("dataset", metavar="DATASET", help="directory with a manifest.json")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="shards checked at a time"
     )
-    parser.add_argument("--quiet", action="store_true", help="print faults only")
     flags = parser.parse_args(argv)
     if flags.workers < 1:
         raise cli.UsageError("--workers must be at least 1")
@@ -52,28 +47,20 @@ def main(argv: Sequence[str]) -> int:
     shards = manifest.shards
     check = functools.partial(check_shard, directory, schema=manifest.schema)
     workers = min(flags.workers, len(shards))
-    console = Console(stderr=True)
     with contextlib.ExitStack() as stack:
         checked: Iterable[list[str]] = map(check, shards)
         if workers > 1:
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             checked = stack.enter_context(pool).map(check, shards)
-        for found in track(
-            checked,
-            "checking shards",
-            total=len(shards),
-            console=console,
-            disable=flags.quiet or not console.is_terminal,
-            transient=True,
-        ):
+        for found in terminal.track(checked, "checking shards", len(shards)):
             faults += found
     for fault in faults:
         print(fault, file=sys.stderr)
     records = sum(shard.count for shard in manifest.shards)
     if faults:
         raise cli.CommandError(f"{directory}: {len(faults)} faults in {len(shards)} shards")
-    if not flags.quiet:
-        print(f"{directory}: {len(shards)} shards, {records} records, all as the manifest says")
+    terminal.row("dataset", f"{len(shards)} shards, {records} records in {directory}")
+    terminal.row("verdict", "all as the manifest says")
     return cli.EXIT_OK
 
 

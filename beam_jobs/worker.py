@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from beam_jobs.core.cli import log_level
 from beam_jobs.options import quiet_beam
 
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent ends
@@ -27,7 +28,8 @@ def main() -> None:
     # Ctrl-C goes to the whole group; the command decides when workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_beam()
-    logging.disable(logging.ERROR)
+    if log_level() is None:
+        logging.disable(logging.ERROR)
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

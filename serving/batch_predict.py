@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs import terminal
 from beam_jobs.core import cli
 from beam_jobs.core.ids import IdPolicy, read_id_policy
 from beam_jobs.core.record import ContractError
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     training = load_statistics(args.model)
     # Beam takes seconds to import: a wrong path or a wrong model is told before.
     quiet_beam()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    cli.quiet_tensorflow()
     from beam_jobs.flink import job_server
     from beam_jobs.options import runs_here
     from beam_jobs.progress import watch
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
             rows.append((examples, *cases.series) | "Summarise" >> summary)
         tuple(rows) | "Write rows" >> WriteRows(directory)
         private = id_policy.key is not None
-        watch(pipeline.run, Ticks(), files=None, quiet=True, private=private)
+        watch(pipeline.run, Ticks(), files=None, shown=False, private=private)
         predicted, rejects, found = read_rows(directory)
 
     submission = compose(
@@ -173,7 +174,7 @@ def _write_skew(
     file = _beside(output, "skew.json")
     if training is None or not found.patients:
         filesystems.delete([file])
-        return ["skew: not told, the model knows no training data (serving.export --data)"]
+        return ["not told, the model knows no training data (serving.export --data)"]
     text, lines = skew.report(training, found, contract.modalities)
     filesystems.write_text(file, text)
     return [f"{lines[0]}; see {file}", *lines[1:]]
@@ -205,13 +206,15 @@ def _finish(
     )
     sums = outputs.write(rows, list(rows[0]), files)
     missing = len(submission.rows) - submission.predicted
-    print(f"{len(submission.rows)} patients: {submission.predicted} predicted, {missing} not")
+    terminal.row(
+        "patients", f"{len(submission.rows)}: {submission.predicted} predicted, {missing} not"
+    )
     if submission.failures:
-        print(f"{failures}: {told}")
-    for line in skewed:
-        print(line)
+        terminal.row("failures", f"{told}; see {failures}")
+    for place, line in enumerate(skewed):
+        terminal.row("" if place else "skew", line)
     for file, digest in zip(files, sums, strict=True):
-        print(f"{file}: sha256 {digest}")
+        terminal.row("table", f"{file}: sha256 {digest}")
     return cli.EXIT_REJECTED if args.strict and submission.failures else cli.EXIT_OK
 
 
@@ -260,6 +263,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             f"  {PROG} --model model --input dataset --output predictions.jsonl --output_shards 4 "
             "--columns probability,logit,spread,flags"
         ),
+        exit_codes={
+            cli.EXIT_REJECTED: "done, but a patient could not be predicted and --strict was given"
+        },
     )
     add = parser.add_argument
     add("--model", required=True, help="a directory that serving.export wrote")

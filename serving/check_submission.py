@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from beam_jobs import terminal
 from beam_jobs.core import cli
 from serving.submission import problems, read_ids
 
@@ -25,10 +26,10 @@ def main(argv: Sequence[str]) -> int:
         value_column=args.value_column,
     )
     for line in found:
-        print(f"{args.submission}: {line}")
+        terminal.row("problem", f"{args.submission}: {line}")
     if found:
         return cli.EXIT_FAILURE
-    print(f"{args.submission}: {len(sample)} rows, as {args.sample} asks")
+    terminal.row("submission", f"{args.submission}: {len(sample)} rows, as {args.sample} asks")
     return cli.EXIT_OK
 
 
@@ -37,6 +38,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog=PROG,
         description=__doc__,
         examples=f"  {PROG} submission.csv --sample sample_submission.csv",
+        exit_codes={cli.EXIT_OK: "it answers the sample", cli.EXIT_FAILURE: "it does not"},
     )
     parser.add_argument("submission", help="the CSV file to check")
     parser.add_argument("--sample", required=True, help="CSV with the ids asked for, in order")

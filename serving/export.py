@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs import filesystems
+from beam_jobs import filesystems, terminal
 from beam_jobs.core import cli
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
@@ -57,16 +57,18 @@ def main(argv: Sequence[str]) -> int:
     calibration = _calibration(evidence, args.ensemble, args.calibration)
     statistics = None if data is None else of_dataset(args.data, data)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # start-up chatter; errors still raise
+    cli.quiet_tensorflow()
     contract = contract_of(
         runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
     )
     difference = export(runs, contract, output, statistics=statistics)
-    print(
-        f"{output}: {len(contract.members)} members (mean of {contract.ensemble}), "
-        f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras"
+    terminal.row(
+        "members",
+        f"{len(contract.members)} (mean of {contract.ensemble}) on "
+        f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras",
     )
-    print(_told(calibration))
+    terminal.row("calibration", _told(calibration))
+    terminal.row("model", str(output))
     return cli.EXIT_OK
 
 
@@ -152,13 +154,13 @@ def _cohort(data: Manifest | None, evidence: OutOfFold | str | None) -> dict[str
 def _told(calibration: Calibration) -> str:
     """One line on the calibration, for the terminal."""
     if calibration.method == "none":
-        return f"calibration: none ({calibration.why})"
+        return f"none ({calibration.why})"
     measured = calibration.measured
     name = calibration.method
     if name == "temperature":
         name = f"temperature {calibration.temperature:.4g}"
     return (
-        f"calibration: {name}; out-of-fold log loss {measured['before']['log_loss']:.4f} before, "
+        f"{name}; out-of-fold log loss {measured['before']['log_loss']:.4f} before, "
         f"{measured['after']['log_loss']:.4f} after (n = {measured['n']}: "
         f"{measured['positive']} positive){f'; {calibration.why}' if calibration.why else ''}"
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 
+from beam_jobs import terminal
+from beam_jobs.core.cli import is_quiet
 from beam_jobs.ticks import Ticks, count
 
 _EVERY_S = 0.2
@@ -24,37 +27,18 @@ def predicting(total: int | None, *, here: bool) -> Iterator[str]:
     Yields:
       The file that workers tell of patients in (`beam_jobs.ticks`); "" where nothing is shown.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not (here and console.is_terminal):
+    if not (here and sys.stderr.isatty()) or is_quiet():
         yield ""
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     over = threading.Event()
     with tempfile.TemporaryDirectory() as directory:
         done = Ticks.below(os.fspath(directory)).patients
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("predicting", total=total)
+        with terminal.progress() as bars:
+            task = bars.add_task("predicting", total=total)
 
             def follow() -> None:
                 while not over.wait(_EVERY_S):
-                    progress.update(task, completed=count(done))
+                    bars.update(task, completed=count(done))
 
             thread = threading.Thread(target=follow, daemon=True)
             thread.start()

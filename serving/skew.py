@@ -106,8 +106,8 @@ def report(
     sizes = f"{found.patients} patients against {training.patients} of training"
     if not drifted:
         left = f", {len(unknown)} not known on both sides" if unknown else ""
-        return text, [f"skew: none of {len(compared)} comparisons stands out ({sizes}{left})"]
-    lines = [f"skew: {len(drifted)} of {len(compared)} comparisons stand out ({sizes})"]
+        return text, [f"none of {len(compared)} comparisons stands out ({sizes}{left})"]
+    lines = [f"{len(drifted)} of {len(compared)} comparisons stand out ({sizes})"]
     lines += [f"  {comparison.told}" for comparison in drifted[:_LINES]]
     if len(drifted) > _LINES:
         lines[0] += f", the {_LINES} largest:"

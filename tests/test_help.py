@@ -6,6 +6,7 @@ chatter may reach the terminal on the way.
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -80,20 +81,44 @@ def test_every_command_has_an_example_that_is_run() -> None:
     assert {module for module, _, _ in RUNS} == _commands()
 
 
+@pytest.mark.parametrize("module", sorted(_commands()))
+def test_every_command_can_be_quiet_or_loud_and_tells_its_exit_codes(
+    module: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(module).main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^  --quiet +print hints and errors only$", shown, re.MULTILINE)
+    assert "--log_level {error,warning,info,debug}" in shown
+    codes = shown[shown.index("exit codes:") :]
+    assert all(re.search(rf"^  {code} +\w", codes, re.MULTILINE) for code in (0, 1, 2, 130))
+    assert bool(re.search(r"^  8 +\w", codes, re.MULTILINE)) == ("--strict" in shown)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_examples_run_and_print_no_foreign_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("quiet", [False, True], ids=["told", "quiet"])
+def test_the_examples_run_and_print_no_foreign_warning(tmp_path: Path, quiet: bool) -> None:
     (tmp_path / "s.json").write_text('{"network": "slice_cnn", "precision": "float32"}')
     for module, number, small in RUNS:
         words = _examples(module)[number]
         if module == "beam_jobs.phantoms":  # its example writes to the system's /tmp
             words = ["cohort" if word == "/tmp/cohort" else word for word in words]
-        done = _python(["-m", module, *words, *small], tmp_path)
+        words = [*words, *small, *(["--quiet"] if quiet else [])]
+        done = _python(["-m", module, *words], tmp_path)
         told = f"{module} {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         assert done.returncode == 0, told
         assert done.stderr == "", told
+        assert bool(done.stdout) != quiet, told
         assert not re.search(r"(?i)warning|deprecat|^[WEI]\d{4} ", done.stdout), told
         if module == "beam_jobs.phantoms":  # what later examples call what this one made
             shutil.copytree(tmp_path / "cohort/test", tmp_path / "test")
             shutil.copy(tmp_path / "cohort/sample_submission.csv", tmp_path)
             shutil.copy(tmp_path / "cohort/truth/test_labels.csv", tmp_path / "labels.csv")
+    loud = ["-m", "serving.batch_predict", *_examples("serving.batch_predict")[0]]
+    done = _python([*loud, "--log_level", "info", *(["--quiet"] if quiet else [])], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "INFO apache_beam" in done.stderr  # Beam's
+    assert re.search(r": I tensorflow/|^I\d{4} ", done.stderr, re.MULTILINE)  # TensorFlow's
+    assert bool(done.stdout) != quiet

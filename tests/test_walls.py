@@ -49,8 +49,9 @@ def test_core_brings_in_neither_beam_nor_tensorflow():
     assert not loaded_by("beam_jobs.core", *core) & set(HEAVY)
 
 
-def test_record_format_and_phantoms_cost_no_beam_and_no_tensorflow():
-    assert not loaded_by("beam_jobs.tfrecord", "beam_jobs.phantoms") & set(HEAVY)
+def test_record_format_phantoms_and_terminal_cost_no_beam_and_no_tensorflow():
+    light = ("beam_jobs.tfrecord", "beam_jobs.phantoms", "beam_jobs.terminal")
+    assert not loaded_by(*light) & set(HEAVY)
 
 
 def test_conversion_costs_no_tensorflow():
@@ -68,7 +69,12 @@ def test_core_imports_only_itself_and_its_libraries(module):
 
 
 _OURS = ("beam_jobs", "trainer", "serving", "tests")
-_TRAINER_MAY = ("beam_jobs.core.record", "beam_jobs.core.manifest", "beam_jobs.core.cli")
+_TRAINER_MAY = (
+    "beam_jobs.core.record",
+    "beam_jobs.core.manifest",
+    "beam_jobs.core.cli",
+    "beam_jobs.terminal",
+)
 
 
 @pytest.mark.parametrize("module", modules("trainer"))

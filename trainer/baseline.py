@@ -27,15 +27,16 @@ import numpy.typing as npt
 from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.core.manifest import Manifest, ShardEntry, require_kinds
 from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.terminal import bar, row, say
 from beam_jobs.tfrecord import decode_case, read_records
 from trainer.evaluate import sigmoid, verdict
 from trainer.features import case_features, feature_names
 from trainer.forest import Floats, HeldOut, Table, cross_validate, pooled_metrics
 from trainer.locations import join, read_bytes, read_manifest
-from trainer.pooling import summary_lines
-from trainer.progress import moving
+from trainer.pooling import summary_rows
 from trainer.runs import OOF_COLUMNS, OOF_NAME, differences, read_json, write_json, write_table
 from trainer.split import check_folds, folds_to_train, labels_of, permuted_labels
+from trainer.verdict import PERMUTED
 
 PROG = "python -m trainer.baseline"
 FORMAT = "voxelbeam-baseline"
@@ -151,7 +152,7 @@ def main(argv: Sequence[str]) -> int:
     check_folds(manifest)
     request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
     if done := claim(args.output_dir, request, overwrite=args.overwrite):
-        print(f"{args.output_dir} is this very baseline, finished already; --overwrite repeats it")
+        say(f"{args.output_dir} is this very baseline, finished already; --overwrite repeats it")
     else:
         started = time.perf_counter()
         table = read_table(args.data, manifest, config)
@@ -227,7 +228,7 @@ def read_table(data: str, manifest: Manifest, config: BaselineConfig) -> Table:
     ids, folds, rows = [], [], []
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        moving("features", sum(entry.count for entry in entries)) as step,
+        bar("features", sum(entry.count for entry in entries)) as step,
     ):
         for entry in entries:
             cases = _read_shard(join(data, entry.name), entry, manifest)
@@ -327,16 +328,18 @@ def _write(
 
 def _print_summary(directory: Path, done: Mapping[str, Any]) -> None:
     metrics = done["metrics"]
-    for line in summary_lines(metrics):
-        print(line)
-    print(verdict(metrics))
+    for name, text in summary_rows(metrics):
+        row(name, text)
+    row("verdict", verdict(metrics))
     if done["config"]["permute_labels"]:
-        print("The labels were permuted: this is what the recipe scores without any signal.")
-    print(f"features that mattered most: {', '.join(done['top_features'])}")
-    print(
-        f"baseline: {directory} ({done['wall_seconds']:.0f} s, {done['config']['trees']} trees on "
-        f"{done['features']} features)"
+        row("mind", PERMUTED)
+    row("features", f"that mattered most: {', '.join(done['top_features'])}")
+    row(
+        "time",
+        f"{done['wall_seconds']:.0f} s, {done['config']['trees']} trees on "
+        f"{done['features']} features",
     )
+    row("baseline", str(directory))
 
 
 if __name__ == "__main__":

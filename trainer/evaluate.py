@@ -10,6 +10,7 @@ from pathlib import Path
 
 from beam_jobs.core.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.core.record import ContractError
+from beam_jobs.terminal import row
 from trainer.curves import log_loss, sigmoid
 from trainer.evaluation import comparisons_of
 from trainer.predictions import Predictions, read_column, read_predictions
@@ -118,14 +119,15 @@ def main(argv: Sequence[str]) -> int:
         metrics = metrics_of(first.labels, first.scores)
     except ValueError as error:
         raise ContractError(str(error)) from error
-    print(summary_line(metrics))
-    print(verdict(metrics))
+    row("auc", summary_line(metrics))
+    row("verdict", verdict(metrics))
     for one in comparisons_of(first, others):
         low, high = one["difference_interval"]
         told = "no test" if one["p_value"] is None else p_text(one["p_value"])
-        print(
-            f"against {one['name']}: {one['auc']:.2f} and {one['other_auc']:.2f} on {one['n']} "
-            f"patients, difference {one['difference']:+.2f} ({low:+.2f} to {high:+.2f}), {told}"
+        row(
+            "against",
+            f"{one['name']}: {one['auc']:.2f} and {one['other_auc']:.2f} on {one['n']} "
+            f"patients, difference {one['difference']:+.2f} ({low:+.2f} to {high:+.2f}), {told}",
         )
     _tell_missing(first)
     if args.output:
@@ -140,7 +142,8 @@ def main(argv: Sequence[str]) -> int:
             series=args.series,
             run=args.run or (beside if _is_run(beside) else None),
         )
-        print(f"wrote {report} and {report.with_name('metrics.json').name}")
+        row("numbers", str(report.with_name("metrics.json")))
+        row("report", str(report))
     return EXIT_OK
 
 

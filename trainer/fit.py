@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
+from beam_jobs.terminal import bar
 from trainer.checkpoint import (
     BEST_NAME,
     STATE_NAME,
@@ -37,7 +38,6 @@ from trainer.inference import inference, predict
 from trainer.input_pipeline import contract_error, open_records
 from trainer.journal import HISTORY_COLUMNS, PICTURED, Journal
 from trainer.optimization import class_weights
-from trainer.progress import moving
 from trainer.results import FoldResult, HeldOut
 from trainer.split import labels_of
 from trainer.step import Recipe, Trainee
@@ -57,7 +57,6 @@ class Setting:
       cluster: the processes that train together.
       strategy: their devices.
       cache: how records are kept between epochs.
-      quiet: no lines and no bar.
     """
 
     config: TrainConfig
@@ -69,7 +68,6 @@ class Setting:
     cluster: Cluster
     strategy: tf.distribute.Strategy
     cache: str = "auto"
-    quiet: bool = False
 
     @property
     def request(self) -> str:
@@ -86,7 +84,7 @@ def member_name(config: TrainConfig, fold: int, seed: int) -> str:
     return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
 
 
-def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult | None:
+def train_fold(setting: Setting, *, fold: int, seed: int, later: int = 0) -> FoldResult | None:
     """Trains one network on all folds but one, and predicts that one with its best epoch.
 
     Goes on where an earlier start was stopped; a fold that is done is read, not trained.
@@ -95,6 +93,7 @@ def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult | None:
       setting: what all folds share.
       fold: held out.
       seed: of this member.
+      later: members that are trained after this one, for an estimate of the time that is left.
 
     Returns:
       None on hosts that are not the chief.
@@ -107,7 +106,7 @@ def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult | None:
     done = FoldResult.load(setting.places.run / name)
     if done is not None:
         return done
-    training = _Training(setting, fold=fold, seed=seed, name=name)
+    training = _Training(setting, fold=fold, seed=seed, name=name, later=later)
     try:
         return training.run()
     except tf.errors.OpError as error:
@@ -122,7 +121,7 @@ def train_fold(setting: Setting, *, fold: int, seed: int) -> FoldResult | None:
 class _Training:
     """One fold, from its first epoch, or the first that is missing, to its result."""
 
-    def __init__(self, setting: Setting, *, fold: int, seed: int, name: str) -> None:
+    def __init__(self, setting: Setting, *, fold: int, seed: int, name: str, later: int) -> None:
         config = setting.config
         assert config.modalities is not None
         self.setting, self.config = setting, config
@@ -173,7 +172,8 @@ class _Training:
             directory=self.directory,
             logs=setting.places.logs / name,
             epochs=config.epochs,
-            shown=self.writes and not setting.quiet,
+            shown=self.writes,
+            later=later,
         )
 
     def close(self) -> None:
@@ -229,8 +229,8 @@ class _Training:
         total, learnt, waited = 0.0, 0, 0.0
         pending: tuple[tf.Tensor, Any, int] | None = None
         started = time.perf_counter()
-        bar = moving(f"{self.name}  epoch {epoch + 1}", self.steps, shown=self.journal.shown)
-        with bar as advance:
+        told = f"{self.name}  epoch {epoch + 1}"
+        with bar(told, self.steps, shown=self.writes) as advance:
             for number in range(self.steps):
                 asked = time.perf_counter()
                 batch = next(batches)
@@ -304,7 +304,7 @@ class _Training:
             )
             settle_best(self.directory, progress.best_epoch)
             self.journal.write_history(progress.history)
-            self.journal.log(row)
+            self.journal.log(progress.history)
         else:
             progress.epoch = number
         if self.hosts > 1:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.terminal import bar
 from trainer.evaluate import auc, log_loss
 from trainer.pooling import Scored, metrics_of_members
-from trainer.progress import moving
 
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart
 _SHUFFLES = 5  # of each feature in each fold, over all repeats together
@@ -77,7 +77,7 @@ def cross_validate(
     folds = np.unique(table.folds).tolist()
     shuffles = -(-_SHUFFLES // repeats)
     results = []
-    with moving("forests", repeats * len(folds)) as step:
+    with bar("forests", repeats * len(folds)) as step:
         for own_seed in range(seed, seed + repeats):
             for fold in folds:
                 train = np.flatnonzero(table.folds != fold)

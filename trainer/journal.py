@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
+from beam_jobs.terminal import duration, say
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -32,17 +35,20 @@ class Journal:
       logs: takes TensorBoard's files, made with the first thing to show.
       epochs: of the config.
       shown: whether to print.
+      later: members that come after this one.
     """
 
-    def __init__(self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool) -> None:
-        self.name, self.epochs, self.shown = name, epochs, shown
+    def __init__(
+        self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool, later: int
+    ) -> None:
+        self.name, self.epochs, self.shown, self.later = name, epochs, shown, later
         self._history, self._logs = directory / "history.csv", logs
         self._writer: Any = None
 
     def say(self, line: str) -> None:
         """Prints a line of this member."""
         if self.shown:
-            print(f"{self.name}  {line}", flush=True)
+            say(f"{self.name}  {line}")
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv anew: it says what the state says, whatever was lost in between."""
@@ -53,8 +59,9 @@ class Journal:
             writer.writerows(rows)
         temporary.replace(self._history)
 
-    def log(self, row: Mapping[str, Any]) -> None:
-        """An epoch, as TensorBoard's scalars and a line."""
+    def log(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """The last epoch of a history, as TensorBoard's scalars and a line."""
+        row = history[-1]
         with self._summaries():
             for name in HISTORY_COLUMNS[1:]:
                 if name != "best":
@@ -64,8 +71,16 @@ class Journal:
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
             f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
-            f"{row['epoch_seconds']:.1f} s"
+            f"{row['epoch_seconds']:.1f} s{self._left(history)}"
         )
+
+    def _left(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """What the run may still take, if no member stops early; the first epoch makes graphs."""
+        epochs = self.epochs - history[-1]["epoch"] + self.later * self.epochs
+        if len(history) < 2 or not epochs:
+            return ""
+        each = statistics.median(row["epoch_seconds"] for row in history[1:])
+        return f", at most {duration(each * epochs)} left"
 
     def picture(self, stored: tf.Tensor, augmented: tf.Tensor) -> None:
         """Middle slices of a few volumes, channels side by side, on one scale of grey.

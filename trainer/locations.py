@@ -17,7 +17,7 @@ import functools
 import os
 from types import ModuleType
 
-from beam_jobs.core.cli import CommandError, UsageError
+from beam_jobs.core.cli import CommandError, UsageError, quiet_tensorflow
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 
@@ -124,7 +124,7 @@ def _tensorflow(path: str) -> ModuleType:
     Raises:
       CommandError: tensorflow-io is wanted and not there, or does not load.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     scheme = path.partition("://")[0]
     if scheme == "s3":
         _settle_s3()

@@ -67,17 +67,19 @@ def metrics_of_members(members: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def summary_lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    """`metrics_of_members`' object for the terminal: all, each fold, the seeds' spread."""
+def summary_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """`metrics_of_members`' object for the terminal: each fold, the seeds' spread, and all.
+
+    Yields:
+      (name, text) of a row.
+    """
     several = len(metrics["seeds"]) > 1
-    yield f"out of fold: {summary_line(metrics)}"
     for fold in metrics["folds"]:
         seed = f", seed {fold['seed']}" if several else ""
         epoch = f", epoch {fold['best_epoch']} of {fold['epochs']}" if "epochs" in fold else ""
-        yield f"  fold {fold['fold']}{seed}: {summary_line(fold)}{epoch}"
+        yield f"fold {fold['fold']}", f"{summary_line(fold)}{seed}{epoch}"
     if several:
         each = [seed["auc"] for seed in metrics["seeds"]]
-        yield (
-            f"  seeds alone: AUC {min(each):.2f} to {max(each):.2f}; "
-            "above, a patient's score is the mean over seeds"
-        )
+        told = f"alone: AUC {min(each):.2f} to {max(each):.2f}"
+        yield "seeds", f"{told}; below, a patient's score is the mean over seeds"
+    yield "out of fold", summary_line(metrics)

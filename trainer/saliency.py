@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
+from beam_jobs.terminal import bar, row
 from trainer.locations import join, read_manifest
 from trainer.predictions import key_of, read_predictions
-from trainer.progress import moving
 from trainer.runs import OOF_NAME, Run, write_json
 from trainer.saliency_numbers import map_name, summarise, told
 
@@ -133,10 +132,11 @@ def main(argv: Sequence[str]) -> int:
     summary = summarise(trained, explained, method=args.method)
     write(args.output, summary, explained)
     for patient in summary["patients"]:
-        print(_line(patient))
+        row(patient["patient_id"], _line(patient))
     for warning in summary["warnings"]:
-        print(f"mind: {warning}")
-    print(f"wrote {args.output / PAGE_NAME}, {JSON_NAME} and {len(explained)} maps")
+        row("mind", warning)
+    row("maps", f"{len(explained)} and {JSON_NAME} in {args.output}")
+    row("report", str(args.output / PAGE_NAME))
     return EXIT_OK
 
 
@@ -202,14 +202,14 @@ def explain(
     Raises:
       ContractError: records or members are not what manifest and run.json say.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    quiet_tensorflow()
     # TensorFlow: seconds, only from here on
     from trainer.attribution import Explainer, explainable, mean_of, randomised
 
     cases = read_cases(data, manifest, chosen, modalities=trained.modalities)
     found: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
     random: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
-    with moving("Explaining", sum(len(one.members) for one in chosen)) as step:
+    with bar("explaining", sum(len(one.members) for one in chosen)) as step:
         for place in range(len(trained.members)):
             mine = [one.patient_id for one in chosen if place in one.members]
             if not mine:
@@ -293,7 +293,7 @@ def _line(patient: Mapping[str, Any]) -> str:
     """A patient's line on the terminal."""
     label = "no label" if patient["label"] is None else f"label {patient['label']}"
     check = patient["random_weights"]
-    start = f"{patient['patient_id']}  {label}  logit {patient['logit']:+.2f}  "
+    start = f"{label}, logit {patient['logit']:+.2f}: "
     if patient["half_in"] is None:
         return f"{start}an empty map"
     return (

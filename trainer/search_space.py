@@ -167,9 +167,8 @@ class Space:
         settings["modalities"] = [str(name) for name in chosen]
         return settings
 
-    def lines(self) -> list[str]:
-        """What is searched, a line a hyperparameter."""
-        width = max(len(choice.name) for choice in self.choices)
+    def rows(self) -> list[tuple[str, str]]:
+        """What is searched: each hyperparameter's name, and its values for the terminal."""
         told = []
         for choice in self.choices:
             values = ", ".join(_text(value) for value in choice.values)
@@ -178,7 +177,7 @@ class Space:
             if choice.parent and not self._always(choice):
                 own = next(c for c in self.choices if c.name == choice.parent).values
                 when = f"  (where {choice.parent} is {' or '.join(_among(own, choice.when))})"
-            told.append(f"  {choice.name:<{width}}  {values}{fixed}{when}")
+            told.append((choice.name, f"{values}{fixed}{when}"))
         return told
 
     def to_json(self) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from beam_jobs.core.cli import is_quiet
+from beam_jobs.terminal import duration, say
 from trainer.search_space import Space
 from trainer.study import Row, ranking
 
@@ -36,7 +38,7 @@ class Board:
         console = Console(file=sys.stdout)
         self._live = (
             Live(get_renderable=self._renderable, console=console, refresh_per_second=1)
-            if console.is_terminal
+            if console.is_terminal and not is_quiet()
             else None
         )
 
@@ -61,7 +63,7 @@ class Board:
             if row.trial not in self._told:
                 self._told.add(row.trial)
                 if self._live is None:
-                    print(f"{line(row)}  [{self.progress()}]", flush=True)
+                    say(f"{line(row)}  [{self.progress()}]")
         if self._live is not None:
             self._live.refresh()
 
@@ -74,7 +76,7 @@ class Board:
             told += f", {failed} failed"
         if here > 0 and done < self._total:
             left = (time.monotonic() - self._started) / here * (self._total - done)
-            told += f", about {_duration(left)} left"
+            told += f", about {duration(left)} left"
         return told
 
     def _renderable(self) -> Group:
@@ -118,9 +120,3 @@ def line(row: Row) -> str:
 
 def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -27,6 +27,7 @@ from keras_tuner.src.distribute import oracle_client
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from beam_jobs.core.cli import CommandError
+from beam_jobs.terminal import row
 from trainer.study import Study
 from trainer.study_oracles import Durable
 from trainer.trial import COMPLETED
@@ -201,7 +202,7 @@ def _serve(
             for lost in watch.lost(set(oracle.tuner_ids) | set(oracle.ongoing_trials)):
                 trial = oracle.give_up(lost)
                 if trial is not None:
-                    print(f"worker {lost} is lost: trial {trial} will be run again", flush=True)
+                    row("worker", f"{lost} is lost: trial {trial} will be run again")
             if len(oracle.end_order) != ended:
                 ended = len(oracle.end_order)
                 told()

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from beam_jobs.core.cli import (
     EXIT_OK,
@@ -21,6 +21,7 @@ from beam_jobs.core.cli import (
     run,
 )
 from beam_jobs.core.record import ContractError
+from beam_jobs.terminal import row, say
 from trainer.augment_config import PRESETS
 from trainer.config import (
     CACHES,
@@ -32,16 +33,13 @@ from trainer.config import (
     merged,
 )
 from trainer.environment import cluster_of, places_of
-from trainer.evaluate import summary_line, verdict
 from trainer.locations import read_manifest
 from trainer.network_config import FUSIONS, HEADS, MODELS, POOLINGS
-from trainer.pooling import summary_lines
+from trainer.pooling import summary_rows
 from trainer.runs import OOF_NAME, RUN_NAME, Run, claim, locked
 from trainer.split import check_folds, folds_to_train
 from trainer.training import train
-
-if TYPE_CHECKING:
-    pass
+from trainer.verdict import PERMUTED, summary_line, verdict
 
 PROG = "python -m trainer.task"
 
@@ -194,9 +192,9 @@ def main(argv: Sequence[str]) -> int:
         finished = claim(places.run, request, overwrite=args.overwrite)
         stack.enter_context(locked(places.run))
         if finished:
-            print(f"{places.run} is this very run, finished already; --overwrite trains it again")
+            say(f"{places.run} is this very run, finished already; --overwrite trains it again")
             _print_summary(Run.load(places.run))
-            print(f"report: {_report(places.run, args.data)}")
+            row("report", str(_report(places.run, args.data)))
             return EXIT_OK
         if args.overwrite and places.checkpoints != places.run:
             for folder in places.checkpoints.glob("fold-*"):
@@ -207,7 +205,7 @@ def main(argv: Sequence[str]) -> int:
             raise CommandError(str(error)) from error
         assert trained is not None
         _print_summary(trained)
-        print(f"report: {_report(places.run, args.data)}")
+        row("report", str(_report(places.run, args.data)))
     return EXIT_OK
 
 
@@ -226,18 +224,19 @@ def _report(directory: Path, data: str) -> Path:
 
 def _print_summary(trained: Run) -> None:
     metrics = trained.metrics
-    for line in summary_lines(metrics):
-        print(line)
-    print(f"  last epochs instead of the best: {summary_line(metrics['last_epoch'])}")
-    print(verdict(metrics))
-    print("The best epochs were chosen on these same patients, which flatters them.")
+    for name, text in summary_rows(metrics):
+        row(name, text)
+    row("last epochs", f"instead of the best: {summary_line(metrics['last_epoch'])}")
+    row("verdict", verdict(metrics))
+    row("mind", "The best epochs were chosen on these same patients, which flatters them.")
     if trained.config["permute_labels"]:
-        print("The labels were permuted: this is what the recipe scores without any signal.")
-    print(
-        f"run: {trained.directory} ({trained.wall_seconds:.0f} s, "
-        f"{trained.step_seconds:.2f} s a step, {100 * trained.input_wait:.1f} % of it waiting for "
-        f"input, {trained.precision})"
+        row("mind", PERMUTED)
+    row(
+        "time",
+        f"{trained.wall_seconds:.0f} s, {trained.step_seconds:.2g} s a step, "
+        f"{100 * trained.input_wait:.1f} % of it waiting for input; {trained.precision}",
     )
+    row("run", str(trained.directory))
 
 
 if __name__ == "__main__":

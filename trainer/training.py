@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.core.cli import quiet_tensorflow
 from beam_jobs.core.manifest import Manifest
 from trainer.config import TrainConfig
 from trainer.environment import Cluster, Places
@@ -33,7 +33,6 @@ def train(
     cluster: Cluster,
     *,
     cache: str = "auto",
-    quiet: bool = False,
 ) -> Run | None:
     """Trains the members, writes the out-of-fold predictions, then run.json.
 
@@ -45,13 +44,12 @@ def train(
       places: claimed for this run.
       cluster: the processes that train together; all but the chief write nothing and get None.
       cache: how records are kept between epochs.
-      quiet: no line an epoch.
 
     Raises:
       ContractError: the dataset is not what its manifest says.
       FloatingPointError: training diverged.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # it warns of nothing one could act on
+    quiet_tensorflow()
     # TensorFlow: seconds, only from here on
     from trainer.devices import prepare_devices, resolve_precision
     from trainer.fit import Setting, train_fold
@@ -68,15 +66,16 @@ def train(
         cluster=cluster,
         strategy=strategy,
         cache=cache,
-        quiet=quiet,
     )
     assert config.modalities is not None
     # Held open around all members: they share what is cached, and a store is read once.
     with open_records(
         data, manifest, range(manifest.folds), modalities=config.modalities, cache=cache
     ):
+        members = [(fold, seed) for seed in config.seeds for fold in folds]
         made = [
-            train_fold(setting, fold=fold, seed=seed) for seed in config.seeds for fold in folds
+            train_fold(setting, fold=fold, seed=seed, later=len(members) - place)
+            for place, (fold, seed) in enumerate(members, 1)
         ]
     results = [result for result in made if result is not None]
     if not cluster.is_chief:

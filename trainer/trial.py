@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.core.cli import CommandError, UsageError, run
+from beam_jobs.core.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.core.record import ContractError
 from trainer.config import TrainConfig
 from trainer.environment import Cluster, Places
@@ -189,7 +189,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             f"the study was begun on {request.dataset_fingerprint[:12]}"
         )
     # TensorFlow: seconds, only from here on
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    quiet_tensorflow("2")
     from trainer.training import train
 
     parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
@@ -205,7 +205,6 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             Places(run=place, checkpoints=place, logs=logs),
             Cluster(),
             cache=request.cache,
-            quiet=False,
         )
     result = {**result_of(Run.load(place)), "parameters": parameters}
     _write_hparams(Path(request.logs), request, result)

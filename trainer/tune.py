@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from beam_jobs.core.cli import EXIT_OK, CommandError, Parser, UsageError, read_text, run
+from beam_jobs.core.cli import (
+    EXIT_OK,
+    CommandError,
+    Parser,
+    UsageError,
+    quiet_tensorflow,
+    read_text,
+    run,
+)
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
+from beam_jobs.terminal import row, show
 from trainer.config import CACHES, TrainConfig, merged
 from trainer.environment import cluster_of
 from trainer.locations import read_manifest
@@ -184,9 +190,9 @@ class _Search:
         """Searches alone, or as the chief of others, and says what was found."""
         names = [choice.name for choice in self.space.choices]
         rows = study.write(names)
-        print("\n".join(self._opening()), flush=True)
+        self._open()
         if rows:
-            print(f"goes on: {len(rows)} trials are finished already", flush=True)
+            row("goes on", f"{len(rows)} trials are finished already")
         if not study.is_over:
             with Board(self.space, self.args.max_trials, rows) as board:
                 self._search(study, tuner_id, address, lambda: board.update(study.write(names)))
@@ -202,14 +208,13 @@ class _Search:
                 f"{study.directory}: none of {len(rows)} trials succeeded; "
                 f"{TRIALS_NAME} has the reasons"
             )
-        Console(file=sys.stdout).print(leaderboard(self.space, rows))
-        failed = sum(row.objective is None for row in rows)
-        print(f"best: {line(best)}")
-        print(caveat(rows))
-        print(
-            f"study: {study.directory} ({len(rows)} trials, {failed} failed): {report.name}, "
-            f"{TRIALS_NAME}, and {BEST_NAME} for trainer.task --hyperparameters"
-        )
+        show(leaderboard(self.space, rows), width=100)
+        failed = sum(one.objective is None for one in rows)
+        row("best", line(best))
+        row("mind", caveat(rows))
+        row("trials", f"{len(rows)}, {failed} failed; {TRIALS_NAME} in {self.args.output_dir}")
+        row("settings", f"{self.args.output_dir / BEST_NAME}, for trainer.task --hyperparameters")
+        row("report", str(self.args.output_dir / report.name))
         return EXIT_OK
 
     def work(self, tuner_id: str, address: str) -> int:
@@ -232,7 +237,7 @@ class _Search:
             )
         study = Study(directory)
         self._search(study, tuner_id, address, lambda: None)
-        print(f"worker {tuner_id}: no trials are left")
+        row("worker", f"{tuner_id}: no trials are left")
         return EXIT_OK
 
     def config(self, values: Mapping[str, Value], epochs: int) -> TrainConfig:
@@ -251,22 +256,25 @@ class _Search:
         config = TrainConfig.from_json(merged(settings, self.space.settings(active)))
         return config.resolve(self.manifest.schema.modalities)
 
-    def _opening(self) -> list[str]:
-        count, patients = (
-            self.space.count(),
-            sum(f in self.folds for _, _, f in self.manifest.patients),
+    def _open(self) -> None:
+        """Says what is searched."""
+        args, patients = self.args, sum(f in self.folds for _, _, f in self.manifest.patients)
+        row(
+            "search",
+            f"{args.tuner}, at most {args.max_trials} trials of {self.space.count():,} "
+            "combinations of",
         )
-        return [
-            f"{self.args.tuner} search, at most {self.args.max_trials} trials of {count:,} "
-            f"combinations:",
-            *self.space.lines(),
-            f"objective: mean of the exact validation AUC over {len(self.folds)} of the dataset's "
-            f"{self.manifest.folds} folds, {self.args.seeds} network"
-            f"{'s' if self.args.seeds > 1 else ''} each ({patients} patients), maximised",
-        ]
+        for name, text in self.space.rows():
+            row("", f"{name:<14} {text}")
+        row(
+            "objective",
+            f"mean of the exact validation AUC over {len(self.folds)} of the dataset's "
+            f"{self.manifest.folds} folds, {args.seeds} network{'s' if args.seeds > 1 else ''} "
+            f"each ({patients} patients), maximised",
+        )
 
     def _search(self, study: Study, tuner_id: str, address: str, told: Callable[[], None]) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        quiet_tensorflow()
         if address:  # KerasTuner reads them too
             host, _, port = address.rpartition(":")
             os.environ.update(
@@ -326,14 +334,13 @@ class _Search:
         if role.is_worker:
             return
         if role.is_chief:
-            print(f"chief at {role.address}: hands out trials to workers, runs none itself")
+            row("chief", f"at {role.address}: hands out trials to workers, runs none itself")
         if self.args.tuner == "hyperband":
             rounds = oracle.plan(oracle._current_bracket)
             told = ", then ".join(f"{size} trials of {epochs} epochs" for size, epochs in rounds)
-            print(f"first bracket: {told}; each trained anew, with a schedule of its own")
+            row("first", f"{told}; each trained anew, with a schedule of its own")
         if self.args.tuner == "bayesian":
-            print(f"{oracle.num_initial_points} random trials, then guided ones")
-        sys.stdout.flush()
+            row("first", f"{oracle.num_initial_points} random trials, then guided ones")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from trainer.predictions import Predictions
 from trainer.statistics import auc, auc_interval
 
+PERMUTED = "The labels were permuted: this is what the recipe scores without any signal."
+
 
 def metrics_of(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) -> dict[str, Any]:
     """AUC, its interval and the counts behind it, as a JSON object."""
@@ -94,9 +96,7 @@ def warnings_of(predictions: Predictions, evaluation: Mapping[str, Any]) -> list
             "these same patients, that flatters them."
         )
     if facts and facts["permute_labels"]:
-        warnings.append(
-            "The labels were permuted: this is what the recipe scores without any signal."
-        )
+        warnings.append(PERMUTED)
     if relabelled := predictions.relabelled:
         warnings.append(
             f"{len(relabelled)} of {evaluation['n']} patients have another label here than in the "

@@ -5,8 +5,11 @@ Exit codes: 0 done, 1 failed (bad data, a contract that does not fit, an I/O err
 was rejected and `--strict` was given, 130 interrupted.
 
 An error is one line on stderr, "python -m <module>: error: <what>"; `Parser` and `run` get that
-name as `prog`. A reader that closes its pipe (`| head`) is no error: the command ends without a
-word, with its own code where the work was done and with 1 where it was cut short.
+name as `prog`. `--quiet` and `--log_level` are every command's: who prints asks `is_quiet`
+(`beam_jobs.terminal` does), and who imports a library that talks asks `log_level`.
+
+A reader that closes its pipe (`| head`) is no error: the command ends without a word, with its own
+code where the work was done and with 1 where it was cut short.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import os
 import select
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from beam_jobs.core.record import ContractError
@@ -27,6 +30,16 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_REJECTED = 8
 EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    EXIT_OK: "done",
+    EXIT_FAILURE: "failed: bad data, a contract that does not fit, an I/O error",
+    EXIT_USAGE: "wrong usage",
+    EXIT_INTERRUPTED: "interrupted",
+}
+
+LOG_LEVELS = ("error", "warning", "info", "debug")
+# Processes that a command starts inherit it.
+_LOG_LEVEL = "VOXELBEAM_LOG_LEVEL"
 
 
 class UsageError(ValueError):
@@ -48,19 +61,90 @@ def items(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line and whose help keeps its examples' layout."""
+    """An argument parser whose errors are one line and whose help keeps its examples' layout.
 
-    def __init__(self, *, prog: str, description: str, examples: str) -> None:
+    Args:
+      prog: "python -m <module>".
+      description: what the command does.
+      examples: command lines, indented by two.
+      exit_codes: code → meaning, where it says more than `EXIT_CODES`.
+      output: offer `--quiet` and `--log_level`, and obey them from the parsing on.
+    """
+
+    def __init__(
+        self,
+        *,
+        prog: str,
+        description: str,
+        examples: str,
+        exit_codes: Mapping[int, str] | None = None,
+        output: bool = True,
+    ) -> None:
+        codes = sorted({**EXIT_CODES, **(exit_codes or {})}.items())
+        told = "\n".join(f"  {code:<4} {meaning}" for code, meaning in codes)
         super().__init__(
             prog=prog,
             description=description,
-            epilog=f"examples:\n{examples}",
+            epilog=f"examples:\n{examples.rstrip()}\n\nexit codes:\n{told}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
+        self._output = output
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """argparse's; what it finds of `--quiet` and `--log_level` holds from here on."""
+        if self._output:
+            self._output = False
+            group = self.add_argument_group("output")
+            group.add_argument("--quiet", action="store_true", help="print hints and errors only")
+            group.add_argument(
+                "--log_level",
+                choices=LOG_LEVELS,
+                help="let TensorFlow, Beam and other libraries talk on stderr, from this level on "
+                "(default: only of what the command itself could not tell)",
+            )
+        known, unknown = super().parse_known_args(args, namespace)
+        _Output.quiet = getattr(known, "quiet", False)
+        if level := getattr(known, "log_level", None):
+            os.environ[_LOG_LEVEL] = level
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help explains)\n")
+
+
+class _Output:
+    """What the command line said of output."""
+
+    quiet = False
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` was given: then only hints and errors are printed."""
+    return _Output.quiet
+
+
+def log_level() -> str | None:
+    """The level from which libraries are to be heard, of `LOG_LEVELS`; None if nobody asked."""
+    level = os.environ.get(_LOG_LEVEL)
+    return level if level in LOG_LEVELS else None
+
+
+def quiet_tensorflow(default: str = "3") -> None:
+    """Sets what TensorFlow's C++ says of itself; to be called before its import.
+
+    Args:
+      default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
+        errors are not heard: all that it logs as such at its start is no error, and what fails is
+        raised.
+    """
+    level = log_level()
+    if level is None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", default)
+    else:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(max(0, 2 - LOG_LEVELS.index(level)))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

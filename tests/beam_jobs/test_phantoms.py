@@ -397,7 +397,7 @@ def test_noise_and_bias_stay_within_the_head() -> None:
     assert 0 < np.abs(seen / np.maximum(clean, 1) - 1)[clean > 0].mean() < 0.2
 
 
-def test_command_summarises_on_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_summarises_in_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(
         [
             "--output",
@@ -416,8 +416,9 @@ def test_command_summarises_on_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     )
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
-    assert "1 train + 1 test patients, " in out
-    assert out.count("\n") == 1
+    names = [line.split()[0] for line in out.splitlines()]
+    assert names == ["patients", "series", "files", "cohort"]
+    assert out.splitlines()[0].endswith("1 to train on + 1 to ask about")
 
 
 @pytest.mark.parametrize(

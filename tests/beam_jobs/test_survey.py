@@ -26,13 +26,14 @@ def test_table_and_sums_are_printed_and_written(cohort, tmp_path, capsys):
     output = tmp_path / "series.csv"
     assert survey.main([str(cohort), "--output", str(output)]) == cli.EXIT_OK
     printed = capsys.readouterr().out
-    assert "12 files = 10 used + 0 unused by rule + 2 rejected" in printed
-    assert "not_dicom: 2. The file is not a DICOM Part 10 file." in printed
+    assert "files       12 = 10 used + 0 unused by rule + 2 rejected" in printed
+    assert "not_dicom 2: The file is not a DICOM Part 10 file." in printed
     rows = list(csv.DictReader(output.read_text().splitlines()))
     used = {row["modality"]: row for row in rows if row["verdict"] == "used"}
     assert set(used) == {"T1w", "FLAIR"}
     assert (used["T1w"]["plane"], used["T1w"]["slices"]) == ("coronal", "5")
     assert (used["T1w"]["rows"], used["T1w"]["columns"]) == ("12", "14")
+    assert {row["blank_slices"] for row in rows} == {""}  # only pixels could tell
 
 
 def test_survey_costs_no_beam_and_no_tensorflow(cohort):

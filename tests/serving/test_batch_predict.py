@@ -67,7 +67,7 @@ def test_every_record_gets_its_models_answer_sorted_by_id(
     output = tmp_path / "new" / "submission.csv"
     code, out, err = predict("--input", dataset, "--output", output)
     assert (code, err) == (0, "")
-    assert out.startswith("11 patients: 11 predicted, 0 not")
+    assert out.startswith("patients    11: 11 predicted, 0 not")
     header, *rows = table(output)
     assert header == ("BraTS21ID", "MGMT_value")
     expected = answers(dataset, bundle)

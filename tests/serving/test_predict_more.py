@@ -72,7 +72,7 @@ def test_a_model_without_statistics_says_that_skew_is_not_told(
 ) -> None:
     code, out, _ = predict("--model", model, "--input", dataset, "--output", tmp_path / "a.csv")
     assert code == 0
-    assert "skew: not told, the model knows no training data" in out
+    assert "skew        not told, the model knows no training data" in out
     assert not (tmp_path / "a.skew.json").exists()
 
 
@@ -141,7 +141,7 @@ def test_a_skewed_cohort_is_told_of_and_answered_all_the_same(
     code, out, _ = predict("--model", place / "model", "--input", bright, "--output", output)
     assert code == 0
     lines = out.splitlines()
-    first = next(number for number, line in enumerate(lines) if line.startswith("skew: "))
+    first = next(number for number, line in enumerate(lines) if line.startswith("skew  "))
     assert "comparisons stand out" in lines[first]
     assert "intensity" in lines[first + 1]
     assert "1.00 (training 0." in lines[first + 1]

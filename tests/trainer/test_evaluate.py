@@ -170,8 +170,8 @@ def test_command_takes_labels_from_out_of_fold_predictions_and_compares_models(
     assert main(["--predictions", *files]) == 0
     said = capsys.readouterr().out
     assert "AUC 1.00" in said
-    assert "against run (2): 1.00 and 0.25 on 4 patients, difference +0.75" in said
-    assert "against run (3): 1.00 and 0.75 on 4 patients, difference +0.25" in said
+    assert "against     run (2): 1.00 and 0.25 on 4 patients, difference +0.75" in said
+    assert "against     run (3): 1.00 and 0.75 on 4 patients, difference +0.25" in said
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_patient_without_an_image_gets_an_empty_map_and_a_word_on_it(saved: Sa
     assert empty["half_in"] is None
     assert empty["logit"] == empty["baseline_logit"]
     assert any("00004: the map is empty" in told for told in saved.summary["warnings"])
-    assert "00004  label 0" in saved.printed
+    assert "00004       label 0, logit " in saved.printed
     assert "an empty map" in saved.printed
 
 
@@ -189,7 +189,7 @@ def test_a_map_that_random_weights_repeat_is_warned_of(
     assert check["rank_correlation"] == pytest.approx(1)
     assert check["rank_correlation_of_sizes"] == pytest.approx(1)
     assert check["alike"]
-    assert "mind: 00001: the map is much like that of random weights" in capsys.readouterr().out
+    assert "mind        00001: the map is much like that of random weights" in capsys.readouterr().out
     assert "much like that of random weights" in (tmp_path / "saliency.html").read_text()
 
 

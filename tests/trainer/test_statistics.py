@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from scipy.special import ndtri
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, chi2, norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from trainer.statistics import (
@@ -96,6 +96,22 @@ def test_paired_test_on_delongs_own_patients_is_the_papers_formula_over_all_pair
         reach = norm.ppf(0.95) * error
         expected = (areas[i] - areas[j] - reach, areas[i] - areas[j] + reach)
         assert test.interval == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_joint_test_of_delongs_three_models_is_the_one_sas_prints() -> None:
+    """SAS/STAT User's Guide, PROC LOGISTIC, "Comparing Receiver Operating Characteristic Curves":
+    K-G score 0.7258 (0.1028), total protein 0.6478 (0.1000), chi-square 2.5340, 2 df, p 0.2817."""
+    table = np.array(_DELONG.split(), dtype=float).reshape(-1, 4)
+    albumin, protein, score = table[:, 0], table[:, 1], 10 - table[:, 2]
+    areas, covariance = delong(table[:, 3], [score, protein, albumin])
+    errors = np.sqrt(np.diag(covariance))
+    assert areas[:2] == pytest.approx([0.7258, 0.6478], abs=5e-5)
+    assert errors[:2] == pytest.approx([0.1028, 0.1000], abs=5e-5)
+    contrast = np.array([[-1.0, 1, 0], [-1, 0, 1]])
+    difference = contrast @ areas
+    statistic = difference @ np.linalg.solve(contrast @ covariance @ contrast.T, difference)
+    assert statistic == pytest.approx(2.5340, abs=5e-5)
+    assert chi2.sf(statistic, 2) == pytest.approx(0.2817, abs=5e-5)
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
