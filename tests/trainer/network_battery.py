@@ -33,7 +33,12 @@ LEARNT = 0.1  # mean BCE over the 8 phantoms, in inference mode; guessing is 0.6
 # Of a logit, relative where it is above 1.
 SAME = 1e-6  # the same operations on the same numbers
 ANOTHER_BATCH = 1e-5  # kernels split a batch by its size and round differently
-PRECISION = {"mixed_float16": 0.02, "mixed_bfloat16": 0.15}  # 11 and 8 bits of mantissa
+PRECISION = {"mixed_float16": 0.02, "mixed_bfloat16": 0.15}
+BITS = {"float32": 24, "mixed_float16": 11, "mixed_bfloat16": 8}  # of mantissa
+# Eight phantoms learnt by heart leave a deep network magnifying any rounding (EfficientNet B4).
+# There a precision may be off by so many times what rounding the weights alone to it does:
+# activations are rounded too, in every layer (2 to 6 times were found); a fault is much larger.
+MAGNIFIED = 8
 
 CASES = {
     **{name: NetworkConfig(name=name) for name in MODELS},
@@ -97,6 +102,31 @@ def require_close(found: Any, expected: Any, tolerance: float) -> None:
     found, expected = np.asarray(found, float), np.asarray(expected, float)
     excess = np.abs(found - expected) / np.maximum(1.0, np.abs(expected))
     assert (excess <= tolerance).all(), f"{excess.max():.2g} apart, {tolerance:.2g} allowed"
+
+
+def allowed(case: str, tolerance: float, precision: str) -> float:
+    """How far a trained network's logits may be off: `tolerance`, or what rounding does to it.
+
+    Rounding to float32's own bits would be lost in the arithmetic; 8 bits earlier it does 256 times
+    as much.
+    """
+    model, _ = trained(case)
+    volumes, _ = phantoms(grid_of(case))
+    before, weights = logits(model, volumes), model.get_weights()
+    bits, scale = (16, 256) if precision == "float32" else (BITS[precision], 1)
+    model.set_weights([rounded(weight, bits) for weight in weights])
+    after = logits(model, volumes)
+    model.set_weights(weights)
+    moved = np.abs(after - before) / np.maximum(1.0, np.abs(before))
+    return max(tolerance, MAGNIFIED * float(moved.max()) / scale)
+
+
+def rounded(weight: npt.NDArray[Any], bits: int) -> npt.NDArray[Any]:
+    """An array's floats to so many bits of mantissa; vectors, which stay float32, as they are."""
+    if weight.ndim < 2 or weight.dtype != np.float32:
+        return weight
+    mantissa, exponent = np.frexp(weight)
+    return np.ldexp(np.round(np.ldexp(mantissa, bits)), exponent - bits).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=1)
@@ -185,7 +215,8 @@ def exports(case: str, directory: Path) -> None:
     volumes, _ = phantoms(grid_of(case))
     loaded = tf.saved_model.load(str(directory)).signatures["serving_default"]
     (written,) = loaded(tf.constant(volumes)).values()
-    require_close(written, logits(model, volumes), ANOTHER_BATCH)
+    tolerance = allowed(case, ANOTHER_BATCH, "float32")
+    require_close(written, logits(model, volumes), tolerance)
 
 
 def blank_volume_is_answered(case: str) -> None:
@@ -200,15 +231,17 @@ def mixed_precision_agrees(case: str, precision: str) -> None:
     assert precision.removeprefix("mixed_") in {layer.compute_dtype for layer in mixed.layers}
     mixed.set_weights(model.get_weights())
     volumes, _ = phantoms(grid_of(case))
-    require_close(logits(mixed, volumes), logits(model, volumes), PRECISION[precision])
+    tolerance = allowed(case, PRECISION[precision], precision)
+    require_close(logits(mixed, volumes), logits(model, volumes), tolerance)
 
 
 def logits_hang_on_no_other_patient(case: str) -> None:
     model, _ = trained(case)
     volumes, _ = phantoms(grid_of(case))
     alone = [logits(model, volume[None])[0] for volume in volumes]
-    require_close(logits(model, volumes), alone, ANOTHER_BATCH)
-    require_close(logits(model, volumes[::-1])[::-1], alone, ANOTHER_BATCH)
+    tolerance = allowed(case, ANOTHER_BATCH, "float32")
+    require_close(logits(model, volumes), alone, tolerance)
+    require_close(logits(model, volumes[::-1])[::-1], alone, tolerance)
 
 
 def what_follows_standardise_is_a_model(case: str) -> None:

@@ -189,7 +189,9 @@ def test_a_map_that_random_weights_repeat_is_warned_of(
     assert check["rank_correlation"] == pytest.approx(1)
     assert check["rank_correlation_of_sizes"] == pytest.approx(1)
     assert check["alike"]
-    assert "mind        00001: the map is much like that of random weights" in capsys.readouterr().out
+    assert (
+        "mind        00001: the map is much like that of random weights" in capsys.readouterr().out
+    )
     assert "much like that of random weights" in (tmp_path / "saliency.html").read_text()
 
 
