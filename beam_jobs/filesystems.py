@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import IO
 
-from beam_jobs import stores
+from beam_jobs import store_streams
 from beam_jobs.core.storage import is_input, is_remote, list_local_files, register_remote_opener
 from beam_jobs.stores import Entry
 from beam_jobs.stores import store_of as _store
@@ -73,7 +73,7 @@ def open_read(path: str) -> IO[bytes]:
     """Opens a file for reading as it is, whatever its extension says of compression."""
     if not is_remote(path):
         return open(path, "rb")
-    return stores.open_read(path)
+    return store_streams.open_read(path)
 
 
 def open_write(path: str) -> IO[bytes]:
@@ -81,7 +81,7 @@ def open_write(path: str) -> IO[bytes]:
     if not is_remote(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return open(path, "wb")
-    return stores.open_write(path)
+    return store_streams.open_write(path)
 
 
 def exists(path: str) -> bool:
@@ -136,20 +136,20 @@ def delete(paths: list[str]) -> None:
 
 
 def fetched_ahead(entries: Iterable[Entry], length: int) -> AbstractContextManager[None]:
-    """Fetches the begins of objects while they are worked through; see `stores.ahead`.
+    """Fetches the begins of objects while they are worked through; see `store_streams.ahead`.
 
     Without it every file of a store would be waited for in turn. Local files are left alone.
     """
     entries = list(entries)
     if not any(is_remote(entry.path) for entry in entries):
         return nullcontext()
-    return stores.ahead(entries, length)
+    return store_streams.ahead(entries, length)
 
 
 def use_remote_paths_in_core() -> None:
     """Lets the pure core open `gs://` and `s3://` paths in this process."""
 
     def opener(path: str) -> IO[bytes]:
-        return stores.StoreFile(path)  # type: ignore[return-value]
+        return store_streams.StoreFile(path)  # type: ignore[return-value]
 
     register_remote_opener(opener)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from beam_jobs import dicom_to_tfrecord, filesystems, stores, verify
+from beam_jobs import dicom_to_tfrecord, filesystems, store_clients, stores, verify
 from beam_jobs.core import cli
 from beam_jobs.core.dicom_index import read_headers
 from beam_jobs.core.series import assemble
@@ -74,7 +74,7 @@ def store(emulator, monkeypatch) -> Emulator:
     for name, value in emulator.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
-    monkeypatch.setattr(stores, "_RETRY_S", 6.0)
+    monkeypatch.setattr(store_clients, "_RETRY_S", 6.0)
     monkeypatch.setattr(stores, "_made", {})
     emulator.front.fault = lambda method, path: None
     emulator.front.asked.clear()
@@ -262,7 +262,7 @@ def test_store_that_stumbles_is_asked_again(store, local):
 
 def test_store_that_stays_down_is_one_line_and_no_rejected_files(store, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    monkeypatch.setattr(stores, "_RETRY_S", 1.0)
+    monkeypatch.setattr(store_clients, "_RETRY_S", 1.0)
     store.front.fault = lambda method, path: 503 if "/T1w/" in path and method == "GET" else None
     with pytest.raises(cli.CommandError, match=r"T1w/\S+: the store answered 503 \(Serv") as found:
         convert(store, "down", "--quiet")

@@ -22,8 +22,8 @@ from beam_jobs import terminal
 from beam_jobs.core import cli
 def main(argv):
     cli.Parser(prog="python -m some.command", description="d", examples="  none").parse_args(argv)
-    for item in terminal.track(range(40), "working", 40):
-        time.sleep(0.05)
+    for item in terminal.track(range(20), "working", 20):
+        time.sleep(0.05 if sys.stderr.isatty() else 0)
     terminal.say("a line")
     terminal.row("auc", "0.5 " + "and more " * 12)
     print("a hint", file=sys.stderr)
@@ -78,7 +78,7 @@ def test_a_pipe_gets_plain_rows_and_no_bar() -> None:
 def test_a_terminal_gets_a_bar_with_rate_and_time_left_and_hanging_rows() -> None:
     shown = on_a_terminal()
     text = CONTROL.sub("", shown)
-    assert re.search(r"working .*\d+/40 .*\d/s 0:00:0\d", text), text
+    assert re.search(r"working .*\d+/20 .*\d/s 0:00:0\d", text), text
     *_, first, second, third, _ = text.splitlines()
     assert first.startswith("auc         0.5 and more")
     assert second.startswith(" " * 12 + "and more")
