@@ -121,9 +121,12 @@ def test_two_processes_do_not_train_the_same_run(dataset: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_a_run_killed_five_times_ends_as_if_it_had_not_been(dataset: Path, tmp_path: Path) -> None:
-    """With all of augmentation, mixup too; each kill falls into an epoch that had begun."""
+    """With all of augmentation, mixup too; each kill falls into an epoch that had begun.
+
+    So many epochs that none of the kills comes after the last, however slow the machine.
+    """
     moments = random.Random(0)
-    more = ("--augment", "strong", "--epochs", "9")
+    more = ("--augment", "strong", "--epochs", "60")
     assert main(_argv(dataset, tmp_path / "uninterrupted", *more)) == 0
     command = [sys.executable, "-m", "trainer.task", *_argv(dataset, tmp_path / "run", *more)]
     history = tmp_path / "run" / "fold-1" / "history.csv"
