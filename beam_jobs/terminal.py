@@ -85,7 +85,9 @@ def progress(*, shown: bool = True) -> Progress:
             speed = task.finished_speed or task.speed
             if not speed:
                 return Text("")
-            return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.1f} s each")
+            if speed < 1:
+                return Text(f"{1 / speed:.1f} s each")
+            return Text(f"{speed:.1f}/s" if speed < 100 else f"{speed:,.0f}/s")
 
     console = Console(file=sys.stderr)
     return Progress(

@@ -233,10 +233,10 @@ def export(
     Raises:
       ContractError: a member is missing or unreadable, or the export answers otherwise than Keras.
     """
+    places = [(run, index) for run in runs for index in range(len(run.members))]
     members = [
         in_float32(run.load_member(index), run.precision)
-        for run in runs
-        for index in range(len(run.members))
+        for run, index in terminal.track(places, "loading members", len(places))
     ]
     return write_model(members, contract, output, statistics=statistics)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs import terminal
 from beam_jobs.core.record import ContractError, RecordSchema
 from serving.bundle import CARD_NAME, CONTRACT_NAME, Contract, load_bundle
 from serving.calibration import combine
@@ -94,7 +95,8 @@ def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> 
     _, logit, of_members = load_bundle(model).predict_volumes(volumes)
     chosen = volumes[..., list(contract.channels)]
     answers = np.zeros((len(members), len(volumes)))
-    for row, member in zip(answers, members, strict=True):
+    of_keras = zip(answers, members, strict=True)
+    for row, member in terminal.track(of_keras, "checking members", len(members)):
         compiled = tf.function(functools.partial(member, training=False))
         row[:] = [np.asarray(compiled(volume[None])).item() for volume in chosen]
     calibration = contract.calibration

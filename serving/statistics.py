@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs import filesystems
+from beam_jobs import filesystems, terminal
 from beam_jobs.core.csv_table import read_table
 from beam_jobs.core.ids import normalised_id
 from beam_jobs.core.manifest import Manifest, json_object, require_kinds
@@ -169,9 +169,8 @@ def of_dataset(path: str, manifest: Manifest) -> Statistics:
     """
     patients = {name for name, label, _ in manifest.patients if label is not None}
     found = of_series_table(path, manifest.schema.modalities, patients)
-    for shard in manifest.shards:
-        if shard.fold is None:
-            continue
+    shards = [shard for shard in manifest.shards if shard.fold is not None]
+    for shard in terminal.track(shards, "reading records", len(shards)):
         file = filesystems.join(path, shard.name)
         if (size_and_sum := digest(file)) != (shard.bytes, shard.sha256):
             told = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"

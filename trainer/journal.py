@@ -77,10 +77,10 @@ class Journal:
     def _left(self, history: Sequence[Mapping[str, Any]]) -> str:
         """What the run may still take, if no member stops early; the first epoch makes graphs."""
         epochs = self.epochs - history[-1]["epoch"] + self.later * self.epochs
-        if len(history) < 2 or not epochs:
+        if len(history) < 2:
             return ""
-        each = statistics.median(row["epoch_seconds"] for row in history[1:])
-        return f", at most {duration(each * epochs)} left"
+        left = epochs * statistics.median(row["epoch_seconds"] for row in history[1:])
+        return f", at most {duration(left)} left" if left >= 1 else ""
 
     def picture(self, stored: tf.Tensor, augmented: tf.Tensor) -> None:
         """Middle slices of a few volumes, channels side by side, on one scale of grey.
