@@ -134,7 +134,7 @@ def test_workers_share_a_study_and_a_killed_one_loses_only_its_trial(
     assert len(again) == 1  # the killed worker's, and no other
     killed = [name for name, _, process in lines if int(process) in children]
     assert killed == again
-    assert f"worker two is lost: trial {again[0]} will be run again" in logs["chief"].read_text()
+    assert f"two is lost: trial {again[0]} will be run again" in logs["chief"].read_text()
 
 
 def _children(process: int) -> set[int]:
