@@ -132,6 +132,8 @@ def main(argv: Sequence[str]) -> int:
             for precision in precisions:
                 found = measure(Path(directory), manifest, network, precision, args)
                 plain = found.constant if precision == "float32" else plain
+                told = f"{network} {precision}: {found.ratio:.3f}"
+                print(told, file=sys.stderr)  # the table comes last
                 faster = "" if plain is None else f"{plain / found.constant:.2f}×"
                 table.add_row(
                     network,
