@@ -132,7 +132,7 @@ test-flink: $(STAMP) ## the tests on Flink's job server (FLINK_JOB_SERVER_JAR=JA
 	  || echo "test-flink: Maven cannot get $$name $$beam, so no Flink; see build/flink/maven.log," \
 	    'or name the jar: make test-flink FLINK_JOB_SERVER_JAR=JAR' >&2; \
 	fi
-	$(BIN)/python -m pytest tests/beam_jobs/test_flink.py
+	$(BIN)/python -m pytest tests/beam_jobs/runners/test_flink.py
 
 check: $(STAMP) ## formatting, lint and types; changes nothing
 	$(BIN)/python -m ruff format --check .

@@ -117,7 +117,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["beam_jobs*", "trainer*", "serving*"]),
-    package_data={name: ["templates/*"] for name in ("beam_jobs", "trainer", "serving")},
+    package_data={name: ["templates/*"] for name in ("beam_jobs.report", "trainer.reports")},
     install_requires=CONVERSION if conversion_only else CONVERSION + LEARNING,
     extras_require={} if conversion_only else EXTRAS,
     cmdclass={"sdist": SourceDistribution},

@@ -10,21 +10,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.core import cli
-from beam_jobs.core.cohort import find_places
-from beam_jobs.core.ids import read_id_policy
-from beam_jobs.core.labels import read_labels
+from beam_jobs.common import cli
+from beam_jobs.common.files_before.storage import is_remote, list_local_files
+from beam_jobs.common.terminal import row
+from beam_jobs.core.cohort.ids import read_id_policy
+from beam_jobs.core.cohort.labels import read_labels
+from beam_jobs.core.cohort.plan import find_places
+from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES, ContractError
-from beam_jobs.core.rules import known_modalities, read_rules_file
-from beam_jobs.core.storage import is_remote, list_local_files
-from beam_jobs.terminal import row
 
 if TYPE_CHECKING:
-    from beam_jobs.core.labels import Labels
-    from beam_jobs.planning import Planner
-    from beam_jobs.ticks import Ticks
+    from beam_jobs.common.progress_files import Ticks
+    from beam_jobs.convert.planning import Planner
+    from beam_jobs.core.cohort.labels import Labels
 
 PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -46,20 +46,22 @@ def main(argv: Sequence[str]) -> int:
     spec, paths = _spec(flags), _input_files(flags)
     _check_modalities(spec, flags, paths)
     id_policy = read_id_policy(flags.id_policy, flags.id_key)
-    from beam_jobs.options import default_processes, make_pipeline, pipeline_options, runs_here
+    from beam_jobs.runners.options import (
+        default_processes,
+        make_pipeline,
+        pipeline_options,
+        runs_here,
+    )
 
     options = pipeline_options(beam_arguments)
     _check_stores(flags, here=runs_here(options))
     import apache_beam as beam
 
-    from beam_jobs.dataset import DatasetWriter
-    from beam_jobs.flink import job_server
-    from beam_jobs.planning import Planner
-    from beam_jobs.progress import watch
-    from beam_jobs.shards import ShardWriter
-    from beam_jobs.state import StateStore, job_identity, key_check
-    from beam_jobs.tables import TableWriter
-    from beam_jobs.transforms import (
+    from beam_jobs.convert.finish import DatasetWriter
+    from beam_jobs.convert.planning import Planner
+    from beam_jobs.convert.resume import StateStore, job_identity, key_check
+    from beam_jobs.convert.series_table import TableWriter
+    from beam_jobs.convert.transforms import (
         AssignPatients,
         Input,
         PlanPatients,
@@ -67,6 +69,9 @@ def main(argv: Sequence[str]) -> int:
         RefusedPatients,
         WriteShards,
     )
+    from beam_jobs.convert.write_shard import ShardWriter
+    from beam_jobs.runners.flink import job_server
+    from beam_jobs.runners.watch import watch
 
     source = Input(root=flags.input, modalities=spec.modalities, rules=spec.series_rules)
     tables = TableWriter(root=flags.input, id_policy=id_policy)
@@ -263,7 +268,7 @@ def _input_files(flags: argparse.Namespace) -> list[str]:
 
 def _check_stores(flags: argparse.Namespace, *, here: bool) -> None:
     """Finds out before the job what would stop it: no bucket, no permission, nothing there."""
-    from beam_jobs import filesystems
+    from beam_jobs.common.files_before import filesystems
 
     for name in ("input", "output"):
         if not here and not is_remote(getattr(flags, name)):
@@ -296,7 +301,7 @@ def _check_modalities(
 def _labels(flags: argparse.Namespace) -> Labels | None:
     if flags.labels is None:
         return None
-    from beam_jobs import filesystems
+    from beam_jobs.common.files_before import filesystems
 
     try:
         with filesystems.open_read(flags.labels) as file:
@@ -313,8 +318,8 @@ def _labels(flags: argparse.Namespace) -> Labels | None:
 
 def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str]) -> None:
     """What is going to be written, as far as names and not headers tell."""
-    from beam_jobs import filesystems
-    from beam_jobs.planning import patients_a_shard, workers_for
+    from beam_jobs.common.files_before import filesystems
+    from beam_jobs.convert.planning import patients_a_shard, workers_for
 
     if not paths and flags.dry_run:  # else listing a store is the workers' work
         paths = filesystems.list_files(flags.input)
@@ -341,7 +346,7 @@ def _print_plan(flags: argparse.Namespace, planner: Planner, paths: Sequence[str
 
 def _print_shards(ticks: Ticks, seconds: float) -> None:
     """How fast it went; which shards were converted and why, where an earlier run's were kept."""
-    from beam_jobs.ticks import count, lines
+    from beam_jobs.common.progress_files import count, lines
 
     shards = sorted(line.split(" ", 1) for line in lines(ticks.shards))
     kept = sum(why == "kept" for _, why in shards)
@@ -358,7 +363,7 @@ def _print_shards(ticks: Ticks, seconds: float) -> None:
 @contextlib.contextmanager
 def _ticks(here: bool) -> Iterator[Any]:
     """Files that tell of progress, where the workers are on this machine."""
-    from beam_jobs.ticks import Ticks
+    from beam_jobs.common.progress_files import Ticks
 
     with tempfile.TemporaryDirectory(prefix="voxelbeam-") as directory:
         yield Ticks.below(directory) if here else Ticks()
@@ -366,8 +371,8 @@ def _ticks(here: bool) -> Iterator[Any]:
 
 def _summary(flags: argparse.Namespace) -> int:
     """Prints what became of the input; returns the exit code."""
-    from beam_jobs import filesystems
-    from beam_jobs.dataset import REJECTS_NAME
+    from beam_jobs.common.files_before import filesystems
+    from beam_jobs.convert.finish import REJECTS_NAME
 
     path = filesystems.join(flags.output, MANIFEST_NAME)
     rejects = filesystems.join(flags.output, REJECTS_NAME)
@@ -416,7 +421,7 @@ def _summary(flags: argparse.Namespace) -> int:
 
 def _report(flags: argparse.Namespace) -> None:
     """Writes the page about the dataset into it."""
-    from beam_jobs.report import make_report
+    from beam_jobs.report.make import make_report
 
     report = make_report(flags.output, workers=os.cpu_count() or 1)
     row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")

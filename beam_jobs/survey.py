@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from beam_jobs import terminal
-from beam_jobs.core import cli
-from beam_jobs.core.cohort import Place, SeriesRow, find_places, nobodys, patient_of, plan_patient
-from beam_jobs.core.dicom_index import SliceHeader, group_paths, index_files
-from beam_jobs.core.ids import IdPolicy
+from beam_jobs.common import cli, terminal
+from beam_jobs.common.files_before.storage import list_local_files
+from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
+from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.cohort.plan import (
+    Place,
+    SeriesRow,
+    find_places,
+    nobodys,
+    patient_of,
+    plan_patient,
+)
+from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
+from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import SENTENCES, Reason, Rejection, Verdict
-from beam_jobs.core.rules import ModalityRule, read_rules_file
-from beam_jobs.core.storage import list_local_files
-from beam_jobs.tables import SERIES_COLUMNS, TableWriter, to_csv
 
 PROG = "python -m beam_jobs.survey"
 EXAMPLES = """\

@@ -27,7 +27,7 @@ from rich.table import Table
 from beam_jobs.core.manifest import Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import encode_case, write_record
 
 LIMIT_RATE = 0.9  # the job's volumes a second over the loop's, at least
 LIMIT_FLAT = 1.1  # peak memory on 10 times the records over the peak, at most
@@ -38,7 +38,7 @@ SPEC = PreprocessSpec()
 LOOP = f"""
 import glob, sys
 import tensorflow as tf
-from beam_jobs.tfrecord import read_records
+from beam_jobs.core.tfrecord import read_records
 answer = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 batch = []
 def ask():
@@ -60,11 +60,11 @@ import sys
 from pathlib import Path
 import keras
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.tfrecord import decode_case, read_records
-from serving.bundle import Contract
-from serving.calibration import Calibration
-from serving.saved_model import write_model
-from serving.statistics import NONE, of_case
+from beam_jobs.core.tfrecord import decode_case, read_records
+from serving.model.contract import Contract
+from serving.model.calibration import Calibration
+from serving.model.saved_model import write_model
+from serving.model.cohort_statistics import NONE, of_case
 from keras import layers
 spec = PreprocessSpec()
 shape = spec.schema.volume_shape

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from beam_jobs.phantoms import Head, Lesion, SeriesSpec, imaged, write_series
+from beam_jobs.phantoms.cohort import Head, Lesion, SeriesSpec, imaged, write_series
 
 LIMIT_ONE = 1.10  # the job's time over the loop's, at most
 LIMIT_TWO = 1.70  # one process' time over two processes', at least
@@ -33,12 +33,12 @@ LIMIT_FLAT = 1.10  # peak on 4 times the patients over the peak, at most
 
 LOOP = """
 import sys, time
-from beam_jobs.core.cohort import find_places, patient_of, plan_patient
-from beam_jobs.core.dicom_index import index_files
+from beam_jobs.core.cohort.plan import find_places, patient_of, plan_patient
+from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
-from beam_jobs.core.storage import list_local_files
-from beam_jobs.shards import limit_blas_threads
-from beam_jobs.tfrecord import encode_case, write_record
+from beam_jobs.common.files_before.storage import list_local_files
+from beam_jobs.convert.write_shard import limit_blas_threads
+from beam_jobs.core.tfrecord import encode_case, write_record
 limit_blas_threads()
 root, output = sys.argv[1:3]
 spec = PreprocessSpec()

@@ -32,14 +32,14 @@ import numpy.typing as npt  # noqa: E402
 import pydicom  # noqa: E402
 from scipy import ndimage  # noqa: E402
 
-from beam_jobs.core import cli  # noqa: E402
-from beam_jobs.core.dicom_index import index_files  # noqa: E402
+from beam_jobs.common import cli  # noqa: E402
+from beam_jobs.core.dicom.headers import index_files  # noqa: E402
 from beam_jobs.core.geometry import VolumeGeometry  # noqa: E402
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case  # noqa: E402
 from beam_jobs.core.record import PreparedCase  # noqa: E402
 from beam_jobs.core.series import assemble  # noqa: E402
-from beam_jobs.phantom_anatomy import UNIT  # noqa: E402
-from beam_jobs.phantoms import Head, Lesion, SeriesSpec, imaged, write_series  # noqa: E402
+from beam_jobs.phantoms.anatomy import UNIT  # noqa: E402
+from beam_jobs.phantoms.cohort import Head, Lesion, SeriesSpec, imaged, write_series  # noqa: E402
 
 try:
     import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so

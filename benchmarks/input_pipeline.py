@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core import cli
+from beam_jobs.common import cli
 from beam_jobs.core.manifest import Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import encode_case, write_record
 
 _PROG = "python benchmarks/input_pipeline.py"
 _MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
@@ -119,7 +119,7 @@ def ways(folder: Path, size: Size, manifest: Manifest, files: Sequence[Path]) ->
     """Name → a function that gives the epochs' batches; an epoch has every volume once."""
     import tensorflow as tf
 
-    from trainer.input_pipeline import open_records
+    from trainer.data.records import open_records
 
     paths = [str(folder / entry.name) for entry in manifest.shards]
     options = tf.data.Options()
@@ -227,15 +227,15 @@ class Figures:
 
 def measure(size: Size, folder: Path, rounds: int) -> Figures:
     """Writes the dataset, then times every way in turn, `rounds` times."""
-    from trainer import shards
+    from trainer.data import record_reader
 
     manifest, files = write_dataset(folder, size)
     epochs = ways(folder, size, manifest, files)
 
     def opening() -> Iterator[Any]:
         for _ in range(_EPOCHS):
-            shards._left_in_place.clear()
-            store = shards.ShardStore("none", folder)
+            record_reader._left_in_place.clear()
+            store = record_reader.ShardStore("none", folder)
             yield store.open(str(folder), manifest.shards, manifest.schema)
 
     epochs["opening: hash, check, index"] = opening

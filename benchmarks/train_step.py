@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from beam_jobs.core.cli import LIST, items
+from beam_jobs.common.cli import LIST, items
 from beam_jobs.core.manifest import Manifest
-from trainer.config import PRECISIONS, TrainConfig
-from trainer.environment import Cluster
-from trainer.network_config import MODELS
+from trainer.config.network import MODELS
+from trainer.config.run import PRECISIONS, TrainConfig
+from trainer.training.environment import Cluster
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,8 +54,8 @@ def measure(
     import keras
     import tensorflow as tf
 
-    from trainer.input_pipeline import open_records
-    from trainer.step import Recipe, Trainee
+    from trainer.data.records import open_records
+    from trainer.training.step import Recipe, Trainee
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)

@@ -23,16 +23,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs import terminal
-from beam_jobs.core import cli
-from beam_jobs.core.ids import IdPolicy, read_id_policy
+from beam_jobs.common import cli, terminal
+from beam_jobs.common.files_before.storage import is_remote
+from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
 from beam_jobs.core.record import ContractError
-from beam_jobs.core.storage import is_remote
-from beam_jobs.options import make_pipeline, pipeline_options, quiet_beam
-from serving import outputs, skew
-from serving.bundle import Contract, Prediction, load_contract, load_statistics
-from serving.statistics import Statistics, of_series_table
-from serving.submission import (
+from beam_jobs.runners.options import make_pipeline, pipeline_options, quiet_beam
+from serving.model.cohort_statistics import Statistics, of_series_table
+from serving.model.contract import Contract, Prediction, load_contract, load_statistics
+from serving.predict import outputs, skew
+from serving.predict.submission import (
     Submission,
     compose,
     failures_csv,
@@ -42,8 +41,8 @@ from serving.submission import (
 )
 
 if TYPE_CHECKING:
-    from beam_jobs.transforms import Cases
-    from serving.sources import Source
+    from beam_jobs.convert.transforms import Cases
+    from serving.predict.sources import Source
 
 PROG = "python -m serving.batch_predict"
 
@@ -58,14 +57,14 @@ def main(argv: Sequence[str]) -> int:
     # Beam takes seconds to import: a wrong path or a wrong model is told before.
     quiet_beam()
     cli.quiet_tensorflow()
-    from beam_jobs.flink import job_server
-    from beam_jobs.options import runs_here
-    from beam_jobs.progress import watch
-    from beam_jobs.ticks import Ticks
-    from serving.progress import predicting
-    from serving.rows import rows_directory
-    from serving.sources import find_source
-    from serving.transforms import KeepAsked, Predict, Summarise, WriteRows, read_rows
+    from beam_jobs.common.progress_files import Ticks
+    from beam_jobs.runners.flink import job_server
+    from beam_jobs.runners.options import runs_here
+    from beam_jobs.runners.watch import watch
+    from serving.predict.progress import predicting
+    from serving.predict.sources import find_source
+    from serving.predict.spool import rows_directory
+    from serving.predict.transforms import KeepAsked, Predict, Summarise, WriteRows, read_rows
 
     options = pipeline_options(beam_args)
     spelling, asked = _asked(args, id_policy)
@@ -120,7 +119,7 @@ def _asked(
     args: argparse.Namespace, id_policy: IdPolicy
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
     """The ids of `--ids`, as the file spells them and as the input has them; None without it."""
-    from beam_jobs import filesystems
+    from beam_jobs.common.files_before import filesystems
 
     if args.ids is None:
         return None, None
@@ -135,11 +134,11 @@ def _asked(
 def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
     """The transform from a pipeline's root to `Cases`."""
     if source.dicom is None:
-        from serving.transforms import ReadShards
+        from serving.predict.transforms import ReadShards
 
         return ReadShards(source.shards, contract.schema, source.digests)
+    from beam_jobs.convert.transforms import CasesFromDicom
     from beam_jobs.core.preprocess import PreprocessSpec
-    from beam_jobs.transforms import CasesFromDicom
 
     return CasesFromDicom(
         root=source.dicom,
@@ -156,7 +155,7 @@ def _beside(output: str, name: str) -> str:
 
 def _write_beside(output: str, submission: Submission, rejects: Sequence[dict[str, Any]]) -> None:
     """failures.csv always; rejects.csv where there are any, and never an older run's."""
-    from beam_jobs import filesystems
+    from beam_jobs.common.files_before import filesystems
 
     filesystems.write_text(_beside(output, "failures.csv"), failures_csv(submission))
     if rejects:
@@ -169,7 +168,7 @@ def _write_skew(
     output: str, training: Statistics | None, found: Statistics, contract: Contract
 ) -> list[str]:
     """Writes skew.json, or removes an older run's, and gives the lines that tell of it."""
-    from beam_jobs import filesystems
+    from beam_jobs.common.files_before import filesystems
 
     file = _beside(output, "skew.json")
     if training is None or not found.patients:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from beam_jobs import terminal
-from beam_jobs.core import cli
-from serving.submission import problems, read_ids
+from beam_jobs.common import cli, terminal
+from serving.predict.submission import problems, read_ids
 
 PROG = "python -m serving.check_submission"
 

@@ -7,7 +7,7 @@
 
 The SavedModel loads with TensorFlow alone. It is verified against the Keras members before it
 takes its name, so a MODEL that exists is a MODEL that answers as trained. Its calibration is fitted
-on the runs' out-of-fold predictions, each row proven to be one (`serving.calibration`).
+on the runs' out-of-fold predictions, each row proven to be one (`serving.model.calibration`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs import filesystems, terminal
-from beam_jobs.core import cli
+from beam_jobs.common import cli, terminal
+from beam_jobs.common.files_before import filesystems
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
-from serving.bundle import CONTRACT_NAME, Contract
-from serving.calibration import (
+from serving.model.calibration import (
     ENSEMBLES,
     METHODS,
     Calibration,
@@ -34,10 +33,11 @@ from serving.calibration import (
     out_of_fold,
     pooled,
 )
-from serving.graph import in_float32
-from serving.saved_model import write_model
-from serving.statistics import Statistics, of_dataset
-from trainer.runs import OOF_NAME, Run
+from serving.model.cohort_statistics import Statistics, of_dataset
+from serving.model.contract import CONTRACT_NAME, Contract
+from serving.model.graph import in_float32
+from serving.model.saved_model import write_model
+from trainer.training.run_files import OOF_NAME, Run
 
 PROG = "python -m serving.export"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from beam_jobs.core import cli
+from beam_jobs.common import cli
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from beam_jobs.core.manifest import (
     fingerprint,
 )
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import encode_case, write_record
 
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 

@@ -23,7 +23,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels import get_encoder
 from rle.utils import encode_pixel_data as encode_rle
 
-from beam_jobs.core.dicom_index import index_files
+from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.series import Series, assemble
 from beam_jobs.core.volume import Volume, load_volume
 

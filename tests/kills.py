@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from beam_jobs.phantoms import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
 
 
 def command(cohort: Path, output: Path, processes: int) -> list[str]:

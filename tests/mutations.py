@@ -45,8 +45,8 @@ import pydicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import RLELossless
 
-from beam_jobs.core.dicom_index import SliceHeader, index_files
-from beam_jobs.core.pixels import stored_slices
+from beam_jobs.core.dicom.headers import SliceHeader, index_files
+from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import RejectedError, Rejection
 from beam_jobs.core.series import Series, assemble

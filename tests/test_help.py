@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -51,10 +52,18 @@ def _commands() -> set[str]:
     """Modules of the packages that a user runs; a trial is the search's own process."""
     found = set()
     for package in ("beam_jobs", "trainer", "serving"):
-        for file in (ROOT / package).glob("*.py"):
-            if re.search(r'^PROG = "python -m', file.read_text(), re.MULTILINE):
-                found.add(f"{package}.{file.stem}")
-    return found - {"trainer.trial"}
+        for file in (ROOT / package).rglob("*.py"):
+            if named := re.search(r'^PROG = "python -m ([\w.]+)"', file.read_text(), re.MULTILINE):
+                found.add(named[1])
+    return found - {"trainer.search.trial"}
+
+
+def _command(module: str) -> ModuleType:
+    """The module that `python -m` runs."""
+    package = importlib.import_module(module)
+    return (
+        importlib.import_module(f"{module}.__main__") if hasattr(package, "__path__") else package
+    )
 
 
 def _python(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -86,7 +95,7 @@ def test_every_command_can_be_quiet_or_loud_and_tells_its_exit_codes(
     module: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(module).main(["--help"])
+        _command(module).main(["--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert re.search(r"^  --quiet +print hints and errors only$", shown, re.MULTILINE)

@@ -24,19 +24,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.common.terminal import bar, row, say
 from beam_jobs.core.manifest import Manifest, ShardEntry, require_kinds
 from beam_jobs.core.record import ContractError, PreparedCase
-from beam_jobs.terminal import bar, row, say
-from beam_jobs.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import decode_case, read_records
+from trainer.data.locations import join, read_bytes, read_manifest
+from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
 from trainer.evaluate import sigmoid, verdict
-from trainer.features import case_features, feature_names
-from trainer.forest import Floats, HeldOut, Table, cross_validate, pooled_metrics
-from trainer.locations import join, read_bytes, read_manifest
-from trainer.pooling import summary_rows
-from trainer.runs import OOF_COLUMNS, OOF_NAME, differences, read_json, write_json, write_table
-from trainer.split import check_folds, folds_to_train, labels_of, permuted_labels
-from trainer.verdict import PERMUTED
+from trainer.forest.features import case_features, feature_names
+from trainer.forest.model import Floats, HeldOut, Table, cross_validate, pooled_metrics
+from trainer.metrics.ensemble import summary_rows
+from trainer.metrics.wording import PERMUTED
+from trainer.training.run_files import (
+    OOF_COLUMNS,
+    OOF_NAME,
+    differences,
+    read_json,
+    write_json,
+    write_table,
+)
 
 PROG = "python -m trainer.baseline"
 FORMAT = "voxelbeam-baseline"

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_jobs.core.cli import EXIT_OK, Parser, UsageError, run
+from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
+from beam_jobs.common.terminal import row
 from beam_jobs.core.record import ContractError
-from beam_jobs.terminal import row
-from trainer.curves import log_loss, sigmoid
-from trainer.evaluation import comparisons_of
-from trainer.predictions import Predictions, read_column, read_predictions
-from trainer.runs import CONFIG_NAME, RUN_NAME
-from trainer.statistics import auc, auc_interval
-from trainer.verdict import metrics_of, p_text, summary_line, verdict
+from trainer.metrics.auc import auc, auc_interval
+from trainer.metrics.evaluation import comparisons_of
+from trainer.metrics.predictions import Predictions, read_column, read_predictions
+from trainer.metrics.roc_and_calibration import log_loss, sigmoid
+from trainer.metrics.wording import metrics_of, p_text, summary_line, verdict
+from trainer.training.run_files import CONFIG_NAME, RUN_NAME
 
 # Those of other modules are this one's too: callers need not know where a number is computed.
 __all__ = [
@@ -133,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output:
         beside = args.predictions[0].parent
         # Drawing libraries take a second to import.
-        from trainer.evaluation_report import write_report
+        from trainer.reports.evaluation import write_report
 
         report = write_report(
             args.output,

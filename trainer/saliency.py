@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
+from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
+from beam_jobs.common.terminal import bar, row
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
-from beam_jobs.terminal import bar, row
-from trainer.locations import join, read_manifest
-from trainer.predictions import key_of, read_predictions
-from trainer.runs import OOF_NAME, Run, write_json
-from trainer.saliency_numbers import map_name, summarise, told
+from trainer.data.locations import join, read_manifest
+from trainer.explain.summary import map_name, summarise, told
+from trainer.metrics.predictions import key_of, read_predictions
+from trainer.training.run_files import OOF_NAME, Run, write_json
 
 if TYPE_CHECKING:
-    from trainer.attribution import Attribution
+    from trainer.explain.attribution import Attribution
 
 PROG = "python -m trainer.saliency"
 JSON_NAME = "saliency.json"
@@ -204,7 +204,7 @@ def explain(
     """
     quiet_tensorflow()
     # TensorFlow: seconds, only from here on
-    from trainer.attribution import Explainer, explainable, mean_of, randomised
+    from trainer.explain.attribution import Explainer, explainable, mean_of, randomised
 
     cases = read_cases(data, manifest, chosen, modalities=trained.modalities)
     found: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
@@ -243,7 +243,7 @@ def read_cases(
     """
     import tensorflow as tf
 
-    from trainer.input_pipeline import open_records
+    from trainer.data.records import open_records
 
     schema = manifest.schema
     folds = {one.fold for one in chosen}
@@ -276,8 +276,8 @@ def read_cases(
 
 def write(output: Path, summary: Mapping[str, Any], explained: Sequence[Explained]) -> None:
     """Writes maps, numbers and the page."""
-    from trainer.nifti import write_nifti
-    from trainer.saliency_page import page
+    from trainer.explain.nifti import write_nifti
+    from trainer.reports.saliency import page
 
     text = page(summary, explained)
     output.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.core.cli import (
+from beam_jobs.common.cli import (
     EXIT_OK,
     LIST,
     CommandError,
@@ -20,10 +20,11 @@ from beam_jobs.core.cli import (
     read_text,
     run,
 )
+from beam_jobs.common.terminal import row, say
 from beam_jobs.core.record import ContractError
-from beam_jobs.terminal import row, say
-from trainer.augment_config import PRESETS
-from trainer.config import (
+from trainer.config.augment import PRESETS
+from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
+from trainer.config.run import (
     CACHES,
     CLASS_WEIGHTS,
     PRECISIONS,
@@ -32,14 +33,13 @@ from trainer.config import (
     TrainConfig,
     merged,
 )
-from trainer.environment import cluster_of, places_of
-from trainer.locations import read_manifest
-from trainer.network_config import FUSIONS, HEADS, MODELS, POOLINGS
-from trainer.pooling import summary_rows
-from trainer.runs import OOF_NAME, RUN_NAME, Run, claim, locked
-from trainer.split import check_folds, folds_to_train
-from trainer.training import train
-from trainer.verdict import PERMUTED, summary_line, verdict
+from trainer.data.locations import read_manifest
+from trainer.data.split import check_folds, folds_to_train
+from trainer.metrics.ensemble import summary_rows
+from trainer.metrics.wording import PERMUTED, summary_line, verdict
+from trainer.training.environment import cluster_of, places_of
+from trainer.training.run import train
+from trainer.training.run_files import OOF_NAME, RUN_NAME, Run, claim, locked
 
 PROG = "python -m trainer.task"
 
@@ -211,8 +211,8 @@ def main(argv: Sequence[str]) -> int:
 
 def _report(directory: Path, data: str) -> Path:
     """Writes metrics.json and report.html of a finished run, by scanner and plane if it can."""
-    from trainer.evaluation_report import write_report  # matplotlib: a second
-    from trainer.predictions import read_predictions
+    from trainer.metrics.predictions import read_predictions
+    from trainer.reports.evaluation import write_report  # matplotlib: a second
 
     predictions = read_predictions(directory / OOF_NAME)
     series = Path(data, "series.csv")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.core.cli import (
+from beam_jobs.common.cli import (
     EXIT_OK,
     CommandError,
     Parser,
@@ -18,15 +18,15 @@ from beam_jobs.core.cli import (
     read_text,
     run,
 )
+from beam_jobs.common.terminal import row, show
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError
-from beam_jobs.terminal import row, show
-from trainer.config import CACHES, TrainConfig, merged
-from trainer.environment import cluster_of
-from trainer.locations import read_manifest
-from trainer.search_space import Space, Value, read_space, space_of
-from trainer.split import check_folds, folds_to_train
-from trainer.study import (
+from trainer.config.run import CACHES, TrainConfig, merged
+from trainer.config.search_space import Space, Value, read_space, space_of
+from trainer.data.locations import read_manifest
+from trainer.data.split import check_folds, folds_to_train
+from trainer.search.board import Board, leaderboard, line
+from trainer.search.study import (
     BEST_NAME,
     STUDY_NAME,
     TRIALS_NAME,
@@ -36,12 +36,12 @@ from trainer.study import (
     claimed,
     settings_of,
 )
-from trainer.study_board import Board, leaderboard, line
-from trainer.trial import Request
-from trainer.trial_runner import COMMAND, run_trial
+from trainer.search.trial import Request
+from trainer.search.trial_process import COMMAND, run_trial
+from trainer.training.environment import cluster_of
 
 if TYPE_CHECKING:
-    from trainer.study_tuner import Role
+    from trainer.search.tuner import Role
 
 PROG = "python -m trainer.tune"
 TUNERS = ("hyperband", "bayesian", "random", "grid")
@@ -199,7 +199,7 @@ class _Search:
         rows = study.write(names, finished=True)
         study.finish()
         # Drawing libraries take a second to import.
-        from trainer.study_report import write_report
+        from trainer.reports.study import write_report
 
         report = write_report(study.directory, self.asked, self.space, rows)
         best = best_of(rows)
@@ -283,11 +283,11 @@ class _Search:
                 KERASTUNER_ORACLE_PORT=port,
             )
         # KerasTuner brings TensorFlow: seconds, only from here on.
-        from trainer.native_logs import without_notes
+        from trainer.training.mute_tensorflow import without_notes
 
         with without_notes():
-            from trainer.study_oracles import make_oracle, round_of
-            from trainer.study_tuner import Role, StudyTuner
+            from trainer.search.oracles import make_oracle, round_of
+            from trainer.search.tuner import Role, StudyTuner
 
         args = self.args
         oracle = make_oracle(

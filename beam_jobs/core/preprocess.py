@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.core.cohort.rules import ModalityRule
+from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.manifest import fingerprint
-from beam_jobs.core.pixels import BlankTally, stored_slices
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
 from beam_jobs.core.resample import Float32, Resampled, resample_stack
-from beam_jobs.core.rules import ModalityRule
 from beam_jobs.core.series import Series
 
 # Raised whenever the recipe gives other voxels for the same input.

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.linalg import blas
 
+from beam_jobs.core.dicom.pixels import StoredSlice
 from beam_jobs.core.geometry import Array, VolumeGeometry
-from beam_jobs.core.pixels import StoredSlice
 
 Float32 = npt.NDArray[np.float32]
 

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from beam_jobs.core.dicom_index import SliceHeader, group_paths
+from beam_jobs.common.files_before.storage import open_bytes
+from beam_jobs.core.dicom.headers import SliceHeader, group_paths
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.storage import open_bytes
 
 # Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
 # this share of a step of an even ladder is even.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.core.dicom.pixels import StoredSlice, stored_slices
 from beam_jobs.core.geometry import Array, VolumeGeometry
-from beam_jobs.core.pixels import StoredSlice, stored_slices
 from beam_jobs.core.series import Series
 
 

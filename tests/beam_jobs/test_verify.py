@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from beam_jobs import verify
-from beam_jobs.core import cli
+from beam_jobs.common import cli
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.preprocess import PreprocessSpec
 from tests.datasets import make_cases, write_cases

@@ -8,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from serving import export
-from serving.bundle import Bundle, load_bundle
+from serving.model.contract import Bundle, load_bundle
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import schema_of, spec_of, write_run
 

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-from beam_jobs.core import cli
+from beam_jobs.common import cli
 from beam_jobs.core.manifest import fingerprint
 from beam_jobs.core.record import RecordSchema
-from trainer.runs import Member, Run
+from trainer.training.run_files import Member, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODALITIES = ("FLAIR", "T1w", "T1wCE")

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_jobs.tfrecord import read_records
+from beam_jobs.core.tfrecord import read_records
 from serving import batch_predict
-from serving.bundle import Bundle
+from serving.model.contract import Bundle
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import ROOT, outcome, python, schema_of, spec_of
 
@@ -293,7 +293,7 @@ def test_a_failing_model_ends_in_one_line_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr("serving.bundle.Bundle.predict", fail)
+    monkeypatch.setattr("serving.model.contract.Bundle.predict", fail)
     code, _, err = predict("--input", dataset, "--output", tmp_path / "submission.csv")
     assert code == 1
     assert "no memory left" in err

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
-from beam_jobs.tfrecord import encode_case
+from beam_jobs.core.tfrecord import encode_case
 from serving import export
-from serving.bundle import CARD_NAME, Bundle, load_bundle, load_contract
+from serving.model.contract import CARD_NAME, Bundle, load_bundle, load_contract
 from tests.serving.models import MODALITIES, outcome, python, schema_of, spec_of, write_run
-from trainer.runs import Run
+from trainer.training.run_files import Run
 
 
 def volumes_of(schema: RecordSchema, count: int = 9) -> npt.NDArray[Any]:
@@ -252,7 +252,7 @@ def test_an_export_that_answers_otherwise_leaves_no_model(
     tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "serving.bundle.Bundle.predict_volumes",
+        "serving.model.contract.Bundle.predict_volumes",
         lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes)), 0.5),
     )
     with pytest.raises(ContractError, match="nothing exported"):

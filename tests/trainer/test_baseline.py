@@ -16,15 +16,15 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.common.cli import UsageError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
 from trainer.baseline import BaselineConfig, main, read_table
-from trainer.features import case_features, feature_names
-from trainer.forest import Table, cross_validate, fit_forest, pooled_metrics
-from trainer.runs import OOF_COLUMNS
-from trainer.split import permuted_labels
+from trainer.data.split import permuted_labels
+from trainer.forest.features import case_features, feature_names
+from trainer.forest.model import Table, cross_validate, fit_forest, pooled_metrics
+from trainer.training.run_files import OOF_COLUMNS
 
 VOXEL_MM = (2.0, 1.5, 4.0)
 

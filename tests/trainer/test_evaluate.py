@@ -14,7 +14,7 @@ from scipy.special import ndtri
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.common.cli import UsageError
 from beam_jobs.core.record import ContractError
 from trainer.evaluate import (
     auc,

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.common.cli import UsageError
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import ContractError, PreparedCase
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases
-from trainer import attribution
-from trainer.runs import OOF_COLUMNS, Member, Run
+from trainer.explain import attribution
+from trainer.explain.summary import half_in, map_name
 from trainer.saliency import main
-from trainer.saliency_numbers import half_in, map_name
+from trainer.training.run_files import OOF_COLUMNS, Member, Run
 
 SHAPE = (12, 14, 10)
 MODALITIES = ("FLAIR", "T1wCE")
@@ -53,8 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A dataset of two labelled folds and a run of untrained members, two seeds a fold."""
     import keras
 
-    from trainer.models import build_model
-    from trainer.network_config import NetworkConfig
+    from trainer.config.network import NetworkConfig
+    from trainer.networks.registry import build_model
 
     base: Path = tmp_path_factory.mktemp("saliency")
     schema = make_schema(shape=SHAPE, modalities=("T1wCE", "T2w", "FLAIR"))
@@ -338,10 +338,10 @@ def test_on_phantoms_the_lesion_gets_five_times_the_mean_of_the_rest_of_the_head
     are no more than their share of the first median. Any network's integrated gradients favour
     what is far from the head's mean, so the trained one must also do better than random weights.
     """
+    from beam_jobs.core.tfrecord import decode_case, read_records
     from beam_jobs.dicom_to_tfrecord import main as convert
-    from beam_jobs.phantoms import PhantomConfig, write_cohort
-    from beam_jobs.tfrecord import decode_case, read_records
-    from trainer.attribution import Explainer, explainable, randomised
+    from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+    from trainer.explain.attribution import Explainer, explainable, randomised
     from trainer.task import main as train
 
     cohort, data, run = (tmp_path / name for name in ("cohort", "data", "run"))

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from beam_jobs.core.cli import CommandError, UsageError
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
 from trainer.evaluate import auc
-from trainer.runs import OOF_COLUMNS, Run
 from trainer.task import main
+from trainer.training.run_files import OOF_COLUMNS, Run
 
 FAST = ("--learning_rate", "1e-3", "--batch_size", "8", "--modalities", "T1wCE")
 
@@ -94,8 +94,8 @@ def test_the_kept_epoch_is_the_best_of_the_history(trained: Trained) -> None:
 
 
 def test_a_member_read_back_repeats_its_out_of_fold_predictions(trained: Trained) -> None:
-    from trainer.inference import inference, predict
-    from trainer.input_pipeline import open_records
+    from trainer.data.records import open_records
+    from trainer.training.predict_fold import inference, predict
 
     manifest = Manifest.loads((trained.data / MANIFEST_NAME).read_text())
     finished = Run.load(trained.directory)

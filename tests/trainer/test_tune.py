@@ -17,13 +17,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beam_jobs.core.cli import CommandError, UsageError
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import ContractError
-from tests.trainer.searches import FAKE, SPACE, argv_of, dataset, rows_of, starts, trials_started  # noqa: F401
+from tests.trainer.search.searches import (  # noqa: F401
+    FAKE,
+    SPACE,
+    argv_of,
+    dataset,
+    rows_of,
+    starts,
+    trials_started,
+)
 from trainer import tune
-from trainer.config import TrainConfig
-from trainer.runs import locked, read_json
+from trainer.config.run import TrainConfig
+from trainer.training.run_files import locked, read_json
 from trainer.tune import main, role_of
 
 
@@ -232,9 +240,9 @@ def test_the_report_stands_alone_and_says_what_the_best_is_not(
 
 
 def test_importance_finds_what_the_objective_was_made_of() -> None:
-    from trainer.search_space import space_of
-    from trainer.study import Row
-    from trainer.study_report import importance_of
+    from trainer.config.search_space import space_of
+    from trainer.reports.study import importance_of
+    from trainer.search.study import Row
 
     space = space_of(["T1w"], {**SPACE, "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3]})
     rng = np.random.default_rng(2)

@@ -6,8 +6,8 @@ from typing import Any
 
 from keras import layers
 
+from trainer.networks.blocks import Parts, max_pool
 from trainer.networks.layers import AveragePool3D
-from trainer.networks.parts import Parts, max_pool
 
 _GROWTH = 32
 

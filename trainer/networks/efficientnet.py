@@ -13,8 +13,8 @@ from typing import Any
 
 from keras import layers
 
+from trainer.networks.blocks import Parts, fan_out_normal
 from trainer.networks.layers import DepthwiseConv2D, DepthwiseConv3D
-from trainer.networks.parts import Parts, fan_out_normal
 
 # Width, depth, dropout of B0 to B7.
 _SIZES = (

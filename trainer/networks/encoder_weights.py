@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import layers
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.common.cli import UsageError
 
 # Of keras.applications' networks: what is no part of the encoder (its input's scaling, its top).
 _NOT_ENCODER = (layers.Normalization, layers.Dense)

@@ -12,7 +12,7 @@ from typing import Any
 
 from keras import layers
 
-from trainer.networks.parts import Parts, max_pool
+from trainer.networks.blocks import Parts, max_pool
 
 _STAGES = (64, 128, 256, 512)
 

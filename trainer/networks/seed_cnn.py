@@ -6,8 +6,8 @@ from typing import Any
 
 from keras import layers
 
+from trainer.networks.blocks import Parts, max_pool
 from trainer.networks.layers import Conv3D
-from trainer.networks.parts import Parts, max_pool
 
 
 def seed_cnn(x: Any, parts: Parts) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from keras import layers
 
+from trainer.networks.blocks import Parts, max_pool
 from trainer.networks.efficientnet import efficientnet_map
 from trainer.networks.layers import (
     AttentionPooling,
@@ -26,7 +27,6 @@ from trainer.networks.layers import (
     SlicePositions,
     SlicesToBatch,
 )
-from trainer.networks.parts import Parts, max_pool
 
 _UNITS = 128  # of the LSTM (64 a direction) and of the transformer's tokens
 _TRANSFORMER_LAYERS = 2

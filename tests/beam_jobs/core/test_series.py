@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from beam_jobs.core.dicom_index import SliceHeader
+from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import Reason, Verdict
 from beam_jobs.core.series import assemble
 

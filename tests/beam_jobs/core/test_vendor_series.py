@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from beam_jobs.core.dicom_index import index_files
+from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume

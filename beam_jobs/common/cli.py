@@ -1,0 +1,237 @@
+"""What every command does alike: --help that teaches, errors of one line, documented exit codes.
+
+Exit codes: 0 done, 1 failed (bad data, a contract that does not fit, an I/O error), 2 wrong usage
+(an unknown option, a missing file or column, a name that does not exist), 8 done but some input
+was rejected and `--strict` was given, 130 interrupted.
+
+An error is one line on stderr, "python -m <module>: error: <what>"; `Parser` and `run` get that
+name as `prog`. `--quiet` and `--log_level` are every command's: who prints asks `is_quiet`
+(`beam_jobs.common.terminal` does), and who imports a library that talks asks `log_level`.
+
+A reader that closes its pipe (`| head`) is no error: the command ends without a word, with its own
+code where the work was done and with 1 where it was cut short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TextIO
+
+from beam_jobs.core.record import ContractError
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_REJECTED = 8
+EXIT_INTERRUPTED = 130
+EXIT_CODES = {
+    EXIT_OK: "done",
+    EXIT_FAILURE: "failed: bad data, a contract that does not fit, an I/O error",
+    EXIT_USAGE: "wrong usage",
+    EXIT_INTERRUPTED: "interrupted",
+}
+
+LOG_LEVELS = ("error", "warning", "info", "debug")
+# Processes that a command starts inherit it.
+_LOG_LEVEL = "VOXELBEAM_LOG_LEVEL"
+
+
+class UsageError(ValueError):
+    """The command was asked for something that cannot be; the message is one line."""
+
+
+class CommandError(RuntimeError):
+    """The command failed on its way; the message is one line."""
+
+
+# Flags of several values take them with commas or with blanks between; `items` reads them.
+LIST: dict[str, Any] = {"nargs": "+", "metavar": "ITEM"}
+
+
+def items(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The items of a flag given as `a,b,c` or as `a b c`."""
+    text = value if isinstance(value, str) else ",".join(value)
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and whose help keeps its examples' layout.
+
+    Args:
+      prog: "python -m <module>".
+      description: what the command does.
+      examples: command lines, indented by two.
+      exit_codes: code → meaning, where it says more than `EXIT_CODES`.
+      output: offer `--quiet` and `--log_level`, and obey them from the parsing on.
+    """
+
+    def __init__(
+        self,
+        *,
+        prog: str,
+        description: str,
+        examples: str,
+        exit_codes: Mapping[int, str] | None = None,
+        output: bool = True,
+    ) -> None:
+        codes = sorted({**EXIT_CODES, **(exit_codes or {})}.items())
+        told = "\n".join(f"  {code:<4} {meaning}" for code, meaning in codes)
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=f"examples:\n{examples.rstrip()}\n\nexit codes:\n{told}",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self._output = output
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """argparse's; what it finds of `--quiet` and `--log_level` holds from here on."""
+        if self._output:
+            self._output = False
+            group = self.add_argument_group("output")
+            group.add_argument("--quiet", action="store_true", help="print hints and errors only")
+            group.add_argument(
+                "--log_level",
+                choices=LOG_LEVELS,
+                help="let TensorFlow, Beam and other libraries talk on stderr, from this level on "
+                "(default: only of what the command itself could not tell)",
+            )
+        known, unknown = super().parse_known_args(args, namespace)
+        _Output.quiet = getattr(known, "quiet", False)
+        if level := getattr(known, "log_level", None):
+            os.environ[_LOG_LEVEL] = level
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help explains)\n")
+
+
+class _Output:
+    """What the command line said of output."""
+
+    quiet = False
+
+
+def is_quiet() -> bool:
+    """Whether `--quiet` was given: then only hints and errors are printed."""
+    return _Output.quiet
+
+
+def log_level() -> str | None:
+    """The level from which libraries are to be heard, of `LOG_LEVELS`; None if nobody asked."""
+    level = os.environ.get(_LOG_LEVEL)
+    return level if level in LOG_LEVELS else None
+
+
+def quiet_tensorflow(default: str = "3") -> None:
+    """Sets what TensorFlow's C++ says of itself; to be called before its import.
+
+    Args:
+      default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
+        errors are not heard: all that it logs as such at its start is no error, and what fails is
+        raised.
+    """
+    level = log_level()
+    if level is None:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", default)
+    else:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(max(0, 2 - LOG_LEVELS.index(level)))
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the examples' line breaks and shows each option's default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        help_text = action.help
+        has_default = action.default not in (None, False, "", argparse.SUPPRESS)
+        if help_text and action.option_strings and has_default:
+            help_text += " (default: %(default)s)"
+        return help_text
+
+
+def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
+    """Runs a command's `main(argv)` and exits with its code; expected errors become one line.
+
+    Args:
+      main: takes the arguments, gives the exit code.
+      prog: "python -m <module>", as its `Parser` has it.
+    """
+    code = _code_of(main, prog)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # closed by the caller (`>&-`)
+                stream.flush()
+        except OSError as error:
+            # What is left in the buffer is lost, without the interpreter complaining of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not isinstance(error, BrokenPipeError):  # a full disk
+                code = _fail(prog, error, EXIT_FAILURE)
+    if code and threading.active_count() > 1:
+        # A runner's threads may wait for ever for a worker that is gone.
+        os._exit(code)
+    sys.exit(code)
+
+
+def read_text(path: str | os.PathLike[str], *, flag: str = "") -> str:
+    """The text of a local file that the command line names.
+
+    Args:
+      path: the file.
+      flag: the option that names it, for messages.
+
+    Raises:
+      UsageError: there is no such file, or it is not UTF-8 text.
+      OSError: it cannot be read.
+    """
+    told = f"{flag}: {os.fspath(path)}" if flag else os.fspath(path)
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{told} does not exist") from error
+    except IsADirectoryError as error:
+        raise UsageError(f"{told} is a directory") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{told} is not UTF-8 text") from error
+
+
+def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
+    try:
+        return main(sys.argv[1:])
+    except SystemExit as stop:  # the parser's: --help, or wrong flags
+        return stop.code if isinstance(stop.code, int) else EXIT_OK
+    except UsageError as error:
+        return _fail(prog, error, EXIT_USAGE)
+    except (ContractError, CommandError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):
+            return EXIT_FAILURE
+        return _fail(prog, error, EXIT_FAILURE)
+    except KeyboardInterrupt:
+        # What threads have to say of it is of no use.
+        threading.excepthook = lambda _: None
+        return _fail(prog, "interrupted", EXIT_INTERRUPTED)
+
+
+def _fail(prog: str, error: object, code: int) -> int:
+    line = " ".join(str(error).split())
+    with contextlib.suppress(OSError):  # nobody listens on stderr either
+        print(f"{prog}: error: {line}", file=sys.stderr)
+    return code
+
+
+def _nobody_reads(stream: TextIO | None) -> bool:
+    """Whether a stream is a pipe whose reader is gone (other pipes break too: a store's)."""
+    if stream is None:
+        return False
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))

@@ -1,0 +1,117 @@
+"""A finished dataset's tables and manifest, and the sums that must come out even."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.convert.npz import npz_names, remove_strays
+from beam_jobs.convert.planning import Assignments, Planner
+from beam_jobs.convert.resume import ShardResult, StateStore
+from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import Verdict
+
+SERIES_NAME = "series.csv"
+REJECTS_NAME = "rejects.csv"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetWriter:
+    """Writes what stands beside the shards.
+
+    Attributes:
+      store: the dataset's directory and its state.
+      spec: the recipe.
+      planner: folds, seed and id policy.
+      npz: whether npz files stand beside the shards.
+    """
+
+    store: StateStore
+    spec: PreprocessSpec
+    planner: Planner
+    npz: bool = False
+
+    def finish(
+        self,
+        _: object,
+        results: Iterable[ShardResult],
+        file_rejects: Iterable[RejectRow],
+        assignments: Assignments,
+    ) -> Manifest:
+        """Writes series.csv, rejects.csv and, last, manifest.json; removes leftovers.
+
+        Without a single record there is no dataset: then the tables alone are written.
+        """
+        results = list(results)
+        series = [row for result in results for row in result.series]
+        rejects = [row for result in results for row in result.rejects] + list(file_rejects)
+        entries = sorted(
+            (result.entry for result in results if result.entry), key=lambda entry: entry.name
+        )
+        manifest = Manifest(
+            schema=self.spec.schema,
+            spec=self.spec.to_json(),
+            folds=self.planner.folds,
+            seed=self.planner.seed,
+            id_policy=self.planner.id_policy.name,
+            counts=self._counts(series, rejects, entries, assignments),
+            shards=tuple(entries),
+        )
+        manifest.check()
+        if entries:
+            self.store.remove_leftovers(
+                keep={assignment.shard for assignment in assignments.by_key.values()}
+            )
+        if self.npz:
+            names = [
+                npz_names(patient_id, label, self.spec.schema)
+                for patient_id, label, _ in manifest.patients
+            ]
+            remove_strays(self.store.output, set(itertools.chain.from_iterable(names)))
+        filesystems.write_text(
+            filesystems.join(self.store.output, SERIES_NAME), to_csv(SERIES_COLUMNS, series)
+        )
+        filesystems.write_text(
+            filesystems.join(self.store.output, REJECTS_NAME),
+            to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)),
+        )
+        if entries:
+            filesystems.write_text(
+                filesystems.join(self.store.output, MANIFEST_NAME), manifest.dumps()
+            )
+        return manifest
+
+    def _counts(
+        self,
+        series: Sequence[Mapping[str, Any]],
+        rejects: Sequence[RejectRow],
+        entries: Sequence[Any],
+        assignments: Assignments,
+    ) -> dict[str, Any]:
+        files: Counter[str] = Counter()
+        stacks: Counter[str] = Counter()
+        for row in series:
+            files[row["verdict"]] += row["files"]
+            stacks[row["verdict"]] += 1
+        lone_files = sum(row.files for row in rejects if row.scope == "file")
+        files[Verdict.REJECTED.value] += lone_files
+        reasons = Counter(row.reason for row in rejects)
+        reasons.update(row["reason"] for row in series if row["verdict"] == Verdict.UNUSED.value)
+        verdicts = [verdict.value for verdict in Verdict]
+        return {
+            "files": {verdict: files[verdict] for verdict in verdicts},
+            "series": {verdict: stacks[verdict] for verdict in verdicts},
+            "patients": {
+                "converted": sum(entry.count for entry in entries),
+                "rejected": sum(row.scope == "patient" for row in rejects),
+                "without_label": len(assignments.patients_without_label),
+                "labels_without_patient": len(assignments.labels_without_patient),
+            },
+            "reasons": dict(sorted(reasons.items())),
+        }

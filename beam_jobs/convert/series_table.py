@@ -1,0 +1,129 @@
+"""Rows of series.csv and rejects.csv: what was seen, what became of it, in words fit to be kept."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.cohort.plan import Place, SeriesRow, patient_id_of
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RejectRow:
+    """One row of rejects.csv.
+
+    Attributes:
+      scope: "file", "series" or "patient".
+      subject: the file (for a series, its first), relative to the input; a token under `hmac`.
+      patient: its id as written, "" when unknown.
+      modality: as recognised, "" when none.
+      reason: the stable code.
+      detail: what was required and what was found.
+      files: how many files it stands for.
+    """
+
+    scope: str
+    subject: str
+    patient: str
+    modality: str
+    reason: str
+    detail: str
+    files: int
+
+
+SERIES_COLUMNS = tuple(field.name for field in dataclasses.fields(SeriesRow))
+REJECT_COLUMNS = tuple(field.name for field in dataclasses.fields(RejectRow))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableWriter:
+    """Makes rows that name files and patients as the id policy allows.
+
+    Attributes:
+      root: the input directory; paths are told relative to it.
+      id_policy: how patients and, with them, paths are named.
+    """
+
+    root: str
+    id_policy: IdPolicy
+
+    def patient(self, key: str) -> str:
+        """The id to write for a patient key."""
+        return _printable(self.id_policy.apply(patient_id_of(key))) if key else ""
+
+    def path(self, path: str) -> str:
+        """The path to write: names of files and directories may be names of people."""
+        base = self.root.rstrip("/") + "/"
+        return _printable(self.id_policy.token(path.removeprefix(base)))
+
+    def reject_file(self, rejection: Rejection, place: Place | None) -> RejectRow:
+        """The row of one refused file."""
+        return RejectRow(
+            scope="file",
+            subject=self.path(rejection.paths[0]),
+            patient=self.patient(place.patient) if place else "",
+            modality=place.modality if place else "",
+            reason=rejection.reason.value,
+            detail=rejection.detail,
+            files=len(rejection.paths),
+        )
+
+    def reject_patient(self, key: str, reason: Reason, detail: str) -> RejectRow:
+        """The row of a refused patient; its series have rows of their own."""
+        return RejectRow(
+            scope="patient",
+            subject=self.patient(key),
+            patient=self.patient(key),
+            modality="",
+            reason=reason.value,
+            detail=detail,
+            files=0,
+        )
+
+    def rejects_of(self, rows: Iterable[SeriesRow]) -> list[RejectRow]:
+        """The rows of refused series among rows still in the input's words."""
+        return [
+            RejectRow(
+                scope="series",
+                subject=self.path(row.path),
+                patient=self.patient(row.patient),
+                modality=row.modality,
+                reason=row.reason,
+                detail=row.detail,
+                files=row.files,
+            )
+            for row in rows
+            if row.verdict == Verdict.REJECTED.value
+        ]
+
+    def series(self, rows: Iterable[SeriesRow]) -> list[dict[str, Any]]:
+        """The rows as series.csv tells them."""
+        return [
+            {
+                **dataclasses.asdict(row),
+                "patient": self.patient(row.patient),
+                "path": self.path(row.path),
+            }
+            for row in rows
+        ]
+
+
+def _printable(name: str) -> str:
+    """The name, with bytes that are not UTF-8 told in escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV text, rows sorted, so that equal content is equal text."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(
+        sorted(rows, key=lambda row: tuple(str(row[column]) for column in columns[:6]))
+    )
+    return text.getvalue()

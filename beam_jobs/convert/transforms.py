@@ -1,0 +1,350 @@
+"""Thin transforms: each names, counts and calls a function of the core.
+
+ReadHeaders -> PlanPatients -> AssignPatients -> WriteShards (conversion)
+                                                 -> CasesFromDicom (prediction)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files_before.stores import HEAD_BYTES, Entry
+from beam_jobs.common.progress_files import tick
+from beam_jobs.convert import write_shard
+from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
+from beam_jobs.convert.resume import ShardResult
+from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.cohort.plan import (
+    PatientPlan,
+    Place,
+    find_places,
+    nobodys,
+    patient_of,
+    plan_patient,
+)
+from beam_jobs.core.cohort.rules import ModalityRule
+from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import Reason
+from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.tfrecord import encode_case
+
+_FILES_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """What is read: a directory tree, the modalities wanted of it, and how to tell them."""
+
+    root: str
+    modalities: tuple[str, ...]
+    rules: tuple[ModalityRule, ...] = ()
+
+
+class Setup(beam.DoFn):
+    """What every worker process needs once: remote paths for the core, one BLAS thread."""
+
+    def setup(self) -> None:
+        filesystems.use_remote_paths_in_core()
+        write_shard.limit_blas_threads()
+
+
+class ReadHeaders(beam.PTransform):
+    """Pipeline root -> `.headers`: (patient key, packed headers) and `.rejects`: RejectRow.
+
+    Files are listed by the workers, in chunks of one directory's, and each is opened once.
+    """
+
+    def __init__(self, source: Input, tables: TableWriter, ticks: str = "") -> None:
+        super().__init__()
+        self._source = source
+        self._tables = tables
+        self._ticks = ticks
+
+    def expand(self, root: Any) -> Any:
+        return (
+            root
+            | "Root" >> beam.Create([self._source])
+            | "List" >> beam.FlatMap(_chunks)
+            | "Spread" >> beam.Reshuffle()
+            | "Headers"
+            >> beam.ParDo(_ReadHeaders(self._tables, self._ticks)).with_outputs(
+                "rejects", main="headers"
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """Some files of one directory.
+
+    Attributes:
+      files: the files; of a store's, what its listing says of them too.
+      place: what the directory says of them, None when it is left to the headers.
+    """
+
+    files: tuple[Entry, ...]
+    place: Place | None
+
+
+def _chunks(source: Input) -> Iterator[Chunk]:
+    files = filesystems.list_entries(source.root)
+    places = find_places([file.path for file in files], source.modalities)
+    for directory, group in itertools.groupby(files, key=_directory):
+        batch = tuple(group)
+        for start in range(0, len(batch), _FILES_AT_ONCE):
+            yield Chunk(files=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
+
+
+def _directory(file: Entry) -> str:
+    return os.path.dirname(file.path)
+
+
+class _ReadHeaders(Setup):
+    def __init__(self, tables: TableWriter, ticks: str) -> None:
+        self._tables = tables
+        self._ticks = ticks
+        self._files = Metrics.counter("voxelbeam", "files")
+
+    def process(self, chunk: Chunk) -> Iterator[Any]:
+        with filesystems.fetched_ahead(chunk.files, HEAD_BYTES):
+            headers, rejections = index_files(file.path for file in chunk.files)
+        self._files.inc(len(chunk.files))
+        tick(self._ticks, len(chunk.files))
+        by_patient: dict[str, list[SliceHeader]] = {}
+        for header in headers:
+            by_patient.setdefault(patient_of(header, chunk.place), []).append(header)
+        rejections += map(nobodys, group_paths(by_patient.pop("", [])))
+        for key, found in by_patient.items():
+            yield key, _pack((chunk.place, found))
+        for rejection in rejections:
+            row = self._tables.reject_file(rejection, chunk.place)
+            Metrics.counter("voxelbeam.files", row.reason).inc()
+            yield beam.pvalue.TaggedOutput("rejects", row)
+
+
+# Beam pickles an element anew wherever it goes, and some more to guess its size; headers are many.
+# So they travel as bytes, pickled once, with what is looked at on the way beside them.
+def _pack(value: object) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+# (patient key, why nothing can be made of the patient or None, the packed `PatientPlan`).
+PackedPlan = tuple[str, tuple[Reason, str] | None, bytes]
+
+
+class PlanPatients(beam.PTransform):
+    """(patient key, packed headers) -> PackedPlan, one a patient."""
+
+    def __init__(self, source: Input) -> None:
+        super().__init__()
+        self._source = source
+
+    def expand(self, headers: Any) -> Any:
+        return (
+            headers
+            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, bytes])
+            | "By patient" >> beam.GroupByKey()
+            | "Plan" >> beam.Map(_plan, self._source)
+        )
+
+
+def _same(element: tuple[str, bytes]) -> tuple[str, bytes]:
+    return element
+
+
+def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
+    filesystems.use_remote_paths_in_core()  # duplicates are told by their pixels
+    key, groups = element
+    headers: list[SliceHeader] = []
+    places: dict[str, Place] = {}
+    for place, found in map(pickle.loads, groups):
+        headers += found
+        if place is not None:
+            places.update((os.path.dirname(header.path), place) for header in found)
+    plan = plan_patient(key, headers, source.modalities, places=places, rules=source.rules)
+    return key, plan.refusal, _pack(plan)
+
+
+class AssignPatients(beam.PTransform):
+    """PackedPlan -> one `Assignments` for all of them: ids, labels, folds and shards.
+
+    Only keys are gathered, a few bytes a patient.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__()
+        self._planner = planner
+
+    def expand(self, plans: Any) -> Any:
+        return (
+            plans
+            | "Key" >> beam.Map(_key)
+            | "Gather" >> beam.combiners.ToList()
+            | "Assign" >> beam.Map(assign_patients, self._planner)
+        )
+
+
+def _key(plan: PackedPlan) -> tuple[str, tuple[Reason, str] | None]:
+    return plan[0], plan[1]
+
+
+class RefusedPatients(beam.PTransform):
+    """(PackedPlan, Assignments) -> ShardResult without a shard, of patients without a record."""
+
+    def __init__(self, tables: TableWriter) -> None:
+        super().__init__()
+        self._tables = tables
+
+    def expand(self, inputs: Any) -> Any:
+        plans, assignments = inputs
+        return plans | "Refuse" >> beam.FlatMap(
+            _refuse, beam.pvalue.AsSingleton(assignments), self._tables
+        )
+
+
+def _refuse(
+    packed: PackedPlan, assignments: Assignments, tables: TableWriter
+) -> Iterator[ShardResult]:
+    key, _, plan = packed
+    if key in assignments.refused:
+        refusal = assignments.refused[key]
+        rows, rejects = write_shard.refused_patient(pickle.loads(plan), refusal, tables)
+        for row in rejects:
+            Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
+        yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
+
+
+class WriteShards(beam.PTransform):
+    """(PackedPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
+
+    def __init__(self, writer: write_shard.ShardWriter, ticks: str = "") -> None:
+        super().__init__()
+        self._writer = writer
+        self._ticks = ticks
+
+    def expand(self, inputs: Any) -> Any:
+        plans, assignments = inputs
+        return (
+            plans
+            | "Shard of"
+            >> beam.FlatMap(_with_shard, beam.pvalue.AsSingleton(assignments), self._ticks)
+            | "By shard" >> beam.GroupByKey()
+            | "Write" >> beam.ParDo(_WriteShard(self._writer))
+        )
+
+
+def _with_shard(
+    packed: PackedPlan, assignments: Assignments, ticks: str
+) -> Iterator[tuple[str, tuple[bytes, Assignment]]]:
+    key, _, plan = packed
+    assignment = assignments.by_key.get(key)
+    if assignment is not None:
+        tick(ticks, 1)
+        yield assignment.shard, (plan, assignment)
+
+
+class _WriteShard(Setup):
+    def __init__(self, writer: write_shard.ShardWriter) -> None:
+        self._writer = writer
+
+    def process(
+        self, element: tuple[str, Iterable[tuple[bytes, Assignment]]]
+    ) -> Iterator[ShardResult]:
+        name, packed = element
+        patients = [(pickle.loads(plan), assignment) for plan, assignment in packed]
+        result, why = self._writer.write(name, patients)
+        Metrics.counter("voxelbeam.shards", why).inc()
+        Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
+        for row in result.rejects:
+            Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
+        yield result
+
+
+class CasesFromDicom(beam.PTransform):
+    """Pipeline root -> `.examples`: (patient id, serialized Example), `.rejects` and `.series`.
+
+    Rejects are rows of rejects.csv, series those of series.csv that belong to the examples.
+
+    The same headers, plans and recipe as the conversion, without labels and without shards: what
+    a model is asked about is prepared as what it was trained on.
+    """
+
+    def __init__(
+        self, *, root: str, spec: PreprocessSpec, schema: RecordSchema, id_policy: IdPolicy
+    ) -> None:
+        super().__init__()
+        spec.schema.require_equal(schema, ours="the recipe", theirs="the asked schema")
+        self._source = Input(root=root, modalities=spec.modalities, rules=spec.series_rules)
+        self._spec = spec
+        self._tables = TableWriter(root=root, id_policy=id_policy)
+
+    def expand(self, root: Any) -> Any:
+        read = root | "Read headers" >> ReadHeaders(self._source, self._tables)
+        plans = read.headers | "Plan patients" >> PlanPatients(self._source)
+        assignments = plans | "Assign ids" >> AssignPatients(
+            Planner(
+                labels=None,
+                id_policy=self._tables.id_policy,
+                folds=2,
+                seed=0,
+                patients_per_shard=1,
+                record_bytes=self._spec.schema.volume_bytes,
+            )
+        )
+        prepared = (
+            plans
+            | "Spread patients" >> beam.Reshuffle()
+            | "Prepare"
+            >> beam.ParDo(
+                _Prepare(self._spec, self._tables), beam.pvalue.AsSingleton(assignments)
+            ).with_outputs("rejects", "series", main="examples")
+        )
+        rejects = (
+            (read.rejects | "File rows" >> beam.Map(dataclasses.asdict)),
+            prepared.rejects,
+        ) | "Rejects" >> beam.Flatten()
+        return Cases(examples=prepared.examples, rejects=rejects, series=(prepared.series,))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cases:
+    """What is to be predicted; `series` holds the rows of DICOM, and nothing of records."""
+
+    examples: Any
+    rejects: Any
+    series: tuple[Any, ...] = ()
+
+
+class _Prepare(Setup):
+    def __init__(self, spec: PreprocessSpec, tables: TableWriter) -> None:
+        self._spec = spec
+        self._tables = tables
+
+    def process(self, packed: PackedPlan, assignments: Assignments) -> Iterator[Any]:
+        plan: PatientPlan = pickle.loads(packed[2])
+        assignment = assignments.by_key.get(plan.key)
+        case = None
+        if assignment is None:
+            refusal = assignments.refused[plan.key]
+            rows, rejects = write_shard.refused_patient(plan, refusal, self._tables)
+        else:
+            case, rows, rejects = write_shard.prepare_patient(
+                plan, assignment, self._spec, self._tables
+            )
+        for row in rejects:
+            yield beam.pvalue.TaggedOutput("rejects", dataclasses.asdict(row))
+        if case is not None:
+            for series in self._tables.series(rows):
+                yield beam.pvalue.TaggedOutput("series", series)
+            yield case.patient_id, encode_case(case, self._spec.schema)

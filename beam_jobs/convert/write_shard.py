@@ -1,0 +1,209 @@
+"""A shard, start to end: prepare its patients, write under a temporary name, verify, rename."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files_before.stores import Entry
+from beam_jobs.common.progress_files import Ticks, note, tick
+from beam_jobs.convert.npz import explode_shard
+from beam_jobs.convert.planning import Assignment
+from beam_jobs.convert.resume import TEMPORARY_SUFFIX, ShardResult, StateStore, digest, shard_inputs
+from beam_jobs.convert.series_table import RejectRow, TableWriter
+from beam_jobs.core.cohort.folds import hash_order
+from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
+from beam_jobs.core.manifest import ShardEntry, ShardPatient
+from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
+from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
+
+
+def limit_blas_threads() -> None:
+    """One BLAS thread in this process: an element is one core's work."""
+    threadpool_limits(limits=1, user_api="blas")
+
+
+def prepare_patient(
+    plan: PatientPlan, assignment: Assignment, spec: PreprocessSpec, tables: TableWriter
+) -> tuple[PreparedCase | None, list[SeriesRow], list[RejectRow]]:
+    """One patient's case, final series rows and reject rows; no case when it is refused."""
+    refusal: PatientRejectedError | None = None
+    case: PreparedCase | None = None
+    try:
+        with filesystems.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
+            found = prepare(
+                assignment.patient_id,
+                plan.series,
+                spec,
+                label=assignment.label,
+                fold=assignment.fold,
+            )
+        case, rejections, blank_slices = found.case, found.rejections, found.blank_slices
+    except PatientRejectedError as error:
+        refusal, rejections, blank_slices = error, error.rejections, error.blank_slices
+    rows = _final_rows(plan.rows, rejections, blank_slices, refused=refusal is not None)
+    rejects = tables.rejects_of(rows)
+    if refusal is not None:
+        rejects.append(tables.reject_patient(plan.key, refusal.reason, str(refusal)))
+    return case, rows, rejects
+
+
+# Files up to this size are one slice's or a few; larger ones are read frame by frame.
+_SMALL_FILE = 4 << 20
+
+
+def _files_of(plan: PatientPlan, spec: PreprocessSpec) -> list[Entry]:
+    """The small files of a plan, in the order in which they will be read."""
+    series = [plan.series[modality] for modality in spec.modalities if modality in plan.series]
+    return [
+        Entry(header.path, header.file_size, header.modified)
+        for stack in series
+        for header in stack.headers
+        if header.file_size <= _SMALL_FILE and header.frame == 0
+    ]
+
+
+def _final_rows(
+    rows: Sequence[SeriesRow],
+    rejections: Sequence[Rejection],
+    blank_slices: Mapping[str, int],
+    *,
+    refused: bool,
+) -> list[SeriesRow]:
+    """Planned rows with what the pixels told: some chosen series turned out unusable."""
+    by_path = {rejection.paths[0]: rejection for rejection in rejections}
+    final = []
+    for row in rows:
+        if row.verdict == Verdict.USED.value:
+            row = dataclasses.replace(row, blank_slices=blank_slices.get(row.modality))
+            found = by_path.get(row.path)
+            if found is not None:
+                row = dataclasses.replace(
+                    row,
+                    verdict=found.verdict.value,
+                    reason=found.reason.value,
+                    detail=found.detail,
+                )
+            elif refused:
+                row = dataclasses.replace(
+                    row, verdict=Verdict.UNUSED.value, reason=Reason.PATIENT_REJECTED.value
+                )
+        final.append(row)
+    return final
+
+
+def refused_patient(
+    plan: PatientPlan, refusal: tuple[Reason, str] | None, tables: TableWriter
+) -> tuple[list[SeriesRow], list[RejectRow]]:
+    """Final series rows and reject rows of a patient refused before its pixels were read.
+
+    Args:
+      plan: the patient's.
+      refusal: why, None for stray files of a patient that is not refused.
+      tables: names for the rows.
+    """
+    rows = _final_rows(plan.rows, (), {}, refused=True)
+    rejects = tables.rejects_of(rows)
+    if refusal is not None:
+        rejects.append(tables.reject_patient(plan.key, *refusal))
+    return rows, rejects
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardWriter:
+    """Writes shards of one dataset.
+
+    Attributes:
+      store: where shards and their states are kept.
+      spec: the recipe.
+      seed: of the order within a shard.
+      tables: names for the rows.
+      ticks: local files told of progress.
+      npz: write the records as npz files too.
+    """
+
+    store: StateStore
+    spec: PreprocessSpec
+    seed: int
+    tables: TableWriter
+    ticks: Ticks
+    npz: bool = False
+
+    def write(
+        self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]
+    ) -> tuple[ShardResult, str]:
+        """Prepares, writes, verifies and renames one shard, unless it lies there finished.
+
+        The bytes depend on the patients and the recipe alone. One volume is in memory at a time.
+
+        Returns:
+          What became of it, and why it was converted: "kept" when it was not.
+
+        Raises:
+          ContractError: the shard reads back otherwise than it was written.
+          OSError: the output cannot be written.
+        """
+        ordered = sorted(
+            patients,
+            key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
+        )
+        inputs = shard_inputs(ordered, self.store.job, self.tables.id_policy, self.tables.root)
+        result, why = self.store.finished(name, inputs)
+        if result is not None:
+            tick(self.ticks.patients, len(ordered))
+        else:
+            result = self._convert(name, ordered)
+            self.store.finish(name, inputs, result)
+        if self.npz and result.entry is not None:
+            explode_shard(self.store.output, name, self.spec.schema)
+        note(self.ticks.shards, f"{name} {why}")
+        return result, why
+
+    def _convert(self, name: str, ordered: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
+        target = filesystems.join(self.store.output, name)
+        temporary = f"{target}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+        series: list[dict[str, Any]] = []
+        rejects: list[RejectRow] = []
+        written: list[ShardPatient] = []
+        stream = filesystems.open_write(temporary)
+        try:
+            with stream:
+                for plan, assignment in ordered:
+                    case, rows, refused = prepare_patient(plan, assignment, self.spec, self.tables)
+                    series += self.tables.series(rows)
+                    rejects += refused
+                    if case is not None:
+                        write_record(stream, encode_case(case, self.spec.schema))
+                        written.append(ShardPatient(patient_id=case.patient_id, label=case.label))
+                    tick(self.ticks.patients, 1)
+            entry = None
+            if written:
+                entry = self._verified(name, temporary, ordered[0][1].fold, tuple(written))
+                filesystems.replace(temporary, target)
+            elif filesystems.exists(target):
+                filesystems.delete([target])  # of an earlier run, whose patients are refused now
+        finally:
+            if filesystems.exists(temporary):
+                filesystems.delete([temporary])
+        return ShardResult(entry=entry, series=tuple(series), rejects=tuple(rejects))
+
+    def _verified(
+        self, name: str, path: str, fold: int | None, patients: tuple[ShardPatient, ...]
+    ) -> ShardEntry:
+        """Reads the shard back: checksums, schema and membership."""
+        with filesystems.open_read(path) as stream:
+            found = tuple(
+                ShardPatient(patient_id=case.patient_id, label=case.label)
+                for case in (decode_case(data, self.spec.schema) for data in read_records(stream))
+            )
+        if found != patients:
+            raise ContractError(f"{name} reads back otherwise than it was written")
+        size, sha256 = digest(path)
+        return ShardEntry(name=name, fold=fold, bytes=size, sha256=sha256, patients=patients)

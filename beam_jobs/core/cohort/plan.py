@@ -1,0 +1,303 @@
+"""Whose file is it, and which modality: from a directory layout where there is one, else headers.
+
+<root>/…/<patient>/<modality>/<file>     the reference layout: names decide
+any other heap of files                  PatientID and header rules decide
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydicom._uid_dict import UID_dictionary
+from pydicom.uid import UID
+
+from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules
+from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.preprocess import DEFAULT_MODALITIES
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
+from beam_jobs.core.series import Series, assemble
+
+_BY_DIRECTORY, _BY_HEADER = "dir:", "id:"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a directory of the reference layout says of the files in it.
+
+    Attributes:
+      patient: key of the patient.
+      modality: the wanted modality it is named after, "" when it is none of them.
+    """
+
+    patient: str
+    modality: str
+
+
+def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Place]:
+    """The directories that follow the reference layout, among those of all files of an input.
+
+    A directory that holds files and is named after a modality (a wanted one or one of the
+    defaults, without regard to case) makes its parent a patient. All that lies directly in such a
+    patient, or in another directory of it, is that patient's too and none of the wanted
+    modalities.
+
+    Args:
+      paths: all files of the input, "/" between names.
+      modalities: the wanted modalities' names.
+
+    Returns:
+      Directory to place; a directory that is not in it is left to the headers.
+    """
+    wanted = {name.casefold(): name for name in modalities}
+    known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
+    directories = {posixpath.dirname(path) for path in paths}
+    patients = {
+        posixpath.dirname(directory)
+        for directory in directories
+        if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
+    }
+    places = {}
+    for directory in directories:
+        parent, name = posixpath.split(directory)
+        if parent in patients:
+            modality = wanted.get(name.casefold(), "")
+            places[directory] = Place(patient=_BY_DIRECTORY + parent, modality=modality)
+        elif directory in patients:
+            places[directory] = Place(patient=_BY_DIRECTORY + directory, modality="")
+    return places
+
+
+def patient_of(header: SliceHeader, place: Place | None) -> str:
+    """The key of a file's patient: by the layout, else by PatientID; "" when neither says."""
+    if place is not None:
+        return place.patient
+    return _BY_HEADER + header.patient_id if header.patient_id else ""
+
+
+def nobodys(path: str) -> Rejection:
+    """The refusal of a file for which `patient_of` finds nobody."""
+    return Rejection(
+        paths=(path,),
+        reason=Reason.NO_PATIENT_ID,
+        detail="PatientID (0010,0020) is empty, and no directory is a patient's",
+    )
+
+
+def patient_id_of(key: str) -> str:
+    """The patient id of a key of `patient_of`."""
+    if key.startswith(_BY_HEADER):
+        return key.removeprefix(_BY_HEADER)
+    return posixpath.basename(key)
+
+
+def modality_of(
+    series: Series,
+    place: Place | None,
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
+) -> str | None:
+    """Which of `modalities` a series is, None when it is none of them.
+
+    The directory decides where it follows the layout; else a SeriesDescription that is a
+    modality's name; else the rules.
+    """
+    if place is not None:
+        return place.modality or None
+    for name in modalities:
+        if series.first.series_description.casefold() == name.casefold():
+            return name
+    found = modality_by_rules(series, rules)
+    return found if found in modalities else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeriesRow:
+    """One row of series.csv: a series seen, and its verdict.
+
+    Attributes:
+      patient: key of the patient.
+      path: a directory or file that stands for the series.
+      modality: as recognised, "" when none.
+      plane, obliquity, rows, columns, slices, row_spacing, column_spacing, slice_step,
+      thickness, field_strength: geometry and acquisition; mm, degrees and tesla; None unknown.
+      frame_of_reference: number of the patient's distinct frame of reference it lies in, from 1.
+      blank_slices: how many of the slices are blank (see `pixels.BlankTally`); None where the
+        pixels were not all read.
+      files: how many files it stands for.
+      verdict, reason, detail: what became of it; reason "" when used.
+    """
+
+    patient: str
+    path: str
+    modality: str
+    files: int
+    verdict: str
+    reason: str
+    detail: str
+    plane: str = ""
+    obliquity: float | None = None
+    rows: int | None = None
+    columns: int | None = None
+    slices: int | None = None
+    row_spacing: float | None = None
+    column_spacing: float | None = None
+    slice_step: float | None = None
+    thickness: float | None = None
+    field_strength: float | None = None
+    transfer_syntax: str = ""
+    even_steps: bool | None = None
+    geometry_known: bool | None = None
+    frame_of_reference: int | None = None
+    blank_slices: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class PatientPlan:
+    """What will be made of one patient.
+
+    Attributes:
+      key: as `patient_of` gives it.
+      series: the series chosen for each modality.
+      rows: a row for every series of the patient, the chosen ones first, as "used".
+      refusal: why nothing can be made of the patient, None when something can.
+    """
+
+    key: str
+    series: dict[str, Series]
+    rows: tuple[SeriesRow, ...]
+    refusal: tuple[Reason, str] | None
+
+
+def plan_patient(
+    key: str,
+    headers: Iterable[SliceHeader],
+    modalities: Sequence[str],
+    *,
+    places: Mapping[str, Place] | None = None,
+    rules: Sequence[ModalityRule] = (),
+) -> PatientPlan:
+    """Chooses a patient's series: one for each modality, every other with the reason why not.
+
+    Among several candidates for a modality the first of these wins: geometry known, most slices,
+    finest voxels, smallest series UID.
+
+    Args:
+      key: the patient's.
+      headers: of all the patient's files, in any order.
+      modalities: the wanted ones.
+      places: of the directories that the files lie in, as far as they follow the layout.
+      rules: tried before the built-in ones.
+    """
+    places = places or {}
+
+    def place_of(path: str) -> Place | None:
+        return places.get(posixpath.dirname(path))
+
+    headers = list(headers)
+    people: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        people[posixpath.dirname(header.path)].add(normalised_id(header.patient_id))
+    mixed = max((len(names - {""}) for names in people.values()), default=0)
+    stacks, rejections = assemble(headers)
+    references = sorted({stack.first.frame_of_reference for stack in stacks})
+    candidates: dict[str, list[Series]] = defaultdict(list)
+    left: list[tuple[Series, str, Reason, str]] = []
+    for stack in stacks:
+        modality = modality_of(stack, place_of(stack.first.path), modalities, rules)
+        if modality is None:
+            left.append((stack, "", Reason.UNKNOWN_MODALITY, "none of the wanted modalities"))
+        else:
+            candidates[modality].append(stack)
+    chosen: dict[str, Series] = {}
+    for modality in modalities:
+        ranked = sorted(candidates[modality], key=_preference)
+        if ranked:
+            chosen[modality] = ranked[0]
+        for stack in ranked[1:]:
+            detail = f"a {modality} of {len(ranked[0].headers)} slices was preferred"
+            left.append((stack, modality, Reason.OTHER_CANDIDATE_PREFERRED, detail))
+    # A multi-frame file may hold several stacks; it counts once, for the first of these.
+    counted: set[str] = set()
+    rows = [_row(key, stack, name, references, counted) for name, stack in chosen.items()]
+    rows += [
+        _row(key, stack, modality, references, counted, reason, detail)
+        for stack, modality, reason, detail in left
+    ]
+    for rejection in rejections:
+        place = place_of(rejection.paths[0])
+        rows.append(
+            SeriesRow(
+                patient=key,
+                path=rejection.paths[0],
+                modality=place.modality if place else "",
+                files=_count(rejection.paths, counted),
+                verdict=rejection.verdict.value,
+                reason=rejection.reason.value,
+                detail=rejection.detail,
+            )
+        )
+    refusal = None
+    if mixed > 1:
+        refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in one of its directories"
+    elif not chosen:
+        refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"
+    return PatientPlan(key=key, series=chosen, rows=tuple(rows), refusal=refusal)
+
+
+def _count(paths: Iterable[str], counted: set[str]) -> int:
+    """How many of `paths` were not counted yet; marks them."""
+    new = set(paths) - counted
+    counted |= new
+    return len(new)
+
+
+def _syntax_name(uid: str) -> str:
+    """The standard's name of a transfer syntax; nothing else of that field is let through."""
+    return UID(uid).name if uid in UID_dictionary else "unknown"
+
+
+def _preference(series: Series) -> tuple[object, ...]:
+    geometry = series.geometry
+    voxel = geometry.spacing[0] * geometry.spacing[1] * geometry.spacing[2]
+    first = series.first
+    return (not series.geometry_known, -len(series.headers), voxel, first.series_uid, first.path)
+
+
+def _row(
+    key: str,
+    series: Series,
+    modality: str,
+    references: Sequence[str],
+    counted: set[str],
+    reason: Reason | None = None,
+    detail: str = "",
+) -> SeriesRow:
+    geometry, first = series.geometry, series.first
+    spacing = [round(step, 4) for step in geometry.spacing]
+    return SeriesRow(
+        patient=key,
+        path=first.path,
+        modality=modality,
+        files=_count(series.paths, counted),
+        verdict=(Verdict.UNUSED if reason else Verdict.USED).value,
+        reason=reason.value if reason else "",
+        detail=detail,
+        plane=geometry.plane if series.geometry_known else "unknown",
+        obliquity=round(geometry.obliquity, 2) if series.geometry_known else None,
+        rows=geometry.shape[0],
+        columns=geometry.shape[1],
+        slices=len(series.headers),
+        row_spacing=spacing[0],
+        column_spacing=spacing[1],
+        slice_step=spacing[2],
+        thickness=first.slice_thickness,
+        field_strength=first.field_strength,
+        transfer_syntax=_syntax_name(first.transfer_syntax),
+        even_steps=series.even,
+        geometry_known=series.geometry_known,
+        frame_of_reference=references.index(first.frame_of_reference) + 1,
+    )

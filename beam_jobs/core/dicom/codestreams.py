@@ -1,0 +1,215 @@
+"""Compressed frames to samples: one decoder a transfer syntax, and nothing padded."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from typing import Any
+
+import gdcm
+import numpy as np
+import numpy.typing as npt
+from pydicom.encaps import encapsulate, generate_fragments, generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
+
+from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.reasons import Reason, RejectedError
+
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_RLE = "1.2.840.10008.1.2.5"
+# One decoder a syntax (pydicom's plugin names): values must not depend on what else is installed,
+# and a frame that a strict decoder refuses must not go on to one that pads it.
+DECODERS = {
+    "1.2.840.10008.1.2.4.50": "gdcm",
+    _JPEG_EXTENDED: "gdcm",
+    "1.2.840.10008.1.2.4.57": "gdcm",
+    "1.2.840.10008.1.2.4.70": "gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",
+    _RLE: "pylibjpeg",
+}
+# The last marker of JPEG (EOI), JPEG-LS (EOI) and JPEG 2000 (EOC) codestreams; by byte stuffing it
+# cannot occur within their coded data. Encoders pad after it.
+_END_OF_CODESTREAM = b"\xff\xd9"
+_MOST_PADDING = 64
+# Two bytes of RLE stand for 128 of its samples' bytes at most (PS3.5 G.3.1).
+_MOST_RLE_EXPANSION = 64
+
+
+def encapsulated_frames(header: SliceHeader, data: bytes) -> list[bytes]:
+    """The frames of encapsulated pixel data, each of one or more fragments."""
+    count = header.frames or 1
+    try:
+        _, *fragments = generate_fragments(data)  # the first item is the Basic Offset Table
+        if count == 1:
+            frames = [b"".join(fragments)]
+        elif len(fragments) == count:
+            # An Extended Offset Table is always of this kind, so none is looked for.
+            frames = fragments
+        else:
+            frames = list(generate_frames(data, number_of_frames=count))
+    except Exception as error:
+        raise RejectedError(
+            Reason.UNDECODABLE_PIXELS,
+            f"fragments cannot be parsed ({type(error).__name__})",
+            path=header.path,
+        ) from error
+    if len(frames) != count or not all(frames):
+        raise RejectedError(
+            Reason.TRUNCATED_PIXELS,
+            f"{count} compressed frames required, {sum(map(bool, frames))} found",
+            path=header.path,
+        )
+    return frames
+
+
+def decode_frame(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:
+    """Samples of one codestream, in the type that the header's bits allocated ask for.
+
+    Raises:
+      RejectedError: it is cut short or of another matrix, no decoder is installed, or the decoder
+        refuses.
+    """
+    if header.transfer_syntax != _RLE and _END_OF_CODESTREAM not in frame[-_MOST_PADDING:]:
+        # Most decoders fill the missing part with grey and say nothing.
+        raise RejectedError(
+            Reason.TRUNCATED_PIXELS,
+            f"frame {header.frame} has no end-of-image marker",
+            path=header.path,
+        )
+    _require_matrix(header, frame)
+    options: dict[str, Any] = {
+        "rows": header.rows,
+        "columns": header.columns,
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "photometric_interpretation": header.photometric,
+        "bits_allocated": header.bits_allocated,
+        "bits_stored": header.bits_stored,
+        "pixel_representation": header.pixel_representation or 0,
+    }
+    name = DECODERS[header.transfer_syntax]
+    decoder = get_decoder(UID(header.transfer_syntax))
+    if name not in decoder.available_plugins:
+        raise RejectedError(
+            Reason.UNSUPPORTED_PIXELS,
+            f"decoder {name} for {decoder.UID.name} is not installed",
+            path=header.path,
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if header.transfer_syntax == _JPEG_EXTENDED and header.bits_stored != 8:
+                samples = _decode_jpeg_of_12_bits(header, frame)
+            else:
+                # RLE keeps the allocated bits; the other codecs keep the stored ones alone.
+                if header.transfer_syntax == _RLE:
+                    options["correct_unused_bits"] = False
+                samples, _ = decoder.as_array(
+                    encapsulate([frame], has_bot=False), index=0, decoding_plugin=name, **options
+                )
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of a decoder in Rust is not an Exception
+        raise RejectedError(
+            Reason.UNDECODABLE_PIXELS,
+            f"pixels do not decode ({type(error).__name__})",
+            path=header.path,
+        ) from error
+    return only_stored_bits(header, samples) if header.transfer_syntax == _RLE else samples
+
+
+def _require_matrix(header: SliceHeader, frame: bytes) -> None:
+    """Refuses a codestream of another matrix before a decoder allocates what the header claims."""
+    needed, most = header.frame_bytes, _MOST_RLE_EXPANSION * len(frame)
+    if header.transfer_syntax == _RLE and needed > most:
+        raise RejectedError(
+            Reason.TRUNCATED_PIXELS,
+            f"{needed} bytes required, {len(frame)} RLE bytes hold {most} at most",
+            path=header.path,
+        )
+    if header.transfer_syntax != _RLE:
+        shape = _codestream_matrix(frame)
+        if shape != (header.rows, header.columns):
+            raise RejectedError(
+                Reason.UNDECODABLE_PIXELS,
+                f"codestream of {shape}, header says ({header.rows}, {header.columns})",
+                path=header.path,
+            )
+
+
+def _codestream_matrix(frame: bytes) -> tuple[int, int] | None:
+    """(rows, columns) by the codestream's own header; None where none is found.
+
+    Source: SIZ of JPEG 2000 (ITU-T T.800 A.5.1), SOF of JPEG (T.81 B.2.2) and JPEG-LS (T.87 C.2.2).
+    """
+    at = frame.find(b"\xff\x4f\xff\x51")
+    if at >= 0 and len(frame) >= at + 24:
+        right, bottom, left, top = struct.unpack_from(">4L", frame, at + 8)
+        return bottom - top, right - left
+    at = 2
+    while at + 9 <= len(frame) and frame[at] == 0xFF:
+        marker = frame[at + 1]
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
+            rows, columns = struct.unpack_from(">2H", frame, at + 5)
+            return rows, columns
+        # A marker may be preceded by any number of fill bytes 0xFF.
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
+    return None
+
+
+def _decode_jpeg_of_12_bits(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:
+    """JPEG Extended by GDCM, which pydicom's plugin gives 8-bit samples only."""
+    fragment = gdcm.Fragment()
+    fragment.SetByteStringValue(frame)
+    fragments = gdcm.SequenceOfFragments.New()
+    fragments.AddFragment(fragment)
+    element = gdcm.DataElement(gdcm.Tag(0x7FE0, 0x0010))
+    element.SetValue(fragments.__ref__())
+    stored = header.bits_stored or 12
+    image = gdcm.Image()
+    image.SetNumberOfDimensions(2)
+    image.SetDimensions((header.columns, header.rows, 1))
+    image.SetDataElement(element)
+    kind = gdcm.PhotometricInterpretation.GetPIType("MONOCHROME2")
+    image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
+    syntax = gdcm.TransferSyntax.GetTSType(_JPEG_EXTENDED)
+    image.SetTransferSyntax(gdcm.TransferSyntax(syntax))
+    image.SetPixelFormat(gdcm.PixelFormat(1, header.bits_allocated, stored, stored - 1, 0))
+    # GDCM's Python binding gives bytes as text.
+    data = image.GetBuffer().encode("utf-8", "surrogateescape")
+    samples = np.frombuffer(bytearray(data), dtype=f"<u{(header.bits_allocated or 16) // 8}")
+    samples = samples.reshape(header.rows or 0, header.columns or 0)
+    if header.pixel_representation:
+        samples = samples.view(samples.dtype.str.replace("u", "i"))
+    return only_stored_bits(header._replace(high_bit=None), samples)
+
+
+def only_stored_bits(header: SliceHeader, samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Native samples without the bits beside the stored ones, sign extended; changed in place.
+
+    Bits above the high bit and below the lowest stored one may hold anything (old overlays):
+    PS3.5 8.1.1.
+    """
+    width = samples.dtype.itemsize * 8
+    stored = header.bits_stored or width
+    high_bit = stored - 1 if header.high_bit is None else header.high_bit
+    if not stored - 1 <= high_bit < width:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"high bit {high_bit} of {stored} bits stored in {width}",
+            path=header.path,
+        )
+    if stored < width:
+        if high_bit == stored - 1 and samples.dtype.kind == "u":
+            samples &= samples.dtype.type((1 << stored) - 1)
+        else:
+            samples <<= width - 1 - high_bit
+            samples >>= width - stored
+    return samples

@@ -1,0 +1,524 @@
+"""One pass over each file's header: identity, geometry, and where the pixels lie. Reads no pixels.
+
+A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plain files go through
+`header_walk`; anything unusual goes to pydicom, and the two agree on every field (tested).
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import struct
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from beam_jobs.common.files_before.storage import LocalBytes, SeekableBytes, StreamBytes, open_bytes
+from beam_jobs.core.dicom import header_walk
+from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+
+# Syntaxes whose data set is plain Explicit VR Little Endian around encapsulated pixels (PS3.5 A.4).
+ENCAPSULATED = frozenset(
+    {
+        "1.2.840.10008.1.2.4.50",  # JPEG Baseline
+        "1.2.840.10008.1.2.4.51",  # JPEG Extended
+        "1.2.840.10008.1.2.4.57",  # JPEG Lossless
+        "1.2.840.10008.1.2.4.70",  # JPEG Lossless, first-order prediction
+        "1.2.840.10008.1.2.4.80",  # JPEG-LS Lossless
+        "1.2.840.10008.1.2.4.81",  # JPEG-LS Near-lossless
+        "1.2.840.10008.1.2.4.90",  # JPEG 2000 Lossless
+        "1.2.840.10008.1.2.4.91",  # JPEG 2000
+        "1.2.840.10008.1.2.4.201",  # HTJ2K Lossless
+        "1.2.840.10008.1.2.4.202",  # HTJ2K Lossless, RPCL
+        "1.2.840.10008.1.2.4.203",  # HTJ2K
+        "1.2.840.10008.1.2.5",  # RLE Lossless
+    }
+)
+
+
+class SliceHeader(NamedTuple):
+    """What one image (a file, or a frame of one) says about itself.
+
+    Text is stripped of padding; absent text is "", absent numbers are None; `modified` is the
+    file's time of change in ns, 0 where it is unknown. Geometry is as in
+    PS3.3 C.7.6.2: `position` is the centre of the first pixel in patient LPS mm; `orientation`
+    is the direction of increasing column index, then of increasing row index; `pixel_spacing` is
+    (between rows, between columns) in mm. `volume_index` is a frame's DimensionIndexValues less
+    those that count positions, so that frames of one repetition share it.
+    """
+
+    path: str
+    file_size: int
+    transfer_syntax: str
+    pixel_offset: int
+    pixel_length: int | None
+    frame: int = 0
+    sop_class: str = ""
+    sop_uid: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_of_reference: str = ""
+    patient_id: str = ""
+    modality: str = ""
+    manufacturer: str = ""
+    series_description: str = ""
+    protocol_name: str = ""
+    sequence_name: str = ""
+    image_type: tuple[str, ...] = ()
+    complex_component: str = ""
+    scanning_sequence: tuple[str, ...] = ()
+    sequence_variant: tuple[str, ...] = ()
+    contrast_agent: str = ""
+    burned_in: str = ""
+    field_strength: float | None = None
+    echo_time: float | None = None
+    repetition_time: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    echo_number: int | None = None
+    temporal_position: int | None = None
+    b_value: float | None = None
+    stack_id: str = ""
+    volume_index: tuple[int, ...] = ()
+    acquisition_number: int | None = None
+    series_number: int | None = None
+    instance_number: int | None = None
+    slice_thickness: float | None = None
+    spacing_between_slices: float | None = None
+    position: tuple[float, ...] = ()
+    orientation: tuple[float, ...] = ()
+    pixel_spacing: tuple[float, ...] = ()
+    samples: int | None = None
+    photometric: str = ""
+    frames: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+    bits_allocated: int | None = None
+    bits_stored: int | None = None
+    high_bit: int | None = None
+    pixel_representation: int | None = None
+    slope: float | None = None
+    intercept: float | None = None
+    has_modality_lut: bool = False
+    modified: int = 0
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the pixels lie in the file as plain little-endian samples."""
+        return self.pixel_length is not None and self.transfer_syntax in (
+            header_walk.IMPLICIT_LITTLE,
+            header_walk.EXPLICIT_LITTLE,
+        )
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one native frame: rows x columns x samples x allocated bits."""
+        return (
+            (self.rows or 0)
+            * (self.columns or 0)
+            * (self.samples or 1)
+            * (self.bits_allocated or 0)
+            // 8
+        )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii").strip(" \0")
+
+
+def _texts(value: bytes) -> tuple[str, ...]:
+    text = _text(value)
+    return tuple(part.strip(" ") for part in text.split("\\")) if text else ()
+
+
+def _decimals(value: bytes) -> tuple[float, ...]:
+    text = _text(value)
+    return tuple(float(part) for part in text.split("\\")) if text else ()
+
+
+def _decimal(value: bytes) -> float | None:
+    numbers = _decimals(value)
+    return numbers[0] if numbers else None
+
+
+def _integer(value: bytes) -> int | None:
+    number = _decimal(value)
+    if number is None:
+        return None
+    if not number.is_integer():
+        raise ValueError(f"{number} is not an integer")
+    return int(number)
+
+
+def _short(value: bytes) -> int | None:
+    return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
+
+
+def _double(value: bytes) -> float | None:
+    return float(struct.unpack("<d", value)[0]) if len(value) == 8 else None
+
+
+# Most values repeat from slice to slice, so parsing them is mostly a look-up.
+_PARSERS = {
+    "text": functools.lru_cache(8192)(_text),
+    "texts": functools.lru_cache(1024)(_texts),
+    "decimal": functools.lru_cache(4096)(_decimal),
+    "decimals": functools.lru_cache(4096)(_decimals),
+    "integer": functools.lru_cache(4096)(_integer),
+    "short": functools.lru_cache(1024)(_short),
+    "double": functools.lru_cache(1024)(_double),
+}
+
+_FIELDS: dict[int, tuple[str, str]] = {
+    0x00080008: ("image_type", "texts"),
+    0x00080016: ("sop_class", "text"),
+    0x00080018: ("sop_uid", "text"),
+    0x00080060: ("modality", "text"),
+    0x00080070: ("manufacturer", "text"),
+    0x0008103E: ("series_description", "text"),
+    0x00089208: ("complex_component", "text"),
+    0x00100020: ("patient_id", "text"),
+    0x00180010: ("contrast_agent", "text"),
+    0x00180020: ("scanning_sequence", "texts"),
+    0x00180021: ("sequence_variant", "texts"),
+    0x00180024: ("sequence_name", "text"),
+    0x00180050: ("slice_thickness", "decimal"),
+    0x00180080: ("repetition_time", "decimal"),
+    0x00180081: ("echo_time", "decimal"),
+    0x00180082: ("inversion_time", "decimal"),
+    0x00180086: ("echo_number", "integer"),
+    0x00180087: ("field_strength", "decimal"),
+    0x00180088: ("spacing_between_slices", "decimal"),
+    0x00181030: ("protocol_name", "text"),
+    0x00181314: ("flip_angle", "decimal"),
+    0x00189087: ("b_value", "double"),
+    0x0020000D: ("study_uid", "text"),
+    0x0020000E: ("series_uid", "text"),
+    0x00200011: ("series_number", "integer"),
+    0x00200012: ("acquisition_number", "integer"),
+    0x00200013: ("instance_number", "integer"),
+    0x00200032: ("position", "decimals"),
+    0x00200037: ("orientation", "decimals"),
+    0x00200052: ("frame_of_reference", "text"),
+    0x00200100: ("temporal_position", "integer"),
+    0x00280002: ("samples", "short"),
+    0x00280004: ("photometric", "text"),
+    0x00280008: ("frames", "integer"),
+    0x00280010: ("rows", "short"),
+    0x00280011: ("columns", "short"),
+    0x00280030: ("pixel_spacing", "decimals"),
+    0x00280100: ("bits_allocated", "short"),
+    0x00280101: ("bits_stored", "short"),
+    0x00280102: ("high_bit", "short"),
+    0x00280103: ("pixel_representation", "short"),
+    0x00280301: ("burned_in", "text"),
+    0x00281052: ("intercept", "decimal"),
+    0x00281053: ("slope", "decimal"),
+}
+_PARSE = {tag: (name, _PARSERS[kind]) for tag, (name, kind) in _FIELDS.items()}
+_MODALITY_LUT = 0x00283000
+_PER_FRAME_GROUPS = 0x52009230
+# Seeing one of these, the walk hands over: their meaning needs more than this table.
+_UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
+_WANTED = frozenset(_FIELDS) | _UNUSUAL
+
+
+def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection]]:
+    """Reads the headers of `paths`, each file once.
+
+    Args:
+      paths: files, local or of a registered store.
+
+    Returns:
+      The images that could be volumes' slices, in input order, and a rejection for every file
+      that could not. Every path is in exactly one of the two.
+    """
+    headers: list[SliceHeader] = []
+    rejections: list[Rejection] = []
+    for path in paths:
+        try:
+            found = read_headers(path)
+        except RejectedError as error:
+            rejections.append(Rejection(paths=(path,), reason=error.reason, detail=str(error)))
+            continue
+        headers.extend(found)
+    return headers, rejections
+
+
+def read_headers(path: str) -> list[SliceHeader]:
+    """The images of one file.
+
+    Raises:
+      RejectedError: the file holds no greyscale image plane; its reason says why.
+    """
+    if not path.isprintable() and not _is_utf8(path):
+        raise RejectedError(Reason.UNUSABLE_NAME, "the name is not valid UTF-8", path=path)
+    try:
+        with open_bytes(path) as source:
+            headers = _read_plain(path, source) or [
+                header._replace(modified=source.modified)
+                for header in _read_with_pydicom(path, source)
+            ]
+    except OSError as error:
+        detail = error.strerror or type(error).__name__
+        raise RejectedError(Reason.UNREADABLE_FILE, detail, path=path) from error
+    for header in headers[:1]:
+        _require_image_plane(header)
+    return headers
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether a name came out of the file system whole (bytes that do not decode are escaped)."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read_plain(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader]:
+    """The header by the fast walk, or nothing when pydicom has to read the file."""
+    try:
+        walked = header_walk.walk(source, _WANTED, ENCAPSULATED)
+        values: dict[str, Any] = {}
+        for tag, value in walked.values.items():
+            if tag in _UNUSUAL:
+                return []
+            name, parse = _PARSE[tag]
+            values[name] = parse(value)
+    except (header_walk.HandOver, ValueError):  # ValueError: not ASCII, or a malformed number
+        return []
+    if values.get("frames", 1) not in (None, 1):
+        return []
+    return [
+        SliceHeader(
+            path,
+            source.size,
+            walked.transfer_syntax,
+            walked.pixel_offset,
+            walked.pixel_length,
+            **values,
+            modified=source.modified,
+        )
+    ]
+
+
+def _read_with_pydicom(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader]:
+    """The headers by pydicom, for whatever is not plain."""
+    if source.size == 0:
+        raise RejectedError(Reason.NOT_DICOM, "the file is empty", path=path)
+    start = source.read_at(0, 132)
+    part10 = start[128:] == b"DICM"
+    # Files older than Part 10 begin with group 0008 (or 0002) at once.
+    if not part10 and start[:2] not in (b"\x08\0", b"\x02\0"):
+        raise RejectedError(Reason.NOT_DICOM, "no DICM prefix at byte 128", path=path)
+    # A corrupt length must not make the reader allocate it: both of these clamp reads.
+    stream: Any
+    if isinstance(source, LocalBytes):
+        stream = mmap.mmap(source.descriptor, 0, access=mmap.ACCESS_READ)
+    else:
+        stream = SeekableBytes(source)  # the pixels need not be fetched
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(stream, force=not part10, defer_size=4096)
+            return _headers_of(path, source.size, dataset)
+    except RejectedError:
+        raise
+    except Exception as error:
+        detail = f"pydicom cannot parse the header ({type(error).__name__})"
+        raise RejectedError(Reason.CORRUPT_HEADER, detail, path=path) from error
+    finally:
+        stream.close()
+
+
+def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
+    meta = getattr(dataset, "file_meta", None)
+    syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
+    implicit, little = dataset.original_encoding
+    if not syntax:
+        syntax = header_walk.IMPLICIT_LITTLE if implicit else header_walk.EXPLICIT_LITTLE
+        if not little:
+            syntax = header_walk.EXPLICIT_BIG
+    if header_walk.PIXEL_DATA not in dataset:
+        kind = "float pixel data" if "FloatPixelData" in dataset else "no pixel data element"
+        raise RejectedError(Reason.NO_PIXELS, kind, path=path)
+    pixels: Any = dataset.get_item(header_walk.PIXEL_DATA, keep_deferred=True)
+    offset = int(pixels.value_tell)
+    undefined = pixels.length == 0xFFFFFFFF or syntax in ENCAPSULATED
+    header = SliceHeader(
+        path,
+        size,
+        syntax,
+        offset,
+        None if undefined else int(pixels.length),
+        **{
+            name: _pydicom_value(dataset, tag, kind)
+            for tag, (name, kind) in _FIELDS.items()
+            if tag in dataset
+        },
+        has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
+    )
+    if _PER_FRAME_GROUPS in dataset:
+        return _frames_of(header, dataset)
+    if (header.frames or 1) > 1:
+        raise RejectedError(
+            Reason.NOT_AN_IMAGE_PLANE,
+            f"{header.frames} frames without per-frame functional groups",
+            path=path,
+        )
+    return [header]
+
+
+def _pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
+    """One field from a pydicom data set, in the same type as the walk gives it."""
+    element = dataset[tag]
+    value = element.value
+    if value is None or value == "":
+        return {"text": "", "texts": (), "decimals": ()}.get(kind)
+    many = list(value) if element.VM != 1 and not isinstance(value, (str, bytes)) else [value]
+    if kind == "text":
+        return "\\".join(str(part) for part in many).strip(" \0")
+    if kind == "texts":
+        return tuple(str(part).strip(" \0") for part in many)
+    if kind == "decimals":
+        return tuple(float(part) for part in many)
+    if not many:
+        return None
+    number = float(many[0])
+    if kind in ("decimal", "double"):
+        return number
+    if not number.is_integer():
+        raise ValueError(f"{number} is not an integer")
+    return int(number)
+
+
+def _frames_of(header: SliceHeader, dataset: Dataset) -> list[SliceHeader]:
+    """One header a frame of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
+    shared_items = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    shared = shared_items[0]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    count = header.frames or 1
+    if len(groups) != count:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"{len(groups)} per-frame functional groups for {count} frames",
+            path=header.path,
+        )
+    repeating = _dimensions_but_position(dataset)
+    headers = []
+    for index, group in enumerate(groups):
+
+        def macro(name: str, group: Dataset = group) -> Dataset:
+            items = group.get(name) or shared.get(name) or [Dataset()]
+            return items[0]
+
+        # Only its own macro places a frame: one position for all of them would be none.
+        changes: dict[str, Any] = {"frame": index, "position": ()}
+        for sequence, keyword, field, tag in _FRAME_FIELDS:
+            item = macro(sequence)
+            if keyword in item:
+                changes[field] = _pydicom_value(item, tag, _FRAME_KINDS[field])
+        if not changes["position"]:
+            raise RejectedError(
+                Reason.NOT_AN_IMAGE_PLANE,
+                f"frame {index} has no ImagePositionPatient (0020,0032) of its own",
+                path=header.path,
+            )
+        values = macro("FrameContentSequence").get("DimensionIndexValues")
+        if values is not None and repeating:
+            many = list(values) if isinstance(values, Sequence) else [values]
+            changes["volume_index"] = tuple(int(many[d]) for d in repeating if d < len(many))
+        headers.append(header._replace(**changes))
+    return headers
+
+
+def _dimensions_but_position(dataset: Dataset) -> list[int]:
+    """Which DimensionIndexValues do not count positions (PS3.3 C.7.6.17)."""
+    places = {0x00200032, 0x00209057, 0x00209113}  # position, InStackPositionNumber, its sequence
+    return [
+        index
+        for index, item in enumerate(dataset.get("DimensionIndexSequence") or [])
+        if item.get("DimensionIndexPointer") not in places
+    ]
+
+
+# (functional group, keyword, field, tag): PS3.3 C.7.6.16.2 and the MR macros of C.8.13.5.
+_FRAME_FIELDS = tuple(
+    (sequence, keyword, field, int(pydicom.datadict.tag_for_keyword(keyword) or 0))
+    for sequence, keyword, field in (
+        ("PlanePositionSequence", "ImagePositionPatient", "position"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", "orientation"),
+        ("PixelMeasuresSequence", "PixelSpacing", "pixel_spacing"),
+        ("PixelMeasuresSequence", "SliceThickness", "slice_thickness"),
+        ("PixelMeasuresSequence", "SpacingBetweenSlices", "spacing_between_slices"),
+        ("PixelValueTransformationSequence", "RescaleSlope", "slope"),
+        ("PixelValueTransformationSequence", "RescaleIntercept", "intercept"),
+        ("FrameContentSequence", "TemporalPositionIndex", "temporal_position"),
+        ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition_number"),
+        ("FrameContentSequence", "InStackPositionNumber", "instance_number"),
+        ("FrameContentSequence", "StackID", "stack_id"),
+        ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
+        ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "repetition_time"),
+        ("MRTimingAndRelatedParametersSequence", "FlipAngle", "flip_angle"),
+        ("MRImageFrameTypeSequence", "FrameType", "image_type"),
+        ("CTImageFrameTypeSequence", "FrameType", "image_type"),
+        ("MRImageFrameTypeSequence", "ComplexImageComponent", "complex_component"),
+        ("MRDiffusionSequence", "DiffusionBValue", "b_value"),
+    )
+)
+_FRAME_KINDS = {name: kind for name, kind in _FIELDS.values()} | {"stack_id": "text"}
+
+
+def _require_image_plane(header: SliceHeader) -> None:
+    """Refuses by rule what cannot be a slice of a volume."""
+
+    def reject(reason: Reason, detail: str) -> None:
+        raise RejectedError(reason, detail, path=header.path)
+
+    if (header.samples or 1) != 1 or header.photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        reject(
+            Reason.NOT_GREYSCALE,
+            f"{header.samples} samples a pixel, not one of MONOCHROME1 or MONOCHROME2",
+        )
+    if not (0 < (header.rows or 0) < 1 << 16 and 0 < (header.columns or 0) < 1 << 16):
+        reject(Reason.CORRUPT_HEADER, f"matrix is {header.rows} x {header.columns}")
+    if (header.frames or 0) < 0:
+        reject(Reason.CORRUPT_HEADER, f"{header.frames} frames")
+    allocated, stored = header.bits_allocated or 0, header.bits_stored or 0
+    if allocated not in (8, 12, 16, 32) or not stored:
+        reject(Reason.UNSUPPORTED_PIXELS, f"{allocated} bits allocated, {stored} stored")
+    if allocated == 12 and (header.rows or 0) * (header.columns or 0) % 2:
+        reject(Reason.UNSUPPORTED_PIXELS, "an odd number of samples packed in 12 bits each")
+    if not 0 < stored <= allocated:
+        reject(Reason.CORRUPT_HEADER, f"{stored} bits stored in {allocated} allocated")
+    if header.burned_in.upper() == "YES":
+        reject(Reason.BURNED_IN_ANNOTATION, "BurnedInAnnotation (0028,0301) is YES")
+    if header.pixel_length is not None and header.is_native:
+        require_pixel_bytes(
+            header, min(header.pixel_length, header.file_size - header.pixel_offset)
+        )
+
+
+def require_pixel_bytes(header: SliceHeader, found: int) -> None:
+    """Checks the length of native pixel data against what the header says of them.
+
+    Raises:
+      RejectedError: fewer bytes than rows, columns, frames and bits require, or so many more
+        that it is not padding: one of them is wrong.
+    """
+    needed = header.frame_bytes * (header.frames or 1)
+    if not needed <= found <= needed + needed // 4 + 1:
+        raise RejectedError(
+            Reason.TRUNCATED_PIXELS if found < needed else Reason.CORRUPT_HEADER,
+            f"{needed} pixel bytes required, {found} found",
+            path=header.path,
+        )
+
+
+def group_paths(headers: Sequence[SliceHeader]) -> tuple[str, ...]:
+    """The files of `headers`, each once, in order."""
+    return tuple(dict.fromkeys(header.path for header in headers))

@@ -1,0 +1,297 @@
+"""Stored samples of one image, from file bytes to integers; native pixels are read exactly once.
+
+Three ways lead there: plain little-endian samples are read at their offset; compressed frames are
+cut out of their fragments and given to one decoder a transfer syntax; what is left (big endian,
+deflated, a Modality LUT) goes through pydicom's data set.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import UID
+
+from beam_jobs.common.files_before.storage import open_bytes
+from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
+from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
+from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
+from beam_jobs.core.reasons import Reason, RejectedError
+from beam_jobs.core.series import Series
+
+
+class StoredSlice(NamedTuple):
+    """One slice's samples and how they become values: `value = samples * slope + intercept`.
+
+    `samples` is (row, column) and valid only until the next slice is asked for (the buffer is
+    used again). MONOCHROME1 inversion is folded into slope and intercept (PS3.3 C.7.6.3.1.2).
+    `blank` is what `is_blank` says of the samples.
+    """
+
+    samples: npt.NDArray[Any]
+    slope: float
+    intercept: float
+    blank: bool
+
+
+def is_blank(samples: npt.NDArray[Any]) -> bool:
+    """Whether all pixels of a slice have one value, whichever it is.
+
+    Rescaling and inversion cannot change that; a Modality LUT can, and has been applied.
+
+    Args:
+      samples: (row, column), at least one of each.
+    """
+    rows, columns = samples.shape
+    # In most slices of a head these two differ, and then the others need no look.
+    if samples.item(rows // 2, columns // 2) != samples.item(0):
+        return False
+    bits = samples.view(f"u{samples.itemsize}")
+    # One pass for the two usual cases: nothing but zeros, and something beside them.
+    highest = bits.max()
+    return bool(highest == bits[0, 0] and (highest == 0 or bits.min() == highest))
+
+
+class BlankTally:
+    """Counts the blank slices of a series while its pixels stream past.
+
+    A slice is blank when all its pixels have one value (`is_blank`); a series is when all its
+    slices are, and their value is the same in float32, in which values are kept. Frames are slices.
+
+    Attributes:
+      slices: how many were seen.
+      blank: how many of them are blank.
+    """
+
+    def __init__(self) -> None:
+        self.slices = 0
+        self.blank = 0
+        self._values: set[float] = set()
+
+    @property
+    def one_value(self) -> float | None:
+        """The value of every pixel seen, after rescaling; None where there are several."""
+        if self.blank < self.slices or len(self._values) != 1:
+            return None
+        return next(iter(self._values))
+
+    def watch(self, slices: Iterable[StoredSlice]) -> Iterator[StoredSlice]:
+        """The slices as they come, each counted before it is handed on."""
+        for stored in slices:
+            self.slices += 1
+            if stored.blank:
+                self.blank += 1
+                value = stored.samples.item(0) * stored.slope + stored.intercept
+                self._values.add(float(np.float32(value)))
+            yield stored
+
+
+def stored_slices(series: Series) -> Iterator[StoredSlice]:
+    """The slices of a series in order, each file read once.
+
+    The first slice is read at once: where its pixels are not of the matrix that the header claims,
+    nobody has yet allocated for that matrix.
+
+    Raises:
+      RejectedError: unreadable, truncated or undecodable pixels; the error names the file.
+    """
+    slices = _read_slices(series)
+    return _resumed(next(slices), slices)
+
+
+def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[StoredSlice]:
+    yield first
+    del first  # or its samples would stay to the end
+    yield from others
+
+
+def _read_slices(series: Series) -> Iterator[StoredSlice]:
+    native = _NativeReader()
+    compressed = _CompressedReader()
+    opened = _DatasetReader()
+    for header in series.headers:
+        try:
+            if header.is_native:
+                samples = native.read(header)
+            elif header.transfer_syntax in ENCAPSULATED:
+                samples = compressed.read(header)
+            else:
+                samples = opened.read(header)
+            if header.has_modality_lut:
+                yield _through_modality_lut(header, samples)
+            else:
+                yield _with_rescale(header, samples)
+        except OSError as error:
+            raise RejectedError(
+                Reason.UNREADABLE_FILE, error.strerror or type(error).__name__, path=header.path
+            ) from error
+
+
+def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
+    slope = 1.0 if header.slope is None else header.slope
+    intercept = 0.0 if header.intercept is None else header.intercept
+    # Beyond these, values or their differences leave the range of float32.
+    if not (1e-20 < abs(slope) < 1e20 and abs(intercept) < 1e20):
+        raise RejectedError(
+            Reason.CORRUPT_HEADER, f"rescale slope {slope}, intercept {intercept}", path=header.path
+        )
+    blank = is_blank(samples)
+    if header.photometric == "MONOCHROME1":
+        bits = header.bits_stored or 16
+        top = float((1 << (bits - 1)) - 1 if header.pixel_representation else (1 << bits) - 1)
+        bottom = float(-(1 << (bits - 1)) if header.pixel_representation else 0)
+        return StoredSlice(samples, -slope, slope * (top + bottom) + intercept, blank)
+    return StoredSlice(samples, slope, intercept, blank)
+
+
+def _through_modality_lut(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
+    """Values by the Modality LUT (PS3.3 C.11.1.1), which stands in the place of rescaling."""
+    try:
+        item = _parse(header).ModalityLUTSequence[0]
+        count, first, depth = (int(number) for number in item.LUTDescriptor)
+        count = count or 1 << 16
+        order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
+        table = np.atleast_1d(_lut_entries(item.LUTData, count, order))
+        if len(table) != count or not 8 <= depth <= 16:
+            raise ValueError(f"{count} entries required, {len(table)} found")
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"Modality LUT (0028,3000) is malformed ({type(error).__name__})",
+            path=header.path,
+        ) from error
+    # Samples before the first mapped value take the first entry, those past the last the last.
+    values = table[np.clip(samples.astype(np.int64) - first, 0, count - 1)]
+    plain = header._replace(slope=None, intercept=None, bits_stored=depth, pixel_representation=0)
+    return _with_rescale(plain, values)
+
+
+def _lut_entries(data: Any, count: int, order: str) -> npt.NDArray[np.uint16]:
+    """LUTData, which is words (US or OW) or, for 8-bit entries, bytes packed in words."""
+    if not isinstance(data, bytes):
+        return np.asarray(data, dtype=np.uint16)
+    wide = len(data) >= 2 * count
+    return np.frombuffer(data, dtype=order + "u2" if wide else np.uint8)[:count].astype(np.uint16)
+
+
+class _NativeReader:
+    """Reads native pixels at their offset into one buffer, used again for every slice."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        size = header.frame_bytes
+        if len(self._buffer) != size:
+            self._buffer = bytearray(size)
+        with open_bytes(header.path) as source:
+            start = header.pixel_offset + header.frame * size
+            found = source.read_into(memoryview(self._buffer), start)
+        if found < size:
+            raise RejectedError(
+                Reason.TRUNCATED_PIXELS,
+                f"{size} pixel bytes required, {found} found",
+                path=header.path,
+            )
+        kind = "i" if header.pixel_representation else "u"
+        if header.bits_allocated == 12:
+            samples = _unpack_12_bits(self._buffer).astype(f"<{kind}2")
+        else:
+            bytes_each = (header.bits_allocated or 16) // 8
+            samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bytes_each}")
+        return only_stored_bits(header, samples).reshape(header.rows or 0, header.columns or 0)
+
+
+def _unpack_12_bits(packed: bytearray) -> npt.NDArray[np.uint16]:
+    """Samples of 12 bits allocated (retired from PS3.5), two in three bytes, low bits first."""
+    pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
+    first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
+    second = pairs[:, 1] >> 4 | pairs[:, 2] << 4
+    return np.stack([first, second], axis=1).ravel()
+
+
+class _CompressedReader:
+    """Decodes encapsulated frames (PS3.5 A.4); a multi-frame file is read and cut up once."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._frames: list[bytes] = []
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        if header.path != self._path:
+            with open_bytes(header.path) as source:
+                data = source.read_at(header.pixel_offset, source.size - header.pixel_offset)
+            self._frames = encapsulated_frames(header, data)
+            self._path = header.path
+        return decode_frame(header, self._frames[header.frame])
+
+
+def _parse(header: SliceHeader) -> Any:
+    """The whole data set of a header's file."""
+    with open_bytes(header.path) as source:
+        data = source.read_at(0, source.size)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+    except Exception as error:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"pydicom cannot parse the file ({type(error).__name__})",
+            path=header.path,
+        ) from error
+
+
+class _DatasetReader:
+    """Reads native pixels that are not plain (big endian, deflated); a file is parsed once."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._dataset: Any = None
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        if header.path != self._path:
+            self._dataset = _parse(header)
+            self._path = header.path
+        dataset = self._dataset
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                decoder = get_decoder(UID(header.transfer_syntax))
+        except NotImplementedError as error:
+            raise RejectedError(
+                Reason.UNSUPPORTED_PIXELS,
+                "the transfer syntax is not in the standard's table",
+                path=header.path,
+            ) from error
+        if not decoder.is_native:
+            raise RejectedError(
+                Reason.UNSUPPORTED_PIXELS,
+                f"no decoder is known for {decoder.UID.name}",
+                path=header.path,
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                pixels = dataset.PixelData
+                if not isinstance(pixels, bytes | None):
+                    raise TypeError(f"pixel data of VR {dataset['PixelData'].VR}")
+                require_pixel_bytes(header, len(pixels or b""))
+                # What lies in the unused bits is dealt with here, high bit included.
+                options: Any = {"correct_unused_bits": False}
+                samples, _ = decoder.as_array(dataset, index=header.frame, **options)
+        except RejectedError:
+            raise
+        except Exception as error:
+            raise RejectedError(
+                Reason.UNDECODABLE_PIXELS,
+                f"pixels do not decode ({type(error).__name__})",
+                path=header.path,
+            ) from error
+        return only_stored_bits(header, samples.astype(samples.dtype.newbyteorder("<")))

@@ -1,0 +1,320 @@
+"""Write a synthetic MR cohort in the reference layout, with the truth beside it.
+
+Everything real cohorts do to a converter happens here on purpose: four series a patient in four
+geometries, planes that differ, oblique stacks, shuffled file numbers with gaps, misleading
+thickness and spacing tags, blank end slices, black series, missing series, rescale, signed and
+12-bit pixels, implicit VR. `truth/truth.json` says what was done.
+
+The label decides only how the lesion looks (1: bright rim around a dark core; 0: homogeneous), so
+that a small 3D network can learn it and a leak elsewhere would be a fault.
+"""
+
+import argparse
+import contextlib
+import csv
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_jobs.common import cli, terminal
+from beam_jobs.phantoms.anatomy import CONTRAST, TISSUES, UNIT, Contrast, Head, Lesion
+from beam_jobs.phantoms.plan import (
+    CohortTruth,
+    Patient,
+    PhantomConfig,
+    plan_cohort,
+    read_truth,
+    write_truth,
+)
+from beam_jobs.phantoms.series import IntensityFunction, SeriesSpec, WrittenSeries, write_series
+
+__all__ = [
+    "CONTRAST",
+    "CohortTruth",
+    "Contrast",
+    "Head",
+    "Lesion",
+    "Patient",
+    "PhantomConfig",
+    "SeriesSpec",
+    "WrittenSeries",
+    "imaged",
+    "main",
+    "plan_cohort",
+    "read_truth",
+    "write_cohort",
+    "write_series",
+]
+
+PROG = "python -m beam_jobs.phantoms"
+LABEL_HEADER = ("BraTS21ID", "MGMT_value")
+
+
+def imaged(
+    head: Head,
+    modality: str,
+    *,
+    seed: Sequence[int],
+    bias: float = 0.12,
+    noise: float = 0.025,
+) -> IntensityFunction:
+    """A head as a scanner sees it: with smooth bias and Rician noise; the background stays 0.
+
+    Args:
+        head: what lies in the scanner.
+        modality: a key of `TISSUES`.
+        seed: of noise and bias; the noise also depends on the order of the calls.
+        bias: greatest relative gain change over the head.
+        noise: standard deviation in each of two channels, as a part of `UNIT`.
+
+    Returns:
+        A function of (..., 3) patient LPS mm for `write_series`.
+    """
+    rng = np.random.default_rng(list(seed))
+    direction = rng.normal(size=3)
+    slope = (bias / 90.0 * direction / np.linalg.norm(direction)).astype(np.float32)
+    centre = np.asarray(head.centre)
+
+    def intensity(xyz: NDArray[np.float64]) -> NDArray[np.float32]:
+        values = head.intensity(xyz, modality)
+        inside = values > 0
+        offset = (xyz[inside] - centre).astype(np.float32)
+        gain = 1 + offset[:, 0] * slope[0] + offset[:, 1] * slope[1] + offset[:, 2] * slope[2]
+        real, imaginary = rng.standard_normal((2, len(offset)), dtype=np.float32) * np.float32(
+            noise * UNIT
+        )
+        # At least 4 units: no rescale slope of the cohort rounds a voxel of the head to 0.
+        values[inside] = np.maximum(
+            np.hypot(values[inside] * gain + real, imaginary), np.float32(4)
+        )
+        return values
+
+    return intensity
+
+
+def write_cohort(
+    config: PhantomConfig,
+    output: Path | str,
+    *,
+    workers: int = 1,
+    progress: bool = False,
+) -> CohortTruth:
+    """Write a cohort; the bytes do not depend on `workers`.
+
+    Args:
+        config: what to write.
+        output: a directory that is absent or empty.
+        workers: processes; 1 works in this one.
+
+    Returns:
+        The truth, as also written to `output/truth/truth.json`, which is written last.
+
+    Raises:
+        ValueError: `workers` < 1.
+        FileExistsError: `output` is a file or a directory that is not empty.
+        OSError: a file that cannot be written.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be >= 1, found {workers}")
+    output = Path(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"output must be absent or an empty directory, found {output}")
+    plan = plan_cohort(config)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "truth").mkdir()
+    with contextlib.closing(_write_patients(plan, output, workers)) as written:
+        patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
+    truth = replace(plan, patients=patients)
+    train = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
+    test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
+    _write_csv(output / "train_labels.csv", train)
+    _write_csv(output / "truth" / "test_labels.csv", test)
+    _write_csv(output / "sample_submission.csv", [(number, 0.5) for number, _ in test])
+    write_truth(truth, output)
+    return truth
+
+
+def _write_patients(
+    plan: CohortTruth, output: Path, workers: int
+) -> Generator[Patient, None, None]:
+    """Write patients and give them back in the plan's order, each with its `blank_slices`.
+
+    Whatever ends it early ends its processes too.
+    """
+    count = len(plan.patients)
+    if workers == 1 or count == 1:
+        for patient in plan.patients:
+            yield _write_patient(patient, output, plan.config.seed)
+        return
+    # Spawned, not forked: the caller may hold threads (a test session with TensorFlow in it).
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    with contextlib.ExitStack() as stack:
+        try:
+            with _ctrl_c_held_back():
+                pool = stack.enter_context(
+                    ProcessPoolExecutor(min(workers, count), mp_context=context)
+                )
+                # Not `map`: it cancels what waits, on which the pool of Python 3.11 trips when
+                # its processes end.
+                written = [
+                    pool.submit(_write_patient, patient, output, plan.config.seed)
+                    for patient in plan.patients
+                ]
+            for future in written:
+                yield future.result()
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Processes started meanwhile never hear Ctrl-C, which a terminal sends to them too.
+
+    Their parent ends them; their own tracebacks would say nothing. It hears Ctrl-C afterwards.
+    """
+    resource_tracker.ensure_running()  # else it starts meanwhile, and lets Ctrl-C through again
+    heard: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # The mask is for the processes, which inherit it. Here another thread, of a library, may still
+    # take the signal, and Python would raise in the middle of a process's start.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if in_main_thread:
+        handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _write_patient(patient: Patient, output: Path, seed: int) -> Patient:
+    series = []
+    for place, spec in enumerate(patient.series):
+        if not spec.missing:
+            folder = output / patient.split / patient.patient_id / spec.modality
+            intensity = imaged(patient.head, spec.modality, seed=(seed, 3, patient.index, place))
+            written = write_series(
+                spec, folder, intensity, patient_id=patient.patient_id, seed=seed
+            )
+            spec = replace(spec, blank_slices=written.blank_slices)
+        series.append(spec)
+    return replace(patient, series=tuple(series))
+
+
+def _write_csv(path: Path, rows: Sequence[tuple[float, float]]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(LABEL_HEADER)
+        writer.writerows(rows)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    low, separator, high = text.partition(",")
+    try:
+        return int(low), int(high) if separator else int(low)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be 'min,max' in whole numbers, found {text!r}"
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.Parser(
+        prog=PROG,
+        description="Write a synthetic brain MR cohort: DIR/train/<id>/<modality>/Image-<n>.dcm,\n"
+        "train_labels.csv, test/, sample_submission.csv, and the truth about it in DIR/truth/.\n"
+        "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.",
+        examples="  # 64 labelled and 16 test patients (about 300 MB)\n"
+        f"  {PROG} --output /tmp/cohort --patients 64 --seed 7\n\n"
+        "  # few but large, for benchmarks (360 MB a patient)\n"
+        f"  {PROG} --output /tmp/big --patients 2 --test_patients 0 \\\n"
+        "      --matrix 512,512 --slices 170,170",
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="DIR", help="absent or empty directory"
+    )
+    parser.add_argument(
+        "--patients", required=True, type=int, metavar="N", help="labelled patients"
+    )
+    parser.add_argument(
+        "--test_patients", type=int, metavar="M", help="unlabelled patients (default N/4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
+    parser.add_argument(
+        "--matrix",
+        type=_pair,
+        default=",".join(map(str, PhantomConfig.matrix)),
+        metavar="MIN,MAX",
+        help="rows and columns of a slice",
+    )
+    parser.add_argument(
+        "--slices",
+        type=_pair,
+        default=",".join(map(str, PhantomConfig.slices)),
+        metavar="MIN,MAX",
+        help="slices of a series",
+    )
+    parser.add_argument(
+        "--modalities",
+        default=",".join(TISSUES),
+        metavar="A,B,…",
+        help="series of a patient",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes",
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    parser = _parser()
+    flags = parser.parse_args(argv)
+    start = time.perf_counter()
+    try:
+        config = PhantomConfig(
+            patients=flags.patients,
+            test_patients=flags.test_patients,
+            seed=flags.seed,
+            matrix=flags.matrix,
+            slices=flags.slices,
+            modalities=tuple(flags.modalities.split(",")),
+        )
+        truth = write_cohort(config, flags.output, workers=flags.workers)
+    except (ValueError, FileExistsError) as error:
+        raise cli.UsageError(str(error)) from error
+    except BrokenProcessPool as error:
+        raise cli.CommandError("a worker process died (killed, or out of memory)") from error
+    series = [spec for patient in truth.patients for spec in patient.series]
+    written = [spec for spec in series if not spec.missing]
+    terminal.row("patients", f"{config.patients} to train on + {config.test_count} to ask about")
+    terminal.row(
+        "series",
+        f"{len(written)} ({sum(spec.blank for spec in series)} black, "
+        f"{len(series) - len(written)} missing)",
+    )
+    seconds = time.perf_counter() - start
+    terminal.row("files", f"{sum(spec.slices for spec in written)} in {seconds:.1f} s")
+    terminal.row("cohort", str(flags.output))
+    return cli.EXIT_OK

@@ -1,0 +1,189 @@
+"""A dataset as one page to look at: `python -m beam_jobs.report DATASET`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import IO
+
+from beam_jobs.common import cli, terminal
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.convert.resume import REPORT_NAME
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
+from beam_jobs.report.compare import compare
+from beam_jobs.report.data import DatasetFacts, gather, summarise
+from beam_jobs.report.page import privacy_of, render, sprite_element, write
+from beam_jobs.verify import read_manifest
+
+PROG = "python -m beam_jobs.report"
+EXAMPLES = """\
+  # dataset/report.html: one file that opens offline, in any browser.
+  python -m beam_jobs.report dataset
+
+  # What drifted since the last cohort?
+  python -m beam_jobs.report dataset --against older_dataset --output drift.html
+
+"""
+# Below about this many voxels a further process costs more than it saves.
+_WORTH_PROCESSES = 200_000_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written.
+
+    Attributes:
+      path: the page.
+      bytes: its size.
+      patients: how many it shows.
+      marked: comparisons that are marked, None when nothing was compared.
+    """
+
+    path: str
+    bytes: int
+    patients: int
+    marked: int | None
+
+
+def main(argv: Sequence[str]) -> int:
+    """Flags to a page to two lines."""
+    parser = cli.Parser(
+        prog=PROG,
+        description="Writes one self-contained HTML page about a dataset: cohort, series, "
+        "intensities, rejects and what to do about them, and every patient's slices.",
+        examples=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="directory with a manifest.json")
+    add("--output", metavar="FILE", help=f"page to write (default: DATASET/{REPORT_NAME})")
+    add("--against", metavar="OTHER", help="another dataset, to tell what drifted")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="shards read at a time")
+    flags = parser.parse_args(argv)
+    if flags.workers < 1:
+        raise cli.UsageError("--workers must be at least 1")
+    if flags.output is not None and (
+        not flags.output or flags.output.endswith("/") or os.path.isdir(flags.output)
+    ):
+        raise cli.UsageError(f"--output {flags.output or 'is empty'}: a file's name is required")
+    report = make_report(
+        flags.dataset,
+        output=flags.output,
+        against=flags.against,
+        workers=flags.workers,
+    )
+    marked = "" if report.marked is None else f", {report.marked} differences marked"
+    terminal.row("patients", f"{report.patients}{marked}")
+    terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
+    return cli.EXIT_OK
+
+
+def make_report(
+    directory: str,
+    *,
+    output: str | None = None,
+    against: str | None = None,
+    workers: int = 1,
+) -> Report:
+    """Writes the page of a dataset; same dataset, same bytes.
+
+    Args:
+      directory: the dataset, local or of a store.
+      output: the page, None for `report.html` in the dataset.
+      against: another dataset to compare with.
+      workers: processes to read shards with, where that pays.
+
+    Raises:
+      UsageError: a dataset is not there, or not finished.
+      ContractError: a dataset is damaged; the message names the shard or the column.
+      OSError: the page cannot be written.
+    """
+    directory = directory.rstrip("/") or "/"
+    manifest = read_manifest(directory)
+    other = None if against is None else against.rstrip("/") or "/"
+    other_manifest = None if other is None else read_manifest(other)
+    path = output or filesystems.join(directory, REPORT_NAME)
+    plan = PicturePlan.for_dataset(manifest.schema, len(manifest.patients))
+    cases: list[CaseFacts] = []
+    pictures: list[Pictures] = []
+    with tempfile.TemporaryFile() as sprites:
+        for facts, shown in _cases(directory, manifest, plan, workers=workers):
+            assert shown is not None
+            sprites.write(sprite_element(len(cases), shown.sprite))
+            cases.append(facts)
+            pictures.append(dataclasses.replace(shown, sprite=""))
+        found = gather(directory, manifest, cases)
+        comparison = None
+        if other is not None and other_manifest is not None:
+            others = _cases(other, other_manifest, None, workers=workers)
+            theirs = gather(other, other_manifest, [facts for facts, _ in others])
+            comparison = compare(found, theirs)
+        size = _write(path, found, pictures, plan, comparison, sprites)
+    marked = None if comparison is None else sum(row["marked"] for row in comparison["drift"])
+    return Report(path=path, bytes=size, patients=len(cases), marked=marked)
+
+
+def _cases(
+    directory: str, manifest: Manifest, plan: PicturePlan | None, *, workers: int
+) -> Iterator[tuple[CaseFacts, Pictures | None]]:
+    """Every record's facts and pictures in shard order, a few shards in memory at a time."""
+    shards = manifest.shards
+    schema = manifest.schema
+    work = functools.partial(report_shard, directory=directory, schema=schema, plan=plan)
+    voxels = len(manifest.patients) * schema.volume_bytes
+    with contextlib.ExitStack() as stack:
+        done: Iterable[list[tuple[CaseFacts, Pictures | None]]] = map(work, shards)
+        workers = min(workers, len(shards))
+        if workers > 1 and voxels > _WORTH_PROCESSES:
+            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+            done = stack.enter_context(pool).map(work, shards)
+        for found in terminal.track(done, "reading records", len(shards)):
+            yield from found
+
+
+def _write(
+    path: str,
+    facts: DatasetFacts,
+    pictures: Sequence[Pictures],
+    plan: PicturePlan,
+    comparison: dict[str, object] | None,
+    sprites: IO[bytes],
+) -> int:
+    """Writes the page under a temporary name and renames it; returns its size."""
+    summary = summarise(facts)
+    for place, (patient, shown) in enumerate(zip(summary["patients"], pictures, strict=True)):
+        patient["sprite"] = {
+            "at": place,
+            "tile": shown.tile,
+            "across": shown.across,
+            "box": shown.box,
+            "first": shown.first,
+            "count": shown.count,
+            "step": plan.step,
+        }
+    order = sorted(range(len(pictures)), key=lambda place: _natural(facts.cases[place].patient_id))
+    summary["patients"] = [summary["patients"][place] for place in order]
+    page = render(
+        summary,
+        [pictures[place].thumbnail for place in order],
+        privacy_of(facts.manifest),
+        comparison,
+    )
+    temporary = f"{path}.part"
+    with filesystems.open_write(temporary) as stream:
+        size = write(stream, page, sprites)
+    filesystems.replace(temporary, path)
+    return size
+
+
+def _natural(name: str) -> tuple[tuple[str, int, str], ...]:
+    """Sorts numbers in names by their value: 9 before 10."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", name)
+    return tuple((text, int(digits or -1), digits) for text, digits in parts)

@@ -1,0 +1,178 @@
+"""Beam's own options: quiet, a named local runner by default, and no unknown option let through."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.common.cli import UsageError, log_level
+from beam_jobs.runners.flink import check_flink
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def quiet_beam() -> None:
+    """Silences what Beam and Google's clients would print; to be called before Beam's import.
+
+    Where the user asked to hear libraries (`--log_level`), from that level on they are heard.
+    """
+    # One element is one core's work; BLAS threads inside it only get in each other's way.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    asked = log_level()
+    # A warning at Beam's import would install a handler of its own at the root.
+    logging.basicConfig(
+        level=(asked or "error").upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    if asked is not None:
+        return
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its faults become reasons
+    # Beam logs a failing worker's traceback; the command tells it in one line.
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_a_job_servers)  # its messages go to the root
+    warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google")
+
+
+def _not_a_job_servers(record: logging.LogRecord) -> bool:
+    return record.module != "portable_runner"
+
+
+def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
+    """Beam's options from the arguments a command does not know itself.
+
+    The local runner is FnApiRunner, in memory: "DirectRunner" may try to download another one.
+
+    Raises:
+      UsageError: an argument that no option of Beam's (or its installed runners') takes, or Flink
+        without a job server.
+    """
+    quiet_beam()
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for options_class in _with_subclasses(PipelineOptions):
+        if "_add_argparse_args" in vars(options_class):
+            # Several runners' options may share names; the first stands for all.
+            parser.conflict_handler = "resolve"
+            options_class._add_argparse_args(_lenient(parser))
+    _, unknown = parser.parse_known_args(list(argv))
+    if unknown:
+        raise UsageError(f"unknown option {unknown[0]} (--help lists the options)")
+    arguments = list(argv)
+    if not any(argument.split("=")[0] == "--runner" for argument in arguments):
+        arguments.append("--runner=FnApiRunner")
+    options = PipelineOptions(arguments)
+    check_flink(options)
+    FileSystems.set_options(options)  # labels and locks are looked at before there is a pipeline
+    return options
+
+
+def _with_subclasses(base: Any) -> list[Any]:
+    found = [base]
+    for subclass in base.__subclasses__():
+        found += _with_subclasses(subclass)
+    return found
+
+
+def _lenient(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The parser, raising instead of exiting."""
+
+    def error(message: str) -> None:
+        raise UsageError(message)
+
+    parser.error = error  # type: ignore[method-assign, assignment]
+    return parser
+
+
+def make_pipeline(options: PipelineOptions, processes: int) -> Any:
+    """A pipeline on the runner of the options.
+
+    Raises:
+      UsageError: `--runner` names none, or its own options do not fit together.
+    """
+    import apache_beam as beam
+
+    try:
+        return beam.Pipeline(runner=local_runner(options, processes), options=options)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def local_runner(options: PipelineOptions, processes: int) -> Any:
+    """The local runner, or None where `--runner` names another.
+
+    In memory with one process. With more, voxels are worked on by processes of
+    `beam_jobs.runners.worker`, while this one holds what is shuffled: plans, never voxels.
+
+    Args:
+      options: of the pipeline; `--direct_running_mode=multi_processing` with
+        `--direct_num_workers` says the same as `processes`.
+      processes: how many to work with.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, StandardOptions
+
+    if options.view_as(StandardOptions).runner != "FnApiRunner":
+        return None
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.job.utils import dict_to_struct
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import (
+        ExtendedProvisionInfo,
+        FnApiRunner,
+    )
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode == "multi_processing":
+        processes = max(direct.direct_num_workers or os.cpu_count() or 1, processes)
+        direct.direct_running_mode = "in_memory"
+    direct.direct_num_workers = processes
+    if processes <= 1:
+        return FnApiRunner()
+    # Beam's workers would get no options, and with them INFO lines by the page.
+    level = (log_level() or "error").upper()
+    told = {"default_sdk_harness_log_level": level, **_store_options(options)}
+    settings = dict_to_struct({f"beam:option:{name}:v1": value for name, value in told.items()})
+    return FnApiRunner(
+        default_environment=SubprocessSDKEnvironment.from_command_string(
+            f"exec {shlex.quote(sys.executable)} -m beam_jobs.runners.worker"
+        ),
+        provision_info=ExtendedProvisionInfo(
+            beam_provision_api_pb2.ProvisionInfo(
+                retrieval_token="unused", pipeline_options=settings
+            )
+        ),
+    )
+
+
+def _store_options(options: PipelineOptions) -> dict[str, Any]:
+    """What the command was told of object stores."""
+    names = ("s3_", "project", "impersonate_service_account", "gcp_oauth_scopes")
+    given = options.get_all_options(drop_default=True)
+    return {name: value for name, value in given.items() if name.startswith(names)}
+
+
+# From here on the start-up of worker processes (6 to 9 s) is worth it.
+_FILES_FOR_PROCESSES = 20_000
+
+
+def default_processes(files: int) -> int:
+    """How many local processes to work with: one for a small input, else one a core."""
+    return (os.cpu_count() or 1) if files >= _FILES_FOR_PROCESSES else 1
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Whether the workers share this machine's disk."""
+    from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
+
+    runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
+    if runner.removesuffix("runner") in ("flink", "portable", "spark"):
+        return options.view_as(PortableOptions).environment_type == "LOOPBACK"
+    return "dataflow" not in runner

@@ -1,0 +1,137 @@
+"""Progress of a Beam job: a live line on a terminal, a heartbeat in a log, one line of failure."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from beam_jobs.common import terminal
+from beam_jobs.common.cli import CommandError, UsageError, is_quiet
+from beam_jobs.common.progress_files import Ticks, count
+
+_HEARTBEAT_S = 30.0
+
+
+def watch(
+    run: Callable[[], object],
+    ticks: Ticks,
+    *,
+    files: int | None,
+    shown: bool = True,
+    private: bool = False,
+) -> None:
+    """Runs a pipeline to its end and shows how far it is.
+
+    Args:
+      run: starts the pipeline and returns its result (`pipeline.run`).
+      ticks: what to watch.
+      files: input files there are, None when unknown.
+      shown: whether to show it, unless the command is quiet.
+      private: say nothing of a failure but its kind: messages may hold names of files.
+
+    Raises:
+      CommandError: the pipeline failed; one line, without Beam's stack of stages.
+      UsageError: a worker found that the command was asked for something that cannot be.
+    """
+    failure: list[BaseException] = []
+    died = threading.Event()
+
+    def worker_died(hook: threading.ExceptHookArgs) -> None:
+        """Beam's thread that waits for a worker process raises when it ends; nobody listens."""
+        if "Worker subprocess exited" in str(hook.exc_value):
+            if thread.is_alive():
+                died.set()
+        elif not type(hook.exc_value).__module__.startswith("grpc"):  # the other end of that
+            threading.__excepthook__(hook)
+
+    def target() -> None:
+        try:
+            result = run()
+            result.wait_until_finish()  # type: ignore[attr-defined]
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    threading.excepthook = worker_died
+    thread.start()
+    show = _live_lines if sys.stderr.isatty() else _heartbeats
+    with (show if shown and not is_quiet() else _nothing)(ticks, files) as update:
+        while thread.is_alive() and not died.is_set():
+            thread.join(0.2)
+            update()
+    if died.is_set():
+        raise CommandError(
+            "a worker process died (killed, or out of memory); the same command goes on from here"
+        )
+    if failure:
+        error = _one_line(failure[0])
+        if private and not isinstance(error, UsageError):
+            kind = type(failure[0]).__name__
+            error = CommandError(f"the job failed ({kind}); --id_policy keep would tell more")
+        raise error from failure[0]
+
+
+Update = Callable[[], None]
+
+
+@contextlib.contextmanager
+def _nothing(ticks: Ticks, files: int | None) -> Iterator[Update]:
+    yield lambda: None
+
+
+@contextlib.contextmanager
+def _live_lines(ticks: Ticks, files: int | None) -> Iterator[Update]:
+    with terminal.progress() as bars:
+        headers = bars.add_task("reading headers", total=files)
+        patients = bars.add_task("converting", total=None)
+
+        def update() -> None:
+            bars.update(headers, completed=count(ticks.files))
+            planned = count(ticks.planned) or None
+            bars.update(patients, completed=count(ticks.patients), total=planned)
+
+        yield update
+
+
+@contextlib.contextmanager
+def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
+    start = last = time.monotonic()
+
+    def update() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _HEARTBEAT_S:
+            return
+        last = now
+        read, planned = count(ticks.files), count(ticks.planned)
+        of_files = "" if files is None else f" of {files}"
+        told = f"{now - start:.0f} s: headers of {read}{of_files} files"
+        if planned:
+            told += f", {count(ticks.patients)} of {planned} patients converted"
+        else:
+            told += f" ({read / (now - start):.0f}/s)"
+        print(told, file=sys.stderr)
+
+    yield update
+
+
+_LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)
+
+
+def _one_line(error: BaseException) -> Exception:
+    """What went wrong, without Beam's traceback text and stage names."""
+    if isinstance(error, KeyboardInterrupt):
+        return CommandError("interrupted")
+    text = str(error).split(" [while running")[0].strip()
+    name = type(error).__name__
+    found = _LAST_ERROR.findall(str(error))
+    if "Traceback" in str(error) and found:
+        name, text = found[-1]
+        text = text.split(" [while running")[0]
+    if name == UsageError.__name__ or isinstance(error, UsageError):
+        return UsageError(text)
+    return CommandError(text or name)

@@ -1,0 +1,39 @@
+"""A local worker process of Beam's: quiet, one BLAS thread, and never outliving the command.
+
+`local_runner` of `options` starts it in place of Beam's own `sdk_worker_main`, which prints a
+page of INFO lines a worker and waits for ever when its parent was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+from beam_jobs.common.cli import log_level
+from beam_jobs.runners.options import quiet_beam
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent ends
+
+
+def main() -> None:
+    """Serves the runner whose address the environment names."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            sys.exit(1)
+    # Ctrl-C goes to the whole group; the command decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_beam()
+    if log_level() is None:
+        logging.disable(logging.ERROR)
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Calibration: what the ensemble's logits are turned into, fitted out of fold and nowhere else.
+
+A run's `oof_predictions.csv` holds, for each patient, the logits of the members that did not see
+the patient; `out_of_fold` refuses any other row. An ensemble of all folds is a little less sharp
+than the single members measured here (a mean of logits lies nearer to 0 than its parts), so that
+its fitted probabilities lean to caution. Unless it is asked for, a temperature is therefore left
+out where it does not lower the log loss of patients it was not fitted on.
+
+    temperature   logit / T: one parameter, order and AUC stay
+    isotonic      a rising line through the blocks of pool-adjacent-violators: as many parameters
+                  as the data ask for, so that it needs far more of them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.csv_table import read_table
+from beam_jobs.core.record import ContractError
+
+METHODS = ("temperature", "isotonic", "none")
+ENSEMBLES = ("logits", "probabilities")
+OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit")
+
+# Ten cases of each class for each parameter fitted: Peduzzi et al., J Clin Epidemiol 49 (1996).
+LEAST_FOR_TEMPERATURE = 10
+# Below about 1,000 cases isotonic regression overfits and a one-parameter map does better:
+# Niculescu-Mizil and Caruana, Predicting Good Probabilities, ICML 2005.
+LEAST_FOR_ISOTONIC = 1000
+# Bounds of the temperature. At the upper one the logits tell nothing; at the lower one no
+# out-of-fold answer is wrong, so that no sharpness is too much: that is no optimum.
+TEMPERATURES = (0.05, 100.0)
+_PARTS = 10
+
+Float = npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """Predictions of members on patients whom these members did not see, sorted by patient.
+
+    Attributes:
+      patients: ids.
+      labels: 0 or 1, (n,).
+      logits: one array a patient: of each member that held the patient out.
+    """
+
+    patients: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    logits: tuple[Float, ...]
+
+    def ensembled(self, ensemble: str) -> Float:
+        """One logit a patient, (n,): the members' answers combined as the graph does it."""
+        return np.array([combine(logits, ensemble) for logits in self.logits])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A rising map from the ensemble's logit to the calibrated one.
+
+    Attributes:
+      method: one of `METHODS`.
+      temperature: the logit is divided by it; 1 for the other methods.
+      knots: (logit, calibrated logit) of the isotonic line, rising in both; beyond its ends it
+        goes on with slope 1.
+      why: where nothing was fitted, the reason, for a person.
+      measured: `n`, `positive`, and log loss and Brier score `before` and `after`; `after` is
+        cross-fitted: each tenth of the patients by a map fitted on the others.
+    """
+
+    method: str = "none"
+    temperature: float = 1.0
+    knots: tuple[tuple[float, float], ...] = ()
+    why: str = ""
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        knots = tuple((float(x), float(y)) for x, y in self.knots)
+        object.__setattr__(self, "knots", knots)
+        if self.method not in METHODS:
+            raise ContractError(f"calibration {self.method!r} found, one of {METHODS} required")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ContractError(f"temperature must be a positive number: {self.temperature}")
+        if self.temperature != 1 and self.method != "temperature":
+            raise ContractError(f"temperature {self.temperature} with calibration {self.method}")
+        flat = np.array(knots, dtype=np.float64).reshape(-1, 2)
+        if not (np.isfinite(flat).all() and (np.diff(flat, axis=0) > 0).all()):
+            raise ContractError("calibration knots must be finite and rise")
+        if bool(knots) != (self.method == "isotonic"):
+            raise ContractError(f"{len(knots)} calibration knots with {self.method}")
+
+    def apply(self, logits: Float) -> Float:
+        """The calibrated logits, float64."""
+        if not self.knots:
+            return logits / self.temperature
+        x, y = np.array(self.knots).T
+        inside = np.interp(logits, x, y)
+        return inside + np.minimum(logits - x[0], 0.0) + np.maximum(logits - x[-1], 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        return {**dataclasses.asdict(self), "knots": [list(knot) for knot in self.knots]}
+
+    @property
+    def steepness(self) -> float:
+        """The map's largest slope: how much a rounding of the logit may grow."""
+        x, y = np.array(self.knots or ((0.0, 0.0),)).T
+        return max(1 / self.temperature, *(np.diff(y) / np.diff(x)), 0.0)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        """Reads `to_json`'s object.
+
+        Raises:
+          ContractError: a field is missing, unknown or malformed.
+        """
+        try:
+            return cls(**{**data, "knots": tuple((x, y) for x, y in data["knots"])})
+        except (TypeError, ValueError, KeyError) as error:
+            raise ContractError(f"calibration malformed: {error}") from error
+
+
+def out_of_fold(
+    text: str,
+    members: Collection[tuple[int, int]],
+    *,
+    source: str,
+    folds: Mapping[str, int] | None = None,
+) -> dict[str, tuple[int, list[float]]]:
+    """The rows of one run's oof_predictions.csv, each proven to be out of fold.
+
+    Args:
+      text: the CSV.
+      members: (fold, seed) of each of the run's members: the fold it did not see, and its seed.
+      source: the file, for messages.
+      folds: patient -> fold, as the dataset has it, where it is at hand.
+
+    Returns:
+      patient -> (label, logits of the members that held the patient out).
+
+    Raises:
+      ContractError: not such a table; a row of no member; a patient in two folds, in another fold
+        than the dataset says, with two labels, or twice for one member.
+    """
+    try:
+        _, rows = read_table(text, OOF_COLUMNS)
+    except ValueError as error:
+        raise ContractError(f"{source}: {error}") from error
+    found: dict[str, tuple[int, list[float]]] = {}
+    fold_of: dict[str, int] = {}
+    seen: set[tuple[str, int, int]] = set()
+    for number, row in rows:
+        where, patient = f"{source}, line {number}", row["patient_id"]
+        try:
+            label, fold, seed = (int(row[name]) for name in ("label", "fold", "seed"))
+            logit = float(row["logit"])
+        except ValueError as error:
+            raise ContractError(f"{where}: {error}") from error
+        if label not in (0, 1) or not math.isfinite(logit):
+            raise ContractError(f"{where}: label {label}, logit {logit}: 0 or 1, finite required")
+        if (fold, seed) not in members:
+            raise ContractError(
+                f"{where}: patient {patient} is of fold {fold}, seed {seed}, but no member of the "
+                "run held out that fold with that seed: not out of fold"
+            )
+        if fold_of.setdefault(patient, fold) != fold:
+            raise ContractError(
+                f"{where}: patient {patient} is of fold {fold} and of fold {fold_of[patient]}: "
+                "one of the two members has seen the patient"
+            )
+        if folds is not None and folds.get(patient) != fold:
+            raise ContractError(
+                f"{where}: patient {patient} is of fold {fold}, the dataset says "
+                f"{folds.get(patient, 'nothing of such a patient')}: not out of fold"
+            )
+        if (patient, fold, seed) in seen:
+            raise ContractError(f"{where}: patient {patient} stands twice for seed {seed}")
+        seen.add((patient, fold, seed))
+        if found.setdefault(patient, (label, []))[0] != label:
+            raise ContractError(f"{where}: patient {patient} has two labels")
+        found[patient][1].append(logit)
+    return found
+
+
+def pooled(tables: Sequence[Mapping[str, tuple[int, list[float]]]]) -> OutOfFold:
+    """The out-of-fold logits of several runs: a patient has those of every run that held it out.
+
+    Raises:
+      ContractError: runs disagree on a patient's label.
+    """
+    labels: dict[str, int] = {}
+    logits: dict[str, list[float]] = {}
+    for table in tables:
+        for patient, (label, values) in table.items():
+            if labels.setdefault(patient, label) != label:
+                raise ContractError(f"runs disagree on the label of patient {patient}")
+            logits.setdefault(patient, []).extend(values)
+    patients = tuple(sorted(labels))
+    return OutOfFold(
+        patients=patients,
+        labels=np.array([labels[name] for name in patients], dtype=np.int64),
+        logits=tuple(np.array(logits[name]) for name in patients),
+    )
+
+
+def combine(logits: Float, ensemble: str) -> float:
+    """Members' logits as one: their mean, or the logit of the mean of their probabilities."""
+    if ensemble == "logits":
+        return float(np.mean(logits))
+    # log(mean p) - log(mean (1 - p)): finite where a probability would round to 1.
+    down, up = -np.logaddexp(0.0, -logits), -np.logaddexp(0.0, logits)
+    return float(np.logaddexp.reduce(down) - np.logaddexp.reduce(up))
+
+
+def fit(data: OutOfFold, ensemble: str, method: str | None) -> Calibration:
+    """Fits the map and measures it.
+
+    Args:
+      data: out-of-fold predictions.
+      ensemble: one of `ENSEMBLES`.
+      method: one of `METHODS`; None is "temperature" where the predictions are enough for it and
+        it lowers the cross-fitted log loss, else "none".
+
+    Raises:
+      UsageError: a method that was asked for needs more predictions than there are.
+    """
+    positive = int(data.labels.sum())
+    negative = len(data.labels) - positive
+    counts = f"{len(data.labels)} patients out of fold ({positive} positive)"
+    refusal = ""
+    if method == "isotonic" and len(data.labels) < LEAST_FOR_ISOTONIC:
+        refusal = (
+            f"isotonic wants at least {LEAST_FOR_ISOTONIC} patients out of fold, "
+            f"{len(data.labels)} found: on fewer it learns their noise (--calibration temperature)"
+        )
+    elif method != "none" and min(positive, negative) < LEAST_FOR_TEMPERATURE:
+        refusal = f"{counts}: {LEAST_FOR_TEMPERATURE} of each class are the least to calibrate on"
+    if refusal and method is not None:
+        raise UsageError(f"--calibration {method}: {refusal}")
+    logits = data.ensembled(ensemble)
+    chosen = "none" if refusal else method or "temperature"
+    fitted = _fitters[chosen](data.labels, logits)
+    why = refusal or fitted.why or ("asked for none" if chosen == "none" else "")
+    measured = _measured(data.labels, logits, chosen)
+    if method is None and fitted.method == "temperature":
+        before, after = (measured[side]["log_loss"] for side in ("before", "after"))
+        if after >= before:
+            # An ensemble is better than the members measured: softening it for nothing costs.
+            return Calibration(
+                why=f"a temperature of {fitted.temperature:.3g} does not lower the log loss of "
+                f"patients it was not fitted on: {before:.4f} without, {after:.4f} with it",
+                measured=measured,
+            )
+    return dataclasses.replace(fitted, why=why, measured=measured)
+
+
+def fit_temperature(labels: npt.NDArray[np.int64], logits: Float) -> Calibration:
+    """The temperature of least log loss.
+
+    The loss is convex in 1 / T; its derivative's only root is found.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
+    def slope(sharpness: float) -> float:
+        return float(np.mean(logits * (expit(sharpness * logits) - labels)))
+
+    least, most = (1 / bound for bound in reversed(TEMPERATURES))
+    if slope(least) >= 0:
+        return Calibration(
+            method="temperature",
+            temperature=TEMPERATURES[1],
+            why="out of fold the logits tell no more than chance: flattened to nearly 0",
+        )
+    if slope(most) <= 0:
+        return Calibration(why="no answer out of fold is wrong: nothing tells how sharp to be")
+    return Calibration(
+        method="temperature", temperature=1 / float(brentq(slope, least, most, xtol=1e-10))
+    )
+
+
+def fit_isotonic(labels: npt.NDArray[np.int64], logits: Float) -> Calibration:
+    """A line through the mean of each block of pool-adjacent-violators, in logits.
+
+    Blocks of one class alone are taken for half a case away from certainty.
+    """
+    from scipy.optimize import isotonic_regression
+
+    values, place = np.unique(logits, return_inverse=True)
+    weights = np.bincount(place).astype(np.float64)
+    shares = np.bincount(place, weights=labels) / weights
+    found = isotonic_regression(shares, weights=weights)
+    edge = 0.5 / len(labels)
+    knots = []
+    for start, stop in zip(found.blocks[:-1], found.blocks[1:], strict=True):
+        share = float(np.clip(found.x[start], edge, 1 - edge))
+        centre = float(np.average(values[start:stop], weights=weights[start:stop]))
+        knots.append((centre, math.log(share / (1 - share))))
+    return Calibration(method="isotonic", knots=tuple(knots))
+
+
+_fitters: dict[str, Callable[[npt.NDArray[np.int64], Float], Calibration]] = {
+    "temperature": fit_temperature,
+    "isotonic": fit_isotonic,
+    "none": lambda labels, logits: Calibration(),
+}
+
+
+def _measured(labels: npt.NDArray[np.int64], logits: Float, method: str) -> dict[str, Any]:
+    """Counts, and the scores before and after; {} where one class or none is there."""
+    counts = {"n": len(labels), "positive": int(labels.sum())}
+    if not 0 < counts["positive"] < counts["n"]:
+        return counts
+    after = logits.copy()
+    if method != "none":
+        # Dealt in turn over the logits of each class: every part looks like the whole.
+        part = np.empty(len(labels), dtype=np.int64)
+        part[np.lexsort((logits, labels))] = np.arange(len(labels)) % _PARTS
+        for number in range(_PARTS):
+            held = part == number
+            if len(set(labels[~held].tolist())) == 2:
+                after[held] = _fitters[method](labels[~held], logits[~held]).apply(logits[held])
+    return {**counts, "before": _scores(labels, logits), "after": _scores(labels, after)}
+
+
+def _scores(labels: npt.NDArray[np.int64], logits: Float) -> dict[str, float]:
+    from scipy.special import expit
+
+    return {
+        "log_loss": float(np.mean(np.logaddexp(0.0, np.where(labels == 1, -logits, logits)))),
+        "brier": float(np.mean((expit(logits) - labels) ** 2)),
+    }

@@ -1,0 +1,297 @@
+"""A SavedModel with the contract it travels with: load both, refuse records that do not fit.
+
+    MODEL/
+      saved_model.pb, variables/, fingerprint.pb    loadable with TensorFlow alone
+      assets/contract.json                          the fields of `Contract`
+      assets/MODEL_CARD.md                          for people
+      assets/training_statistics.json               what it was trained on, where it was told
+      assets.extra/tf_serving_warmup_requests       replayed by TensorFlow Serving at its start
+
+Reading a contract costs no TensorFlow; only `load_bundle` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.core.manifest import json_object, objects_of, require_kinds
+from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.core.tfrecord import decode_case
+from serving.model.calibration import ENSEMBLES, Calibration
+from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
+
+FORMAT = "voxelbeam-model"
+CONTRACT_NAME = "assets/contract.json"
+CARD_NAME = "assets/MODEL_CARD.md"
+SIGNATURES = ("serving_default", "volumes")
+# What contract.json must hold, by type; the schema checks itself.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("schema", "spec", "versions", "calibration", "cohort"), dict),
+    "prevalence": float,
+    "modalities": list,
+    "ensemble": str,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What a model takes, what it is made of and what it was measured to do.
+
+    Attributes:
+      schema: the record contract of the volumes it takes (all channels of a record).
+      spec: the `PreprocessSpec` behind them, as JSON: the recipe from DICOM to such a volume.
+      modalities: the channels the networks look at, in order; a subset of the schema's.
+      members: one a network: run, model, fold, seed, best_epoch, val_auc, precision.
+      ensemble: what of the members' answers is averaged: "logits" or "probabilities".
+      calibration: what the ensemble's logit goes through, and how it was measured.
+      prevalence: share of positives in the training data; the answer where there is no image.
+      cohort: patients trained on, as far as it is known: `patients`, `positive`; {} unknown.
+      training: one a run: name, dataset_fingerprint, metrics (out of fold).
+      versions: of the libraries that exported it.
+    """
+
+    schema: RecordSchema
+    spec: Mapping[str, Any]
+    modalities: tuple[str, ...]
+    members: tuple[Mapping[str, Any], ...]
+    ensemble: str
+    calibration: Calibration
+    prevalence: float
+    cohort: Mapping[str, Any]
+    training: tuple[Mapping[str, Any], ...]
+    versions: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))
+        object.__setattr__(self, "members", tuple(self.members))
+        object.__setattr__(self, "training", tuple(self.training))
+        unknown = [name for name in self.modalities if name not in self.schema.modalities]
+        if unknown or not self.modalities:
+            raise ContractError(
+                f"modalities {list(self.modalities)} must be some of {list(self.schema.modalities)}"
+            )
+        if not self.members:
+            raise ContractError("members must not be empty")
+        if not 0 <= self.prevalence <= 1:
+            raise ContractError(f"prevalence must be between 0 and 1: {self.prevalence}")
+        if self.ensemble not in ENSEMBLES:
+            raise ContractError(f"ensemble {self.ensemble!r} found, one of {ENSEMBLES} required")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Indices of `modalities` among the schema's channels."""
+        return tuple(self.schema.modalities.index(name) for name in self.modalities)
+
+    def require(self, schema: RecordSchema, *, model: str, records: str) -> None:
+        """Refuses records that differ from those the model was trained on, naming every field.
+
+        Args:
+          schema: of the records.
+          model: the model's path, for the message.
+          records: what to call the records ("dataset demo/dataset").
+
+        Raises:
+          ContractError: at least one field differs.
+        """
+        self.schema.require_equal(schema, ours=f"model {model}", theirs=records)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        return {
+            "format": FORMAT,
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
+            "schema": self.schema.to_json(),
+            "calibration": self.calibration.to_json(),
+            "spec_fingerprint": self.schema.spec_fingerprint,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Contract:
+        """Reads `to_json`'s object.
+
+        Raises:
+          ContractError: not a model's contract, a field is missing, or it contradicts itself.
+        """
+        if data.get("format") != FORMAT:
+            raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
+        names = [field.name for field in dataclasses.fields(cls)]
+        if missing := [name for name in names if name not in data]:
+            raise ContractError(f"contract lacks {', '.join(missing)}")
+        require_kinds(data, _KINDS)
+        objects_of(data, "members")
+        objects_of(data, "training")
+        fields = {name: data[name] for name in names}
+        try:
+            return cls(
+                **{
+                    **fields,
+                    "schema": RecordSchema.from_json(data["schema"]),
+                    "calibration": Calibration.from_json(data["calibration"]),
+                }
+            )
+        except TypeError as error:
+            raise ContractError(f"contract field malformed: {error}") from error
+
+    def dumps(self) -> str:
+        """The text of contract.json."""
+        return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
+
+
+class Prediction(NamedTuple):
+    """One patient's answer.
+
+    Attributes:
+      patient_id: as in the record.
+      probability: of the positive class, a float32's value.
+      logit: the ensemble's, calibrated; a float32's value.
+      spread: standard deviation of the members' calibrated probabilities; 0 of one member.
+      missing: modalities that the model looks at and the patient does not have.
+    """
+
+    patient_id: str
+    probability: float
+    logit: float
+    spread: float
+    missing: tuple[str, ...]
+
+
+class Bundle:
+    """A loaded model with its contract. Calls may come from several threads."""
+
+    def __init__(self, path: str, contract: Contract, model: Any) -> None:
+        self.path = path
+        self.contract = contract
+        self._model = model  # keeps the variables alive
+        self._volumes = model.signatures["volumes"]
+
+    def require(self, schema: RecordSchema, *, records: str = "records") -> None:
+        """Refuses records of another schema; see `Contract.require`."""
+        self.contract.require(schema, model=self.path, records=records)
+
+    def predict(self, examples: Sequence[bytes]) -> list[Prediction]:
+        """Answers for serialized Examples, in their order.
+
+        A patient's answer is the same to the last bit whoever else is in the batch.
+
+        Raises:
+          ContractError: an Example is not of this contract.
+        """
+        import tensorflow as tf
+
+        contract = self.contract
+        cases = [decode_case(example, contract.schema) for example in examples]
+        if not cases:
+            return []
+        # Not `serving_default`: the members' own probabilities come with volumes alone.
+        answer = self._volumes(volumes=tf.constant(np.stack([case.volume for case in cases])))
+        spread = answer["member_probability"].numpy().std(axis=1, dtype=np.float64)
+        return [
+            Prediction(
+                patient_id=case.patient_id,
+                probability=probability,
+                logit=logit,
+                spread=float(np.float32(deviation)),
+                missing=tuple(
+                    contract.schema.modalities[channel]
+                    for channel in contract.channels
+                    if not case.present[channel]
+                ),
+            )
+            for case, probability, logit, deviation in zip(
+                cases,
+                answer["probability"].numpy().tolist(),
+                answer["logit"].numpy().tolist(),
+                spread,
+                strict=True,
+            )
+        ]
+
+    def predict_volumes(
+        self, volumes: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """(probability, logit, member_probability) for stored volumes with all channels.
+
+        Args:
+          volumes: (batch, row, column, slice, channel) in the schema's dtype.
+
+        Returns:
+          float32: [batch], [batch] and [batch, members].
+        """
+        import tensorflow as tf
+
+        answer = self._volumes(volumes=tf.constant(volumes))
+        return (
+            answer["probability"].numpy(),
+            answer["logit"].numpy(),
+            answer["member_probability"].numpy(),
+        )
+
+
+def load_contract(path: str | Path) -> Contract:
+    """Reads a model's contract without loading the model.
+
+    Raises:
+      ContractError: there is none, or it is not one of ours; the message names the path.
+    """
+    file = f"{str(path).rstrip('/')}/{CONTRACT_NAME}"
+    try:
+        return Contract.from_json(json_object(_read_bytes(file)))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ContractError(f"{path} is not a voxelbeam model: no {CONTRACT_NAME}") from error
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+
+
+def load_statistics(path: str | Path) -> Statistics | None:
+    """What a model's training data looked like; None where its export was not given them.
+
+    Raises:
+      ContractError: the file is there, but is not one of ours; the message names the path.
+    """
+    file = f"{str(path).rstrip('/')}/{STATISTICS_NAME}"
+    try:
+        return Statistics.loads(_read_bytes(file))
+    except FileNotFoundError:
+        return None
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+
+
+def load_bundle(path: str | Path) -> Bundle:
+    """Loads a model that `serving.export` wrote.
+
+    Raises:
+      ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
+    """
+    contract = load_contract(path)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up chatter; errors still raise
+    import tensorflow as tf
+
+    try:
+        model = tf.saved_model.load(str(path))
+    except (OSError, tf.errors.OpError) as error:
+        raise ContractError(f"{path}: the SavedModel does not load: {error}") from error
+    if missing := [name for name in SIGNATURES if name not in model.signatures]:
+        raise ContractError(f"{path}: the SavedModel lacks the signatures {', '.join(missing)}")
+    return Bundle(str(path), contract, model)
+
+
+def _read_bytes(file: str) -> bytes:
+    if "://" not in file:
+        return Path(file).read_bytes()
+    import tensorflow as tf
+
+    try:
+        with tf.io.gfile.GFile(file, "rb") as stream:
+            data: bytes = stream.read()
+            return data
+    except tf.errors.NotFoundError as error:
+        raise FileNotFoundError(file) from error

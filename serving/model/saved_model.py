@@ -1,0 +1,127 @@
+"""Writes a SavedModel with its assets, verified against Keras before it takes its name."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.common import terminal
+from beam_jobs.core.record import ContractError, RecordSchema
+from serving.model.calibration import combine
+from serving.model.card import model_card
+from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
+from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract, load_bundle
+from serving.model.graph import serving_module
+from serving.model.warmup import WARMUP_NAME, warmup_requests
+
+if TYPE_CHECKING:
+    import keras
+
+# Of a logit, relative where it is above 1: the written graph runs the very operations of the
+# members, so that 0 is what was measured; the rest is for other kernels than this machine's.
+TOLERANCE = 1e-6
+
+
+def write_model(
+    members: Sequence[keras.Model],
+    contract: Contract,
+    output: Path,
+    *,
+    statistics: Statistics | None = None,
+) -> float:
+    """Writes the model to `output`, which it replaces; whole and verified, or not at all.
+
+    Args:
+      members: networks that compute in float32, stored volume -> logit, in the contract's order.
+      contract: what the model takes and answers.
+      output: the directory to write.
+      statistics: of the training data, where they are known.
+
+    Returns:
+      The largest difference found between its logits and Keras' own.
+
+    Raises:
+      ContractError: the written model answers otherwise than the members.
+    """
+    import tensorflow as tf
+
+    module, signatures = serving_module(members, contract)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
+        made = Path(directory) / output.name
+        tf.saved_model.save(module, str(made), signatures=signatures)
+        assets = {
+            CONTRACT_NAME: contract.dumps(),
+            CARD_NAME: model_card(contract, statistics),
+            **({} if statistics is None else {STATISTICS_NAME: statistics.dumps()}),
+        }
+        for name, text in assets.items():
+            (made / name).parent.mkdir(exist_ok=True)
+            (made / name).write_text(text, encoding="utf-8")
+        (made / WARMUP_NAME).parent.mkdir(exist_ok=True)
+        (made / WARMUP_NAME).write_bytes(warmup_requests(contract.schema))
+        difference = _verify(made, members, contract)
+        _replace(made, output, aside=Path(directory) / "replaced")
+    return difference
+
+
+def _replace(made: Path, output: Path, *, aside: Path) -> None:
+    """Gives `made` the name `output`; what stood there goes aside, or back should that fail."""
+    if output.exists():
+        output.rename(aside)
+    try:
+        made.rename(output)
+    except OSError:
+        if aside.exists():
+            aside.rename(output)
+        raise
+
+
+def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> float:
+    """Largest difference between the written model's logits and those of the Keras members.
+
+    Raises:
+      ContractError: it is larger than `TOLERANCE`, or an answer is not a number.
+    """
+    import tensorflow as tf
+
+    volumes = _probe_volumes(contract.schema)
+    _, logit, of_members = load_bundle(model).predict_volumes(volumes)
+    chosen = volumes[..., list(contract.channels)]
+    answers = np.zeros((len(members), len(volumes)))
+    of_keras = zip(answers, members, strict=True)
+    for row, member in terminal.track(of_keras, "checking members", len(members)):
+        compiled = tf.function(functools.partial(member, training=False))
+        row[:] = [np.asarray(compiled(volume[None])).item() for volume in chosen]
+    calibration = contract.calibration
+    expected = calibration.apply(np.array([combine(a, contract.ensemble) for a in answers.T]))
+    difference = np.abs(logit - expected)
+    tolerance = TOLERANCE * max(1.0, calibration.steepness)
+    # Not ">": a NaN must fail too.
+    if not (difference <= tolerance * np.maximum(1.0, np.abs(expected))).all():
+        raise ContractError(
+            f"the exported model answers {logit.tolist()} where Keras answers "
+            f"{expected.tolist()}; nothing exported"
+        )
+    probability = 1 / (1 + np.exp(-calibration.apply(answers.T)))
+    if not (np.abs(of_members - probability) <= tolerance).all():
+        raise ContractError("the exported members answer otherwise than Keras'; nothing exported")
+    return float(difference.max())
+
+
+def _probe_volumes(schema: RecordSchema) -> npt.NDArray[Any]:
+    """Four volumes in the stored dtype: two heads of noise, a channel missing, all blank."""
+    rng = np.random.default_rng(0)
+    top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
+    volumes = rng.uniform(0.0, top, (4, *schema.volume_shape))
+    volumes[:, : schema.shape[0] // 4] = 0.0
+    volumes[1] *= 0.5
+    volumes[2, ..., 0] = 0.0
+    volumes[3] = 0.0
+    return volumes.astype(schema.dtype)

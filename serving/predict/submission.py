@@ -1,0 +1,285 @@
+"""The submission table: which patients, in which order and spelling, with which value.
+
+Pure functions over text and rows; `batch_predict` writes with them and `check_submission` checks.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.csv_table import read_table
+from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
+from beam_jobs.core.record import ContractError
+
+SHARD_DIFFERS = "shard_differs"  # a shard is not the one that its manifest lists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A patient (or an unnamed record) without a prediction, or a shard that cannot be trusted.
+
+    Attributes:
+      patient_id: as in the submission, but hashed where the input's ids are; empty for a shard,
+        and where an unreadable record gave no name.
+      reason: stable code.
+      detail: what was found, for a person.
+    """
+
+    patient_id: str
+    reason: str
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What `compose` made.
+
+    Attributes:
+      rows: (id, value) in the order they are written.
+      failures: one a row that holds the prevalence, one a record that could not be named, and one
+        a shard that its manifest does not know.
+      predicted: rows that hold a prediction.
+      patients: the patient predicted for each row, as the input has it; "" without prediction.
+      flags: for each row the reason why it has no prediction, or those of the patient's files and
+        series that were refused.
+    """
+
+    rows: tuple[tuple[str, float], ...]
+    failures: tuple[Failure, ...]
+    predicted: int
+    patients: tuple[str, ...] = ()
+    flags: tuple[tuple[str, ...], ...] = ()
+
+
+def id_order(patient_id: str) -> tuple[int, int, str]:
+    """Sort key: ids of digits by number, then all others by text."""
+    if _is_number(patient_id):
+        return (0, int(patient_id), patient_id)
+    return (1, 0, patient_id)
+
+
+def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
+    """The ids of a sample submission (CSV text with a header), in its order and spelling.
+
+    Raises:
+      UsageError: not CSV, no such column, no rows, an empty id, or an id that stands twice.
+    """
+    try:
+        _, rows = read_table(text, (id_column,))
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+    ids = [row[id_column] for _, row in rows]
+    if not ids:
+        raise UsageError(f"{source} asks for no ids")
+    twice = sorted(name for name, count in Counter(ids).items() if count > 1)
+    if "" in ids or twice:
+        found = f"ids twice: {_some(twice)}" if twice else "an empty id"
+        raise UsageError(f"{source}, column {id_column}: {found}")
+    return ids
+
+
+def input_ids(asked: Sequence[str], policy: IdPolicy, *, source: str) -> list[str]:
+    """What the input calls the patients asked for: the ids themselves, or their keyed hashes.
+
+    Raises:
+      UsageError: two spellings of one patient, which have one hash; named by their rows.
+    """
+    ids = [policy.apply(name) for name in asked]
+    if policy.key is not None:
+        first: dict[str, int] = {}
+        for row, name in enumerate(ids, start=1):
+            if first.setdefault(name, row) != row:
+                raise UsageError(f"{source}: rows {first[name]} and {row} ask for one patient")
+    return ids
+
+
+def match_ids(asked: Sequence[str], known: Iterable[str]) -> dict[str, str]:
+    """Which known patient each asked id means: `5` is `00005`, the same spelling goes first.
+
+    Returns:
+      asked id -> known id, for those that are known.
+
+    Raises:
+      ContractError: an asked id means several patients, or several mean the same one.
+    """
+    by_spelling = set(known)
+    by_number: dict[str, list[str]] = {}
+    for name in sorted(by_spelling):
+        by_number.setdefault(normalised_id(name), []).append(name)
+    matches: dict[str, str] = {}
+    for name in asked:
+        candidates = [name] if name in by_spelling else by_number.get(normalised_id(name), [])
+        if len(candidates) > 1:
+            raise ContractError(f"id {name} is ambiguous: it may mean {_some(candidates)}")
+        if candidates:
+            matches[name] = candidates[0]
+    for patient, count in Counter(matches.values()).items():
+        if count > 1:
+            same = [name for name, match in matches.items() if match == patient]
+            raise ContractError(f"ids {_some(same)} all mean patient {patient}")
+    return matches
+
+
+def compose(
+    *,
+    predictions: Iterable[tuple[str, float]],
+    rejects: Iterable[Mapping[str, str]],
+    prevalence: float,
+    expected: Mapping[str, str] | None = None,
+    asked: Sequence[str] | None = None,
+    spelling: Sequence[str] | None = None,
+) -> Submission:
+    """Exactly one row a patient; who has no prediction gets the prevalence and a failure.
+
+    Without `asked` these are all patients seen (predicted, rejected or expected), in `id_order`;
+    with it the ids asked, in their order and spelling.
+
+    Args:
+      predictions: (patient_id, probability).
+      rejects: rows with `scope`, `subject`, `patient`, `reason`, `detail`; those that concern a
+        patient with a prediction are passed over.
+      prevalence: share of positives in the training data.
+      expected: patients that must be there -> the file that should hold them.
+      asked: ids of a sample submission, as the input has them (`input_ids`).
+      spelling: what the rows call them; default `asked`.
+
+    Raises:
+      ContractError: a patient has two predictions, or ids cannot be told apart.
+    """
+    expected = expected or {}
+    predictions = list(predictions)
+    values = {name: value for name, value in predictions if math.isfinite(value)}
+    twice = sorted(name for name, n in Counter(name for name, _ in predictions).items() if n > 1)
+    if twice:
+        raise ContractError(f"patients in more than one record: {_some(twice)}")
+    reasons = {
+        name: ("not_finite", f"the model answered {value}")
+        for name, value in predictions
+        if not math.isfinite(value)
+    }
+    unnamed: list[Failure] = []
+    partly: dict[str, set[str]] = {}
+    of_file: dict[str, tuple[str, str]] = {}
+    # A patient's own verdict says more than that of one of its series or files.
+    scopes = {"patient": 0, "record": 1, "shard": 1, "series": 2, "file": 3}
+    for row in sorted(
+        rejects,
+        key=lambda row: (scopes.get(row["scope"], 4), row["subject"], row["reason"], row["detail"]),
+    ):
+        reason = (row["reason"], row["detail"])
+        if row["patient"]:
+            if row["patient"] not in values:
+                reasons.setdefault(row["patient"], reason)
+            partly.setdefault(row["patient"], set()).add(row["reason"])
+        elif row["scope"] in ("record", "shard"):
+            of_file.setdefault(row["subject"], reason)
+            unnamed.append(Failure(patient_id="", reason=row["reason"], detail=row["detail"]))
+    for name, file in expected.items():
+        if name not in values:
+            default = ("missing_record", f"the manifest names it in {file}, which lacks it")
+            reasons.setdefault(name, of_file.get(file, default))
+
+    known = {*values, *reasons}
+    if asked is None:
+        answers = {name: name for name in sorted(known, key=id_order)}
+    else:
+        answers = match_ids(asked, known)
+    rows, failures, flags = [], [], []
+    names = list(answers) if asked is None else asked
+    for name, shown in zip(names, spelling or names, strict=True):
+        patient = answers.get(name, "")
+        rows.append((shown, values.get(patient, prevalence)))
+        flags.append(tuple(sorted(partly.get(patient, ()))))
+        if patient not in values:
+            code, detail = reasons.get(patient, ("not_in_input", "no such patient in the input"))
+            failures.append(Failure(patient_id=name, reason=code, detail=detail))
+            flags[-1] = (code,)
+    # Where a manifest names a damaged file's patients, their own lines tell of it; of a file that
+    # can be read, but is not the manifest's, none may.
+    told = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
+    return Submission(
+        rows=tuple(rows),
+        failures=(*failures, *told),
+        predicted=sum(answers.get(name, "") in values for name in names),
+        patients=tuple(name if (name := answers.get(n, "")) in values else "" for n in names),
+        flags=tuple(flags),
+    )
+
+
+def failures_csv(submission: Submission) -> str:
+    """The failures as text: `patient_id,reason,detail`."""
+    return csv_text(
+        ("patient_id", "reason", "detail"),
+        ((f.patient_id, f.reason, f.detail) for f in submission.failures),
+    )
+
+
+def rejects_csv(rejects: Iterable[Mapping[str, str]]) -> str:
+    """The rejects as text, sorted: `scope,subject,patient,modality,reason,detail`."""
+    columns = ("scope", "subject", "patient", "modality", "reason", "detail")
+    return csv_text(columns, sorted([str(row[name]) for name in columns] for row in rejects))
+
+
+def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: str) -> list[str]:
+    """What is wrong with a submission, one line each; nothing where it can be handed in.
+
+    Args:
+      text: the submission's CSV text.
+      sample: the ids asked for, in order.
+      id_column: name of its first column.
+      value_column: name of its second column.
+    """
+    try:
+        header, rows = read_table(text, (id_column, value_column))
+    except ValueError as error:
+        return [str(error)]
+    found = []
+    if header != [id_column, value_column]:
+        found.append(f"header is {','.join(header)}, required {id_column},{value_column}")
+    ids = [row[id_column] for _, row in rows]
+    asked, given = set(sample), Counter(ids)
+    if twice := sorted(name for name, count in given.items() if count > 1):
+        found.append(f"{len(twice)} ids stand twice: {_some(twice)}")
+    if missing := [name for name in sample if name not in given]:
+        found.append(f"{len(missing)} ids are missing: {_some(missing)}")
+    if extra := [name for name in given if name not in asked]:
+        found.append(f"{len(extra)} ids were not asked for: {_some(extra)}")
+    if not (twice or missing or extra) and ids != list(sample):
+        first = next(i for i, (a, b) in enumerate(zip(ids, sample, strict=True)) if a != b)
+        found.append(f"order differs at row {first + 1}: {ids[first]}, required {sample[first]}")
+    values = [(row[id_column], row[value_column], _number(row[value_column])) for _, row in rows]
+    if bad := [f"{name} = {shown or 'empty'}" for name, shown, v in values if not math.isfinite(v)]:
+        found.append(f"{len(bad)} values are not finite numbers: {_some(bad)}")
+    if bad := [f"{name} = {shown}" for name, shown, v in values if v < 0 or v > 1]:
+        found.append(f"{len(bad)} values are not between 0 and 1: {_some(bad)}")
+    return found
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """CSV with line feeds alone, whatever the machine."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def _is_number(patient_id: str) -> bool:
+    return patient_id.isascii() and patient_id.isdigit()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

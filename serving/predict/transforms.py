@@ -1,0 +1,263 @@
+"""Thin transforms of batch prediction: they name, count and call."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.ml.inference.base import ModelHandler, RunInference
+
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.progress_files import tick
+from beam_jobs.convert.resume import digest
+from beam_jobs.convert.transforms import Cases
+from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.tfrecord import decode_case
+from serving.model import cohort_statistics
+from serving.model.cohort_statistics import Statistics
+from serving.model.contract import Bundle, Prediction, load_bundle
+from serving.predict.damaged_records import read_cases, reject_row
+from serving.predict.submission import SHARD_DIFFERS
+
+
+class ReadShards(beam.PTransform):
+    """Shards -> `Cases`: `.examples` (patient_id, serialized Example) and `.rejects`.
+
+    Only paths are shuffled; a shard's records flow on in the bundle that reads them.
+
+    Args:
+      paths: of the shards.
+      schema: what their records must be.
+      digests: path -> (bytes, sha256 hex) that a manifest lists. A shard that differs is told of
+        by a reject; such of its records as are sound are answered all the same.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        schema: RecordSchema,
+        digests: Mapping[str, tuple[int, str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self._shards = [(path, (digests or {}).get(path)) for path in paths]
+        self._schema = schema
+
+    def expand(self, root: Any) -> Any:
+        read = (
+            root
+            | "Shards" >> beam.Create(self._shards)
+            | "Read" >> beam.FlatMap(_read, self._schema).with_outputs("rejects", main="examples")
+        )
+        return Cases(examples=read.examples, rejects=read.rejects)
+
+
+class KeepAsked(beam.PTransform):
+    """Drops the cases nobody asked for before they cost a prediction; None keeps all.
+
+    Spellings are not told apart here: which of `5` and `00005` is meant is settled in the table.
+    """
+
+    def __init__(self, asked: Sequence[str] | None) -> None:
+        super().__init__()
+        self._asked = None if asked is None else frozenset(map(normalised_id, asked))
+
+    def expand(self, examples: Any) -> Any:
+        return examples | beam.Filter(_is_case_asked, self._asked)
+
+
+class Predict(beam.PTransform):
+    """(patient_id, serialized Example) -> `Prediction`.
+
+    Args:
+      model: the model's path.
+      batch_size: most patients a call of the model gets.
+      ticks: a local file that grows by a byte a patient (`progress_files`); "" for none.
+    """
+
+    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
+        super().__init__()
+        self._handler = SavedModelHandler(model, batch_size=batch_size, ticks=ticks)
+
+    def expand(self, examples: Any) -> Any:
+        return examples | "Example" >> beam.Values() | "Infer" >> RunInference(self._handler)
+
+
+class Summarise(beam.PTransform):
+    """(cases, and series rows where there are any) -> `Statistics` that add up to all of them.
+
+    Summed where the cases are: what is shuffled is a few hundred numbers a bundle.
+
+    Args:
+      schema: of the cases.
+      asked: patients whose series count, as the input has them; None counts all.
+    """
+
+    def __init__(self, schema: RecordSchema, asked: Sequence[str] | None) -> None:
+        super().__init__()
+        self._schema = schema
+        self._asked = None if asked is None else frozenset(map(normalised_id, asked))
+
+    def expand(self, inputs: Any) -> Any:
+        examples, *series = inputs
+        parts = [
+            examples
+            | "Example" >> beam.Values()
+            | "Of volume" >> beam.Map(_of_example, self._schema)
+            | "Sum volumes" >> beam.CombineGlobally(_Sum())
+        ]
+        parts += [
+            rows
+            | "Rows asked" >> beam.Filter(_is_row_asked, self._asked)
+            | "Of series" >> beam.Map(_of_row, self._schema.modalities)
+            | "Sum series" >> beam.CombineGlobally(_Sum())
+            for rows in series
+        ]
+        return parts | beam.Flatten()
+
+
+class _Sum(beam.CombineFn):
+    def create_accumulator(self) -> Statistics:
+        return cohort_statistics.NONE
+
+    def add_input(self, total: Statistics, part: Statistics) -> Statistics:
+        return total + part
+
+    def merge_accumulators(self, totals: Iterable[Statistics]) -> Statistics:
+        return sum(totals, cohort_statistics.NONE)
+
+    def extract_output(self, total: Statistics) -> Statistics:
+        return total
+
+
+class WriteRows(beam.PTransform):
+    """(predictions, rejects, statistics if any) -> text files in `directory`, a JSON value a line.
+
+    A prediction has the fields of `Prediction`; a reject is as it came; statistics are a text that
+    `Statistics.loads` takes. `read_rows` reads them.
+    """
+
+    def __init__(self, directory: str) -> None:
+        super().__init__()
+        self._prefix = filesystems.join(directory, "rows")
+
+    def expand(self, rows: Any) -> Any:
+        predictions, rejects, *summary = rows
+        lines = [
+            predictions | "Prediction" >> beam.Map(_prediction_line),
+            rejects | "Reject" >> beam.Map(json.dumps),
+        ]
+        lines += [part | "Statistics" >> beam.Map(_statistics_line) for part in summary]
+        return lines | beam.Flatten() | "Write" >> beam.io.WriteToText(self._prefix)
+
+
+def read_rows(directory: str) -> tuple[list[Prediction], list[dict[str, str]], Statistics]:
+    """Predictions, rejects and the sum of the statistics, as `WriteRows` left them."""
+    predictions, rejects, total = [], [], cohort_statistics.NONE
+    for path in filesystems.list_files(directory):
+        for line in filesystems.read_text(path).splitlines():
+            row = json.loads(line)
+            if isinstance(row, str):
+                total += Statistics.loads(row)
+            elif "reason" in row:
+                rejects.append(row)
+            else:
+                predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
+    return predictions, rejects, total
+
+
+class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
+    """Beam's view of a `Bundle`: loaded once a worker process, called with capped batches.
+
+    Beam's own TFModelHandler wants tensorflow-hub and cannot load an exported SavedModel.
+    """
+
+    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
+        super().__init__()
+        self._model = model
+        self._batch_size = batch_size
+        self._ticks = ticks
+
+    def load_model(self) -> Bundle:
+        bundle = load_bundle(self._model)
+        _fix_gpu_arithmetic()
+        return bundle
+
+    def run_inference(
+        self,
+        batch: Sequence[bytes],
+        model: Bundle,
+        inference_args: dict[str, Any] | None = None,
+    ) -> Iterable[Prediction]:
+        answers = model.predict(batch)
+        tick(self._ticks, len(answers))
+        return answers
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        return {"min_batch_size": 1, "max_batch_size": self._batch_size}
+
+
+def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> Iterator[Any]:
+    path, listed = element
+    shard = os.path.basename(path)
+    try:
+        if listed is not None and (found := digest(path)) != listed:
+            told = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
+            yield beam.pvalue.TaggedOutput(
+                "rejects",
+                reject_row(
+                    scope="shard",
+                    subject=shard,
+                    reason=SHARD_DIFFERS,
+                    detail=told.format(shard, *found, *listed),
+                ),
+            )
+        with filesystems.open_read(path) as stream:
+            for item in read_cases(stream, shard, schema):
+                yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item
+    except OSError as error:
+        detail = f"{shard}: {error}"
+        yield beam.pvalue.TaggedOutput(
+            "rejects",
+            reject_row(scope="shard", subject=shard, reason="unreadable_shard", detail=detail),
+        )
+
+
+def _is_asked(patient: str, asked: frozenset[str] | None) -> bool:
+    return asked is None or normalised_id(patient) in asked
+
+
+def _is_case_asked(case: tuple[str, bytes], asked: frozenset[str] | None) -> bool:
+    return _is_asked(case[0], asked)
+
+
+def _is_row_asked(row: Mapping[str, Any], asked: frozenset[str] | None) -> bool:
+    return _is_asked(row["patient"], asked)
+
+
+def _prediction_line(prediction: Prediction) -> str:
+    return json.dumps(prediction._asdict())
+
+
+def _statistics_line(found: Statistics) -> str:
+    return json.dumps(found.dumps())
+
+
+def _of_example(example: bytes, schema: RecordSchema) -> Statistics:
+    return cohort_statistics.of_case(decode_case(example, schema), schema)
+
+
+def _of_row(row: Mapping[str, Any], modalities: Sequence[str]) -> Statistics:
+    return cohort_statistics.of_series([row], modalities)
+
+
+def _fix_gpu_arithmetic() -> None:
+    """On a GPU: full float32 and the same kernels every time, so that it agrees with the CPU."""
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        tf.config.experimental.enable_op_determinism()

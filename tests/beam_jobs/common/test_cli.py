@@ -1,0 +1,117 @@
+"""Commands end alike: one line, a code that is written down, and no word to a closed pipe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def command(body: str) -> list[str]:
+    """A command whose `main` is `body`."""
+    code = (
+        "import sys, threading, time\n"
+        "from beam_jobs.common import cli\n"
+        "def main(argv):\n"
+        + "".join(f"    {line}\n" for line in body.splitlines())
+        + "    return 0\n"
+        "cli.run(main, 'python -m some.command')\n"
+    )
+    return [sys.executable, "-c", code]
+
+
+def into_closed_pipe(argv: list[str], **environment: str) -> tuple[int, str]:
+    """(exit code, stderr) of a command whose stdout nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(
+            argv,
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
+        )
+    finally:
+        os.close(write)
+    return done.returncode, done.stderr
+
+
+def test_finished_work_that_nobody_reads_of_is_done() -> None:
+    assert into_closed_pipe(command("print('done')")) == (0, "")
+
+
+def test_work_cut_short_by_a_closed_pipe_ends_without_a_word() -> None:
+    body = "print('started', flush=True)\nprint('never here', file=sys.stderr)"
+    assert into_closed_pipe(command(body)) == (1, "")
+    assert into_closed_pipe(command("print('done')"), PYTHONUNBUFFERED="1") == (1, "")
+
+
+def test_help_may_be_cut_off() -> None:
+    assert into_closed_pipe([sys.executable, "-m", "trainer.evaluate", "--help"]) == (0, "")
+
+
+def test_an_error_is_told_though_nobody_reads_the_output() -> None:
+    body = "print('half')\nraise cli.CommandError('no luck')"
+    assert into_closed_pipe(command(body)) == (1, "python -m some.command: error: no luck\n")
+
+
+def test_another_broken_pipe_than_ours_is_an_error() -> None:
+    done = subprocess.run(
+        command("raise BrokenPipeError(32, 'a store hung up')"),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "python -m some.command: error: [Errno 32] a store hung up\n"
+
+
+def test_a_full_disk_behind_stdout_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command("print('lost')"), stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("python -m some.command: error: [Errno 28]")
+    assert done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_silences_threads() -> None:
+    body = (
+        "def target():\n"
+        "    time.sleep(0.2)\n"
+        "    raise RuntimeError('too late')\n"
+        "threading.Thread(target=target).start()\n"
+        "raise KeyboardInterrupt"
+    )
+    done = subprocess.run(command(body), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 130
+    assert done.stderr == "python -m some.command: error: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "argv"),
+    [
+        ("beam_jobs.phantoms", ["--output", "setup.py", "--patients", "1"]),
+        ("serving.batch_predict", ["--model", "no", "--input", "no", "--output", "no"]),
+        ("serving.check_submission", ["tests", "--sample", "no"]),
+        ("serving.export", ["--runs", "no", "--output", "no"]),
+        ("trainer.evaluate", ["--predictions", "no", "--labels", "no"]),
+        ("trainer.task", ["--data", "no", "--output_dir", "no", "--fold", "0"]),
+    ],
+)
+def test_a_name_that_does_not_exist_is_wrong_usage_in_one_line_of_one_form(
+    module: str, argv: list[str]
+) -> None:
+    for given in (argv, [*argv, "--no_such_flag"]):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *given], capture_output=True, text=True, cwd=ROOT
+        )
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert done.stderr.startswith(f"python -m {module}: error: ")
+        assert done.stderr.count("\n") == 1

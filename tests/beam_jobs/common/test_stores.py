@@ -1,0 +1,376 @@
+"""Conversions whose input, labels and output lie in a store, against emulators over sockets."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import uid
+
+from beam_jobs import dicom_to_tfrecord, verify
+from beam_jobs.common import cli
+from beam_jobs.common.files_before import filesystems, store_clients, stores
+from beam_jobs.common.files_before.storage import open_bytes
+from beam_jobs.core.dicom.headers import read_headers
+from beam_jobs.core.series import assemble
+from beam_jobs.core.volume import load_volume
+from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from tests.dicom_files import enhanced_dataset, group, save
+from tests.stores import BUCKET, EMULATORS, Asked, Emulator
+
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.filterwarnings("ignore"),  # Google's and moto's own
+]
+ROOT = Path(__file__).resolve().parents[3]
+SHAPE = ("--shape", "16,16,8", "--modalities", "T1w,T2w")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("cohort") / "phantoms"
+    config = PhantomConfig(
+        patients=3, test_patients=1, seed=5, matrix=(24, 28), slices=(6, 7), trouble_rate=0.0
+    )
+    write_cohort(config, root)
+    for unused in [*(root / "train").glob("*/FLAIR"), *(root / "train").glob("*/T1wCE")]:
+        shutil.rmtree(unused)  # few files, for an emulator is no store
+    patient = sorted((root / "train").iterdir())[0]
+    (patient / "T2w" / "notes.txt").write_text("not an image")
+    (patient / "T2w" / ".hidden").write_text("not looked at")
+    return root
+
+
+@pytest.fixture(scope="module")
+def local(cohort, tmp_path_factory) -> dict[str, bytes]:
+    """The published files of the local conversion."""
+    output = tmp_path_factory.mktemp("local") / "dataset"
+    argv = ["--input", str(cohort / "train"), "--labels", str(cohort / "train_labels.csv")]
+    assert dicom_to_tfrecord.main([*argv, "--output", str(output), *SHAPE, "--quiet"]) == 0
+    files = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    del files["report.html"]  # a store gets none unasked
+    return files
+
+
+@pytest.fixture(scope="module", params=sorted(EMULATORS))
+def emulator(request, cohort):
+    with EMULATORS[request.param]() as running:
+        running.upload(cohort / "train", "cohort/train")
+        running.put("cohort/labels.csv", (cohort / "train_labels.csv").read_bytes())
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def store(emulator, monkeypatch) -> Emulator:
+    """The emulator, found by this process; without yesterday's requests, faults and delays."""
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "4")
+    monkeypatch.setattr(store_clients, "_RETRY_S", 6.0)
+    monkeypatch.setattr(stores, "_made", {})
+    emulator.front.fault = lambda method, path: None
+    emulator.front.asked.clear()
+    return emulator
+
+
+def convert(store: Emulator, output: str, *more: str) -> int:
+    argv = ["--input", store.path("cohort/train"), "--labels", store.path("cohort/labels.csv")]
+    return dicom_to_tfrecord.main([*argv, "--output", store.path(output), *SHAPE, *more])
+
+
+def published(store: Emulator, output: str) -> dict[str, bytes]:
+    names = [name for name in store.names(output) if "/" not in name]
+    return {name: store.get(f"{output}/{name}") for name in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Converted:
+    """A finished dataset in the store, and what its conversion asked of the store."""
+
+    name: str
+    asked: tuple[Asked, ...]
+
+
+@pytest.fixture(scope="module")
+def dataset(emulator) -> Converted:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in emulator.environment.items():
+            patch.setenv(name, value)
+        emulator.front.asked.clear()
+        assert convert(emulator, "shared", "--quiet") == cli.EXIT_OK
+    return Converted(name="shared", asked=tuple(emulator.front.asked))
+
+
+def test_dataset_in_a_store_is_the_local_one_byte_for_byte(store, dataset, local):
+    assert published(store, dataset.name) == local
+    states = [name for name in store.names(dataset.name) if "/" in name]
+    shards = {name for name in local if name.endswith(".tfrecord")}
+    assert len(shards) == 3
+    assert set(states) == {".state/job.json", *(f".state/{name}.json" for name in shards)}
+
+
+def test_each_input_is_asked_for_once_by_its_header_and_once_by_its_pixels(dataset, cohort):
+    images = {str(path.relative_to(cohort)) for path in (cohort / "train").rglob("*.dcm")}
+    asked = Counter(
+        (request.method, request.path.partition("/cohort/")[2].partition("?")[0])
+        for request in dataset.asked
+        if "/cohort/train/" in request.path
+    )
+    assert {name for _, name in asked if name.endswith(".dcm")} == images
+    assert {method for method, _ in asked} == {"GET"}
+    assert {asked["GET", name] for name in images} == {2}
+    assert asked["GET", next(name for _, name in asked if name.endswith("notes.txt"))] == 1
+    assert not any(name.endswith(".hidden") for _, name in asked)
+
+
+def test_header_of_a_large_object_does_not_cost_the_object(store, cohort):
+    image = next((cohort / "train").rglob("*.dcm")).read_bytes()
+    padding = b"\xfc\xff\xfc\xffOB\0\0" + (3_000_000).to_bytes(4, "little") + bytes(3_000_000)
+    image += padding[:12]
+    store.put("large/train/a.dcm", image + padding[12:])
+    filesystems.use_remote_paths_in_core()
+    (entry,) = filesystems.list_entries(store.path("large"))
+    store.front.asked.clear()
+    with filesystems.fetched_ahead([entry], stores.HEAD_BYTES):
+        (header,) = read_headers(entry.path)
+    assert (header.file_size, header.modified) == (len(image) + 3_000_000, entry.stamp)
+    assert sum(request.sent for request in store.front.asked) < 2 * stores.HEAD_BYTES
+    store.front.asked.clear()
+    with open_bytes(entry.path) as source:
+        assert source.read_at(len(image) + 1_000_000, 500_000) == bytes(500_000)
+    (request,) = store.front.asked
+    assert request.sent == 500_000
+
+
+def test_lock_refuses_a_second_job_and_once_broken_every_shard_is_kept(
+    store, dataset, local, capsys
+):
+    store.put(f"{dataset.name}/.state/lock", b"process 1 on elsewhere")
+    with pytest.raises(cli.CommandError, match=r"another job is writing .*process 1.*--break_lock"):
+        convert(store, dataset.name, "--quiet")
+    assert published(store, dataset.name) == local
+    store.front.asked.clear()
+    assert convert(store, dataset.name, "--break_lock") == cli.EXIT_OK
+    assert "3 kept, 0 converted" in capsys.readouterr().out
+    assert published(store, dataset.name) == local
+    written = [r.path for r in store.front.asked if r.method in ("PUT", "POST")]
+    assert not [path for path in written if ".tfrecord" in path]
+    assert ".state/lock" not in store.names(dataset.name)
+
+
+def test_pixels_of_a_multi_frame_object_are_not_fetched_with_its_header(store, tmp_path):
+    rng = np.random.default_rng(0)
+    groups = [
+        group(PlanePositionSequence={"ImagePositionPatient": [0.0, 0.0, 2.0 * number]})
+        for number in range(6)
+    ]
+    frames = [rng.integers(0, 1000, (400, 400), dtype=np.uint16) for _ in groups]
+    dataset = enhanced_dataset(groups, rows=400, columns=400)
+    path = save(dataset, tmp_path / "a.dcm", uid.ExplicitVRLittleEndian, frames)
+    store.put("frames/a.dcm", path.read_bytes())
+    filesystems.use_remote_paths_in_core()
+    store.front.asked.clear()
+    found = read_headers(store.path("frames/a.dcm"))
+    assert sum(request.sent for request in store.front.asked) < 400_000 < path.stat().st_size
+    expected = read_headers(str(path))
+    assert [header._replace(path="", modified=0) for header in found] == [
+        header._replace(path="", modified=0) for header in expected
+    ]
+    ((one,), _), ((other,), _) = assemble(found), assemble(expected)
+    assert np.array_equal(load_volume(one).array, load_volume(other).array)
+
+
+@pytest.mark.slow
+def test_object_that_changed_is_noticed_though_its_size_is_the_same(store, dataset, cohort, capsys):
+    victim = sorted((cohort / "train").rglob("*.dcm"))[0]
+    name = f"cohort/{victim.relative_to(cohort)}"
+    data = victim.read_bytes()
+    try:
+        store.put(name, data[:-2] + bytes([data[-2] ^ 1]) + data[-1:])
+        assert convert(store, dataset.name) == cli.EXIT_OK
+        assert "2 kept, 1 converted" in capsys.readouterr().out
+    finally:
+        store.put(name, data)
+    assert convert(store, dataset.name) == cli.EXIT_OK
+    printed = capsys.readouterr().out
+    assert "2 kept, 1 converted" in printed
+    assert "inputs changed" in printed
+
+
+def test_of_many_takers_of_a_lock_one_gets_it(store):
+    path = store.path("race/lock")
+    start = threading.Barrier(4)
+    got = []
+
+    def take(name: str) -> None:
+        start.wait()
+        if filesystems.write_new_text(path, name):
+            got.append(name)
+
+    threads = [threading.Thread(target=take, args=(str(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    assert not filesystems.write_new_text(path, "late")
+
+
+def test_verify_reads_the_store(store, dataset, capsys):
+    assert verify.main([store.path(dataset.name), "--workers", "1"]) == cli.EXIT_OK
+    printed = capsys.readouterr().out
+    assert " 3 records in " in printed
+    assert "all as the manifest says" in printed
+
+
+@pytest.mark.slow
+def test_damaged_shard_is_found_and_converted_again(store, dataset, local, capsys):
+    shard = next(name for name in sorted(local) if name.endswith(".tfrecord"))
+    damaged = bytearray(local[shard])
+    damaged[300] ^= 1
+    store.put(f"{dataset.name}/{shard}", bytes(damaged))
+    with pytest.raises(cli.CommandError, match="faults"):
+        verify.main([store.path(dataset.name), "--workers", "1"])
+    assert f"{shard}: sha256 is not the manifest's" in capsys.readouterr().err
+    assert convert(store, dataset.name) == cli.EXIT_OK
+    assert f"{shard}: file damaged" in capsys.readouterr().out
+    assert published(store, dataset.name) == local
+
+
+@pytest.mark.slow
+def test_store_that_stumbles_is_asked_again(store, local):
+    asked = Counter()
+
+    def stumble(method: str, path: str) -> int | None:
+        asked[method, path] += 1
+        chosen = zlib.crc32(f"{method} {path}".encode()) % 7 == 0
+        return 503 if chosen and asked[method, path] == 1 else None
+
+    store.front.fault = stumble
+    assert convert(store, "stumbled", "--quiet") == cli.EXIT_OK
+    assert published(store, "stumbled") == local
+    assert any(request.status == 503 for request in store.front.asked)
+
+
+def test_store_that_stays_down_is_one_line_and_no_rejected_files(store, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    monkeypatch.setattr(store_clients, "_RETRY_S", 1.0)
+    store.front.fault = lambda method, path: 503 if "/T1w/" in path and method == "GET" else None
+    with pytest.raises(cli.CommandError, match=r"T1w/\S+: the store answered 503 \(Serv") as found:
+        convert(store, "down", "--quiet")
+    assert "\n" not in str(found.value)
+    refused = [request for request in store.front.asked if request.status == 503]
+    tries = Counter(request.path for request in refused)
+    assert max(tries.values()) > 1
+    assert not {"manifest.json", "rejects.csv", ".state/lock"} & set(store.names("down"))
+
+
+def test_no_permission_is_one_line_at_once(store):
+    store.front.fault = lambda method, path: 403 if "/T1w/" in path else None
+    with pytest.raises(cli.CommandError, match=r"T1w/\S+: access denied \(403\)$"):
+        convert(store, "denied", "--quiet")
+    store.front.fault = lambda method, path: 403
+    store.front.asked.clear()
+    with pytest.raises(cli.CommandError, match=r"access denied \(403\)$"):
+        convert(store, "denied", "--quiet")
+    assert len(store.front.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "error", "message"),
+    [
+        ("--input", "{scheme}://no-such-bucket/a", cli.CommandError, "bucket .* does not exist"),
+        ("--output", "{scheme}://no-such-bucket/a", cli.CommandError, "bucket .* does not exist"),
+        ("--labels", "{scheme}://no-such-bucket/a.csv", cli.UsageError, "no such object or bucket"),
+        ("--input", "{scheme}://{bucket}/nothing", cli.UsageError, "holds no file"),
+        ("--labels", "{scheme}://{bucket}/gone.csv", cli.UsageError, "no such object"),
+        ("--output", "{scheme}://{bucket}/cohort/train/x", cli.UsageError, "lies inside --input"),
+        ("--output", "ftp://{bucket}/x", cli.UsageError, "stores are gs:// and s3://, not ftp://"),
+    ],
+)
+def test_what_is_not_there_is_one_line(store, flag, value, error, message):
+    with pytest.raises(error, match=message) as found:
+        convert(store, "unused", flag, value.format(scheme=store.scheme, bucket=BUCKET), "--quiet")
+    assert "\n" not in str(found.value)
+    assert not store.names("unused")
+
+
+def test_large_object_goes_in_parts_and_not_at_all_after_an_error(store):
+    data = os.urandom(20 << 20)
+    with filesystems.open_write(store.path("parts/whole")) as stream:
+        for start in range(0, len(data), 300_000):
+            stream.write(data[start : start + 300_000])
+    assert store.get("parts/whole") == data
+    with filesystems.open_read(store.path("parts/whole")) as stream:
+        copy = io.BytesIO()
+        shutil.copyfileobj(stream, copy)
+    assert copy.getvalue() == data
+    with contextlib.suppress(KeyError), filesystems.open_write(store.path("parts/half")) as stream:
+        stream.write(data)
+        raise KeyError
+    assert store.names("parts") == ["whole"]
+
+
+def run_module(store: Emulator, module: str, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        cwd=ROOT, env=os.environ | store.environment, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_nothing_is_copied_to_the_local_disk(store, local):
+    """The process may not write a file beyond 2 KB; progress is a byte an element."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048));"
+        "sys.dont_write_bytecode = True;"
+        "from beam_jobs.dicom_to_tfrecord import main; sys.exit(main(sys.argv[1:]))"
+    )
+    argv = ["--input", store.path("cohort/train"), "--labels", store.path("cohort/labels.csv")]
+    command = [sys.executable, "-c", code, *argv, "--output", store.path("streamed"), *SHAPE]
+    environment = os.environ | store.environment
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert published(store, "streamed") == local
+
+
+@pytest.mark.slow
+def test_commands_end_with_their_codes_and_one_line(store):
+    argv = ["--labels", store.path("cohort/labels.csv"), "--output", store.path("commands")]
+    module = "beam_jobs.dicom_to_tfrecord"
+    missing = f"{store.scheme}://no-such-bucket/a"
+    for where, code in ((missing, 1), (store.path("nothing"), 2)):
+        done = run_module(store, module, "--input", where, *argv)
+        assert done.returncode == code, done.stderr
+        assert done.stderr.count("\n") == 1, done.stderr
+    done = run_module(store, module, "--input", store.path("cohort/train"), *argv, *SHAPE)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = run_module(store, "beam_jobs.verify", store.path("commands"), "--workers", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_worker_processes_find_the_store_by_options_alone(store, local, monkeypatch):
+    argv = ["--input", store.path("cohort/train"), "--labels", store.path("cohort/labels.csv")]
+    argv += ["--output", store.path("processes"), "--processes", "2", *SHAPE]
+    environment = dict(os.environ)
+    if store.scheme == "s3":
+        argv += [
+            *("--s3_endpoint_url", environment.pop("AWS_ENDPOINT_URL")),
+            *("--s3_access_key_id", environment.pop("AWS_ACCESS_KEY_ID")),
+            *("--s3_secret_access_key", environment.pop("AWS_SECRET_ACCESS_KEY")),
+            *("--s3_region_name", environment.pop("AWS_DEFAULT_REGION")),
+        ]
+    command = [sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", *argv]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert published(store, "processes") == local

@@ -1,0 +1,137 @@
+"""The contract that travels with a model, and what is refused in its name."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_jobs.core.record import ContractError
+from serving.model.calibration import Calibration
+from serving.model.contract import CONTRACT_NAME, Bundle, Contract, load_bundle, load_contract
+from tests.serving.models import ROOT, python, schema_of, spec_of
+
+
+def contract(**changes: Any) -> Contract:
+    fields: dict[str, Any] = {
+        "schema": schema_of(spec_of()),
+        "spec": spec_of(),
+        "modalities": ("T1wCE", "FLAIR"),
+        "members": ({"run": "run", "fold": 0},),
+        "ensemble": "logits",
+        "calibration": Calibration(),
+        "prevalence": 0.5,
+        "cohort": {},
+        "training": (),
+        "versions": {},
+    }
+    return Contract(**{**fields, **changes})
+
+
+def test_a_contract_comes_back_from_its_text() -> None:
+    assert Contract.from_json(json.loads(contract().dumps())) == contract()
+
+
+def test_the_channels_are_where_the_schema_has_them() -> None:
+    assert contract().channels == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"modalities": ("T9",)}, "modalities"),
+        ({"modalities": ()}, "modalities"),
+        ({"members": ()}, "members"),
+        ({"prevalence": 1.5}, "prevalence"),
+        ({"prevalence": float("nan")}, "prevalence"),
+        ({"ensemble": "votes"}, "ensemble"),
+    ],
+)
+def test_a_contract_that_no_model_can_have_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ContractError, match=told):
+        contract(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"spec_fingerprint": "other"}, "spec_fingerprint"),
+        ({"modalities": ("T1w", "FLAIR", "T1wCE")}, "modalities"),
+        ({"shape": (9, 9, 9)}, "shape"),
+        ({"dtype": "uint16"}, "dtype"),
+    ],
+)
+def test_records_that_differ_are_refused_by_field(
+    changes: dict[str, Any], field: str, bundle: Bundle
+) -> None:
+    other = dataclasses.replace(bundle.contract.schema, **changes)
+    with pytest.raises(ContractError, match=field) as refused:
+        bundle.require(other, records="dataset d")
+    assert f"model {bundle.path}" in str(refused.value)
+    assert "dataset d" in str(refused.value)
+
+
+def test_records_that_fit_are_let_through(bundle: Bundle) -> None:
+    bundle.require(schema_of(spec_of()))
+
+
+def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=f"{tmp_path} is not a voxelbeam model"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "Expecting"),
+        ("[]", "not a JSON object"),
+        ('{"format": "other"}', "format 'other' found"),
+        ('{"format": "voxelbeam-model"}', "lacks schema"),
+        (contract().dumps().replace('"dtype": "uint8"', '"dtype": "int8"'), "dtype"),
+        (
+            contract().dumps().replace('"prevalence": 0.5', '"prevalence": "x"'),
+            "prevalence: 'x' found",
+        ),
+        (
+            contract().dumps().replace('"training": []', '"training": [1]'),
+            r"training\[0\]: 1 found",
+        ),
+        (contract().dumps().replace('"shape": [', '"shape": ["x", '), r"schema.shape: \['x'"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_foreign_contract_is_refused_with_its_path(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / CONTRACT_NAME
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ContractError, match=told) as refused:
+        load_contract(tmp_path)
+    assert str(file) in str(refused.value)
+
+
+def test_a_contract_of_other_bytes_than_text_is_refused_with_its_path(tmp_path: Path) -> None:
+    file = tmp_path / CONTRACT_NAME
+    file.parent.mkdir()
+    file.write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ContractError, match=rf"{file}: not UTF-8 text"):
+        load_contract(tmp_path)
+
+
+def test_a_contract_without_its_model_is_refused(tmp_path: Path, model: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    (copy / "saved_model.pb").unlink()
+    with pytest.raises(ContractError, match="does not load"):
+        load_bundle(copy)
+
+
+def test_reading_a_contract_needs_no_tensorflow(tmp_path: Path, model: Path) -> None:
+    code = (
+        "import sys\n"
+        "from serving.model.contract import load_contract\n"
+        f"load_contract({str(model)!r})\n"
+        "print([n for n in ('tensorflow', 'keras', 'apache_beam') if n in sys.modules])"
+    )
+    assert python(code, cwd=tmp_path, path=str(ROOT)).strip() == "[]"

@@ -1,0 +1,121 @@
+"""Reading shards: damage costs the damaged record, not its neighbours."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+
+from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.core.tfrecord import encode_case, write_record
+from serving.predict.damaged_records import read_cases, require_fits
+
+SCHEMA = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="a")
+OTHER = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="b")
+RECORDS = 4
+
+
+def record(number: int, schema: RecordSchema = SCHEMA) -> bytes:
+    case = PreparedCase(
+        patient_id=f"{number}",
+        volume=np.full(schema.volume_shape, number, schema.dtype),
+        affine=np.eye(4),
+        present=(True,),
+    )
+    return encode_case(case, schema)
+
+
+def shard(*records: bytes) -> bytearray:
+    stream = io.BytesIO()
+    for data in records or [record(number) for number in range(RECORDS)]:
+        write_record(stream, data)
+    return bytearray(stream.getvalue())
+
+
+SIZE = len(shard()) // RECORDS
+
+
+def read(data: bytes) -> tuple[list[str], list[str]]:
+    """(patients, reasons) of a shard."""
+    items = list(read_cases(io.BytesIO(data), "a.tfrecord", SCHEMA))
+    return (
+        [item[0] for item in items if isinstance(item, tuple)],
+        [f"{item['reason']}: {item['detail']}" for item in items if isinstance(item, dict)],
+    )
+
+
+def test_every_record_of_a_sound_shard_is_read_as_it_stands() -> None:
+    items = list(read_cases(io.BytesIO(shard()), "a.tfrecord", SCHEMA))
+    assert items == [(f"{number}", record(number)) for number in range(RECORDS)]
+
+
+@pytest.mark.parametrize("damaged", [(0,), (1,), (3,), (1, 2)])
+def test_a_damaged_record_costs_itself_alone(damaged: tuple[int, ...]) -> None:
+    data = shard()
+    for number in damaged:
+        data[number * SIZE + SIZE // 2] ^= 1
+    patients, reasons = read(data)
+    assert patients == [f"{n}" for n in range(RECORDS) if n not in damaged]
+    assert reasons == [
+        f"corrupt_record: a.tfrecord, record {n}: corrupt record at byte {n * SIZE}"
+        for n in damaged
+    ]
+
+
+@pytest.mark.parametrize("byte", [0, 3, 7, 8, 11])
+def test_behind_a_damaged_length_the_next_record_is_found(byte: int) -> None:
+    data = shard()
+    data[SIZE + byte] ^= 1
+    patients, reasons = read(data)
+    assert patients == ["0", "2", "3"]
+    assert reasons == [
+        f"corrupt_record: a.tfrecord, record 1: corrupt record length at byte {SIZE}"
+    ]
+
+
+def test_a_record_is_found_across_the_pieces_that_are_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = shard()
+    data[SIZE] ^= 1
+    for piece in range(1, 40):
+        monkeypatch.setattr("serving.predict.damaged_records._SEARCHED_AT_ONCE", piece)
+        assert read(data)[0] == ["0", "2", "3"]
+
+
+def test_bytes_that_went_missing_cost_the_records_that_lacked_them() -> None:
+    data = shard()
+    del data[SIZE + 20 : SIZE + 60]
+    assert read(data)[0] == ["0", "2", "3"]
+
+
+@pytest.mark.parametrize("left", [1, 11, 12, SIZE - 1])
+def test_a_shard_that_was_cut_off_gives_what_lies_before(left: int) -> None:
+    patients, reasons = read(shard()[: 2 * SIZE + left])
+    assert patients == ["0", "1"]
+    assert len(reasons) == 1
+    assert "truncated" in reasons[0]
+
+
+@pytest.mark.parametrize("data", [b"no example", b"", struct.pack("<Q", 7)])
+def test_a_sound_frame_around_something_else_is_an_invalid_record(data: bytes) -> None:
+    patients, reasons = read(shard(record(0), data, record(2)))
+    assert patients == ["0", "2"]
+    assert reasons[0].startswith("invalid_record: a.tfrecord, record 1: ")
+
+
+def test_a_record_of_another_recipe_is_an_invalid_record() -> None:
+    patients, reasons = read(shard(record(0), record(1, OTHER)))
+    assert patients == ["0"]
+    assert "spec_fingerprint" in reasons[0]
+
+
+def test_a_shard_of_another_recipe_is_refused_by_its_first_record() -> None:
+    with pytest.raises(ContractError, match=r"a\.tfrecord: records do not fit: spec_fingerprint"):
+        require_fits(io.BytesIO(shard(record(0, OTHER))), "a.tfrecord", SCHEMA)
+
+
+def test_the_first_readable_record_speaks_for_a_shard() -> None:
+    data = shard()
+    data[SIZE // 2] ^= 1
+    require_fits(io.BytesIO(data), "a.tfrecord", SCHEMA)

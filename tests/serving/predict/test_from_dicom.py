@@ -1,0 +1,184 @@
+"""Keystone: DICOM straight to predictions is DICOM to records to predictions, to the last byte."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from beam_jobs import dicom_to_tfrecord
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
+from serving import batch_predict, export
+from tests.serving.models import outcome, write_run
+
+SPEC = PreprocessSpec(modalities=("FLAIR", "T1wCE"), shape=(12, 12, 6), dtype="uint8")
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three phantoms to predict, one of them without T1wCE, and a patient of unreadable files."""
+    root = tmp_path_factory.mktemp("dicom") / "cohort"
+    config = PhantomConfig(
+        patients=2,
+        test_patients=3,
+        seed=3,
+        matrix=(24, 28),
+        slices=(8, 9),
+        modalities=SPEC.modalities,
+    )
+    write_cohort(config, root)
+    first = sorted((root / "test").iterdir())[0]
+    for file in (first / "T1wCE").iterdir():
+        file.unlink()
+    broken = root / "test" / "00999" / "FLAIR" / "Image-1.dcm"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no DICOM at all")
+    return root
+
+
+@pytest.fixture(scope="module")
+def dicom_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("dicom_model")
+    write_run(
+        directory / "run", spec=SPEC.to_json(), schema=SPEC.schema, modalities=SPEC.modalities
+    )
+    export.main(["--runs", str(directory / "run"), "--output", str(directory / "model")])
+    return directory / "model"
+
+
+@pytest.fixture
+def predict(
+    dicom_model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Command:
+    def run(*argv: object) -> tuple[int, str, str]:
+        given = ("--model", dicom_model, *argv)
+        return outcome(batch_predict.main, given, capsys, monkeypatch)
+
+    return run
+
+
+def convert(root: Path, output: Path, *argv: object) -> None:
+    """The conversion with the model's recipe."""
+    flags: dict[str, object] = {
+        "--input": root,
+        "--output": output,
+        "--modalities": ",".join(SPEC.modalities),
+        "--shape": ",".join(map(str, SPEC.shape)),
+    }
+    pairs = [str(part) for pair in flags.items() for part in pair]
+    assert dicom_to_tfrecord.main([*pairs, "--quiet", *map(str, argv)]) == 0
+
+
+def table(path: Path) -> list[tuple[str, ...]]:
+    with path.open(newline="") as stream:
+        return [tuple(row) for row in csv.reader(stream)][1:]
+
+
+def test_dicom_and_its_records_give_the_same_predictions(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    convert(cohort / "test", tmp_path / "dataset")
+    from_records, from_dicom = tmp_path / "records.csv", tmp_path / "dicom.csv"
+    assert predict("--input", tmp_path / "dataset", "--output", from_records)[0] == 0
+    code, _, err = predict("--input", cohort / "test", "--output", from_dicom, "--batch_size", 1)
+    assert (code, err) == (0, "")
+    rows = table(from_dicom)
+    assert [row for row in rows if row[0] != "00999"] == table(from_records)
+    assert len(table(from_records)) == 3
+    assert len({value for _, value in rows}) == 4
+
+
+def test_a_patient_that_cannot_be_prepared_gets_the_prevalence_and_a_reason(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "submission.csv"
+    assert predict("--input", cohort / "test", "--output", output)[0] == 0
+    assert dict(table(output))["00999"] == "0.52"
+    assert [row[:2] for row in table(tmp_path / "submission.failures.csv")] == [
+        ("00999", "not_dicom")
+    ]
+
+
+def test_the_sample_submission_of_a_cohort_is_answered_row_by_row(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "submission.csv"
+    sample = cohort / "sample_submission.csv"
+    assert predict("--input", cohort / "test", "--output", output, "--ids", sample)[0] == 0
+    assert [row[0] for row in table(output)] == [row[0] for row in table(sample)]
+    assert table(tmp_path / "submission.failures.csv") == []
+
+
+def test_hashed_ids_are_those_of_the_conversion(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("a secret of more than sixteen bytes\n")
+    policy = ("--id_policy", "hmac", "--id_key", key)
+    convert(cohort / "test", tmp_path / "dataset", *policy)
+    from_records, from_dicom = tmp_path / "records.csv", tmp_path / "dicom.csv"
+    assert predict("--input", tmp_path / "dataset", "--output", from_records)[0] == 0
+    assert predict("--input", cohort / "test", "--output", from_dicom, *policy)[0] == 0
+    assert set(table(from_records)) <= set(table(from_dicom))
+    assert "00999" not in from_dicom.read_text()
+    for name in ("dicom.failures.csv", "dicom.rejects.csv"):
+        assert "00999" not in (tmp_path / name).read_text()
+        assert (tmp_path / name).read_text().count("\n") > 1
+
+
+def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    key, wrong = tmp_path / "key", tmp_path / "wrong"
+    key.write_text("a secret of more than sixteen bytes\n")
+    wrong.write_text("another secret, longer than sixteen\n")
+    policy = ("--id_policy", "hmac", "--id_key", key)
+    dataset, clear = tmp_path / "dataset", tmp_path / "clear"
+    convert(cohort / "test", dataset, *policy)
+    first, second = (path.name for path in sorted((cohort / "test").iterdir())[:2])
+    asked = [second.lstrip("0"), first, "00999", "A-patient"]
+    ids = tmp_path / "ids.csv"
+    ids.write_text("BraTS21ID\n" + "\n".join(asked) + "\n")
+    outputs = []
+    for root in (dataset, cohort / "test"):
+        outputs.append(tmp_path / f"{root.name}.csv")
+        argv = ("--input", root, "--output", outputs[-1], "--ids", ids, *policy)
+        code, _, err = predict(*argv)
+        assert (code, err) == (0, "")
+        failures = outputs[-1].with_suffix(".failures.csv").read_text()
+        assert not any(name in failures for name in (*asked[2:], first, second))
+        assert failures.count("\n") == 3
+    assert outputs[0].read_text() == outputs[1].read_text()
+    assert [name for name, _ in table(outputs[0])] == asked
+    assert len({value for _, value in table(outputs[0])}) == 3
+    # What cannot match says why.
+    output = ("--output", tmp_path / "none.csv", "--ids", ids)
+    for root, options, code, told in (
+        (dataset, (), 1, "its ids are hashed"),
+        (dataset, (*policy[:-1], wrong), 1, "is --id_key the key"),
+        (dataset / "*.tfrecord", policy, 2, "--id_policy hmac is for"),
+    ):
+        found, _, err = predict("--input", root, *output, *options)
+        assert (found, err.count("\n")) == (code, 1)
+        assert told in err
+    convert(cohort / "test", clear)
+    found, _, err = predict("--input", clear, *output, *policy)
+    assert found == 2
+    assert "are not hashed" in err
+    ids.write_text(f"BraTS21ID\n{second}\n{second.lstrip('0')}\n")
+    found, _, err = predict("--input", dataset, *output, *policy)
+    assert found == 2
+    assert "rows 1 and 2 ask for one patient" in err
+
+
+def test_an_empty_directory_is_told_in_one_line(predict: Command, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    code, out, err = predict("--input", empty, "--output", tmp_path / "submission.csv")
+    assert (code, out) == (1, "")
+    assert "no patient could be predicted (the input holds none)" in err
+    assert err.count("\n") == 1

@@ -1,0 +1,97 @@
+"""What a run may be asked for."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from beam_jobs.common.cli import UsageError
+from trainer.config.augment import AugmentConfig
+from trainer.config.network import NetworkConfig
+from trainer.config.run import OptimizerConfig, TrainConfig, merged
+
+
+def test_config_comes_back_from_its_json() -> None:
+    config = TrainConfig(
+        fold=2,
+        repeats=3,
+        network=NetworkConfig(name="resnet10", width=0.5),
+        modalities=("T2w", "FLAIR"),
+        augment=AugmentConfig.named("strong"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, ema=0.99),
+    )
+    assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_settings_in_parts_keep_the_defaults_of_the_rest() -> None:
+    found = TrainConfig.from_json(
+        {"network": "resnet18", "augment": "light", "optimizer": {"schedule": "cosine"}}
+    )
+    assert found.network == NetworkConfig(name="resnet18")
+    assert found.augment == AugmentConfig.named("light")
+    assert found.optimizer == OptimizerConfig(schedule="cosine")
+    assert found.epochs == TrainConfig().epochs
+    partly = TrainConfig.from_json({"augment": {"noise": 0.1}})
+    assert partly.augment == AugmentConfig(noise=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"learning_rate": 1}, {"optimizer": {"rate": 1}}, {"optimizer": 3}, {"network": 5}],
+)
+def test_a_setting_that_does_not_exist_is_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="setting"):
+        TrainConfig.from_json(settings)
+
+
+def test_merging_keeps_what_is_not_named() -> None:
+    base = {"epochs": 3, "optimizer": {"learning_rate": 1.0, "ema": 0.5}}
+    over = {"optimizer": {"ema": None}, "seed": 4}
+    assert merged(base, over) == {
+        "epochs": 3,
+        "optimizer": {"learning_rate": 1.0, "ema": None},
+        "seed": 4,
+    }
+    assert base["optimizer"] == {"learning_rate": 1.0, "ema": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"epochs": 0}, "--epochs"),
+        ({"batch_size": 0}, "--batch_size"),
+        ({"patience": 0}, "--patience"),
+        ({"fold": -1}, "--fold"),
+        ({"seed": -1}, "--seed"),
+        ({"precision": "half"}, "mixed_bfloat16"),
+        ({"xla": "maybe"}, "--xla"),
+        ({"repeats": 0}, "--repeats"),
+        ({"seed": 2**31 - 1, "repeats": 2}, "--seed"),
+        ({"label_smoothing": 1.0}, "--label_smoothing"),
+        ({"class_weights": "equal"}, "none, balanced"),
+        ({"modalities": ("T1w", "T1w")}, "T1w"),
+        ({"modalities": ()}, "--modalities"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_its_option(wrong: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        TrainConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_learning_rate_must_be_a_positive_number() -> None:
+    for rate in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match="--learning_rate"):
+            OptimizerConfig(learning_rate=rate)
+
+
+def test_channels_default_to_all_and_keep_the_order_asked_for() -> None:
+    available = ("FLAIR", "T1w", "T2w")
+    assert TrainConfig().resolve(available).modalities == available
+    chosen = TrainConfig(modalities=("T2w", "FLAIR")).resolve(available)
+    assert chosen.modalities == ("T2w", "FLAIR")
+
+
+def test_an_unknown_modality_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r"PET.*FLAIR, T1w"):
+        TrainConfig(modalities=("PET",)).resolve(("FLAIR", "T1w"))

@@ -1,0 +1,122 @@
+"""Datasets in a store, read through TensorFlow's file systems, against emulators over sockets.
+
+In processes of their own: a file system reads its settings once a process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.datasets import write_dataset
+from tests.stores import BUCKET, Emulator, s3
+
+pytestmark = [
+    pytest.mark.emulator,
+    pytest.mark.filterwarnings("ignore"),  # moto's own
+]
+
+# What a dataset gives, and what reading it ends in: [patients, digest of all voxels].
+READ = """
+import json, sys, zlib
+from trainer.data.records import open_records
+from trainer.data.locations import is_dir, read_manifest, size
+def read(data, **options):
+    records = open_records(data, read_manifest(data), [0, 1], modalities=("T1w",), **options)
+    batches = records.training_batches(batch_size=3, seed=5, epochs=2).as_numpy_iterator()
+    names, digest = [], 0
+    for batch in batches:
+        names += [name.decode() for name in batch["patient_id"]]
+        digest = zlib.crc32(batch["volume"].tobytes(), digest)
+    records.close()
+    return names, digest
+def told(data, **options):
+    try:
+        return read(data, **options)
+    except Exception as error:
+        return type(error).__name__, str(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory: Path = tmp_path_factory.mktemp("dataset")
+    write_dataset(directory, patients=12, folds=2, shards=2, modalities=("T1w",))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def store(dataset: Path):
+    with s3() as running:
+        running.upload(dataset, "dataset")
+        running.upload(dataset, "damaged")
+        running.upload(dataset, "denied")
+        name = next(dataset.glob("fold-1-00000*")).name
+        running.put(f"damaged/{name}", (dataset / name).read_bytes()[:-4] + b"\0\0\0\0")
+        running.front.fault = lambda method, path: 403 if "/denied/" in path else None
+        yield running
+
+
+def _run(store: Emulator, code: str, *argv: str) -> list[list]:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", READ + code, *argv],
+        capture_output=True,
+        text=True,
+        env={**environment, **store.environment, "AWS_EC2_METADATA_DISABLED": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_s3_datasets_read_as_local_ones_and_errors_are_one_line(
+    store: Emulator, dataset: Path
+) -> None:
+    store.front.asked.clear()
+    code = """
+base = sys.argv[1]
+print(json.dumps([
+    read(base + "/dataset", cache="memory"),
+    read(base + "/dataset", cache="file"),
+    [is_dir(base + "/dataset"), is_dir(base + "/nothing"), size(base + "/dataset/manifest.json")],
+    told(base + "/nothing"),
+    told("s3://no-such-bucket/dataset"),
+    told(base + "/damaged"),
+    told(base + "/denied"),
+    told(base + "/dataset", cache="none"),
+    read(sys.argv[2]),
+]))"""
+    answers = _run(store, code, f"s3://{BUCKET}", str(dataset))
+    in_memory, in_file, kinds, nothing, no_bucket, damaged, denied, uncached, local = answers
+    assert in_memory == in_file == local
+    assert len(set(local[0])) == 12
+    assert len(local[0]) == 24
+    assert kinds == [True, False, (dataset / "manifest.json").stat().st_size]
+    lost = "no manifest.json: no dataset, or its conversion is not done, or there is no such bucket"
+    assert nothing == ["ContractError", f"s3://{BUCKET}/nothing: {lost}"]
+    assert no_bucket == ["ContractError", f"s3://no-such-bucket/dataset: {lost}"]
+    assert damaged[0] == "ContractError"
+    name = next(dataset.glob("fold-1-00000*")).name
+    assert damaged[1].startswith(
+        f"shards with a wrong hash or count: s3://{BUCKET}/damaged/{name} (corrupted record at "
+    )
+    assert denied[0] == "CommandError"
+    assert denied[1].startswith(f"s3://{BUCKET}/denied/manifest.json: not allowed")
+    assert uncached[0] == "UsageError"
+    assert not [told for _, told in (nothing, no_bucket, damaged, denied) if "\n" in told]
+    fetched = Counter(
+        asked.path
+        for asked in store.front.asked
+        if asked.method == "GET" and "/dataset/fold-" in asked.path
+    )
+    # Once to memory and once to the file, not once an epoch or a record.
+    assert len(fetched) == 4
+    assert set(fetched.values()) == {2}

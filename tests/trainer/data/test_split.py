@@ -1,0 +1,63 @@
+"""Folds: nobody on both sides, both classes in each."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.core.manifest import Manifest, ShardPatient
+from beam_jobs.core.record import ContractError
+from tests.datasets import write_dataset
+from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    directory: Path = tmp_path_factory.mktemp("dataset")
+    return write_dataset(directory, patients=24, folds=3, unlabelled=2)
+
+
+def _with_patients(manifest: Manifest, fold: int, patients: list[ShardPatient]) -> Manifest:
+    shards = tuple(
+        dataclasses.replace(shard, patients=tuple(patients)) if shard.fold == fold else shard
+        for shard in manifest.shards
+    )
+    return dataclasses.replace(manifest, shards=shards)
+
+
+def test_sound_folds_are_accepted(manifest: Manifest) -> None:
+    check_folds(manifest)
+    assert folds_to_train(manifest, None) == (0, 1, 2)
+    assert folds_to_train(manifest, 1) == (1,)
+
+
+def test_a_patient_in_two_folds_is_refused_by_name(manifest: Manifest) -> None:
+    stolen = manifest.shards_of([0])[0].patients[0]
+    leaking = _with_patients(manifest, 1, [*manifest.shards_of([1])[0].patients, stolen])
+    with pytest.raises(ContractError, match=rf"{stolen.patient_id} \(fold 0, fold 1\)"):
+        check_folds(leaking)
+
+
+def test_a_fold_without_one_class_is_refused(manifest: Manifest) -> None:
+    alone = [p for p in manifest.shards_of([2])[0].patients if p.label == 1]
+    with pytest.raises(ContractError, match="fold 2 has 0 negative and 4 positive"):
+        check_folds(_with_patients(manifest, 2, alone))
+
+
+def test_a_fold_the_dataset_lacks_is_refused_with_those_it_has(manifest: Manifest) -> None:
+    with pytest.raises(UsageError, match="folds 0 to 2"):
+        folds_to_train(manifest, 3)
+
+
+def test_permutation_keeps_each_folds_balance_and_depends_on_the_seed(manifest: Manifest) -> None:
+    labels = labels_of(manifest)
+    permuted = permuted_labels(manifest, 1)
+    assert permuted.keys() == labels.keys()
+    assert permuted != labels
+    assert permuted == permuted_labels(manifest, 1) != permuted_labels(manifest, 2)
+    for fold in range(3):
+        names = [name for name, _, own in manifest.patients if own == fold]
+        assert sum(permuted[n] for n in names) == sum(labels[n] for n in names)

@@ -1,0 +1,129 @@
+"""A run's directory: finished or not, ours or not, this request's or another's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.core.record import ContractError
+from tests.datasets import make_schema
+from trainer.training.run_files import Member, Run, claim
+
+REQUEST: dict[str, Any] = {
+    "config": {"seed": 1, "optimizer": {"learning_rate": 0.1}},
+    "dataset_fingerprint": "a",
+}
+
+
+def _run(directory: Path) -> Run:
+    return Run(
+        directory=directory,
+        config=REQUEST["config"],
+        schema=make_schema(),
+        spec={"shape": [1, 2, 3]},
+        dataset_fingerprint="a",
+        modalities=("T1wCE",),
+        model="seed_cnn",
+        members=(Member(fold=0, seed=1, path="fold-0/best.keras", best_epoch=2, val_auc=0.7),),
+        prevalence=0.5,
+        metrics={"auc": 0.7},
+        precision="float32",
+        versions={"keras": "3"},
+        wall_seconds=1.0,
+        step_seconds=0.1,
+    )
+
+
+def test_a_run_comes_back_from_its_directory(tmp_path: Path) -> None:
+    _run(tmp_path).save()
+    assert Run.load(tmp_path) == _run(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=rf"{tmp_path}.*not a run"):
+        Run.load(tmp_path)
+    claim(tmp_path / "run", REQUEST, overwrite=False)
+    with pytest.raises(ContractError, match="did not finish"):
+        Run.load(tmp_path / "run")
+    for text in ("{}", "[]", "no JSON", '{"format": "voxelbeam-run"}'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ContractError, match=r"run\.json"):
+            Run.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"spec": None}, "spec: None found, an object required"),
+        ({"members": {}}, "members: {} found, a list required"),
+        ({"members": ["a"]}, r"members\[0\]: 'a' found"),
+        ({"members": [{"fold": "0"}]}, r"members\[0\]\.fold: '0' found"),
+        ({"modalities": "T1w"}, "modalities: 'T1w' found"),
+        ({"prevalence": "0.5"}, "prevalence: '0.5' found"),
+        ({"prevalence": 5}, "prevalence: 5 found"),
+    ],
+)
+def test_a_run_with_a_malformed_field_is_refused_by_field(
+    tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    _run(tmp_path).save()
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ContractError, match=told):
+        Run.load(tmp_path)
+
+
+def test_a_run_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ContractError, match=r"run\.json: not UTF-8 text"):
+        Run.load(tmp_path)
+
+
+def test_a_member_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"fold-0/best\.keras"):
+        _run(tmp_path).load_member(0)
+
+
+def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) -> None:
+    claim(tmp_path, REQUEST, overwrite=False)
+    other = {"config": {"seed": 1, "optimizer": {"learning_rate": 0.2}}, "dataset_fingerprint": "b"}
+    with pytest.raises(ContractError) as caught:
+        claim(tmp_path, other, overwrite=False)
+    assert "config.optimizer.learning_rate: 0.1 there, 0.2 asked" in str(caught.value)
+    assert "dataset_fingerprint: 'a' there, 'b' asked" in str(caught.value)
+    assert claim(tmp_path, other, overwrite=True) is False
+    assert json.loads((tmp_path / "config.json").read_text())["dataset_fingerprint"] == "b"
+
+
+def test_runs_are_kept_finished_or_not_until_they_are_replaced(tmp_path: Path) -> None:
+    claim(tmp_path, REQUEST, overwrite=False)
+    left = tmp_path / "fold-0" / "best.keras"
+    left.parent.mkdir()
+    left.touch()
+    assert claim(tmp_path, REQUEST, overwrite=False) is False
+    assert left.exists()
+    (tmp_path / ".lock").touch()
+    _run(tmp_path).save()
+    assert claim(tmp_path, REQUEST, overwrite=False) is True
+    assert claim(tmp_path, REQUEST, overwrite=True) is False
+    assert not (tmp_path / "run.json").exists()
+    assert not left.exists()
+
+
+def test_what_a_kill_leaves_before_the_first_file_is_no_foreign_directory(tmp_path: Path) -> None:
+    for name in (".lock", ".config.json.123"):
+        (tmp_path / name).touch()
+    assert claim(tmp_path, REQUEST, overwrite=False) is False
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_directory_of_something_else_is_left_alone(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="not a run"):
+        claim(tmp_path, REQUEST, overwrite=overwrite)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]

@@ -1,0 +1,117 @@
+"""Which network a run trains, checked before Keras loads and written as JSON into the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.common.cli import UsageError
+
+SLICE_MODELS = ("slice_cnn", "slice_efficientnet_b0")
+MODELS = (
+    "seed_cnn",
+    "resnet10",
+    "resnet18",
+    "resnet34",
+    "se_resnet50",
+    "densenet121",
+    *(f"efficientnet_b{size}" for size in range(8)),
+    *SLICE_MODELS,
+)
+POOLINGS = ("avg", "max", "attention")
+FUSIONS = ("early", "late")
+HEADS = ("mean", "attention", "lstm", "transformer")
+WEIGHTS_SUFFIXES = (".keras", ".h5")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """A network of the registry and its options; the defaults are the network as published.
+
+    An option that a network has no use for must keep its default: `head` and `encoder_weights`
+    belong to the slice networks, `pooling` to the 3D networks, `depth` to all but seed_cnn.
+
+    Attributes:
+      name: one of `MODELS`.
+      width: factor on the filters of every layer, rounded to multiples of 8.
+      depth: factor on the blocks of every stage, rounded up.
+      dropout: rate in [0, 1) of every dropout layer, stochastic depth included; 0 removes them.
+        None keeps the network's own; one that has none gets a layer before the logit.
+      pooling: how a 3D network's last feature map becomes one vector: its mean, its maximum, or a
+        mean with learnt weights.
+      fusion: "early" takes the modalities as channels of one volume. "late" shows each modality
+        alone to the same network and joins their features before the logit.
+      head: how a slice network joins its slices: their mean, a mean with learnt weights, an LSTM
+        over them in both directions, or a transformer.
+      encoder_weights: local file with weights for a slice network's 2D encoder.
+
+    Raises:
+      UsageError: a value that no network can have, or an option that this one cannot use.
+    """
+
+    name: str = "seed_cnn"
+    width: float = 1.0
+    depth: float = 1.0
+    dropout: float | None = None
+    pooling: str = "avg"
+    fusion: str = "early"
+    head: str = "mean"
+    encoder_weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in MODELS:
+            raise UsageError(f"unknown model {self.name!r}; known: {', '.join(MODELS)}")
+        for flag, factor in (("--width", self.width), ("--depth", self.depth)):
+            if not (math.isfinite(factor) and factor > 0):
+                raise UsageError(f"{flag} must be a positive number: {factor}")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout must lie in [0, 1): {self.dropout}")
+        for flag, value, known in (
+            ("--pooling", self.pooling, POOLINGS),
+            ("--fusion", self.fusion, FUSIONS),
+            ("--head", self.head, HEADS),
+        ):
+            if value not in known:
+                raise UsageError(f"{flag} must be one of {', '.join(known)}: {value!r}")
+        weights = self.encoder_weights
+        if weights is not None and not weights.endswith(WEIGHTS_SUFFIXES):
+            raise UsageError(
+                f"--encoder_weights must name a {' or '.join(WEIGHTS_SUFFIXES)} file: {weights}"
+            )
+        self._require_used()
+
+    def _require_used(self) -> None:
+        """Refuses an option that would change nothing."""
+        if self.name in SLICE_MODELS:
+            useless: tuple[str, ...] = ("pooling",)
+        elif self.name == "seed_cnn":
+            useless = ("depth", "head", "encoder_weights")
+        else:
+            useless = ("head", "encoder_weights")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in useless and value != field.default:
+                raise UsageError(f"--{field.name} {value}: {self.name} has no use for it")
+
+    def require_files(self) -> None:
+        """Refuses weights that are not there, before anything slow is begun.
+
+        Not part of `__post_init__`: a finished run's config is read where the file may be gone.
+
+        Raises:
+          UsageError: `encoder_weights` is not a file.
+        """
+        if self.encoder_weights is not None and not Path(self.encoder_weights).is_file():
+            raise UsageError(f"--encoder_weights: {self.encoder_weights} is not a file")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> NetworkConfig:
+        """Reads `to_json`'s object."""
+        return cls(**data)

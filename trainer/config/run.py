@@ -1,0 +1,207 @@
+"""What a training run was asked to do, checked once and written as JSON into the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from beam_jobs.common.cli import UsageError
+from trainer.config.augment import AugmentConfig
+from trainer.config.network import NetworkConfig
+
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+SCHEDULES = ("exponential", "cosine", "constant")
+CLASS_WEIGHTS = ("none", "balanced")
+XLA = ("auto", "on", "off")
+CACHES = ("auto", "memory", "file", "none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam, its rate over the steps, and what is done to gradients and weights.
+
+    The defaults are the reference network's.
+
+    Attributes:
+      learning_rate: the highest.
+      schedule: "exponential" is `learning_rate * decay_rate ** (step // decay_steps)`; "cosine"
+        rises linearly over the warm-up and falls to 0 at the last epoch; "constant".
+      decay_steps: optimizer steps between two falls of the exponential schedule.
+      decay_rate: factor of one fall, in (0, 1].
+      warmup_epochs: of the cosine schedule.
+      weight_decay: decoupled (AdamW); 0 is plain Adam. Biases and normalisation are left out.
+      clip_norm: gradients are scaled down to this norm of them all together; None leaves them.
+      ema: decay of the exponential moving average of the weights, which is then what is validated,
+        kept and exported; None trains without. Early on the decay is at most (1 + t) / (10 + t).
+    """
+
+    learning_rate: float = 1.5e-4
+    schedule: str = "exponential"
+    decay_steps: int = 365
+    decay_rate: float = 0.98
+    warmup_epochs: int = 5
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    ema: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"--learning_rate must be a positive number: {self.learning_rate}")
+        _require_one_of("schedule", self.schedule, SCHEDULES)
+        if self.decay_steps < 1:
+            raise UsageError(f"decay_steps must be at least 1: {self.decay_steps}")
+        if not 0 < self.decay_rate <= 1:
+            raise UsageError(f"decay_rate must lie in (0, 1]: {self.decay_rate}")
+        if self.warmup_epochs < 0:
+            raise UsageError(f"--warmup_epochs must be 0 or more: {self.warmup_epochs}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UsageError(f"--weight_decay must be 0 or more: {self.weight_decay}")
+        if self.clip_norm is not None and not (
+            math.isfinite(self.clip_norm) and self.clip_norm > 0
+        ):
+            raise UsageError(f"--clip_norm must be a positive number: {self.clip_norm}")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise UsageError(f"--ema must lie between 0 and 1: {self.ema}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run: a network, its data's channels and how it is trained.
+
+    Attributes:
+      fold: the fold held out for validation; None trains one member a fold (cross-validation).
+      repeats: members a fold, of seeds `seed`, `seed + 1`, ...
+      network: architecture.
+      modalities: channels to train on, in this order; None takes all of the dataset's.
+      epochs: at most so many passes over the training folds.
+      batch_size: patients an optimizer step, all devices together.
+      patience: stop after so many epochs without a better validation AUC.
+      precision: one of `PRECISIONS`; "auto" is float32 on a CPU, mixed on a GPU.
+      xla: compile the step with XLA; "auto" does on a single GPU.
+      seed: of weights, dropout, augmentation, order of the records and label permutation.
+      permute_labels: shuffle the labels among the patients of each fold: what the whole recipe
+        scores where nothing can be learnt.
+      label_smoothing: training labels are moved by half of it towards 1/2; validation never.
+      class_weights: "balanced" weighs both classes alike in the loss.
+      augment: random changes to the training volumes.
+      optimizer: learning rate and its schedule.
+
+    Raises:
+      UsageError: a value that no run can have.
+    """
+
+    fold: int | None = None
+    repeats: int = 1
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    modalities: tuple[str, ...] | None = None
+    epochs: int = 100
+    batch_size: int = 8
+    patience: int = 50
+    precision: str = "auto"
+    xla: str = "auto"
+    seed: int = 0
+    permute_labels: bool = False
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "epochs", "batch_size", "patience"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+        if self.fold is not None and self.fold < 0:
+            raise UsageError(f"--fold must be 0 or more: {self.fold}")
+        if not 0 <= self.seed <= 2**31 - self.repeats:
+            raise UsageError(f"--seed must lie in 0 .. 2**31 - 1: {self.seed}")
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageError(f"--label_smoothing must lie in [0, 1): {self.label_smoothing}")
+        _require_one_of("precision", self.precision, PRECISIONS)
+        _require_one_of("xla", self.xla, XLA)
+        _require_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        if self.modalities is not None:
+            object.__setattr__(self, "modalities", tuple(self.modalities))
+            if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+                raise UsageError(f"--modalities must be distinct: {' '.join(self.modalities)}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One a repeat."""
+        return tuple(range(self.seed, self.seed + self.repeats))
+
+    def resolve(self, available: tuple[str, ...]) -> TrainConfig:
+        """The config with its channels named, checked against those of a dataset.
+
+        Raises:
+          UsageError: a modality that the dataset does not hold.
+        """
+        chosen = self.modalities or available
+        unknown = [name for name in chosen if name not in available]
+        if unknown:
+            raise UsageError(
+                f"unknown modality {', '.join(unknown)}; the dataset has {', '.join(available)}"
+            )
+        return dataclasses.replace(self, modalities=chosen)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` takes it back."""
+        data = dataclasses.asdict(self)
+        data["modalities"] = None if self.modalities is None else list(self.modalities)
+        data["network"] = self.network.to_json()
+        data["augment"] = self.augment.to_json()
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Reads `to_json`'s object, whole or in parts: what is not there keeps its default.
+
+        `augment` may be the name of a preset, `network` the name of a network.
+
+        Raises:
+          UsageError: a name that no field has, or a value of the wrong kind.
+        """
+        fields: dict[str, Any] = dict(data)
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := fields.keys() - known:
+            raise UsageError(f"unknown setting {', '.join(sorted(unknown))}: {_told(known)}")
+        network, augment = fields.get("network", {}), fields.get("augment", {})
+        optimizer = fields.get("optimizer", {})
+        try:
+            fields["network"] = (
+                NetworkConfig(name=network)
+                if isinstance(network, str)
+                else NetworkConfig.from_json(network)
+            )
+            fields["augment"] = (
+                AugmentConfig.named(augment)
+                if isinstance(augment, str)
+                else AugmentConfig.from_json({**AugmentConfig().to_json(), **augment})
+            )
+            fields["optimizer"] = OptimizerConfig(**optimizer)
+            return cls(**fields)
+        except (TypeError, AttributeError) as error:
+            # A field that does not exist, a text where a number belongs.
+            raise UsageError(f"settings: {error}") from error
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over` in their places; objects are merged, not replaced."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[name] = merged(below, value)
+        else:
+            result[name] = value
+    return result
+
+
+def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"--{name} must be one of {', '.join(known)}: {value!r}")
+
+
+def _told(names: set[str]) -> str:
+    return f"known are {', '.join(sorted(names))}"

@@ -1,0 +1,370 @@
+"""Shards opened for reading by record, in any order: verified, indexed, and cached if wanted.
+
+    shard → whole, once: sha256 against the manifest → where each record and its voxels lie
+          → kept in memory, copied to a cache file, or left where it is
+    row   → one scattering read: head of the record | voxels, into their batch | tail → CRC32C
+
+Voxels so reach their batch in one copy, where TensorFlow's reader, parser and decoder make three;
+and an order of records is an order of numbers: nothing is held back to shuffle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import struct
+import tempfile
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from beam_jobs.common.cli import CommandError
+from beam_jobs.core.manifest import ShardEntry
+from beam_jobs.core.record import ContractError, RecordSchema
+from trainer.data.locations import is_remote, join, read_bytes, size
+
+_AT_ONCE = 4  # shards fetched and hashed side by side; each takes its size in memory
+_HEAD = 12  # a record's framing: length and its checksum before the data, a checksum behind it
+_TAIL = 4
+_CRC_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a record lies in its shard, in bytes.
+
+    Attributes:
+      start: of its framing.
+      size: with its framing.
+      voxels: of the first voxel, from `start`.
+    """
+
+    start: int
+    size: int
+    voxels: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Shard:
+    """A shard that is what the manifest says.
+
+    Attributes:
+      path: where it comes from.
+      places: of its records, in order.
+      content: the bytes, where they are kept in memory.
+      cached: (file, offset) of the copy in a cache file, if there is one.
+    """
+
+    path: str
+    places: tuple[Place, ...]
+    content: npt.NDArray[np.uint8] | None = None
+    cached: tuple[CacheFile, int] | None = None
+
+    def read_voxels(self, number: int, voxels: npt.NDArray[np.uint8]) -> None:
+        """Fills `voxels` (bytes,) with those of a record.
+
+        Raises:
+          ContractError: the record is not, or no longer, what was written.
+        """
+        place = self.places[number]
+        if self.content is not None:
+            at = place.start + place.voxels
+            voxels[:] = self.content[at : at + len(voxels)]
+            return
+        head = np.empty(place.voxels, np.uint8)
+        tail = np.empty(place.size - place.voxels - len(voxels), np.uint8)
+        try:
+            if self.cached is not None:
+                file, offset = self.cached
+                _read_whole(file.descriptor, [head, voxels, tail], offset + place.start)
+            else:
+                descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    _read_whole(descriptor, [head, voxels, tail], place.start)
+                finally:
+                    os.close(descriptor)
+        except OSError as error:
+            raise ContractError(f"{self.path}: {error.strerror or error}") from error
+        found = google_crc32c.value(head[_HEAD:])
+        found = google_crc32c.extend(found, voxels)
+        found = google_crc32c.extend(found, tail[:-_TAIL])
+        if _masked(found) != int.from_bytes(tail[-_TAIL:].tobytes(), "little"):
+            raise ContractError(
+                f"{self.path}: corrupted record at {place.start}: damaged when it was written, "
+                "changed since this run began, or the disk errs"
+            )
+
+
+class CacheFile:
+    """A file without a name: what a killed run used is free at once, and no run meets another's.
+
+    It is closed when the last shard in it is forgotten.
+
+    Args:
+      directory: where there is room for it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            with tempfile.TemporaryFile(buffering=0, dir=directory) as file:
+                self.descriptor = os.dup(file.fileno())
+        except OSError as error:
+            raise CommandError(f"cache file in {directory}: {error.strerror}") from error
+        weakref.finalize(self, os.close, self.descriptor)
+        self._directory = directory
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def append(self, content: bytes) -> int:
+        """Puts a shard into the file; returns its offset there.
+
+        Raises:
+          CommandError: there is no room for it.
+        """
+        with self._lock:
+            offset, self._end = self._end, self._end + len(content)
+        rest, at = memoryview(content), offset
+        try:
+            while rest:
+                written = os.pwrite(self.descriptor, rest, at)
+                rest, at = rest[written:], at + written
+        except OSError as error:
+            raise CommandError(
+                f"cache file in {self._directory}, {at >> 20} MB so far: {error.strerror}"
+            ) from error
+        return offset
+
+
+# Verified local files by path, hash and time of change: folds and epochs do not hash them again.
+_left_in_place: dict[tuple[Any, ...], Shard] = {}
+
+
+class ShardStore:
+    """The opened shards of one dataset; all who ask while it lives share them.
+
+    Args:
+      cache: "memory", "file" or "none".
+      cache_dir: takes the cache file.
+    """
+
+    _living: ClassVar[weakref.WeakValueDictionary[tuple[str, str, str], ShardStore]] = (
+        weakref.WeakValueDictionary()
+    )
+
+    def __init__(self, cache: str, cache_dir: Path) -> None:
+        self._keeps = cache == "memory"
+        self._file = CacheFile(cache_dir) if cache == "file" else None
+        self._shards: dict[tuple[Any, ...], Shard] = {} if cache != "none" else _left_in_place
+
+    @classmethod
+    def of(cls, data: str, cache: str, cache_dir: Path) -> ShardStore:
+        """The living store of this dataset and kind of cache, or a new one."""
+        key = (data, cache, str(cache_dir))
+        store = cls._living.get(key)
+        if store is None:
+            store = cls._living[key] = cls(cache, cache_dir)
+        return store
+
+    def open(
+        self, data: str, entries: Sequence[ShardEntry], schema: RecordSchema
+    ) -> tuple[Shard, ...]:
+        """Shards of the dataset, verified: whole and by hash, then record by record.
+
+        Raises:
+          ContractError: shards that are missing, of a wrong size, hash or count, or with records
+            that are not what manifest and schema say; the message names each with both sides.
+          CommandError: a store or the cache file fails.
+        """
+        paths = [join(data, entry.name) for entry in entries]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            sizes = list(pool.map(_size, paths))
+            for path, found, entry in zip(paths, sizes, entries, strict=True):
+                if found != entry.bytes:
+                    raise ContractError(f"{path}: {found} bytes, the manifest says {entry.bytes}")
+            opened = list(pool.map(lambda p, e: self._open(p, e, schema), paths, entries))
+        if wrong := [told for told in opened if isinstance(told, str)]:
+            raise ContractError(f"shards with a wrong hash or count: {'; '.join(wrong)}")
+        return tuple(shard for shard in opened if isinstance(shard, Shard))
+
+    def _open(self, path: str, entry: ShardEntry, schema: RecordSchema) -> Shard | str:
+        """The shard, or what is wrong with its hash or count."""
+        key = (path, entry, schema, _stamp(path))
+        if shard := self._shards.get(key):
+            return shard
+        whole = read_bytes(path)
+        content = np.frombuffer(whole, np.uint8)
+        if (found := hashlib.sha256(whole).hexdigest()) != entry.sha256:
+            return f"{path} ({_damage(content)}sha256 {found}, the manifest says {entry.sha256})"
+        places = _places(content, path)
+        if len(places) != entry.count:
+            return f"{path} ({len(places)} records, the manifest says {entry.count})"
+        places = _checked(content, places, path, entry, schema)
+        cached = None if self._file is None else (self._file, self._file.append(whole))
+        shard = self._shards[key] = Shard(
+            path=path, places=places, content=content if self._keeps else None, cached=cached
+        )
+        return shard
+
+
+def _stamp(path: str) -> tuple[int, ...]:
+    """Tells a local file from what it was before."""
+    if is_remote(path):
+        return ()
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _size(path: str) -> int:
+    try:
+        return size(path)
+    except FileNotFoundError as error:
+        raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
+
+
+def _places(content: npt.NDArray[np.uint8], path: str) -> tuple[Place, ...]:
+    """The records of a shard by their framing; where the voxels lie is not known yet.
+
+    Source: tensorflow/core/lib/io/record_writer.h: length (uint64), its masked CRC32C, data, the
+    masked CRC32C of the data, all little-endian.
+    """
+    places, at = [], 0
+    while at < len(content):
+        header = content[at : at + _HEAD].tobytes()
+        end = at + _HEAD
+        if len(header) == _HEAD:
+            length, checksum = struct.unpack("<QI", header)
+            end += length + _TAIL
+        if len(header) < _HEAD or end > len(content):
+            raise ContractError(f"{path}: truncated record at {at}")
+        if _masked(google_crc32c.value(header[:8])) != checksum:
+            raise ContractError(f"{path}: corrupted record at {at}: its length is not what it was")
+        places.append(Place(start=at, size=end - at, voxels=0))
+        at = end
+    return tuple(places)
+
+
+def _checked(
+    content: npt.NDArray[np.uint8],
+    places: Sequence[Place],
+    path: str,
+    entry: ShardEntry,
+    schema: RecordSchema,
+) -> tuple[Place, ...]:
+    """The places with their voxels, each record held against schema and manifest.
+
+    Raises:
+      ContractError: names the patients whose records differ, and in what.
+    """
+    placed, odd = [], []
+    for place, patient in zip(places, entry.patients, strict=True):
+        data = content[place.start + _HEAD : place.start + place.size - _TAIL].tobytes()
+        try:
+            features = tf.train.Example.FromString(data).features.feature
+        except DecodeError as error:
+            raise ContractError(
+                f"{path}: record at {place.start} is no tf.train.Example"
+            ) from error
+        volume = _one(features, "volume", "bytes_list")
+        expected = {
+            "schema_version": ("int64_list", schema.version),
+            "spec_fingerprint": ("bytes_list", schema.spec_fingerprint.encode()),
+            "fold": ("int64_list", entry.fold),
+        }
+        for name, (kind, value) in expected.items():
+            if (found := _one(features, name, kind)) != value:
+                raise ContractError(
+                    f"{path}: record off its contract: {name} {found!r} in the record of "
+                    f"{patient.patient_id}, {value!r} in the manifest"
+                )
+        if volume is None or len(volume) != schema.volume_bytes:
+            raise ContractError(
+                f"{path}: record off its contract: {len(volume or b'')} bytes of voxels in the "
+                f"record of {patient.patient_id}, {schema.volume_bytes} in the manifest"
+            )
+        own_id, label = (
+            _one(features, "patient_id", "bytes_list"),
+            _one(features, "label", "int64_list"),
+        )
+        if (own_id, label) != (patient.patient_id.encode(), patient.label):
+            odd.append(patient.patient_id)
+        placed.append(dataclasses.replace(place, voxels=_HEAD + _voxels_at(data, volume, path)))
+    if odd:
+        raise ContractError(
+            f"{path}: records and manifest differ in patients or labels: {', '.join(odd[:5])}"
+        )
+    return tuple(placed)
+
+
+def _one(features: Any, name: str, kind: str) -> Any:
+    """The only value of a feature; None where there is none, or several."""
+    values: Any = getattr(features[name], kind).value if name in features else ()
+    return values[0] if len(values) == 1 else None
+
+
+def _voxels_at(data: bytes, volume: bytes, path: str) -> int:
+    """Where the voxels begin in a serialized Example: behind name and lengths of their feature.
+
+    Any place with these very bytes would do, and a read is checked against the record's checksum.
+    """
+    value = b"\x0a" + _varint(len(volume))
+    values = b"\x0a" + _varint(len(value) + len(volume)) + value
+    name = b"\x0a\x06volume\x12" + _varint(len(values) + len(volume)) + values
+    at = data.find(name) + len(name)
+    if at < len(name) or data[at : at + len(volume)] != volume:
+        raise ContractError(f"{path}: a record whose voxels do not lie in one piece")
+    return at
+
+
+def _varint(number: int) -> bytes:
+    """Protocol buffers' variable-length integer, seven bits a byte, least first."""
+    parts = []
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*parts, number])
+
+
+def _damage(content: npt.NDArray[np.uint8]) -> str:
+    """The first damaged record, for a message; "" where every checksum fits."""
+    try:
+        for place in _places(content, ""):
+            end = place.start + place.size - _TAIL
+            found = google_crc32c.value(content[place.start + _HEAD : end])
+            if _masked(found) != int.from_bytes(content[end : end + _TAIL].tobytes(), "little"):
+                return f"corrupted record at {place.start}; "
+    except ContractError as error:
+        return f"{str(error).removeprefix(': ')}; "
+    return ""
+
+
+def _masked(checksum: int) -> int:
+    """TFRecord's masking of a CRC32C."""
+    return ((checksum >> 15 | checksum << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF
+
+
+def _read_whole(descriptor: int, parts: Sequence[npt.NDArray[np.uint8]], offset: int) -> None:
+    """Fills all of `parts` in turn, in one system call where the file system plays along.
+
+    Raises:
+      OSError: the file ends before.
+    """
+    views = [part.data for part in parts if part.size]
+    while views:
+        count = os.preadv(descriptor, views, offset)
+        if count == 0:
+            raise OSError("the file ends within a record: cut since this run began")
+        offset += count
+        while views and count >= len(views[0]):
+            count -= len(views.pop(0))
+        if views:
+            views[0] = views[0][count:]

@@ -1,0 +1,75 @@
+"""Who is trained on and who is held out: read from the manifest, checked, never drawn here."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.record import ContractError
+
+
+def folds_to_train(manifest: Manifest, fold: int | None) -> tuple[int, ...]:
+    """The folds to hold out, one after the other: the given one, or all.
+
+    Raises:
+      UsageError: the dataset has no such fold, or too few folds to hold one out.
+    """
+    if manifest.folds < 2:
+        raise UsageError(f"the dataset has {manifest.folds} fold: at least 2 are needed to train")
+    if fold is None:
+        return tuple(range(manifest.folds))
+    if fold >= manifest.folds:
+        raise UsageError(f"--fold {fold}: the dataset has folds 0 to {manifest.folds - 1}")
+    return (fold,)
+
+
+def check_folds(manifest: Manifest) -> None:
+    """Refuses folds that cannot be trained on or would leak.
+
+    Raises:
+      ContractError: a patient stands in two places, has a fold but no label, or a fold lacks a
+        class; the message names patients or fold.
+    """
+    places: dict[str, list[str]] = {}
+    for patient_id, _, fold in manifest.patients:
+        places.setdefault(patient_id, []).append("unlabelled" if fold is None else f"fold {fold}")
+    twice = [f"{name} ({', '.join(where)})" for name, where in places.items() if len(where) > 1]
+    if twice:
+        raise ContractError(f"patients in more than one place: {'; '.join(twice[:5])}")
+    odd = [name for name, label, fold in manifest.patients if fold is not None and label is None]
+    if odd:
+        raise ContractError(f"patients with a fold but no label: {', '.join(odd[:5])}")
+    for fold in range(manifest.folds):
+        counts = Counter(label for _, label, own in manifest.patients if own == fold)
+        if set(counts) != {0, 1}:
+            raise ContractError(
+                f"fold {fold} has {counts[0]} negative and {counts[1]} positive patients: "
+                "AUC needs both, in every fold (fewer folds, or more patients)"
+            )
+
+
+def labels_of(manifest: Manifest) -> dict[str, int]:
+    """patient_id → label of every patient that has a fold."""
+    return {
+        name: label
+        for name, label, fold in manifest.patients
+        if fold is not None and label is not None
+    }
+
+
+def permuted_labels(manifest: Manifest, seed: int) -> dict[str, int]:
+    """`labels_of` with the labels shuffled among the patients of each fold.
+
+    Within the folds, because shuffling across them unbalances them: the training folds' surplus of
+    one class is then the held-out fold's lack, and pooled out-of-fold AUCs fall below 0.5.
+    """
+    rng = np.random.default_rng(seed)
+    labels = labels_of(manifest)
+    for fold in range(manifest.folds):
+        names = [name for name, _, own in manifest.patients if own == fold]
+        shuffled = rng.permutation([labels[name] for name in names])
+        labels.update(zip(names, shuffled.tolist(), strict=True))
+    return labels

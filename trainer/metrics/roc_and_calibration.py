@@ -1,0 +1,304 @@
+"""Curves and tables of predictions: ROC, precision and recall, calibration, operating points."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.metrics.auc import Floats, Interval, checked, wilson_interval
+
+BINS = 10  # of a calibration curve, where there are patients enough
+_PER_BIN = 10  # patients that a bin of the calibration curve wants
+
+
+def roc_points(
+    labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
+    """The ROC curve at every distinct score, from (0, 0) to (1, 1).
+
+    Returns:
+      False positive rates, sensitivities and thresholds, (k,) each; a patient is called positive
+      at the threshold or above it, and the first threshold is infinite.
+
+    Raises:
+      ValueError: as `statistics.auc`.
+    """
+    truth, values = checked(labels, scores)
+    thresholds, hits, calls = _cumulative(truth, values)
+    negatives = (~truth).sum()
+    return (
+        np.r_[0.0, (calls - hits) / negatives],
+        np.r_[0.0, hits / truth.sum()],
+        np.r_[np.inf, thresholds],
+    )
+
+
+def precision_recall_points(
+    labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
+    """Precision and recall at every distinct score, highest first.
+
+    Returns:
+      Recalls (ascending), precisions and thresholds, (k,) each.
+
+    Raises:
+      ValueError: as `statistics.auc`.
+    """
+    truth, values = checked(labels, scores)
+    thresholds, hits, calls = _cumulative(truth, values)
+    return hits / truth.sum(), hits / calls, thresholds
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Mean precision over the steps of recall, without interpolation.
+
+    Raises:
+      ValueError: as `statistics.auc`.
+    """
+    recall, precision, _ = precision_recall_points(labels, scores)
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def _cumulative(
+    truth: npt.NDArray[np.bool_], values: Floats
+) -> tuple[Floats, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Distinct scores, highest first, with positives and patients at each or above it."""
+    thresholds, place = np.unique(-values, return_inverse=True)
+    calls = np.bincount(place, minlength=thresholds.size)
+    hits = np.bincount(place[truth], minlength=thresholds.size)
+    return -thresholds, np.cumsum(hits), np.cumsum(calls)
+
+
+def thinned(x: Floats, y: Floats, most: int = 500) -> tuple[Floats, Floats]:
+    """The curve without points on a straight line between neighbours, and at most `most` of them.
+
+    Both ends stay. Meant for drawing: areas are computed from the whole curve.
+    """
+    if x.size > 2:
+        ahead, behind = np.diff(np.stack([x, y]))[:, 1:], np.diff(np.stack([x, y]))[:, :-1]
+        bends = np.abs(ahead[0] * behind[1] - ahead[1] * behind[0]) > 1e-15
+        kept = np.r_[True, bends, True]
+        x, y = x[kept], y[kept]
+    if x.size > most:
+        few = np.unique(np.linspace(0, x.size - 1, most).round().astype(int))
+        x, y = x[few], y[few]
+    return x, y
+
+
+def brier(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Mean squared distance of probability and label.
+
+    Raises:
+      ValueError: as `statistics.auc`, except that one class may be absent.
+    """
+    truth, values = checked(labels, probabilities, both_classes=False)
+    return float(np.mean((values - truth) ** 2))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationBin:
+    """Patients of like probability.
+
+    Attributes:
+      n, positive: how many, and how many of them positive.
+      predicted: mean probability.
+      observed: share of positives.
+      interval: of that share (Wilson).
+    """
+
+    n: int
+    positive: int
+    predicted: float
+    observed: float
+    interval: Interval
+
+
+def calibration_bins(
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    *,
+    bins: int | None = None,
+    level: float = 0.95,
+) -> tuple[CalibrationBin, ...]:
+    """Observed against predicted, in bins of about equally many patients.
+
+    Args:
+      labels: (n,).
+      probabilities: (n,), 0 .. 1.
+      bins: how many at most; equal probabilities stay together. None: 10, fewer below 100 patients.
+      level: of the intervals.
+
+    Raises:
+      ValueError: as `brier`.
+    """
+    truth, values = checked(labels, probabilities, both_classes=False)
+    place = _bin_of(values, bins)
+    found = []
+    for one in np.unique(place):
+        inside = place == one
+        n, positive = int(inside.sum()), int(truth[inside].sum())
+        found.append(
+            CalibrationBin(
+                n=n,
+                positive=positive,
+                predicted=float(values[inside].mean()),
+                observed=positive / n,
+                interval=wilson_interval(positive, n, level),
+            )
+        )
+    return tuple(found)
+
+
+def _bin_of(values: Floats, bins: int | None) -> npt.NDArray[np.intp]:
+    count = bins or min(BINS, max(2, values.size // _PER_BIN))
+    edges = np.quantile(values, np.linspace(0, 1, count + 1))
+    return np.searchsorted(edges[1:-1], values)
+
+
+def expected_calibration_error(bins: Sequence[CalibrationBin]) -> float:
+    """Mean distance of observed and predicted over the bins, weighted by patients."""
+    n = sum(one.n for one in bins)
+    return sum(one.n * abs(one.observed - one.predicted) for one in bins) / n
+
+
+def error_if_calibrated(
+    probabilities: npt.ArrayLike, *, bins: int | None = None, draws: int = 500, seed: int = 0
+) -> float:
+    """Mean expected calibration error were every probability true: what small bins alone make.
+
+    Args:
+      probabilities: (n,).
+      bins: as of `calibration_bins`.
+      draws: how many sets of labels are drawn from the probabilities.
+      seed: of the draws.
+    """
+    values = np.asarray(probabilities, dtype=np.float64)
+    _, place = np.unique(_bin_of(values, bins), return_inverse=True)
+    sizes, rng = np.bincount(place), np.random.default_rng(seed)
+    errors = [
+        np.abs(np.bincount(place, (rng.random(values.size) < values) - values)).sum()
+        for _ in range(max(20, min(draws, 20_000_000 // values.size)))
+    ]
+    return float(np.mean(errors) / sizes.sum())
+
+
+def recalibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> tuple[float, float] | None:
+    """Intercept and slope of the logistic regression of labels on logits: 0 and 1 are right.
+
+    A slope below 1 says that probabilities are too extreme.
+
+    Returns:
+      None where there is no answer: classes that the logits separate, or logits all alike.
+
+    Raises:
+      ValueError: as `statistics.auc`.
+
+    Source: D. R. Cox, Biometrika 45 (1958) 562-565.
+    """
+    truth, values = checked(labels, logits)
+    spread = float(values.std())
+    if not spread:
+        return None
+    design = np.stack([np.ones_like(values), (values - values.mean()) / spread], axis=1)
+    weights = np.zeros(2)
+    for _ in range(50):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
+        hessian = (design * (p * (1 - p))[:, np.newaxis]).T @ design
+        if np.linalg.det(hessian) < 1e-12:
+            return None
+        step = np.linalg.solve(hessian, design.T @ (truth - p))
+        weights = weights + step
+        if np.abs(step).max() < 1e-10:
+            slope = float(weights[1]) / spread
+            return float(weights[0]) - slope * float(values.mean()), slope
+    return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatingPoint:
+    """What a threshold does.
+
+    Attributes:
+      name: how it was chosen.
+      threshold: patients with this score or a higher one are called positive; None: nobody is.
+      true_positive, false_positive, true_negative, false_negative: counts of patients.
+    """
+
+    name: str
+    threshold: float | None
+    true_positive: int
+    false_positive: int
+    true_negative: int
+    false_negative: int
+
+    def shares(self) -> dict[str, tuple[int, int]]:
+        """Sensitivity, specificity and predictive values, each as (hits, of how many)."""
+        return {
+            "sensitivity": (self.true_positive, self.true_positive + self.false_negative),
+            "specificity": (self.true_negative, self.true_negative + self.false_positive),
+            "ppv": (self.true_positive, self.true_positive + self.false_positive),
+            "npv": (self.true_negative, self.true_negative + self.false_negative),
+        }
+
+
+def operating_points(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, *, fixed: float | None = 0.5, wanted: float = 0.9
+) -> tuple[OperatingPoint, ...]:
+    """Youden's point, the points of 90 % sensitivity and specificity, and a fixed threshold.
+
+    Args:
+      labels: (n,).
+      scores: (n,).
+      fixed: a threshold that was not chosen by these patients; None for none.
+      wanted: the sensitivity and specificity asked for.
+
+    Raises:
+      ValueError: as `statistics.auc`.
+    """
+    truth, values = checked(labels, scores)
+    rates, sensitivities, thresholds = roc_points(truth, values)
+    positives, negatives = int(truth.sum()), int((~truth).sum())
+
+    def point(name: str, threshold: float) -> OperatingPoint:
+        called = values >= threshold
+        hits, alarms = int((called & truth).sum()), int((called & ~truth).sum())
+        return OperatingPoint(
+            name=name,
+            threshold=threshold if math.isfinite(threshold) else None,
+            true_positive=hits,
+            false_positive=alarms,
+            true_negative=negatives - alarms,
+            false_negative=positives - hits,
+        )
+
+    near = 1e-12  # 0.9 of 10 patients is 9 of them
+    found = [
+        point("Youden", thresholds[np.argmax(sensitivities - rates)]),
+        point(
+            f"{100 * wanted:g} % sensitivity", thresholds[np.argmax(sensitivities >= wanted - near)]
+        ),
+        point(
+            f"{100 * wanted:g} % specificity",
+            thresholds[np.nonzero(1 - rates >= wanted - near)[0][-1]],
+        ),
+    ]
+    return (*found, point(f"{fixed:g}", fixed)) if fixed is not None else tuple(found)
+
+
+def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
+    """Mean negative log likelihood in nats, from logits: exact and finite for any finite logit.
+
+    Raises:
+      ValueError: as `auc`, except that one class may be absent.
+    """
+    truth, values = checked(labels, logits, both_classes=False)
+    return float(np.mean(np.logaddexp(0.0, np.where(truth, -values, values))))
+
+
+def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Probability of each logit, float64, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))

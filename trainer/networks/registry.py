@@ -1,0 +1,185 @@
+"""Networks in Keras 3, `keras.ops` only: stored volume in, one logit out.
+
+    stored integers (batch, row, column, slice, channel)
+      → Standardise: each channel over its foreground, float32, in the graph
+      → a network of the registry: features (batch, n)
+      → Dense(1): one float32 logit (batch, 1), whatever the precision policy
+
+The sigmoid is outside: losses take logits, and serving calibrates before it squashes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from beam_jobs.common.cli import UsageError
+from trainer.config.network import NetworkConfig
+from trainer.networks.blocks import Parts
+from trainer.networks.densenet import densenet121
+from trainer.networks.efficientnet import efficientnet
+from trainer.networks.encoder_weights import load_encoder_weights
+from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBatch
+from trainer.networks.resnet import resnet, se_resnet50
+from trainer.networks.seed_cnn import seed_cnn
+from trainer.networks.slices import slice_cnn, slice_efficientnet_b0
+
+_SMALLEST_STD = 1e-4  # of the mean: below it a foreground counts as constant (float32 rounding)
+
+
+@keras.saving.register_keras_serializable("voxelbeam")
+class Standardise(layers.Layer):
+    """Gives each channel zero mean and unit deviation over its foreground (voxels > 0).
+
+    Background stays exactly 0; so does a channel without foreground or with a constant one.
+    Statistics are float32 and two-pass, whatever the stored dtype or the precision policy, and
+    belong to one volume: nothing is learnt, nothing leaks from patient to patient.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+
+    def call(self, volume: Any) -> Any:
+        """(batch, row, column, slice, channel), any numeric dtype → the same shape, float32."""
+        values = ops.cast(volume, "float32")
+        foreground = ops.cast(values > 0, "float32")
+        count = ops.maximum(_spatial_sum(foreground), 1.0)
+        mean = _spatial_sum(values * foreground) / count
+        centred = (values - mean) * foreground
+        variance = _spatial_sum(ops.square(centred)) / count
+        floor = ops.maximum(_SMALLEST_STD * mean, keras.config.epsilon() ** 2)
+        return centred / ops.maximum(ops.sqrt(variance), floor)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+def _spatial_sum(values: Any) -> Any:
+    """Sum over row, column and slice, kept as axes of 1.
+
+    One axis after the other: TensorFlow adds all voxels of a volume into one float32 in turn,
+    which is off by 1e-4 and more for a million of them.
+    """
+    for axis in (3, 2, 1):
+        values = ops.sum(values, axis=axis, keepdims=True)
+    return values
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Network:
+    """An entry of the registry.
+
+    Attributes:
+      features: standardised volume → features (batch, n).
+      smallest: least voxels (rows, columns, slices). Where convolutions keep the size, any grid
+        could be built; the least is then the one on which all halvings but the last still halve.
+    """
+
+    features: Callable[[Any, Parts], Any]
+    smallest: tuple[int, int, int]
+
+
+_NETWORKS = {
+    "seed_cnn": _Network(features=seed_cnn, smallest=(10, 10, 10)),
+    "resnet10": _Network(features=resnet((1, 1, 1, 1)), smallest=(5, 5, 5)),
+    "resnet18": _Network(features=resnet((2, 2, 2, 2)), smallest=(5, 5, 5)),
+    "resnet34": _Network(features=resnet((3, 4, 6, 3)), smallest=(5, 5, 5)),
+    "se_resnet50": _Network(features=se_resnet50, smallest=(9, 9, 9)),
+    "densenet121": _Network(features=densenet121, smallest=(9, 9, 9)),
+    **{
+        f"efficientnet_b{size}": _Network(features=efficientnet(size), smallest=(9, 9, 9))
+        for size in range(8)
+    },
+    "slice_cnn": _Network(features=slice_cnn, smallest=(5, 5, 1)),
+    "slice_efficientnet_b0": _Network(features=slice_efficientnet_b0, smallest=(9, 9, 1)),
+}
+
+
+def build_model(
+    network: NetworkConfig | str,
+    shape: tuple[int, int, int],
+    channels: int,
+    input_dtype: str = "uint8",
+    *,
+    synchronized: bool = False,
+) -> keras.Model:
+    """Builds a network of the registry with fresh weights under the current precision policy.
+
+    Args:
+      network: which one, with its options; a name alone takes the defaults.
+      shape: (rows, columns, slices) of the grid.
+      channels: modalities a volume has.
+      input_dtype: the stored voxel type; volumes go in as they are stored.
+      synchronized: take batch statistics over all replicas of a distributed step.
+
+    Returns:
+      A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1). What
+      follows the layer "standardise" can be called on its own:
+      `keras.Model(model.get_layer("standardise").output, model.output)`.
+
+    Raises:
+      UsageError: an unknown name, a grid too small for the network, or encoder weights that do
+        not fit.
+    """
+    config = NetworkConfig(name=network) if isinstance(network, str) else network
+    entry = _NETWORKS[config.name]
+    if any(length < least for length, least in zip(shape, entry.smallest, strict=True)):
+        raise UsageError(
+            f"{config.name} needs at least {_told(entry.smallest)}, "
+            f"the dataset's grid is {'x'.join(map(str, shape))}"
+        )
+    config.require_files()
+    volume = keras.Input((*shape, channels), dtype=input_dtype, name="volume")
+    x = Standardise(name="standardise")(volume)
+    parts = Parts(config=config, synchronized=synchronized)
+    if config.fusion == "late":
+        # Joined end to end, not averaged: the logit can then weigh a modality's features by
+        # which modality they are of, which is all that a shared network cannot know.
+        x = entry.features(ChannelsToBatch(name="modalities")(x), parts)
+        features = layers.Flatten(name="fused")(BatchToSequence(channels)(x))
+    else:
+        features = entry.features(x, parts)
+    logit = layers.Dense(1, dtype="float32", name="logit")(features)
+    model = keras.Model(volume, logit, name=config.name)
+    if config.encoder_weights is not None:
+        load_encoder_weights(model, config.encoder_weights)
+    return model
+
+
+def _told(smallest: tuple[int, int, int]) -> str:
+    if len(set(smallest)) == 1:
+        return f"{smallest[0]} voxels along every axis"
+    return f"{'x'.join(map(str, smallest))} voxels (rows, columns, slices)"
+
+
+def activation_bytes(model: keras.Model, batch_size: int, precision: str, *, gpu: bool) -> int:
+    """Estimates what a training step holds in memory, for a guard that must not try it out.
+
+    Counted are every layer's output once (the backward pass needs most of them), two more of the
+    largest (gradients on their way), and four float32 values a parameter: weight, gradient and
+    Adam's two. Not counted are the libraries themselves and convolution workspaces. On a CPU the
+    growth with the batch is held to a factor of 1.5 by tests/trainer/networks/test_networks.py.
+
+    Args:
+      model: of `build_model`, under whatever policy.
+      batch_size: patients a step, on one device.
+      precision: "float32", or a mixed policy, which on a GPU keeps activations in 2 bytes.
+      gpu: whether it is one that works; without, convolutions hold float32 in every precision.
+    """
+    held, largest, items = 0, 0, batch_size
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        size = math.prod(layer.output.shape[1:])
+        if isinstance(layer, (ChannelsToBatch, SlicesToBatch, BatchToSequence)):
+            items = items * math.prod(layer.input.shape[1:]) // size
+        wide = precision == "float32" or not gpu or isinstance(layer, Standardise)
+        bytes_ = items * size * (4 if wide else 2)
+        held += bytes_
+        largest = max(largest, bytes_)
+    return held + 2 * largest + 16 * model.count_params()

@@ -1,0 +1,156 @@
+"""metrics.json and report.html of an evaluation: one page that needs nothing but itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.metrics.evaluation import evaluation_of
+from trainer.metrics.predictions import Predictions
+from trainer.metrics.wording import p_text
+from trainer.reports.pages import render
+from trainer.training.run_files import write_json
+
+METRICS_NAME = "metrics.json"
+REPORT_NAME = "report.html"
+
+
+def write_report(
+    directory: Path,
+    predictions: Predictions,
+    *,
+    others: Sequence[Predictions] = (),
+    series: Path | None = None,
+    run: Path | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Path:
+    """Measures predictions and writes metrics.json and report.html.
+
+    Args:
+      directory: made when it does not exist.
+      predictions: of the model the report is about (`predictions.read_predictions`).
+      others: of models it is compared with.
+      series: the dataset's series.csv, for groups by scanner and plane.
+      run: the training run's directory, for learning curves.
+      level: of every interval.
+      seed: of bootstrap and permutation.
+
+    Returns:
+      The report's path.
+
+    Raises:
+      ContractError, UsageError: as `evaluation.evaluation_of`.
+    """
+    evaluation = evaluation_of(
+        predictions, others=others, series=series, run=run, level=level, seed=seed
+    )
+    json.dumps(evaluation, allow_nan=False)  # JSON has no NaN: other readers would refuse the file
+    text = page(evaluation)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / METRICS_NAME, evaluation)
+    report = directory / REPORT_NAME
+    report.write_text(text, encoding="utf-8")
+    return report
+
+
+def page(evaluation: dict[str, Any]) -> str:
+    """report.html of the object in metrics.json."""
+    from markupsafe import Markup
+
+    from trainer.reports import charts
+
+    filters: dict[str, Callable[..., str]] = {
+        "number": _number,
+        "share": _share,
+        "span": _span,
+        "p": lambda p: p_text(p).replace(" ", "\N{NO-BREAK SPACE}"),
+        "member": charts.member_name,
+    }
+    drawn = {
+        "roc": charts.roc(evaluation),
+        "precision_recall": charts.precision_recall(evaluation),
+        "calibration": charts.calibration(evaluation) if evaluation["calibration"] else "",
+        "histogram": charts.histogram(evaluation),
+        "chance": charts.chance(evaluation),
+        "groups": charts.forest(evaluation) if evaluation["groups"] else "",
+    }
+    return render(
+        "evaluation.html.j2",
+        filters,
+        e=evaluation,
+        charts={name: Markup(svg) for name, svg in drawn.items()},
+        learning=[Markup(svg) for svg in charts.learning(evaluation)],
+        learnt=_learnt(evaluation),
+        roc_rows=_sensitivity_at(evaluation["curves"]["roc"]),
+        recall_rows=_precision_at(evaluation["curves"]["precision_recall"]),
+    )
+
+
+def _learnt(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row a history: epochs, the best validation AUC and when, the last of it and the losses."""
+    rows = []
+    for name, history in evaluation["learning_curves"].items():
+        areas = [(value, epoch) for epoch, value in enumerate(history.get("val_auc", ()), 1)]
+        known = [one for one in areas if one[0] is not None]
+        if known:
+            best, epoch = max(known, key=lambda one: (one[0], -one[1]))
+            rows.append(
+                {
+                    "name": name,
+                    "epochs": len(areas),
+                    "best": best,
+                    "best_epoch": epoch,
+                    "last": known[-1][0],
+                    "loss": _last(history, "loss"),
+                    "val_loss": _last(history, "val_loss"),
+                }
+            )
+    return rows
+
+
+def _last(history: dict[str, Any], column: str) -> float | None:
+    """The last value that is one."""
+    return next((value for value in reversed(history.get(column, ())) if value is not None), None)
+
+
+def _sensitivity_at(roc: dict[str, Any]) -> list[dict[str, Any]]:
+    """Sensitivity and its band at every tenth of the false positive rate."""
+    band = roc["band"]
+    grid = band["false_positive_rate"]
+    values = np.interp(grid, roc["false_positive_rate"], roc["sensitivity"])
+    return [
+        {
+            "rate": grid[place],
+            "sensitivity": float(values[place]),
+            "interval": [band["low"][place], band["high"][place]],
+        }
+        for place in range(10, 100, 10)
+    ]
+
+
+def _precision_at(curve: dict[str, Any]) -> list[dict[str, float]]:
+    """Precision at the first threshold that reaches each fifth of recall."""
+    rows = []
+    for fifths in range(1, 6):
+        place = next(i for i, r in enumerate(curve["recall"]) if r >= fifths / 5 - 1e-12)
+        rows.append({"recall": curve["recall"][place], "precision": curve["precision"][place]})
+    return rows
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _span(interval: Sequence[float] | None, digits: int = 2) -> str:
+    if interval is None:
+        return "–"
+    return f"{_number(interval[0], digits)} to {_number(interval[1], digits)}"

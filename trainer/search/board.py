@@ -1,0 +1,122 @@
+"""How a search is going, on the terminal: a leaderboard that moves, or in a pipe a line a trial."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from beam_jobs.common.cli import is_quiet
+from beam_jobs.common.terminal import duration, say
+from trainer.config.search_space import Space
+from trainer.search.study import Row, ranking
+
+_LEADERS = 10
+
+
+class Board:
+    """Shows finished trials.
+
+    Args:
+      space: of the study; its searched hyperparameters are columns.
+      total: trials at most.
+      rows: finished before this start.
+    """
+
+    def __init__(self, space: Space, total: int, rows: Sequence[Row]) -> None:
+        self._space, self._total = space, total
+        self._rows = list(rows)
+        self._before = len(rows)
+        self._told = {row.trial for row in rows}
+        self._started = time.monotonic()
+        console = Console(file=sys.stdout)
+        self._live = (
+            Live(get_renderable=self._renderable, console=console, refresh_per_second=1)
+            if console.is_terminal and not is_quiet()
+            else None
+        )
+
+    def __enter__(self) -> Board:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def update(self, rows: Sequence[Row]) -> None:
+        """Takes the rows of `Study.write`."""
+        self._rows = list(rows)
+        for row in rows:
+            if row.trial not in self._told:
+                self._told.add(row.trial)
+                if self._live is None:
+                    say(f"{line(row)}  [{self.progress()}]")
+        if self._live is not None:
+            self._live.refresh()
+
+    def progress(self) -> str:
+        """ "12 of 30 trials, 3 failed, about 14 min left"."""
+        done, here = len(self._rows), len(self._rows) - self._before
+        failed = sum(row.objective is None for row in self._rows)
+        told = f"{done} of at most {self._total} trials"
+        if failed:
+            told += f", {failed} failed"
+        if here > 0 and done < self._total:
+            left = (time.monotonic() - self._started) / here * (self._total - done)
+            told += f", about {duration(left)} left"
+        return told
+
+    def _renderable(self) -> Group:
+        return Group(leaderboard(self._space, self._rows), Text(self.progress(), style="dim"))
+
+
+def leaderboard(space: Space, rows: Sequence[Row]) -> Table:
+    """The best trials."""
+    names = [choice.name for choice in space.searched]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("trial", no_wrap=True)
+    table.add_column("AUC", justify="right", no_wrap=True)
+    table.add_column("95 % interval", no_wrap=True)
+    table.add_column("epochs", justify="right")
+    table.add_column("choices")
+    for row in ranking(rows)[:_LEADERS]:
+        assert row.objective is not None
+        assert row.interval is not None
+        low, high = row.interval
+        told = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
+        table.add_row(
+            row.trial,
+            f"{row.objective:.3f}",
+            f"{low:.2f} to {high:.2f}",
+            str(row.result.get("epochs", "")),
+            ", ".join(told),
+        )
+    return table
+
+
+def line(row: Row) -> str:
+    """A finished trial as one line."""
+    seconds = row.result.get("seconds")
+    took = "" if seconds is None else f"  {seconds:.0f} s"
+    reason = f"  ({row.reason})" if row.reason else ""
+    if row.objective is None or row.interval is None:
+        return f"trial {row.trial}  {row.status}{took}{reason}"
+    low, high = row.interval
+    return f"trial {row.trial}  AUC {row.objective:.3f} ({low:.2f} to {high:.2f}){took}{reason}"
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,359 @@
+"""KerasTuner's search, made to survive: oracles that are saved whole, and rounds that get filled.
+
+Imports KerasTuner, and with it TensorFlow, which touches no device here: trials train elsewhere.
+
+What is mended, of KerasTuner 1.4: its state is written in place and over several files, so that a
+kill in between leaves one that cannot be read or loses a trial; a grid forgets where it was; a
+round of Hyperband in which trials failed is never filled; a worker that is gone keeps its trial
+for ever, and the last workers leave while it may still come back; a finite space is given up after
+20 draws that were there before; a Bayesian search proposes what
+it has tried.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras_tuner as kt
+import numpy as np
+from keras_tuner.engine.oracle import Oracle
+from keras_tuner.engine.trial import Trial, TrialStatus
+from keras_tuner.oracles import (
+    BayesianOptimizationOracle,
+    HyperbandOracle,
+    RandomSearchOracle,
+)
+
+from trainer.config.search_space import Space
+
+_ENUMERATED = 20_000  # combinations up to which an untried one is looked for among all
+_ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
+_DRAWN = 2_000  # combinations of a larger space of which the most promising is tried
+ORACLE_NAME = "oracle.json"
+
+
+def hyperparameters_of(space: Space) -> kt.HyperParameters:
+    """The choices that are left to make, as KerasTuner's, conditions and all."""
+    found = kt.HyperParameters()
+    searched = [choice.name for choice in space.searched]
+    for choice in space.searched:
+        condition = {}
+        if choice.parent in searched:  # a fixed parent was looked at when the space was made
+            condition = {"parent_name": choice.parent, "parent_values": list(choice.when)}
+        found.Choice(choice.name, list(choice.values), **condition)
+    return found
+
+
+class Durable(Oracle):  # type: ignore[misc]
+    """An oracle whose whole state is one file, replaced in one step. Stands before KerasTuner's.
+
+    `space` and `directory` are set by `make_oracle`.
+    """
+
+    space: Space
+    trials: dict[str, Trial]
+    ongoing_trials: dict[str, Trial]
+    _retry_queue: list[str]
+
+    def save(self) -> None:
+        """The state and all trials, all or nothing."""
+        file = Path(self._project_dir) / ORACLE_NAME
+        data = {
+            **self.get_state(),
+            "trials": {name: trial.get_state() for name, trial in self.trials.items()},
+        }
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+
+    def reload(self) -> None:
+        """Takes up the saved state; trials that were running are run again."""
+        file = Path(self._project_dir) / ORACLE_NAME
+        if not file.is_file():
+            return
+        data = json.loads(file.read_text(encoding="utf-8"))
+        self.trials = {name: Trial.from_state(state) for name, state in data["trials"].items()}
+        self.set_state(data)
+        running = [t.trial_id for t in self.ongoing_trials.values()]
+        self._retry_queue = [*dict.fromkeys([*running, *self._retry_queue])][::-1]
+        self.ongoing_trials = {}
+
+    def _save_trial(self, trial: Trial) -> None:
+        """Nothing: `save` writes the trials too."""
+
+    @kt.synchronized
+    def create_trial(self, tuner_id: str) -> Trial:
+        trial = super().create_trial(tuner_id)
+        if trial.status == TrialStatus.STOPPED and self.ongoing_trials:
+            # Its worker may be lost, and then somebody must be there to take it over.
+            self.tuner_ids.add(tuner_id)
+            trial.status = TrialStatus.IDLE
+        return trial
+
+    @kt.synchronized
+    def end_trial(self, trial: Trial) -> None:
+        if trial.trial_id in self._retry_queue:  # given up too early
+            self._retry_queue.remove(trial.trial_id)
+        if trial.trial_id in self.end_order:  # finished by another worker meanwhile
+            self.release(trial.trial_id)
+            return
+        # Those that came over the network are in single precision, and not among the choices.
+        trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
+        super().end_trial(trial)
+        # Run twice at once, by a worker that was given up and its successor.
+        self.release(trial.trial_id)
+
+    @kt.synchronized
+    def give_up(self, tuner_id: str) -> str | None:
+        """Takes a lost worker's trial back, to be run by the next that asks; its id."""
+        self.tuner_ids.discard(tuner_id)
+        trial = self.ongoing_trials.pop(tuner_id, None)
+        if trial is None:
+            return None
+        others = {other.trial_id for other in self.ongoing_trials.values()}
+        if trial.trial_id not in self.end_order and trial.trial_id not in others:
+            self._retry_queue.append(trial.trial_id)
+        self.save()
+        name: str = trial.trial_id
+        return name
+
+    def release(self, trial_id: str) -> None:
+        for tuner_id, ongoing in list(self.ongoing_trials.items()):
+            if ongoing.trial_id == trial_id:
+                del self.ongoing_trials[tuner_id]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing runs or waits, and no further trial would be given."""
+        return not (self.ongoing_trials or self._retry_queue) and (
+            len(self.trials) >= self.max_trials
+        )
+
+    def _random_values(self) -> dict[str, Any] | None:
+        """Values not tried yet; None only where there are none."""
+        values = super()._random_values()
+        if values is not None or self.space.count() > _ENUMERATED:
+            found: dict[str, Any] | None = values
+            return found
+        left = self._left()
+        if not left:
+            return None
+        self._seed_state += 1
+        return left[np.random.default_rng(self._seed_state).integers(len(left))]
+
+    def _left(self) -> list[dict[str, Any]]:
+        """Every combination not tried yet, without the fixed choices."""
+        names = {choice.name for choice in self.space.searched}
+        return [
+            chosen
+            for combination in self.space.combinations()
+            if not self._duplicate(
+                chosen := {name: value for name, value in combination.items() if name in names}
+            )
+        ]
+
+
+class RandomOracle(Durable, RandomSearchOracle):
+    """Random search."""
+
+
+class BayesianOracle(Durable, BayesianOptimizationOracle):
+    """Gaussian process with an upper confidence bound, after a few random trials.
+
+    The bound is looked up at combinations not tried yet, all of them or many: KerasTuner's climbs
+    it as if the space were continuous, which takes seconds and ends at what was tried before.
+    """
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        done = sum(trial.status == TrialStatus.COMPLETED for trial in self.trials.values())
+        if done < self.num_initial_points:
+            found: dict[str, Any] = self._random_populate_space()
+            return found
+        candidates = self._untried()
+        if not candidates:
+            return {"status": TrialStatus.STOPPED, "values": None}
+        x, y = self._vectorize_trials()
+        with warnings.catch_warnings():  # a length at its bound is no news with so few trials
+            warnings.simplefilter("ignore")
+            self.gpr.fit(x, y)
+        mean, deviation = self.gpr.predict(
+            np.array([self._vector(values) for values in candidates]), return_std=True
+        )
+        best = candidates[int(np.argmin(mean - self.beta * deviation))]
+        return {"status": TrialStatus.RUNNING, "values": best}
+
+    def _untried(self) -> list[dict[str, Any]]:
+        if self.space.count() <= _ENUMERATED:
+            return self._left()
+        drawn = [super(Durable, self)._random_values() for _ in range(_DRAWN)]
+        return [values for values in drawn if values is not None]
+
+    def _vector(self, values: Mapping[str, Any]) -> list[float]:
+        """As `_vectorize_trials`: what has no use is at its default."""
+        return [
+            hp.value_to_prob(values.get(hp.name, hp.default)) for hp in self.hyperparameters.space
+        ]
+
+
+class GridOracle(Durable):
+    """Every combination, in the space's order."""
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        names = {choice.name for choice in self.space.searched}
+        for number, combination in enumerate(self.space.combinations()):
+            if number == len(self.start_order):
+                values = {name: value for name, value in combination.items() if name in names}
+                return {"status": TrialStatus.RUNNING, "values": values}
+        return {"status": TrialStatus.STOPPED, "values": None}
+
+
+class RoundsOracle(Durable, HyperbandOracle):
+    """Hyperband that begins with the largest bracket the number of trials allows."""
+
+    def begin(self, max_trials: int) -> None:
+        """Chooses the first bracket; KerasTuner's would be the largest, filled or not."""
+        self.max_trials = max_trials
+        self.hyperband_iterations = 10**6  # the trials are counted instead
+        bracket = self._get_num_brackets() - 1
+        while bracket and (
+            sum(size for size, _ in self.plan(bracket)) > max_trials
+            or self.plan(bracket)[0][0] > self.space.count()
+        ):
+            bracket -= 1
+        self._current_bracket = bracket
+        self._brackets: list[dict[str, Any]] = []
+        self._start_new_bracket()
+
+    def plan(self, bracket: int) -> list[tuple[int, int]]:
+        """(trials, epochs) of each round of a bracket."""
+        return [
+            (self._get_size(bracket, number), self._get_epochs(bracket, number))
+            for number in range(self._get_num_rounds(bracket))
+        ]
+
+    def _start_new_bracket(self) -> None:
+        super()._start_new_bracket()
+        self._brackets[-1]["number"] = f"{self._current_iteration}.{self._current_bracket}"
+
+    def _random_trial(self, trial_id: str, bracket: Any) -> dict[str, Any]:
+        response: dict[str, Any] = super()._random_trial(trial_id, bracket)
+        if response.get("values"):
+            response["values"].update(self._place(bracket, 0))
+        return response
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """As KerasTuner's, but a failed trial counts as one that lost, not as one still to come."""
+        for bracket in self._brackets:
+            for number in range(1, len(bracket["rounds"])):
+                promoted = self._promote(trial_id, bracket, number)
+                if promoted is not None:
+                    return {"status": TrialStatus.RUNNING, "values": promoted}
+        response: dict[str, Any] = super().populate_space(trial_id)
+        return response
+
+    def _promote(self, trial_id: str, bracket: Any, number: int) -> dict[str, Any] | None:
+        """Values of the best trial of the round before, where enough of them have ended."""
+        own, before = bracket["rounds"][number], bracket["rounds"][number - 1]
+        size = self._get_size(bracket["bracket_num"], number)
+        size_before = self._get_size(bracket["bracket_num"], number - 1)
+        gone_on = {info["past_id"] for info in own}
+        waiting = [self.trials[info["id"]] for info in before if info["id"] not in gone_on]
+        ended = [trial for trial in waiting if trial.status in _ENDED]
+        scored = [trial for trial in ended if trial.status == TrialStatus.COMPLETED]
+        if len(own) >= size or len(ended) <= size_before - size or not scored:
+            return None
+        best = max(scored, key=lambda trial: trial.score)
+        own.append({"past_id": best.trial_id, "id": trial_id})
+        return {
+            **best.hyperparameters.values,
+            "tuner/trial_id": best.trial_id,
+            "tuner/initial_epoch": 0,  # trained anew
+            "tuner/epochs": self._get_epochs(bracket["bracket_num"], number),
+            **self._place(bracket, number),
+        }
+
+    def _place(self, bracket: Any, number: int) -> dict[str, Any]:
+        last = number + 1 == len(bracket["rounds"])
+        going_on = 0 if last else self._get_size(bracket["bracket_num"], number + 1)
+        return {
+            "tuner/bracket": bracket["bracket_num"],
+            "tuner/round": number,
+            "tuner/place": bracket["number"],
+            "tuner/next": going_on,
+        }
+
+    def _compute_values_hash(self, values: Mapping[str, Any]) -> str:
+        kept = {name: v for name, v in values.items() if name not in ("tuner/place", "tuner/next")}
+        found: str = super()._compute_values_hash(kept)
+        return found
+
+
+def round_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`Request.round` of KerasTuner's values; empty for a search without rounds."""
+    if "tuner/epochs" not in values:
+        return {}
+    return {
+        "bracket": values["tuner/place"],
+        "round": values["tuner/round"],
+        "epochs": values["tuner/epochs"],
+        "next": values["tuner/next"],
+        "from": values.get("tuner/trial_id", ""),
+    }
+
+
+def make_oracle(
+    kind: str, space: Space, *, objective: str, max_trials: int, epochs: int, seed: int
+) -> Durable:
+    """The oracle of a study.
+
+    Args:
+      kind: "hyperband", "bayesian", "random" or "grid".
+      space: what may be chosen.
+      objective: name of what is maximised.
+      max_trials: at most so many.
+      epochs: the most a trial is trained.
+      seed: of the search; KerasTuner takes 0 for none.
+    """
+    options: dict[str, Any] = {
+        "objective": kt.Objective(objective, "max"),
+        "hyperparameters": hyperparameters_of(space),
+        "allow_new_entries": False,
+        "tune_new_entries": False,
+        "seed": seed + 1,
+        "max_retries_per_trial": 0,
+        "max_consecutive_failed_trials": 10**9,  # a failure ends its trial, not the study
+    }
+    oracle: Any
+    if kind == "hyperband":
+        oracle = RoundsOracle(max_epochs=epochs, factor=3, **options)
+        oracle.space = space
+        oracle.begin(max_trials)
+    elif kind == "bayesian":
+        oracle = BayesianOracle(
+            max_trials=max_trials, num_initial_points=initial_points(space, max_trials), **options
+        )
+    else:
+        oracle = {"random": RandomOracle, "grid": GridOracle}[kind](
+            max_trials=max_trials, **options
+        )
+    oracle.space = space
+    oracle.verbose = 0
+    made: Durable = oracle
+    return made
+
+
+def initial_points(space: Space, max_trials: int) -> int:
+    """Random trials before the first guided one: KerasTuner's 3 a dimension would be most of them.
+
+    A third of all, between 3 and 3 a dimension.
+    """
+    return max(3, min(3 * len(space.searched), math.ceil(max_trials / 3)))

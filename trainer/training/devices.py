@@ -1,0 +1,53 @@
+"""The devices of a run, and the precision that suits them."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from trainer.training.environment import Cluster
+
+
+def make_strategy(cluster: Cluster) -> tf.distribute.Strategy:
+    """The devices to train on: all GPUs of this machine, and the other hosts of a cluster.
+
+    Made before anything else of TensorFlow runs where there are several hosts.
+    """
+    if len(cluster.workers) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            tf.distribute.cluster_resolver.SimpleClusterResolver(
+                tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+                task_type="worker",
+                task_id=cluster.index,
+                rpc_layer="grpc",
+            )
+        )
+    if len(tf.config.list_logical_devices("GPU")) > 1:
+        return tf.distribute.MirroredStrategy()
+    return tf.distribute.get_strategy()
+
+
+def resolve_precision(precision: str) -> str:
+    """The policy that "auto" means here: float32 on a CPU, what the GPU is fast at on a GPU."""
+    if precision != "auto":
+        return precision
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "float32"
+    capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability")
+    if not capability or capability < (7, 0):
+        return "float32"
+    return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
+
+
+def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
+    """Makes this process ready: devices that take part, operations that repeat themselves.
+
+    On a CPU every operation is made deterministic, so that a run that was killed ends as one that
+    was not. On a GPU that costs speed; there a restart goes on, but not bit for bit.
+    """
+    strategy = make_strategy(cluster)
+    keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+    return strategy

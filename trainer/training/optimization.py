@@ -1,0 +1,78 @@
+"""The loss, and the optimizer that a config describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from trainer.config.run import OptimizerConfig
+
+
+def learning_rate(config: OptimizerConfig, *, epochs: int, steps_per_epoch: int) -> Any:
+    """The rate as a Keras schedule over optimizer steps, or a number where it is constant."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    if config.schedule == "exponential":
+        return keras.optimizers.schedules.ExponentialDecay(
+            config.learning_rate, config.decay_steps, config.decay_rate, staircase=True
+        )
+    warmup = min(config.warmup_epochs, epochs - 1) * steps_per_epoch
+    falling = max(epochs * steps_per_epoch - warmup, 1)
+    if not warmup:
+        return keras.optimizers.schedules.CosineDecay(config.learning_rate, falling)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, falling, warmup_target=config.learning_rate, warmup_steps=warmup
+    )
+
+
+def make_optimizer(
+    config: OptimizerConfig, *, epochs: int, steps_per_epoch: int, precision: str, replicas: int
+) -> keras.optimizers.Optimizer:
+    """Adam or AdamW with its schedule, clipping and, under mixed_float16, loss scaling.
+
+    Clipping belongs to the inner optimizer: the outer one sees scaled gradients.
+
+    Args:
+      config: what is asked for.
+      epochs: of the whole run, for the schedule.
+      steps_per_epoch: likewise.
+      precision: the dtype policy.
+      replicas: each clips 1 / replicas of the summed gradients.
+    """
+    rate = learning_rate(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    clip = None if config.clip_norm is None else config.clip_norm / replicas
+    if config.weight_decay:
+        optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=config.weight_decay, global_clipnorm=clip
+        )
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    else:
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+    if precision == "mixed_float16":
+        return keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def weighted_loss(label: Any, logit: Any, *, smoothing: float, weights: tuple[float, float]) -> Any:
+    """Binary cross-entropy of every example, (batch,) float32, from logits.
+
+    Args:
+      label: (batch, 1), 0 to 1; between them after mixup.
+      logit: (batch, 1) float32.
+      smoothing: labels are moved by half of it towards 1/2.
+      weights: of the negative and the positive class.
+    """
+    label, logit = ops.cast(label, "float32"), ops.cast(logit, "float32")
+    weight = weights[1] * label + weights[0] * (1.0 - label)
+    target = label * (1.0 - smoothing) + 0.5 * smoothing
+    each = keras.losses.binary_crossentropy(target, logit, from_logits=True)
+    return ops.reshape(weight, (-1,)) * ops.reshape(each, (-1,))
+
+
+def class_weights(kind: str, positive_share: float) -> tuple[float, float]:
+    """Weights of the negative and the positive class, 1 on average over the training patients."""
+    if kind == "none":
+        return 1.0, 1.0
+    return 0.5 / (1.0 - positive_share), 0.5 / positive_share

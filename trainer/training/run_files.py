@@ -1,0 +1,305 @@
+"""run.json: what a finished training run holds, written last, so that its presence is the marker.
+
+run/
+  config.json            what was asked, of which dataset; written first
+  run.json               the contract below; written last
+  oof_predictions.csv    patient_id, label, fold, seed, logit, probability: out of fold only
+  report.html            what they are worth, for people; metrics.json is the same in numbers
+  fold-0/best.keras      the member: weights of the epoch with the best validation AUC
+  fold-0/last.keras      the last epoch's
+  fold-0/history.csv     one row an epoch
+  fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
+  fold-0/state.npz       what a restart goes on from; gone when the fold is done
+  logs/fold-0/           TensorBoard scalars and pictures
+
+With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.core.manifest import json_object, objects_of, require_kinds
+from beam_jobs.core.record import ContractError, RecordSchema
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = "voxelbeam-run"
+RUN_NAME = "run.json"
+CONFIG_FORMAT = "voxelbeam-run-config"
+CONFIG_NAME = "config.json"
+LOCK_NAME = ".lock"
+OOF_NAME = "oof_predictions.csv"
+OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
+
+# What run.json must hold, by type; the schema checks itself.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("config", "schema", "spec", "metrics", "versions"), dict),
+    **dict.fromkeys(("dataset_fingerprint", "model", "precision"), str),
+    **dict.fromkeys(("prevalence", "wall_seconds", "step_seconds", "input_wait"), float),
+    "modalities": list,
+}
+_MEMBER_KINDS: dict[str, type] = {
+    **dict.fromkeys(("fold", "seed", "best_epoch"), int),
+    "path": str,
+    "val_auc": float,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One trained network of a run.
+
+    Attributes:
+      fold: the fold it did not see in training.
+      seed: of its weights and record order.
+      path: of the .keras file, relative to the run's directory.
+      best_epoch: the epoch (from 1) whose weights were kept.
+      val_auc: AUC of that epoch over the whole held-out fold.
+    """
+
+    fold: int
+    seed: int
+    path: str
+    best_epoch: int
+    val_auc: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+      directory: where it lies; not part of run.json.
+      config: `TrainConfig` as JSON, resolved.
+      schema: the record contract of the dataset it was trained on.
+      spec: the dataset's `PreprocessSpec` as JSON.
+      dataset_fingerprint: of the dataset's manifest.
+      modalities: channels the members take, in order; a subset of the schema's.
+      model: name in `trainer.networks.registry`' registry.
+      members: one a trained fold.
+      prevalence: share of positive labels among the patients the members were trained on.
+      metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
+      precision: the policy it was trained under ("float32", ...), never "auto".
+      versions: of the libraries that trained it.
+      wall_seconds: from first batch to last prediction, over all starts.
+      step_seconds: median over epochs of the time an optimizer step took.
+      input_wait: share of the training time that was spent waiting for a batch.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    schema: RecordSchema
+    spec: Mapping[str, Any]
+    dataset_fingerprint: str
+    modalities: tuple[str, ...]
+    model: str
+    members: tuple[Member, ...]
+    prevalence: float
+    metrics: Mapping[str, Any]
+    precision: str
+    versions: Mapping[str, str]
+    wall_seconds: float
+    step_seconds: float
+    input_wait: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that run.json holds."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "directory"
+        }
+        return {
+            **fields,
+            "format": FORMAT,
+            "schema": self.schema.to_json(),
+            "modalities": list(self.modalities),
+            "members": [dataclasses.asdict(member) for member in self.members],
+        }
+
+    def save(self) -> None:
+        """Writes run.json whole or not at all."""
+        write_json(self.directory / RUN_NAME, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Run:
+        """Reads a run's directory.
+
+        Raises:
+          ContractError: no run there, an unfinished one, or a run.json that is not ours.
+        """
+        directory = Path(path)
+        file = directory / RUN_NAME
+        if not file.is_file():
+            unfinished = (directory / CONFIG_NAME).is_file()
+            reason = "the run did not finish" if unfinished else "not a run"
+            raise ContractError(f"{directory}: no {RUN_NAME} ({reason})")
+        data = read_json(file)
+        if data.get("format") != FORMAT:
+            raise ContractError(f"{file}: format {data.get('format')!r}, {FORMAT!r} required")
+        names = {field.name for field in dataclasses.fields(cls)} - {"directory"}
+        if missing := names - set(data):
+            raise ContractError(f"{file}: lacks {', '.join(sorted(missing))}")
+        try:
+            require_kinds(data, _KINDS)
+            for place, member in enumerate(objects_of(data, "members")):
+                require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
+            if not 0 <= data["prevalence"] <= 1:
+                raise ContractError(f"prevalence: {data['prevalence']} found, 0 to 1 required")
+            return cls(
+                directory=directory,
+                **{
+                    **{name: data[name] for name in names},
+                    "schema": RecordSchema.from_json(data["schema"]),
+                    "modalities": tuple(data["modalities"]),
+                    "members": tuple(Member(**member) for member in data["members"]),
+                },
+            )
+        except (TypeError, ContractError) as error:
+            raise ContractError(f"{file}: {error}") from error
+
+    def load_member(self, index: int) -> keras.Model:
+        """Member `index` as a model for inference: stored volume → logit.
+
+        Raises:
+          ContractError: the file is gone or unreadable, or takes other volumes than run.json says.
+        """
+        import keras  # TensorFlow takes seconds: reading run.json must not wait for it
+
+        import trainer.networks.registry  # noqa: F401  registers the custom layer
+
+        file = self.directory / self.members[index].path
+        if not file.is_file():
+            raise ContractError(f"{file}: member {index} of the run is missing")
+        try:
+            model = keras.saving.load_model(file, compile=False)
+        except Exception as error:  # Keras raises zipfile's, h5py's and its own
+            raise ContractError(f"{file}: not a readable Keras model: {error}") from error
+        expected = (*self.schema.shape, len(self.modalities))
+        if model.input_shape[1:] != expected:
+            raise ContractError(
+                f"{file}: takes volumes {model.input_shape[1:]}, run.json says {expected}"
+            )
+        return model
+
+
+def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Takes a directory for a run and writes config.json, or finds the same run finished there.
+
+    Args:
+      directory: made when it does not exist; an unfinished run of the same request is gone on with.
+      request: what the run is asked for (configuration, dataset fingerprint), as JSON.
+      overwrite: replace whatever run lies there.
+
+    Returns:
+      True when the directory holds this very run, finished; nothing is touched then.
+
+    Raises:
+      UsageError: the directory holds something that is not a run.
+      ContractError: it holds a run of another request; the message names each differing value.
+    """
+    file = directory / CONFIG_NAME
+    if directory.exists() and (not directory.is_dir() or any(_entries(directory))):
+        if not file.is_file() or (found := read_json(file)).pop("format", None) != CONFIG_FORMAT:
+            raise UsageError(f"{directory}: not empty and not a run; choose another --output_dir")
+        if not overwrite:
+            if differing := differences(found, request):
+                raise ContractError(
+                    f"{directory} holds another run ({differing}); --overwrite replaces it"
+                )
+            return (directory / RUN_NAME).is_file()
+        (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
+        for name in (OOF_NAME, "report.html", "metrics.json"):
+            (directory / name).unlink(missing_ok=True)
+        for folder in (*directory.glob("fold-*"), directory / "logs"):
+            shutil.rmtree(folder, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**request, "format": CONFIG_FORMAT})
+    return False
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps a run's directory to one process; the kernel ends the lock with it.
+
+    Raises:
+      ContractError: another process trains there.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / LOCK_NAME).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ContractError(f"{directory}: another process trains this run") from error
+        yield
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    """What lies in a directory, but the lock and what a kill left of a file half written."""
+    return (
+        file
+        for file in directory.iterdir()
+        if file.name != LOCK_NAME and not file.name.startswith(f".{CONFIG_NAME}.")
+    )
+
+
+def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """What two requests differ in, both values of each, for a message; empty where in nothing."""
+    here, wanted = _flat(there), _flat(asked)
+    return "; ".join(
+        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} asked"
+        for name in sorted(here.keys() | wanted.keys())
+        if here.get(name) != wanted.get(name)
+    )
+
+
+def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    temporary.replace(file)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      ContractError: not JSON, or not an object; the message names the file.
+    """
+    try:
+        return json_object(file.read_bytes())
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object under a temporary name, then renames it: readers see all or nothing."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(file)

@@ -1,0 +1,312 @@
+"""One optimizer step on one batch, on every device that takes part.
+
+    stored volumes → augmented (floats, stored units) → standardised → network → loss → gradients
+                                                                                     ↓ summed
+                                                     moving average of weights ← optimizer
+
+What a restart needs is in `Trainee.variables`; all randomness follows from the seed and the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.core.record import RecordSchema
+from trainer.config.run import TrainConfig
+from trainer.networks.augment import augment, mixup
+from trainer.networks.registry import build_model
+from trainer.training.environment import Cluster
+from trainer.training.mute_tensorflow import without_notes
+from trainer.training.optimization import make_optimizer, weighted_loss
+
+
+class Recipe(NamedTuple):
+    """What a fold's training is made with, beside its config.
+
+    Attributes:
+      schema: of the records.
+      voxel_mm: size of a voxel along (row, column, slice).
+      precision: dtype policy, not "auto".
+      steps_per_epoch: optimizer steps.
+      weights: of the negative and the positive class in the loss.
+      seed: of weights, dropout and augmentation.
+    """
+
+    schema: RecordSchema
+    voxel_mm: tuple[float, float, float]
+    precision: str
+    steps_per_epoch: int
+    weights: tuple[float, float]
+    seed: int
+
+
+class StepSeed(keras.random.SeedGenerator):
+    """Draws that follow from a seed, the step and the replica alone: nothing to save or restore.
+
+    Every draw within a step has a number of its own, given while the graph is made.
+    """
+
+    def __init__(self, seed: int) -> None:  # without a variable: not SeedGenerator's own
+        self.seed = seed
+        self.draws = 0
+        self.place: Any = 0
+
+    def at(self, step: Any, replica: Any, replicas: int) -> StepSeed:
+        """Starts a step's draws."""
+        self.draws = 0
+        self.place = tf.cast(step, tf.int64) * replicas + tf.cast(replica, tf.int64)
+        return self
+
+    def next(self, ordered: bool = True) -> Any:
+        """The seed of the next draw, (2,) uint32."""
+        self.draws += 1
+        number = (self.seed * 0x9E3779B1 + self.draws * 0x85EBCA6B) % 2**32
+        return tf.stack([tf.constant(number, tf.uint32), tf.cast(self.place, tf.uint32)])
+
+
+class Trainee:
+    """A network in training.
+
+    Attributes:
+      network: stored volumes → logit, as trained on.
+      evaluated: the network that is validated and kept: `network` itself, or one of its own where
+        weights are averaged or several devices hold copies.
+      optimizer: with its state.
+      replicas: devices that share a batch, over all hosts.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        recipe: Recipe,
+        *,
+        strategy: tf.distribute.Strategy,
+        cluster: Cluster,
+    ) -> None:
+        assert config.modalities is not None
+        self.config, self.recipe, self.strategy = config, recipe, strategy
+        self.cluster = cluster
+        self.replicas = strategy.num_replicas_in_sync
+        if config.batch_size < self.replicas:
+            raise UsageError(
+                f"--batch_size {config.batch_size}: {self.replicas} devices share a batch"
+            )
+        schema = recipe.schema
+        made_of = (config.network, schema.shape, len(config.modalities), schema.dtype)
+        with strategy.scope():
+            self.network = build_model(*made_of, synchronized=self.replicas > 1)
+            self.optimizer = make_optimizer(
+                config.optimizer,
+                epochs=config.epochs,
+                steps_per_epoch=recipe.steps_per_epoch,
+                precision=recipe.precision,
+                replicas=self.replicas,
+            )
+            self.optimizer.build(self.network.trainable_variables)
+        self._standardise = self.network.get_layer("standardise")
+        self._trunk = keras.Model(self._standardise.output, self.network.output)
+        self._seed, self._mixing = StepSeed(recipe.seed), StepSeed(recipe.seed + 1)
+        self._top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
+        self.evaluated = self.network
+        self._averages: list[tf.Variable] = []
+        if config.optimizer.ema is not None or self.replicas > 1:
+            self.evaluated = build_model(*made_of)
+        if config.optimizer.ema is not None:
+            self._averages = [
+                tf.Variable(variable.numpy(), trainable=False)
+                for variable in self._averaged_variables(self.network)
+            ]
+        # Functions within functions only where they must be: no gradient is summed across them.
+        self._replica_step: Any = self._learn
+        if _uses_xla(config.xla, self.replicas):
+            self._replica_step = tf.function(self._learn, jit_compile=True)
+        self._met: set[Any] = set()
+        self._step: Any = tf.function(self._everywhere, reduce_retracing=True)
+        self._augment: Any = tf.function(self._augmented, reduce_retracing=True)
+        self._average: Any = tf.function(self._move_averages)
+
+    @property
+    def variables(self) -> list[Any]:
+        """Everything that a step changes: weights, dropout's seeds, optimizer, moving averages."""
+        return [*self.network.variables, *self.optimizer.variables, *self._averages]
+
+    def state(self) -> list[npt.NDArray[Any]]:
+        """The values of `variables`."""
+        return [np.asarray(variable.numpy()) for variable in self.variables]
+
+    def restore(self, values: Sequence[npt.NDArray[Any]]) -> None:
+        """Takes `state`'s values back.
+
+        Raises:
+          ValueError: they are those of another network.
+        """
+        variables = self.variables
+        found, needed = [v.shape for v in values], [tuple(v.shape) for v in variables]
+        if found != needed:
+            raise ValueError(f"{len(found)} arrays of other shapes than the network's")
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+    def share_state(self) -> None:
+        """Gives all hosts the chief's values: only it has read the checkpoint."""
+        for variable in self.variables:
+            value = np.asarray(variable.numpy())
+            variable.assign(self.from_chief(value))
+
+    def from_chief(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The chief's value of an array that every host passes: a sum to which only it adds."""
+        wide = value.astype(np.int64 if value.dtype.kind in "iub" else np.float64)
+        mine = tf.constant(wide if self.cluster.is_chief else np.zeros_like(wide))
+
+        def reduce() -> Any:
+            context = tf.distribute.get_replica_context()
+            first = context.replica_id_in_sync_group == 0
+            part = tf.cond(first, lambda: mine, lambda: tf.zeros_like(mine))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+
+        summed = self.strategy.run(tf.function(reduce))
+        local = self.strategy.experimental_local_results(summed)[0]
+        result: npt.NDArray[Any] = local.numpy().astype(value.dtype)
+        return result
+
+    def step(self, batch: Mapping[str, tf.Tensor], number: int, rows: int) -> tf.Tensor:
+        """Learns from a batch.
+
+        Args:
+          batch: this host's rows of "volume", as stored, and "label" (rows, 1) float32.
+          number: of the step since training began, from 0.
+          rows: patients in the whole batch, over all hosts.
+
+        Returns:
+          The batch's mean loss, float32 scalar; on a GPU it is not computed yet.
+        """
+        volume, label = (self._split(batch[name]) for name in ("volume", "label"))
+        # What is compiled is compiled when a batch of its size is first met.
+        first = batch["label"].shape not in self._met
+        self._met.add(batch["label"].shape)
+        with without_notes() if first else contextlib.nullcontext():
+            loss = self._step(
+                volume, label, tf.constant(number, tf.int64), tf.constant(float(rows))
+            )
+        if self._averages:
+            decay = min(self.config.optimizer.ema or 0.0, (1 + number) / (10 + number))
+            self._average(tf.constant(decay, tf.float32))
+        return loss
+
+    def augmented(self, volume: tf.Tensor, label: tf.Tensor, number: int) -> tf.Tensor:
+        """What the first replica would make of stored volumes in step `number`: for pictures."""
+        with without_notes():
+            shown, _ = self._augment(volume, label, tf.constant(number, tf.int64), tf.constant(0))
+        return shown
+
+    def settle(self) -> keras.Model:
+        """Brings `evaluated` up to date and returns it."""
+        if self.evaluated is not self.network:
+            for target, source in zip(
+                self.evaluated.variables, self.network.variables, strict=True
+            ):
+                target.assign(source.numpy())
+            for target, average in zip(
+                self._averaged_variables(self.evaluated), self._averages, strict=False
+            ):
+                target.assign(average)
+        return self.evaluated
+
+    def _split(self, tensor: tf.Tensor) -> Any:
+        """A host's rows, dealt out to its devices."""
+        local = self.strategy.extended._num_replicas_in_sync // len(self.cluster.workers)
+        if local == 1:
+            if self.replicas == 1:
+                return tensor
+            return self.strategy.experimental_distribute_values_from_function(lambda _: tensor)
+        rows = int(tensor.shape[0])
+
+        def part(context: Any) -> tf.Tensor:
+            place = context.replica_id_in_sync_group % local
+            return tensor[rows * place // local : rows * (place + 1) // local]
+
+        return self.strategy.experimental_distribute_values_from_function(part)
+
+    def _everywhere(self, volume: Any, label: Any, number: Any, rows: Any) -> Any:
+        losses = self.strategy.run(self._augment_and_learn, (volume, label, number, rows))
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
+
+    def _augment_and_learn(self, volume: Any, label: Any, number: Any, rows: Any) -> Any:
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group
+        volume, label = self._augmented(volume, label, number, replica)
+        return self._replica_step(volume, label, rows)
+
+    def _augmented(self, volume: Any, label: Any, number: Any, replica: Any) -> Any:
+        config, shape = self.config.augment, volume.shape
+        varied = tf.function(
+            lambda given, step, place: augment(
+                given,
+                config=config,
+                voxel_mm=self.recipe.voxel_mm,
+                top=self._top,
+                seed=self._seed.at(step, place, self.replicas),
+            ),
+            jit_compile=config.resamples or None,  # more than twice as fast on a CPU
+        )
+        volume = varied(volume, number, replica)
+        if config.mixup_alpha:
+            volume, label = mixup(
+                volume,
+                label,
+                alpha=config.mixup_alpha,
+                seed=self._mixing.at(number, replica, self.replicas),
+            )
+        return tf.ensure_shape(volume, shape), label
+
+    def _learn(self, volume: Any, label: Any, rows: Any) -> Any:
+        """One replica's share of the step; its loss adds up to the batch's mean over replicas."""
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            logit = self._trunk(self._standardise(volume), training=True)
+            each = weighted_loss(
+                label,
+                logit,
+                smoothing=self.config.label_smoothing,
+                weights=self.recipe.weights,
+            )
+            loss = tf.reduce_sum(each) / rows
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.replicas > 1 and (scales or self.config.optimizer.clip_norm is not None):
+            # Norm and finiteness are the sum's; the optimizer then sums these equal parts.
+            context = tf.distribute.get_replica_context()
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+            gradients = [gradient / self.replicas for gradient in summed]
+        self.optimizer.apply(gradients, variables)
+        return loss
+
+    def _averaged_variables(self, network: keras.Model) -> list[Any]:
+        """Weights and BatchNormalization's statistics: an average of one without the other fits
+        neither."""
+        return [variable for variable in network.variables if "float" in variable.dtype]
+
+    def _move_averages(self, decay: tf.Tensor) -> None:
+        for average, variable in zip(
+            self._averages, self._averaged_variables(self.network), strict=True
+        ):
+            value = tf.cast(variable.value, tf.float32)
+            average.assign(average * decay + value * (1.0 - decay))
+
+
+def _uses_xla(asked: str, replicas: int) -> bool:
+    """Whether to compile the step: on a CPU XLA is several times slower at 3D convolutions."""
+    if replicas > 1:
+        if asked == "on":
+            raise UsageError("--xla on: only on one device")
+        return False
+    return asked == "on" or (asked == "auto" and bool(tf.config.list_physical_devices("GPU")))

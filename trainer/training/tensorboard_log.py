@@ -1,0 +1,108 @@
+"""What a fold's training leaves to be read: history.csv, TensorBoard's files, a line an epoch."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from beam_jobs.common.terminal import duration, say
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "val_loss",
+    "val_auc",
+    "best",
+    "learning_rate",
+    "step_seconds",
+    "input_wait",
+    "epoch_seconds",
+)
+PICTURED = 4  # patients whose middle slices TensorBoard shows
+
+
+class Journal:
+    """Writes for one member.
+
+    Args:
+      name: of the member, on the terminal.
+      directory: takes history.csv.
+      logs: takes TensorBoard's files, made with the first thing to show.
+      epochs: of the config.
+      shown: whether to print.
+      later: members that come after this one.
+    """
+
+    def __init__(
+        self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool, later: int
+    ) -> None:
+        self.name, self.epochs, self.shown, self.later = name, epochs, shown, later
+        self._history, self._logs = directory / "history.csv", logs
+        self._writer: Any = None
+
+    def say(self, line: str) -> None:
+        """Prints a line of this member."""
+        if self.shown:
+            say(f"{self.name}  {line}")
+
+    def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """history.csv anew: it says what the state says, whatever was lost in between."""
+        temporary = self._history.with_name(f".{self._history.name}")
+        with temporary.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        temporary.replace(self._history)
+
+    def log(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """The last epoch of a history, as TensorBoard's scalars and a line."""
+        row = history[-1]
+        with self._summaries():
+            for name in HISTORY_COLUMNS[1:]:
+                if name != "best":
+                    tf.summary.scalar(name, row[name], step=row["epoch"])
+        self._writer.flush()
+        self.say(
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
+            f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
+            f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
+            f"{row['epoch_seconds']:.1f} s{self._left(history)}"
+        )
+
+    def _left(self, history: Sequence[Mapping[str, Any]]) -> str:
+        """What the run may still take, if no member stops early; the first epoch makes graphs."""
+        epochs = self.epochs - history[-1]["epoch"] + self.later * self.epochs
+        if len(history) < 2:
+            return ""
+        left = epochs * statistics.median(row["epoch_seconds"] for row in history[1:])
+        return f", at most {duration(left)} left" if left >= 1 else ""
+
+    def picture(self, stored: tf.Tensor, augmented: tf.Tensor) -> None:
+        """Middle slices of a few volumes, channels side by side, on one scale of grey.
+
+        Args:
+          stored: (patients, row, column, slice, channel).
+          augmented: the same volumes as the network sees them.
+        """
+        stored = tf.cast(stored, tf.float32)
+        top = tf.maximum(tf.reduce_max(stored), 1e-6)
+        with self._summaries():
+            for name, volumes in (("stored", stored), ("augmented", augmented)):
+                middle = volumes[:, :, :, volumes.shape[3] // 2]
+                pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
+                tf.summary.image(name, pictures, step=0, max_outputs=PICTURED)
+
+    def close(self) -> None:
+        """Ends TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _summaries(self) -> Any:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self._logs))
+        return self._writer.as_default()
