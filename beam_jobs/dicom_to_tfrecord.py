@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common import cli
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before.storage import is_remote, list_local_files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.cohort.ids import read_id_policy
@@ -19,7 +20,7 @@ from beam_jobs.core.cohort.plan import find_places
 from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
-from beam_jobs.core.record import DTYPES, ContractError
+from beam_jobs.core.record import DTYPES
 
 if TYPE_CHECKING:
     from beam_jobs.common.progress_files import Ticks

@@ -11,11 +11,12 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from beam_jobs.common import cli, terminal
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.resume import digest
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
 
 PROG = "python -m beam_jobs.verify"

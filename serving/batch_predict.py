@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common import cli, terminal
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before.storage import is_remote
 from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
-from beam_jobs.core.record import ContractError
 from beam_jobs.runners.options import make_pipeline, pipeline_options, quiet_beam
 from serving.model.cohort_statistics import Statistics, of_series_table
 from serving.model.contract import Contract, Prediction, load_contract, load_statistics

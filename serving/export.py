@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common import cli, terminal
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 from serving.model.calibration import (
     ENSEMBLES,
     METHODS,

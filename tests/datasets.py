@@ -13,13 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.core.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    ShardPatient,
-    fingerprint,
-)
+from beam_jobs.common.contract_json import fingerprint
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import encode_case, write_record
 

@@ -25,17 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.terminal import bar, row, say
-from beam_jobs.core.manifest import Manifest, ShardEntry, require_kinds
-from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.core.manifest import Manifest, ShardEntry
+from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, read_records
 from trainer.data.locations import join, read_bytes, read_manifest
 from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
-from trainer.evaluate import sigmoid, verdict
 from trainer.forest.features import case_features, feature_names
 from trainer.forest.model import Floats, HeldOut, Table, cross_validate, pooled_metrics
 from trainer.metrics.ensemble import summary_rows
-from trainer.metrics.wording import PERMUTED
+from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.metrics.wording import PERMUTED, verdict
 from trainer.training.run_files import (
     OOF_COLUMNS,
     OOF_NAME,

@@ -9,27 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row
-from beam_jobs.core.record import ContractError
-from trainer.metrics.auc import auc, auc_interval
 from trainer.metrics.evaluation import comparisons_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
-from trainer.metrics.roc_and_calibration import log_loss, sigmoid
 from trainer.metrics.wording import metrics_of, p_text, summary_line, verdict
 from trainer.training.run_files import CONFIG_NAME, RUN_NAME
-
-# Those of other modules are this one's too: callers need not know where a number is computed.
-__all__ = [
-    "auc",
-    "auc_interval",
-    "log_loss",
-    "main",
-    "metrics_of",
-    "read_column",
-    "sigmoid",
-    "summary_line",
-    "verdict",
-]
 
 PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all

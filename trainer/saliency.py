@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import bar, row
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError
 from trainer.data.locations import join, read_manifest
 from trainer.explain.summary import map_name, summarise, told
 from trainer.metrics.predictions import key_of, read_predictions

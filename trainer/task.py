@@ -20,8 +20,8 @@ from beam_jobs.common.cli import (
     read_text,
     run,
 )
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row, say
-from beam_jobs.core.record import ContractError
 from trainer.config.augment import PRESETS
 from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
 from trainer.config.run import (

@@ -18,9 +18,9 @@ from beam_jobs.common.cli import (
     read_text,
     run,
 )
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row, show
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError
 from trainer.config.run import CACHES, TrainConfig, merged
 from trainer.config.search_space import Space, Value, read_space, space_of
 from trainer.data.locations import read_manifest

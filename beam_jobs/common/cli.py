@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 
 EXIT_OK = 0
 EXIT_FAILURE = 1

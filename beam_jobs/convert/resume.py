@@ -23,19 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import canonical_json, fingerprint
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.common.files_before.storage import is_remote
 from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
-from beam_jobs.core.manifest import (
-    MANIFEST_NAME,
-    ShardEntry,
-    ShardPatient,
-    canonical_json,
-    fingerprint,
-)
+from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
 
 STATE_NAME = ".state"
 REPORT_NAME = "report.html"

@@ -9,6 +9,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.common.files_before.stores import Entry
 from beam_jobs.common.progress_files import Ticks, note, tick
@@ -21,7 +22,7 @@ from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
 from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
-from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
 
 

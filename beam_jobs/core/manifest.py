@@ -3,85 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.common.contract_json import (
+    ContractError,
+    fingerprint,
+    json_object,
+    objects_of,
+    require_kinds,
+    shown,
+)
+from beam_jobs.core.record import RecordSchema
 
 FORMAT = "voxelbeam-dataset"
 MANIFEST_NAME = "manifest.json"
 # A name that leads nowhere else: the directory is joined with it.
 SHARD_NAME = re.compile(r"(?:fold-(\d+)|unlabelled)-\d{5}-of-\d{5}\.tfrecord", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-def canonical_json(data: Any) -> str:
-    """JSON with sorted keys and no spaces: equal data, equal text."""
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def fingerprint(data: Any) -> str:
-    """sha256 (hex) of the canonical JSON of `data`."""
-    return hashlib.sha256(canonical_json(data).encode()).hexdigest()
-
-
-def json_object(text: str | bytes) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Args:
-      text: as found in a file; bytes are taken for UTF-8.
-
-    Raises:
-      ContractError: not UTF-8, not JSON, or not an object.
-    """
-    try:
-        data = json.loads(text.decode() if isinstance(text, bytes) else text)
-    except UnicodeDecodeError as error:
-        raise ContractError(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
-        raise ContractError(f"not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ContractError("not a JSON object")
-    return data
-
-
-_KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
-
-
-def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type], *, where: str = "") -> None:
-    """Refuses a JSON object whose members are of other types.
-
-    Args:
-      data: the object.
-      kinds: the Python type of each member that it must have; float takes whole numbers too.
-      where: the object's place, put before a member's name in messages.
-
-    Raises:
-      ContractError: names the member and what was found.
-    """
-    for name, kind in kinds.items():
-        if name not in data:
-            raise ContractError(f"{where}{name} is missing")
-        value = data[name]
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if not fits or isinstance(value, bool):
-            raise ContractError(f"{where}{name}: {_shown(value)} found, {_KINDS[kind]} required")
-
-
-def objects_of(data: Mapping[str, Any], name: str, *, where: str = "") -> list[dict[str, Any]]:
-    """The member `name` of a JSON object, a list of objects.
-
-    Raises:
-      ContractError: it is missing, no list, or holds something else; the message names the place.
-    """
-    require_kinds(data, {name: list}, where=where)
-    for place, value in enumerate(data[name]):
-        require_kinds({f"{name}[{place}]": value}, {f"{name}[{place}]": dict}, where=where)
-    return list(data[name])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -274,7 +216,7 @@ class _Fields:
 
     def error(self, name: str, required: str) -> ContractError:
         return ContractError(
-            f"{self.where}{name}: {_shown(self.data[name])} found, {required} required"
+            f"{self.where}{name}: {shown(self.data[name])} found, {required} required"
         )
 
     def get(self, name: str, kind: type | None = None) -> Any:
@@ -365,12 +307,6 @@ def _counts(fields: _Fields, name: str) -> Mapping[str, Any]:
 def _is_integer(value: object) -> bool:
     """Whether a JSON value is a whole number; `true` is an int to Python."""
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _shown(value: object) -> str:
-    """A value for a message, not longer than a line takes."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _is_unicode(text: str) -> bool:

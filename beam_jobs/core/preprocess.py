@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.geometry import Array, VolumeGeometry
-from beam_jobs.core.manifest import fingerprint
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.resample import Float32, Resampled, resample_stack
 from beam_jobs.core.series import Series
 

@@ -29,6 +29,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.contract_json import ContractError
+
 SCHEMA_VERSION = 1
 AXES = ("row", "column", "slice", "channel")
 DTYPES = ("uint8", "uint16", "float16")
@@ -45,10 +47,6 @@ FEATURES = (
     "schema_version",
     "spec_fingerprint",
 )
-
-
-class ContractError(ValueError):
-    """Two sides of the record contract do not fit; the message names each field and both values."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from beam_jobs.core.record import FEATURES, ContractError, PreparedCase, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
 
 _CRC_MASK_DELTA = 0xA282EAD8
 

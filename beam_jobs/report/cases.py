@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.core.manifest import ShardEntry
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
 
 LEVELS = 256

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.finish import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
-from beam_jobs.core.record import ContractError
 from beam_jobs.report.advice import ADVICE
 from beam_jobs.report.cases import LEVELS, CaseFacts
 

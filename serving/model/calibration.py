@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
-from beam_jobs.core.record import ContractError
 
 METHODS = ("temperature", "isotonic", "none")
 ENSEMBLES = ("logits", "probabilities")

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common import terminal
+from beam_jobs.common.contract_json import ContractError, json_object, require_kinds
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.resume import digest
 from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.manifest import Manifest, json_object, require_kinds
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
 
 FORMAT = "voxelbeam-statistics"

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.manifest import json_object, objects_of, require_kinds
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case
 from serving.model.calibration import ENSEMBLES, Calibration
 from serving.model.cohort_statistics import STATISTICS_NAME, Statistics

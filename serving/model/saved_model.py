@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common import terminal
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import combine
 from serving.model.card import model_card
 from serving.model.cohort_statistics import STATISTICS_NAME, Statistics

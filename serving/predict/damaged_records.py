@@ -10,7 +10,8 @@ from typing import IO
 import google_crc32c
 import numpy as np
 
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
 
 # A row about something refused, with the names of a conversion's rejects.csv.

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
 from serving.predict.submission import match_ids

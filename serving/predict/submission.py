@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
-from beam_jobs.core.record import ContractError
 
 SHARD_DIFFERS = "shard_differs"  # a shard is not the one that its manifest lists
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.common import cli
-from beam_jobs.core.manifest import fingerprint
+from beam_jobs.common.contract_json import fingerprint
 from beam_jobs.core.record import RecordSchema
 from trainer.training.run_files import Member, Run
 

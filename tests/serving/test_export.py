@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import encode_case
 from serving import export
 from serving.model.contract import CARD_NAME, Bundle, load_bundle, load_contract

@@ -17,8 +17,8 @@ import pytest
 from scipy import stats
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
 from trainer.baseline import BaselineConfig, main, read_table
 from trainer.data.split import permuted_labels

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.core.record import PreparedCase
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases
 from trainer.explain import attribution

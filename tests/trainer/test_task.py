@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
-from trainer.evaluate import auc
+from trainer.metrics.auc import auc
 from trainer.task import main
 from trainer.training.run_files import OOF_COLUMNS, Run
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 from tests.trainer.search.searches import (  # noqa: F401
     FAKE,
     SPACE,

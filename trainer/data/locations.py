@@ -18,8 +18,8 @@ import os
 from types import ModuleType
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
-from beam_jobs.core.record import ContractError
 
 SCHEMES = ("gs", "s3", "az", "hdfs")
 _CONNECT_MS = "10000"  # tensorflow-io waits five minutes for a store that does not answer

@@ -29,8 +29,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import ShardEntry
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.core.record import RecordSchema
 from trainer.data.locations import is_remote, join, read_bytes, size
 
 _AT_ONCE = 4  # shards fetched and hashed side by side; each takes its size in memory

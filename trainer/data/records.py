@@ -27,8 +27,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.core.record import RecordSchema
 from trainer.data.locations import is_remote
 from trainer.data.record_reader import Shard, ShardStore
 

@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError
 
 
 def folds_to_train(manifest: Manifest, fold: int | None) -> tuple[int, ...]:

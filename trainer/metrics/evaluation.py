@@ -42,7 +42,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.metrics import roc_and_calibration
 from trainer.metrics.auc import (
     Floats,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError, read_text
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.training.run_files import OOF_NAME
 

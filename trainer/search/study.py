@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.search.trial import (
     COMPLETED,
     FAILED,

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.config.run import TrainConfig
 from trainer.data.locations import read_manifest
 from trainer.metrics.auc import auc, auc_interval

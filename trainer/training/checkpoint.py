@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 
 if TYPE_CHECKING:
     import keras

@@ -19,13 +19,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError
 from trainer.config.run import TrainConfig
 from trainer.data.records import contract_error, open_records
 from trainer.data.split import labels_of
-from trainer.evaluate import auc, log_loss
+from trainer.metrics.auc import auc
+from trainer.metrics.roc_and_calibration import log_loss
 from trainer.training.checkpoint import (
     BEST_NAME,
     STATE_NAME,

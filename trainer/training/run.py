@@ -15,8 +15,8 @@ from beam_jobs.common.cli import quiet_tensorflow
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.data.split import labels_of, permuted_labels
-from trainer.evaluate import sigmoid
 from trainer.metrics.ensemble import Scored, metrics_of_members, pooled
+from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.training.environment import Cluster, Places
 from trainer.training.run_files import OOF_COLUMNS, OOF_NAME, Member, Run, write_table
 

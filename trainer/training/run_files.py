@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.manifest import json_object, objects_of, require_kinds
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.core.record import RecordSchema
 
 if TYPE_CHECKING:
     import keras

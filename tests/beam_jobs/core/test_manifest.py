@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest, ShardEntry, ShardPatient
-from beam_jobs.core.record import ContractError, RecordSchema
+from beam_jobs.core.record import RecordSchema
 
 
 def manifest() -> Manifest:

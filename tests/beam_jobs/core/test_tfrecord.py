@@ -6,7 +6,8 @@ import io
 import numpy as np
 import pytest
 
-from beam_jobs.core.record import FEATURES, ContractError, PreparedCase, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
 
 SCHEMA = RecordSchema(

@@ -17,9 +17,10 @@ from scipy import stats
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import Reason
-from beam_jobs.core.record import ContractError, PreparedCase
+from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, read_records
 from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
 from beam_jobs.report.advice import ADVICE

@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from serving.model.calibration import (
     LEAST_FOR_ISOTONIC,
     Calibration,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from serving.model.calibration import Calibration
 from serving.model.contract import CONTRACT_NAME, Bundle, Contract, load_bundle, load_contract
 from tests.serving.models import ROOT, python, schema_of, spec_of

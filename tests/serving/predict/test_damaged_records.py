@@ -6,7 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import encode_case, write_record
 from serving.predict.damaged_records import read_cases, require_fits
 

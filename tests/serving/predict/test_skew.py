@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from beam_jobs.core.record import ContractError, PreparedCase, RecordSchema
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from serving.model import cohort_statistics
 from serving.model.cohort_statistics import QUANTILES, Statistics, of_case, of_series
 from serving.predict.skew import compare, report

@@ -3,7 +3,7 @@
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from serving.predict.submission import (
     Failure,
     compose,

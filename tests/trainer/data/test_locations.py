@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME
-from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
 from trainer.data import locations
 

@@ -16,8 +16,8 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import ContractError
 from tests.datasets import MODALITIES, make_cases, make_schema, write_cases, write_dataset
 from trainer.data import record_reader, records
 from trainer.data.records import Records, contract_error, open_records

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest, ShardPatient
-from beam_jobs.core.record import ContractError
 from tests.datasets import write_dataset
 from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
 

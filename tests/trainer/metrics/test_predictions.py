@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.metrics.predictions import read_groups, read_histories, read_predictions
 
 OOF = "patient_id,label,fold,seed,logit,probability"

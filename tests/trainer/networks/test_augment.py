@@ -16,7 +16,7 @@ from scipy.interpolate import BSpline
 from scipy.spatial.transform import Rotation
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.config.augment import PRESETS, AugmentConfig
 from trainer.networks.augment import (
     augment,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.evaluate import main
 from trainer.metrics import evaluation
 from trainer.metrics.evaluation import evaluation_of

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from trainer.training.checkpoint import Progress, keep_best, load_state, save_state, settle_best
 
 

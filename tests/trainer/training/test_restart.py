@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import trainer.training.fold
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from tests.datasets import write_dataset
 from trainer.task import main
 from trainer.training.run_files import Run, locked

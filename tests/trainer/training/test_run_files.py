@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.record import ContractError
+from beam_jobs.common.contract_json import ContractError
 from tests.datasets import make_schema
 from trainer.training.run_files import Member, Run, claim
 

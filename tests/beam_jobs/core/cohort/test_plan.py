@@ -5,11 +5,11 @@ import json
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.cohort.plan import find_places, patient_id_of, patient_of, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules, read_rules
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason
-from beam_jobs.core.record import ContractError
 from beam_jobs.core.series import assemble
 from tests.beam_jobs.core.test_series import SAGITTAL, header, stack
 
