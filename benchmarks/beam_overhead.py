@@ -24,7 +24,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from beam_jobs.phantoms.cohort import Head, Lesion, SeriesSpec, imaged, write_series
+from beam_jobs.phantoms.anatomy import Head, Lesion
+from beam_jobs.phantoms.cohort import imaged
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 LIMIT_ONE = 1.10  # the job's time over the loop's, at most
 LIMIT_TWO = 1.70  # one process' time over two processes', at least

@@ -38,8 +38,9 @@ from beam_jobs.core.geometry import VolumeGeometry  # noqa: E402
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case  # noqa: E402
 from beam_jobs.core.record import PreparedCase  # noqa: E402
 from beam_jobs.core.series import assemble  # noqa: E402
-from beam_jobs.phantoms.anatomy import UNIT  # noqa: E402
-from beam_jobs.phantoms.cohort import Head, Lesion, SeriesSpec, imaged, write_series  # noqa: E402
+from beam_jobs.phantoms.anatomy import UNIT, Head, Lesion  # noqa: E402
+from beam_jobs.phantoms.cohort import imaged  # noqa: E402
+from beam_jobs.phantoms.series import SeriesSpec, write_series  # noqa: E402
 
 try:
     import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 LIMIT_GB = 2.0
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")

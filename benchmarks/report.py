@@ -26,7 +26,8 @@ import numpy as np
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 
 
 def command(cohort: Path, output: Path, processes: int) -> list[str]:

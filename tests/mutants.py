@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 UNDEFINED = 0xFFFFFFFF
 _LONG_VRS = frozenset(b"OB OW OF OD OL OV SQ UN UT UC UR SV UV".split())

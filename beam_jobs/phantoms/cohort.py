@@ -9,17 +9,13 @@ The label decides only how the lesion looks (1: bright rim around a dark core; 0
 that a small 3D network can learn it and a leak elsewhere would be a fault.
 """
 
-import argparse
 import contextlib
 import csv
 import multiprocessing
-import os
 import signal
 import threading
-import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -27,37 +23,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.common import cli, terminal
-from beam_jobs.phantoms.anatomy import CONTRAST, TISSUES, UNIT, Contrast, Head, Lesion
+from beam_jobs.common import terminal
+from beam_jobs.phantoms.anatomy import UNIT, Head
 from beam_jobs.phantoms.plan import (
     CohortTruth,
     Patient,
     PhantomConfig,
     plan_cohort,
-    read_truth,
     write_truth,
 )
-from beam_jobs.phantoms.series import IntensityFunction, SeriesSpec, WrittenSeries, write_series
+from beam_jobs.phantoms.series import IntensityFunction, write_series
 
-__all__ = [
-    "CONTRAST",
-    "CohortTruth",
-    "Contrast",
-    "Head",
-    "Lesion",
-    "Patient",
-    "PhantomConfig",
-    "SeriesSpec",
-    "WrittenSeries",
-    "imaged",
-    "main",
-    "plan_cohort",
-    "read_truth",
-    "write_cohort",
-    "write_series",
-]
-
-PROG = "python -m beam_jobs.phantoms"
 LABEL_HEADER = ("BraTS21ID", "MGMT_value")
 
 
@@ -223,98 +199,3 @@ def _write_csv(path: Path, rows: Sequence[tuple[float, float]]) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(LABEL_HEADER)
         writer.writerows(rows)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    low, separator, high = text.partition(",")
-    try:
-        return int(low), int(high) if separator else int(low)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"must be 'min,max' in whole numbers, found {text!r}"
-        ) from None
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description="Write a synthetic brain MR cohort: DIR/train/<id>/<modality>/Image-<n>.dcm,\n"
-        "train_labels.csv, test/, sample_submission.csv, and the truth about it in DIR/truth/.\n"
-        "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.",
-        examples="  # 64 labelled and 16 test patients (about 300 MB)\n"
-        f"  {PROG} --output /tmp/cohort --patients 64 --seed 7\n\n"
-        "  # few but large, for benchmarks (360 MB a patient)\n"
-        f"  {PROG} --output /tmp/big --patients 2 --test_patients 0 \\\n"
-        "      --matrix 512,512 --slices 170,170",
-    )
-    parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="absent or empty directory"
-    )
-    parser.add_argument(
-        "--patients", required=True, type=int, metavar="N", help="labelled patients"
-    )
-    parser.add_argument(
-        "--test_patients", type=int, metavar="M", help="unlabelled patients (default N/4)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
-    parser.add_argument(
-        "--matrix",
-        type=_pair,
-        default=",".join(map(str, PhantomConfig.matrix)),
-        metavar="MIN,MAX",
-        help="rows and columns of a slice",
-    )
-    parser.add_argument(
-        "--slices",
-        type=_pair,
-        default=",".join(map(str, PhantomConfig.slices)),
-        metavar="MIN,MAX",
-        help="slices of a series",
-    )
-    parser.add_argument(
-        "--modalities",
-        default=",".join(TISSUES),
-        metavar="A,B,…",
-        help="series of a patient",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        metavar="N",
-        help="processes",
-    )
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit code."""
-    parser = _parser()
-    flags = parser.parse_args(argv)
-    start = time.perf_counter()
-    try:
-        config = PhantomConfig(
-            patients=flags.patients,
-            test_patients=flags.test_patients,
-            seed=flags.seed,
-            matrix=flags.matrix,
-            slices=flags.slices,
-            modalities=tuple(flags.modalities.split(",")),
-        )
-        truth = write_cohort(config, flags.output, workers=flags.workers)
-    except (ValueError, FileExistsError) as error:
-        raise cli.UsageError(str(error)) from error
-    except BrokenProcessPool as error:
-        raise cli.CommandError("a worker process died (killed, or out of memory)") from error
-    series = [spec for patient in truth.patients for spec in patient.series]
-    written = [spec for spec in series if not spec.missing]
-    terminal.row("patients", f"{config.patients} to train on + {config.test_count} to ask about")
-    terminal.row(
-        "series",
-        f"{len(written)} ({sum(spec.blank for spec in series)} black, "
-        f"{len(series) - len(written)} missing)",
-    )
-    seconds = time.perf_counter() - start
-    terminal.row("files", f"{sum(spec.slices for spec in written)} in {seconds:.1f} s")
-    terminal.row("cohort", str(flags.output))
-    return cli.EXIT_OK

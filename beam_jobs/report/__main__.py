@@ -1,7 +1,56 @@
-"""The command `python -m beam_jobs.report`."""
+"""A dataset as one page to look at: `python -m beam_jobs.report DATASET`."""
 
-from beam_jobs.common import cli
-from beam_jobs.report.make import PROG, main
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from beam_jobs.common import cli, terminal
+from beam_jobs.convert.resume import REPORT_NAME
+from beam_jobs.report.make import make_report
+
+PROG = "python -m beam_jobs.report"
+EXAMPLES = """\
+  # dataset/report.html: one file that opens offline, in any browser.
+  python -m beam_jobs.report dataset
+
+  # What drifted since the last cohort?
+  python -m beam_jobs.report dataset --against older_dataset --output drift.html
+
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Flags to a page to two lines."""
+    parser = cli.Parser(
+        prog=PROG,
+        description="Writes one self-contained HTML page about a dataset: cohort, series, "
+        "intensities, rejects and what to do about them, and every patient's slices.",
+        examples=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="directory with a manifest.json")
+    add("--output", metavar="FILE", help=f"page to write (default: DATASET/{REPORT_NAME})")
+    add("--against", metavar="OTHER", help="another dataset, to tell what drifted")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="shards read at a time")
+    flags = parser.parse_args(argv)
+    if flags.workers < 1:
+        raise cli.UsageError("--workers must be at least 1")
+    if flags.output is not None and (
+        not flags.output or flags.output.endswith("/") or os.path.isdir(flags.output)
+    ):
+        raise cli.UsageError(f"--output {flags.output or 'is empty'}: a file's name is required")
+    report = make_report(
+        flags.dataset,
+        output=flags.output,
+        against=flags.against,
+        workers=flags.workers,
+    )
+    marked = "" if report.marked is None else f", {report.marked} differences marked"
+    terminal.row("patients", f"{report.patients}{marked}")
+    terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
+    return cli.EXIT_OK
+
 
 if __name__ == "__main__":
     cli.run(main, PROG)

@@ -1,11 +1,10 @@
-"""A dataset as one page to look at: `python -m beam_jobs.report DATASET`."""
+"""A dataset as one page to look at: records read, counted, drawn and written."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import IO
 
-from beam_jobs.common import cli, terminal
+from beam_jobs.common import terminal
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.resume import REPORT_NAME
 from beam_jobs.core.manifest import Manifest
@@ -23,15 +22,6 @@ from beam_jobs.report.data import DatasetFacts, gather, summarise
 from beam_jobs.report.page import privacy_of, render, sprite_element, write
 from beam_jobs.verify import read_manifest
 
-PROG = "python -m beam_jobs.report"
-EXAMPLES = """\
-  # dataset/report.html: one file that opens offline, in any browser.
-  python -m beam_jobs.report dataset
-
-  # What drifted since the last cohort?
-  python -m beam_jobs.report dataset --against older_dataset --output drift.html
-
-"""
 # Below about this many voxels a further process costs more than it saves.
 _WORTH_PROCESSES = 200_000_000
 
@@ -51,38 +41,6 @@ class Report:
     bytes: int
     patients: int
     marked: int | None
-
-
-def main(argv: Sequence[str]) -> int:
-    """Flags to a page to two lines."""
-    parser = cli.Parser(
-        prog=PROG,
-        description="Writes one self-contained HTML page about a dataset: cohort, series, "
-        "intensities, rejects and what to do about them, and every patient's slices.",
-        examples=EXAMPLES,
-    )
-    add = parser.add_argument
-    add("dataset", metavar="DATASET", help="directory with a manifest.json")
-    add("--output", metavar="FILE", help=f"page to write (default: DATASET/{REPORT_NAME})")
-    add("--against", metavar="OTHER", help="another dataset, to tell what drifted")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="shards read at a time")
-    flags = parser.parse_args(argv)
-    if flags.workers < 1:
-        raise cli.UsageError("--workers must be at least 1")
-    if flags.output is not None and (
-        not flags.output or flags.output.endswith("/") or os.path.isdir(flags.output)
-    ):
-        raise cli.UsageError(f"--output {flags.output or 'is empty'}: a file's name is required")
-    report = make_report(
-        flags.dataset,
-        output=flags.output,
-        against=flags.against,
-        workers=flags.workers,
-    )
-    marked = "" if report.marked is None else f", {report.marked} differences marked"
-    terminal.row("patients", f"{report.patients}{marked}")
-    terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
-    return cli.EXIT_OK
 
 
 def make_report(

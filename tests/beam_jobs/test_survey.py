@@ -8,7 +8,7 @@ import pytest
 
 from beam_jobs import survey
 from beam_jobs.common import cli
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 
 @pytest.fixture

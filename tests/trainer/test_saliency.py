@@ -341,7 +341,8 @@ def test_on_phantoms_the_lesion_gets_five_times_the_mean_of_the_rest_of_the_head
     """
     from beam_jobs.core.tfrecord import decode_case, read_records
     from beam_jobs.dicom_to_tfrecord import main as convert
-    from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+    from beam_jobs.phantoms.cohort import write_cohort
+    from beam_jobs.phantoms.plan import PhantomConfig
     from trainer.explain.attribution import Explainer, explainable, randomised
     from trainer.task import main as train
 

@@ -23,7 +23,8 @@ from beam_jobs.common.files_before.storage import open_bytes
 from beam_jobs.core.dicom.headers import read_headers
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 from tests.dicom_files import enhanced_dataset, group, save
 from tests.stores import BUCKET, EMULATORS, Asked, Emulator
 

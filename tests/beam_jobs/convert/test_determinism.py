@@ -13,7 +13,8 @@ from beam_jobs.common import cli
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert import transforms
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 from tests.kills import files
 
 

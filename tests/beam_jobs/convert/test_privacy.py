@@ -12,7 +12,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 CANARY = "CANARYxQ7"
 DATE = "19530417"

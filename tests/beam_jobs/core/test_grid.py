@@ -14,7 +14,8 @@ from beam_jobs.core.geometry import VolumeGeometry
 from beam_jobs.core.preprocess import PreprocessSpec, grid_around, prepare_case, resample_series
 from beam_jobs.core.resample import resample_stack
 from beam_jobs.core.series import Series, assemble
-from beam_jobs.phantoms.cohort import Head, Lesion, SeriesSpec, write_series
+from beam_jobs.phantoms.anatomy import Head, Lesion
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 SPEC = PreprocessSpec(modalities=("T1w",), shape=(32, 32, 16), fov_mm=(120.0, 120.0, 80.0))
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")

@@ -8,7 +8,7 @@ from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 from tests.dicom_files import assert_same_as_dcm2niix
 from tests.real_series import unpack_real_series
 

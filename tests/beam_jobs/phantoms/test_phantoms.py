@@ -20,22 +20,11 @@ from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from beam_jobs.common import cli
-from beam_jobs.phantoms.anatomy import CONTRAST, MARKER_CENTRE, TISSUES
-from beam_jobs.phantoms.cohort import (
-    PROG,
-    CohortTruth,
-    Head,
-    Lesion,
-    Patient,
-    PhantomConfig,
-    SeriesSpec,
-    imaged,
-    main,
-    plan_cohort,
-    read_truth,
-    write_cohort,
-    write_series,
-)
+from beam_jobs.phantoms.__main__ import PROG, main
+from beam_jobs.phantoms.anatomy import CONTRAST, MARKER_CENTRE, TISSUES, Head, Lesion
+from beam_jobs.phantoms.cohort import imaged, write_cohort
+from beam_jobs.phantoms.plan import CohortTruth, Patient, PhantomConfig, plan_cohort, read_truth
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 SMALL = PhantomConfig(patients=4, test_patients=2, seed=11, matrix=(44, 56), slices=(22, 28))
 

@@ -22,10 +22,11 @@ from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, read_records
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
+from beam_jobs.report.__main__ import main
 from beam_jobs.report.advice import ADVICE
 from beam_jobs.report.cases import PicturePlan, as_levels, facts_of, pictures_of
-from beam_jobs.report.make import main
 from tests.beam_jobs.convert.test_privacy import assert_no_canary, cohort  # noqa: F401
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset

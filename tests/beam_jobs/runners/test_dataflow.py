@@ -17,7 +17,8 @@ import pytest
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
 from beam_jobs.common.files_before import stores
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 from tests.dataflow_stub import (
     PROJECT,
     REGION,

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.phantoms.cohort import PhantomConfig, write_cohort
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 from beam_jobs.runners.options import pipeline_options, runs_here
 from tests.kills import files
 

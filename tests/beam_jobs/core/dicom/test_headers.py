@@ -15,7 +15,7 @@ from beam_jobs.common.files_before.storage import open_bytes
 from beam_jobs.core.dicom import headers
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 
 def bundled_files():

@@ -12,7 +12,7 @@ from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
-from beam_jobs.phantoms.cohort import SeriesSpec, write_series
+from beam_jobs.phantoms.series import SeriesSpec, write_series
 from tests import mutations
 from tests.mutants import Layout, make_bases
 
