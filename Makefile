@@ -15,8 +15,8 @@ OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
 # The Pythons to try, and what one must show to be taken. A name on the PATH proves nothing: it may be
 # a version manager's shim for a Python that is not there, or come without the venv module.
-PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3.10 python3)
-RIGHT   := (3, 10) <= sys.version_info[:2] <= (3, 12)
+PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3)
+RIGHT   := (3, 11) <= sys.version_info[:2] <= (3, 12)
 WORKS   := -c 'import sys, venv, ensurepip; sys.exit(not $(RIGHT))'
 
 define find_python
@@ -25,7 +25,7 @@ define find_python
 	  if "$$candidate" $(WORKS) >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo 'setup: no working Python 3.10, 3.11 or 3.12 with its venv module among: $(PYTHONS).' \
+	  echo 'setup: no working Python 3.11 or 3.12 with its venv module among: $(PYTHONS).' \
 	    'Install one (on Debian: apt-get install python3 python3-venv)' \
 	    'or name it: make PYTHON=/path/to/python3.11 ...' >&2; \
 	  exit 1; \
@@ -151,7 +151,7 @@ bench: $(STAMP) ## every script in benchmarks/, one after another
 
 # Only this target wants uv, and it must work while the lock does not, so it has its own environment.
 lock: build/lock/bin/uv ## write requirements.lock anew from setup.py, to the newest versions that fit
-	build/lock/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --universal --python-version 3.10 \
+	build/lock/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
 	  --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command 'make lock' --output-file requirements.lock --quiet
 

@@ -10,6 +10,7 @@ converts DICOM never imports TensorFlow, so it can be spared that large install:
 """
 
 import os
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -102,6 +103,12 @@ class SourceDistribution(sdist):
             Path(base_dir, CONVERSION_ONLY.name).touch()
 
 
+def version() -> str:
+    """The version that `beam_jobs.common.version` says, read without importing the package."""
+    text = (HERE / "beam_jobs" / "common" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)[1]
+
+
 def readme() -> str:
     path = HERE / "README.md"
     return path.read_text(encoding="utf-8") if path.exists() else ""
@@ -109,15 +116,32 @@ def readme() -> str:
 
 setup(
     name="voxelbeam",
-    version="0.1.0",
+    version=version(),
     description="DICOM series to TFRecords, a Keras 3 trainer, and SavedModel batch prediction",
     long_description=readme(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.11,<3.13",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Healthcare Industry",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
+    ],
+    entry_points={"console_scripts": ["voxelbeam = beam_jobs.common.console:main"]},
     packages=find_packages(include=["beam_jobs*", "trainer*", "serving*"]),
-    package_data={name: ["templates/*"] for name in ("beam_jobs.report", "trainer.reports")},
+    package_data={
+        **{name: ["py.typed"] for name in ("beam_jobs", "trainer", "serving")},
+        **{name: ["templates/*"] for name in ("beam_jobs.report", "trainer.reports")},
+    },
     install_requires=CONVERSION if conversion_only else CONVERSION + LEARNING,
     extras_require={} if conversion_only else EXTRAS,
     cmdclass={"sdist": SourceDistribution},

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("beam_jobs", "trainer", "serving")
-PYTHONS = ("3.10", "3.11", "3.12")
+PYTHONS = ("3.11", "3.12")
 # Left out of the lock, because they are for machines with an accelerator only.
 UNLOCKED_EXTRAS = {"gpu"}
 
@@ -206,7 +206,7 @@ def folder_of_tools(tmp_path: Path) -> Path:
         found = shutil.which(tool)
         assert found, tool
         (folder / tool).symlink_to(found)
-    for name in ("python3.12", "python3.11", "python3.10", "python3"):
+    for name in ("python3.12", "python3.11", "python3"):
         shim(folder, name, f'echo "shim: {name}: command not found" >&2; exit 127')
     return folder
 
@@ -216,7 +216,7 @@ def test_setup_without_a_working_python_says_so_in_one_line(tmp_path):
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
     assert len(said) == 1, done.stderr
-    assert said[0].startswith("setup: no working Python 3.10, 3.11 or 3.12")
+    assert said[0].startswith("setup: no working Python 3.11 or 3.12")
     assert "PYTHON=" in said[0]
     assert not (tmp_path / "venv").exists()
 
@@ -226,7 +226,7 @@ def test_setup_takes_the_first_python_that_works(tmp_path):
     # Answers the question whether it works, and shows that it was chosen by failing as a venv.
     works = 'case "$1" in -c) exit 0;; --version) echo chosen-$0;; *) exit 3;; esac'
     shim(folder, "python3.11", works)
-    shim(folder, "python3.10", works)
+    shim(folder, "python3", works)
     done = run_make("setup", f"VENV={tmp_path}/venv", path=str(folder))
     assert "chosen-" in done.stdout
     assert "python3.11" in done.stdout

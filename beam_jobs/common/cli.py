@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import select
 import sys
 import threading
@@ -81,11 +82,11 @@ class Parser(argparse.ArgumentParser):
         output: bool = True,
     ) -> None:
         codes = sorted({**EXIT_CODES, **(exit_codes or {})}.items())
-        told = "\n".join(f"  {code:<4} {meaning}" for code, meaning in codes)
+        listed = "\n".join(f"  {code:<4} {meaning}" for code, meaning in codes)
         super().__init__(
-            prog=prog,
-            description=description,
-            epilog=f"examples:\n{examples.rstrip()}\n\nexit codes:\n{told}",
+            prog=_as_called(prog),
+            description=_as_called(description),
+            epilog=f"examples:\n{_as_called(examples).rstrip()}\n\nexit codes:\n{listed}",
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
@@ -116,9 +117,26 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Output:
-    """What the command line said of output."""
+    """What the command line said of output, and how commands are called in it."""
 
     quiet = False
+    names: Mapping[str, str] = {}
+
+
+def name_commands(names: Mapping[str, str]) -> None:
+    """Lets help and errors speak of commands by other names (`voxelbeam` does).
+
+    Args:
+      names: module -> what stands in place of "python -m <module>".
+    """
+    _Output.names = dict(names)
+
+
+def _as_called(text: str) -> str:
+    """A text with each "python -m <module>" as `name_commands` has it."""
+    return re.sub(
+        r"python -m ([\w.]*\w)", lambda found: _Output.names.get(found[1], found[0]), text
+    )
 
 
 def is_quiet() -> bool:
@@ -222,9 +240,9 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
 
 
 def _fail(prog: str, error: object, code: int) -> int:
-    line = " ".join(str(error).split())
+    line = _as_called(" ".join(f"{prog}: error: {error}".split()))
     with contextlib.suppress(OSError):  # nobody listens on stderr either
-        print(f"{prog}: error: {line}", file=sys.stderr)
+        print(line, file=sys.stderr)
     return code
 
 

@@ -10,7 +10,7 @@ import dataclasses
 import enum
 
 
-class Verdict(str, enum.Enum):
+class Verdict(enum.StrEnum):
     """What became of an input file or series."""
 
     USED = "used"
@@ -18,7 +18,7 @@ class Verdict(str, enum.Enum):
     REJECTED = "rejected"
 
 
-class Reason(str, enum.Enum):
+class Reason(enum.StrEnum):
     """Reason codes; `SENTENCES` explains each."""
 
     # Files.
