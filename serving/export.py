@@ -37,7 +37,8 @@ from serving.model.cohort_statistics import Statistics, of_dataset
 from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
 from serving.model.saved_model import write_model
-from trainer.training.run_files import OOF_NAME, Run
+from trainer.config.run_layout import OOF_NAME
+from trainer.training.run_files import Run
 
 PROG = "python -m serving.export"
 

@@ -26,10 +26,13 @@ import numpy.typing as npt
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.common.contract_json import ContractError, require_kinds
+from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.common.terminal import bar, row, say
 from beam_jobs.core.manifest import Manifest, ShardEntry
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, read_records
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.data.locations import join, read_bytes, read_manifest
 from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
 from trainer.forest.features import case_features, feature_names
@@ -37,14 +40,7 @@ from trainer.forest.model import Floats, HeldOut, Table, cross_validate, pooled_
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.metrics.wording import PERMUTED, verdict
-from trainer.training.run_files import (
-    OOF_COLUMNS,
-    OOF_NAME,
-    differences,
-    read_json,
-    write_json,
-    write_table,
-)
+from trainer.training.run_files import differences
 
 PROG = "python -m trainer.baseline"
 FORMAT = "voxelbeam-baseline"

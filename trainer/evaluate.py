@@ -11,10 +11,10 @@ from pathlib import Path
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row
+from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
 from trainer.metrics.evaluation import comparisons_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
 from trainer.metrics.wording import metrics_of, p_text, summary_line, verdict
-from trainer.training.run_files import CONFIG_NAME, RUN_NAME
 
 PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all

@@ -24,12 +24,14 @@ import numpy.typing as npt
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.json_file import write_json
 from beam_jobs.common.terminal import bar, row
 from beam_jobs.core.manifest import Manifest
+from trainer.config.run_layout import OOF_NAME
 from trainer.data.locations import join, read_manifest
 from trainer.explain.summary import map_name, summarise, told
 from trainer.metrics.predictions import key_of, read_predictions
-from trainer.training.run_files import OOF_NAME, Run, write_json
+from trainer.training.run_files import Run
 
 if TYPE_CHECKING:
     from trainer.explain.attribution import Attribution

@@ -33,13 +33,14 @@ from trainer.config.run import (
     TrainConfig,
     merged,
 )
+from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.locations import read_manifest
 from trainer.data.split import check_folds, folds_to_train
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import PERMUTED, summary_line, verdict
 from trainer.training.environment import cluster_of, places_of
 from trainer.training.run import train
-from trainer.training.run_files import OOF_NAME, RUN_NAME, Run, claim, locked
+from trainer.training.run_files import Run, claim, locked
 
 PROG = "python -m trainer.task"
 

@@ -21,10 +21,10 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
 from trainer.baseline import BaselineConfig, main, read_table
+from trainer.config.run_layout import OOF_COLUMNS
 from trainer.data.split import permuted_labels
 from trainer.forest.features import case_features, feature_names
 from trainer.forest.model import Table, cross_validate, fit_forest, pooled_metrics
-from trainer.training.run_files import OOF_COLUMNS
 
 VOXEL_MM = (2.0, 1.5, 4.0)
 

@@ -25,10 +25,11 @@ from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases
+from trainer.config.run_layout import OOF_COLUMNS
 from trainer.explain import attribution
 from trainer.explain.summary import half_in, map_name
 from trainer.saliency import main
-from trainer.training.run_files import OOF_COLUMNS, Member, Run
+from trainer.training.run_files import Member, Run
 
 SHAPE = (12, 14, 10)
 MODALITIES = ("FLAIR", "T1wCE")

@@ -18,9 +18,10 @@ from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.datasets import write_dataset
+from trainer.config.run_layout import OOF_COLUMNS
 from trainer.metrics.auc import auc
 from trainer.task import main
-from trainer.training.run_files import OOF_COLUMNS, Run
+from trainer.training.run_files import Run
 
 FAST = ("--learning_rate", "1e-3", "--batch_size", "8", "--modalities", "T1wCE")
 

@@ -19,6 +19,7 @@ import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.json_file import read_json
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.trainer.search.searches import (  # noqa: F401
     FAKE,
@@ -31,7 +32,7 @@ from tests.trainer.search.searches import (  # noqa: F401
 )
 from trainer import tune
 from trainer.config.run import TrainConfig
-from trainer.training.run_files import locked, read_json
+from trainer.training.run_files import locked
 from trainer.tune import main, role_of
 
 

@@ -43,6 +43,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.json_file import read_json
+from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
 from trainer.metrics import roc_and_calibration
 from trainer.metrics.auc import (
     Floats,
@@ -57,7 +59,6 @@ from trainer.metrics.auc import (
 )
 from trainer.metrics.predictions import Predictions, read_groups, read_histories
 from trainer.metrics.wording import metrics_of, reading, verdict, warnings_of
-from trainer.training.run_files import CONFIG_NAME, RUN_NAME, read_json
 
 FORMAT = "voxelbeam-evaluation"
 # Numbers drawn at most for one resampling, about a second: large cohorts get fewer resamples, and

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError, read_text
 from beam_jobs.common.contract_json import ContractError
+from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.roc_and_calibration import sigmoid
-from trainer.training.run_files import OOF_NAME
 
 Floats = npt.NDArray[np.float64]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from beam_jobs.common.json_file import write_json
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import p_text
 from trainer.reports.pages import render
-from trainer.training.run_files import write_json
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"

@@ -24,6 +24,8 @@ from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.json_file import read_json, write_json
 from trainer.search.trial import (
     COMPLETED,
     FAILED,
@@ -32,7 +34,7 @@ from trainer.search.trial import (
     Request,
     forget_networks,
 )
-from trainer.training.run_files import differences, locked, read_json, write_json, write_table
+from trainer.training.run_files import differences, locked
 
 FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME, BEST_NAME = "study.json", "trials.csv", "best_hyperparameters.json"

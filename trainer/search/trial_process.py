@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.json_file import read_json, write_json
 from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
@@ -25,7 +26,6 @@ from trainer.search.trial import (
     Request,
     forget_networks,
 )
-from trainer.training.run_files import read_json, write_json
 
 COMMAND = (sys.executable, "-m", "trainer.search.trial")
 

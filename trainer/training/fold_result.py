@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
-from trainer.training.run_files import write_json
+from beam_jobs.common.json_file import write_json
 
 RESULT_NAME = "result.json"
 

@@ -12,13 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.data.split import labels_of, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members, pooled
 from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.training.environment import Cluster, Places
-from trainer.training.run_files import OOF_COLUMNS, OOF_NAME, Member, Run, write_table
+from trainer.training.run_files import Member, Run
 
 if TYPE_CHECKING:
     from trainer.training.fold_result import FoldResult

@@ -18,30 +18,25 @@ With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import fcntl
-import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.common.contract_json import ContractError, objects_of, require_kinds
+from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
+from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, RUN_NAME
 
 if TYPE_CHECKING:
     import keras
 
 FORMAT = "voxelbeam-run"
-RUN_NAME = "run.json"
 CONFIG_FORMAT = "voxelbeam-run-config"
-CONFIG_NAME = "config.json"
 LOCK_NAME = ".lock"
-OOF_NAME = "oof_predictions.csv"
-OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
 
 # What run.json must hold, by type; the schema checks itself.
 _KINDS: dict[str, type] = {
@@ -265,16 +260,6 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     )
 
 
-def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    temporary.replace(file)
-
-
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested objects as one, with dotted names."""
     flat: dict[str, Any] = {}
@@ -284,22 +269,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-      ContractError: not JSON, or not an object; the message names the file.
-    """
-    try:
-        return json_object(file.read_bytes())
-    except ContractError as error:
-        raise ContractError(f"{file}: {error}") from error
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """Writes a JSON object under a temporary name, then renames it: readers see all or nothing."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(file)

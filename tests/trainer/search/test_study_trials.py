@@ -17,11 +17,11 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.json_file import read_json
 from trainer.config.run import TrainConfig
 from trainer.metrics.auc import auc_interval
 from trainer.search.trial import Request, mean_auc
 from trainer.search.trial_process import classify, run_trial
-from trainer.training.run_files import read_json
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_trial.py")))
 
