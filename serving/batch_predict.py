@@ -29,7 +29,8 @@ from beam_jobs.common.files_before.storage import is_remote
 from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
 from beam_jobs.runners.options import make_pipeline, pipeline_options, quiet_beam
 from serving.model.cohort_statistics import Statistics, of_series_table
-from serving.model.contract import Contract, Prediction, load_contract, load_statistics
+from serving.model.contract import Contract, load_contract, load_statistics
+from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew
 from serving.predict.submission import (
     Submission,

@@ -1,4 +1,4 @@
-"""A SavedModel with the contract it travels with: load both, refuse records that do not fit.
+"""The contract that a SavedModel travels with: what it takes, and which records do not fit.
 
     MODEL/
       saved_model.pb, variables/, fingerprint.pb    loadable with TensorFlow alone
@@ -7,24 +7,19 @@
       assets/training_statistics.json               what it was trained on, where it was told
       assets.extra/tf_serving_warmup_requests       replayed by TensorFlow Serving at its start
 
-Reading a contract costs no TensorFlow; only `load_bundle` does.
+Reading a contract costs no TensorFlow; only `loaded_model.load_model` does.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import decode_case
 from serving.model.calibration import ENSEMBLES, Calibration
 from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
 
@@ -145,96 +140,6 @@ class Contract:
         return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
 
 
-class Prediction(NamedTuple):
-    """One patient's answer.
-
-    Attributes:
-      patient_id: as in the record.
-      probability: of the positive class, a float32's value.
-      logit: the ensemble's, calibrated; a float32's value.
-      spread: standard deviation of the members' calibrated probabilities; 0 of one member.
-      missing: modalities that the model looks at and the patient does not have.
-    """
-
-    patient_id: str
-    probability: float
-    logit: float
-    spread: float
-    missing: tuple[str, ...]
-
-
-class Bundle:
-    """A loaded model with its contract. Calls may come from several threads."""
-
-    def __init__(self, path: str, contract: Contract, model: Any) -> None:
-        self.path = path
-        self.contract = contract
-        self._model = model  # keeps the variables alive
-        self._volumes = model.signatures["volumes"]
-
-    def require(self, schema: RecordSchema, *, records: str = "records") -> None:
-        """Refuses records of another schema; see `Contract.require`."""
-        self.contract.require(schema, model=self.path, records=records)
-
-    def predict(self, examples: Sequence[bytes]) -> list[Prediction]:
-        """Answers for serialized Examples, in their order.
-
-        A patient's answer is the same to the last bit whoever else is in the batch.
-
-        Raises:
-          ContractError: an Example is not of this contract.
-        """
-        import tensorflow as tf
-
-        contract = self.contract
-        cases = [decode_case(example, contract.schema) for example in examples]
-        if not cases:
-            return []
-        # Not `serving_default`: the members' own probabilities come with volumes alone.
-        answer = self._volumes(volumes=tf.constant(np.stack([case.volume for case in cases])))
-        spread = answer["member_probability"].numpy().std(axis=1, dtype=np.float64)
-        return [
-            Prediction(
-                patient_id=case.patient_id,
-                probability=probability,
-                logit=logit,
-                spread=float(np.float32(deviation)),
-                missing=tuple(
-                    contract.schema.modalities[channel]
-                    for channel in contract.channels
-                    if not case.present[channel]
-                ),
-            )
-            for case, probability, logit, deviation in zip(
-                cases,
-                answer["probability"].numpy().tolist(),
-                answer["logit"].numpy().tolist(),
-                spread,
-                strict=True,
-            )
-        ]
-
-    def predict_volumes(
-        self, volumes: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(probability, logit, member_probability) for stored volumes with all channels.
-
-        Args:
-          volumes: (batch, row, column, slice, channel) in the schema's dtype.
-
-        Returns:
-          float32: [batch], [batch] and [batch, members].
-        """
-        import tensorflow as tf
-
-        answer = self._volumes(volumes=tf.constant(volumes))
-        return (
-            answer["probability"].numpy(),
-            answer["logit"].numpy(),
-            answer["member_probability"].numpy(),
-        )
-
-
 def load_contract(path: str | Path) -> Contract:
     """Reads a model's contract without loading the model.
 
@@ -263,25 +168,6 @@ def load_statistics(path: str | Path) -> Statistics | None:
         return None
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
-
-
-def load_bundle(path: str | Path) -> Bundle:
-    """Loads a model that `serving.export` wrote.
-
-    Raises:
-      ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
-    """
-    contract = load_contract(path)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up chatter; errors still raise
-    import tensorflow as tf
-
-    try:
-        model = tf.saved_model.load(str(path))
-    except (OSError, tf.errors.OpError) as error:
-        raise ContractError(f"{path}: the SavedModel does not load: {error}") from error
-    if missing := [name for name in SIGNATURES if name not in model.signatures]:
-        raise ContractError(f"{path}: the SavedModel lacks the signatures {', '.join(missing)}")
-    return Bundle(str(path), contract, model)
 
 
 def _read_bytes(file: str) -> bytes:

@@ -17,8 +17,9 @@ from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import combine
 from serving.model.card import model_card
 from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
-from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract, load_bundle
+from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract
 from serving.model.graph import serving_module
+from serving.model.loaded_model import load_model
 from serving.model.warmup import WARMUP_NAME, warmup_requests
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> 
     import tensorflow as tf
 
     volumes = _probe_volumes(contract.schema)
-    _, logit, of_members = load_bundle(model).predict_volumes(volumes)
+    _, logit, of_members = load_model(model).predict_volumes(volumes)
     chosen = volumes[..., list(contract.channels)]
     answers = np.zeros((len(members), len(volumes)))
     of_keras = zip(answers, members, strict=True)

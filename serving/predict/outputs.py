@@ -18,7 +18,7 @@ import numpy as np
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files_before import filesystems
-from serving.model.contract import Prediction
+from serving.model.loaded_model import Prediction
 from serving.predict.submission import Submission, csv_text
 
 COLUMNS = ("probability", "logit", "spread", "flags")

@@ -19,7 +19,7 @@ from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case
 from serving.model import cohort_statistics
 from serving.model.cohort_statistics import Statistics
-from serving.model.contract import Bundle, Prediction, load_bundle
+from serving.model.loaded_model import LoadedModel, Prediction, load_model
 from serving.predict.damaged_records import read_cases, reject_row
 from serving.predict.submission import SHARD_DIFFERS
 
@@ -169,8 +169,8 @@ def read_rows(directory: str) -> tuple[list[Prediction], list[dict[str, str]], S
     return predictions, rejects, total
 
 
-class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
-    """Beam's view of a `Bundle`: loaded once a worker process, called with capped batches.
+class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
+    """Beam's view of a `LoadedModel`: loaded once a worker process, called with capped batches.
 
     Beam's own TFModelHandler wants tensorflow-hub and cannot load an exported SavedModel.
     """
@@ -181,15 +181,15 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, Bundle]):
         self._batch_size = batch_size
         self._ticks = ticks
 
-    def load_model(self) -> Bundle:
-        bundle = load_bundle(self._model)
+    def load_model(self) -> LoadedModel:
+        loaded = load_model(self._model)
         _fix_gpu_arithmetic()
-        return bundle
+        return loaded
 
     def run_inference(
         self,
         batch: Sequence[bytes],
-        model: Bundle,
+        model: LoadedModel,
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Prediction]:
         answers = model.predict(batch)

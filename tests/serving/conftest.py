@@ -8,7 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 from serving import export
-from serving.model.contract import Bundle, load_bundle
+from serving.model.loaded_model import LoadedModel, load_model
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import schema_of, spec_of, write_run
 
@@ -30,9 +30,9 @@ def model(run_directory: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bundle(model: Path) -> Bundle:
+def loaded(model: Path) -> LoadedModel:
     """That model, loaded."""
-    return load_bundle(model)
+    return load_model(model)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from beam_jobs.core.tfrecord import read_records
 from serving import batch_predict
-from serving.model.contract import Bundle
+from serving.model.loaded_model import LoadedModel
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import ROOT, outcome, python, schema_of, spec_of
 
@@ -39,13 +39,13 @@ def table(path: Path) -> list[tuple[str, ...]]:
         return [tuple(row) for row in csv.reader(stream)]
 
 
-def answers(dataset: Path, bundle: Bundle) -> dict[str, np.float32]:
+def answers(dataset: Path, loaded: LoadedModel) -> dict[str, np.float32]:
     """Every patient's probability, asked one by one."""
     examples = []
     for shard in sorted(dataset.glob("*.tfrecord")):
         with shard.open("rb") as stream:
             examples += list(read_records(stream))
-    found = [bundle.predict([example])[0] for example in examples]
+    found = [loaded.predict([example])[0] for example in examples]
     return {answer.patient_id: np.float32(answer.probability) for answer in found}
 
 
@@ -62,7 +62,7 @@ def damage(dataset: Path, copy: Path, at: float) -> tuple[Path, list[str]]:
 
 
 def test_every_record_gets_its_models_answer_sorted_by_id(
-    predict: Command, dataset: Path, bundle: Bundle, tmp_path: Path
+    predict: Command, dataset: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     output = tmp_path / "new" / "submission.csv"
     code, out, err = predict("--input", dataset, "--output", output)
@@ -70,7 +70,7 @@ def test_every_record_gets_its_models_answer_sorted_by_id(
     assert out.startswith("patients    11: 11 predicted, 0 not")
     header, *rows = table(output)
     assert header == ("BraTS21ID", "MGMT_value")
-    expected = answers(dataset, bundle)
+    expected = answers(dataset, loaded)
     assert [(name, np.float32(value)) for name, value in rows] == [
         (name, expected[name]) for name in IDS
     ]
@@ -100,7 +100,7 @@ def test_neither_source_nor_batches_nor_threads_change_a_byte(
 
 
 def test_asked_ids_are_answered_in_their_order_and_spelling(
-    predict: Command, dataset: Path, bundle: Bundle, tmp_path: Path
+    predict: Command, dataset: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     ids = tmp_path / "sample.csv"
     ids.write_text("case,score\n7,0.5\n00002,0.5\n999,0.5\n")
@@ -108,7 +108,7 @@ def test_asked_ids_are_answered_in_their_order_and_spelling(
     columns = ("--id_column", "case", "--value_column", "p")
     code, _, _ = predict("--input", dataset, "--output", output, "--ids", ids, *columns)
     assert code == 0
-    expected = answers(dataset, bundle)
+    expected = answers(dataset, loaded)
     header, *rows = table(output)
     assert header == ("case", "p")
     assert [(name, np.float32(value)) for name, value in rows] == [
@@ -122,14 +122,14 @@ def test_asked_ids_are_answered_in_their_order_and_spelling(
 
 
 def test_a_damaged_record_costs_its_patient_alone(
-    predict: Command, dataset: Path, bundle: Bundle, tmp_path: Path
+    predict: Command, dataset: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     damaged, patients = damage(dataset, tmp_path / "damaged", at=0.25)
     output = tmp_path / "submission.csv"
     code, out, _ = predict("--input", damaged, "--output", output, "--strict")
     assert code == 8
     assert "corrupt_record 1, shard_differs 1" in out
-    expected = {**answers(dataset, bundle), patients[0]: np.float32(PREVALENCE)}
+    expected = {**answers(dataset, loaded), patients[0]: np.float32(PREVALENCE)}
     assert [(name, np.float32(value)) for name, value in table(output)[1:]] == [
         (name, expected[name]) for name in IDS
     ]
@@ -293,7 +293,7 @@ def test_a_failing_model_ends_in_one_line_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr("serving.model.contract.Bundle.predict", fail)
+    monkeypatch.setattr("serving.model.loaded_model.LoadedModel.predict", fail)
     code, _, err = predict("--input", dataset, "--output", tmp_path / "submission.csv")
     assert code == 1
     assert "no memory left" in err

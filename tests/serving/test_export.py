@@ -15,7 +15,8 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import encode_case
 from serving import export
-from serving.model.contract import CARD_NAME, Bundle, load_bundle, load_contract
+from serving.model.contract import CARD_NAME, load_contract
+from serving.model.loaded_model import LoadedModel, load_model
 from tests.serving.models import MODALITIES, outcome, python, schema_of, spec_of, write_run
 from trainer.training.run_files import Run
 
@@ -52,13 +53,13 @@ def keras_logits(
     )
 
 
-def test_both_signatures_answer_as_the_members_do(bundle: Bundle, run_directory: Path) -> None:
+def test_both_signatures_answer_as_the_members_do(loaded: LoadedModel, run_directory: Path) -> None:
     run = Run.load(run_directory)
     volumes = volumes_of(run.schema)
     expected = keras_logits(run, volumes)
     assert np.ptp(expected) > 0.01  # else the comparison would tell nothing
 
-    probability, logit, of_members = bundle.predict_volumes(volumes)
+    probability, logit, of_members = loaded.predict_volumes(volumes)
     np.testing.assert_allclose(logit, expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-expected)), rtol=1e-6, atol=1e-6)
 
@@ -66,12 +67,12 @@ def test_both_signatures_answer_as_the_members_do(bundle: Bundle, run_directory:
     np.testing.assert_allclose(of_members.T, 1 / (1 + np.exp(-np.array(members))), atol=1e-6)
 
     examples = examples_of(run.schema, volumes)
-    served = tf.saved_model.load(bundle.path).signatures["serving_default"](tf.constant(examples))
+    served = tf.saved_model.load(loaded.path).signatures["serving_default"](tf.constant(examples))
     assert served["patient_id"].numpy().tolist() == [f"patient-{n}".encode() for n in range(9)]
     assert served["logit"].numpy().tolist() == logit.tolist()
     assert served["probability"].numpy().tolist() == probability.tolist()
 
-    answers = bundle.predict(examples)
+    answers = loaded.predict(examples)
     assert [answer.patient_id for answer in answers] == [f"patient-{n}" for n in range(9)]
     assert [answer.logit for answer in answers] == logit.tolist()
     assert [answer.probability for answer in answers] == probability.tolist()
@@ -85,7 +86,7 @@ def test_every_stored_dtype_is_served(tmp_path: Path, dtype: str) -> None:
     run = write_run(tmp_path / "run", spec=spec_of(dtype=dtype), seeds=(3,))
     export.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "model")])
     volumes = volumes_of(run.schema, 3)
-    answers = load_bundle(tmp_path / "model").predict(examples_of(run.schema, volumes))
+    answers = load_model(tmp_path / "model").predict(examples_of(run.schema, volumes))
     expected = keras_logits(run, volumes)
     np.testing.assert_allclose([a.logit for a in answers], expected, rtol=1e-6, atol=1e-6)
 
@@ -110,27 +111,27 @@ def test_the_signatures_have_the_promised_names_and_types(model: Path) -> None:
     }
 
 
-def test_neither_batch_size_nor_company_changes_a_bit(bundle: Bundle) -> None:
-    examples = examples_of(bundle.contract.schema, volumes_of(bundle.contract.schema))
-    alone = [bundle.predict([example])[0] for example in examples]
+def test_neither_batch_size_nor_company_changes_a_bit(loaded: LoadedModel) -> None:
+    examples = examples_of(loaded.contract.schema, volumes_of(loaded.contract.schema))
+    alone = [loaded.predict([example])[0] for example in examples]
     for size in (2, 3, 8, 9):
         batches = [examples[at : at + size] for at in range(0, len(examples), size)]
-        assert [answer for batch in batches for answer in bundle.predict(batch)] == alone
-    assert bundle.predict(examples[::-1]) == alone[::-1]
+        assert [answer for batch in batches for answer in loaded.predict(batch)] == alone
+    assert loaded.predict(examples[::-1]) == alone[::-1]
 
 
-def test_a_record_of_another_recipe_is_refused_in_the_graph(bundle: Bundle) -> None:
+def test_a_record_of_another_recipe_is_refused_in_the_graph(loaded: LoadedModel) -> None:
     other = schema_of(spec_of(extra=1))
     examples = examples_of(other, volumes_of(other, 1))
-    served = tf.saved_model.load(bundle.path).signatures["serving_default"]
+    served = tf.saved_model.load(loaded.path).signatures["serving_default"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="spec_fingerprint differs"):
         served(tf.constant(examples))
     with pytest.raises(ContractError, match="spec_fingerprint"):
-        bundle.predict(examples)
+        loaded.predict(examples)
 
 
-def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, bundle: Bundle) -> None:
-    volumes = volumes_of(bundle.contract.schema, 2)
+def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, loaded: LoadedModel) -> None:
+    volumes = volumes_of(loaded.contract.schema, 2)
     np.save(tmp_path / "volumes.npy", volumes)
     # Keras is refused too: what loads may use none of its objects.
     code = (
@@ -146,14 +147,14 @@ def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, bundle: Bund
         "        raise ImportError\n"
         "sys.meta_path.insert(0, Wall())\n"
         "import numpy, tensorflow as tf\n"
-        f"model = tf.saved_model.load({bundle.path!r})\n"
+        f"model = tf.saved_model.load({loaded.path!r})\n"
         "answer = model.signatures['volumes'](volumes=numpy.load('volumes.npy'))\n"
         "assert not {'trainer', 'serving', 'beam_jobs', 'keras'} & set(sys.modules)\n"
         "print(json.dumps([answer[name].numpy().tolist() for name in\n"
         "                  ('probability', 'logit', 'member_probability')]))\n"
     )
     told = json.loads(python(code, cwd=tmp_path))
-    assert told == [answer.tolist() for answer in bundle.predict_volumes(volumes)]
+    assert told == [answer.tolist() for answer in loaded.predict_volumes(volumes)]
 
 
 def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
@@ -176,12 +177,12 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
     ]
     paths = [str(run.directory) for run in runs]
     export.main(["--runs", *paths, "--output", str(tmp_path / "model")])
-    bundle = load_bundle(tmp_path / "model")
-    assert [m["run"] for m in bundle.contract.members] == ["run#1", "run#2", "run#2"]
-    assert bundle.contract.prevalence == 0.5
+    loaded = load_model(tmp_path / "model")
+    assert [m["run"] for m in loaded.contract.members] == ["run#1", "run#2", "run#2"]
+    assert loaded.contract.prevalence == 0.5
     volumes = volumes_of(runs[0].schema, 2)
     expected = (keras_logits(runs[0], volumes) + 2 * keras_logits(runs[1], volumes)) / 3
-    np.testing.assert_allclose(bundle.predict_volumes(volumes)[1], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(loaded.predict_volumes(volumes)[1], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,7 @@ def test_an_export_that_answers_otherwise_leaves_no_model(
     tmp_path: Path, run_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "serving.model.contract.Bundle.predict_volumes",
+        "serving.model.loaded_model.LoadedModel.predict_volumes",
         lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes)), 0.5),
     )
     with pytest.raises(ContractError, match="nothing exported"):
@@ -310,6 +311,6 @@ def test_members_trained_in_bfloat16_are_served_in_float32(tmp_path: Path) -> No
     exact = write_run(tmp_path / "exact", precision="float32", seeds=(0,))
     export.main(["--runs", str(tmp_path / "run"), "--output", str(tmp_path / "model")])
     volumes = volumes_of(run.schema, 3)
-    _, logit, _ = load_bundle(tmp_path / "model").predict_volumes(volumes)
+    _, logit, _ = load_model(tmp_path / "model").predict_volumes(volumes)
     np.testing.assert_allclose(logit, keras_logits(exact, volumes), rtol=1e-6, atol=1e-6)
     assert np.abs(logit - keras_logits(run, volumes)).max() > 1e-6  # bfloat16 was at work there

@@ -10,7 +10,8 @@ import pytest
 
 from beam_jobs.common.contract_json import ContractError
 from serving.model.calibration import Calibration
-from serving.model.contract import CONTRACT_NAME, Bundle, Contract, load_bundle, load_contract
+from serving.model.contract import CONTRACT_NAME, Contract, load_contract
+from serving.model.loaded_model import LoadedModel, load_model
 from tests.serving.models import ROOT, python, schema_of, spec_of
 
 
@@ -64,22 +65,22 @@ def test_a_contract_that_no_model_can_have_is_refused(changes: dict[str, Any], t
     ],
 )
 def test_records_that_differ_are_refused_by_field(
-    changes: dict[str, Any], field: str, bundle: Bundle
+    changes: dict[str, Any], field: str, loaded: LoadedModel
 ) -> None:
-    other = dataclasses.replace(bundle.contract.schema, **changes)
+    other = dataclasses.replace(loaded.contract.schema, **changes)
     with pytest.raises(ContractError, match=field) as refused:
-        bundle.require(other, records="dataset d")
-    assert f"model {bundle.path}" in str(refused.value)
+        loaded.require(other, records="dataset d")
+    assert f"model {loaded.path}" in str(refused.value)
     assert "dataset d" in str(refused.value)
 
 
-def test_records_that_fit_are_let_through(bundle: Bundle) -> None:
-    bundle.require(schema_of(spec_of()))
+def test_records_that_fit_are_let_through(loaded: LoadedModel) -> None:
+    loaded.require(schema_of(spec_of()))
 
 
 def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ContractError, match=f"{tmp_path} is not a voxelbeam model"):
-        load_bundle(tmp_path)
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_contract_without_its_model_is_refused(tmp_path: Path, model: Path) ->
     shutil.copytree(model, copy)
     (copy / "saved_model.pb").unlink()
     with pytest.raises(ContractError, match="does not load"):
-        load_bundle(copy)
+        load_model(copy)
 
 
 def test_reading_a_contract_needs_no_tensorflow(tmp_path: Path, model: Path) -> None:

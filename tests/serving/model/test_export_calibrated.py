@@ -16,7 +16,8 @@ from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.tfrecord import read_records
 from serving import export
 from serving.model.calibration import Calibration
-from serving.model.contract import CARD_NAME, Bundle, load_bundle, load_contract, load_statistics
+from serving.model.contract import CARD_NAME, load_contract, load_statistics
+from serving.model.loaded_model import LoadedModel, load_model
 from serving.model.warmup import WARMUP_NAME
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import outcome, schema_of, spec_of, write_out_of_fold, write_run
@@ -50,8 +51,8 @@ def exported(training: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(exported: Path) -> Bundle:
-    return load_bundle(exported)
+def calibrated(exported: Path) -> LoadedModel:
+    return load_model(exported)
 
 
 def volumes() -> np.ndarray:
@@ -63,7 +64,7 @@ def member_logits(run: Run) -> np.ndarray:
     return np.array([[np.asarray(m(v[None])).item() for m in members] for v in volumes()])
 
 
-def test_ensemble_and_temperature_are_in_the_graph(calibrated: Bundle, training: Path) -> None:
+def test_ensemble_and_temperature_are_in_the_graph(calibrated: LoadedModel, training: Path) -> None:
     temperature = calibrated.contract.calibration.temperature
     assert temperature > 1.2  # the logits were made too sharp
     assert calibrated.contract.ensemble == "probabilities"
@@ -86,7 +87,7 @@ def test_isotonic_is_a_line_in_the_graph(tmp_path: Path) -> None:
         calibration = Calibration(method="isotonic", knots=knots)
         contract = export.contract_of([run], calibration=calibration)
         export.export([run], contract, tmp_path / f"model{number}")
-        _, found, _ = load_bundle(tmp_path / f"model{number}").predict_volumes(volumes())
+        _, found, _ = load_model(tmp_path / f"model{number}").predict_volumes(volumes())
         expected = calibration.apply(logits)
         assert np.ptp(expected) > 0.01
         np.testing.assert_allclose(found, expected, atol=1e-3 if number == 0 else 1e-6)
@@ -185,7 +186,7 @@ def warmups(model: Path) -> Iterator[Any]:
 
 
 def test_the_warm_up_requests_are_what_the_signatures_take(
-    exported: Path, calibrated: Bundle
+    exported: Path, calibrated: LoadedModel
 ) -> None:
     signatures = tf.saved_model.load(str(exported)).signatures
     names = []

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from serving.model.contract import Prediction
+from serving.model.loaded_model import Prediction
 from serving.predict.outputs import COLUMNS, files_of, require_no_strays, table, write
 from serving.predict.submission import Submission, compose
 

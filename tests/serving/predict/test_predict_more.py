@@ -17,7 +17,7 @@ from beam_jobs.core.tfrecord import read_records
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
-from serving.model.contract import Bundle
+from serving.model.loaded_model import LoadedModel
 from serving.predict.spool import rows_directory
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import outcome, schema_of, spec_of, write_run
@@ -32,7 +32,7 @@ def predict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_json_lines_hold_what_the_model_answered(
-    predict: Command, model: Path, bundle: Bundle, tmp_path: Path
+    predict: Command, model: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     spec = spec_of()
     schema = schema_of(spec)
@@ -44,7 +44,7 @@ def test_json_lines_hold_what_the_model_answered(
     answers = {}
     for shard in (tmp_path / "data").glob("*.tfrecord"):
         with shard.open("rb") as stream:
-            for answer in bundle.predict(list(read_records(stream))):
+            for answer in loaded.predict(list(read_records(stream))):
                 answers[answer.patient_id] = answer
     argv = ("--model", model, "--input", tmp_path / "data", "--columns", ALL)
     for batch in (1, 8):
