@@ -64,7 +64,7 @@ from beam_jobs.core.tfrecord import decode_case, read_records
 from serving.model.contract import Contract
 from serving.model.calibration import Calibration
 from serving.model.saved_model import write_model
-from serving.model.cohort_statistics import NONE, of_case
+from beam_jobs.core.drift import NONE, of_case
 from keras import layers
 spec = PreprocessSpec()
 shape = spec.schema.volume_shape

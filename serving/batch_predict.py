@@ -27,8 +27,9 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before.storage import is_remote
 from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
+from beam_jobs.core.drift import Statistics
 from beam_jobs.runners.options import make_pipeline, pipeline_options, quiet_beam
-from serving.model.cohort_statistics import Statistics, of_series_table
+from serving.model.cohort_statistics import of_series_table
 from serving.model.contract import Contract, load_contract, load_statistics
 from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew

@@ -23,6 +23,7 @@ import numpy as np
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
+from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from serving.model.calibration import (
     ENSEMBLES,
@@ -33,7 +34,7 @@ from serving.model.calibration import (
     out_of_fold,
     pooled,
 )
-from serving.model.cohort_statistics import Statistics, of_dataset
+from serving.model.cohort_statistics import of_dataset
 from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
 from serving.model.saved_model import write_model

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_jobs.core.drift import Statistics
 from serving.model.calibration import Calibration
-from serving.model.cohort_statistics import Statistics
 from serving.model.contract import Contract
 
 

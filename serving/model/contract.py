@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import ENSEMBLES, Calibration
-from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
+from serving.model.cohort_statistics import STATISTICS_NAME
 
 FORMAT = "voxelbeam-model"
 CONTRACT_NAME = "assets/contract.json"

@@ -13,10 +13,11 @@ import numpy.typing as npt
 
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import combine
 from serving.model.card import model_card
-from serving.model.cohort_statistics import STATISTICS_NAME, Statistics
+from serving.model.cohort_statistics import STATISTICS_NAME
 from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract
 from serving.model.graph import serving_module
 from serving.model.loaded_model import load_model

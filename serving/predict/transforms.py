@@ -14,11 +14,11 @@ from beam_jobs.common.files_before import filesystems
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert.resume import digest
 from beam_jobs.convert.transforms import Cases
+from beam_jobs.core import drift
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case
-from serving.model import cohort_statistics
-from serving.model.cohort_statistics import Statistics
 from serving.model.loaded_model import LoadedModel, Prediction, load_model
 from serving.predict.damaged_records import read_cases, reject_row
 from serving.predict.submission import SHARD_DIFFERS
@@ -121,13 +121,13 @@ class Summarise(beam.PTransform):
 
 class _Sum(beam.CombineFn):
     def create_accumulator(self) -> Statistics:
-        return cohort_statistics.NONE
+        return drift.NONE
 
     def add_input(self, total: Statistics, part: Statistics) -> Statistics:
         return total + part
 
     def merge_accumulators(self, totals: Iterable[Statistics]) -> Statistics:
-        return sum(totals, cohort_statistics.NONE)
+        return sum(totals, drift.NONE)
 
     def extract_output(self, total: Statistics) -> Statistics:
         return total
@@ -156,7 +156,7 @@ class WriteRows(beam.PTransform):
 
 def read_rows(directory: str) -> tuple[list[Prediction], list[dict[str, str]], Statistics]:
     """Predictions, rejects and the sum of the statistics, as `WriteRows` left them."""
-    predictions, rejects, total = [], [], cohort_statistics.NONE
+    predictions, rejects, total = [], [], drift.NONE
     for path in filesystems.list_files(directory):
         for line in filesystems.read_text(path).splitlines():
             row = json.loads(line)
@@ -247,11 +247,11 @@ def _statistics_line(found: Statistics) -> str:
 
 
 def _of_example(example: bytes, schema: RecordSchema) -> Statistics:
-    return cohort_statistics.of_case(decode_case(example, schema), schema)
+    return drift.of_case(decode_case(example, schema), schema)
 
 
 def _of_row(row: Mapping[str, Any], modalities: Sequence[str]) -> Statistics:
-    return cohort_statistics.of_series([row], modalities)
+    return drift.of_series([row], modalities)
 
 
 def _fix_gpu_arithmetic() -> None:
