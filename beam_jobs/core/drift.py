@@ -27,6 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError, json_object, require_kinds
 from beam_jobs.core.record import PreparedCase, RecordSchema
@@ -117,15 +118,28 @@ NONE = Statistics(patients=0, counts={})
 
 def of_case(case: PreparedCase, schema: RecordSchema) -> Statistics:
     """One patient's volume: which modalities are missing, how bright the others are."""
-    counts: Counter[Key] = Counter()
     sampled = case.volume[::_STRIDE, ::_STRIDE]
-    for channel, (modality, present) in enumerate(
-        zip(schema.modalities, case.present, strict=True)
-    ):
-        counts[modality, "missing", "no" if present else "yes"] += 1
-        if present and (levels := _quantiles(sampled[..., channel])):
+    return of_levels(
+        {
+            modality: _foreground(sampled[..., channel]) if case.present[channel] else None
+            for channel, modality in enumerate(schema.modalities)
+        }
+    )
+
+
+def of_levels(levels: Mapping[str, npt.NDArray[np.integer[Any]] | None]) -> Statistics:
+    """One patient's volume, where its voxels are counted already.
+
+    Args:
+      levels: modality -> (256,) foreground voxels at each level of the stored range; None where
+        the patient does not have it.
+    """
+    counts: Counter[Key] = Counter()
+    for modality, voxels in levels.items():
+        counts[modality, "missing", "yes" if voxels is None else "no"] += 1
+        if voxels is not None and (quantiles := _quantiles(voxels)):
             counts[modality, "intensity", "n"] += 1
-            for quantile, level in zip(QUANTILES, levels, strict=True):
+            for quantile, level in zip(QUANTILES, quantiles, strict=True):
                 counts[modality, "intensity", f"q{quantile:02d} sum"] += level
                 counts[modality, "intensity", f"q{quantile:02d} squares"] += level**2
     return Statistics(patients=1, counts=counts)
@@ -139,14 +153,18 @@ def of_series(rows: Iterable[Mapping[str, Any]], modalities: Iterable[str]) -> S
         modality = str(row["modality"])
         if row["verdict"] != "used" or modality not in known:
             continue
-        inside = [_number(row["row_spacing"]), _number(row["column_spacing"])]
-        spacing = math.sqrt(inside[0] * inside[1]) if all(inside) else 0.0
         field = _number(row["field_strength"])
         counts[modality, "plane", str(row["plane"]) or "unknown"] += 1
-        counts[modality, "spacing", _length_bin(spacing)] += 1
+        counts[modality, "spacing", _length_bin(spacing_of(row))] += 1
         counts[modality, "step", _length_bin(_number(row["slice_step"]))] += 1
         counts[modality, "field_strength", f"{field:.1f}" if field else "unknown"] += 1
     return Statistics(patients=0, counts=counts)
+
+
+def spacing_of(row: Mapping[str, Any]) -> float:
+    """Spacing in plane of a row of series.csv, mm: its two spacings' geometric mean; 0 unknown."""
+    rows, columns = _number(row["row_spacing"]), _number(row["column_spacing"])
+    return math.sqrt(rows * columns) if rows and columns else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,10 +174,10 @@ class Comparison:
     Attributes:
       modality: whose.
       what: "missing", "intensity q50", "plane", "spacing", "step" or "field_strength".
-      training, found: the numbers compared, for JSON.
+      training, found: the numbers compared: of the cohort held against, and of the one in hand.
       distance: between the two, in the unit of `limit`.
       limit: above it, it has drifted.
-      told: the comparison in words.
+      text: the comparison in words.
     """
 
     modality: str
@@ -168,12 +186,17 @@ class Comparison:
     found: Any
     distance: float
     limit: float
-    told: str
+    text: str
 
     @property
     def drifted(self) -> bool:
         """Whether the two differ by more than chance and habit."""
         return self.distance > self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, its words under the name that skew.json has for them."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "told": fields.pop("text"), "drifted": self.drifted}
 
 
 def compare(
@@ -182,9 +205,9 @@ def compare(
     """Everything that both sides know, and what one of them does not.
 
     Args:
-      training: of the model.
-      found: of the patients asked about.
-      modalities: the channels that the model looks at.
+      training: of the cohort held against: its own spread is the measure of intensities.
+      found: of the cohort in hand, of any number of patients.
+      modalities: those to compare.
 
     Returns:
       The comparisons, and "modality what" of those that could not be made.
@@ -199,20 +222,67 @@ def compare(
             elif what == "intensity":
                 compared += _intensities(modality, ours, theirs)
             else:
-                compared.append(_shares(modality, what, ours, theirs))
+                compared.append(compare_counts(modality, what, ours, theirs))
     return compared, unknown
 
 
-def _quantiles(channel: Any) -> list[int]:
-    """The foreground's `QUANTILES`, in 256ths of the stored range; none without foreground."""
+def compare_counts(
+    modality: str,
+    what: str,
+    training: Mapping[str, int],
+    found: Mapping[str, int],
+    *,
+    ordered: bool | None = None,
+) -> Comparison:
+    """One thing counted in both cohorts.
+
+    Args:
+      modality, what: as in `Comparison`.
+      training, found: bin -> count; at least one is counted in each.
+      ordered: whether the bins are numbers, so that far apart is more than near by; None for
+        "spacing" and "step".
+    """
+    n, m = sum(training.values()), sum(found.values())
+    names = sorted({*training, *found}, key=_by_number)
+    before = {name: training.get(name, 0) / n for name in names}
+    now = {name: found.get(name, 0) / m for name in names}
+    differences = [now[name] - before[name] for name in names]
+    unit = _UNIT.get(what, "")
+    if what in ("spacing", "step") if ordered is None else ordered:
+        sums = [sum(differences[: end + 1]) for end in range(len(differences))]
+        distance = max(map(abs, sums))
+        text = f"median {_median(now)}{unit} (training {_median(before)}{unit})"
+    else:
+        distance = sum(map(abs, differences)) / 2
+        name = max(zip(names, differences, strict=True), key=lambda item: abs(item[1]))[0]
+        shown = "" if what == "missing" else f"{name}{'' if name == 'unknown' else unit} "
+        name = "yes" if what == "missing" else name
+        text = f"{shown}{now.get(name, 0):.0%} (training {before.get(name, 0):.0%})"
+    return Comparison(
+        modality=modality,
+        what=what,
+        training=before,
+        found=now,
+        distance=distance,
+        limit=max(LEAST_DIFFERENCE, _SMIRNOV * math.sqrt(1 / n + 1 / m)),
+        text=f"{modality} {_NAME.get(what, what)}: {text}",
+    )
+
+
+def _foreground(channel: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
+    """(256,) foreground voxels at each level of the stored range."""
     if channel.dtype == np.uint8:
         counts = np.bincount(channel.ravel(), minlength=256)
         counts[0] = 0
-    else:
-        inside = channel[channel > 0]
-        levels = inside >> 8 if channel.dtype == np.uint16 else np.clip(inside * 255.0, 0, 255)
-        counts = np.bincount(levels.astype(np.uint8), minlength=256)
-    below = np.cumsum(counts)
+        return counts
+    inside = channel[channel > 0]
+    levels = inside >> 8 if channel.dtype == np.uint16 else np.clip(inside * 255.0, 0, 255)
+    return np.bincount(levels.astype(np.uint8), minlength=256)
+
+
+def _quantiles(voxels: npt.NDArray[np.integer[Any]]) -> list[int]:
+    """The foreground's `QUANTILES`, in 256ths of the stored range; none without foreground."""
+    below = np.cumsum(voxels)
     if not below[-1]:
         return []
     wanted = np.array(QUANTILES) / 100 * below[-1]
@@ -252,42 +322,11 @@ def _intensities(
             found={"mean": other / 256},
             distance=abs(mean - other) / 256,
             limit=max(_LEVELS, _STANDARD_ERRORS * spread * math.sqrt(1 / n + 1 / m)) / 256,
-            told=(
+            text=(
                 f"{modality} intensity, {quantile} % quantile of the foreground: "
                 f"{other / 256:.2f} (training {mean / 256:.2f} ± {spread / 256:.2f})"
             ),
         )
-
-
-def _shares(
-    modality: str, what: str, ours: Mapping[str, int], theirs: Mapping[str, int]
-) -> Comparison:
-    n, m = sum(ours.values()), sum(theirs.values())
-    names = sorted({*ours, *theirs}, key=_by_number)
-    training = {name: ours.get(name, 0) / n for name in names}
-    found = {name: theirs.get(name, 0) / m for name in names}
-    differences = [found[name] - training[name] for name in names]
-    if what in ("spacing", "step"):
-        sums = [sum(differences[: end + 1]) for end in range(len(differences))]
-        distance = max(map(abs, sums))
-        told = f"median {_median(found)}{_UNIT[what]} (training {_median(training)}{_UNIT[what]})"
-    else:
-        distance = sum(map(abs, differences)) / 2
-        largest = max(range(len(names)), key=lambda index: abs(differences[index]))
-        name = names[largest]
-        unit = _UNIT.get(what, "") if name != "unknown" else ""
-        told = f"{name}{unit} {found[name]:.0%} (training {training[name]:.0%})"
-        if what == "missing":
-            told = f"{found.get('yes', 0):.0%} (training {training.get('yes', 0):.0%})"
-    return Comparison(
-        modality=modality,
-        what=what,
-        training=training,
-        found=found,
-        distance=distance,
-        limit=max(LEAST_DIFFERENCE, _SMIRNOV * math.sqrt(1 / n + 1 / m)),
-        told=f"{modality} {_NAME.get(what, what)}: {told}",
-    )
 
 
 def _median(shares: Mapping[str, float]) -> str:

@@ -1,8 +1,7 @@
 """Two datasets held against each other: what drifted, with numbers.
 
-Distributions over series are compared by the two-sample Kolmogorov-Smirnov statistic (the largest
-difference of the two cumulative shares), shares and counts by their difference, intensities by the
-first Wasserstein distance in per cent of the stored range.
+What both have is counted and compared as prediction compares its patients with those of training
+(`beam_jobs.core.drift`): one rule, one limit, whoever asks.
 """
 
 from __future__ import annotations
@@ -13,21 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from beam_jobs.report.data import INTENSITY_BINS, MEASURES, DatasetFacts, densities
+from beam_jobs.core import drift
+from beam_jobs.core.drift import Comparison, Statistics
+from beam_jobs.report.data import MEASURES, DatasetFacts
 
-# A difference is marked where chance alone would show it in fewer than one comparison of a hundred.
-_P = 0.01
-# Intensities are marked from this distance on: with many voxels every difference is significant.
-_INTENSITY_DRIFT = 2.0
-_NAMES = {
+# Measures of a series that the report compares beyond what a model's statistics hold.
+_MEASURES = {
     "slices": "slices a series",
-    "row_spacing": "spacing between rows",
+    "spacing": "spacing in plane",
     "slice_step": "step between slices",
     "thickness": "slice thickness",
     "obliquity": "obliquity",
     "field_strength": "field strength",
     "blank_share": "blank slices a series",
 }
+_UNITS = {**MEASURES, "spacing": "mm", "blank_share": "%"}
+# Those of them that the statistics hold under another name, or at all.
+_COUNTED = {"spacing": "spacing", "slice_step": "step", "field_strength": "field_strength"}
 
 Row = dict[str, Any]
 
@@ -89,31 +90,38 @@ def _patients(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
     }
 
 
+def _row(group: str, name: str, ours: str, theirs: str, **more: Any) -> Row:
+    cells = {"change": "", "test": "", "marked": False, "of": ""}
+    return {"group": group, "name": name, "ours": ours, "theirs": theirs, **cells, **more}
+
+
+def _tested(compared: Comparison | None, *, distance: str = "distance") -> Row:
+    """The cells that say how a comparison came out."""
+    if compared is None:
+        return {}
+    found = f"{distance} {compared.distance:.2f}"
+    limit = f"limit {compared.limit:.2f}" if compared.limit < 1 else "too few to tell"
+    return {"test": f"{found}, {limit}", "marked": compared.drifted}
+
+
 def _share(
     group: str, name: str, ours: tuple[int, int], theirs: tuple[int, int], counted: str
 ) -> Row:
-    """Two shares, each (part, whole), their difference in points and its two-sided p.
-
-    The p is Fisher's exact test's.
-    """
-    from scipy.stats import fisher_exact
-
+    """Two shares, each (part, whole), and their difference in points."""
     (k, n), (m, total) = ours, theirs
-    p = float(fisher_exact([[k, n - k], [m, total - m]])[1]) if n and total else 1.0
-    return {
-        "group": group,
-        "name": name,
-        "ours": f"{k} of {n}" + (f" ({100 * k / n:.0f} %)" if n else ""),
-        "theirs": f"{m} of {total}" + (f" ({100 * m / total:.0f} %)" if total else ""),
-        "change": f"{100 * (k / n - m / total):+.1f} points" if n and total else "",
-        "test": f"p {_p(p)}" if n and total else "",
-        "marked": p < _P,
-        "of": counted,
-    }
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+    row = _row(
+        group,
+        name,
+        f"{k} of {n}" + (f" ({100 * k / n:.0f} %)" if n else ""),
+        f"{m} of {total}" + (f" ({100 * m / total:.0f} %)" if total else ""),
+        of=counted,
+    )
+    if n and total:
+        compared = drift.compare_counts(
+            group, name, {"yes": m, "no": total - m}, {"yes": k, "no": n - k}
+        )
+        row.update(change=f"{100 * (k / n - m / total):+.1f} points", **_tested(compared))
+    return row
 
 
 def _labels(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
@@ -130,115 +138,127 @@ def _labels(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
     ]
 
 
-def _modalities(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
-    rows = []
-    channels = theirs.manifest.schema.modalities
-    for channel, name in enumerate(ours.manifest.schema.modalities):
-        if name not in channels:
-            continue
-        other = channels.index(name)
-        here = [case for case in ours.cases if case.present[channel]]
-        there = [case for case in theirs.cases if case.present[other]]
-        rows.append(
-            _share(
-                name,
-                "patients who have it",
-                (len(here), len(ours.cases)),
-                (len(there), len(theirs.cases)),
-                "all",
-            )
+def _statistics(facts: DatasetFacts) -> Statistics:
+    """The dataset as a model's statistics count it."""
+    modalities = facts.manifest.schema.modalities
+    total = drift.of_series(facts.series or [], modalities)
+    for case in facts.cases:
+        voxels = np.where(np.arange(case.levels.shape[1]) > 0, case.levels, 0)
+        total += drift.of_levels(
+            {
+                name: voxels[channel] if case.present[channel] else None
+                for channel, name in enumerate(modalities)
+            }
         )
-        rows += _planes(name, ours, theirs)
-        for column, unit in MEASURES.items():
-            rows += _distribution(
-                name, column, unit, ours.measures(name, column), theirs.measures(name, column)
+    return total
+
+
+def _modalities(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
+    channels = theirs.manifest.schema.modalities
+    common = [name for name in ours.manifest.schema.modalities if name in channels]
+    found, _ = drift.compare(_statistics(theirs), _statistics(ours), common)
+    rows = []
+    for name in common:
+        compared = {one.what: one for one in found if one.modality == name}
+        rows.append(
+            _share(name, "patients who have it", _having(ours, name), _having(theirs, name), "all")
+        )
+        if "plane" in compared:
+            rows.append(_planes(name, ours, theirs, compared["plane"]))
+        for column in _MEASURES:
+            rows += _measure(
+                name,
+                column,
+                _measured(ours, name, column),
+                _measured(theirs, name, column),
+                compared.get(_COUNTED.get(column, "")),
             )
-        rows += _blank(name, ours.blank_shares(name), theirs.blank_shares(name))
-        if here and there:
-            rows.append(_intensities(name, (here, channel), (there, other)))
+        if quantiles := [one for what, one in compared.items() if what.startswith("intensity")]:
+            rows.append(_intensities(name, quantiles))
     return rows
 
 
-def _planes(name: str, ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
-    here = Counter(row["plane"] for row in ours.used(name))
-    there = Counter(row["plane"] for row in theirs.used(name))
-    if not here or not there:
-        return []
-    return [
-        _share(
-            name,
-            f"{plane} series",
-            (here[plane], here.total()),
-            (there[plane], there.total()),
-            "series",
-        )
-        for plane in sorted({*here, *there})
-    ]
+def _having(facts: DatasetFacts, modality: str) -> tuple[int, int]:
+    channel = facts.manifest.schema.modalities.index(modality)
+    return sum(case.present[channel] for case in facts.cases), len(facts.cases)
 
 
-def _distribution(
-    group: str, column: str, unit: str, ours: Sequence[float], theirs: Sequence[float]
+def _planes(name: str, ours: DatasetFacts, theirs: DatasetFacts, compared: Comparison) -> Row:
+    def mix(facts: DatasetFacts) -> str:
+        planes = Counter(row["plane"] or "unknown" for row in facts.used(name))
+        return ", ".join(f"{plane} {count}" for plane, count in sorted(planes.items()))
+
+    change = f"{100 * compared.distance:.1f} points"
+    return _row(
+        name, "planes", mix(ours), mix(theirs), change=change, of="series", **_tested(compared)
+    )
+
+
+def _measured(facts: DatasetFacts, modality: str, column: str) -> list[float]:
+    """A measure of each used series of a modality, where it is known."""
+    if column == "blank_share":
+        return facts.blank_shares(modality)
+    if column == "spacing":
+        return [found for row in facts.used(modality) if (found := drift.spacing_of(row))]
+    return facts.measures(modality, column)
+
+
+def _measure(
+    group: str,
+    column: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    compared: Comparison | None,
 ) -> list[Row]:
+    if column == "blank_share" and bool(ours) != bool(theirs):
+        # Earlier versions did not count them.
+        known = {True: "counted", False: "not recorded"}
+        return [_row(group, _MEASURES[column], known[bool(ours)], known[bool(theirs)])]
     if not ours or not theirs:
         return []
-    from scipy.stats import ks_2samp
+    if column not in _COUNTED:
+        compared = drift.compare_counts(
+            group, column, Counter(map(_bin, theirs)), Counter(map(_bin, ours)), ordered=True
+        )
+    unit = _UNITS[column]
 
-    found = ks_2samp(ours, theirs)
-
-    def told(values: Sequence[float]) -> str:
+    def shown(values: Sequence[float]) -> str:
         spread = f"{np.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
         return f"{spread} {unit}".rstrip()
 
     return [
-        {
-            "group": group,
-            "name": _NAMES[column],
-            "ours": told(ours),
-            "theirs": told(theirs),
-            "change": f"{float(np.median(ours) - np.median(theirs)):+.3g} {unit}".rstrip(),
-            "test": f"KS {found.statistic:.2f}, p {_p(float(found.pvalue))}",
-            "marked": bool(found.pvalue < _P),
-            "of": "median (least to most)",
-        }
+        _row(
+            group,
+            _MEASURES[column],
+            shown(ours),
+            shown(theirs),
+            change=f"{float(np.median(ours) - np.median(theirs)):+.3g} {unit}".rstrip(),
+            of="median (least to most)",
+            **_tested(compared, distance="distance" if column == "field_strength" else "KS"),
+        )
     ]
 
 
-def _blank(group: str, ours: Sequence[float], theirs: Sequence[float]) -> list[Row]:
-    """The shares of blank slices as scanned; earlier versions did not count them."""
-    if bool(ours) == bool(theirs):
-        return _distribution(group, "blank_share", "%", ours, theirs)
-    told = {True: "counted", False: "not recorded"}
-    return [
-        {
-            "group": group,
-            "name": _NAMES["blank_share"],
-            "ours": told[bool(ours)],
-            "theirs": told[bool(theirs)],
-            "change": "",
-            "test": "",
-            "marked": False,
-            "of": "",
-        }
-    ]
+def _bin(value: float) -> str:
+    """A bin of its own for all that a reader of the page would call different."""
+    return f"{value:.4g}"
 
 
-def _intensities(name: str, ours: tuple[Any, int], theirs: tuple[Any, int]) -> Row:
-    """How far the mean distributions of the stored foreground values lie apart."""
-    here, there = densities(*ours).mean(axis=0), densities(*theirs).mean(axis=0)
-    # The distance of two histograms on one axis is the area between their cumulative shares.
-    distance = 100 * float(np.abs(np.cumsum(here - there)).sum()) / INTENSITY_BINS
-    centres = (np.arange(INTENSITY_BINS) + 0.5) / INTENSITY_BINS
-    middle = [100 * float(shares @ centres) for shares in (here, there)]
-    return {
-        "group": name,
-        "name": "stored intensities",
-        "ours": f"mean {middle[0]:.1f} % of the range",
-        "theirs": f"mean {middle[1]:.1f} % of the range",
-        "change": f"{middle[0] - middle[1]:+.1f} %",
-        "test": f"distance {distance:.1f} %",
-        "marked": distance >= _INTENSITY_DRIFT,
-        "of": "foreground",
-    }
+def _intensities(name: str, quantiles: Sequence[Comparison]) -> Row:
+    """The quantile of the stored foreground values that lies furthest beyond its limit."""
+    worst = max(quantiles, key=lambda one: one.distance / one.limit)
+    quantile = worst.what.removeprefix("intensity q").lstrip("0")
+    here, there = (100 * side["mean"] for side in (worst.found, worst.training))
+    return _row(
+        name,
+        "stored intensities",
+        f"{quantile} % quantile at {here:.1f} % of the range",
+        f"{quantile} % quantile at {there:.1f} % (SD {100 * worst.training['sd']:.1f} %)",
+        change=f"{here - there:+.1f} %",
+        test=f"distance {100 * worst.distance:.1f} %, limit {100 * worst.limit:.1f} %",
+        marked=worst.drifted,
+        of="foreground, means of patients",
+    )
 
 
 def _reasons(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
@@ -247,15 +267,14 @@ def _reasons(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
 
     here, there = counts(ours), counts(theirs)
     return [
-        {
-            "group": "rejects",
-            "name": reason,
-            "ours": str(here.get(reason, 0)),
-            "theirs": str(there.get(reason, 0)),
-            "change": f"{here.get(reason, 0) - there.get(reason, 0):+d}",
-            "test": "",
-            "marked": (reason in here) != (reason in there),
-            "of": "rows of rejects.csv",
-        }
+        _row(
+            "rejects",
+            reason,
+            str(here.get(reason, 0)),
+            str(there.get(reason, 0)),
+            change=f"{here.get(reason, 0) - there.get(reason, 0):+d}",
+            marked=(reason in here) != (reason in there),
+            of="rows of rejects.csv",
+        )
         for reason in sorted({*here, *there})
     ]

@@ -5,7 +5,6 @@ The comparison is `beam_jobs.core.drift`'s.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 
@@ -28,7 +27,7 @@ def report(
         "patients": found.patients,
         "training_patients": training.patients,
         "drifted": [f"{c.modality} {c.what}" for c in drifted],
-        "compared": [{**dataclasses.asdict(c), "drifted": c.drifted} for c in compared],
+        "compared": [comparison.to_json() for comparison in compared],
         "not_compared": unknown,
     }
     text = json.dumps(data, indent=1, sort_keys=True) + "\n"
@@ -37,7 +36,7 @@ def report(
         left = f", {len(unknown)} not known on both sides" if unknown else ""
         return text, [f"none of {len(compared)} comparisons stands out ({sizes}{left})"]
     lines = [f"{len(drifted)} of {len(compared)} comparisons stand out ({sizes})"]
-    lines += [f"  {comparison.told}" for comparison in drifted[:_LINES]]
+    lines += [f"  {comparison.text}" for comparison in drifted[:_LINES]]
     if len(drifted) > _LINES:
         lines[0] += f", the {_LINES} largest:"
     return text, lines

@@ -18,6 +18,7 @@ from scipy import stats
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core import drift
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import PreparedCase
@@ -155,21 +156,30 @@ def test_dataset_of_a_version_that_did_not_count_blank_slices_says_so(dataset, t
     assert facts["modalities"][0]["measures"]["slices"] is not None
 
 
-def drift(page: str, name: str) -> list[str]:
+def drift_rows(page: str, name: str) -> list[str]:
     """The rows of the comparison that have a name, cells in one line."""
     found = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
     return [re.sub(r"<[^>]+>", "|", row) for row in found if f"<td>{name}</td>" in row]
 
 
+def with_more_series(dataset: Path, copy: Path) -> Path:
+    """A copy whose series.csv lists every series three times: enough for a difference to count."""
+    shutil.copytree(dataset, copy)
+    header, *rows = (copy / "series.csv").read_text().splitlines()
+    (copy / "series.csv").write_text("\n".join([header, *(3 * rows)]) + "\n")
+    return copy
+
+
 def test_comparison_with_a_dataset_without_counts_of_blank_slices_says_so(dataset, tmp_path):
     other = without_blank_slices(dataset, tmp_path / "old")
     page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
-    found = drift(page, "blank slices a series")
+    found = drift_rows(page, "blank slices a series")
     assert len(found) == len(MODALITIES)
     assert all("|counted|" in row and "|not recorded|" in row for row in found)
 
 
 def test_comparison_marks_other_shares_of_blank_slices(dataset, tmp_path):
+    dataset = with_more_series(dataset, tmp_path / "more")
     other = Path(shutil.copytree(dataset, tmp_path / "other"))
     rows = table(other, "series.csv")
     rows.loc[(rows.modality == "T1w") & (rows.verdict == "used"), "blank_slices"] = 0
@@ -384,6 +394,7 @@ def test_dataset_without_tables_has_a_page_that_says_so(tmp_path):
 
 
 def test_comparison_finds_what_was_changed_and_nothing_else(dataset, tmp_path):
+    dataset = with_more_series(dataset, tmp_path / "more")
     other = shutil.copytree(dataset, tmp_path / "other")
     rows = list(csv.DictReader((other / "series.csv").read_text().splitlines()))
     ours = [int(row["slices"]) for row in rows if row["modality"] == "T1w" and row["slices"]]
@@ -404,6 +415,41 @@ def test_comparison_finds_what_was_changed_and_nothing_else(dataset, tmp_path):
     expected = stats.ks_2samp(ours, [5 * count for count in ours])
     assert f"KS {expected.statistic:.2f}" in marked[0]
     assert "the same records, byte for byte" in page
+
+
+def test_report_and_prediction_mark_the_same_differences(dataset, tmp_path):
+    dataset = with_more_series(dataset, tmp_path / "more")
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    rows = table(other, "series.csv")
+    used = (rows.verdict == "used") & (rows.modality == "FLAIR")
+    rows.loc[used, ["plane", "slice_step", "field_strength"]] = ["other", 9.0, 7.0]
+    rows.to_csv(other / "series.csv", index=False)
+    ours, theirs = (
+        drift.of_series(table(path, "series.csv").to_dict("records"), MODALITIES)
+        for path in (dataset, other)
+    )
+    found, _ = drift.compare(theirs, ours, MODALITIES)
+    names = {
+        "plane": "planes",
+        "spacing": "spacing in plane",
+        "step": "step between slices",
+        "field_strength": "field strength",
+    }
+    expected = {(one.modality, names[one.what]) for one in found if one.drifted}
+    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
+    marked = re.findall(r'<tr class="mark"><th[^>]*>(.*?)</th><td>(.*?)</td>', page)
+    assert set(marked) == expected
+    assert len(expected) == 3
+
+
+def test_a_handful_of_series_is_too_few_to_mark(dataset, tmp_path):
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
+    rows = table(other, "series.csv")
+    rows["slices"] *= 5
+    rows.to_csv(other / "series.csv", index=False)
+    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
+    assert '<tr class="mark">' not in page
+    assert all("too few to tell" in row for row in drift_rows(page, "slices a series"))
 
 
 def test_comparison_tells_brighter_records_and_other_people(tmp_path):
