@@ -20,11 +20,12 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
-from trainer.baseline import BaselineConfig, main, read_table
+from trainer.baseline import main
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.data.split import permuted_labels
 from trainer.forest.features import case_features, feature_names
-from trainer.forest.model import Table, cross_validate, fit_forest, pooled_metrics
+from trainer.forest.model import cross_validate, fit_forest, pooled_metrics
+from trainer.forest.table import FeatureTable, measure_features
 
 VOXEL_MM = (2.0, 1.5, 4.0)
 
@@ -179,7 +180,7 @@ def test_degenerate_volumes_give_features_without_warnings(kind: str) -> None:
 # ------------------------------------------------------------------------------------------ forest
 
 
-def _table(patients: int = 60) -> tuple[Table, npt.NDArray[np.int64]]:
+def _table(patients: int = 60) -> tuple[FeatureTable, npt.NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     truth = np.arange(patients) % 2
     features = rng.normal(size=(patients, 4))
@@ -187,7 +188,7 @@ def _table(patients: int = 60) -> tuple[Table, npt.NDArray[np.int64]]:
     features[::7, 1] = np.nan
     folds = np.arange(patients) // 2 % 3
     ids = tuple(f"{index:03d}" for index in range(patients))
-    return Table(patient_ids=ids, folds=folds, features=features, names=tuple("abcd")), truth
+    return FeatureTable(patient_ids=ids, folds=folds, features=features, names=tuple("abcd")), truth
 
 
 def test_labels_of_the_held_out_fold_have_no_say_in_its_predictions() -> None:
@@ -343,7 +344,7 @@ def test_permuted_labels_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     assert low <= 0.5 <= high
     assert any(int(row["label"]) != int(row["patient_id"]) % 2 for row in _rows(tmp_path / "null"))
 
-    table = read_table(str(data), manifest, BaselineConfig().resolve(("T1wCE",)))
+    table = measure_features(str(data), manifest, ("T1wCE",))
     scores = []
     for seed in range(6):
         truth = table.labels_from(permuted_labels(manifest, seed))

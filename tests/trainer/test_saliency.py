@@ -26,7 +26,7 @@ from beam_jobs.core.record import PreparedCase
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases
 from trainer.config.run_layout import OOF_COLUMNS
-from trainer.explain import attribution
+from trainer.explain import explainer
 from trainer.explain.summary import half_in, map_name
 from trainer.saliency import main
 from trainer.training.run_files import Member, Run
@@ -184,7 +184,7 @@ def test_a_patient_without_an_image_gets_an_empty_map_and_a_word_on_it(saved: Sa
 def test_a_map_that_random_weights_repeat_is_warned_of(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(attribution, "randomised", lambda model, seed: model)
+    monkeypatch.setattr(explainer, "randomised", lambda model, seed: model)
     assert main(_argv(made, tmp_path, "--patients", "00001")) == 0
     summary = json.loads((tmp_path / "saliency.json").read_text())
     check = summary["patients"][0]["random_weights"]
@@ -344,7 +344,7 @@ def test_on_phantoms_the_lesion_gets_five_times_the_mean_of_the_rest_of_the_head
     from beam_jobs.dicom_to_tfrecord import main as convert
     from beam_jobs.phantoms.cohort import write_cohort
     from beam_jobs.phantoms.plan import PhantomConfig
-    from trainer.explain.attribution import Explainer, explainable, randomised
+    from trainer.explain.explainer import Explainer, explainable, randomised
     from trainer.task import main as train
 
     cohort, data, run = (tmp_path / name for name in ("cohort", "data", "run"))

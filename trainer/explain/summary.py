@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
+from trainer.explain.cases import Explained
 from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.training.run_files import Run
-
-if TYPE_CHECKING:
-    from trainer.saliency import Explained
 
 FORMAT = "voxelbeam-saliency"
 # From here on two maps count as alike: half of the variance of their ranks is shared.
@@ -22,8 +21,6 @@ ALIKE = 0.7
 
 def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> dict[str, Any]:
     """The object that saliency.json holds."""
-    from trainer.explain.attribution import LEAST_GAP, TOLERANCE
-
     patients = [_numbers(one, trained, method) for one in explained]
     warnings = []
     if trained.config.get("permute_labels"):
@@ -36,9 +33,9 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
         if check["alike"]:
             warnings.append(
                 f"{name}: the map is much like that of random weights (rank correlation "
-                f"{told(check['rank_correlation'])}, of sizes "
-                f"{told(check['rank_correlation_of_sizes'])}): it shows the image or the "
-                "architecture rather than what was learnt."
+                f"{correlation_text(check['rank_correlation'])}, of sizes "
+                f"{correlation_text(check['rank_correlation_of_sizes'])}): it shows the image or "
+                "the architecture rather than what was learnt."
             )
         if patient["half_in"] is None:
             warnings.append(
@@ -68,12 +65,10 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
 
 def _numbers(one: Explained, trained: Run, method: str) -> dict[str, Any]:
     """A patient's entry in saliency.json."""
-    from trainer.explain.attribution import rank_correlation
-
     chosen, case, found, random = one.chosen, one.case, one.found, one.random
     each = found.strength(method)
     total, of_random = each.sum(axis=-1), random.strength(method).sum(axis=-1)
-    head, whole = case.head, float(total.sum())
+    head, whole = one.head, float(total.sum())
     voxel = np.unravel_index(int(total.argmax()), total.shape)
     signed = rank_correlation(found.values.sum(-1), random.values.sum(-1), within=head)
     sizes = rank_correlation(total, of_random, within=head)
@@ -127,6 +122,6 @@ def map_name(patient_id: str) -> str:
     return f"{urllib.parse.quote(patient_id, safe=' ')}.nii.gz"
 
 
-def told(value: float | None) -> str:
+def correlation_text(value: float | None) -> str:
     """A correlation as text."""
     return "none" if value is None else f"{value:.2f}"

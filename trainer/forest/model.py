@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.terminal import bar
+from trainer.forest.table import FeatureTable
 from trainer.metrics.auc import auc
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.roc_and_calibration import log_loss
@@ -22,28 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Table:
-    """The labelled patients of a dataset, one row each.
-
-    Attributes:
-      patient_ids: (n,), in shard order.
-      folds: (n,).
-      features: (n, features).
-      names: of the features.
-    """
-
-    patient_ids: tuple[str, ...]
-    folds: npt.NDArray[np.int64]
-    features: Floats
-    names: tuple[str, ...]
-
-    def labels_from(self, labels: Mapping[str, int]) -> npt.NDArray[np.int64]:
-        """The patients' labels, 0 or 1, (n,)."""
-        return np.array([labels[name] for name in self.patient_ids], dtype=np.int64)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class HeldOut:
+class FoldForest:
     """One forest's predictions for the fold it did not see.
 
     Attributes:
@@ -64,8 +44,8 @@ class HeldOut:
 
 
 def cross_validate(
-    table: Table, truth: npt.NDArray[np.int64], *, trees: int, seed: int, repeats: int
-) -> list[HeldOut]:
+    table: FeatureTable, truth: npt.NDArray[np.int64], *, trees: int, seed: int, repeats: int
+) -> list[FoldForest]:
     """Fits a forest for each seed and fold on the other folds, and predicts that fold.
 
     Args:
@@ -90,7 +70,7 @@ def cross_validate(
                     predict, table.features[rows], truth[rows], shuffles=shuffles, seed=own_seed
                 )
                 results.append(
-                    HeldOut(
+                    FoldForest(
                         fold=fold,
                         seed=own_seed,
                         rows=rows,
@@ -164,7 +144,7 @@ def permutation_importance(
     return lost, gained
 
 
-def pooled_metrics(truth: npt.NDArray[np.int64], held_out: Sequence[HeldOut]) -> dict[str, Any]:
+def pooled_metrics(truth: npt.NDArray[np.int64], held_out: Sequence[FoldForest]) -> dict[str, Any]:
     """All patients together, each fold and each seed; a patient's score is its mean logit."""
     return metrics_of_members(
         [

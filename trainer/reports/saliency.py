@@ -5,16 +5,21 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from beam_jobs.common.json_file import write_json
+from trainer.explain.cases import Explained
+from trainer.explain.nifti import write_nifti
+from trainer.explain.summary import map_name
 from trainer.reports.pages import render
 
-if TYPE_CHECKING:
-    from trainer.saliency import Case, Explained
+JSON_NAME = "saliency.json"
+PAGE_NAME = "saliency.html"
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,9 +32,29 @@ _SLICES = 5
 _MARGIN = 2  # voxels around the head
 
 
+def write_report(
+    directory: Path, summary: Mapping[str, Any], explained: Sequence[Explained]
+) -> Path:
+    """Writes maps, numbers and the page; gives the page's path.
+
+    Args:
+      directory: made when it does not exist.
+      summary: of `summarise`.
+      explained: the patients, in the summary's order.
+    """
+    text = page(summary, explained)
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in explained:
+        values = one.found.values
+        flat = values[..., 0] if values.shape[-1] == 1 else values
+        write_nifti(directory / map_name(one.chosen.patient_id), flat, one.case.affine)
+    write_json(directory / JSON_NAME, summary)
+    (directory / PAGE_NAME).write_text(text, encoding="utf-8")
+    return directory / PAGE_NAME
+
+
 def page(summary: Mapping[str, Any], explained: Sequence[Explained]) -> str:
     """The page of the object in saliency.json and the maps it was made from."""
-
     return render(
         "saliency.html.j2",
         {"number": _number, "share": _share},
@@ -51,14 +76,14 @@ def pictures(one: Explained, method: str, modalities: Sequence[str]) -> dict[str
         that is not there); "random": the middle one with the map of random weights; "ratio": of a
         picture's width to its height; "ends": patient directions at its left, right, top, bottom.
     """
-    case, strength = one.case, one.found.strength(method)
+    case, head, strength = one.case, one.head, one.found.strength(method)
     of_random = one.random.strength(method)
-    rows, columns = _box(case.head)
+    rows, columns = _box(head)
     middle = int(strength.sum(axis=(0, 1, 3)).argmax())
     windows = [_window(case.volume[..., channel]) for channel in range(len(modalities))]
 
     def slice_of(number: int, values: Floats) -> dict[str, Any]:
-        top = _top(values, case.head)
+        top = _top(values, head)
         shown = []
         for channel, modality in enumerate(modalities):
             there = case.present[channel]
@@ -77,7 +102,7 @@ def pictures(one: Explained, method: str, modalities: Sequence[str]) -> dict[str
     height, width = np.linalg.norm(axes[:, 0]), np.linalg.norm(axes[:, 1])
     across, down = columns.stop - columns.start, rows.stop - rows.start
     return {
-        "slices": [slice_of(number, strength) for number in _around(middle, case)],
+        "slices": [slice_of(number, strength) for number in _around(middle, head)],
         "random": slice_of(middle, of_random),
         "middle": middle + 1,
         "of_slices": case.volume.shape[2],
@@ -86,9 +111,9 @@ def pictures(one: Explained, method: str, modalities: Sequence[str]) -> dict[str
     }
 
 
-def _around(middle: int, case: Case) -> list[int]:
+def _around(middle: int, head: npt.NDArray[np.bool_]) -> list[int]:
     """Slices to show: spread over a third of those with head, the strongest always among them."""
-    lit = np.flatnonzero(case.head.any(axis=(0, 1)))
+    lit = np.flatnonzero(head.any(axis=(0, 1)))
     first, last = (int(lit[0]), int(lit[-1])) if lit.size else (middle, middle)
     step = max(1, round((last - first + 1) / 3 / (_SLICES - 1)))
     offsets = np.arange(_SLICES) - _SLICES // 2

@@ -13,15 +13,8 @@ import scipy.stats
 from keras import layers
 
 from trainer.config.network import NetworkConfig
-from trainer.explain import attribution
-from trainer.explain.attribution import (
-    Attribution,
-    Explainer,
-    explainable,
-    mean_of,
-    randomised,
-    rank_correlation,
-)
+from trainer.explain.attribution import Attribution, mean_of, rank_correlation
+from trainer.explain.explainer import Explainer, explainable, randomised
 from trainer.networks.registry import Standardise, build_model
 
 SHAPE = (12, 11, 10)
@@ -228,9 +221,3 @@ def test_the_mean_of_members_adds_up_to_their_mean_logit() -> None:
     assert both.logit == pytest.approx((each[0].logit + each[1].logit) / 2)
     np.testing.assert_allclose(both.values, (each[0].values + each[1].values) / 2)
     assert both.complete
-
-
-def test_the_settings_named_on_the_command_line_are_those_of_the_maths() -> None:
-    from trainer import saliency
-
-    assert saliency.METHODS == attribution.METHODS

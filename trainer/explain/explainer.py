@@ -1,0 +1,241 @@
+"""Which voxels a network's logit for one volume came from, and whether the map means anything.
+
+Two methods, both on the network behind its `standardise` layer, in float32, in inference mode:
+
+* Integrated gradients (Sundararajan et al. 2017): the voxel's value times the mean gradient on the
+  straight way from a baseline to the volume. The baseline is 0 everywhere after standardisation:
+  the mean of the foreground, and what the network gets for a modality that is not there. The
+  attributions sum to logit(volume) − logit(baseline) ("completeness"); the gap is measured. Where
+  the volume is background it equals the baseline, so background gets exactly 0.
+* Grad-CAM (Selvaraju et al. 2017): the last feature map weighed by its channels' mean gradients. As
+  coarse as that map; modalities that are joined before it cannot be told apart.
+
+The check is Adebayo et al. 2018: a map that stays as it is when the weights are drawn anew shows
+the image, not what the network has learnt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from beam_jobs.common.terminal import bar
+from beam_jobs.core.manifest import Manifest
+from trainer.explain.attribution import MAP_METHODS, Attribution, mean_of
+from trainer.explain.cases import Chosen, Explained, read_cases
+from trainer.training.run_files import Run
+
+Floats = npt.NDArray[np.float64]
+
+_FIRST_STEPS, _MOST_STEPS = 16, 432  # 16, 48, 144, 432: each keeps the points of the one before
+_BATCH_VOXELS = 1 << 19  # values of volumes that go through a network at a time
+
+
+class Explainer:
+    """Attributions of one network; its gradient is traced once.
+
+    Args:
+      model: of `explainable` or `randomised`.
+      method: one of `MAP_METHODS`.
+    """
+
+    def __init__(self, model: keras.Model, method: str) -> None:
+        assert method in MAP_METHODS
+        self._integrates = method == "integrated_gradients"
+        self._standardise = model.get_layer("standardise")
+        self._trunk = keras.Model(self._standardise.output, model.output)
+        if not self._integrates:
+            layer, self._starts, self._strides = _feature_map(model)
+            self._both = keras.Model(self._standardise.output, [layer.output, model.output])
+            return
+        signature = tf.TensorSpec((1, *model.input_shape[1:])), tf.TensorSpec((None,))
+        self._gradients = tf.function(
+            self._summed_gradients, input_signature=signature
+        ).get_concrete_function()
+
+    def __call__(self, volume: npt.NDArray[Any]) -> Attribution:
+        """The attribution of the logit of (row, column, slice, channel), as stored."""
+        given = tf.cast(self._standardise(volume[None]), tf.float32)
+        return self._integrated(given) if self._integrates else self._cam(given)
+
+    def _integrated(self, given: tf.Tensor) -> Attribution:
+        """Integrated gradients from the baseline 0 to (1, row, column, slice, channel) float32.
+
+        The midpoint rule, with three times the points until the attributions add up.
+        """
+        size = max(1, min(16, _BATCH_VOXELS // math.prod(given.shape[1:])))
+
+        def total(places: Floats) -> Floats:
+            summed = np.zeros(given.shape[1:])
+            for at in range(0, len(places), size):
+                part = tf.constant(places[at : at + size], tf.float32)
+                summed += self._gradients(given, part).numpy()
+            return summed
+
+        logit, baseline = (
+            float(self._trunk(x, training=False)[0, 0]) for x in (given, tf.zeros_like(given))
+        )
+        volume = given[0].numpy().astype(np.float64)
+        steps = _FIRST_STEPS
+        summed = total((np.arange(steps) + 0.5) / steps)
+        while True:
+            values = volume * summed / steps
+            found = Attribution(values=values, logit=logit, baseline=baseline, steps=steps)
+            if found.complete or steps >= _MOST_STEPS:
+                return found
+            new = (np.arange(steps)[:, None] + np.array([1, 5]) / 6).ravel() / steps
+            summed, steps = summed + total(new), 3 * steps
+
+    def _summed_gradients(self, given: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+        """The logit's gradients at parts (n,) of the way to a volume, added up."""
+        points = given * tf.reshape(places, (-1, 1, 1, 1, 1))
+        with tf.GradientTape() as tape:
+            tape.watch(points)
+            logits = self._trunk(points, training=False)
+        return tf.reduce_sum(tape.gradient(logits, points), axis=0)
+
+    def _cam(self, given: tf.Tensor) -> Attribution:
+        """Grad-CAM of (1, row, column, slice, channel) float32, before its ReLU.
+
+        Slices or modalities that the network folds into its batch each get a map of their own.
+        """
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            features, logit = self._both(given, training=False)
+        gradient = tape.gradient(logit, features).numpy().astype(np.float64)
+        features = features.numpy().astype(np.float64)
+        positions = tuple(range(1, features.ndim - 1))
+        weights = gradient.mean(axis=positions, keepdims=True)
+        cam = (features * weights).sum(axis=-1)  # (folded, row, column[, slice])
+        shape, starts, strides = tuple(given.shape[1:4]), self._starts, self._strides
+        if features.ndim == 4:  # every slice for itself
+            cam = np.moveaxis(cam.reshape(-1, shape[2], *cam.shape[1:]), 1, -1)
+            starts, strides = (*starts, 0.0), (*strides, 1.0)
+        cam = np.moveaxis(cam, 0, -1)
+        for axis, length in enumerate(shape):
+            cam = _stretched(cam, axis, length, starts[axis], strides[axis])
+        return Attribution(values=cam, logit=float(logit[0, 0]))
+
+
+def explain(
+    trained: Run, data: str, manifest: Manifest, chosen: Sequence[Chosen], *, method: str
+) -> list[Explained]:
+    """The maps of some patients, in their order.
+
+    Raises:
+      ContractError: records or members are not what manifest and run.json say.
+    """
+    cases = read_cases(data, manifest, chosen, modalities=trained.modalities)
+    found: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
+    random: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
+    with bar("explaining", sum(len(one.members) for one in chosen)) as step:
+        for place in range(len(trained.members)):
+            mine = [one.patient_id for one in chosen if place in one.members]
+            if not mine:
+                continue
+            network = explainable(trained.load_member(place))
+            explain_one = Explainer(network, method)
+            explain_random = Explainer(randomised(network, seed=place), method)
+            for patient_id in mine:
+                found[patient_id].append(explain_one(cases[patient_id].volume))
+                random[patient_id].append(explain_random(cases[patient_id].volume))
+                step()
+    return [
+        Explained(
+            chosen=one,
+            case=cases[one.patient_id],
+            found=mean_of(found[one.patient_id]),
+            random=mean_of(random[one.patient_id]),
+        )
+        for one in chosen
+    ]
+
+
+def explainable(model: keras.Model) -> keras.Model:
+    """The same network, all in float32: gradients of single voxels vanish in float16."""
+    inputs = keras.layers.InputLayer
+    if all(x.compute_dtype == "float32" for x in model.layers if not isinstance(x, inputs)):
+        return model
+    wide = _clone(model)
+    wide.set_weights(model.get_weights())
+    return wide
+
+
+def randomised(model: keras.Model, seed: int) -> keras.Model:
+    """A network of the same layers whose weights are those before training, of a given seed."""
+    keras.utils.set_random_seed(seed)
+    return _clone(model)
+
+
+def _clone(model: keras.Model) -> keras.Model:
+    """Fresh layers with fresh weights, in float32."""
+
+    def in_float32(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    return keras.models.clone_model(model, clone_function=in_float32)
+
+
+def _stretched(values: Floats, axis: int, length: int, start: float, stride: float) -> Floats:
+    """Linear interpolation along an axis from points start + i · stride to 0 … length − 1."""
+    count = values.shape[axis]
+    points = start + stride * np.arange(count)
+    weights = [np.interp(np.arange(length), points, row) for row in np.eye(count)]
+    return np.moveaxis(np.tensordot(values, np.array(weights), axes=(axis, 0)), -1, axis)
+
+
+def _feature_map(model: keras.Model) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
+    """The last layer with positions, and where its positions lie in the volume.
+
+    Valid convolutions eat the border: a map stretched over the whole grid would be off by many
+    voxels. So the centre of each position's field of view is followed from layer to layer.
+
+    Returns:
+      The layer; for each axis the voxel of its first position, and voxels from one to the next.
+    """
+    places: dict[int, list[tuple[float, float]]] = {}
+    last: tuple[Any, list[tuple[float, float]]] | None = None
+    for layer in model.layers:
+        output = layer.output
+        rank = len(output.shape)
+        if rank not in (4, 5):
+            continue
+        source = layer.input if not isinstance(layer, keras.layers.InputLayer) else output
+        source = source[0] if isinstance(source, list) else source
+        grid = places.get(id(source), [(0.0, 1.0)] * 3)[: rank - 2]
+        kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+        if kernel is not None:
+            grid = [
+                _followed(
+                    *place, size, stride, layer, source.shape[axis + 1], output.shape[axis + 1]
+                )
+                for axis, (place, size, stride) in enumerate(
+                    zip(grid, _each(kernel, rank), _each(layer.strides, rank), strict=True)
+                )
+            ]
+        places[id(output)] = grid
+        if math.prod(output.shape[1:-1]) > 1:
+            last = layer, grid
+    assert last is not None
+    layer, grid = last
+    return layer, tuple(start for start, _ in grid), tuple(stride for _, stride in grid)
+
+
+def _followed(
+    start: float, step: float, size: int, stride: int, layer: Any, length: int, out: int
+) -> tuple[float, float]:
+    """Start and step behind a convolution or a pooling along one axis."""
+    before = 0
+    if getattr(layer, "padding", "same") == "same":  # TensorFlow's: the odd voxel goes behind
+        before = max((out - 1) * stride + size - length, 0) // 2
+    return start + step * ((size - 1) / 2 - before), step * stride
+
+
+def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    return (value,) * (rank - 2) if isinstance(value, int) else tuple(value)

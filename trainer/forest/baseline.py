@@ -1,0 +1,183 @@
+"""A baseline's settings and its directory: what was requested, and what the forests gave."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, require_kinds
+from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.json_file import read_json, write_json
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
+from trainer.forest.model import FoldForest, pooled_metrics
+from trainer.forest.table import FeatureTable
+from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.training.run_files import differences
+
+FORMAT = "voxelbeam-baseline"
+BASELINE_NAME = "baseline.json"
+IMPORTANCE_NAME = "feature_importance.csv"
+
+# What the summary of a finished one is printed from.
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("config", "metrics"), dict),
+    **{"dataset_fingerprint": str, "features": int, "top_features": list, "wall_seconds": float},
+}
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineConfig:
+    """What is requested of a baseline.
+
+    Attributes:
+      modalities: whose features are used; None takes all of the dataset's.
+      trees: of each forest.
+      repeats: forests a fold, of seeds `seed`, `seed + 1`, ...
+      seed: of forests, label permutation and importance.
+      permute_labels: shuffle the labels among the patients of each fold, as trainer.task does.
+
+    Raises:
+      UsageError: a value that no run can have.
+    """
+
+    modalities: tuple[str, ...] | None = None
+    trees: int = 500
+    repeats: int = 1
+    seed: int = 0
+    permute_labels: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("trees", "repeats"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+        if not 0 <= self.seed <= 2**31 - self.repeats:
+            raise UsageError(f"--seed must lie in 0 .. 2**31 - --repeats: {self.seed}")
+        if self.modalities is not None:
+            object.__setattr__(self, "modalities", tuple(self.modalities))
+            if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+                raise UsageError(f"--modalities must be distinct: {' '.join(self.modalities)}")
+
+    def resolve(self, available: tuple[str, ...]) -> BaselineConfig:
+        """The config with its modalities named, checked against those of a dataset.
+
+        Raises:
+          UsageError: a modality that the dataset does not hold.
+        """
+        chosen = self.modalities or available
+        if unknown := [name for name in chosen if name not in available]:
+            raise UsageError(
+                f"unknown modality {', '.join(unknown)}; the dataset has {', '.join(available)}"
+            )
+        return dataclasses.replace(self, modalities=chosen)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        modalities = None if self.modalities is None else list(self.modalities)
+        return {**dataclasses.asdict(self), "modalities": modalities}
+
+
+def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """Takes a directory for a baseline; nothing is written there before the work is done.
+
+    Returns:
+      The finished baseline.json of the same request, None where there is work to do.
+
+    Raises:
+      UsageError: the directory holds something that is not a baseline.
+      ContractError: it holds a baseline of another request; the message names what differs.
+    """
+    file = directory / BASELINE_NAME
+    if directory.exists() and not file.is_file():
+        taken = not directory.is_dir() or any(
+            not path.name.startswith(".") for path in directory.iterdir()
+        )
+        if taken:
+            raise UsageError(
+                f"{directory}: not empty and not a baseline; choose another --output_dir"
+            )
+    if file.is_file():
+        there = read_json(file)
+        if there.get("format") != FORMAT:
+            raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
+        if not overwrite:
+            try:
+                require_kinds(there, _KINDS)
+            except ContractError as error:
+                raise ContractError(f"{file}: {error}") from error
+            _require_same(directory, there, request)
+            return there
+    directory.mkdir(parents=True, exist_ok=True)
+    return None
+
+
+def _require_same(directory: Path, there: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    here, asked = (
+        {**side["config"], "dataset_fingerprint": side["dataset_fingerprint"]}
+        for side in (there, request)
+    )
+    if differing := differences(here, asked):
+        raise ContractError(
+            f"{directory} holds another baseline ({differing}); --overwrite replaces it"
+        )
+
+
+def write_baseline(
+    directory: Path,
+    request: Mapping[str, Any],
+    table: FeatureTable,
+    truth: npt.NDArray[np.int64],
+    held_out: Sequence[FoldForest],
+    started: float,
+) -> dict[str, Any]:
+    """Writes the three files, baseline.json last; returns its object."""
+    (directory / BASELINE_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
+    rows = [
+        (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability)
+        for result in held_out
+        for row, logit, probability in zip(
+            result.rows, result.logits.tolist(), sigmoid(result.logits).tolist(), strict=True
+        )
+    ]
+    write_table(directory / OOF_NAME, OOF_COLUMNS, rows)
+    lost, gained = (
+        np.concatenate([getattr(result, name) for result in held_out], axis=1)
+        for name in ("auc_lost", "loss_gained")
+    )
+    mean = lost.mean(axis=1)
+    order = np.lexsort((-gained.mean(axis=1), -mean))
+    write_table(
+        directory / IMPORTANCE_NAME,
+        ("feature", "auc_lost", "deviation", "log_loss_gained"),
+        zip(
+            [table.names[at] for at in order],
+            mean[order].tolist(),
+            lost.std(axis=1)[order].tolist(),
+            gained.mean(axis=1)[order].tolist(),
+            strict=True,
+        ),
+    )
+    done = {
+        "format": FORMAT,
+        **request,
+        "metrics": pooled_metrics(truth, held_out),
+        "features": len(table.names),
+        "top_features": [table.names[at] for at in order[:_SHOWN]],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("scikit-learn", "numpy")},
+            "scipy": importlib.metadata.version("scipy"),
+        },
+        "wall_seconds": round(time.perf_counter() - started, 3),
+    }
+    write_json(directory / BASELINE_NAME, done)
+    return done
