@@ -27,6 +27,21 @@ BUCKET = "voxelbeam-test"
 Rules = Callable[[str, str, bytes], int | None]
 
 
+class Dialect:
+    """How a front's clients and its emulator differ; this one: not at all."""
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> int | None:
+        """Changes a request's headers for the emulator; a status answers in its place."""
+
+    def target(self, path: str) -> str:
+        """A request's path as the emulator wants it quoted."""
+        return path
+
+    def answer(self, method: str, path: str, status: int) -> dict[str, str]:
+        """Headers that the answer has besides the emulator's."""
+        return {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asked:
     """One request that came in.
@@ -55,7 +70,10 @@ class Front:
       delay: seconds each answer takes longer, as over a distance.
     """
 
-    def __init__(self, backend: str, rules: Rules | None = None) -> None:
+    def __init__(
+        self, backend: str, rules: Rules | None = None, dialect: Dialect | None = None
+    ) -> None:
+        dialect = dialect or Dialect()
         self.asked: list[Asked] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.delay = 0.0
@@ -77,7 +95,7 @@ class Front:
 
             def serve(self) -> None:
                 # A condition is looked at and acted upon in one step.
-                conditional = "ifGenerationMatch" in self.path
+                conditional = "ifGenerationMatch" in self.path or _GENERATION in self.headers
                 with front._one_at_a_time if conditional else contextlib.nullcontext():
                     self.pass_on()
 
@@ -88,20 +106,23 @@ class Front:
                 status = front.fault(self.command, path)
                 if status is None and rules is not None:
                     status = rules(self.command, path, body)
+                told = {
+                    name: value
+                    for name, value in self.headers.items()
+                    if name.lower() not in ("connection", "transfer-encoding", "expect")
+                }
+                if status is None:
+                    status = dialect.request(self.command, path, told)
                 headers: list[tuple[str, str]] = []
                 content = b'{"error": {"message": "refused by the test"}}'
                 if status is None:
                     connection = http.client.HTTPConnection(host, timeout=60)
-                    told = {
-                        name: value
-                        for name, value in self.headers.items()
-                        if name.lower() not in ("connection", "transfer-encoding", "expect")
-                    }
                     told["Content-Length"] = str(len(body))
-                    connection.request(self.command, self.path, body=body, headers=told)
+                    connection.request(self.command, dialect.target(self.path), body=body, headers=told)
                     answer = connection.getresponse()
                     content, status = answer.read(), answer.status
                     headers = answer.getheaders()
+                    headers += dialect.answer(self.command, path, status).items()
                     connection.close()
                 bodiless = self.command == "HEAD" or status in (204, 304)
                 front.asked.append(
@@ -148,6 +169,43 @@ class Front:
         self._server.server_close()
 
 
+_GENERATION = "x-goog-if-generation-match"
+
+
+class _Google(Dialect):
+    """Google's XML API, spoken to an emulator of S3: signatures, versions and copies differ."""
+
+    def __init__(self) -> None:
+        self._generations: dict[str, int] = {}
+        self._count = 0
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> int | None:
+        lower = {name.lower(): name for name in headers}
+        headers[lower.get("authorization", "Authorization")] = _SIGNED
+        if source := lower.get("x-goog-copy-source"):
+            headers["x-amz-copy-source"] = headers.pop(source)
+        if condition := lower.get(_GENERATION):
+            wanted = int(headers.pop(condition))
+            if wanted != self._generations.get(path.partition("?")[0], 0):
+                return 412
+        return None
+
+    def target(self, path: str) -> str:
+        name, mark, query = path.partition("?")
+        return urllib.parse.quote(urllib.parse.unquote(name)) + mark + query
+
+    def answer(self, method: str, path: str, status: int) -> dict[str, str]:
+        name, _, query = path.partition("?")
+        if status < 300 and method == "DELETE" and not query:
+            self._generations.pop(name, None)
+        written = (method == "PUT" and not query) or (method == "POST" and "uploadId=" in query)
+        if status < 300 and written:
+            self._count += 1
+            self._generations[name] = self._count
+        generation = self._generations.get(name)
+        return {"x-goog-generation": str(generation)} if generation else {}
+
+
 # Without a signature moto takes a request for a stranger's; it does not check what one says.
 _SIGNED = (
     "AWS4-HMAC-SHA256 Credential=made-up/20260101/us-east-1/s3/aws4_request, "
@@ -164,12 +222,14 @@ class Emulator:
       front: what clients talk to.
       backend: the emulator itself, for the tests' own looking and changing.
       environment: what a process needs to find it.
+      moto: whether the emulator itself is moto.
     """
 
     scheme: str
     front: Front
     backend: str
     environment: dict[str, str]
+    moto: bool = True
 
     def path(self, *names: str) -> str:
         """`gs://bucket/names...`"""
@@ -178,7 +238,7 @@ class Emulator:
     def _request(self, name: str, method: str, data: bytes | None = None) -> bytes:
         url = f"{self.backend}/{BUCKET}/{urllib.parse.quote(name)}"
         headers = {"Content-Type": "application/octet-stream"}
-        if self.scheme == "s3":
+        if self.moto:
             headers["Authorization"] = _SIGNED
         request = urllib.request.Request(url, data=data, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -194,7 +254,7 @@ class Emulator:
 
     def delete(self, name: str) -> None:
         """Deletes an object."""
-        if self.scheme == "s3":
+        if self.moto:
             self._request(name, "DELETE")
             return
         quoted = urllib.parse.quote(name, safe="")
@@ -206,10 +266,10 @@ class Emulator:
         query = urllib.parse.urlencode({"list-type": 2, "prefix": f"{prefix}/", "max-keys": 10_000})
         url = f"{self.backend}/{BUCKET}?{query}"
         pattern = r"<Key>(.*?)</Key>"
-        if self.scheme == "gs":
+        if not self.moto:
             url = f"{self.backend}/storage/v1/b/{BUCKET}/o?{query}"
             pattern = r'"name": "(.*?)"'
-        headers = {"Authorization": _SIGNED} if self.scheme == "s3" else {}
+        headers = {"Authorization": _SIGNED} if self.moto else {}
         request = urllib.request.Request(url, headers=headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = re.findall(pattern, answer.read().decode())
@@ -239,6 +299,7 @@ def gcs() -> Iterator[Emulator]:
             front=front,
             backend=backend,
             environment={"STORAGE_EMULATOR_HOST": front.url},
+            moto=False,
         )
     finally:
         front.close()
@@ -261,32 +322,56 @@ def _unmet_condition(backend: str, method: str, path: str, body: bytes) -> int |
 
 
 @contextmanager
-def s3() -> Iterator[Emulator]:
-    """moto, as a server."""
+def _moto() -> Iterator[str]:
+    """moto's address."""
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
-    backend = "http://{}:{}".format(*server.get_host_and_port())
-    front = Front(backend)
-    emulator = Emulator(
-        scheme="s3",
-        front=front,
-        backend=backend,
-        environment={
+    try:
+        yield "http://{}:{}".format(*server.get_host_and_port())
+    finally:
+        server.stop()
+
+
+@contextmanager
+def s3() -> Iterator[Emulator]:
+    """moto, as a server."""
+    with _moto() as backend:
+        front = Front(backend)
+        environment = {
             "AWS_ENDPOINT_URL": front.url,
             "AWS_ACCESS_KEY_ID": "made-up",
             "AWS_SECRET_ACCESS_KEY": "made-up",
             "AWS_DEFAULT_REGION": "us-east-1",
-        },
-    )
+        }
+        yield from _running(
+            Emulator(scheme="s3", front=front, backend=backend, environment=environment)
+        )
+
+
+@contextmanager
+def gs() -> Iterator[Emulator]:
+    """moto behind a front that speaks Google's XML API."""
+    with _moto() as backend:
+        front = Front(backend, dialect=_Google())
+        yield from _running(
+            Emulator(
+                scheme="gs",
+                front=front,
+                backend=backend,
+                environment={"STORAGE_EMULATOR_HOST": front.url},
+            )
+        )
+
+
+def _running(emulator: Emulator) -> Iterator[Emulator]:
     emulator._request("", "PUT")
     try:
         yield emulator
     finally:
-        front.close()
-        server.stop()
+        emulator.front.close()
 
 
 EMULATORS = {"gs": gcs, "s3": s3}

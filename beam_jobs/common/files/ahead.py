@@ -1,0 +1,100 @@
+"""Begins of files fetched before they are opened: without it each of a store is waited for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from beam_jobs.common.files.clients import AT_ONCE, pool
+from beam_jobs.common.files.names import Entry, is_remote
+from beam_jobs.common.files.objects import Piece, read_range
+from beam_jobs.common.files.sources import known
+
+_WINDOW = 2 * AT_ONCE  # requests sent ahead
+_WINDOW_BYTES = 64 << 20
+
+
+class Wanted(NamedTuple):
+    """What one request gives.
+
+    Attributes:
+      paths: of the files whose begins it gives.
+      length: about how many bytes that are.
+      fetch: the request; path → begin.
+    """
+
+    paths: tuple[str, ...]
+    length: int
+    fetch: Callable[[], Mapping[str, Piece]]
+
+
+class _Ahead:
+    """Requests sent a few at a time before their answers are needed, in a given order."""
+
+    def __init__(self, wanted: Sequence[Wanted]) -> None:
+        self._wanted = wanted
+        self._place = {path: i for i, one in enumerate(wanted) for path in one.paths}
+        self._sent: dict[int, Future[Mapping[str, Piece]]] = {}
+        self._next = 0
+        self._send(0)
+
+    def _send(self, place: int) -> None:
+        length = sum(self._wanted[index].length for index in self._sent)
+        while self._next < min(len(self._wanted), place + _WINDOW):
+            length += self._wanted[self._next].length
+            if length > _WINDOW_BYTES and self._sent:
+                return
+            self._sent[self._next] = pool().submit(self._wanted[self._next].fetch)
+            self._next += 1
+
+    def take(self, path: str) -> Callable[[], Piece] | None:
+        """A file's begin, None where it is none of the wanted or was passed over already."""
+        place = self._place.get(path)
+        if place is None:
+            return None
+        for passed in [index for index in self._sent if index < place]:
+            self._sent.pop(passed).cancel()
+        self._next = max(self._next, place)
+        self._send(place)
+        sent = self._sent.get(place)
+        if sent is None:
+            return None
+        if path == self._wanted[place].paths[-1]:
+            del self._sent[place]
+        return lambda: sent.result()[path]
+
+    def close(self) -> None:
+        for sent in self._sent.values():
+            sent.cancel()
+
+
+@contextmanager
+def fetched_ahead(entries: Iterable[Entry], length: int) -> Iterator[None]:
+    """For the time of the block, this thread finds the entries' first `length` bytes fetched.
+
+    Args:
+      entries: what will be opened, in that order; opening others, or in another order, costs time.
+        Local files are left alone.
+      length: how much of each; the listing's size and stamp are known with it.
+    """
+    entries = list(entries)
+    wanted = [_of_object(entry, length) for entry in entries if is_remote(entry.path)]
+    if not wanted:
+        yield
+        return
+    before = known.entries, known.take
+    ahead = _Ahead(wanted)
+    known.entries, known.take = {entry.path: entry for entry in entries}, ahead.take
+    try:
+        yield
+    finally:
+        known.entries, known.take = before
+        ahead.close()
+
+
+def _of_object(entry: Entry, length: int) -> Wanted:
+    path = entry.path
+    first = length if entry.size is None else min(length, entry.size)
+    return Wanted((path,), first, lambda: {path: read_range(path, 0, first)})

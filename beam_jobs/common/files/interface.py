@@ -1,0 +1,260 @@
+"""Files, wherever they lie: the only way to a path that a user names.
+
+    from beam_jobs.common.files import interface as files
+
+A path is a local one, `gs://bucket/name`, `s3://bucket/name`, `az://container/name`, `http(s)://…`
+(read only), or a member of an archive in any of these (`export.zip!/train/x.dcm`, read only).
+Local paths cost no import of a store's client. Whatever the function, it raises
+
+  FileNotFoundError   where there is no such file, object, bucket or member;
+  OSError             where it is there and cannot be used: a disk's refusal, a damaged archive;
+  CommandError        where a store refuses, or fails beyond all retries (`StoreError`);
+  UsageError          where the path makes no sense: an unknown scheme, writing to a web server.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import IO
+
+from beam_jobs.common.files import ahead, local, objects, opening
+from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.lock import LockedError, lock
+from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
+from beam_jobs.common.files.names import (
+    Entry,
+    Status,
+    StrPath,
+    is_remote,
+    join,
+    logical,
+    name_of,
+    require_writable,
+    temporary_of,
+    text,
+)
+from beam_jobs.common.files.sources import HEAD_BYTES, ByteSource, SourceFile
+from beam_jobs.common.files.writer import Writer
+
+__all__ = [
+    "HEAD_BYTES",
+    "ByteSource",
+    "Entry",
+    "LockedError",
+    "Mirror",
+    "SourceFile",
+    "Status",
+    "StoreError",
+    "StrPath",
+    "Writer",
+    "copy",
+    "delete",
+    "entries",
+    "exists",
+    "fetched",
+    "fetched_ahead",
+    "holds_files",
+    "is_dir",
+    "is_remote",
+    "join",
+    "lock",
+    "logical",
+    "mirrored",
+    "name_of",
+    "names",
+    "open_bytes",
+    "open_read",
+    "open_write",
+    "read",
+    "read_range",
+    "read_text",
+    "replace",
+    "require_writable",
+    "size",
+    "stat",
+    "temporary_of",
+    "text",
+    "write",
+    "write_new",
+    "write_text",
+]
+
+
+def entries(root: StrPath) -> list[Entry]:
+    """Every file below a root that is read, in the order of their paths.
+
+    Hidden files and directories, DICOMDIR and what file managers leave behind are no input. An
+    archive, `root` itself or one below it, counts as a directory of its members; one that cannot
+    be read is an entry that `open_bytes` refuses.
+
+    Raises:
+      NotADirectoryError: a local `root` that is no directory and no archive.
+    """
+    return opening.entries(text(root))
+
+
+def holds_files(root: StrPath) -> bool:
+    """Whether `entries` would find any, without listing all of a store's."""
+    return opening.holds_files(text(root))
+
+
+def names(directory: StrPath) -> list[str]:
+    """Names of the files directly in a directory, hidden ones too, sorted; none where it is not."""
+    path = text(directory)
+    return objects.names(path) if is_remote(path) else local.list_names(path)
+
+
+def exists(path: StrPath) -> bool:
+    """Whether a file or directory is there."""
+    return stat(path) is not None or is_dir(path)
+
+
+def is_dir(path: StrPath) -> bool:
+    """Whether a path is a directory: in a store, whether anything lies below it."""
+    path = text(path)
+    return objects.any_below(path) if is_remote(path) else os.path.isdir(path)
+
+
+def stat(path: StrPath) -> Status | None:
+    """Size, time of change and version of a file; None where there is no such file."""
+    path = text(path)
+    if is_remote(path):
+        return objects.stat(path)
+    return local.stat(path)
+
+
+def size(path: StrPath) -> int:
+    """Bytes of a file."""
+    found = stat(path)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text(path))
+    return found.size
+
+
+def read(path: StrPath) -> bytes:
+    """A whole file as it is, whatever its extension says of compression."""
+    path = text(path)
+    if is_remote(path):
+        return objects.read_whole(path)
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def read_text(path: StrPath) -> str:
+    """A whole UTF-8 file.
+
+    Raises:
+      UnicodeDecodeError: it is not UTF-8.
+    """
+    return read(path).decode()
+
+
+def read_range(path: StrPath, start: int, length: int) -> bytes:
+    """At most `length` bytes from `start`; fewer only at the end of the file."""
+    with open_bytes(path) as source:
+        return source.read_at(start, length)
+
+
+def open_read(path: StrPath) -> IO[bytes]:
+    """A file as a stream with `seek`, as it is, whatever its extension says of compression.
+
+    In a store, blocks that follow one another grow to 8 MiB; seeking costs no request.
+    """
+    path = text(path)
+    if not is_remote(path):
+        return open(path, "rb")
+    return io.BufferedReader(SourceFile(opening.open_source(path), owned=True), HEAD_BYTES)
+
+
+def open_bytes(path: StrPath) -> AbstractContextManager[ByteSource]:
+    """Opens a file for reading at any place, without a buffer on local disks.
+
+    Named pipes and devices are refused. A `.dcm.gz` is what its decompression gives.
+    """
+    return opening.open_bytes(text(path))
+
+
+def fetched_ahead(entries: Iterable[Entry], length: int) -> AbstractContextManager[None]:
+    """For the time of the block, this thread's `open_bytes` finds the begins of files fetched.
+
+    Args:
+      entries: what will be opened, in that order; opening others, or in another order, costs time.
+        Local files are left alone.
+      length: how much of each; the listing's size and stamp are known with it.
+    """
+    return ahead.fetched_ahead(entries, length)
+
+
+def open_write(path: StrPath) -> Writer:
+    """A stream that becomes the file when it is closed; its directory is made.
+
+    Left by an error its block leaves what was there before. A killed process leaves on a disk what
+    `temporary_of` recognises, in a store nothing.
+    """
+    path = text(path)
+    require_writable(path)
+    return objects.open_write(path) if is_remote(path) else local.open_write(path)
+
+
+def write(path: StrPath, data: bytes) -> None:
+    """Writes a file whole: no reader finds half of it, and a failure leaves the old one."""
+    path = text(path)
+    require_writable(path)
+    if is_remote(path):
+        objects.put(path, data)
+    else:
+        local.write(path, data)
+
+
+def write_text(path: StrPath, data: str) -> None:
+    """Writes a UTF-8 file whole."""
+    write(path, data.encode())
+
+
+def write_new(path: StrPath, data: bytes) -> bool:
+    """Writes a file whole unless there is one, which no other writer can come between.
+
+    Returns:
+      Whether it was written; also where the very same bytes lie in a store already, for a retried
+      request may find what its first try wrote. Whoever competes for it writes what only they can.
+    """
+    path = text(path)
+    require_writable(path)
+    return objects.put_new(path, data) if is_remote(path) else local.write_new(path, data)
+
+
+def copy(source: StrPath, target: StrPath) -> None:
+    """Copies a file; the target appears whole. Within a bucket the store does it."""
+    source, target = text(source), text(target)
+    require_writable(target)
+    if is_remote(source) and is_remote(target):
+        objects.copy(source, target)
+        return
+    with open_read(source) as stream, open_write(target) as copied:
+        shutil.copyfileobj(stream, copied, objects.PART_BYTES)
+
+
+def replace(source: StrPath, target: StrPath) -> None:
+    """Renames `source` to `target`, which it replaces at once; stores copy and delete."""
+    source, target = text(source), text(target)
+    require_writable(source)
+    if is_remote(source) or is_remote(target):
+        copy(source, target)
+        delete([source])
+    else:
+        os.replace(source, target)
+
+
+def delete(paths: Iterable[StrPath]) -> None:
+    """Deletes files; one that is gone already is no error."""
+    found = [text(path) for path in paths]
+    for path in found:
+        require_writable(path)
+        if not is_remote(path):
+            local.delete(path)
+    objects.delete([path for path in found if is_remote(path)])

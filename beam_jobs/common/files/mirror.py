@@ -1,0 +1,196 @@
+"""Directories that must be local while they are used: Keras, TensorFlow and TensorBoard write to
+disks. A store's is mirrored in a temporary directory.
+
+    with mirrored("s3://bucket/run", resume=True) as run:
+        train(run.local, after_epoch=run.push)
+
+    with fetched("s3://bucket/model") as model:
+        tf.saved_model.load(model)
+
+A local path is its own mirror, at no cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+from beam_jobs.common.files import objects
+from beam_jobs.common.files.clients import pool
+from beam_jobs.common.files.names import (
+    StrPath,
+    is_archive,
+    is_remote,
+    name_of,
+    require_writable,
+    split_member,
+    text,
+)
+from beam_jobs.core.cli import CommandError, UsageError
+
+_PREFIX = "voxelbeam-"
+
+
+class Mirror:
+    """A local directory and the place it stands for.
+
+    Attributes:
+      path: the place.
+      local: where to write and read.
+    """
+
+    def __init__(self, path: str, local: Path) -> None:
+        self.path = path
+        self.local = local
+        # Name → (bytes, time of change) of the files that are in the store as they are here.
+        self._there: dict[str, tuple[int, int]] = {}
+
+    def push(self) -> None:
+        """Brings the place up to what is here now.
+
+        Files that are gone here go first, then new and changed ones in the order in which they
+        were changed, so that a marker written last arrives last. Only what this mirror put or
+        fetched is ever deleted.
+
+        Raises:
+          StoreError: the store refuses; what arrived stays, and the next `push` sends the rest.
+        """
+        if not is_remote(self.path):
+            return
+        here = _files(self.local)
+        gone = [name for name in self._there if name not in here]
+        objects.delete([f"{self.path}/{name}" for name in gone])
+        for name in gone:
+            del self._there[name]
+        changed = [name for name, state in here.items() if self._there.get(name) != state]
+        changed.sort(key=lambda name: (here[name][1], name))
+        for _, group in itertools.groupby(changed, key=_group):
+            sent = {name: self._send(name) for name in group}
+            for name, upload in sent.items():
+                upload.result()
+                self._there[name] = here[name]
+
+    def _send(self, name: str) -> Future[None]:
+        return pool().submit(_upload, self.local / name, f"{self.path}/{name}")
+
+    def fetch(self) -> None:
+        """Fills the directory with what is in the place."""
+        self._there.update(_download(self.path, self.local))
+
+
+def _group(name: str) -> tuple[str, ...]:
+    """Neighbours of one kind may arrive in any order; JSON, which may be a marker, comes alone."""
+    directory, file = os.path.split(name)
+    suffix = os.path.splitext(file)[1]
+    return (directory, suffix, file if suffix in ("", ".json") else "")
+
+
+@contextmanager
+def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
+    """A directory to be written, wherever it is to lie in the end.
+
+    It is pushed when the block ends; when it ends by an error, what there is is pushed too, as it
+    would lie on a disk.
+
+    Args:
+      path: the directory.
+      resume: begin with what lies there already.
+
+    Raises:
+      UsageError: nothing can be written there.
+      StoreError: the store refuses.
+    """
+    path = text(path)
+    require_writable(path)
+    if not is_remote(path):
+        yield Mirror(path, Path(path))
+        return
+    with _temporary() as directory:
+        mirror = Mirror(path.rstrip("/"), directory / (name_of(path) or "output"))
+        mirror.local.mkdir()
+        if resume:
+            mirror.fetch()
+        try:
+            yield mirror
+        except BaseException:
+            with contextlib.suppress(CommandError, OSError):
+                mirror.push()
+            raise
+        mirror.push()
+
+
+@contextmanager
+def fetched(path: StrPath) -> Iterator[Path]:
+    """A file or directory to be read by something that reads disks only.
+
+    Raises:
+      FileNotFoundError: a store has nothing there.
+      UsageError: an archive, which is never unpacked to a disk.
+      StoreError: the store refuses.
+    """
+    path = text(path)
+    if is_archive(path) or split_member(path) is not None:
+        raise UsageError(f"{path}: has to be unpacked first")
+    if not is_remote(path):
+        yield Path(path)
+        return
+    path = path.rstrip("/")
+    with _temporary() as directory:
+        local = directory / (name_of(path) or "input")
+        if objects.stat(path) is not None:
+            _download_file(path, local)
+        else:
+            local.mkdir()
+            if not _download(path, local):
+                raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
+        yield local
+
+
+@contextmanager
+def _temporary() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+def _files(root: Path) -> dict[str, tuple[int, int]]:
+    """Name → (bytes, time of change in ns) of every file below a directory."""
+    found = {}
+    for directory, _, names in os.walk(root):
+        for name in names:
+            path = Path(directory, name)
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                found[path.relative_to(root).as_posix()] = (status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _download(prefix: str, root: Path) -> dict[str, tuple[int, int]]:
+    prefix = prefix.rstrip("/") + "/"
+    paths = {
+        entry.path: root / entry.path.removeprefix(prefix) for entry in objects.entries(prefix)
+    }
+    for directory in {local.parent for local in paths.values()}:
+        directory.mkdir(parents=True, exist_ok=True)
+    list(pool().map(_download_file, paths.keys(), paths.values()))
+    return _files(root)
+
+
+def _download_file(path: str, local: Path) -> None:
+    with local.open("wb") as stream:
+        piece = objects.read(path, 0, objects.PART_BYTES)
+        stream.write(piece.data)
+        for start in range(objects.PART_BYTES, piece.size or 0, objects.PART_BYTES):
+            stream.write(objects.read(path, start, objects.PART_BYTES, piece.tag).data)
+
+
+def _upload(local: Path, path: str) -> None:
+    with local.open("rb") as stream, objects.open_write(path) as target:
+        while data := stream.read(objects.PART_BYTES):
+            target.write(data)

@@ -1,0 +1,227 @@
+"""Paths as text: of local files, of objects in stores, of members of archives.
+
+    data/train/x.dcm                      a local file
+    s3://bucket/train/x.dcm               an object; gs://, az://container/name, https://host/name
+    s3://bucket/export.zip!/train/x.dcm   a member of an archive, which may lie in either place
+
+Nothing here opens anything. A path says all that another process needs to open it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from typing import NamedTuple
+
+from beam_jobs.core.cli import UsageError
+
+StrPath = str | os.PathLike[str]
+
+SCHEMES = ("gs", "s3", "az", "http", "https")
+READ_ONLY = ("http", "https")
+KNOWN = "known: local paths, gs://, s3://, az://, https:// (to read)"
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+MEMBER = "!/"  # between an archive and the name of a member
+GZIPPED = ".dcm.gz"
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# What a path object makes of "gs://bucket": repeated slashes fall together.
+_FOLDED = re.compile(r"(gs|s3|az|https?):/(?=[^/])")
+_MEMBER = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))!/", re.IGNORECASE | re.DOTALL)
+_TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{12}\.part")
+
+# Files that no image hides in, so that a tidy directory gives no rejections.
+_NOT_INPUT = frozenset({"DICOMDIR", "Thumbs.db", "desktop.ini"})
+
+
+class Entry(NamedTuple):
+    """A file of a listing.
+
+    Attributes:
+      path: its path.
+      size: in bytes, None where the listing does not say.
+      stamp: changes when the content does, 0 where the listing does not say.
+    """
+
+    path: str
+    size: int | None = None
+    stamp: int = 0
+
+
+class Status(NamedTuple):
+    """What a store (or a disk) says of a file without reading it.
+
+    Attributes:
+      size: in bytes.
+      modified: time of change in ns.
+      tag: changes with the content; "" on a disk.
+    """
+
+    size: int
+    modified: int
+    tag: str = ""
+
+
+def text(path: StrPath) -> str:
+    """A path as text; `Path("gs://bucket/x")` is understood although it lost a slash.
+
+    Raises:
+      UsageError: a text with one slash after a store's scheme, which would name a local directory.
+
+    >>> from pathlib import PurePosixPath
+    >>> text(PurePosixPath("s3://bucket/x"))
+    's3://bucket/x'
+    """
+    if isinstance(path, str):
+        if path.startswith(("gs:/", "s3:/", "az:/", "http")) and _FOLDED.match(path):
+            raise UsageError(f"{path}: a slash is missing after the scheme ({_unfolded(path)})")
+        return path
+    return _unfolded(os.fspath(path))
+
+
+def _unfolded(path: str) -> str:
+    return _FOLDED.sub(r"\1://", path, count=1) if _FOLDED.match(path) else path
+
+
+def scheme_of(path: StrPath) -> str:
+    """The scheme of a path, "" of a local one.
+
+    Raises:
+      UsageError: one that is not among `SCHEMES`.
+    """
+    path = text(path)
+    found = _SCHEME.match(path) if "://" in path else None
+    if found is None:
+        return ""
+    if found[1] not in SCHEMES:
+        raise UsageError(f"{path}: cannot use {found[1]}://; {KNOWN}")
+    return found[1]
+
+
+def is_remote(path: StrPath) -> bool:
+    """Whether a path names something in a store (or behind a web server), not on a local disk.
+
+    Raises:
+      UsageError: its scheme is none that is known.
+    """
+    return scheme_of(path) != ""
+
+
+def require_writable(path: StrPath) -> None:
+    """Refuses a place that nothing can be written to.
+
+    Raises:
+      UsageError: http(s)://, a member of an archive, an unknown scheme, or no bucket.
+    """
+    path = text(path)
+    scheme = scheme_of(path)
+    if scheme in READ_ONLY:
+        raise UsageError(f"{path}: {scheme}:// can be read, not written to")
+    if split_member(path) is not None:
+        raise UsageError(f"{path}: an archive can be read, not written to")
+    if scheme:
+        split(path)
+
+
+def split(path: str) -> tuple[str, str, str]:
+    """(scheme, bucket, name) of an object's path; of a web address (scheme, host, name).
+
+    >>> split("gs://bucket/a/b")
+    ('gs', 'bucket', 'a/b')
+
+    Raises:
+      UsageError: it names no bucket, or a web address has a query.
+    """
+    scheme = scheme_of(path)
+    bucket, _, name = path.partition("://")[2].partition("/")
+    if not bucket:
+        raise UsageError(f"{path} names no {'host' if scheme in READ_ONLY else 'bucket'}")
+    if scheme in READ_ONLY:
+        if "?" in path:
+            raise UsageError(f"{path}: a web address with a query cannot be read")
+        name = urllib.parse.unquote(name)
+    return scheme, bucket, name
+
+
+def join(directory: StrPath, *names: str) -> str:
+    """The path of something below a directory, wherever that lies.
+
+    >>> join("gs://bucket/dataset/", "manifest.json")
+    'gs://bucket/dataset/manifest.json'
+    """
+    return "/".join((text(directory).rstrip("/"), *names))
+
+
+def name_of(path: StrPath) -> str:
+    """The last part of a path, whatever lies there.
+
+    >>> name_of("s3://bucket/run/")
+    'run'
+    """
+    return text(path).rstrip("/").rpartition("/")[2]
+
+
+def is_archive(path: str) -> bool:
+    """Whether a path is named like an archive (and is not a member of one)."""
+    return path.lower().endswith(ARCHIVES) and MEMBER not in path
+
+
+def split_member(path: str) -> tuple[str, str] | None:
+    """(archive, name within it) of a member's path; None for any other path.
+
+    The name is "" for the archive as a directory (`export.zip!/`).
+
+    >>> split_member("d/export.tar.gz!/1/x.dcm")
+    ('d/export.tar.gz', '1/x.dcm')
+    """
+    if MEMBER not in path:
+        return None
+    found = _MEMBER.match(path)
+    return (found[1], path[found.end() :]) if found else None
+
+
+def logical(path: StrPath) -> str:
+    """Where a member would lie were its archive unpacked into a directory of its name.
+
+    Layout rules and tables see this, so that an archive gives what its directory gives. Other
+    paths are what they are.
+
+    >>> logical("d/00001.zip!/T1w/1.dcm"), logical("d/00001.zip"), logical("d/1.dcm")
+    ('d/00001/T1w/1.dcm', 'd/00001', 'd/1.dcm')
+    """
+    path = text(path)
+    if is_archive(path):
+        return _without_suffix(path)
+    found = split_member(path)
+    if found is None:
+        return path
+    archive, name = found
+    return f"{_without_suffix(archive)}/{name}"
+
+
+def _without_suffix(archive: str) -> str:
+    suffix = max((s for s in ARCHIVES if archive.lower().endswith(s)), key=len)
+    return archive[: -len(suffix)]
+
+
+def is_input(name: str) -> bool:
+    """Whether a file of that name is read at all: hidden files and DICOMDIR are not."""
+    return bool(name) and not name.startswith(".") and name not in _NOT_INPUT
+
+
+def is_input_below(name: str) -> bool:
+    """Whether a name below a root is read: nothing in hidden directories is."""
+    *directories, file = name.split("/")
+    return is_input(file) and not any(part.startswith(".") for part in directories)
+
+
+def temporary_of(name: str) -> str | None:
+    """The name of the file that a killed writer left this half of, None for any other name.
+
+    >>> temporary_of("run.json.0123456789ab.part")
+    'run.json'
+    """
+    found = _TEMPORARY.fullmatch(name)
+    return found[1] if found else None
