@@ -118,7 +118,9 @@ class Front:
                 if status is None:
                     connection = http.client.HTTPConnection(host, timeout=60)
                     told["Content-Length"] = str(len(body))
-                    connection.request(self.command, dialect.target(self.path), body=body, headers=told)
+                    connection.request(
+                        self.command, dialect.target(self.path), body=body, headers=told
+                    )
                     answer = connection.getresponse()
                     content, status = answer.read(), answer.status
                     headers = answer.getheaders()

@@ -18,9 +18,9 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import Any, TypeVar
 
+from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import settings
 from beam_jobs.common.files.names import split
-from beam_jobs.core.cli import CommandError
 
 AT_ONCE = 32  # requests of one process
 # obstore's own are 30 s for a request, body and all, and 180 s with its retries.
@@ -173,39 +173,39 @@ def translated(path: str, of: str = "object") -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:  # a writer's are OSError
-        told = str(error).partition("\n\nDebug source")[0]
-        status = _status_of(error, told)
+        message = str(error).partition("\n\nDebug source")[0]
+        status = _status_of(error, message)
         if isinstance(error, InvalidPathError | ValueError):
-            reason = _one_line(told.rpartition("path: ")[2])
+            reason = _one_line(message.rpartition("path: ")[2])
             raise OSError(errno.EINVAL, f"not a usable name in a store ({reason})", path) from error
         if status == 404 and of == "object":
             raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path) from error
-        raise StoreError(_line(path, status, told)) from error
+        raise StoreError(_line(path, status, message)) from error
 
 
-def _status_of(error: Exception, told: str) -> int | None:
-    found = _STATUS.search(told)
+def _status_of(error: Exception, message: str) -> int | None:
+    found = _STATUS.search(message)
     if found:
         return int(found[1])
     return 404 if isinstance(error, FileNotFoundError) else None
 
 
-def _line(path: str, status: int | None, told: str) -> str:
+def _line(path: str, status: int | None, message: str) -> str:
     scheme, bucket, _ = split(path)
-    if _NO_CREDENTIALS.search(told):
+    if _NO_CREDENTIALS.search(message):
         return f"{path}: no credentials found ({_HINTS[scheme]})"
     if status == 404:
         return f"bucket {scheme}://{bucket} does not exist"
     if status in (401, 403):
         return f"{path}: access denied ({status})"
-    if status == 301 or "Received redirect without LOCATION" in told:
+    if status == 301 or "Received redirect without LOCATION" in message:
         return f"{path}: bucket {bucket} is in another region; AWS_REGION says which"
     if status is not None and status in set(HTTPStatus):
         return f"{path}: the store answered {status} ({HTTPStatus(status).phrase})"
-    reason = told.rpartition(" - ")[2] or told
+    reason = message.rpartition(" - ")[2] or message
     return f"{path}: {_one_line(reason)}"
 
 
-def _one_line(told: str) -> str:
-    line = " ".join(told.split())
+def _one_line(message: str) -> str:
+    line = " ".join(message.split())
     return line if len(line) <= 200 else f"{line[:199]}…"

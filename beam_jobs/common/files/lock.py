@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.names import StrPath, is_remote, require_writable, text
-from beam_jobs.core.cli import CommandError
 
 _OWNER_BYTES = 4096
 

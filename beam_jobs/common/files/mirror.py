@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.clients import pool
 from beam_jobs.common.files.names import (
@@ -33,7 +34,6 @@ from beam_jobs.common.files.names import (
     split_member,
     text,
 )
-from beam_jobs.core.cli import CommandError, UsageError
 
 _PREFIX = "voxelbeam-"
 

@@ -14,7 +14,7 @@ import re
 import urllib.parse
 from typing import NamedTuple
 
-from beam_jobs.core.cli import UsageError
+from beam_jobs.common.cli import UsageError
 
 StrPath = str | os.PathLike[str]
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import settings
 from beam_jobs.common.files.clients import StoreError, call, client_of, in_pool, pool, translated
 from beam_jobs.common.files.names import READ_ONLY, Entry, Status, split
 from beam_jobs.common.files.writer import Target, Writer
-from beam_jobs.core.cli import CommandError, UsageError
 
 # What is fetched of a large object at once, and sent.
 PART_BYTES = 8 << 20

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.core.cli import CommandError
+from beam_jobs.common.cli import CommandError
 
 # A change of one of them makes another client.
 VARIABLES = (

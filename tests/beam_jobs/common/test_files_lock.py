@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.cli import CommandError
 from tests.stores import Emulator
 
 # Holds a lock until its input ends.

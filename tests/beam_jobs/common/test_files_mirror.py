@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.cli import UsageError
 from tests.stores import Emulator
 
 pytestmark = [

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.ahead import _WINDOW
-from beam_jobs.core.cli import CommandError, UsageError
 from tests.stores import _SIGNED, BUCKET, Emulator
 
 pytestmark = [
@@ -360,7 +360,7 @@ def test_an_interrupt_is_heard_while_a_request_runs(store: Emulator, root: str) 
     code = (
         "import os, signal, sys, threading, time\n"
         "from beam_jobs.common.files import interface as files\n"
-        "from beam_jobs.core import cli\n"
+        "from beam_jobs.common import cli\n"
         "def main(argv):\n"
         "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    files.read(argv[0])\n"
