@@ -74,6 +74,7 @@ _OURS = ("beam_jobs", "trainer", "serving", "tests")
 _TRAINER_MAY = (
     "beam_jobs.core.record",
     "beam_jobs.core.manifest",
+    "beam_jobs.core.tfrecord",
     "beam_jobs.common",
 )
 
@@ -83,10 +84,7 @@ def test_trainer_knows_records_and_manifests_alone(module):
     for name in imports_of(module):
         assert not name.startswith(("apache_beam", "serving")), name
         if name.startswith("beam_jobs."):
-            may = _TRAINER_MAY
-            if module == "trainer.data.whole_shards":  # reads records without TensorFlow
-                may = (*may, "beam_jobs.core.tfrecord")
-            assert name in ("beam_jobs", "beam_jobs.core") or name.startswith(may), name
+            assert name in ("beam_jobs", "beam_jobs.core") or name.startswith(_TRAINER_MAY), name
 
 
 @pytest.mark.parametrize("module", modules("serving"))

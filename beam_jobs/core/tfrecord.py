@@ -4,70 +4,79 @@ The wire format is TensorFlow's; the code needs only protobuf and a CRC, so that
 worker neither installs nor imports TensorFlow (6 s and 600 MB a process). The tests hold every
 byte to TensorFlow's own reader and parser.
 
-Sources: tensorflow/core/example/{example,feature}.proto; the framing in
-tensorflow/core/lib/io/record_writer.h (length, masked CRC32C of it, data, masked CRC32C of it).
+    length (uint64) | masked CRC32C of it | data: one Example | masked CRC32C of it
+
+Whoever reads whole records in order takes `read_records`, or `surviving_records` where damage may
+cost no more than the damaged record; whoever reads at random finds them by `record_frames`.
+
+Sources: tensorflow/core/example/{example,feature}.proto, tensorflow/core/lib/io/record_writer.h,
+tensorflow/core/lib/hash/crc32c.h; protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
 
+import os
 import struct
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
 import google_crc32c
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+import numpy.typing as npt
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
 
+# The framing before the data (length and its checksum) and behind it (the data's checksum).
+HEAD_BYTES = 12
+TAIL_BYTES = 4
+_HEAD = struct.Struct("<QI")
+_TAIL = struct.Struct("<I")
 _CRC_MASK_DELTA = 0xA282EAD8
+_LONGEST = 1 << 31  # of a record: an Example is a protobuf message
+_SEARCHED_AT_ONCE = 1 << 20
+
+
+class DamagedRecordError(ContractError):
+    """A record whose framing or checksum does not fit.
+
+    Attributes:
+      behind: byte offset of the next record where the length can be trusted, else None.
+    """
+
+    def __init__(self, damage: str, start: int, behind: int | None = None) -> None:
+        super().__init__(f"{damage} at byte {start}")
+        self.behind = behind
+
+
+_EXAMPLE_PROTO = """
+name: "voxelbeam/example.proto" package: "tensorflow" syntax: "proto3"
+message_type { name: "BytesList"
+  field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "FloatList"
+  field { name: "value" number: 1 type: TYPE_FLOAT label: LABEL_REPEATED } }
+message_type { name: "Int64List"
+  field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type { name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".tensorflow.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".tensorflow.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".tensorflow.Int64List" oneof_index: 0 } }
+message_type { name: "Features"
+  nested_type { name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
+    field { name: "value" number: 2 type_name: ".tensorflow.Feature" label: LABEL_OPTIONAL } }
+  field { name: "feature" number: 1 label: LABEL_REPEATED
+    type_name: ".tensorflow.Features.FeatureEntry" } }
+message_type { name: "Example"
+  field { name: "features" number: 1 type_name: ".tensorflow.Features" } }
+"""
 
 
 def _example_class() -> Any:
     """The message class of tensorflow.Example, in a pool of our own (TensorFlow's stays alone)."""
-    Field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="voxelbeam/example.proto", package="tensorflow", syntax="proto3"
-    )
-
-    def field(message: Any, name: str, number: int, kind: int, **more: Any) -> None:
-        label = more.pop("label", Field.LABEL_OPTIONAL)
-        message.field.add(name=name, number=number, type=kind, label=label, **more)
-
-    for name, kind in (
-        ("BytesList", Field.TYPE_BYTES),
-        ("FloatList", Field.TYPE_FLOAT),
-        ("Int64List", Field.TYPE_INT64),
-    ):
-        field(file.message_type.add(name=name), "value", 1, kind, label=Field.LABEL_REPEATED)
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, name in enumerate(("bytes_list", "float_list", "int64_list"), start=1):
-        type_name = (
-            ".tensorflow."
-            + {"bytes": "Bytes", "float": "Float", "int64": "Int64"}[name.removesuffix("_list")]
-        )
-        field(
-            feature, name, number, Field.TYPE_MESSAGE, type_name=type_name + "List", oneof_index=0
-        )
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    field(entry, "key", 1, Field.TYPE_STRING)
-    field(entry, "value", 2, Field.TYPE_MESSAGE, type_name=".tensorflow.Feature")
-    field(
-        features,
-        "feature",
-        1,
-        Field.TYPE_MESSAGE,
-        type_name=".tensorflow.Features.FeatureEntry",
-        label=Field.LABEL_REPEATED,
-    )
-    example = file.message_type.add(name="Example")
-    field(example, "features", 1, Field.TYPE_MESSAGE, type_name=".tensorflow.Features")
-
+    file = text_format.Parse(_EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto())
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
@@ -114,21 +123,82 @@ def decode_case(serialized: bytes, schema: RecordSchema) -> PreparedCase:
     Raises:
       ContractError: not an Example, a feature missing or not listed, or a value off the schema.
     """
-    example = _Example()
+    feature = features_of(serialized)
     try:
-        example.ParseFromString(serialized)
-    except DecodeError as error:
-        raise ContractError(f"not a tf.train.Example: {error}") from error
-    try:
-        return _case_of(example, schema)
+        return _case_of(feature, schema)
     except ContractError:
         raise
     except (IndexError, ValueError) as error:  # an empty list, bad UTF-8, a short affine
         raise ContractError(f"a feature is malformed: {error}") from error
 
 
-def _case_of(example: Any, schema: RecordSchema) -> PreparedCase:
-    feature = example.features.feature
+def features_of(serialized: bytes) -> Mapping[str, Any]:
+    """The features of an Example by name: protobuf's `tensorflow.Feature` messages.
+
+    Raises:
+      ContractError: the bytes are no Example.
+    """
+    example = _Example()
+    try:
+        example.ParseFromString(serialized)
+    except DecodeError as error:
+        raise ContractError(f"not a tf.train.Example: {error}") from error
+    features: Mapping[str, Any] = example.features.feature
+    return features
+
+
+def only_value(features: Mapping[str, Any], name: str, kind: str) -> Any:
+    """The only value of a feature's list; None where there is none, or several.
+
+    Args:
+      features: as `features_of` gives them.
+      name: of the feature.
+      kind: "bytes_list", "float_list" or "int64_list".
+    """
+    values: Any = getattr(features[name], kind).value if name in features else ()
+    return values[0] if len(values) == 1 else None
+
+
+def voxels_offset(serialized: bytes, volume: bytes) -> int:
+    """Where the voxels begin in a serialized Example: behind name and lengths of their feature.
+
+    Any place with these very bytes would do, and a read is checked against the record's checksum.
+
+    Args:
+      serialized: the Example.
+      volume: its feature "volume", not empty.
+
+    Raises:
+      ContractError: the voxels do not lie in one piece.
+    """
+    value = field_head(1, len(volume))
+    values = field_head(1, len(value) + len(volume)) + value
+    head = field_head(1, 6) + b"volume" + field_head(2, len(values) + len(volume)) + values
+    at = serialized.find(head) + len(head)
+    if at < len(head) or serialized[at : at + len(volume)] != volume:
+        raise ContractError("a record whose voxels do not lie in one piece")
+    return at
+
+
+def field_head(number: int, length: int) -> bytes:
+    """What stands before the `length` bytes of a protobuf message's text, bytes or message field.
+
+    >>> field_head(2, 300)
+    b'\x12\xac\x02'
+    """
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's integer of variable length: seven bits a byte, the least first."""
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
     unknown = set(feature) - set(FEATURES)
     missing = set(FEATURES) - {"label", "fold"} - set(feature)
     if unknown or missing:
@@ -164,42 +234,122 @@ def _case_of(example: Any, schema: RecordSchema) -> PreparedCase:
     return case
 
 
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
+def masked_crc(*parts: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
+    """TFRecord's checksum of `parts` in turn: CRC32C, rotated by 15 bits, plus a constant."""
+    crc = 0
+    for part in parts:
+        crc = google_crc32c.extend(crc, part)
     return ((crc >> 15 | crc << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF
 
 
 def write_record(stream: IO[bytes], data: bytes) -> int:
     """Appends one framed record to `stream` and returns the number of bytes written."""
     length = struct.pack("<Q", len(data))
-    header = length + struct.pack("<I", _masked_crc(length))
-    stream.write(header)
+    stream.write(length + _TAIL.pack(masked_crc(length)))
     stream.write(data)
-    stream.write(struct.pack("<I", _masked_crc(data)))
-    return len(header) + len(data) + 4
+    stream.write(_TAIL.pack(masked_crc(data)))
+    return HEAD_BYTES + len(data) + TAIL_BYTES
 
 
 def read_records(stream: IO[bytes]) -> Iterator[bytes]:
     """Yields the records of a TFRecord stream, both checksums verified.
 
     Raises:
-      ContractError: truncated, or a checksum does not fit; the message gives the byte offset.
+      DamagedRecordError: truncated, or a checksum does not fit; the message gives the byte offset.
     """
     offset = 0
-    while header := _read_up_to(stream, 12):
-        if len(header) < 12:
-            raise ContractError(f"truncated record header at byte {offset}")
-        length, crc = struct.unpack("<QI", header)
-        if _masked_crc(header[:8]) != crc:
-            raise ContractError(f"corrupt record length at byte {offset}")
-        data = _read_up_to(stream, length)
-        footer = _read_up_to(stream, 4)
-        if len(data) < length or len(footer) < 4:
-            raise ContractError(f"truncated record at byte {offset}")
-        if _masked_crc(data) != struct.unpack("<I", footer)[0]:
-            raise ContractError(f"corrupt record at byte {offset}")
+    while (data := _read_record(stream, offset)) is not None:
         yield data
-        offset += 16 + length
+        offset += HEAD_BYTES + len(data) + TAIL_BYTES
+
+
+def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]:
+    """Yields the records of a TFRecord stream, and an error in the place of each damaged stretch.
+
+    A record whose content is damaged costs that record: the framing's length, which has a checksum
+    of its own, leads to the next. Where the length is damaged too, the next is searched byte by
+    byte.
+
+    Args:
+      stream: seekable, at its beginning.
+    """
+    start: int | None = 0
+    while start is not None:
+        try:
+            data = _read_record(stream, start)
+        except DamagedRecordError as error:
+            yield error
+            if error.behind is not None and _leads_on(stream, error.behind):
+                start = error.behind
+            else:
+                start = _next_record(stream, start + 1)
+            if start is not None:
+                stream.seek(start)
+        else:
+            if data is None:
+                return
+            yield data
+            start += HEAD_BYTES + len(data) + TAIL_BYTES
+
+
+class RecordFrame(NamedTuple):
+    """Where a record lies: byte offset of its framing, and bytes of its data."""
+
+    start: int
+    length: int
+
+    @property
+    def data(self) -> slice:
+        """The data's bytes, in what the frame was found in."""
+        return slice(self.start + HEAD_BYTES, self.start + HEAD_BYTES + self.length)
+
+    @property
+    def end(self) -> int:
+        """Byte offset behind its framing."""
+        return self.start + HEAD_BYTES + self.length + TAIL_BYTES
+
+
+def record_frames(content: bytes | memoryview) -> Iterator[RecordFrame]:
+    """Yields where each record of a whole file lies, by its lengths; no data are read.
+
+    Args:
+      content: the file's bytes.
+
+    Raises:
+      DamagedRecordError: truncated, or a length's checksum does not fit.
+    """
+    start = 0
+    while start < len(content):
+        frame = RecordFrame(start, _length_of(bytes(content[start : start + HEAD_BYTES]), start))
+        if frame.end > len(content):
+            raise DamagedRecordError("truncated record", start)
+        yield frame
+        start = frame.end
+
+
+def _length_of(head: bytes, start: int) -> int:
+    """Bytes of a record's data, by what stands before them."""
+    if len(head) < HEAD_BYTES:
+        raise DamagedRecordError("truncated record header", start)
+    length, crc = _HEAD.unpack(head)
+    if masked_crc(head[:8]) != crc:
+        raise DamagedRecordError("corrupt record length", start)
+    return int(length)
+
+
+def _read_record(stream: IO[bytes], start: int) -> bytes | None:
+    """The record at the stream's position, which messages call `start`; None at the end."""
+    if not (head := _read_up_to(stream, HEAD_BYTES)):
+        return None
+    length = _length_of(head, start)
+    data = _read_up_to(stream, length)
+    tail = _read_up_to(stream, TAIL_BYTES)
+    if len(data) < length or len(tail) < TAIL_BYTES:
+        raise DamagedRecordError("truncated record", start)
+    if masked_crc(data) != _TAIL.unpack(tail)[0]:
+        behind = start + HEAD_BYTES + length + TAIL_BYTES
+        raise DamagedRecordError("corrupt record", start, behind)
+    return data
 
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:
@@ -208,3 +358,42 @@ def _read_up_to(stream: IO[bytes], size: int) -> bytes:
     while len(data) < size and (more := stream.read(size - len(data))):
         data += more
     return data
+
+
+def _leads_on(stream: IO[bytes], start: int) -> bool:
+    """Whether the stream ends at `start`, or a record's length follows."""
+    stream.seek(start)
+    head = _read_up_to(stream, HEAD_BYTES)
+    return not head or (len(head) == HEAD_BYTES and masked_crc(head[:8]) == _HEAD.unpack(head)[1])
+
+
+def _next_record(stream: IO[bytes], start: int) -> int | None:
+    """Where the first whole record at or behind `start` begins; None where there is none."""
+    size = stream.seek(0, os.SEEK_END)
+    for base in range(start, size, _SEARCHED_AT_ONCE):
+        stream.seek(base)
+        data = stream.read(_SEARCHED_AT_ONCE + HEAD_BYTES - 1)
+        if len(data) < HEAD_BYTES:
+            return None
+        # Of all places those with a length below `_LONGEST`: its upper half is 0.
+        zero = np.frombuffer(data, np.uint8) == 0
+        last = len(data) - HEAD_BYTES + 1
+        upper = zero[4 : 4 + last] & zero[5 : 5 + last] & zero[6 : 6 + last] & zero[7 : 7 + last]
+        some = ~(zero[:last] & zero[1 : 1 + last] & zero[2 : 2 + last] & zero[3 : 3 + last])
+        places: list[int] = np.flatnonzero(upper & some).tolist()
+        for place in places:
+            length, crc = _HEAD.unpack_from(data, place)
+            if base + place + length + HEAD_BYTES + TAIL_BYTES > size or length >= _LONGEST:
+                continue
+            if masked_crc(data[place : place + 8]) == crc and _is_whole(stream, base + place):
+                return base + place
+    return None
+
+
+def _is_whole(stream: IO[bytes], start: int) -> bool:
+    """Whether a record begins there whose content fits its checksum."""
+    stream.seek(start)
+    try:
+        return _read_record(stream, start) is not None
+    except DamagedRecordError:
+        return False

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import encode_case, field_head, write_record
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
 
@@ -46,13 +46,4 @@ def _prediction_log(signature: str, name: str, tensor: Any) -> bytes:
 
 
 def _field(number: int, data: bytes) -> bytes:
-    """A length-delimited field: wire type 2 of protobuf's encoding."""
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    parts = bytearray()
-    while value > 127:
-        parts.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*parts, value])
+    return field_head(number, len(data)) + data

@@ -12,46 +12,48 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import os
-import struct
 import tempfile
 import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.tfrecord import (
+    HEAD_BYTES,
+    TAIL_BYTES,
+    RecordFrame,
+    features_of,
+    masked_crc,
+    only_value,
+    read_records,
+    record_frames,
+    voxels_offset,
+)
 from trainer.data.locations import is_remote, join, read_bytes, size
 
 _AT_ONCE = 4  # shards fetched and hashed side by side; each takes its size in memory
-_HEAD = 12  # a record's framing: length and its checksum before the data, a checksum behind it
-_TAIL = 4
-_CRC_MASK_DELTA = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a record lies in its shard, in bytes.
+class VoxelSpan(NamedTuple):
+    """Where a record and its voxels lie in their shard.
 
     Attributes:
-      start: of its framing.
-      size: with its framing.
-      voxels: of the first voxel, from `start`.
+      frame: of the record.
+      voxels: byte offset of the first voxel.
     """
 
-    start: int
-    size: int
+    frame: RecordFrame
     voxels: int
 
 
@@ -61,13 +63,13 @@ class Shard:
 
     Attributes:
       path: where it comes from.
-      places: of its records, in order.
+      spans: of its records, in order.
       content: the bytes, where they are kept in memory.
       cached: (file, offset) of the copy in a cache file, if there is one.
     """
 
     path: str
-    places: tuple[Place, ...]
+    spans: tuple[VoxelSpan, ...]
     content: npt.NDArray[np.uint8] | None = None
     cached: tuple[CacheFile, int] | None = None
 
@@ -77,31 +79,28 @@ class Shard:
         Raises:
           ContractError: the record is not, or no longer, what was written.
         """
-        place = self.places[number]
+        frame, at = self.spans[number]
         if self.content is not None:
-            at = place.start + place.voxels
             voxels[:] = self.content[at : at + len(voxels)]
             return
-        head = np.empty(place.voxels, np.uint8)
-        tail = np.empty(place.size - place.voxels - len(voxels), np.uint8)
+        head = np.empty(at - frame.start, np.uint8)
+        tail = np.empty(frame.end - at - len(voxels), np.uint8)
         try:
             if self.cached is not None:
                 file, offset = self.cached
-                _read_whole(file.descriptor, [head, voxels, tail], offset + place.start)
+                _read_whole(file.descriptor, [head, voxels, tail], offset + frame.start)
             else:
                 descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    _read_whole(descriptor, [head, voxels, tail], place.start)
+                    _read_whole(descriptor, [head, voxels, tail], frame.start)
                 finally:
                     os.close(descriptor)
         except OSError as error:
             raise ContractError(f"{self.path}: {error.strerror or error}") from error
-        found = google_crc32c.value(head[_HEAD:])
-        found = google_crc32c.extend(found, voxels)
-        found = google_crc32c.extend(found, tail[:-_TAIL])
-        if _masked(found) != int.from_bytes(tail[-_TAIL:].tobytes(), "little"):
+        found = masked_crc(head[HEAD_BYTES:], voxels, tail[:-TAIL_BYTES])
+        if found != int.from_bytes(tail[-TAIL_BYTES:].tobytes(), "little"):
             raise ContractError(
-                f"{self.path}: corrupted record at {place.start}: damaged when it was written, "
+                f"{self.path}: corrupt record at byte {frame.start}: damaged when it was written, "
                 "changed since this run began, or the disk errs"
             )
 
@@ -203,16 +202,20 @@ class ShardStore:
         if shard := self._shards.get(key):
             return shard
         whole = read_bytes(path)
-        content = np.frombuffer(whole, np.uint8)
         if (found := hashlib.sha256(whole).hexdigest()) != entry.sha256:
-            return f"{path} ({_damage(content)}sha256 {found}, the manifest says {entry.sha256})"
-        places = _places(content, path)
-        if len(places) != entry.count:
-            return f"{path} ({len(places)} records, the manifest says {entry.count})"
-        places = _checked(content, places, path, entry, schema)
-        cached = None if self._file is None else (self._file, self._file.append(whole))
+            return f"{path} ({_damage(whole)}sha256 {found}, the manifest says {entry.sha256})"
+        try:
+            frames = list(record_frames(memoryview(whole)))
+            if len(frames) != entry.count:
+                return f"{path} ({len(frames)} records, the manifest says {entry.count})"
+            spans = _spans(whole, frames, entry, schema)
+        except ContractError as error:
+            raise ContractError(f"{path}: {error}") from error
         shard = self._shards[key] = Shard(
-            path=path, places=places, content=content if self._keeps else None, cached=cached
+            path=path,
+            spans=spans,
+            content=np.frombuffer(whole, np.uint8) if self._keeps else None,
+            cached=None if self._file is None else (self._file, self._file.append(whole)),
         )
         return shard
 
@@ -232,125 +235,58 @@ def _size(path: str) -> int:
         raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
 
 
-def _places(content: npt.NDArray[np.uint8], path: str) -> tuple[Place, ...]:
-    """The records of a shard by their framing; where the voxels lie is not known yet.
-
-    Source: tensorflow/core/lib/io/record_writer.h: length (uint64), its masked CRC32C, data, the
-    masked CRC32C of the data, all little-endian.
-    """
-    places, at = [], 0
-    while at < len(content):
-        header = content[at : at + _HEAD].tobytes()
-        end = at + _HEAD
-        if len(header) == _HEAD:
-            length, checksum = struct.unpack("<QI", header)
-            end += length + _TAIL
-        if len(header) < _HEAD or end > len(content):
-            raise ContractError(f"{path}: truncated record at {at}")
-        if _masked(google_crc32c.value(header[:8])) != checksum:
-            raise ContractError(f"{path}: corrupted record at {at}: its length is not what it was")
-        places.append(Place(start=at, size=end - at, voxels=0))
-        at = end
-    return tuple(places)
-
-
-def _checked(
-    content: npt.NDArray[np.uint8],
-    places: Sequence[Place],
-    path: str,
-    entry: ShardEntry,
-    schema: RecordSchema,
-) -> tuple[Place, ...]:
-    """The places with their voxels, each record held against schema and manifest.
+def _spans(
+    content: bytes, frames: Sequence[RecordFrame], entry: ShardEntry, schema: RecordSchema
+) -> tuple[VoxelSpan, ...]:
+    """Where the voxels of a shard's records lie, each record held against schema and manifest.
 
     Raises:
       ContractError: names the patients whose records differ, and in what.
     """
-    placed, odd = [], []
-    for place, patient in zip(places, entry.patients, strict=True):
-        data = content[place.start + _HEAD : place.start + place.size - _TAIL].tobytes()
+    spans, odd = [], []
+    for frame, patient in zip(frames, entry.patients, strict=True):
+        data = content[frame.data]
         try:
-            features = tf.train.Example.FromString(data).features.feature
-        except DecodeError as error:
-            raise ContractError(
-                f"{path}: record at {place.start} is no tf.train.Example"
-            ) from error
-        volume = _one(features, "volume", "bytes_list")
+            features = features_of(data)
+        except ContractError as error:
+            raise ContractError(f"record at byte {frame.start}: {error}") from error
         expected = {
             "schema_version": ("int64_list", schema.version),
             "spec_fingerprint": ("bytes_list", schema.spec_fingerprint.encode()),
             "fold": ("int64_list", entry.fold),
         }
         for name, (kind, value) in expected.items():
-            if (found := _one(features, name, kind)) != value:
+            if (found := only_value(features, name, kind)) != value:
                 raise ContractError(
-                    f"{path}: record off its contract: {name} {found!r} in the record of "
+                    f"record off its contract: {name} {found!r} in the record of "
                     f"{patient.patient_id}, {value!r} in the manifest"
                 )
+        volume = only_value(features, "volume", "bytes_list")
         if volume is None or len(volume) != schema.volume_bytes:
             raise ContractError(
-                f"{path}: record off its contract: {len(volume or b'')} bytes of voxels in the "
+                f"record off its contract: {len(volume or b'')} bytes of voxels in the "
                 f"record of {patient.patient_id}, {schema.volume_bytes} in the manifest"
             )
-        own_id, label = (
-            _one(features, "patient_id", "bytes_list"),
-            _one(features, "label", "int64_list"),
-        )
+        own_id = only_value(features, "patient_id", "bytes_list")
+        label = only_value(features, "label", "int64_list")
         if (own_id, label) != (patient.patient_id.encode(), patient.label):
             odd.append(patient.patient_id)
-        placed.append(dataclasses.replace(place, voxels=_HEAD + _voxels_at(data, volume, path)))
+        spans.append(VoxelSpan(frame, frame.data.start + voxels_offset(data, volume)))
     if odd:
         raise ContractError(
-            f"{path}: records and manifest differ in patients or labels: {', '.join(odd[:5])}"
+            f"records and manifest differ in patients or labels: {', '.join(odd[:5])}"
         )
-    return tuple(placed)
+    return tuple(spans)
 
 
-def _one(features: Any, name: str, kind: str) -> Any:
-    """The only value of a feature; None where there is none, or several."""
-    values: Any = getattr(features[name], kind).value if name in features else ()
-    return values[0] if len(values) == 1 else None
-
-
-def _voxels_at(data: bytes, volume: bytes, path: str) -> int:
-    """Where the voxels begin in a serialized Example: behind name and lengths of their feature.
-
-    Any place with these very bytes would do, and a read is checked against the record's checksum.
-    """
-    value = b"\x0a" + _varint(len(volume))
-    values = b"\x0a" + _varint(len(value) + len(volume)) + value
-    name = b"\x0a\x06volume\x12" + _varint(len(values) + len(volume)) + values
-    at = data.find(name) + len(name)
-    if at < len(name) or data[at : at + len(volume)] != volume:
-        raise ContractError(f"{path}: a record whose voxels do not lie in one piece")
-    return at
-
-
-def _varint(number: int) -> bytes:
-    """Protocol buffers' variable-length integer, seven bits a byte, least first."""
-    parts = []
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*parts, number])
-
-
-def _damage(content: npt.NDArray[np.uint8]) -> str:
+def _damage(content: bytes) -> str:
     """The first damaged record, for a message; "" where every checksum fits."""
     try:
-        for place in _places(content, ""):
-            end = place.start + place.size - _TAIL
-            found = google_crc32c.value(content[place.start + _HEAD : end])
-            if _masked(found) != int.from_bytes(content[end : end + _TAIL].tobytes(), "little"):
-                return f"corrupted record at {place.start}; "
+        for _ in read_records(io.BytesIO(content)):
+            pass
     except ContractError as error:
-        return f"{str(error).removeprefix(': ')}; "
+        return f"{error}; "
     return ""
-
-
-def _masked(checksum: int) -> int:
-    """TFRecord's masking of a CRC32C."""
-    return ((checksum >> 15 | checksum << 17) + _CRC_MASK_DELTA) & 0xFFFFFFFF
 
 
 def _read_whole(descriptor: int, parts: Sequence[npt.NDArray[np.uint8]], offset: int) -> None:

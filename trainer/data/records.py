@@ -235,7 +235,7 @@ def open_records(
         channels=tuple(manifest.schema.modalities.index(name) for name in modalities),
         patient_ids=np.array([patient.patient_id.encode() for patient in patients], object),
         labels=np.array([-1 if label is None else label for label in known], np.int64),
-        _rows=tuple((shard, number) for shard in shards for number in range(len(shard.places))),
+        _rows=tuple((shard, number) for shard in shards for number in range(len(shard.spans))),
         _store=store,
     )
 

@@ -2,13 +2,22 @@
 
 import dataclasses
 import io
+import itertools
 
 import numpy as np
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
+from beam_jobs.core.tfrecord import (
+    DamagedRecordError,
+    decode_case,
+    encode_case,
+    read_records,
+    record_frames,
+    voxels_offset,
+    write_record,
+)
 
 SCHEMA = RecordSchema(
     modalities=("T1w", "FLAIR"), shape=(3, 4, 5), dtype="uint8", spec_fingerprint="f" * 64
@@ -58,6 +67,34 @@ def test_tensorflows_own_record_file_reads_back(tmp_path):
             writer.write(data)
     with open(path, "rb") as stream:
         assert list(read_records(stream)) == [b"", b"one", b"two" * 1000]
+
+
+def test_frames_lead_to_the_records_of_a_whole_file():
+    stream = io.BytesIO()
+    sizes = [write_record(stream, data) for data in (b"", b"one", b"two" * 1000)]
+    content = stream.getvalue()
+    frames = list(record_frames(memoryview(content)))
+    assert [content[frame.data] for frame in frames] == [b"", b"one", b"two" * 1000]
+    assert [frame.end for frame in frames] == list(itertools.accumulate(sizes))
+
+
+@pytest.mark.parametrize(("size", "damage"), [(5, "record header"), (13, "record"), (30, "record")])
+def test_frames_of_a_cut_file_are_refused_as_its_records_are(size, damage):
+    stream = io.BytesIO()
+    write_record(stream, b"one" * 10)
+    content = stream.getvalue()[:size]
+    for read in (lambda: read_records(io.BytesIO(content)), lambda: record_frames(content)):
+        with pytest.raises(DamagedRecordError, match=f"^truncated {damage} at byte 0$"):
+            list(read())
+
+
+def test_voxels_are_found_in_a_serialized_case():
+    data = encode_case(case(), SCHEMA)
+    volume = case().volume.tobytes()
+    at = voxels_offset(data, volume)
+    assert data[at : at + len(volume)] == volume
+    with pytest.raises(ContractError, match="in one piece"):
+        voxels_offset(data, volume[::-1])
 
 
 def test_decode_is_the_inverse_of_encode():

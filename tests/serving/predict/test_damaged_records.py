@@ -80,7 +80,7 @@ def test_a_record_is_found_across_the_pieces_that_are_searched(
     data = shard()
     data[SIZE] ^= 1
     for piece in range(1, 40):
-        monkeypatch.setattr("serving.predict.damaged_records._SEARCHED_AT_ONCE", piece)
+        monkeypatch.setattr("beam_jobs.core.tfrecord._SEARCHED_AT_ONCE", piece)
         assert read(data)[0] == ["0", "2", "3"]
 
 

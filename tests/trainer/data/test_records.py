@@ -18,6 +18,7 @@ import tensorflow as tf
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.tfrecord import record_frames
 from tests.datasets import MODALITIES, make_cases, make_schema, write_cases, write_dataset
 from trainer.data import record_reader, records
 from trainer.data.records import Records, contract_error, open_records
@@ -222,7 +223,7 @@ def test_damaged_shards_are_named_with_both_hashes_before_anything_is_read(tmp_p
     assert told.startswith("shards with a wrong hash or count: ")
     for entry, start in zip(damaged, starts, strict=True):
         found = hashlib.sha256((tmp_path / entry.name).read_bytes()).hexdigest()
-        assert f"{tmp_path / entry.name} (corrupted record at {start}; sha256 {found}" in told
+        assert f"{tmp_path / entry.name} (corrupt record at byte {start}; sha256 {found}" in told
         assert f"the manifest says {entry.sha256}" in told
     assert manifest.shards[1].name not in told
     assert _open((str(tmp_path), manifest), [3]).count == 2
@@ -241,7 +242,7 @@ def test_damage_that_comes_while_a_run_reads_is_told_by_shard(tmp_path, cache, m
     """Or that was hashed with the rest when the shard was written."""
     manifest = write_dataset(tmp_path, patients=3, folds=1, modalities=("T1w",))
     file = tmp_path / manifest.shards[0].name
-    monkeypatch.setattr(record_reader, "_places", _places_then_damage(file, record_reader._places))
+    monkeypatch.setattr(record_reader, "record_frames", _frames_then_damage(file))
     records = _open((str(tmp_path), manifest), [0], cache=cache)
     if cache == "file":
         cache_file, offset = records._rows[0][0].cached
@@ -249,15 +250,14 @@ def test_damage_that_comes_while_a_run_reads_is_told_by_shard(tmp_path, cache, m
     with pytest.raises(tf.errors.OpError) as caught:
         list(records.evaluation_batches(batch_size=2))
     told = str(contract_error(caught.value, data=str(tmp_path), manifest=manifest))
-    assert told.startswith(f"{file}: corrupted record at ")
+    assert told.startswith(f"{file}: corrupt record at byte ")
     assert "\n" not in told
 
 
-def _places_then_damage(file: Path, places):
-    def wrapped(content, path):
-        found = places(content, path)
-        if path:
-            _damage(file)
+def _frames_then_damage(file: Path):
+    def wrapped(content):
+        found = list(record_frames(content))
+        _damage(file)
         return found
 
     return wrapped

@@ -106,7 +106,7 @@ print(json.dumps([
     assert damaged[0] == "ContractError"
     name = next(dataset.glob("fold-1-00000*")).name
     assert damaged[1].startswith(
-        f"shards with a wrong hash or count: s3://{BUCKET}/damaged/{name} (corrupted record at "
+        f"shards with a wrong hash or count: s3://{BUCKET}/damaged/{name} (corrupt record at byte "
     )
     assert denied[0] == "CommandError"
     assert denied[1].startswith(f"s3://{BUCKET}/denied/manifest.json: not allowed")
