@@ -72,6 +72,7 @@ def test_core_imports_only_itself_and_its_libraries(module):
 
 _OURS = ("beam_jobs", "trainer", "serving", "tests")
 _TRAINER_MAY = (
+    "beam_jobs.core.cohort.ids",
     "beam_jobs.core.record",
     "beam_jobs.core.manifest",
     "beam_jobs.core.tfrecord",

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
 from trainer.config.run_layout import OOF_NAME
 from trainer.data.whole_shards import read_shard
 from trainer.explain.attribution import Attribution
-from trainer.metrics.predictions import key_of, read_predictions
+from trainer.metrics.predictions import read_predictions
 from trainer.training.run_files import Run
 
 
@@ -74,8 +75,8 @@ def choose(trained: Run, manifest: Manifest, wanted: Sequence[str] | None) -> li
       ContractError: as `read_predictions`.
     """
     known = {patient_id: (label, fold) for patient_id, label, fold in manifest.patients}
-    spelt = {key_of(patient_id): patient_id for patient_id in known}
-    labels = {key_of(i): str(label) for i, (label, _) in known.items() if label is not None}
+    spelt = {normalised_id(patient_id): patient_id for patient_id in known}
+    labels = {normalised_id(i): str(label) for i, (label, _) in known.items() if label is not None}
     predictions = read_predictions(trained.directory / OOF_NAME, labels)
     logits = dict(zip(predictions.keys, predictions.scores.tolist(), strict=True))
     if wanted is None:
@@ -87,7 +88,7 @@ def choose(trained: Run, manifest: Manifest, wanted: Sequence[str] | None) -> li
         wanted = [best[kind] for kind in sorted(best, key=lambda k: (not k[1], -k[0]))]
     chosen = []
     for text in dict.fromkeys(wanted):
-        patient_id = text if text in known else spelt.get(key_of(text), "")
+        patient_id = text if text in known else spelt.get(normalised_id(text), "")
         if patient_id not in known:
             raise UsageError(f"--patients {text}: not among the dataset's {len(known)} patients")
         label, fold = known[patient_id]
@@ -108,7 +109,7 @@ def choose(trained: Run, manifest: Manifest, wanted: Sequence[str] | None) -> li
                 label=label,
                 fold=fold,
                 members=members,
-                oof_logit=None if fold is None else logits.get(key_of(patient_id)),
+                oof_logit=None if fold is None else logits.get(normalised_id(patient_id)),
             )
         )
     return chosen

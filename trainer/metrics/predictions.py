@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError, read_text
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.cohort.ids import normalised_id
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.roc_and_calibration import sigmoid
 
@@ -63,15 +64,10 @@ class Predictions:
         return mine, others
 
 
-def key_of(patient_id: str) -> str:
-    """The id without leading zeros: tools that read "00005" as a number write "5"."""
-    return patient_id.lstrip("0") or patient_id[:1]
-
-
 def read_column(file: Path, id_columns: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
     """Patient key → text of a CSV's column; the first of the given names that exists is taken.
 
-    The key is the id without leading zeros: tools that read "00005" as a number write "5".
+    The key is `normalised_id`: tools that read "00005" as a number write "5".
 
     Raises:
       UsageError: no such file, no UTF-8 text, no CSV, or none of the columns.
@@ -84,7 +80,7 @@ def read_column(file: Path, id_columns: Sequence[str], columns: Sequence[str]) -
     spelt: dict[str, str] = {}
     for row in rows:
         patient_id = row[id_column]
-        key = key_of(patient_id)
+        key = normalised_id(patient_id)
         if key in values:
             raise ContractError(f"{file}: ambiguous ids {spelt[key]!r} and {patient_id!r}")
         values[key], spelt[key] = row[column], patient_id
@@ -125,7 +121,7 @@ def read_predictions(
     spelt: dict[str, str] = {}
     for row in rows:
         patient_id, seed = row[id_column], row.get("seed", "")
-        key = key_of(patient_id)
+        key = normalised_id(patient_id)
         of_patient = found.setdefault(key, {})
         if seed in of_patient or spelt.setdefault(key, patient_id) != patient_id:
             raise ContractError(f"{file}: ambiguous ids {spelt[key]!r} and {patient_id!r}")
@@ -197,7 +193,7 @@ def read_groups(
     wanted = set(keys)
     seen: dict[str, dict[str, set[str]]] = {}
     for row in rows:
-        key = key_of(row["patient"])
+        key = normalised_id(row["patient"])
         if key not in wanted or row["verdict"] != "used":
             continue
         if modalities is not None and row["modality"] not in modalities:

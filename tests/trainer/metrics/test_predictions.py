@@ -9,7 +9,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from trainer.metrics.predictions import read_groups, read_histories, read_predictions
+from trainer.metrics.predictions import read_column, read_groups, read_histories, read_predictions
 
 OOF = "patient_id,label,fold,seed,logit,probability"
 SERIES = "patient,path,modality,files,verdict,reason,plane,field_strength"
@@ -39,6 +39,17 @@ def test_score_is_the_mean_logit_over_seeds_and_each_seed_stays(tmp_path: Path) 
     }
     assert list(found.seeds) == [2, 10]
     assert found.probabilities == pytest.approx([0.377541, 0.880797], abs=1e-6)
+
+
+def test_ids_of_letters_that_differ_in_leading_zeros_are_two_patients(tmp_path: Path) -> None:
+    """As conversion and training take them; only numbers are one patient in every spelling."""
+    oof = _write(tmp_path / "oof.csv", OOF, "0A12,0,0,0,-1,0.3", "A12,1,0,0,2,0.9")
+    labels = read_column(
+        _write(tmp_path / "labels.csv", "id,label", "0A12,1", "A12,0"), ("id",), ("label",)
+    )
+    found = read_predictions(oof, labels)
+    assert (found.keys, found.labels.tolist()) == (("0A12", "A12"), [1, 0])
+    assert found.scores.tolist() == [-1.0, 2.0]
 
 
 def test_a_seed_that_a_patient_lacks_is_not_counted_as_zero(tmp_path: Path) -> None:
