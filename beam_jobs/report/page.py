@@ -15,12 +15,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-import jinja2
 from markupsafe import Markup
 
+from beam_jobs.common import templating
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.report.data import MEASURES
 
+_PACKAGE = "beam_jobs.report"
 _SPRITES_HERE = "<!-- sprites -->"
 _COLUMNS = (
     ("row_spacing", "between rows"),
@@ -45,34 +46,35 @@ def render(
       privacy: the manifest's word on it.
       against: as `report_compare.compare` gives it, None without a comparison.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("beam_jobs.report", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(
-        short=lambda value: f"{value:.3g}" if value < 1000 else f"{value:.0f}",
-        share=lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "none",
-        megabytes=lambda size: f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB",
-        component=lambda text: urllib.parse.quote(text, safe=""),
-        pretty=lambda value: json.dumps(value, indent=1, sort_keys=True),
-    )
-    environment.globals.update(
-        told=_told, most=_most, band=band, line=line, span=_span, plural=_plural, top_of=_top_of
-    )
-    script = _text(environment, "report.js")
+    script = templating.source(_PACKAGE, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     channels = len(summary["recipe"]["modalities"])
     across, narrow = _across(channels, 4), _across(channels, 2)
     planes = _planes(summary["modalities"])
-    page = environment.get_template("report.html.j2").render(
+    page = templating.render(
+        _PACKAGE,
+        "report.html.j2",
+        filters={
+            "short": lambda value: f"{value:.3g}" if value < 1000 else f"{value:.0f}",
+            "share": lambda part, whole: f"{100 * part / whole:.0f} %" if whole else "none",
+            "megabytes": _megabytes,
+            "component": lambda text: urllib.parse.quote(text, safe=""),
+            "pretty": lambda value: json.dumps(value, indent=1, sort_keys=True),
+        },
+        functions={
+            "told": _told,
+            "most": _most,
+            "band": band,
+            "line": line,
+            "span": _span,
+            "plural": _plural,
+            "top_of": _top_of,
+        },
         **{**summary, "patients": _with(summary["patients"], thumbnails)},
         data=summary,
         against=against,
         privacy=privacy,
-        css=Markup(_text(environment, "report.css")),
+        css=Markup(templating.source(_PACKAGE, "report.css")),
         script=Markup(script),
         script_hash=Markup(f"sha256-{digest}"),
         sprites_here=Markup(_SPRITES_HERE),
@@ -115,9 +117,8 @@ def privacy_of(manifest: Manifest) -> str:
     return str(manifest.to_json()["privacy"])
 
 
-def _text(environment: jinja2.Environment, name: str) -> str:
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.2f} GB"
 
 
 def _with(patients: Sequence[Mapping[str, Any]], thumbnails: Sequence[str]) -> list[dict[str, Any]]:

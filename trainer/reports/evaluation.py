@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common.json_file import write_json
+from beam_jobs.common.templating import render
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import p_text
-from trainer.reports.pages import render
 
 METRICS_NAME = "metrics.json"
 REPORT_NAME = "report.html"
@@ -80,8 +80,9 @@ def page(evaluation: dict[str, Any]) -> str:
         "groups": charts.forest(evaluation) if evaluation["groups"] else "",
     }
     return render(
+        "trainer.reports",
         "evaluation.html.j2",
-        filters,
+        filters=filters,
         e=evaluation,
         charts={name: Markup(svg) for name, svg in drawn.items()},
         learning=[Markup(svg) for svg in charts.learning(evaluation)],

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from beam_jobs.common.json_file import write_json
+from beam_jobs.common.templating import render
 from trainer.explain.cases import Explained
 from trainer.explain.nifti import write_nifti
 from trainer.explain.summary import map_name
-from trainer.reports.pages import render
 
 JSON_NAME = "saliency.json"
 PAGE_NAME = "saliency.html"
@@ -56,8 +56,9 @@ def write_report(
 def page(summary: Mapping[str, Any], explained: Sequence[Explained]) -> str:
     """The page of the object in saliency.json and the maps it was made from."""
     return render(
+        "trainer.reports",
         "saliency.html.j2",
-        {"number": _number, "share": _share},
+        filters={"number": _number, "share": _share},
         s=summary,
         patients=[
             {**numbers, **pictures(one, summary["method"], summary["modalities"])}

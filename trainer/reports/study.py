@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.templating import render
 from trainer.config.search_space import Choice, Space
-from trainer.reports.pages import render
 from trainer.search.study import REPORT_NAME, Row, best_of, caveat, ranking
 
 if TYPE_CHECKING:
@@ -161,8 +161,9 @@ def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[Row])
         "importance": _bars(importance) if importance.worth else "",
     }
     return render(
+        "trainer.reports",
         "study.html.j2",
-        filters,
+        filters=filters,
         name=name,
         asked=asked,
         choices=space.choices,
