@@ -296,12 +296,8 @@ def digest(path: str) -> tuple[int, str]:
 
 
 def job_identity(**fields: Any) -> dict[str, Any]:
-    """The job as JSON, from plain values and objects with a `to_json`."""
-    return json.loads(
-        canonical_json(
-            {name: getattr(value, "to_json", lambda v=value: v)() for name, value in fields.items()}
-        )
-    )
+    """The job's fields, JSON values, as they read back from a file."""
+    return dict(json.loads(canonical_json(fields)))
 
 
 def key_check(id_policy: IdPolicy) -> str:

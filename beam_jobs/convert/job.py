@@ -1,0 +1,87 @@
+"""The conversion as one Beam pipeline, from its lock to its manifest."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import TYPE_CHECKING, Any
+
+import apache_beam as beam
+
+from beam_jobs.common.progress_files import Ticks
+from beam_jobs.convert.finish import DatasetWriter
+from beam_jobs.convert.flags import Conversion
+from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.convert.summary import print_shards
+from beam_jobs.convert.transforms import (
+    AssignPatients,
+    Input,
+    PlanPatients,
+    ReadHeaders,
+    RefusedPatients,
+    WriteShards,
+)
+from beam_jobs.convert.write_shard import ShardWriter
+from beam_jobs.runners.flink import job_server
+from beam_jobs.runners.options import default_processes, make_pipeline, runs_here
+from beam_jobs.runners.watch import watch
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+def convert(conversion: Conversion, options: PipelineOptions) -> None:
+    """Runs a conversion to its end, under the output's lock.
+
+    Args:
+      conversion: what is converted.
+      options: Beam's.
+
+    Raises:
+      UsageError: the output holds something else; or a worker found that labels do not fit.
+      CommandError: another job is writing the output, or the job failed.
+    """
+    store, id_policy = conversion.state, conversion.planner.id_policy
+    files = len(conversion.files)
+    with (
+        store.lock(break_lock=conversion.break_lock),
+        job_server(options),
+        tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch,
+    ):
+        store.begin(overwrite=conversion.overwrite)
+        ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
+        pipeline = make_pipeline(options, conversion.processes or default_processes(files))
+        build(pipeline, conversion, ticks)
+        started = time.monotonic()
+        watch(pipeline.run, ticks, files=files or None, private=id_policy.key is not None)
+        print_shards(ticks, time.monotonic() - started)
+
+
+def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
+    """Headers → plans → assignment → shards → tables and manifest.
+
+    Args:
+      pipeline: an empty one of Beam's.
+      conversion: what is converted.
+      ticks: where workers note their progress.
+    """
+    spec, store, planner = conversion.spec, conversion.state, conversion.planner
+    source = Input(root=conversion.input, modalities=spec.modalities, rules=spec.series_rules)
+    tables = TableWriter(root=conversion.input, id_policy=planner.id_policy)
+    dataset = DatasetWriter(store=store, spec=spec, planner=planner, npz=conversion.npz)
+    writer = ShardWriter(
+        store=store, spec=spec, seed=planner.seed, tables=tables, ticks=ticks, npz=conversion.npz
+    )
+    read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
+    plans = read.headers | "Plan" >> PlanPatients(source)
+    assignments = plans | "Assign" >> AssignPatients(planner)
+    shards = (plans, assignments) | "Shards" >> WriteShards(writer, ticks.planned)
+    refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
+    results = (shards, refused) | "Results" >> beam.Flatten()
+    finish = beam.Map(
+        dataset.finish,
+        beam.pvalue.AsList(results),
+        beam.pvalue.AsList(read.rejects),
+        beam.pvalue.AsSingleton(assignments),
+    )
+    pipeline | "Once" >> beam.Create([None]) | "Finish" >> finish

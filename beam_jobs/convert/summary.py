@@ -1,0 +1,110 @@
+"""What a conversion prints: the plan before it, shards and sums after it."""
+
+from __future__ import annotations
+
+from beam_jobs.common import cli
+from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.progress_files import Ticks, count, lines
+from beam_jobs.common.terminal import row
+from beam_jobs.convert.finish import REJECTS_NAME
+from beam_jobs.convert.flags import Conversion
+from beam_jobs.convert.planning import patients_a_shard, workers_for
+from beam_jobs.core.cohort.plan import find_places
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+
+_CONVERTED_SHOWN = 20
+
+
+def print_plan(conversion: Conversion, *, listed: bool) -> None:
+    """What is going to be written, as far as names alone and no headers say.
+
+    Args:
+      conversion: what is requested.
+      listed: list a store's files for it, which else is the workers' work.
+    """
+    paths = conversion.files or (filesystems.list_files(conversion.input) if listed else ())
+    record_bytes = conversion.planner.record_bytes
+    megabytes = record_bytes / 1e6
+    places = find_places(paths, conversion.spec.modalities).values()
+    patients = len({place.patient for place in places if place.modality})
+    if not patients:
+        row("plan", f"records of {megabytes:.1f} MB; headers will tell how many patients")
+        return
+    # Measured: 0.2 to 0.3 GB a worker, and 5.5 kB a file where plans are gathered.
+    row(
+        "plan",
+        f"about 0.3 GB a process and {0.2 + 5.5e-6 * len(paths):.1f} GB where plans are "
+        f"gathered; on Dataflow {workers_for(len(paths))} workers of two cores",
+    )
+    most = conversion.planner.patients_per_shard
+    per_shard = most or patients_a_shard(patients, record_bytes)
+    row(
+        "plan",
+        f"{len(paths)} files, {patients} patients; records of {megabytes:.1f} MB, "
+        f"{patients * megabytes:.0f} MB in shards of up to {per_shard} patients "
+        f"({per_shard * megabytes:.0f} MB)",
+    )
+
+
+def print_shards(ticks: Ticks, seconds: float) -> None:
+    """How fast it went; which shards were converted and why, where an earlier run's were kept."""
+    shards = sorted(line.split(" ", 1) for line in lines(ticks.shards))
+    if not shards:
+        return
+    kept = sum(why == "kept" for _, why in shards)
+    row("shards", f"{kept} kept, {len(shards) - kept} converted")
+    row("time", f"{seconds:.1f} s, {count(ticks.files) / seconds:.0f} files a second")
+    again = [(name, why) for name, why in shards if why not in ("kept", "new")]
+    for name, why in again[:_CONVERTED_SHOWN]:
+        row("", f"{name}: {why}")
+
+
+def print_sums(conversion: Conversion) -> bool:
+    """What became of the input.
+
+    Returns:
+      Whether all of it was accepted.
+
+    Raises:
+      CommandError: there is no dataset.
+    """
+    output = conversion.output
+    path, rejects = (filesystems.join(output, name) for name in (MANIFEST_NAME, REJECTS_NAME))
+    if not filesystems.exists(path):
+        if not filesystems.exists(rejects):
+            raise cli.CommandError(f"the job ended without a dataset in {output}")
+        raise cli.CommandError(
+            f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
+            f"could be converted; {rejects} says why"
+        )
+    manifest = Manifest.loads(filesystems.read_text(path))
+    files, series = manifest.counts["files"], manifest.counts["series"]
+    patients = manifest.counts["patients"]
+    row(
+        "files",
+        f"{sum(files.values())} = {files['used']} used + {files['unused']} unused by rule "
+        f"+ {files['rejected']} rejected",
+    )
+    row(
+        "series",
+        f"{series['used']} used, {series['unused']} unused by rule, {series['rejected']} rejected",
+    )
+    row("patients", f"{patients['converted']} converted, {patients['rejected']} rejected")
+    if conversion.planner.labels is not None:
+        row(
+            "labels",
+            f"{patients['without_label']} patients without a label, "
+            f"{patients['labels_without_patient']} labels without a patient",
+        )
+    for fold, balance in manifest.label_balance.items():
+        if fold == "unlabelled":
+            row(fold, str(balance["none"]))
+        else:
+            counts = (f"{count} of label {label}" for label, count in balance.items())
+            row(f"fold {fold}", ", ".join(counts))
+    if manifest.counts["reasons"]:
+        reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
+        row("reasons", f"{reasons}; see series.csv and rejects.csv")
+    size = sum(shard.bytes for shard in manifest.shards)
+    row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
+    return not (files["rejected"] or patients["rejected"])
