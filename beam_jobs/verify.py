@@ -14,7 +14,13 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.resume import digest
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
+from beam_jobs.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardPatient,
+    read_manifest,
+)
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
@@ -63,19 +69,6 @@ def main(argv: Sequence[str]) -> int:
     terminal.row("dataset", f"{len(shards)} shards, {records} records in {directory}")
     terminal.row("verdict", "all as the manifest says")
     return cli.EXIT_OK
-
-
-def read_manifest(directory: str) -> Manifest:
-    """The manifest of a dataset.
-
-    Raises:
-      UsageError: there is none: no dataset, or one whose conversion did not end.
-      ContractError: it is malformed.
-    """
-    path = filesystems.join(directory, MANIFEST_NAME)
-    if not filesystems.exists(path):
-        raise cli.UsageError(f"{directory} has no {MANIFEST_NAME}: no dataset, or not finished")
-    return Manifest.loads(filesystems.read_text(path))
 
 
 def _stray_files(directory: str, manifest: Manifest) -> Iterator[str]:

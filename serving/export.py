@@ -22,9 +22,8 @@ import numpy as np
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
 from beam_jobs.core.drift import Statistics
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.manifest import Manifest, read_manifest
 from serving.model.calibration import (
     ENSEMBLES,
     METHODS,
@@ -91,15 +90,7 @@ def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
       UsageError: no dataset there.
       ContractError: it is not the runs' dataset, or its manifest is damaged.
     """
-    file = filesystems.join(path, MANIFEST_NAME)
-    if not filesystems.exists(file):
-        raise cli.UsageError(f"--data: no {MANIFEST_NAME} in {path}")
-    with filesystems.open_read(file) as stream:
-        data = stream.read()
-    try:
-        manifest = Manifest.loads(data)
-    except ContractError as error:
-        raise ContractError(f"{file}: {error}") from error
+    manifest = read_manifest(path)
     for run in runs:
         if run.dataset_fingerprint != manifest.dataset_fingerprint:
             raise ContractError(

@@ -16,7 +16,7 @@ from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, items, run
 from beam_jobs.common.terminal import row, say
-from trainer.data.locations import read_manifest
+from beam_jobs.core.manifest import read_manifest
 from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
 from trainer.forest.baseline import BaselineConfig, claim, write_baseline
 from trainer.forest.model import cross_validate

@@ -21,7 +21,7 @@ from typing import Any
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row
-from trainer.data.locations import read_manifest
+from beam_jobs.core.manifest import read_manifest
 from trainer.explain.attribution import MAP_METHODS
 from trainer.explain.cases import choose
 from trainer.explain.summary import correlation_text, summarise

@@ -22,6 +22,7 @@ from beam_jobs.common.cli import (
 )
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row, say
+from beam_jobs.core.manifest import read_manifest
 from trainer.config.augment import PRESETS
 from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
 from trainer.config.run import (
@@ -34,7 +35,6 @@ from trainer.config.run import (
     merged,
 )
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
-from trainer.data.locations import read_manifest
 from trainer.data.split import check_folds, folds_to_train
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import PERMUTED, summary_line, verdict

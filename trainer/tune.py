@@ -20,10 +20,9 @@ from beam_jobs.common.cli import (
 )
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row, show
-from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.manifest import Manifest, read_manifest
 from trainer.config.run import CACHES, TrainConfig, merged
 from trainer.config.search_space import Space, Value, read_space, space_of
-from trainer.data.locations import read_manifest
 from trainer.data.split import check_folds, folds_to_train
 from trainer.search.board import Board, leaderboard, line
 from trainer.search.study import (

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
     fingerprint,
@@ -17,6 +18,7 @@ from beam_jobs.common.contract_json import (
     require_kinds,
     shown,
 )
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.record import RecordSchema
 
 FORMAT = "voxelbeam-dataset"
@@ -200,6 +202,29 @@ class Manifest:
           ContractError: not UTF-8, not JSON, or not a manifest.
         """
         return cls.from_json(json_object(text))
+
+
+def read_manifest(directory: files.StrPath) -> Manifest:
+    """The manifest of a dataset.
+
+    Raises:
+      UsageError: no such directory, or it holds no manifest: no dataset, or one whose conversion is
+        not done.
+      ContractError: the manifest is not valid; the message has the path.
+    """
+    path = files.join(directory, MANIFEST_NAME)
+    try:
+        return Manifest.loads(files.read(path))
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        remote = files.is_remote(directory)
+        if not remote and not files.is_dir(directory):
+            raise UsageError(f"{directory}: no such directory") from error
+        bucket = ", or there is no such bucket" if remote else ""
+        raise UsageError(
+            f"{directory}: no {MANIFEST_NAME}: no dataset, or its conversion is not done{bucket}"
+        ) from error
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,11 @@ from typing import IO
 from beam_jobs.common import terminal
 from beam_jobs.common.files_before import filesystems
 from beam_jobs.convert.resume import REPORT_NAME
-from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
 from beam_jobs.report.compare import compare
 from beam_jobs.report.data import DatasetFacts, gather, summarise
 from beam_jobs.report.page import privacy_of, render, sprite_element, write
-from beam_jobs.verify import read_manifest
 
 # Below about this many voxels a further process costs more than it saves.
 _WORTH_PROCESSES = 200_000_000

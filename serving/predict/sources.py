@@ -11,7 +11,7 @@ from apache_beam.io.filesystems import FileSystems
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files_before import filesystems
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.manifest import MANIFEST_NAME, read_manifest
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
 from serving.predict.submission import match_ids
@@ -72,9 +72,8 @@ def find_source(
                 "records have their conversion's ids"
             )
         return _shards(path, contract)
-    manifest = filesystems.join(path, MANIFEST_NAME)
-    if filesystems.exists(manifest):
-        return _dataset(path, manifest, contract, model=model, asked=asked, id_policy=id_policy)
+    if filesystems.exists(filesystems.join(path, MANIFEST_NAME)):
+        return _dataset(path, contract, model=model, asked=asked, id_policy=id_policy)
     if not filesystems.exists(path):
         raise UsageError(f"--input: {path} does not exist")
     if _match(filesystems.join(path, "*.tfrecord")):
@@ -97,19 +96,13 @@ def _shards(pattern: str, contract: Contract) -> Source:
 
 def _dataset(
     path: str,
-    manifest_path: str,
     contract: Contract,
     *,
     model: str,
     asked: Sequence[str] | None,
     id_policy: str,
 ) -> Source:
-    with filesystems.open_read(manifest_path) as stream:
-        data = stream.read()
-    try:
-        manifest = Manifest.loads(data)
-    except ContractError as error:
-        raise ContractError(f"{manifest_path}: {error}") from error
+    manifest = read_manifest(path)
     contract.require(manifest.schema, model=model, records=f"dataset {path}")
     if id_policy == "hmac" and manifest.id_policy != "hmac":
         raise UsageError(f"--id_policy hmac: the ids of dataset {path} are not hashed")

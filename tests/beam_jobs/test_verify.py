@@ -70,5 +70,5 @@ def test_every_fault_is_named(dataset, capsys, damage, message):
 
 
 def test_directory_without_manifest_is_no_dataset(tmp_path):
-    with pytest.raises(cli.UsageError, match=r"has no manifest\.json"):
+    with pytest.raises(cli.UsageError, match=r": no manifest\.json"):
         run(tmp_path)

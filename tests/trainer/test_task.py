@@ -212,7 +212,7 @@ def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> 
         (("--fold", "0", "--modalities", "PET"), 2, "the dataset has FLAIR, T1w, T1wCE, T2w"),
         (("--fold", "7"), 2, "folds 0 to 1"),
         (("--fold", "0", "--data", "nowhere"), 2, "nowhere: no such directory"),
-        (("--fold", "0", "--data", "."), 1, "no manifest.json"),
+        (("--fold", "0", "--data", "."), 2, "no manifest.json"),
         ((), 2, "one of the arguments --fold --cross_validate is required"),
         (("--fold", "0", "--epochs", "0"), 2, "--epochs must be at least 1"),
     ],

@@ -18,8 +18,6 @@ import os
 from types import ModuleType
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
-from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 
 SCHEMES = ("gs", "s3", "az", "hdfs")
 _CONNECT_MS = "10000"  # tensorflow-io waits five minutes for a store that does not answer
@@ -91,31 +89,6 @@ def read_bytes(path: str) -> bytes:
         return bytes(tf.io.read_file(path).numpy())
     except tf.errors.OpError as error:
         raise _told(path, error, tf) from error
-
-
-def read_manifest(data: str) -> Manifest:
-    """The manifest of a dataset.
-
-    Args:
-      data: the dataset's directory.
-
-    Raises:
-      UsageError: no such local directory, or a scheme that is not known.
-      ContractError: it holds no manifest, or one that is not valid; the message has the path.
-      CommandError: the store refuses or cannot be reached.
-    """
-    if not is_remote(data) and not os.path.isdir(data):
-        raise UsageError(f"--data {data}: no such directory")
-    file = join(data, MANIFEST_NAME)
-    try:
-        return Manifest.loads(read_bytes(file))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        bucket = ", or there is no such bucket" if is_remote(data) else ""
-        raise ContractError(
-            f"{data}: no {MANIFEST_NAME}: no dataset, or its conversion is not done{bucket}"
-        ) from error
-    except ContractError as error:
-        raise ContractError(f"{file}: {error}") from error
 
 
 def _tensorflow(path: str) -> ModuleType:

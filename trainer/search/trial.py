@@ -31,9 +31,9 @@ from typing import Any
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
-from trainer.data.locations import read_manifest
 from trainer.metrics.auc import auc, auc_interval
 from trainer.training.environment import Cluster, Places
 from trainer.training.run_files import LOCK_NAME, Run, claim, locked

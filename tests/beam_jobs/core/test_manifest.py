@@ -7,8 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.manifest import Manifest, ShardEntry, ShardPatient
+from beam_jobs.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardPatient,
+    read_manifest,
+)
 from beam_jobs.core.record import RecordSchema
 
 
@@ -143,3 +150,18 @@ def test_other_bytes_than_a_manifest_are_refused_and_nothing_else(data: bytes) -
 def test_json_of_another_kind_is_refused(text: str | bytes) -> None:
     with pytest.raises(ContractError, match="not"):
         Manifest.loads(text)
+
+
+def test_a_dataset_that_is_none_is_named_by_its_path(tmp_path):
+    with pytest.raises(UsageError, match=rf"{tmp_path}/nowhere: no such directory"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=rf"{tmp_path}: no manifest.json: no dataset"):
+        read_manifest(tmp_path)
+    file = tmp_path / MANIFEST_NAME
+    file.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=f"{file}: no such directory"):
+        read_manifest(file)
+    with pytest.raises(ContractError, match=rf"{file}: not UTF-8 text"):
+        read_manifest(str(tmp_path))
+    file.write_text(manifest().dumps())
+    assert read_manifest(tmp_path) == manifest()

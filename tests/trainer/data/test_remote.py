@@ -26,7 +26,8 @@ pytestmark = [
 READ = """
 import json, sys, zlib
 from trainer.data.records import open_records
-from trainer.data.locations import is_dir, read_manifest, size
+from trainer.data.locations import is_dir, size
+from beam_jobs.core.manifest import read_manifest
 def read(data, **options):
     records = open_records(data, read_manifest(data), [0, 1], modalities=("T1w",), **options)
     batches = records.training_batches(batch_size=3, seed=5, epochs=2).as_numpy_iterator()
@@ -101,15 +102,15 @@ print(json.dumps([
     assert len(local[0]) == 24
     assert kinds == [True, False, (dataset / "manifest.json").stat().st_size]
     lost = "no manifest.json: no dataset, or its conversion is not done, or there is no such bucket"
-    assert nothing == ["ContractError", f"s3://{BUCKET}/nothing: {lost}"]
-    assert no_bucket == ["ContractError", f"s3://no-such-bucket/dataset: {lost}"]
+    assert nothing == ["UsageError", f"s3://{BUCKET}/nothing: {lost}"]
+    assert no_bucket == ["UsageError", f"s3://no-such-bucket/dataset: {lost}"]
     assert damaged[0] == "ContractError"
     name = next(dataset.glob("fold-1-00000*")).name
     assert damaged[1].startswith(
         f"shards with a wrong hash or count: s3://{BUCKET}/damaged/{name} (corrupt record at byte "
     )
-    assert denied[0] == "CommandError"
-    assert denied[1].startswith(f"s3://{BUCKET}/denied/manifest.json: not allowed")
+    assert denied[0] == "StoreError"
+    assert denied[1].startswith(f"s3://{BUCKET}/denied/manifest.json: access denied")
     assert uncached[0] == "UsageError"
     assert not [told for _, told in (nothing, no_bucket, damaged, denied) if "\n" in told]
     fetched = Counter(
