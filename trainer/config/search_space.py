@@ -22,7 +22,7 @@ Value = str | float | int
 Values = Mapping[str, Value]
 
 VOLUME_MODELS = tuple(name for name in MODELS if name not in SLICE_MODELS)
-FUSIONS = ("early", "late", "single")
+SEARCHED_FUSIONS = ("early", "late", "single")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ SPACE: tuple[Choice, ...] = (
         place=("network", "head"),
     ),
     Choice(name="dropout", values=(0.0, 0.2, 0.4, 0.6), place=("network", "dropout")),
-    Choice(name="fusion", values=FUSIONS, known=FUSIONS),
+    Choice(name="fusion", values=SEARCHED_FUSIONS, known=SEARCHED_FUSIONS),
     Choice(name="modality", values=(), parent="fusion", when=("single",)),  # the dataset's
     Choice(
         name="learning_rate",

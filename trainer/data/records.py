@@ -30,10 +30,10 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import RecordSchema
+from trainer.config.run import CACHES
 from trainer.data.locations import is_remote
 from trainer.data.record_reader import Shard, ShardStore
 
-CACHES = ("auto", "memory", "file", "none")
 _READS = 2  # batches read at a time
 _AHEAD = 2  # batches that wait for the device
 # As a Python function's exception stands in TensorFlow's message.

@@ -20,12 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
+from trainer.config.run_layout import BEST_NETWORK_NAME, FOLD_STATE_NAME
 
 if TYPE_CHECKING:
     import keras
-
-STATE_NAME = "state.npz"
-BEST_NAME = "best.keras"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -65,7 +63,7 @@ def save_state(
       request: tells this run from another, should the file be met by one.
     """
     text = json.dumps({**dataclasses.asdict(progress), "request": request})
-    temporary = directory / f".{STATE_NAME}"
+    temporary = directory / f".{FOLD_STATE_NAME}"
     with temporary.open("wb") as stream:
         np.savez(
             stream,
@@ -74,7 +72,7 @@ def save_state(
         )
         stream.flush()
         os.fsync(stream.fileno())  # a machine that goes down is a kill too
-    temporary.replace(directory / STATE_NAME)
+    temporary.replace(directory / FOLD_STATE_NAME)
 
 
 def load_state(directory: Path, *, request: str) -> tuple[Progress, list[npt.NDArray[Any]]] | None:
@@ -83,7 +81,7 @@ def load_state(directory: Path, *, request: str) -> tuple[Progress, list[npt.NDA
     Raises:
       ContractError: the file is not readable, or another run's.
     """
-    file = directory / STATE_NAME
+    file = directory / FOLD_STATE_NAME
     if not file.is_file():
         return None
     try:
@@ -112,8 +110,8 @@ def settle_best(directory: Path, best_epoch: int) -> None:
     """Gives the best epoch's network its name, and removes those no state speaks of."""
     candidate = _candidate(directory, best_epoch)
     if candidate.is_file():
-        candidate.replace(directory / BEST_NAME)
-    for other in directory.glob(f".best-*{Path(BEST_NAME).suffix}"):
+        candidate.replace(directory / BEST_NETWORK_NAME)
+    for other in directory.glob(f".best-*{Path(BEST_NETWORK_NAME).suffix}"):
         other.unlink()
 
 

@@ -23,19 +23,12 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
+from trainer.config.run_layout import BEST_NETWORK_NAME, FOLD_STATE_NAME, LAST_NETWORK_NAME
 from trainer.data.records import contract_error, open_records
 from trainer.data.split import labels_of
 from trainer.metrics.auc import auc
 from trainer.metrics.roc_and_calibration import log_loss
-from trainer.training.checkpoint import (
-    BEST_NAME,
-    STATE_NAME,
-    Progress,
-    keep_best,
-    load_state,
-    save_state,
-    settle_best,
-)
+from trainer.training.checkpoint import Progress, keep_best, load_state, save_state, settle_best
 from trainer.training.environment import Cluster, Places
 from trainer.training.fold_result import FoldResult, HeldOut
 from trainer.training.optimization import class_weights
@@ -213,7 +206,7 @@ class _Training:
                     self.trainee.restore(arrays)
                 except ValueError as error:
                     raise ContractError(
-                        f"{self.state_directory / STATE_NAME}: {error}; "
+                        f"{self.state_directory / FOLD_STATE_NAME}: {error}; "
                         "--overwrite starts the run over"
                     ) from error
                 self.journal.say(f"goes on after epoch {self.progress.epoch}")
@@ -332,15 +325,15 @@ class _Training:
             return None
         temporary = self.directory / ".last.keras"
         network.save(temporary)
-        temporary.replace(self.directory / "last.keras")
+        temporary.replace(self.directory / LAST_NETWORK_NAME)
         _, _, last_logits = self._predict(self.infer)
-        best = keras.saving.load_model(self.directory / BEST_NAME, compile=False)
+        best = keras.saving.load_model(self.directory / BEST_NETWORK_NAME, compile=False)
         ids, truth, logits = self._predict(inference(best))
         rows = progress.history[1:] or progress.history
         result = FoldResult(
             fold=self.fold,
             seed=self.seed,
-            path=f"{self.name}/{BEST_NAME}",
+            path=f"{self.name}/{BEST_NETWORK_NAME}",
             best_epoch=progress.best_epoch,
             epochs=progress.epoch,
             val_auc=auc(truth, logits),
@@ -350,7 +343,7 @@ class _Training:
             held_out=HeldOut(patient_ids=ids, labels=truth, logits=logits, last_logits=last_logits),
         )
         result.save(self.directory)
-        (self.state_directory / STATE_NAME).unlink(missing_ok=True)  # it is of no more use
+        (self.state_directory / FOLD_STATE_NAME).unlink(missing_ok=True)  # it is of no more use
         return result
 
     def _advice(self) -> str:

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.json_file import write_json
-
-RESULT_NAME = "result.json"
+from trainer.config.run_layout import FOLD_RESULT_NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,12 +64,12 @@ class FoldResult:
         data = dataclasses.asdict(self)
         for name, value in data["held_out"].items():
             data["held_out"][name] = list(value) if isinstance(value, tuple) else value.tolist()
-        write_json(directory / RESULT_NAME, data)
+        write_json(directory / FOLD_RESULT_NAME, data)
 
     @classmethod
     def load(cls, directory: Path) -> FoldResult | None:
         """Reads result.json; None where the fold is not done."""
-        file = directory / RESULT_NAME
+        file = directory / FOLD_RESULT_NAME
         if not file.is_file():
             return None
         try:

@@ -1,19 +1,4 @@
-"""run.json: what a finished training run holds, written last, so that its presence is the marker.
-
-run/
-  config.json            what was asked, of which dataset; written first
-  run.json               the contract below; written last
-  oof_predictions.csv    patient_id, label, fold, seed, logit, probability: out of fold only
-  report.html            what they are worth, for people; metrics.json is the same in numbers
-  fold-0/best.keras      the member: weights of the epoch with the best validation AUC
-  fold-0/last.keras      the last epoch's
-  fold-0/history.csv     one row an epoch
-  fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
-  fold-0/state.npz       what a restart goes on from; gone when the fold is done
-  logs/fold-0/           TensorBoard scalars and pictures
-
-With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
-"""
+"""run.json: what a finished run holds; written last, so that its presence is the marker."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from beam_jobs.common.terminal import duration, say
+from trainer.config.run_layout import HISTORY_NAME
 
 HISTORY_COLUMNS = (
     "epoch",
@@ -42,7 +43,7 @@ class Journal:
         self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool, later: int
     ) -> None:
         self.name, self.epochs, self.shown, self.later = name, epochs, shown, later
-        self._history, self._logs = directory / "history.csv", logs
+        self._history, self._logs = directory / HISTORY_NAME, logs
         self._writer: Any = None
 
     def say(self, line: str) -> None:
