@@ -55,7 +55,7 @@ def measure(
     import tensorflow as tf
 
     from trainer.data.records import open_records
-    from trainer.training.step import Recipe, Trainee
+    from trainer.training.step import FoldSetup, Trainee
 
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
@@ -63,8 +63,8 @@ def measure(
     config = TrainConfig.from_json(
         {"network": network, "modalities": ["T1w"], "batch_size": args.batch_size}
     )
-    recipe = Recipe(manifest.schema, (1.0, 1.0, 1.0), precision, 100, (1.0, 1.0), 0)
-    trainee = Trainee(config, recipe, strategy=tf.distribute.get_strategy(), cluster=Cluster())
+    setup = FoldSetup(manifest.schema, (1.0, 1.0, 1.0), precision, 100, (1.0, 1.0), 0)
+    trainee = Trainee(config, setup, strategy=tf.distribute.get_strategy(), cluster=Cluster())
     records = open_records(str(data), manifest, [0, 1], modalities=("T1w",), cache="none")
     batches: Iterator[Any] = iter(
         records.training_batches(batch_size=args.batch_size, seed=0, epochs=10_000)

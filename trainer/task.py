@@ -38,7 +38,7 @@ from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import PERMUTED, summary_line, verdict
-from trainer.training.environment import cluster_of, places_of
+from trainer.training.environment import cluster_of, run_directories
 from trainer.training.run import train
 from trainer.training.run_files import Run, claim, locked
 
@@ -178,7 +178,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     config = _config(args)
-    places, cluster = places_of(args.output_dir), cluster_of()
+    places, cluster = run_directories(args.output_dir), cluster_of()
     manifest = read_manifest(args.data)
     config = config.resolve(manifest.schema.modalities)
     config.network.require_files()

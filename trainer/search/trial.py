@@ -35,7 +35,7 @@ from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.metrics.auc import auc, auc_interval
-from trainer.training.environment import Cluster, Places
+from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.run_files import LOCK_NAME, Run, claim, locked
 
 PROG = "python -m trainer.search.trial"
@@ -204,7 +204,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             request.data,
             manifest,
             request.folds,
-            Places(run=place, checkpoints=place, logs=logs),
+            RunDirectories(run=place, checkpoints=place, logs=logs),
             Cluster(),
             cache=request.cache,
         )

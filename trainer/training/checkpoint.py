@@ -1,9 +1,12 @@
-"""What a killed run goes on from: one file a fold, written after each epoch, whole or not at all.
+"""What a killed fold resumes from: one file, written after each epoch, whole or not at all.
 
-The best epoch's network is written before the state that names it and gets its name after, so that
-at any moment the state, the history and the kept network speak of the same epoch:
+The best epoch's network is written before the state that names it, and keeps that name until it has
+its final one, so that at any moment state, history and kept network can speak of the same epoch:
 
-    .best-7.keras  →  state.npz (best epoch 7)  →  best.keras
+    .best-7.keras  →  state.npz (best epoch 7)  →  best.keras  →  .best-7.keras goes
+
+Where the directories are mirrors of a store's, each arrow is a push: what a kill leaves there is
+one of these moments too.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Progress:
+class FoldState:
     """How far a fold's training has come.
 
     Attributes:
@@ -51,18 +55,65 @@ class Progress:
         )
 
 
-def save_state(
-    directory: Path, progress: Progress, arrays: Sequence[npt.NDArray[Any]], *, request: str
-) -> None:
-    """Writes the state.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where one fold's state and networks lie.
 
-    Args:
-      directory: of the fold.
-      progress: after the epoch.
-      arrays: `Trainee.state()`.
-      request: tells this run from another, should the file be met by one.
+    Attributes:
+      directory: of the networks.
+      state_directory: of the state.
+      request: tells this run from another, should its state be met by one.
+      push: brings a store up to what lies in both; nothing to do on a disk.
     """
-    text = json.dumps({**dataclasses.asdict(progress), "request": request})
+
+    directory: Path
+    state_directory: Path
+    request: str
+    push: Callable[[], None]
+
+    def save(
+        self, state: FoldState, arrays: Sequence[npt.NDArray[Any]], network: keras.Model
+    ) -> None:
+        """Takes an epoch in.
+
+        Args:
+          state: after the epoch.
+          arrays: `Trainee.state()`.
+          network: of the epoch; kept where it is the best so far.
+        """
+        if state.epoch == state.best_epoch:
+            network.save(_candidate(self.directory, state.epoch))
+        save_state(self.state_directory, state, arrays, request=self.request)
+        self.push()
+        self.settle(state.best_epoch)
+
+    def load(self) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:
+        """What was saved last, and the network that it speaks of under its name; None at first."""
+        found = load_state(self.state_directory, request=self.request)
+        self.settle(found[0].best_epoch if found else 0)
+        return found
+
+    def settle(self, best_epoch: int) -> None:
+        """Gives the best epoch's network its name, and removes those that no state speaks of."""
+        candidate = _candidate(self.directory, best_epoch)
+        if candidate.is_file():
+            temporary = candidate.with_name(f".{BEST_NETWORK_NAME}")
+            shutil.copyfile(candidate, temporary)
+            temporary.replace(self.directory / BEST_NETWORK_NAME)
+            self.push()
+        for other in self.directory.glob(f".best-*{Path(BEST_NETWORK_NAME).suffix}"):
+            other.unlink()
+
+    def discard(self) -> None:
+        """Removes the state of a fold that is done."""
+        (self.state_directory / FOLD_STATE_NAME).unlink(missing_ok=True)
+
+
+def save_state(
+    directory: Path, state: FoldState, arrays: Sequence[npt.NDArray[Any]], *, request: str
+) -> None:
+    """Writes a state; `load_state` says what the arguments are."""
+    text = json.dumps({**dataclasses.asdict(state), "request": request})
     temporary = directory / f".{FOLD_STATE_NAME}"
     with temporary.open("wb") as stream:
         np.savez(
@@ -75,8 +126,12 @@ def save_state(
     temporary.replace(directory / FOLD_STATE_NAME)
 
 
-def load_state(directory: Path, *, request: str) -> tuple[Progress, list[npt.NDArray[Any]]] | None:
+def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:
     """Reads what `save_state` wrote; None where there is nothing yet.
+
+    Args:
+      directory: of the state.
+      request: of this run.
 
     Raises:
       ContractError: the file is not readable, or another run's.
@@ -91,28 +146,14 @@ def load_state(directory: Path, *, request: str) -> tuple[Progress, list[npt.NDA
             arrays = [found[f"array-{place}"] for place in range(len(found.files) - 1)]
             written_for = data.pop("request")
             data["best"] = tuple(data["best"])
-            progress = Progress(**data)
+            state = FoldState(**data)
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ContractError(
             f"{file}: not a readable state ({error}); --overwrite starts the run over"
         ) from error
     if written_for != request:
         raise ContractError(f"{file}: of another run; --overwrite starts the run over")
-    return progress, arrays
-
-
-def keep_best(directory: Path, network: keras.Model, epoch: int) -> None:
-    """Writes the network of a new best epoch, not yet under its name."""
-    network.save(_candidate(directory, epoch))
-
-
-def settle_best(directory: Path, best_epoch: int) -> None:
-    """Gives the best epoch's network its name, and removes those no state speaks of."""
-    candidate = _candidate(directory, best_epoch)
-    if candidate.is_file():
-        candidate.replace(directory / BEST_NETWORK_NAME)
-    for other in directory.glob(f".best-*{Path(BEST_NETWORK_NAME).suffix}"):
-        other.unlink()
+    return state, arrays
 
 
 def _candidate(directory: Path, epoch: int) -> Path:

@@ -92,7 +92,7 @@ def _cluster(cluster: Mapping[str, Any], task: Mapping[str, Any]) -> Cluster:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Places:
+class RunDirectories:
     """Where a run writes.
 
     Attributes:
@@ -105,8 +105,13 @@ class Places:
     checkpoints: Path
     logs: Path
 
+    def push(self) -> None:
+        """Brings a store up to what lies here."""
 
-def places_of(output_dir: Path | None, environ: Mapping[str, str] = os.environ) -> Places:
+
+def run_directories(
+    output_dir: Path | None, environ: Mapping[str, str] = os.environ
+) -> RunDirectories:
     """The directories of a run: what --output_dir says, and Vertex AI's where it is silent.
 
     Raises:
@@ -120,7 +125,7 @@ def places_of(output_dir: Path | None, environ: Mapping[str, str] = os.environ) 
         raise UsageError("--output_dir is required (or AIP_MODEL_DIR, on Vertex AI)")
     checkpoints = environ.get("AIP_CHECKPOINT_DIR")
     logs = environ.get("AIP_TENSORBOARD_LOG_DIR")
-    return Places(
+    return RunDirectories(
         run=run,
         checkpoints=_mounted(checkpoints, "AIP_CHECKPOINT_DIR") if checkpoints else run,
         logs=_mounted(logs, "AIP_TENSORBOARD_LOG_DIR") if logs else run / "logs",

@@ -15,7 +15,7 @@ from trainer.config.run_layout import FOLD_RESULT_NAME
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HeldOut:
+class HeldOutLogits:
     """The held-out patients, in one order for all arrays (n,).
 
     Attributes:
@@ -57,7 +57,7 @@ class FoldResult:
     step_seconds: float
     input_wait: float
     seconds: float
-    held_out: HeldOut
+    held_out: HeldOutLogits
 
     def save(self, directory: Path) -> None:
         """Writes result.json; floats come back bit for bit."""
@@ -77,7 +77,7 @@ class FoldResult:
             held_out = data.pop("held_out")
             return cls(
                 **data,
-                held_out=HeldOut(
+                held_out=HeldOutLogits(
                     patient_ids=tuple(held_out["patient_ids"]),
                     labels=np.array(held_out["labels"], np.int64),
                     logits=np.array(held_out["logits"], np.float64),

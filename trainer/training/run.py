@@ -19,7 +19,7 @@ from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.data.split import labels_of, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members, pooled
 from trainer.metrics.roc_and_calibration import sigmoid
-from trainer.training.environment import Cluster, Places
+from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.run_files import Member, Run
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def train(
     data: str,
     manifest: Manifest,
     folds: Sequence[int],
-    places: Places,
+    directories: RunDirectories,
     cluster: Cluster,
     *,
     cache: str = "auto",
@@ -43,7 +43,7 @@ def train(
       data: the dataset's address.
       manifest: the dataset's.
       folds: those to hold out.
-      places: claimed for this run.
+      directories: claimed for this run.
       cluster: the processes that train together; all but the chief write nothing and get None.
       cache: how records are kept between epochs.
 
@@ -55,15 +55,15 @@ def train(
     # TensorFlow: seconds, only from here on
     from trainer.data.records import open_records
     from trainer.training.devices import prepare_devices, resolve_precision
-    from trainer.training.fold import Setting, train_fold
+    from trainer.training.fold import RunSetup, train_fold
 
     strategy = prepare_devices(cluster, seed=config.seed)
-    setting = Setting(
+    setup = RunSetup(
         config=config,
         data=data,
         manifest=manifest,
         labels=permuted_labels(manifest, config.seed) if config.permute_labels else None,
-        places=places,
+        directories=directories,
         precision=resolve_precision(config.precision),
         cluster=cluster,
         strategy=strategy,
@@ -76,14 +76,14 @@ def train(
     ):
         members = [(fold, seed) for seed in config.seeds for fold in folds]
         made = [
-            train_fold(setting, fold=fold, seed=seed, later=len(members) - place)
+            train_fold(setup, fold=fold, seed=seed, later=len(members) - place)
             for place, (fold, seed) in enumerate(members, 1)
         ]
     results = [result for result in made if result is not None]
     if not cluster.is_chief:
         return None
-    _write_predictions(places.run / OOF_NAME, results)
-    return _finish(setting.precision, config, manifest, folds, places, results)
+    _write_predictions(directories.run / OOF_NAME, results)
+    return _finish(setup.precision, config, manifest, folds, directories, results)
 
 
 def _finish(
@@ -91,7 +91,7 @@ def _finish(
     config: TrainConfig,
     manifest: Manifest,
     folds: Sequence[int],
-    places: Places,
+    directories: RunDirectories,
     results: Sequence[FoldResult],
 ) -> Run:
     """Writes run.json."""
@@ -102,7 +102,7 @@ def _finish(
     ]
     assert config.modalities is not None
     finished = Run(
-        directory=places.run,
+        directory=directories.run,
         config=config.to_json(),
         schema=manifest.schema,
         spec=manifest.spec,

@@ -28,7 +28,7 @@ from trainer.training.mute_tensorflow import without_notes
 from trainer.training.optimization import make_optimizer, weighted_loss
 
 
-class Recipe(NamedTuple):
+class FoldSetup(NamedTuple):
     """What a fold's training is made with, beside its config.
 
     Attributes:
@@ -86,34 +86,34 @@ class Trainee:
     def __init__(
         self,
         config: TrainConfig,
-        recipe: Recipe,
+        setup: FoldSetup,
         *,
         strategy: tf.distribute.Strategy,
         cluster: Cluster,
     ) -> None:
         assert config.modalities is not None
-        self.config, self.recipe, self.strategy = config, recipe, strategy
+        self.config, self.setup, self.strategy = config, setup, strategy
         self.cluster = cluster
         self.replicas = strategy.num_replicas_in_sync
         if config.batch_size < self.replicas:
             raise UsageError(
                 f"--batch_size {config.batch_size}: {self.replicas} devices share a batch"
             )
-        schema = recipe.schema
+        schema = setup.schema
         made_of = (config.network, schema.shape, len(config.modalities), schema.dtype)
         with strategy.scope():
             self.network = build_model(*made_of, synchronized=self.replicas > 1)
             self.optimizer = make_optimizer(
                 config.optimizer,
                 epochs=config.epochs,
-                steps_per_epoch=recipe.steps_per_epoch,
-                precision=recipe.precision,
+                steps_per_epoch=setup.steps_per_epoch,
+                precision=setup.precision,
                 replicas=self.replicas,
             )
             self.optimizer.build(self.network.trainable_variables)
         self._standardise = self.network.get_layer("standardise")
         self._trunk = keras.Model(self._standardise.output, self.network.output)
-        self._seed, self._mixing = StepSeed(recipe.seed), StepSeed(recipe.seed + 1)
+        self._seed, self._mixing = StepSeed(setup.seed), StepSeed(setup.seed + 1)
         self._top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
         self.evaluated = self.network
         self._averages: list[tf.Variable] = []
@@ -251,7 +251,7 @@ class Trainee:
             lambda given, step, place: augment(
                 given,
                 config=config,
-                voxel_mm=self.recipe.voxel_mm,
+                voxel_mm=self.setup.voxel_mm,
                 top=self._top,
                 seed=self._seed.at(step, place, self.replicas),
             ),
@@ -276,7 +276,7 @@ class Trainee:
                 label,
                 logit,
                 smoothing=self.config.label_smoothing,
-                weights=self.recipe.weights,
+                weights=self.setup.weights,
             )
             loss = tf.reduce_sum(each) / rows
             scaled = self.optimizer.scale_loss(loss)

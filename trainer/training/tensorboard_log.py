@@ -24,7 +24,6 @@ HISTORY_COLUMNS = (
     "input_wait",
     "epoch_seconds",
 )
-PICTURED = 4  # patients whose middle slices TensorBoard shows
 
 
 class Journal:
@@ -35,21 +34,17 @@ class Journal:
       directory: takes history.csv.
       logs: takes TensorBoard's files, made with the first thing to show.
       epochs: of the config.
-      shown: whether to print.
       later: members that come after this one.
     """
 
-    def __init__(
-        self, *, name: str, directory: Path, logs: Path, epochs: int, shown: bool, later: int
-    ) -> None:
-        self.name, self.epochs, self.shown, self.later = name, epochs, shown, later
+    def __init__(self, *, name: str, directory: Path, logs: Path, epochs: int, later: int) -> None:
+        self.name, self.epochs, self.later = name, epochs, later
         self._history, self._logs = directory / HISTORY_NAME, logs
         self._writer: Any = None
 
     def say(self, line: str) -> None:
         """Prints a line of this member."""
-        if self.shown:
-            say(f"{self.name}  {line}")
+        say(f"{self.name}  {line}")
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv anew: it says what the state says, whatever was lost in between."""
@@ -96,7 +91,7 @@ class Journal:
             for name, volumes in (("stored", stored), ("augmented", augmented)):
                 middle = volumes[:, :, :, volumes.shape[3] // 2]
                 pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
-                tf.summary.image(name, pictures, step=0, max_outputs=PICTURED)
+                tf.summary.image(name, pictures, step=0, max_outputs=len(volumes))
 
     def close(self) -> None:
         """Ends TensorBoard's file."""

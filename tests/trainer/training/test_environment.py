@@ -9,7 +9,7 @@ import pytest
 
 import trainer.training.environment
 from beam_jobs.common.cli import UsageError
-from trainer.training.environment import Cluster, cluster_of, places_of
+from trainer.training.environment import Cluster, cluster_of, run_directories
 
 
 def _described(cluster: dict[str, list[str]], role: str, index: int) -> str:
@@ -64,17 +64,17 @@ def test_vertex_directories_are_files_under_the_mount(
         "AIP_CHECKPOINT_DIR": "gs://bucket/job/checkpoints",
         "AIP_TENSORBOARD_LOG_DIR": "gs://bucket/job/logs",
     }
-    places = places_of(None, environ)
+    places = run_directories(None, environ)
     assert places.run == tmp_path / "bucket/job/model"
     assert places.checkpoints == tmp_path / "bucket/job/checkpoints"
     assert places.logs == tmp_path / "bucket/job/logs"
-    assert places_of(tmp_path / "run", environ).run == tmp_path / "run"
+    assert run_directories(tmp_path / "run", environ).run == tmp_path / "run"
     with pytest.raises(UsageError, match="AIP_MODEL_DIR=gs://other/x: the bucket is not mounted"):
-        places_of(None, {"AIP_MODEL_DIR": "gs://other/x"})
+        run_directories(None, {"AIP_MODEL_DIR": "gs://other/x"})
 
 
 def test_without_any_directory_the_flag_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--output_dir is required"):
-        places_of(None, {})
-    alone = places_of(tmp_path, {})
+        run_directories(None, {})
+    alone = run_directories(tmp_path, {})
     assert (alone.run, alone.checkpoints, alone.logs) == (tmp_path, tmp_path, tmp_path / "logs")

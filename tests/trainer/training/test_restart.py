@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 
-import trainer.training.fold
+import trainer.training.checkpoint
 from beam_jobs.common.contract_json import ContractError
 from tests.datasets import write_dataset
 from trainer.task import main
@@ -82,34 +82,34 @@ def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save = trainer.training.fold.save_state
+    save = trainer.training.checkpoint.save_state
 
     def save_and_die(
-        directory: Path, progress: trainer.training.fold.Progress, *args, **kwargs
+        directory: Path, state: trainer.training.checkpoint.FoldState, *args, **kwargs
     ) -> None:  # type: ignore[no-untyped-def]
-        if progress.epoch < 3 or moment == "after the state":
-            save(directory, progress, *args, **kwargs)
-        if progress.epoch == 3:
+        if state.epoch < 3 or moment == "after the state":
+            save(directory, state, *args, **kwargs)
+        if state.epoch == 3:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.training.fold, "save_state", save_and_die)
+        patch.setattr(trainer.training.checkpoint, "save_state", save_and_die)
         with pytest.raises(Killed):
             main(_argv(dataset, tmp_path / "run"))
     assert not (tmp_path / "run" / "run.json").exists()
     assert main(_argv(dataset, tmp_path / "run")) == 0
     done = 2 if moment == "before the state" else 3
-    assert f"goes on after epoch {done}" in capsys.readouterr().out
+    assert f"resumes after epoch {done}" in capsys.readouterr().out
     _assert_same_run(uninterrupted, tmp_path / "run")
 
 
-def test_a_run_of_other_settings_does_not_go_on_from_a_state(
+def test_a_run_of_other_settings_does_not_resume_from_a_state(
     dataset: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(trainer.training.fold, "save_state", die)
+    monkeypatch.setattr(trainer.training.checkpoint, "save_state", die)
     with pytest.raises(Killed):
         main(_argv(dataset, tmp_path / "run"))
     with pytest.raises(ContractError, match=r"config\.seed: 0 there, 1 asked"):

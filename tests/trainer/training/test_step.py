@@ -13,7 +13,7 @@ from beam_jobs.common.cli import UsageError
 from tests.datasets import make_schema
 from trainer.config.run import TrainConfig
 from trainer.training.environment import Cluster
-from trainer.training.step import Recipe, StepSeed, Trainee
+from trainer.training.step import FoldSetup, StepSeed, Trainee
 
 SHAPE = (10, 10, 10)
 
@@ -32,7 +32,7 @@ def _trainee(*, precision: str = "float32", **settings: Any) -> Trainee:
     try:
         return Trainee(
             TrainConfig.from_json(chosen),
-            Recipe(
+            FoldSetup(
                 schema=make_schema(shape=SHAPE),
                 voxel_mm=(1.0, 1.0, 1.0),
                 precision=precision,
@@ -167,7 +167,7 @@ def test_more_devices_than_patients_in_a_batch_are_refused() -> None:
     with pytest.raises(UsageError, match="--batch_size 2: 3 devices"):
         Trainee(
             TrainConfig(modalities=("T1w",), batch_size=2),
-            Recipe(make_schema(shape=SHAPE), (1.0, 1.0, 1.0), "float32", 1, (1.0, 1.0), 0),
+            FoldSetup(make_schema(shape=SHAPE), (1.0, 1.0, 1.0), "float32", 1, (1.0, 1.0), 0),
             strategy=Three(),  # type: ignore[arg-type]
             cluster=Cluster(),
         )
