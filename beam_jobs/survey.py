@@ -13,14 +13,8 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.files_before.storage import list_local_files
 from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.plan import (
-    Place,
-    SeriesRow,
-    find_places,
-    nobodys,
-    patient_of,
-    plan_patient,
-)
+from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.plan import SeriesRow, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES

@@ -35,7 +35,8 @@ LIMIT_FLAT = 1.10  # peak on 4 times the patients over the peak, at most
 
 LOOP = """
 import sys, time
-from beam_jobs.core.cohort.plan import find_places, patient_of, plan_patient
+from beam_jobs.core.cohort.plan import plan_patient
+from beam_jobs.core.cohort.layout import find_places, patient_of
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.common.files_before.storage import list_local_files

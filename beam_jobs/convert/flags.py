@@ -16,7 +16,7 @@ from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import read_id_policy
 from beam_jobs.core.cohort.labels import read_labels
-from beam_jobs.core.cohort.plan import find_places
+from beam_jobs.core.cohort.layout import find_places
 from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES

@@ -10,7 +10,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.folds import assign_folds, assign_shards
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
 from beam_jobs.core.cohort.labels import Labels
-from beam_jobs.core.cohort.plan import patient_id_of
+from beam_jobs.core.cohort.layout import patient_id_of
 from beam_jobs.core.reasons import Reason
 
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.plan import Place, SeriesRow, patient_id_of
+from beam_jobs.core.cohort.layout import Place, patient_id_of
+from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
 

@@ -9,7 +9,7 @@ from beam_jobs.common.terminal import row
 from beam_jobs.convert.finish import REJECTS_NAME
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.planning import patients_a_shard, workers_for
-from beam_jobs.core.cohort.plan import find_places
+from beam_jobs.core.cohort.layout import find_places
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 
 _CONVERTED_SHOWN = 20

@@ -24,14 +24,8 @@ from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.plan import (
-    PatientPlan,
-    Place,
-    find_places,
-    nobodys,
-    patient_of,
-    plan_patient,
-)
+from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
 from beam_jobs.core.preprocess import PreprocessSpec

@@ -6,7 +6,8 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.cohort.plan import find_places, patient_id_of, patient_of, plan_patient
+from beam_jobs.core.cohort.layout import find_places, patient_id_of, patient_of
+from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules, read_rules
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason

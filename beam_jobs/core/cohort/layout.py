@@ -1,0 +1,87 @@
+"""Whose file is it: from a directory layout where there is one, else from the header.
+
+<root>/…/<patient>/<modality>/<file>     the reference layout: names decide
+any other heap of files                  PatientID decides
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections.abc import Iterable, Sequence
+
+from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.preprocess import DEFAULT_MODALITIES
+from beam_jobs.core.reasons import Reason, Rejection
+
+_BY_DIRECTORY, _BY_HEADER = "dir:", "id:"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a directory of the reference layout says of the files in it.
+
+    Attributes:
+      patient: key of the patient.
+      modality: the wanted modality it is named after, "" when it is none of them.
+    """
+
+    patient: str
+    modality: str
+
+
+def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Place]:
+    """The directories that follow the reference layout, among those of all files of an input.
+
+    A directory that holds files and is named after a modality (a wanted one or one of the
+    defaults, without regard to case) makes its parent a patient. All that lies directly in such a
+    patient, or in another directory of it, is that patient's too and none of the wanted
+    modalities.
+
+    Args:
+      paths: all files of the input, "/" between names.
+      modalities: the wanted modalities' names.
+
+    Returns:
+      Directory to place; a directory that is not in it is left to the headers.
+    """
+    wanted = {name.casefold(): name for name in modalities}
+    known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
+    directories = {posixpath.dirname(path) for path in paths}
+    patients = {
+        posixpath.dirname(directory)
+        for directory in directories
+        if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
+    }
+    places = {}
+    for directory in directories:
+        parent, name = posixpath.split(directory)
+        if parent in patients:
+            modality = wanted.get(name.casefold(), "")
+            places[directory] = Place(patient=_BY_DIRECTORY + parent, modality=modality)
+        elif directory in patients:
+            places[directory] = Place(patient=_BY_DIRECTORY + directory, modality="")
+    return places
+
+
+def patient_of(header: SliceHeader, place: Place | None) -> str:
+    """The key of a file's patient: by the layout, else by PatientID; "" when neither says."""
+    if place is not None:
+        return place.patient
+    return _BY_HEADER + header.patient_id if header.patient_id else ""
+
+
+def nobodys(path: str) -> Rejection:
+    """The refusal of a file for which `patient_of` finds nobody."""
+    return Rejection(
+        paths=(path,),
+        reason=Reason.NO_PATIENT_ID,
+        detail="PatientID (0010,0020) is empty, and no directory is a patient's",
+    )
+
+
+def patient_id_of(key: str) -> str:
+    """The patient id of a key of `patient_of`."""
+    if key.startswith(_BY_HEADER):
+        return key.removeprefix(_BY_HEADER)
+    return posixpath.basename(key)
