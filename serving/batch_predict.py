@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     id_policy = read_id_policy(args.id_policy, args.id_key)
     contract = load_contract(args.model)
     training = load_statistics(args.model)
-    # Beam takes seconds to import: a wrong path or a wrong model is told before.
+    # Beam takes seconds to import: a wrong path or a wrong model is reported before.
     quiet_beam()
     cli.quiet_tensorflow()
     from beam_jobs.common.progress_files import Ticks
@@ -66,14 +66,14 @@ def main(argv: Sequence[str]) -> int:
     from serving.predict.progress import predicting
     from serving.predict.sources import find_source
     from serving.predict.spool import rows_directory
-    from serving.predict.transforms import KeepAsked, Predict, Summarise, WriteRows, read_rows
+    from serving.predict.transforms import KeepRequested, Predict, Summarise, WriteRows, read_rows
 
     options = pipeline_options(beam_args)
-    spelling, asked = _asked(args, id_policy)
+    spelling, requested = _requested(args, id_policy)
     source = find_source(
-        args.input, contract, model=args.model, asked=asked, id_policy=id_policy.name
+        args.input, contract, model=args.model, requested=requested, id_policy=id_policy.name
     )
-    total = len(asked) if asked is not None else len(source.expected) or None
+    total = len(requested) if requested is not None else len(source.expected) or None
 
     with (
         rows_directory(args.output) as directory,
@@ -82,13 +82,13 @@ def main(argv: Sequence[str]) -> int:
     ):
         pipeline = make_pipeline(options, processes=1)
         cases: Cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
-        examples = cases.examples | "Keep asked" >> KeepAsked(asked)
+        examples = cases.examples | "Keep requested" >> KeepRequested(requested)
         predictions = examples | "Predict" >> Predict(
             args.model, batch_size=_batch_size(args, contract), ticks=ticks
         )
         rows = [predictions, cases.rejects]
         if training is not None:
-            summary = Summarise(contract.schema, asked)
+            summary = Summarise(contract.schema, requested)
             rows.append((examples, *cases.series) | "Summarise" >> summary)
         tuple(rows) | "Write rows" >> WriteRows(directory)
         private = id_policy.key is not None
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         rejects=rejects,
         prevalence=contract.prevalence,
         expected=source.expected,
-        asked=asked,
+        requested=requested,
         spelling=spelling,
     )
     _write_beside(args.output, submission, rejects)
@@ -117,7 +117,7 @@ def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
     return max(1, min(args.batch_size, fitting))
 
 
-def _asked(
+def _requested(
     args: argparse.Namespace, id_policy: IdPolicy
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
     """The ids of `--ids`, as the file spells them and as the input has them; None without it."""
@@ -169,13 +169,13 @@ def _write_beside(output: str, submission: Submission, rejects: Sequence[dict[st
 def _write_skew(
     output: str, training: Statistics | None, found: Statistics, contract: Contract
 ) -> list[str]:
-    """Writes skew.json, or removes an older run's, and gives the lines that tell of it."""
+    """Writes skew.json, or removes an older run's, and gives the lines that report it."""
     from beam_jobs.common.files_before import filesystems
 
     file = _beside(output, "skew.json")
     if training is None or not found.patients:
         filesystems.delete([file])
-        return ["not told, the model knows no training data (serving.export --data)"]
+        return ["not measured: the model has no training statistics (serving.export --data)"]
     text, lines = skew.report(training, found, contract.modalities)
     filesystems.write_text(file, text)
     return [f"{lines[0]}; see {file}", *lines[1:]]
@@ -191,10 +191,10 @@ def _finish(
     """Writes the table, prints the summary and gives the exit code."""
     failures = _beside(args.output, "failures.csv")
     reasons = Counter(failure.reason for failure in submission.failures)
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     if not submission.predicted:
         raise ContractError(
-            f"no patient could be predicted ({told or 'the input holds none'}); see {failures}; "
+            f"no patient could be predicted ({counts or 'the input holds none'}); see {failures}; "
             f"{args.output} was not written"
         )
     columns = cli.items(args.columns)
@@ -211,7 +211,7 @@ def _finish(
         "patients", f"{len(submission.rows)}: {submission.predicted} predicted, {missing} not"
     )
     if submission.failures:
-        terminal.row("failures", f"{told}; see {failures}")
+        terminal.row("failures", f"{counts}; see {failures}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
     for file, digest in zip(files, sums, strict=True):
@@ -220,7 +220,7 @@ def _finish(
 
 
 def _check(args: argparse.Namespace) -> list[str]:
-    """Tells at once of a local name that does not exist; remote ones are met on use.
+    """Refuses at once a local name that does not exist; remote ones are met on use.
 
     Returns:
       The names of the table's files.
@@ -286,7 +286,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--columns",
         default="probability",
         help=f"what a row holds behind the id, of {', '.join(outputs.COLUMNS)}: spread is the "
-        "standard deviation of the members' probabilities, flags tell what was wrong or missing",
+        "standard deviation of the members' probabilities, flags say what was wrong or missing",
     )
     add("--ids", metavar="CSV", help="answer these ids, in this order and spelling, and no others")
     add("--id_column", default="BraTS21ID", help="column of the ids")

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         terminal.row("problem", f"{args.submission}: {line}")
     if found:
         return cli.EXIT_FAILURE
-    terminal.row("submission", f"{args.submission}: {len(sample)} rows, as {args.sample} asks")
+    terminal.row("submission", f"{args.submission}: {len(sample)} rows, as {args.sample} requires")
     return cli.EXIT_OK
 
 
@@ -40,7 +40,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         exit_codes={cli.EXIT_OK: "it answers the sample", cli.EXIT_FAILURE: "it does not"},
     )
     parser.add_argument("submission", help="the CSV file to check")
-    parser.add_argument("--sample", required=True, help="CSV with the ids asked for, in order")
+    parser.add_argument("--sample", required=True, help="CSV with the required ids, in order")
     parser.add_argument("--id_column", default="BraTS21ID", help="column of the ids")
     parser.add_argument("--value_column", default="MGMT_value", help="column of the values")
     return parser.parse_args(argv)

@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> int:
         f"{len(contract.members)} (mean of {contract.ensemble}) on "
         f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras",
     )
-    terminal.row("calibration", _told(calibration))
+    terminal.row("calibration", _summary(calibration))
     terminal.row("model", str(output))
     return cli.EXIT_OK
 
@@ -78,8 +78,8 @@ def _require_true_labels(runs: Sequence[Run]) -> None:
     for run in runs:
         if run.config.get("permute_labels"):
             raise ContractError(
-                f"run {run.directory} was trained on permuted labels (--permute_labels): it tells "
-                "what the recipe scores by chance and is not to be served"
+                f"run {run.directory} was trained on permuted labels (--permute_labels): its "
+                "answers are noise by design and are not to be served"
             )
 
 
@@ -104,7 +104,7 @@ def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) ->
     """The runs' out-of-fold predictions, or why there are none.
 
     Raises:
-      ContractError: a row that is not out of fold, or no file though `method` was asked for.
+      ContractError: a row that is not out of fold, or no file though `method` was requested.
     """
     folds = None
     if data is not None:
@@ -126,14 +126,14 @@ def _calibration(
     evidence: OutOfFold | str | None, ensemble: str, method: str | None
 ) -> Calibration:
     if evidence is None:
-        return Calibration(why="--calibration none was asked for")
+        return Calibration(why="--calibration none was requested")
     if isinstance(evidence, str):
         return Calibration(why=evidence)
     return fit(evidence, ensemble, method)
 
 
 def _cohort(data: Manifest | None, evidence: OutOfFold | str | None) -> dict[str, Any]:
-    """Size and balance of the patients trained on, as far as anything tells them."""
+    """Size and balance of the patients trained on, as far as they are known."""
     if data is not None:
         labels = [label for _, label, _ in data.patients if label is not None]
         source = f"of the dataset {data.dataset_fingerprint[:12]}"
@@ -144,7 +144,7 @@ def _cohort(data: Manifest | None, evidence: OutOfFold | str | None) -> dict[str
     return {}
 
 
-def _told(calibration: Calibration) -> str:
+def _summary(calibration: Calibration) -> str:
     """One line on the calibration, for the terminal."""
     if calibration.method == "none":
         return f"none ({calibration.why})"
@@ -235,7 +235,7 @@ def export(
 
 
 def _require_free(output: Path, *, overwrite: bool) -> None:
-    """Refuses to write over anything but, when asked to, a model or an empty directory."""
+    """Refuses to write over anything but, when requested, a model or an empty directory."""
     if not output.exists():
         return
     if not overwrite:
@@ -290,7 +290,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--data",
         metavar="DATASET",
         help="the dataset the runs were trained on: its statistics go into the model, so that "
-        "batch prediction can tell how far its patients are from these",
+        "batch prediction can report how far its patients are from these",
     )
     parser.add_argument(
         "--ensemble", choices=ENSEMBLES, default="logits", help="what of the members is averaged"

@@ -36,7 +36,7 @@ FORMAT = "voxelbeam-statistics"
 QUANTILES = (5, 25, 50, 75, 95)  # per cent, of the foreground
 # Spacings fall into bins of a ninth: eight to each doubling.
 _BINS_PER_DOUBLING = 8
-# Every other row and column tells the quantiles as well, for a quarter of the time.
+# Every other row and column gives the same quantiles, for a quarter of the time.
 _STRIDE = 2
 
 LEAST_DIFFERENCE = 0.1

@@ -1,7 +1,7 @@
 """Two datasets held against each other: what drifted, with numbers.
 
 What both have is counted and compared as prediction compares its patients with those of training
-(`beam_jobs.core.drift`): one rule, one limit, whoever asks.
+(`beam_jobs.core.drift`): one rule, one limit for both.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _tested(compared: Comparison | None, *, distance: str = "distance") -> Row:
     if compared is None:
         return {}
     found = f"{distance} {compared.distance:.2f}"
-    limit = f"limit {compared.limit:.2f}" if compared.limit < 1 else "too few to tell"
+    limit = f"limit {compared.limit:.2f}" if compared.limit < 1 else "too few"
     return {"test": f"{found}, {limit}", "marked": compared.drifted}
 
 

@@ -3,12 +3,12 @@
 A run's `oof_predictions.csv` holds, for each patient, the logits of the members that did not see
 the patient; `out_of_fold` refuses any other row. An ensemble of all folds is a little less sharp
 than the single members measured here (a mean of logits lies nearer to 0 than its parts), so that
-its fitted probabilities lean to caution. Unless it is asked for, a temperature is therefore left
+its fitted probabilities lean to caution. Unless it is requested, a temperature is therefore left
 out where it does not lower the log loss of patients it was not fitted on.
 
     temperature   logit / T: one parameter, order and AUC stay
     isotonic      a rising line through the blocks of pool-adjacent-violators: as many parameters
-                  as the data ask for, so that it needs far more of them
+                  as the data support, so that it needs far more of them
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEAST_FOR_TEMPERATURE = 10
 # Below about 1,000 cases isotonic regression overfits and a one-parameter map does better:
 # Niculescu-Mizil and Caruana, Predicting Good Probabilities, ICML 2005.
 LEAST_FOR_ISOTONIC = 1000
-# Bounds of the temperature. At the upper one the logits tell nothing; at the lower one no
+# Bounds of the temperature. At the upper one the logits carry no information; at the lower one no
 # out-of-fold answer is wrong, so that no sharpness is too much: that is no optimum.
 TEMPERATURES = (0.05, 100.0)
 _PARTS = 10
@@ -69,7 +69,7 @@ class Calibration:
       method: one of `METHODS`.
       temperature: the logit is divided by it; 1 for the other methods.
       knots: (logit, calibrated logit) of the isotonic line, rising in both; beyond its ends it
-        goes on with slope 1.
+        continues with slope 1.
       why: where nothing was fitted, the reason, for a person.
       measured: `n`, `positive`, and log loss and Brier score `before` and `after`; `after` is
         cross-fitted: each tenth of the patients by a map fitted on the others.
@@ -229,7 +229,7 @@ def fit(data: OutOfFold, ensemble: str, method: str | None) -> Calibration:
         it lowers the cross-fitted log loss, else "none".
 
     Raises:
-      UsageError: a method that was asked for needs more predictions than there are.
+      UsageError: a requested method needs more predictions than there are.
     """
     positive = int(data.labels.sum())
     negative = len(data.labels) - positive
@@ -247,7 +247,7 @@ def fit(data: OutOfFold, ensemble: str, method: str | None) -> Calibration:
     logits = data.ensembled(ensemble)
     chosen = "none" if refusal else method or "temperature"
     fitted = _fitters[chosen](data.labels, logits)
-    why = refusal or fitted.why or ("asked for none" if chosen == "none" else "")
+    why = refusal or fitted.why or ("none was requested" if chosen == "none" else "")
     measured = _measured(data.labels, logits, chosen)
     if method is None and fitted.method == "temperature":
         before, after = (measured[side]["log_loss"] for side in ("before", "after"))
@@ -279,10 +279,10 @@ def fit_temperature(labels: npt.NDArray[np.int64], logits: Float) -> Calibration
         return Calibration(
             method="temperature",
             temperature=TEMPERATURES[1],
-            why="out of fold the logits tell no more than chance: flattened to nearly 0",
+            why="out of fold the logits say no more than chance: flattened to nearly 0",
         )
     if slope(most) <= 0:
-        return Calibration(why="no answer out of fold is wrong: nothing tells how sharp to be")
+        return Calibration(why="no answer out of fold is wrong: nothing says how sharp to be")
     return Calibration(
         method="temperature", temperature=1 / float(brentq(slope, least, most, xtol=1e-10))
     )

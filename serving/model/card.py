@@ -71,18 +71,18 @@ def _cohort(contract: Contract, statistics: Statistics | None) -> str:
     cohort = contract.cohort
     if cohort:
         negative = cohort["patients"] - cohort["positive"]
-        told = (
+        size = (
             f"{cohort['patients']} patients: {cohort['positive']} positive, {negative} negative "
             f"({cohort['source']})."
         )
     else:
-        told = "How many patients it was trained on was not told at export (`--data` tells it)."
+        size = "How many patients it was trained on was not known at export (`--data` says it)."
     if statistics is None:
-        return f"{told}\nWhat their images looked like was not told at export (`--data` tells it)."
+        return f"{size}\nWhat their images looked like was not known at export (`--data` says it)."
     rows = [_channel_row(name, statistics) for name in contract.schema.modalities]
     return "\n".join(
         [
-            told,
+            size,
             "",
             "| modality | patients without | planes | field strength |",
             "|---|---|---|---|",
@@ -104,17 +104,17 @@ def _channel_row(modality: str, statistics: Statistics) -> str:
 
 def _mix(bins: Mapping[str, int], unit: str = "") -> str:
     found = sorted(bins.items(), key=lambda item: (-item[1], item[0]))
-    told = [f"{name}{unit if name != 'unknown' else ''} {count}" for name, count in found]
-    return ", ".join(told) or "not known"
+    shares = [f"{name}{unit if name != 'unknown' else ''} {count}" for name, count in found]
+    return ", ".join(shares) or "not known"
 
 
 def _calibration(calibration: Calibration) -> str:
-    told: Sequence[str] = {
+    method: Sequence[str] = {
         "none": ["None: logits are as the networks give them."],
         "temperature": [f"The logit is divided by the temperature {calibration.temperature:.4g}."],
         "isotonic": [f"The logit goes through a rising line of {len(calibration.knots)} knots."],
     }[calibration.method]
-    lines = [*told]
+    lines = [*method]
     if calibration.why:
         lines.append(f"({calibration.why[0].upper()}{calibration.why[1:]}.)")
     measured = calibration.measured
@@ -144,8 +144,8 @@ def _run_row(run: Mapping[str, Any]) -> str:
         interval = f"{low:.3f} to {high:.3f} ({100 * metrics.get('level', 0.95):g} %)"
     cells = (
         run["run"],
-        metrics.get("n", "not told"),
-        metrics.get("positive", "not told"),
+        metrics.get("n", "not known"),
+        metrics.get("positive", "not known"),
         _auc(metrics),
         interval,
         _auc(metrics.get("last_epoch", {})),

@@ -57,8 +57,8 @@ def of_dataset(path: str, manifest: Manifest) -> Statistics:
     for shard in terminal.track(shards, "reading records", len(shards)):
         file = filesystems.join(path, shard.name)
         if (size_and_sum := digest(file)) != (shard.bytes, shard.sha256):
-            told = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
-            raise ContractError(told.format(file, *size_and_sum, shard.bytes, shard.sha256))
+            differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
+            raise ContractError(differs.format(file, *size_and_sum, shard.bytes, shard.sha256))
         with filesystems.open_read(file) as stream:
             for case in _cases(read_records(stream), manifest.schema):
                 found += of_case(case, manifest.schema)

@@ -4,7 +4,7 @@
       saved_model.pb, variables/, fingerprint.pb    loadable with TensorFlow alone
       assets/contract.json                          the fields of `Contract`
       assets/MODEL_CARD.md                          for people
-      assets/training_statistics.json               what it was trained on, where it was told
+      assets/training_statistics.json               what it was trained on, where that is known
       assets.extra/tf_serving_warmup_requests       replayed by TensorFlow Serving at its start
 
 Reading a contract costs no TensorFlow; only `loaded_model.load_model` does.

@@ -31,7 +31,7 @@ def files_of(output: str, shards: int | None) -> list[str]:
     """The names that the table will have.
 
     Args:
-      output: as asked for; its extension says the format.
+      output: as requested; its extension says the format.
       shards: files to deal the rows of a `.jsonl` to; None is one, with the very name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One line on a terminal while patients are predicted; nothing where nobody looks."""
+"""One line on a terminal while patients are predicted; nothing off a terminal."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def predicting(total: int | None, *, here: bool) -> Iterator[str]:
 
     Args:
       total: how many there are, None when it is not known.
-      here: whether the workers are on this machine; others cannot tell.
+      here: whether the workers are on this machine; others have no way to report.
 
     Yields:
-      The file that workers tell of patients in (`progress_files`); "" where nothing is shown.
+      The file that workers count patients in (`progress_files`); "" where nothing is shown.
     """
     if not (here and sys.stderr.isatty()) or is_quiet():
         yield ""

@@ -1,4 +1,4 @@
-"""How far the patients asked about are from those a model was trained on: numbers, never a refusal.
+"""How far the patients to predict are from those a model was trained on: numbers, never a refusal.
 
 The comparison is `beam_jobs.core.drift`'s.
 """

@@ -47,7 +47,7 @@ def find_source(
     contract: Contract,
     *,
     model: str,
-    asked: Sequence[str] | None = None,
+    requested: Sequence[str] | None = None,
     id_policy: str = "keep",
 ) -> Source:
     """What `path` is, with everything that can be checked before a job runs.
@@ -56,14 +56,14 @@ def find_source(
       path: a directory with a manifest, a pattern of shards, or any other directory.
       contract: the model's; records that do not fit it are refused.
       model: the model's path, for messages.
-      asked: ids asked for, as the input has them; a dataset's shards that hold none of them are
+      requested: requested ids, as the input has them; a dataset's shards that hold none of them are
         left out.
-      id_policy: "hmac" where `asked` are hashes of the ids that were given.
+      id_policy: "hmac" where `requested` are hashes of the ids that were given.
 
     Raises:
       UsageError: nothing there, or `hmac` for records whose ids are not known to be hashes.
       ContractError: the records are of another schema, a manifest is damaged or empty, or an
-        asked id is ambiguous.
+        requested id is ambiguous.
     """
     if is_pattern(path):
         if id_policy != "keep":
@@ -73,7 +73,7 @@ def find_source(
             )
         return _shards(path, contract)
     if filesystems.exists(filesystems.join(path, MANIFEST_NAME)):
-        return _dataset(path, contract, model=model, asked=asked, id_policy=id_policy)
+        return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)
     if not filesystems.exists(path):
         raise UsageError(f"--input: {path} does not exist")
     if _match(filesystems.join(path, "*.tfrecord")):
@@ -99,7 +99,7 @@ def _dataset(
     contract: Contract,
     *,
     model: str,
-    asked: Sequence[str] | None,
+    requested: Sequence[str] | None,
     id_policy: str,
 ) -> Source:
     manifest = read_manifest(path)
@@ -110,8 +110,8 @@ def _dataset(
     if not expected:
         raise ContractError(f"dataset {path} holds no patients")
     chosen = set(expected.values())
-    if asked is not None:
-        chosen = {expected[name] for name in match_ids(asked, expected).values()}
+    if requested is not None:
+        chosen = {expected[name] for name in match_ids(requested, expected).values()}
         if not chosen:
             hint = ""
             if manifest.id_policy == "hmac":
@@ -119,7 +119,7 @@ def _dataset(
                 if id_policy == "hmac":
                     hint = " (is --id_key the key of its conversion?)"
             raise ContractError(
-                f"dataset {path} holds none of the {len(asked)} ids asked for{hint}"
+                f"dataset {path} holds none of the {len(requested)} requested ids{hint}"
             )
     digests = {
         filesystems.join(path, shard.name): (shard.bytes, shard.sha256)

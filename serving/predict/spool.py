@@ -19,8 +19,8 @@ _LOCK = ".lock"
 def rows_directory(output: str) -> Iterator[str]:
     """A directory for the pipeline's rows; those of killed runs for the same output go first.
 
-    On a local disk each has a lock that ends with its process, so that a run which still goes on
-    keeps its own. In a store nobody can tell; there only the run itself clears up.
+    On a local disk each has a lock that ends with its process, so that a run which still works
+    keeps its own. A store has no such locks; there only the run itself clears up.
     """
     directory = f"{output}.rows-{uuid.uuid4().hex[:8]}"
     if is_remote(output):

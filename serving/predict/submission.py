@@ -76,7 +76,7 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
         raise UsageError(f"{source}: {error}") from error
     ids = [row[id_column] for _, row in rows]
     if not ids:
-        raise UsageError(f"{source} asks for no ids")
+        raise UsageError(f"{source} has no ids")
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     if "" in ids or twice:
         found = f"ids twice: {_some(twice)}" if twice else "an empty id"
@@ -84,36 +84,36 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
     return ids
 
 
-def input_ids(asked: Sequence[str], policy: IdPolicy, *, source: str) -> list[str]:
-    """What the input calls the patients asked for: the ids themselves, or their keyed hashes.
+def input_ids(requested: Sequence[str], policy: IdPolicy, *, source: str) -> list[str]:
+    """What the input calls the requested patients: the ids themselves, or their keyed hashes.
 
     Raises:
       UsageError: two spellings of one patient, which have one hash; named by their rows.
     """
-    ids = [policy.apply(name) for name in asked]
+    ids = [policy.apply(name) for name in requested]
     if policy.key is not None:
         first: dict[str, int] = {}
         for row, name in enumerate(ids, start=1):
             if first.setdefault(name, row) != row:
-                raise UsageError(f"{source}: rows {first[name]} and {row} ask for one patient")
+                raise UsageError(f"{source}: rows {first[name]} and {row} name one patient")
     return ids
 
 
-def match_ids(asked: Sequence[str], known: Iterable[str]) -> dict[str, str]:
-    """Which known patient each asked id means: `5` is `00005`, the same spelling goes first.
+def match_ids(requested: Sequence[str], known: Iterable[str]) -> dict[str, str]:
+    """Which known patient each requested id means: `5` is `00005`, the same spelling goes first.
 
     Returns:
-      asked id -> known id, for those that are known.
+      requested id -> known id, for those that are known.
 
     Raises:
-      ContractError: an asked id means several patients, or several mean the same one.
+      ContractError: a requested id means several patients, or several mean the same one.
     """
     by_spelling = set(known)
     by_number: dict[str, list[str]] = {}
     for name in sorted(by_spelling):
         by_number.setdefault(normalised_id(name), []).append(name)
     matches: dict[str, str] = {}
-    for name in asked:
+    for name in requested:
         candidates = [name] if name in by_spelling else by_number.get(normalised_id(name), [])
         if len(candidates) > 1:
             raise ContractError(f"id {name} is ambiguous: it may mean {_some(candidates)}")
@@ -132,13 +132,13 @@ def compose(
     rejects: Iterable[Mapping[str, str]],
     prevalence: float,
     expected: Mapping[str, str] | None = None,
-    asked: Sequence[str] | None = None,
+    requested: Sequence[str] | None = None,
     spelling: Sequence[str] | None = None,
 ) -> Submission:
     """Exactly one row a patient; who has no prediction gets the prevalence and a failure.
 
-    Without `asked` these are all patients seen (predicted, rejected or expected), in `id_order`;
-    with it the ids asked, in their order and spelling.
+    Without `requested` these are all patients seen (predicted, rejected or expected), in
+    `id_order`; with it the requested ids, in their order and spelling.
 
     Args:
       predictions: (patient_id, probability).
@@ -146,11 +146,11 @@ def compose(
         patient with a prediction are passed over.
       prevalence: share of positives in the training data.
       expected: patients that must be there -> the file that should hold them.
-      asked: ids of a sample submission, as the input has them (`input_ids`).
-      spelling: what the rows call them; default `asked`.
+      requested: ids of a sample submission, as the input has them (`input_ids`).
+      spelling: what the rows call them; default `requested`.
 
     Raises:
-      ContractError: a patient has two predictions, or ids cannot be told apart.
+      ContractError: a patient has two predictions, or ids are ambiguous.
     """
     expected = expected or {}
     predictions = list(predictions)
@@ -186,12 +186,12 @@ def compose(
             reasons.setdefault(name, of_file.get(file, default))
 
     known = {*values, *reasons}
-    if asked is None:
+    if requested is None:
         answers = {name: name for name in sorted(known, key=id_order)}
     else:
-        answers = match_ids(asked, known)
+        answers = match_ids(requested, known)
     rows, failures, flags = [], [], []
-    names = list(answers) if asked is None else asked
+    names = list(answers) if requested is None else requested
     for name, shown in zip(names, spelling or names, strict=True):
         patient = answers.get(name, "")
         rows.append((shown, values.get(patient, prevalence)))
@@ -200,12 +200,12 @@ def compose(
             code, detail = reasons.get(patient, ("not_in_input", "no such patient in the input"))
             failures.append(Failure(patient_id=name, reason=code, detail=detail))
             flags[-1] = (code,)
-    # Where a manifest names a damaged file's patients, their own lines tell of it; of a file that
+    # Where a manifest names a damaged file's patients, their own lines report it; for a file that
     # can be read, but is not the manifest's, none may.
-    told = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
+    reported = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
     return Submission(
         rows=tuple(rows),
-        failures=(*failures, *told),
+        failures=(*failures, *reported),
         predicted=sum(answers.get(name, "") in values for name in names),
         patients=tuple(name if (name := answers.get(n, "")) in values else "" for n in names),
         flags=tuple(flags),
@@ -231,7 +231,7 @@ def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: 
 
     Args:
       text: the submission's CSV text.
-      sample: the ids asked for, in order.
+      sample: the required ids, in order.
       id_column: name of its first column.
       value_column: name of its second column.
     """
@@ -243,13 +243,13 @@ def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: 
     if header != [id_column, value_column]:
         found.append(f"header is {','.join(header)}, required {id_column},{value_column}")
     ids = [row[id_column] for _, row in rows]
-    asked, given = set(sample), Counter(ids)
+    requested, given = set(sample), Counter(ids)
     if twice := sorted(name for name, count in given.items() if count > 1):
         found.append(f"{len(twice)} ids stand twice: {_some(twice)}")
     if missing := [name for name in sample if name not in given]:
         found.append(f"{len(missing)} ids are missing: {_some(missing)}")
-    if extra := [name for name in given if name not in asked]:
-        found.append(f"{len(extra)} ids were not asked for: {_some(extra)}")
+    if extra := [name for name in given if name not in requested]:
+        found.append(f"{len(extra)} ids were not requested: {_some(extra)}")
     if not (twice or missing or extra) and ids != list(sample):
         first = next(i for i, (a, b) in enumerate(zip(ids, sample, strict=True)) if a != b)
         found.append(f"order differs at row {first + 1}: {ids[first]}, required {sample[first]}")

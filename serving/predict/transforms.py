@@ -32,7 +32,7 @@ class ReadShards(beam.PTransform):
     Args:
       paths: of the shards.
       schema: what their records must be.
-      digests: path -> (bytes, sha256 hex) that a manifest lists. A shard that differs is told of
+      digests: path -> (bytes, sha256 hex) that a manifest lists. A shard that differs is reported
         by a reject; such of its records as are sound are answered all the same.
     """
 
@@ -55,18 +55,18 @@ class ReadShards(beam.PTransform):
         return Cases(examples=read.examples, rejects=read.rejects)
 
 
-class KeepAsked(beam.PTransform):
-    """Drops the cases nobody asked for before they cost a prediction; None keeps all.
+class KeepRequested(beam.PTransform):
+    """Drops the cases that were not requested before they cost a prediction; None keeps all.
 
-    Spellings are not told apart here: which of `5` and `00005` is meant is settled in the table.
+    Spellings are not distinguished here: which of `5` and `00005` is meant is settled in the table.
     """
 
-    def __init__(self, asked: Sequence[str] | None) -> None:
+    def __init__(self, requested: Sequence[str] | None) -> None:
         super().__init__()
-        self._asked = None if asked is None else frozenset(map(normalised_id, asked))
+        self._requested = None if requested is None else frozenset(map(normalised_id, requested))
 
     def expand(self, examples: Any) -> Any:
-        return examples | beam.Filter(_is_case_asked, self._asked)
+        return examples | beam.Filter(_is_case_requested, self._requested)
 
 
 class Predict(beam.PTransform):
@@ -93,13 +93,13 @@ class Summarise(beam.PTransform):
 
     Args:
       schema: of the cases.
-      asked: patients whose series count, as the input has them; None counts all.
+      requested: patients whose series count, as the input has them; None counts all.
     """
 
-    def __init__(self, schema: RecordSchema, asked: Sequence[str] | None) -> None:
+    def __init__(self, schema: RecordSchema, requested: Sequence[str] | None) -> None:
         super().__init__()
         self._schema = schema
-        self._asked = None if asked is None else frozenset(map(normalised_id, asked))
+        self._requested = None if requested is None else frozenset(map(normalised_id, requested))
 
     def expand(self, inputs: Any) -> Any:
         examples, *series = inputs
@@ -111,7 +111,7 @@ class Summarise(beam.PTransform):
         ]
         parts += [
             rows
-            | "Rows asked" >> beam.Filter(_is_row_asked, self._asked)
+            | "Rows requested" >> beam.Filter(_is_row_requested, self._requested)
             | "Of series" >> beam.Map(_of_row, self._schema.modalities)
             | "Sum series" >> beam.CombineGlobally(_Sum())
             for rows in series
@@ -205,14 +205,14 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
     shard = os.path.basename(path)
     try:
         if listed is not None and (found := digest(path)) != listed:
-            told = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
+            differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
             yield beam.pvalue.TaggedOutput(
                 "rejects",
                 reject_row(
                     scope="shard",
                     subject=shard,
                     reason=SHARD_DIFFERS,
-                    detail=told.format(shard, *found, *listed),
+                    detail=differs.format(shard, *found, *listed),
                 ),
             )
         with filesystems.open_read(path) as stream:
@@ -226,16 +226,16 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
         )
 
 
-def _is_asked(patient: str, asked: frozenset[str] | None) -> bool:
-    return asked is None or normalised_id(patient) in asked
+def _is_requested(patient: str, requested: frozenset[str] | None) -> bool:
+    return requested is None or normalised_id(patient) in requested
 
 
-def _is_case_asked(case: tuple[str, bytes], asked: frozenset[str] | None) -> bool:
-    return _is_asked(case[0], asked)
+def _is_case_requested(case: tuple[str, bytes], requested: frozenset[str] | None) -> bool:
+    return _is_requested(case[0], requested)
 
 
-def _is_row_asked(row: Mapping[str, Any], asked: frozenset[str] | None) -> bool:
-    return _is_asked(row["patient"], asked)
+def _is_row_requested(row: Mapping[str, Any], requested: frozenset[str] | None) -> bool:
+    return _is_requested(row["patient"], requested)
 
 
 def _prediction_line(prediction: Prediction) -> str:

@@ -1,4 +1,4 @@
-"""One dataset and one model for all tests of serving; nobody changes them."""
+"""One dataset and one model for all tests of serving; no test changes them."""
 
 import os
 from pathlib import Path

@@ -126,8 +126,8 @@ def outcome(
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli.run(main, "command")
-    told = capsys.readouterr()
-    return int(stop.value.code or 0), told.out, told.err
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def python(code: str, *, cwd: Path, path: str = "") -> str:

@@ -40,7 +40,7 @@ def table(path: Path) -> list[tuple[str, ...]]:
 
 
 def answers(dataset: Path, loaded: LoadedModel) -> dict[str, np.float32]:
-    """Every patient's probability, asked one by one."""
+    """Every patient's probability, predicted one by one."""
     examples = []
     for shard in sorted(dataset.glob("*.tfrecord")):
         with shard.open("rb") as stream:
@@ -99,7 +99,7 @@ def test_neither_source_nor_batches_nor_threads_change_a_byte(
     assert len(written) == 1
 
 
-def test_asked_ids_are_answered_in_their_order_and_spelling(
+def test_requested_ids_are_answered_in_their_order_and_spelling(
     predict: Command, dataset: Path, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     ids = tmp_path / "sample.csv"
@@ -151,7 +151,7 @@ def test_a_record_whose_framing_is_lost_costs_its_patient_alone(
     assert [row[1] for row in failed if not row[0]] == ["shard_differs"]
 
 
-def test_a_shard_exchanged_for_another_sound_one_is_told_of(
+def test_a_shard_exchanged_for_another_sound_one_is_reported(
     predict: Command, dataset: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "dataset"
@@ -178,7 +178,7 @@ def test_a_shard_exchanged_for_another_sound_one_is_told_of(
     assert all(first.name in row[2] for row in failed)
 
 
-def test_a_manifest_of_random_bytes_is_told_in_one_line(
+def test_a_manifest_of_random_bytes_is_one_line(
     predict: Command, dataset: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "dataset"
@@ -244,7 +244,7 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "told"),
+    ("argv", "code", "message"),
     [
         (("--model", "nowhere"), 2, "--model: nowhere does not exist"),
         (("--model", "{tmp}"), 1, "is not a voxelbeam model"),
@@ -268,21 +268,21 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
         (("--id_key", "nowhere"), 2, "--id_key: nowhere does not exist"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_what_cannot_be_done_is_one_line(
     predict: Command,
     model: Path,
     dataset: Path,
     tmp_path: Path,
     argv: tuple[str, ...],
     code: int,
-    told: str,
+    message: str,
 ) -> None:
     given = [text.format(tmp=tmp_path, dataset=dataset, model=model) for text in argv]
     usual = {"--model": model, "--input": dataset, "--output": tmp_path / "submission.csv"}
     rest = [part for flag, value in usual.items() if flag not in given for part in (flag, value)]
     found, out, err = predict(*given, *rest)
     assert (found, out) == (code, "")
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -34,10 +34,10 @@ def test_a_right_submission_passes(
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ("00001,0.1\n00013,0.2\n", "1 ids are missing: 00015"),
-        ("00001,0.1\n00013,0.2\n00015,0.3\n00016,0.3\n", "1 ids were not asked for: 00016"),
+        ("00001,0.1\n00013,0.2\n00015,0.3\n00016,0.3\n", "1 ids were not requested: 00016"),
         ("00013,0.1\n00001,0.2\n00015,0.3\n", "order differs at row 1: 00013, required 00001"),
         ("00001,0.1\n00013,0.2\n00013,0.2\n00015,0.3\n", "1 ids stand twice: 00013"),
         ("1,0.1\n00013,0.2\n00015,0.3\n", "1 ids are missing: 00001"),
@@ -50,13 +50,13 @@ def test_a_right_submission_passes(
 def test_a_wrong_submission_fails_and_says_why(
     sample: Path,
     rows: str,
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     code, out, _ = check(sample, "BraTS21ID,MGMT_value\n" + rows, capsys, monkeypatch)
     assert code == 1
-    assert told in out
+    assert message in out
 
 
 @pytest.mark.parametrize("header", ["id,MGMT_value", "MGMT_value,BraTS21ID", ""])
@@ -82,12 +82,14 @@ def test_a_missing_file_is_wrong_usage(
 
 
 @pytest.mark.parametrize(
-    ("swapped", "told"), [(False, "is a directory"), (True, "--sample: ")], ids=["file", "sample"]
+    ("swapped", "message"),
+    [(False, "is a directory"), (True, "--sample: ")],
+    ids=["file", "sample"],
 )
 def test_a_directory_is_wrong_usage(
     sample: Path,
     swapped: bool,
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -95,7 +97,7 @@ def test_a_directory_is_wrong_usage(
     argv = [names[0], "--sample", names[1]]
     code, _, err = outcome(check_submission.main, argv, capsys, monkeypatch)
     assert code == 2
-    assert told in err
+    assert message in err
     assert err.count("\n") == 1
 
 

@@ -57,7 +57,7 @@ def test_both_signatures_answer_as_the_members_do(loaded: LoadedModel, run_direc
     run = Run.load(run_directory)
     volumes = volumes_of(run.schema)
     expected = keras_logits(run, volumes)
-    assert np.ptp(expected) > 0.01  # else the comparison would tell nothing
+    assert np.ptp(expected) > 0.01  # else the comparison would prove nothing
 
     probability, logit, of_members = loaded.predict_volumes(volumes)
     np.testing.assert_allclose(logit, expected, rtol=1e-6, atol=1e-6)
@@ -153,8 +153,8 @@ def test_the_model_answers_where_only_tensorflow_is(tmp_path: Path, loaded: Load
         "print(json.dumps([answer[name].numpy().tolist() for name in\n"
         "                  ('probability', 'logit', 'member_probability')]))\n"
     )
-    told = json.loads(python(code, cwd=tmp_path))
-    assert told == [answer.tolist() for answer in loaded.predict_volumes(volumes)]
+    answers = json.loads(python(code, cwd=tmp_path))
+    assert answers == [answer.tolist() for answer in loaded.predict_volumes(volumes)]
 
 
 def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
@@ -186,7 +186,7 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"modalities": ("FLAIR", "T1w")}, "modalities: .*'T1wCE'.* in run .*a, .* in run .*b"),
         ({"modalities": MODALITIES[::-1]}, "modalities"),
@@ -200,7 +200,7 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
 def test_runs_that_take_other_volumes_are_refused_by_field(
     tmp_path: Path,
     changes: dict[str, Any],
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -210,11 +210,11 @@ def test_runs_that_take_other_volumes_are_refused_by_field(
     code, _, err = outcome(export.main, argv, capsys, monkeypatch)
     assert code == 1
     assert err.count("\n") == 1
-    assert re.search(told, err), err
+    assert re.search(message, err), err
     assert not (tmp_path / "model").exists()
 
 
-def test_an_existing_model_is_replaced_only_when_asked_to(
+def test_an_existing_model_is_replaced_only_when_requested(
     tmp_path: Path,
     run_directory: Path,
     capsys: pytest.CaptureFixture[str],

@@ -449,7 +449,7 @@ def test_a_handful_of_series_is_too_few_to_mark(dataset, tmp_path):
     rows.to_csv(other / "series.csv", index=False)
     page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
     assert '<tr class="mark">' not in page
-    assert all("too few to tell" in row for row in drift_rows(page, "slices a series"))
+    assert all("too few" in row for row in drift_rows(page, "slices a series"))
 
 
 def test_comparison_tells_brighter_records_and_other_people(tmp_path):

@@ -88,8 +88,8 @@ def test_the_isotonic_line_goes_through_the_blocks_of_scikit_learn() -> None:
     np.testing.assert_allclose([x for x, _ in fitted.knots], centres)
     inside = (levels > 0) & (levels < 1)
     assert inside.mean() > 0.5
-    told = [expit(y) for _, y in fitted.knots]
-    np.testing.assert_allclose(told, np.clip(np.unique(levels), 0.5 / 1200, 1 - 0.5 / 1200))
+    found = [expit(y) for _, y in fitted.knots]
+    np.testing.assert_allclose(found, np.clip(np.unique(levels), 0.5 / 1200, 1 - 0.5 / 1200))
     assert fitted.apply(logits).shape == logits.shape
 
 
@@ -99,7 +99,7 @@ def test_isotonic_is_refused_below_the_number_it_names() -> None:
         fit(evidence(labels, logits), "logits", "isotonic")
 
 
-def test_too_few_of_a_class_leave_the_logits_alone_unless_asked() -> None:
+def test_too_few_of_a_class_leave_the_logits_alone_unless_requested() -> None:
     labels, logits = drawn(60, 2.0)
     labels[:] = np.arange(60) < 9
     fitted = fit(evidence(labels, logits), "logits", None)
@@ -118,7 +118,7 @@ def test_logits_that_tell_nothing_are_flattened_and_faultless_ones_left_alone() 
     assert "no answer out of fold is wrong" in left.why
 
 
-def test_a_temperature_that_helps_nobody_is_left_out_unless_asked_for() -> None:
+def test_a_temperature_that_helps_nobody_is_left_out_unless_requested() -> None:
     labels, logits = drawn(200, 1.0, seed=4)
     logits = fit_temperature(labels, logits).apply(logits)  # as good as it gets
     left = fit(evidence(labels, logits), "logits", None)
@@ -139,7 +139,7 @@ def test_what_is_measured_after_is_cross_fitted() -> None:
     assert measured["n"], measured["positive"] == (300, labels.sum())
 
 
-def test_members_are_combined_as_asked() -> None:
+def test_members_are_combined_as_the_ensemble_says() -> None:
     logits = np.array([-2.0, 0.5, 4.0])
     assert combine(logits, "logits") == pytest.approx(2.5 / 3)
     assert combine(logits, "probabilities") == pytest.approx(logit(expit(logits).mean()))
@@ -158,7 +158,7 @@ def test_rows_are_gathered_by_patient_over_seeds_and_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (["a,1,2,7,0.5,."], "patient a is of fold 2, seed 7, but no member .* not out of fold"),
         (["a,1,0,8,0.5,."], "no member of the run held out that fold with that seed"),
@@ -172,8 +172,8 @@ def test_rows_are_gathered_by_patient_over_seeds_and_runs() -> None:
         (["a,1,0,7"], "line 2: 4 fields"),
     ],
 )
-def test_a_row_that_is_not_out_of_fold_is_refused(rows: list[str], told: str) -> None:
-    with pytest.raises(ContractError, match=told):
+def test_a_row_that_is_not_out_of_fold_is_refused(rows: list[str], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
         out_of_fold(table(*rows), MEMBERS, source="oof.csv", folds={"a": 0, "b": 1})
 
 

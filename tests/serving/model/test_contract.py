@@ -40,7 +40,7 @@ def test_the_channels_are_where_the_schema_has_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"modalities": ("T9",)}, "modalities"),
         ({"modalities": ()}, "modalities"),
@@ -50,8 +50,10 @@ def test_the_channels_are_where_the_schema_has_them() -> None:
         ({"ensemble": "votes"}, "ensemble"),
     ],
 )
-def test_a_contract_that_no_model_can_have_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ContractError, match=told):
+def test_contracts_that_no_model_can_have_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ContractError, match=message):
         contract(**changes)
 
 
@@ -84,7 +86,7 @@ def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "Expecting"),
         ("[]", "not a JSON object"),
@@ -103,11 +105,13 @@ def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_foreign_contract_is_refused_with_its_path(tmp_path: Path, text: str, told: str) -> None:
+def test_foreign_contracts_are_refused_with_their_path(
+    tmp_path: Path, text: str, message: str
+) -> None:
     file = tmp_path / CONTRACT_NAME
     file.parent.mkdir()
     file.write_text(text)
-    with pytest.raises(ContractError, match=told) as refused:
+    with pytest.raises(ContractError, match=message) as refused:
         load_contract(tmp_path)
     assert str(file) in str(refused.value)
 

@@ -202,7 +202,7 @@ def test_the_warm_up_requests_are_what_the_signatures_take(
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "told"),
+    ("argv", "code", "message"),
     [
         (["--data", "{other}"], 1, "dataset_fingerprint: .* in .*other, .* in run .*run"),
         (["--data", "{root}/run"], 2, r"--data: no manifest\.json"),
@@ -211,12 +211,12 @@ def test_the_warm_up_requests_are_what_the_signatures_take(
         (["--ensemble", "votes"], 2, "invalid choice"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_line(
+def test_what_cannot_be_exported_is_one_line(
     training: Path,
     tmp_path: Path,
     argv: list[str],
     code: int,
-    told: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -229,7 +229,7 @@ def test_what_cannot_be_exported_is_told_in_one_line(
     flags = ["--runs", training / "run", "--output", tmp_path / "model", *given]
     found, out, err = outcome(export.main, flags, capsys, monkeypatch)
     assert (found, out, err.count("\n")) == (code, "", 1)
-    assert re.search(told, err), err
+    assert re.search(message, err), err
     assert not (tmp_path / "model").exists()
 
 

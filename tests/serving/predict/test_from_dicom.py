@@ -130,7 +130,7 @@ def test_hashed_ids_are_those_of_the_conversion(
         assert (tmp_path / name).read_text().count("\n") > 1
 
 
-def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(
+def test_real_ids_are_found_in_hashed_records_and_of_dicom_with_the_key(
     predict: Command, cohort: Path, tmp_path: Path
 ) -> None:
     key, wrong = tmp_path / "key", tmp_path / "wrong"
@@ -140,9 +140,9 @@ def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(
     dataset, clear = tmp_path / "dataset", tmp_path / "clear"
     convert(cohort / "test", dataset, *policy)
     first, second = (path.name for path in sorted((cohort / "test").iterdir())[:2])
-    asked = [second.lstrip("0"), first, "00999", "A-patient"]
+    requested = [second.lstrip("0"), first, "00999", "A-patient"]
     ids = tmp_path / "ids.csv"
-    ids.write_text("BraTS21ID\n" + "\n".join(asked) + "\n")
+    ids.write_text("BraTS21ID\n" + "\n".join(requested) + "\n")
     outputs = []
     for root in (dataset, cohort / "test"):
         outputs.append(tmp_path / f"{root.name}.csv")
@@ -150,21 +150,21 @@ def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(
         code, _, err = predict(*argv)
         assert (code, err) == (0, "")
         failures = outputs[-1].with_suffix(".failures.csv").read_text()
-        assert not any(name in failures for name in (*asked[2:], first, second))
+        assert not any(name in failures for name in (*requested[2:], first, second))
         assert failures.count("\n") == 3
     assert outputs[0].read_text() == outputs[1].read_text()
-    assert [name for name, _ in table(outputs[0])] == asked
+    assert [name for name, _ in table(outputs[0])] == requested
     assert len({value for _, value in table(outputs[0])}) == 3
     # What cannot match says why.
     output = ("--output", tmp_path / "none.csv", "--ids", ids)
-    for root, options, code, told in (
+    for root, options, code, message in (
         (dataset, (), 1, "its ids are hashed"),
         (dataset, (*policy[:-1], wrong), 1, "is --id_key the key"),
         (dataset / "*.tfrecord", policy, 2, "--id_policy hmac is for"),
     ):
         found, _, err = predict("--input", root, *output, *options)
         assert (found, err.count("\n")) == (code, 1)
-        assert told in err
+        assert message in err
     convert(cohort / "test", clear)
     found, _, err = predict("--input", clear, *output, *policy)
     assert found == 2
@@ -172,10 +172,10 @@ def test_real_ids_are_asked_of_hashed_records_and_of_dicom_with_the_key(
     ids.write_text(f"BraTS21ID\n{second}\n{second.lstrip('0')}\n")
     found, _, err = predict("--input", dataset, *output, *policy)
     assert found == 2
-    assert "rows 1 and 2 ask for one patient" in err
+    assert "rows 1 and 2 name one patient" in err
 
 
-def test_an_empty_directory_is_told_in_one_line(predict: Command, tmp_path: Path) -> None:
+def test_an_empty_directory_is_one_line(predict: Command, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     code, out, err = predict("--input", empty, "--output", tmp_path / "submission.csv")

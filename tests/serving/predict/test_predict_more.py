@@ -67,12 +67,12 @@ def test_json_lines_hold_what_the_model_answered(
             assert row["flags"] == ("missing_T1wCE" if row["BraTS21ID"] == "00001" else "")
 
 
-def test_a_model_without_statistics_says_that_skew_is_not_told(
+def test_a_model_without_statistics_says_that_skew_is_not_measured(
     predict: Command, model: Path, dataset: Path, tmp_path: Path
 ) -> None:
     code, out, _ = predict("--model", model, "--input", dataset, "--output", tmp_path / "a.csv")
     assert code == 0
-    assert "skew        not told, the model knows no training data" in out
+    assert "skew        not measured: the model has no training statistics" in out
     assert not (tmp_path / "a.skew.json").exists()
 
 
@@ -120,13 +120,13 @@ def test_skew_is_the_same_from_dicom_and_from_records(
         assert "(3 patients against 4 of training)" in out
         texts.append((tmp_path / f"{number}.skew.json").read_text())
     assert texts[0] == texts[1]
-    told = json.loads(texts[0])
-    assert told["not_compared"] == []
-    step = next(row for row in told["compared"] if row["what"] == "step")
+    skew = json.loads(texts[0])
+    assert skew["not_compared"] == []
+    step = next(row for row in skew["compared"] if row["what"] == "step")
     assert sum(step["found"].values()) == pytest.approx(1)
 
 
-def test_a_skewed_cohort_is_told_of_and_answered_all_the_same(
+def test_a_skewed_cohort_is_reported_and_answered_all_the_same(
     predict: Command, place: Path, tmp_path: Path
 ) -> None:
     data = convert(place / "cohort" / "test", tmp_path / "data")
@@ -150,7 +150,7 @@ def test_a_skewed_cohort_is_told_of_and_answered_all_the_same(
     assert json.loads((tmp_path / "a.skew.json").read_text())["drifted"]
 
 
-def test_refused_files_of_an_answered_patient_are_told_in_rejects_and_flags(
+def test_refused_files_of_an_answered_patient_stand_in_rejects_and_flags(
     predict: Command, place: Path, tmp_path: Path
 ) -> None:
     test = tmp_path / "test"

@@ -95,11 +95,11 @@ def test_a_damaged_cohort_has_a_row_for_every_id_and_a_reason_for_every_damage(
     for one, other, same in zip(sound, found, untouched, strict=True):
         if same:
             assert one == other
-    told: dict[str, set[str]] = defaultdict(set)
+    reported: dict[str, set[str]] = defaultdict(set)
     for row in rows(tmp_path / "found.rejects.csv"):
-        told[row["patient"]].add(row["reason"])
+        reported[row["patient"]].add(row["reason"])
     for patient, reasons in expected.items():
-        assert reasons <= told[patient], (patient, reasons - told[patient])
+        assert reasons <= reported[patient], (patient, reasons - reported[patient])
     failures = rows(tmp_path / "found.failures.csv")
     assert [(row["patient_id"].zfill(5), row["reason"]) for row in failures] == [
         (lost.name, "not_dicom")

@@ -35,18 +35,18 @@ def test_ids_are_read_in_their_order_and_spelling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "no column BraTS21ID; its header is empty"),
         ("id,value\n1,0.5\n", "no column BraTS21ID; its header is id, value"),
-        ("BraTS21ID,MGMT_value\n", "asks for no ids"),
+        ("BraTS21ID,MGMT_value\n", "has no ids"),
         ("BraTS21ID,MGMT_value\n1,0.5\n1,0.5\n", "ids twice: 1"),
         ("BraTS21ID,MGMT_value\n,0.5\n", "an empty id"),
         ("BraTS21ID,MGMT_value\n1\n", "line 2: 1 fields"),
     ],
 )
-def test_a_sample_that_cannot_be_answered_is_refused(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_sample_that_cannot_be_answered_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         read_ids(text, "BraTS21ID", source="sample.csv")
 
 
@@ -90,12 +90,12 @@ def test_a_patients_own_verdict_goes_before_that_of_its_series() -> None:
     assert [f.reason for f in submission.failures] == ["missing_modality"]
 
 
-def test_asked_ids_are_answered_in_their_order_and_spelling_and_no_others() -> None:
+def test_requested_ids_are_answered_in_their_order_and_spelling_and_no_others() -> None:
     submission = compose(
         predictions=[("00001", 0.1), ("00002", 0.2), ("00003", 0.3)],
         rejects=[reject("00004", "blank_series")],
         prevalence=0.5,
-        asked=["4", "3", "00001", "77"],
+        requested=["4", "3", "00001", "77"],
     )
     assert submission.rows == (("4", 0.5), ("3", 0.3), ("00001", 0.1), ("77", 0.5))
     assert [(f.patient_id, f.reason) for f in submission.failures] == [
@@ -117,7 +117,7 @@ def test_patients_of_a_damaged_shard_are_named_by_the_manifest() -> None:
     ]
 
 
-def test_without_a_manifest_a_damaged_record_still_is_told_of() -> None:
+def test_without_a_manifest_a_damaged_record_is_still_reported() -> None:
     submission = compose(
         predictions=[("1", 0.1)],
         rejects=[reject("", "corrupt_record", scope="record", subject="a.tfrecord")],
@@ -147,7 +147,7 @@ def test_flags_tell_why_there_is_no_answer_and_what_the_answer_lacks() -> None:
             reject("3", "no_usable_series"),
         ],
         prevalence=0.5,
-        asked=["3", "2", "1", "4"],
+        requested=["3", "2", "1", "4"],
     )
     assert submission.patients == ("", "2", "1", "")
     assert submission.flags == (
