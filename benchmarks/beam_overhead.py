@@ -11,23 +11,22 @@ input of one tiny patient; the ratios compare what is left without it. Exit code
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from _harness import Limit, conclude, parser, ratio, run, show, take_turns
 
+from beam_jobs.common import cli
 from beam_jobs.phantoms.anatomy import Head, Lesion
 from beam_jobs.phantoms.cohort import imaged
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
+PROG = "python benchmarks/beam_overhead.py"
 LIMIT_ONE = 1.10  # the job's time over the loop's, at most
 LIMIT_TWO = 1.70  # one process' time over two processes', at least
 LIMIT_MB = 600  # peak memory of a worker on series of 512 x 512 x 400
@@ -79,37 +78,12 @@ def write_patients(root: Path, patients: int, slices: int, size: int) -> None:
         shutil.copytree(first, root / f"{number:05d}", copy_function=os.link)
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Wall seconds, and peak memory in MB of the largest process of the command."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, *command], capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - start
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return seconds, float(done.stdout.split()[-1]) / 1024
-
-
-# A process between, so that its children's peak is this command's alone.
-_MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(done.returncode)
-"""
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="of each method, interleaved")
-    parser.add_argument("--patients", type=int, default=120, help="of four 512x512 series each")
-    parser.add_argument("--slices", type=int, default=100, help="of each series")
-    parser.add_argument("--json", help="write the figures to this file")
-    flags = parser.parse_args()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+def main(argv: Sequence[str]) -> int:
+    """Measures and prints; returns 1 if a limit is missed."""
+    made = parser("beam_overhead.py", __doc__ or "", rounds=3)
+    made.add_argument("--patients", type=int, default=120, help="of four 512x512 series each")
+    made.add_argument("--slices", type=int, default=100, help="of each series")
+    flags = made.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         return measure(Path(scratch), flags)
 
@@ -121,63 +95,63 @@ def measure(scratch: Path, flags: argparse.Namespace) -> int:
     loop = scratch / "loop.py"
     loop.write_text(LOOP)
 
-    def command(method: str, root: Path) -> list[str]:
+    def peak_of(method: str, root: Path) -> float:
+        """Runs a method on an input; its peak memory in MB."""
         output = scratch / "output"
         shutil.rmtree(output, ignore_errors=True)
         if method == "loop":
-            return [sys.executable, str(loop), str(root), str(scratch / "loop.tfrecord")]
-        return [
-            *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", "--quiet"),
-            *("--input", str(root), "--output", str(output), "--processes", method),
-        ]
+            command = [sys.executable, str(loop), str(root), str(scratch / "loop.tfrecord")]
+        else:
+            command = [
+                *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", "--quiet"),
+                *("--input", str(root), "--output", str(output), "--processes", method),
+            ]
+        return run(command).peak_mb
 
-    methods = ("loop", "1", "2")
-    times: dict[str, list[float]] = {method: [] for method in methods}
-    starts: dict[str, list[float]] = {method: [] for method in methods}
-    for method in methods:
-        run(command(method, tiny))  # warms the page cache and compiled files
-    run(command("loop", cohort))
-    for _ in range(flags.rounds):
-        for method in methods:
-            starts[method].append(run(command(method, tiny))[0])
-            times[method].append(run(command(method, cohort))[0])
-    start = {method: statistics.median(starts[method]) for method in methods}
-    work = {method: [seconds - start[method] for seconds in times[method]] for method in methods}
+    methods = {"loop": "loop", "1": "1 process", "2": "2 processes"}
+    times = take_turns(
+        {
+            (method, root): (lambda method=method, root=root: peak_of(method, root))
+            for method in methods
+            for root in (tiny, cohort)
+        },
+        flags.rounds,
+    )
+    start = {m: statistics.median(clock.wall for clock in times[m, tiny]) for m in methods}
+    work = {m: [clock.wall - start[m] for clock in times[m, cohort]] for m in methods}
 
-    def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(work[one], work[other], strict=True))
-
-    big, many = scratch / "big", scratch / "many"
+    big, many, few = scratch / "big", scratch / "many", scratch / "few"
     write_patients(big, 1, 400, 512)
-    peak = run(command("1", big))[1]
+    peak = peak_of("1", big)
     shutil.rmtree(big)
     write_patients(many, 48, 24, 512)
-    few = scratch / "few"
     write_patients(few, 12, 24, 512)
-    flat = run(command("1", many))[1] / run(command("1", few))[1]
-    checks = [
-        ("1 process / loop", ratio("1", "loop"), "at most", LIMIT_ONE),
-        ("1 process / 2 processes", ratio("1", "2"), "at least", LIMIT_TWO),
-        ("peak MB, 512x512x400", peak, "at most", LIMIT_MB),
-        ("peak of 4 x patients / peak", flat, "at most", LIMIT_FLAT),
-    ]
-    console = Console(width=None if sys.stdout.isatty() else 100)
-    table = Table("method", "start-up s", "work s", title=f"{4 * flags.patients} series of 512x512")
-    for method, name in zip(methods, ("loop", "1 process", "2 processes"), strict=True):
-        table.add_row(name, f"{start[method]:.2f}", f"{statistics.median(work[method]):.2f}")
-    console.print(table)
-    limits = Table("figure", "measured", "limit", "verdict")
-    missed = 0
-    for name, value, word, limit in checks:
-        holds = value <= limit if word == "at most" else value >= limit
-        missed += not holds
-        limits.add_row(name, f"{value:.2f}", f"{word} {limit:g}", "holds" if holds else "MISSED")
-    console.print(limits)
-    if flags.json:
-        figures = {"start": start, "work": work, "checks": {c[0]: c[1] for c in checks}}
-        Path(flags.json).write_text(json.dumps(figures, indent=1) + "\n")
-    return 1 if missed else 0
+    flat = peak_of("1", many) / peak_of("1", few)
+    print(f"{4 * flags.patients} series of 512x512\n")
+    show(
+        ("method", "start-up s", "work s"),
+        [
+            (name, f"{start[method]:.2f}", f"{statistics.median(work[method]):.2f}")
+            for method, name in methods.items()
+        ],
+    )
+    return conclude(
+        (
+            Limit(
+                figure="1 process / loop", value=ratio(work["1"], work["loop"]), at_most=LIMIT_ONE
+            ),
+            Limit(
+                figure="1 process / 2 processes",
+                value=ratio(work["1"], work["2"]),
+                at_least=LIMIT_TWO,
+            ),
+            Limit(figure="peak MB, 512x512x400", value=peak, at_most=LIMIT_MB),
+            Limit(figure="peak of 4 x patients / peak", value=flat, at_most=LIMIT_FLAT),
+        ),
+        {"start": start, "work": work},
+        flags.json,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, PROG)

@@ -14,10 +14,9 @@ for _name in ("OPENBLAS", "OMP", "MKL"):
     os.environ[f"{_name}_NUM_THREADS"] = "1"
 os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 
-import argparse  # noqa: E402
 import ctypes  # noqa: E402
 import dataclasses  # noqa: E402
-import json  # noqa: E402
+import functools  # noqa: E402
 import multiprocessing  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
@@ -30,6 +29,16 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 import pydicom  # noqa: E402
+from _harness import (  # noqa: E402
+    Clock,
+    Limit,
+    conclude,
+    on_one_core,
+    parser,
+    ratio,
+    show,
+    take_turns,
+)
 from scipy import ndimage  # noqa: E402
 
 from beam_jobs.common import cli  # noqa: E402
@@ -258,12 +267,15 @@ def require_same_work(source: Input) -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured of one input: seconds a way and round (None: not run), MB a way."""
+    """What was measured of one input: clocks a way and round, MB a way."""
 
     source: Input
-    cpu: dict[str, list[float | None]]
-    wall: dict[str, list[float | None]]
+    clocks: dict[str, list[Clock]]
     peak_mb: dict[str, float]
+
+    def cpu(self, way: str) -> list[float]:
+        """CPU seconds a round."""
+        return [clock.cpu for clock in self.clocks[way]]
 
     def typical(self, way: str) -> float:
         """CPU seconds: the median over the rounds; of the floors the least.
@@ -271,48 +283,30 @@ class Figures:
         A floor is what no way can be faster than, and making huge pages for its fresh volume
         stalls some rounds of it tenfold.
         """
-        times = [seconds for seconds in self.cpu[way] if seconds is not None]
-        return min(times) if way in FLOORS else statistics.median(times)
+        return min(self.cpu(way)) if way in FLOORS else statistics.median(self.cpu(way))
 
     def ratio(self, way: str, over: str) -> float:
         """One way's CPU time over another's: median over the rounds, or typical over a floor."""
         if over in FLOORS:
             return self.typical(way) / self.typical(over)
-        return statistics.median(
-            a / b
-            for a, b in zip(self.cpu[way], self.cpu[over], strict=True)
-            if a is not None and b is not None
-        )
+        return ratio(self.cpu(way), self.cpu(over))
 
     def to_json(self) -> dict[str, Any]:
         return {
             "series": self.source.name,
             "files": len(self.source.paths),
             "shape": self.source.shape,
-            "cpu_s": self.cpu,
-            "wall_s": self.wall,
+            "clocks": self.clocks,
             "peak_mb": self.peak_mb,
         }
 
 
-def measure(source: Input, warm_up: Input, repeats: int, plain_repeats: int) -> Figures:
-    """Runs all ways in turn, `repeats` rounds of them; the slow plain way in the first few."""
+def measure(source: Input, warm_up: Input, rounds: int, plain_rounds: int) -> Figures:
+    """Runs all ways in turn, `rounds` times; the slow plain way in the first few."""
     peaks = {way: peak_memory(way, source, warm_up) for way in ("plain", "SimpleITK", "ours")}
-    for way, function in WAYS.items():
-        if way != "plain":
-            function(source)
-    cpu: dict[str, list[float | None]] = {way: [] for way in WAYS}
-    wall: dict[str, list[float | None]] = {way: [] for way in WAYS}
-    for round_ in range(repeats):
-        for way, function in WAYS.items():
-            skipped = way == "plain" and round_ >= plain_repeats
-            wall_start, cpu_start = time.perf_counter(), time.process_time()
-            if not skipped:
-                function(source)
-            cpu_end, wall_end = time.process_time(), time.perf_counter()
-            cpu[way].append(None if skipped else cpu_end - cpu_start)
-            wall[way].append(None if skipped else wall_end - wall_start)
-    return Figures(source=source, cpu=cpu, wall=wall, peak_mb=peaks)
+    ways = {way: functools.partial(function, source) for way, function in WAYS.items()}
+    clocks = take_turns(ways, rounds, only_first={"plain": plain_rounds})
+    return Figures(source=source, clocks=clocks, peak_mb=peaks)
 
 
 def peak_memory(way: str, source: Input, warm_up: Input) -> float:
@@ -343,54 +337,33 @@ def _status_kb(field: str) -> int:
     raise cli.CommandError(f"/proc/self/status has no {field}")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Limit:
-    """A promise of the README."""
-
-    series: str
-    text: str
-    figure: Callable[[Figures], float]
-    at_least: float | None = None
-    at_most: float | None = None
-
-    def holds(self, value: float) -> bool:
-        return (self.at_least is None or value >= self.at_least) and (
-            self.at_most is None or value <= self.at_most
-        )
-
-
-LIMITS = (
-    Limit(
-        series="big",
-        text="times faster than the plain way",
-        figure=lambda figures: figures.ratio("plain", "ours"),
-        at_least=30.0,
-    ),
-    Limit(
-        series="big",
-        text="times faster than SimpleITK from the same folder",
-        figure=lambda figures: figures.ratio("SimpleITK + sort", "ours"),
-        at_least=3.5,
-    ),
-    Limit(
-        series="big",
-        text="times the time of reading and copying the pixels once",
-        figure=lambda figures: figures.ratio("ours", "read+copy"),
-        at_most=1.5,
-    ),
-    Limit(
-        series="big",
-        text="MB above the state before",
-        figure=lambda figures: figures.peak_mb["ours"],
-        at_most=40.0,
-    ),
-    Limit(
-        series="big, oblique 14°",
-        text="times faster than the plain way",
-        figure=lambda figures: figures.ratio("plain", "ours"),
-        at_least=15.0,
-    ),
-)
+def judge(measured: Sequence[Figures]) -> list[Limit]:
+    """Each limit of the documentation beside its figure."""
+    found = {figures.source.name: figures for figures in measured if figures.source.shape == _GRID}
+    big, oblique = found["big"], found["big, oblique 14°"]
+    return [
+        Limit(
+            figure="big: times faster than the plain way",
+            value=big.ratio("plain", "ours"),
+            at_least=30.0,
+        ),
+        Limit(
+            figure="big: times faster than SimpleITK from the same folder",
+            value=big.ratio("SimpleITK + sort", "ours"),
+            at_least=3.5,
+        ),
+        Limit(
+            figure="big: times the time of reading and copying the pixels once",
+            value=big.ratio("ours", "read+copy"),
+            at_most=1.5,
+        ),
+        Limit(figure="big: MB above the state before", value=big.peak_mb["ours"], at_most=40.0),
+        Limit(
+            figure="big, oblique 14°: times faster than the plain way",
+            value=oblique.ratio("plain", "ours"),
+            at_least=15.0,
+        ),
+    ]
 
 
 def print_times(measured: Sequence[Figures]) -> None:
@@ -406,8 +379,7 @@ def print_times(measured: Sequence[Figures]) -> None:
     print("CPU ms: median of the rounds, least of the read columns; peak: MB above the start\n")
     titles = ["series", "to", *ways, *(f"{a} / {b}" for a, b in ratios)]
     titles += ["peak ours / plain / SimpleITK"]
-    print("| " + " | ".join(titles) + " |")
-    print("|" + "---|" * len(titles))
+    rows = []
     for figures in measured:
         cells = [figures.source.name, "×".join(map(str, figures.source.shape))]
         for way in ways:
@@ -415,67 +387,32 @@ def print_times(measured: Sequence[Figures]) -> None:
         for a, b in ratios:
             cells.append(f"{figures.ratio(a, b):.{0 if a == 'plain' else 2}f}×")
         peaks = (figures.peak_mb[way] for way in ("ours", "plain", "SimpleITK"))
-        cells.append(" / ".join(f"{peak:.0f}" for peak in peaks))
-        print("| " + " | ".join(cells) + " |")
-
-
-def judge(measured: Sequence[Figures]) -> list[dict[str, Any]]:
-    """Each limit beside its figure."""
-    verdicts = []
-    for limit in LIMITS:
-        for figures in measured:
-            if figures.source.name == limit.series and figures.source.shape == _GRID:
-                value = limit.figure(figures)
-                bound = limit.at_least if limit.at_least is not None else limit.at_most
-                sign = "at least" if limit.at_least is not None else "at most"
-                verdicts.append(
-                    {
-                        "series": limit.series,
-                        "figure": limit.text,
-                        "value": value,
-                        "limit": f"{sign} {bound:g}",
-                        "holds": limit.holds(value),
-                    }
-                )
-    return verdicts
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=_PROG,
-        description="Time one DICOM series → prepared volume, on one core: the converter against\n"
-        "the plain way (pydicom, per-slice scaling, ndimage.zoom order 3), SimpleITK (series\n"
-        "reader, linear resampling), and against reading the files and copying their pixels.\n"
-        "Phantom series are written to a temporary folder (400 MB) and removed. Exit code 1 if a\n"
-        "limit of the README is missed. Needs the extra `bench` and Linux.",
-        examples=f"  {_PROG}\n  {_PROG} --repeats 21 --json convert.json",
-    )
-    parser.add_argument("--repeats", type=int, default=9, metavar="N", help="rounds a series")
-    parser.add_argument(
-        "--plain_repeats", type=int, default=3, metavar="N", help="rounds with the plain way"
-    )
-    parser.add_argument(
-        "--core",
-        type=int,
-        default=min(os.sched_getaffinity(0)),
-        metavar="N",
-        help="the core to work on",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every time there as well")
-    return parser
+        rows.append([*cells, " / ".join(f"{peak:.0f}" for peak in peaks)])
+    show(titles, rows)
 
 
 def main(argv: Sequence[str]) -> int:
     """Writes the series, measures, prints; returns 1 if a limit is missed."""
-    flags = _parser().parse_args(argv)
-    if not 1 <= flags.plain_repeats <= flags.repeats:
-        raise cli.UsageError("--repeats must be at least --plain_repeats, and that at least 1")
+    made = parser(
+        "convert.py",
+        "Time one DICOM series → prepared volume, on one core: the converter against\n"
+        "the plain way (pydicom, per-slice scaling, ndimage.zoom order 3), SimpleITK (series\n"
+        "reader, linear resampling), and against reading the files and copying their pixels.\n"
+        "Phantom series are written to a temporary folder (400 MB) and removed. Needs the extra\n"
+        "`bench` and Linux.",
+        examples=f"  {_PROG} --rounds 21 --json convert.json\n",
+        rounds=9,
+    )
+    made.add_argument(
+        "--plain_rounds", type=int, default=3, metavar="N", help="rounds with the plain way"
+    )
+    made.add_argument("--core", type=int, metavar="N", help="to work on (default: the first)")
+    flags = made.parse_args(argv)
+    if not 1 <= flags.plain_rounds <= flags.rounds:
+        raise cli.UsageError("--rounds must be at least --plain_rounds, and that at least 1")
     if sitk is None:
         raise cli.CommandError("SimpleITK is not installed; `make setup` installs the extra bench")
-    try:
-        os.sched_setaffinity(0, {flags.core})
-    except OSError:
-        raise cli.UsageError(f"--core {flags.core}: no such core here") from None
+    on_one_core(flags.core)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="voxelbeam-convert-") as folder:
         print("writing the series ...", file=sys.stderr)
@@ -485,21 +422,11 @@ def main(argv: Sequence[str]) -> int:
         for source in inputs:
             print(f"{source.name} to {source.shape} ...", file=sys.stderr)
             require_same_work(source)
-            measured.append(measure(source, warm_up, flags.repeats, flags.plain_repeats))
-    verdicts = judge(measured)
+            measured.append(measure(source, warm_up, flags.rounds, flags.plain_rounds))
     print_times(measured)
-    print(f"\nlimits, to {'×'.join(map(str, _GRID))}:")
-    for verdict in verdicts:
-        word = "holds " if verdict["holds"] else "MISSED"
-        print(
-            f"  {word}  {verdict['series']}: {verdict['value']:.2f} {verdict['figure']} "
-            f"({verdict['limit']})"
-        )
-    print(f"\n{time.perf_counter() - start:.0f} s")
-    if flags.json:
-        record = {"series": [figures.to_json() for figures in measured], "limits": verdicts}
-        flags.json.write_text(json.dumps(record, indent=2) + "\n")
-    return cli.EXIT_OK if all(verdict["holds"] for verdict in verdicts) else cli.EXIT_FAILURE
+    print(f"\nlimits are to {'×'.join(map(str, _GRID))}; {time.perf_counter() - start:.0f} s")
+    figures = [figures.to_json() for figures in measured]
+    return conclude(judge(measured), {"series": figures}, flags.json)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow is loaded
 
-import argparse
 import dataclasses
-import hashlib
-import json
 import statistics
 import sys
 import tempfile
@@ -25,11 +22,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from _harness import Clock, Limit, conclude, on_one_core, parser, ratio, show, take_turns
 
 from beam_jobs.common import cli
-from beam_jobs.core.manifest import Manifest, ShardEntry, ShardPatient
-from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case, write_record
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.record import PreparedCase
+from tests.datasets import make_schema, write_cases
 
 _PROG = "python benchmarks/input_pipeline.py"
 _MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
@@ -76,43 +74,21 @@ def head(shape: Sequence[int], rng: np.random.Generator) -> npt.NDArray[np.uint8
 
 def write_dataset(folder: Path, size: Size) -> tuple[Manifest, list[Path]]:
     """The same volumes as shards with their manifest, and as compressed npz files."""
-    schema = RecordSchema(
-        modalities=_MODALITIES[: size.shape[3]],
-        shape=size.shape[:3],
-        dtype="uint8",
-        spec_fingerprint="benchmark",
-    )
+    modalities = _MODALITIES[: size.shape[3]]
+    schema = make_schema(shape=size.shape[:3], modalities=modalities)
     rng = np.random.default_rng(_SEED)
-    entries, files = [], []
-    for part in range(_SHARDS):
-        path = folder / f"fold-0-{part:05d}-of-{_SHARDS:05d}.tfrecord"
-        patients = []
-        with path.open("wb") as stream:
-            for number in range(part, size.records, _SHARDS):
-                name, label = f"{number:05d}", number % 2
-                volume = head(size.shape, rng)
-                case = PreparedCase(
-                    patient_id=name, volume=volume, affine=np.eye(4), label=label, fold=0,
-                    present=(True,) * size.shape[3],
-                )  # fmt: skip
-                write_record(stream, encode_case(case, schema))
-                patients.append(ShardPatient(patient_id=name, label=label))
-                files.append(folder / f"{name}.npz")
-                np.savez_compressed(files[-1], volume=volume, label=label)
-        data = path.read_bytes()
-        entries.append(
-            ShardEntry(
-                name=path.name,
-                fold=0,
-                bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-                patients=tuple(patients),
+    cases, files = [], []
+    for number in range(size.records):
+        name, volume = f"{number:05d}", head(size.shape, rng)
+        cases.append(
+            PreparedCase(
+                patient_id=name, volume=volume, affine=np.eye(4), label=number % 2, fold=0,
+                present=(True,) * size.shape[3],
             )
-        )
-    manifest = Manifest(
-        schema=schema, spec={}, folds=1, seed=0, id_policy="keep", counts={}, shards=tuple(entries)
-    )
-    return manifest, files
+        )  # fmt: skip
+        files.append(folder / f"{name}.npz")
+        np.savez_compressed(files[-1], volume=volume, label=number % 2)
+    return write_cases(folder, cases, schema, folds=1, shards=_SHARDS), files
 
 
 def ways(folder: Path, size: Size, manifest: Manifest, files: Sequence[Path]) -> dict[str, Any]:
@@ -206,23 +182,24 @@ def sequential(paths: Sequence[str]) -> Iterator[int]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What was measured at one size: CPU and wall seconds of all epochs, a round each."""
+    """What was measured at one size: clocks of all epochs, a round each."""
 
     size: Size
-    cpu: Mapping[str, list[float]]
-    wall: Mapping[str, list[float]]
+    clocks: Mapping[str, list[Clock]]
 
     def milliseconds(self, way: str) -> float:
         """CPU time an example, the median of the rounds."""
-        return 1e3 * statistics.median(self.cpu[way]) / (self.size.records * _EPOCHS)
+        cpu = statistics.median(clock.cpu for clock in self.clocks[way])
+        return 1e3 * cpu / (self.size.records * _EPOCHS)
 
     def rate(self, way: str) -> float:
         """Examples a second by the clock, the median of the rounds."""
-        return self.size.records * _EPOCHS / statistics.median(self.wall[way])
+        wall = statistics.median(clock.wall for clock in self.clocks[way])
+        return self.size.records * _EPOCHS / wall
 
     def ratio(self, one: str, other: str) -> float:
         """CPU time of `one` over that of `other`, the median of the rounds' ratios."""
-        return statistics.median(a / b for a, b in zip(self.cpu[one], self.cpu[other], strict=True))
+        return ratio(*((clock.cpu for clock in self.clocks[way]) for way in (one, other)))
 
 
 def measure(size: Size, folder: Path, rounds: int) -> Figures:
@@ -239,91 +216,67 @@ def measure(size: Size, folder: Path, rounds: int) -> Figures:
             yield store.open(str(folder), manifest.shards, manifest.schema)
 
     epochs["opening: hash, check, index"] = opening
-    present: dict[str, Callable[[], Iterator[Any]]] = {
-        way: epoch for way, epoch in epochs.items() if epoch is not None
-    }
-    cpu: dict[str, list[float]] = {way: [] for way in present}
-    wall: dict[str, list[float]] = {way: [] for way in present}
-    for number in range(rounds + 1):
-        for way, epoch in present.items():
-            clock, spent = time.perf_counter(), time.process_time()
+
+    def emptied(epoch: Callable[[], Iterator[Any]]) -> Callable[[], None]:
+        def run() -> None:
             for _ in epoch():
                 pass
-            if number:  # the first round warms up
-                cpu[way].append(time.process_time() - spent)
-                wall[way].append(time.perf_counter() - clock)
-    return Figures(size=size, cpu=cpu, wall=wall)
+
+        return run
+
+    present = {way: emptied(epoch) for way, epoch in epochs.items() if epoch is not None}
+    return Figures(size=size, clocks=take_turns(present, rounds))
 
 
 def print_times(measured: Sequence[Figures]) -> None:
     """The table of the README: one row a way."""
-    titles = ["CPU ms an example (examples/s)", *(figures.size.name for figures in measured)]
-    print("| " + " | ".join(titles) + " |")
-    print("|" + "---|" * len(titles))
-    ways_seen = list(dict.fromkeys(way for figures in measured for way in figures.cpu))
-    for way in ways_seen:
-        cells = [f"{f.milliseconds(way):.3g} ({f.rate(way):,.0f})" for f in measured]
-        print("| " + " | ".join([way, *cells]) + " |")
+    ways_seen = list(dict.fromkeys(way for figures in measured for way in figures.clocks))
+    show(
+        ["CPU ms an example (examples/s)", *(figures.size.name for figures in measured)],
+        [
+            [way, *(f"{f.milliseconds(way):.3g} ({f.rate(way):,.0f})" for f in measured)]
+            for way in ways_seen
+        ],
+    )
     if "torch" not in ways_seen:
         print("\nPyTorch is not installed: its DataLoader was not measured.")
 
 
-def judge(measured: Sequence[Figures]) -> list[dict[str, Any]]:
+def judge(measured: Sequence[Figures]) -> list[Limit]:
     """Each limit beside its figure."""
-    verdicts = []
-    for figures in measured:
-        faster = figures.ratio("plain", "ours")
-        slower = figures.ratio("ours", "bare TFRecordDataset")
-        for figure, value, limit, holds in (
-            ("plain / ours", faster, f"at least {figures.size.at_least:g}",
-             faster >= figures.size.at_least),
-            ("ours / bare TFRecordDataset", slower, f"at most {AT_MOST_BARE:g}",
-             slower <= AT_MOST_BARE),
-        ):  # fmt: skip
-            verdicts.append(
-                {
-                    "size": figures.size.name,
-                    "figure": figure,
-                    "value": value,
-                    "limit": limit,
-                    "holds": holds,
-                }
-            )
-    return verdicts
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=_PROG,
-        description="Time records on disk → batches on one core: the trainer's pipeline, as it is\n"
-        "and in memory, against np.load of compressed npz under tf.py_function (the plain way),\n"
-        "PyTorch's DataLoader where it is installed, TFRecordDataset with and without parsing,\n"
-        "and reading the shards. Ours delivers the stored integers, which the network casts; the\n"
-        "plain way and PyTorch deliver float32. Files are written to a temporary folder (300 MB)\n"
-        "and removed. Exit code 1 if a limit is missed.",
-        examples=f"  {_PROG}\n  {_PROG} --rounds 15 --json input_pipeline.json",
-    )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="of every way, in turn")
-    parser.add_argument(
-        "--core",
-        type=int,
-        default=min(os.sched_getaffinity(0)),
-        metavar="N",
-        help="the core to work on",
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every time there as well")
-    return parser
+    return [
+        limit
+        for figures in measured
+        for limit in (
+            Limit(
+                figure=f"{figures.size.name}: plain / ours",
+                value=figures.ratio("plain", "ours"),
+                at_least=figures.size.at_least,
+            ),
+            Limit(
+                figure=f"{figures.size.name}: ours / bare TFRecordDataset",
+                value=figures.ratio("ours", "bare TFRecordDataset"),
+                at_most=AT_MOST_BARE,
+            ),
+        )
+    ]
 
 
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns 1 if a limit is missed."""
-    flags = _parser().parse_args(argv)
-    if flags.rounds < 1:
-        raise cli.UsageError("--rounds must be at least 1")
-    try:
-        os.sched_setaffinity(0, {flags.core})
-    except OSError:
-        raise cli.UsageError(f"--core {flags.core}: no such core here") from None
+    made = parser(
+        "input_pipeline.py",
+        "Time records on disk → batches on one core: the trainer's pipeline, as it is\n"
+        "and in memory, against np.load of compressed npz under tf.py_function (the plain way),\n"
+        "PyTorch's DataLoader where it is installed, TFRecordDataset with and without parsing,\n"
+        "and reading the shards. Ours delivers the stored integers, which the network casts; the\n"
+        "plain way and PyTorch deliver float32. Files are written to a temporary folder (300 MB)\n"
+        "and removed.",
+        examples=f"  {_PROG} --rounds 15 --json input_pipeline.json\n",
+    )
+    made.add_argument("--core", type=int, metavar="N", help="to work on (default: the first)")
+    flags = made.parse_args(argv)
+    on_one_core(flags.core)
     start = time.perf_counter()
     measured = []
     for size in SIZES:
@@ -331,19 +284,9 @@ def main(argv: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="voxelbeam-input-") as folder:
             measured.append(measure(size, Path(folder), flags.rounds))
     print_times(measured)
-    print("\nlimits:")
-    verdicts = judge(measured)
-    for verdict in verdicts:
-        word = "holds " if verdict["holds"] else "MISSED"
-        print(
-            f"  {word}  {verdict['size']}: {verdict['figure']} {verdict['value']:.2f} "
-            f"({verdict['limit']})"
-        )
     print(f"\n{time.perf_counter() - start:.0f} s")
-    if flags.json:
-        figures = [{"size": f.size.name, "cpu": f.cpu, "wall": f.wall} for f in measured]
-        flags.json.write_text(json.dumps({"sizes": figures, "limits": verdicts}, indent=2) + "\n")
-    return cli.EXIT_OK if all(verdict["holds"] for verdict in verdicts) else cli.EXIT_FAILURE
+    figures = [{"size": f.size.name, "clocks": f.clocks} for f in measured]
+    return conclude(judge(measured), {"sizes": figures}, flags.json)
 
 
 if __name__ == "__main__":

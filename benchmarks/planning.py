@@ -7,17 +7,17 @@ Exit code 1: more than 2 GB of memory.
 
 from __future__ import annotations
 
-import argparse
-import os
-import resource
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from _harness import Limit, conclude, parser, run
+
+from beam_jobs.common import cli
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
+PROG = "python benchmarks/planning.py"
 LIMIT_GB = 2.0
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 SLICES = 100
@@ -49,33 +49,26 @@ def _series_uid(image: bytes) -> bytes:
     return image[start + 8 : start + 8 + length].rstrip(b"\0")[-20:]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--files", type=int, default=100_000)
-    parser.add_argument("--processes", type=int, default=1)
-    flags = parser.parse_args()
+def main(argv: Sequence[str]) -> int:
+    """Measures and prints; returns 1 if the limit is missed."""
+    made = parser("planning.py", __doc__ or "", rounds=None)
+    made.add_argument("--files", type=int, default=100_000)
+    made.add_argument("--processes", type=int, default=1)
+    flags = made.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "input"
         files = write_headers(root, flags.files)
-        start = time.perf_counter()
-        done = subprocess.run(
+        ran = run(
             [
                 *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", "--shape", "8,8,8"),
                 *("--input", str(root), "--output", str(Path(scratch) / "output")),
                 *("--processes", str(flags.processes)),
-            ],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            ]
         )
-        seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-    print(
-        f"{files} files in {seconds:.0f} s ({files / seconds:.0f}/s), "
-        f"peak {peak:.2f} GB (at most {LIMIT_GB:g} GB)"
-    )
-    return 1 if done.returncode or peak > LIMIT_GB else 0
+    print(f"{files} files in {ran.wall:.0f} s ({files / ran.wall:.0f}/s)")
+    peak = Limit(figure="peak GB", value=ran.peak_mb / 1e3, at_most=LIMIT_GB)
+    return conclude([peak], {"files": files, "seconds": ran.wall}, flags.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, PROG)

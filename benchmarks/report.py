@@ -8,32 +8,27 @@ or more than 0.6 GB of memory.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import hashlib
-import itertools
-import json
-import os
 import re
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from _harness import Limit, conclude, parser, run
 
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
+from beam_jobs.common import cli
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
+from beam_jobs.core.tfrecord import decode_case, read_records
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tests.browser import Browser, find_chromium
+from tests.datasets import write_cases
 
-MOST_BYTES = 60e6
+PROG = "python benchmarks/report.py"
+MOST_MB = 60
 MOST_SHARE = 0.1
 MOST_OPEN_S = 3.0
 MOST_GB = 0.6
@@ -53,33 +48,18 @@ def repeat(source: Path, target: Path, patients: int) -> None:
     for shard in manifest.shards:
         with (source / shard.name).open("rb") as stream:
             cases += [decode_case(data, manifest.schema) for data in read_records(stream)]
-    target.mkdir()
-    entries = []
-    numbers = iter(range(patients))
-    count = -(-patients // PATIENTS_A_SHARD)
-    for place in range(count):
-        members = [
-            moved(cases[number % len(cases)], number, place % manifest.folds)
-            for number in itertools.islice(numbers, PATIENTS_A_SHARD)
-        ]
-        name = f"fold-{place % manifest.folds}-{place:05d}-of-{count:05d}.tfrecord"
-        with (target / name).open("wb") as stream:
-            for case in members:
-                write_record(stream, encode_case(case, manifest.schema))
-        data = (target / name).read_bytes()
-        entries.append(
-            ShardEntry(
-                name=name,
-                fold=place % manifest.folds,
-                bytes=len(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-                patients=tuple(
-                    ShardPatient(patient_id=case.patient_id, label=case.label) for case in members
-                ),
-            )
-        )
-    entries.sort(key=lambda entry: entry.name)
-    repeated = dataclasses.replace(manifest, shards=tuple(entries))
+    shards = -(-patients // PATIENTS_A_SHARD)
+    written = write_cases(
+        target,
+        (
+            moved(cases[number % len(cases)], number, number % manifest.folds)
+            for number in range(patients)
+        ),
+        manifest.schema,
+        folds=manifest.folds,
+        shards=-(-shards // manifest.folds),
+    )
+    repeated = dataclasses.replace(manifest, shards=written.shards)
     (target / MANIFEST_NAME).write_text(repeated.dumps())
     for name in ("series.csv", "rejects.csv"):
         head, *rows = (source / name).read_text().splitlines(keepends=True)
@@ -99,34 +79,14 @@ def moved(case: PreparedCase, number: int, fold: int) -> PreparedCase:
     )
 
 
-def run(module: str, *arguments: str) -> tuple[float, float, str]:
-    """(seconds with its start, peak GB of its largest process, what it printed) of a command."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=told,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        told.seek(0)
-        text = told.read().decode()
-    if process.returncode:
-        raise SystemExit(f"{module} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss / 1e6, text
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--patients", type=int, default=600)
-    parser.add_argument("--phantoms", type=int, default=6, help="patients that are converted")
-    parser.add_argument("--matrix", type=int, nargs=2, default=(256, 512))
-    parser.add_argument("--slices", type=int, nargs=2, default=(30, 200))
-    flags = parser.parse_args()
+def main(argv: Sequence[str]) -> int:
+    """Measures and prints; returns 1 if a limit is missed."""
+    made = parser("report.py", __doc__ or "", rounds=None)
+    made.add_argument("--patients", type=int, default=600)
+    made.add_argument("--phantoms", type=int, default=6, help="patients that are converted")
+    made.add_argument("--matrix", type=int, nargs=2, default=(256, 512))
+    made.add_argument("--slices", type=int, nargs=2, default=(30, 200))
+    flags = made.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         config = PhantomConfig(
@@ -138,44 +98,51 @@ def main() -> int:
         )
         write_cohort(config, root / "cohort")
         small, large, page = root / "small", root / "large", root / "report.html"
-        _, _, told = run(
-            "beam_jobs.dicom_to_tfrecord",
-            *("--input", str(root / "cohort" / "train"), "--output", str(small)),
-            *("--labels", str(root / "cohort" / "train_labels.csv")),
-            *("--processes", "1"),
+        converting = run(
+            [
+                *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", "--processes", "1"),
+                *("--input", str(root / "cohort" / "train"), "--output", str(small)),
+                *("--labels", str(root / "cohort" / "train_labels.csv")),
+            ]
         )
         # The job's own time on one process, for its start does not grow with patients.
-        job = float(re.search(r"^time +([0-9.]+) s", told, re.MULTILINE)[1])
+        job = re.search(r"^time +([0-9.]+) s", converting.stdout, re.MULTILINE)
+        if job is None:
+            raise cli.CommandError("the conversion does not say how long it took")
         converted = len(Manifest.loads((small / MANIFEST_NAME).read_text()).patients)
-        conversion = job * flags.patients / converted
+        conversion = float(job[1]) * flags.patients / converted
         repeat(small, large, flags.patients)
-        making, peak, _ = run(
-            "beam_jobs.report",
-            *(str(large), "--output", str(page), "--quiet", "--workers", "1"),
+        making = run(
+            [
+                *(sys.executable, "-m", "beam_jobs.report", str(large)),
+                *("--output", str(page), "--quiet", "--workers", "1"),
+            ]
         )
-        opening = None
+        megabytes = page.stat().st_size / 1e6
+        limits = [
+            Limit(figure="MB of the page", value=megabytes, at_most=MOST_MB),
+            Limit(
+                figure="share of the conversion's time",
+                value=making.wall / conversion,
+                at_most=MOST_SHARE,
+            ),
+            Limit(figure="peak GB", value=making.peak_mb / 1e3, at_most=MOST_GB),
+        ]
         if find_chromium():
             with Browser() as browser:
                 opening = browser.open(page, width=1280, height=900).opened_in_s
-        result = {
-            "patients": flags.patients,
-            "converted": converted,
-            "megabytes": round(page.stat().st_size / 1e6, 1),
-            "make_s": round(making, 1),
-            "conversion_s": round(conversion, 1),
-            "share": round(making / conversion, 3),
-            "open_s": None if opening is None else round(opening, 2),
-            "peak_gb": round(peak, 2),
-        }
-    print(json.dumps(result, indent=1))
-    fits = (
-        result["megabytes"] * 1e6 < MOST_BYTES
-        and result["share"] < MOST_SHARE
-        and peak < MOST_GB
-        and (opening is None or opening < MOST_OPEN_S)
-    )
-    return 0 if fits else 1
+            limits.append(Limit(figure="seconds to open", value=opening, at_most=MOST_OPEN_S))
+        else:
+            print("Chromium is not installed: the page was not opened.")
+    figures = {
+        "patients": flags.patients,
+        "converted": converted,
+        "make_s": making.wall,
+        "conversion_s": conversion,
+    }
+    print(f"made in {making.wall:.1f} s; converting so many patients: {conversion:.1f} s")
+    return conclude(limits, figures, flags.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, PROG)

@@ -21,19 +21,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
+from _harness import Limit, conclude, parser, ratio, show
 
-from beam_jobs.common.cli import LIST, items
+from beam_jobs.common import cli
 from beam_jobs.core.manifest import Manifest
+from tests.datasets import write_dataset
 from trainer.config.network import MODELS
 from trainer.config.run import PRECISIONS, TrainConfig
 from trainer.training.environment import Cluster
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from tests.datasets import write_dataset
-
+PROG = "python benchmarks/train_step.py"
 LIMIT = 1.05
 # One of each family; --networks takes others.
 NETWORKS = ("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn")
@@ -92,64 +89,61 @@ def measure(
     return Measured(
         statistics.median(constant for constant, _ in pairs),
         statistics.median(real for _, real in pairs),
-        statistics.median(real / constant for constant, real in pairs),
+        ratio((real for _, real in pairs), (constant for constant, _ in pairs)),
     )
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--networks", default=list(NETWORKS), **LIST)
-    parser.add_argument("--precisions", default=None, **LIST)
-    parser.add_argument("--shape", type=int, nargs=3, default=(48, 48, 24))
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=4, help="a block")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of blocks")
-    args = parser.parse_args(argv)
+    """Measures and prints; returns 1 if a limit is missed."""
+    made = parser("train_step.py", __doc__ or "", examples=f"  {PROG} --networks resnet10\n")
+    made.add_argument("--networks", default=list(NETWORKS), **cli.LIST)
+    made.add_argument("--precisions", default=None, **cli.LIST)
+    made.add_argument("--shape", type=int, nargs=3, default=(48, 48, 24))
+    made.add_argument("--batch_size", type=int, default=8)
+    made.add_argument("--steps", type=int, default=4, help="a block")
+    args = made.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    precisions = (
-        items(args.precisions)
-        if args.precisions
-        else (PRECISIONS[1:] if gpu else ("float32", "mixed_bfloat16"))
-    )
-    networks = items(args.networks)
+    on_device = PRECISIONS[1:] if gpu else ("float32", "mixed_bfloat16")
+    precisions = cli.items(args.precisions) if args.precisions else on_device
+    networks = cli.items(args.networks)
     if unknown := {*networks} - {*MODELS} | {*precisions} - {*PRECISIONS[1:]}:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    shape = tuple(args.shape)
-    size = "×".join(map(str, shape))
-    table = Table(title=f"{'GPU' if gpu else 'CPU'}, {size}×1, batch {args.batch_size}, a step")
-    for name in ("network", "precision", "constant ms", "real ms", "real / constant", "float32 /"):
-        table.add_column(name, justify="left" if name in ("network", "precision") else "right")
-    missed = []
+        made.error(f"unknown: {', '.join(sorted(unknown))}")
+    limits, rows = [], []
     with tempfile.TemporaryDirectory() as directory:
         manifest = write_dataset(
-            Path(directory), patients=64, folds=2, shape=shape, modalities=("T1w",), signal=0.0
+            Path(directory),
+            patients=64,
+            folds=2,
+            shape=tuple(args.shape),
+            modalities=("T1w",),
+            signal=0.0,
         )
         for network in networks:
             plain = None
             for precision in precisions:
                 found = measure(Path(directory), manifest, network, precision, args)
                 plain = found.constant if precision == "float32" else plain
-                told = f"{network} {precision}: {found.ratio:.3f}"
-                print(told, file=sys.stderr)  # the table comes last
-                faster = "" if plain is None else f"{plain / found.constant:.2f}×"
-                table.add_row(
-                    network,
-                    precision,
-                    f"{1e3 * found.constant:.1f}",
-                    f"{1e3 * found.real:.1f}",
-                    f"{found.ratio:.3f}",
-                    faster,
+                name = f"{network} {precision}"
+                print(f"{name}: {found.ratio:.3f}", file=sys.stderr)  # the table comes last
+                limits.append(Limit(figure=name, value=found.ratio, at_most=LIMIT))
+                rows.append(
+                    (
+                        network,
+                        precision,
+                        f"{1e3 * found.constant:.1f}",
+                        f"{1e3 * found.real:.1f}",
+                        f"{found.ratio:.3f}",
+                        "" if plain is None else f"{plain / found.constant:.2f}×",
+                    )
                 )
-                if found.ratio > LIMIT:
-                    missed.append(f"{network} {precision}: {found.ratio:.3f}, at most {LIMIT}")
-    Console().print(table)
-    for line in missed:
-        print(f"missed: {line}")
-    return int(bool(missed))
+    size = "×".join(map(str, args.shape))
+    print(f"{'GPU' if gpu else 'CPU'}, {size}×1, batch {args.batch_size}, a step\n")
+    show(("network", "precision", "constant ms", "real ms", "real / constant", "float32 /"), rows)
+    return conclude(limits, {"device": "GPU" if gpu else "CPU", "shape": size}, args.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    cli.run(main, PROG)
