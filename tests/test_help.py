@@ -55,7 +55,7 @@ def _commands() -> set[str]:
         for file in (ROOT / package).rglob("*.py"):
             if named := re.search(r'^PROG = "python -m ([\w.]+)"', file.read_text(), re.MULTILINE):
                 found.add(named[1])
-    return found - {"trainer.search.trial"}
+    return found - {"trainer.search.trial_process"}
 
 
 def _command(module: str) -> ModuleType:

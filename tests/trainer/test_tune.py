@@ -30,10 +30,12 @@ from tests.trainer.search.searches import (  # noqa: F401
     starts,
     trials_started,
 )
-from trainer import tune
 from trainer.config.run import TrainConfig
+from trainer.search import run_search
+from trainer.search.roles import Role
+from trainer.search.study import Study
 from trainer.training.run_files import locked
-from trainer.tune import main, role_of
+from trainer.tune import main
 
 
 @pytest.mark.parametrize("tuner", ["hyperband", "bayesian", "random", "grid"])
@@ -117,7 +119,7 @@ def test_a_search_stopped_anywhere_goes_on_without_a_finished_trial_lost_or_run_
     moment: str,
 ) -> None:
     argv = argv_of(dataset, tmp_path / "study", "--tuner", tuner, "--max_trials", "9")
-    real, real_write = tune.run_trial, tune.Study.write
+    real, real_write = run_search.run_trial, Study.write
     ended: list[str] = []
 
     def dying(directory: Path, *rest: Any) -> Any:
@@ -129,14 +131,14 @@ def test_a_search_stopped_anywhere_goes_on_without_a_finished_trial_lost_or_run_
             raise Killed
         return result
 
-    def write(self: tune.Study, *rest: Any, **options: Any) -> Any:
+    def write(self: Study, *rest: Any, **options: Any) -> Any:
         if len(ended) == 5 and moment == "before the table":
             raise Killed
         return real_write(self, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tune, "run_trial", dying)
-        patch.setattr(tune.Study, "write", write)
+        patch.setattr(run_search, "run_trial", dying)
+        patch.setattr(Study, "write", write)
         with pytest.raises(Killed):
             main(argv, command=FAKE)
     before = {row["trial"]: row["objective"] for row in rows_of(tmp_path / "study")}
@@ -243,15 +245,15 @@ def test_the_report_stands_alone_and_says_what_the_best_is_not(
 def test_importance_finds_what_the_objective_was_made_of() -> None:
     from trainer.config.search_space import space_of
     from trainer.reports.study import importance_of
-    from trainer.search.study import Row
+    from trainer.search.study import FinishedTrial
 
     space = space_of(["T1w"], {**SPACE, "learning_rate": [3e-5, 1e-4, 3e-4, 1e-3]})
     rng = np.random.default_rng(2)
     all_values = list(space.combinations())
 
-    def rows(noise: float, weight: float) -> list[Row]:
+    def rows(noise: float, weight: float) -> list[FinishedTrial]:
         return [
-            Row(
+            FinishedTrial(
                 trial=str(place),
                 status="completed",
                 reason="",
@@ -273,17 +275,19 @@ def test_importance_finds_what_the_objective_was_made_of() -> None:
     assert "hardly better than the mean" in nothing.told
 
 
-def test_a_processs_place_comes_from_kerastuners_variables_or_the_clusters() -> None:
+def test_a_processs_role_comes_from_kerastuners_variables_or_the_clusters() -> None:
     own = {"KERASTUNER_ORACLE_IP": "10.0.0.1", "KERASTUNER_ORACLE_PORT": "8000"}
-    assert role_of({}) == ("tuner0", "")
-    assert role_of({**own, "KERASTUNER_TUNER_ID": "w1"}) == ("w1", "10.0.0.1:8000")
+    assert Role.of({}) == Role(tuner_id="tuner0", address="")
+    worker = {**own, "KERASTUNER_TUNER_ID": "w1"}
+    assert Role.of(worker) == Role(tuner_id="w1", address="10.0.0.1:8000")
+    assert Role.of(worker).variables() == worker
     with pytest.raises(UsageError, match="KERASTUNER_TUNER_ID: missing"):
-        role_of(own)
+        Role.of(own)
     cluster = {"cluster": {"chief": ["a:1"], "worker": ["b:2", "c:3"]}}
     for task, name in ((("chief", 0), "chief"), (("worker", 1), "tuner2")):
         text = json.dumps({**cluster, "task": {"type": task[0], "index": task[1]}})
-        assert role_of({"TF_CONFIG": text}) == (name, "a:1")
-        assert role_of({"CLUSTER_SPEC": text}) == (name, "a:1")
+        assert Role.of({"TF_CONFIG": text}) == Role(tuner_id=name, address="a:1")
+        assert Role.of({"CLUSTER_SPEC": text}) == Role(tuner_id=name, address="a:1")
 
 
 def test_help_and_refusals_come_before_tensorflow(dataset: Path, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def bootstrap(
     """
     truth, values = checked(labels, scores)
     rng = np.random.default_rng(seed)
-    # RunDirectories of the distinct scores, highest first: a draw is a count of patients for each.
+    # Places of the distinct scores, highest first: a draw is a count of patients for each.
     distinct, place = np.unique(-values, return_inverse=True)
     positive, negative = int(truth.sum()), int((~truth).sum())
     asked = np.asarray(rates, dtype=np.float64)

@@ -57,7 +57,7 @@ class Predictions:
     relabelled: tuple[str, ...] = ()
 
     def common(self, other: Predictions) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """RunDirectories of the patients that both have, in this one and in the other."""
+        """Places of the patients that both have, in this one and in the other."""
         there = {key: place for place, key in enumerate(other.keys)}
         pairs = [(here, there[key]) for here, key in enumerate(self.keys) if key in there]
         mine, others = np.array(pairs, dtype=np.intp).reshape(-1, 2).T

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.templating import render
 from trainer.config.search_space import Choice, Space
-from trainer.search.study import REPORT_NAME, Row, best_of, caveat, ranking
+from trainer.search.study import REPORT_NAME, FinishedTrial, best_of, caveat, ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +41,7 @@ class Importance:
     told: str = ""
 
 
-def importance_of(space: Space, rows: Sequence[Row], *, seed: int = 0) -> Importance:
+def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0) -> Importance:
     """Permutation importance of a random forest, on trials that it has not seen.
 
     Shuffled are all columns of a hyperparameter together; epochs, which rounds give, count as one.
@@ -97,7 +97,7 @@ def importance_of(space: Space, rows: Sequence[Row], *, seed: int = 0) -> Import
 
 
 def _columns(
-    space: Space, rows: Sequence[Row]
+    space: Space, rows: Sequence[FinishedTrial]
 ) -> tuple[Floats, npt.NDArray[np.intp], tuple[str, ...]]:
     """Hyperparameters as numbers (rows, columns), whose a column is, and the names.
 
@@ -129,7 +129,7 @@ def _columns(
 
 
 def write_report(
-    directory: Path, asked: Mapping[str, Any], space: Space, rows: Sequence[Row]
+    directory: Path, asked: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]
 ) -> Path:
     """Writes report.html and gives its path.
 
@@ -146,7 +146,7 @@ def write_report(
     return report
 
 
-def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[Row]) -> str:
+def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]) -> str:
     """The page: needs nothing but itself, no script, no request."""
     from markupsafe import Markup
 
@@ -179,7 +179,7 @@ def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[Row])
     )
 
 
-def so_far(rows: Sequence[Row]) -> str:
+def so_far(rows: Sequence[FinishedTrial]) -> str:
     """Objective of each trial in their order, and the best of those up to it."""
     from matplotlib.ticker import MaxNLocator
 
@@ -210,7 +210,7 @@ def so_far(rows: Sequence[Row]) -> str:
     return charts.svg("so-far", "Best so far", told, draw)
 
 
-def coordinates(space: Space, leaders: Sequence[Row]) -> str:
+def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
     """One line a trial through its values, one axis a hyperparameter; the best tenth stand out."""
     from trainer.reports import charts
 
@@ -219,7 +219,7 @@ def coordinates(space: Space, leaders: Sequence[Row]) -> str:
     goals = np.array([row.objective for row in leaders], dtype=np.float64)
     low, high = float(goals.min()), float(goals.max())
 
-    def height(choice: Choice, row: Row) -> float:
+    def height(choice: Choice, row: FinishedTrial) -> float:
         value = row.values.get(choice.name)
         if value is None:
             return -0.12

@@ -15,7 +15,7 @@ from rich.text import Text
 from beam_jobs.common.cli import is_quiet
 from beam_jobs.common.terminal import duration, say
 from trainer.config.search_space import Space
-from trainer.search.study import Row, ranking
+from trainer.search.study import FinishedTrial, ranking
 
 _LEADERS = 10
 
@@ -29,7 +29,7 @@ class Board:
       rows: finished before this start.
     """
 
-    def __init__(self, space: Space, total: int, rows: Sequence[Row]) -> None:
+    def __init__(self, space: Space, total: int, rows: Sequence[FinishedTrial]) -> None:
         self._space, self._total = space, total
         self._rows = list(rows)
         self._before = len(rows)
@@ -56,7 +56,7 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
-    def update(self, rows: Sequence[Row]) -> None:
+    def update(self, rows: Sequence[FinishedTrial]) -> None:
         """Takes the rows of `Study.write`."""
         self._rows = list(rows)
         for row in rows:
@@ -83,7 +83,7 @@ class Board:
         return Group(leaderboard(self._space, self._rows), Text(self.progress(), style="dim"))
 
 
-def leaderboard(space: Space, rows: Sequence[Row]) -> Table:
+def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     """The best trials."""
     names = [choice.name for choice in space.searched]
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -107,7 +107,7 @@ def leaderboard(space: Space, rows: Sequence[Row]) -> Table:
     return table
 
 
-def line(row: Row) -> str:
+def line(row: FinishedTrial) -> str:
     """A finished trial as one line."""
     seconds = row.result.get("seconds")
     took = "" if seconds is None else f"  {seconds:.0f} s"

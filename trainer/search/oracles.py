@@ -1,27 +1,30 @@
 """KerasTuner's search, made to survive: oracles that are saved whole, and rounds that get filled.
 
-Imports KerasTuner, and with it TensorFlow, which touches no device here: trials train elsewhere.
+The only module that touches KerasTuner's private members (a test holds their signatures). Imports
+KerasTuner, and with it TensorFlow, which touches no device here: trials train elsewhere.
 
 What is mended, of KerasTuner 1.4: its state is written in place and over several files, so that a
 kill in between leaves one that cannot be read or loses a trial; a grid forgets where it was; a
 round of Hyperband in which trials failed is never filled; a worker that is gone keeps its trial
 for ever, and the last workers leave while it may still come back; a finite space is given up after
-20 draws that were there before; a Bayesian search proposes what
-it has tried.
+20 draws that were there before; a Bayesian search proposes what it has tried; an exception of any
+kind counts as a trial's.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from collections.abc import Mapping
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import keras_tuner as kt
 import numpy as np
+from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.oracle import Oracle
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.oracles import (
@@ -29,25 +32,17 @@ from keras_tuner.oracles import (
     HyperbandOracle,
     RandomSearchOracle,
 )
+from keras_tuner.src import protos  # the wire format has no public name
+from keras_tuner.src.distribute import oracle_client
+from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
+from beam_jobs.common.cli import CommandError
 from trainer.config.search_space import Space
 
 _ENUMERATED = 20_000  # combinations up to which an untried one is looked for among all
 _ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
 _DRAWN = 2_000  # combinations of a larger space of which the most promising is tried
 ORACLE_NAME = "oracle.json"
-
-
-def hyperparameters_of(space: Space) -> kt.HyperParameters:
-    """The choices that are left to make, as KerasTuner's, conditions and all."""
-    found = kt.HyperParameters()
-    searched = [choice.name for choice in space.searched]
-    for choice in space.searched:
-        condition = {}
-        if choice.parent in searched:  # a fixed parent was looked at when the space was made
-            condition = {"parent_name": choice.parent, "parent_values": list(choice.when)}
-        found.Choice(choice.name, list(choice.values), **condition)
-    return found
 
 
 class Durable(Oracle):  # type: ignore[misc]
@@ -94,7 +89,7 @@ class Durable(Oracle):  # type: ignore[misc]
     def create_trial(self, tuner_id: str) -> Trial:
         trial = super().create_trial(tuner_id)
         if trial.status == TrialStatus.STOPPED and self.ongoing_trials:
-            # Its worker may be lost, and then somebody must be there to take it over.
+            # Its worker may be lost, and then another must be there to take it over.
             self.tuner_ids.add(tuner_id)
             trial.status = TrialStatus.IDLE
         return trial
@@ -233,6 +228,10 @@ class RoundsOracle(Durable, HyperbandOracle):
         self._brackets: list[dict[str, Any]] = []
         self._start_new_bracket()
 
+    def first_plan(self) -> list[tuple[int, int]]:
+        """(trials, epochs) of each round of the bracket it is at."""
+        return self.plan(self._current_bracket)
+
     def plan(self, bracket: int) -> list[tuple[int, int]]:
         """(trials, epochs) of each round of a bracket."""
         return [
@@ -297,63 +296,59 @@ class RoundsOracle(Durable, HyperbandOracle):
         return found
 
 
-def round_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`Request.round` of KerasTuner's values; empty for a search without rounds."""
-    if "tuner/epochs" not in values:
-        return {}
-    return {
-        "bracket": values["tuner/place"],
-        "round": values["tuner/round"],
-        "epochs": values["tuner/epochs"],
-        "next": values["tuner/next"],
-        "from": values.get("tuner/trial_id", ""),
-    }
+class TrialLoop(BaseTuner):
+    """KerasTuner's loop, in which a trial may fail and whatever else is wrong is raised."""
+
+    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
+        # KerasTuner's catches whatever there is, prints a traceback, and counts it as a trial's.
+        try:
+            metrics = self.run_trial(trial)
+        except kt.errors.FailedTrialError as error:
+            trial.status, trial.message = TrialStatus.FAILED, str(error)
+            return
+        self.oracle.update_trial(trial.trial_id, metrics)
+        trial.status = TrialStatus.COMPLETED
 
 
-def make_oracle(
-    kind: str, space: Space, *, objective: str, max_trials: int, epochs: int, seed: int
-) -> Durable:
-    """The oracle of a study.
+class ChiefClient(oracle_client.OracleClient):
+    """A worker's line to the chief.
 
     Args:
-      kind: "hyperband", "bayesian", "random" or "grid".
-      space: what may be chosen.
-      objective: name of what is maximised.
-      max_trials: at most so many.
-      epochs: the most a trial is trained.
-      seed: of the search; KerasTuner takes 0 for none.
+      oracle: what is known of it without a call.
+      timeout: seconds that a call may take; KerasTuner's is an hour.
     """
-    options: dict[str, Any] = {
-        "objective": kt.Objective(objective, "max"),
-        "hyperparameters": hyperparameters_of(space),
-        "allow_new_entries": False,
-        "tune_new_entries": False,
-        "seed": seed + 1,
-        "max_retries_per_trial": 0,
-        "max_consecutive_failed_trials": 10**9,  # a failure ends its trial, not the study
-    }
-    oracle: Any
-    if kind == "hyperband":
-        oracle = RoundsOracle(max_epochs=epochs, factor=3, **options)
-        oracle.space = space
-        oracle.begin(max_trials)
-    elif kind == "bayesian":
-        oracle = BayesianOracle(
-            max_trials=max_trials, num_initial_points=initial_points(space, max_trials), **options
-        )
-    else:
-        oracle = {"random": RandomOracle, "grid": GridOracle}[kind](
-            max_trials=max_trials, **options
-        )
-    oracle.space = space
-    oracle.verbose = 0
-    made: Durable = oracle
-    return made
+
+    def __init__(self, oracle: Durable, timeout: float) -> None:
+        super().__init__(oracle)
+        oracle_client.TIMEOUT = timeout
 
 
-def initial_points(space: Space, max_trials: int) -> int:
-    """Random trials before the first guided one: KerasTuner's 3 a dimension would be most of them.
+class ChiefServer:
+    """Answers workers' calls with an oracle, one at a time.
 
-    A third of all, between 3 and 3 a dimension.
+    Raises:
+      CommandError: the address is not this machine's, or taken.
     """
-    return max(3, min(3 * len(space.searched), math.ceil(max_trials / 3)))
+
+    def __init__(self, oracle: Durable, address: str) -> None:
+        self._servicer = OracleServicer(oracle)
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(max_workers=1), options=(("grpc.so_reuseport", 0),)
+        )
+        protos.get_service_grpc().add_OracleServicer_to_server(self._servicer, self._server)
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError:
+            port = 0
+        if not port:
+            raise CommandError(f"the chief cannot listen on {address}")
+        self._server.start()
+
+    @property
+    def has_stopped_a_worker(self) -> bool:
+        """Whether a worker got the answer that no trial is left."""
+        return bool(self._servicer.stop_triggered)
+
+    def close(self) -> None:
+        """Ends it, calls under way within a second."""
+        self._server.stop(grace=1).wait()

@@ -45,7 +45,7 @@ _AFTER = ("epochs", "batch_size_used", "seconds", "parameters")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class FinishedTrial:
     """A finished trial.
 
     Attributes:
@@ -100,7 +100,7 @@ class Study:
         file = self.directory / STUDY_NAME
         write_json(file, {**read_json(file), "finished": True})
 
-    def rows(self, *, finished: bool = False) -> list[Row]:
+    def rows(self, *, finished: bool = False) -> list[FinishedTrial]:
         """Every finished trial once, in order.
 
         Args:
@@ -125,7 +125,7 @@ class Study:
                 reason = "; ".join(filter(None, [reason, pruned or _early(request, result)]))
             interval = result.get("interval")
             rows.append(
-                Row(
+                FinishedTrial(
                     trial=name,
                     status=status,
                     reason=reason,
@@ -138,7 +138,7 @@ class Study:
             )
         return rows
 
-    def write(self, names: Sequence[str], *, finished: bool = False) -> list[Row]:
+    def write(self, names: Sequence[str], *, finished: bool = False) -> list[FinishedTrial]:
         """Writes trials.csv and best_hyperparameters.json; gives the rows.
 
         Networks of trials that are not the best so far are removed: they are many and large.
@@ -167,18 +167,18 @@ class Study:
         return rows
 
 
-def best_of(rows: Sequence[Row]) -> Row | None:
+def best_of(rows: Sequence[FinishedTrial]) -> FinishedTrial | None:
     """The trial with the greatest objective; None where none has one."""
     ranked = ranking(rows)
     return ranked[0] if ranked else None
 
 
-def ranking(rows: Sequence[Row]) -> list[Row]:
+def ranking(rows: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     """Trials that have an objective, the best first."""
     return sorted((r for r in rows if r.objective is not None), key=lambda r: r.order, reverse=True)
 
 
-def caveat(rows: Sequence[Row]) -> str:
+def caveat(rows: Sequence[FinishedTrial]) -> str:
     """What must be said beside the best trial's AUC."""
     n = len(ranking(rows))
     chosen = f"the best of {n} trials" if n > 1 else "of the only trial that has one"
@@ -289,4 +289,4 @@ def _early(request: Request, result: Mapping[str, Any]) -> str:
     )
 
 
-__all__ = ["FAILED", "PRUNED", "Row", "Study", "best_of", "caveat", "claimed", "ranking"]
+__all__ = ["FAILED", "PRUNED", "FinishedTrial", "Study", "best_of", "caveat", "claimed", "ranking"]

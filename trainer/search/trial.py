@@ -1,8 +1,4 @@
-"""One trial of a search, in a process of its own: `python -m trainer.search.trial REQUEST`.
-
-What is asked lies in request.json, what came out in result.json beside it, written last and whole.
-A process of its own, because memory that TensorFlow has taken comes back only with the process's
-end, and because one that the kernel kills for its memory takes nothing else along.
+"""One trial of a search: what is requested of it, what it gave, and the files that say so.
 
 trials/07/
   request.json       the hyperparameters, and the settings they stand for
@@ -14,31 +10,20 @@ trials/07/
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import math
-import os
 import shutil
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.json_file import read_json, write_json
-from beam_jobs.core.manifest import read_manifest
-from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.metrics.auc import auc, auc_interval
-from trainer.training.environment import Cluster, RunDirectories
-from trainer.training.run_files import LOCK_NAME, Run, claim, locked
+from trainer.training.run_files import LOCK_NAME, Run
 
-PROG = "python -m trainer.search.trial"
 REQUEST_NAME, RESULT_NAME, ATTEMPT_NAME = "request.json", "result.json", "attempt.json"
 LOG_NAME = "log.txt"
 COMPLETED, FAILED = "completed", "failed"
@@ -148,172 +133,6 @@ def result_of(run_: Run) -> dict[str, Any]:
     }
 
 
-def main(argv: Sequence[str]) -> int:
-    """Trains what request.json asks for; 0 where result.json or attempt.json says how it went."""
-    if len(argv) != 1:
-        raise UsageError(f"{PROG} REQUEST: it is started by trainer.tune")
-    file = Path(argv[0])
-    directory = file.parent
-    _end_with_parent()
-    request = Request.load(file)
-    with _turn(directory):
-        if (directory / RESULT_NAME).is_file():  # another process was faster
-            return 0
-        kind, told, more = BROKEN, "", {}
-        try:
-            result = _train(request, directory)
-        except _TooLargeError as error:
-            kind, told, more = MEMORY, str(error), {"fits": error.fits}
-        except FloatingPointError as error:
-            kind, told = DIVERGED, str(error)
-        except MemoryError as error:
-            kind, told = MEMORY, f"MemoryError: {error}"
-        except UsageError as error:
-            kind, told = REFUSED, str(error)
-        except Exception as error:
-            # TensorFlow's error classes cannot be named before it is imported.
-            if type(error).__name__ != "ResourceExhaustedError":
-                raise
-            kind, told = MEMORY, f"ResourceExhaustedError: {str(error).splitlines()[0]}"
-        else:
-            write_json(directory / RESULT_NAME, result)
-            return 0
-        write_json(directory / ATTEMPT_NAME, {"kind": kind, "reason": told, **more})
-    return 0
-
-
-def _train(request: Request, directory: Path) -> dict[str, Any]:
-    config = TrainConfig.from_json(request.config)
-    manifest = read_manifest(request.data)
-    if manifest.dataset_fingerprint != request.dataset_fingerprint:
-        raise CommandError(
-            f"{request.data} is dataset {manifest.dataset_fingerprint[:12]} now, "
-            f"the study was begun on {request.dataset_fingerprint[:12]}"
-        )
-    # TensorFlow: seconds, only from here on
-    quiet_tensorflow("2")
-    from trainer.training.run import train
-
-    parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
-    place = directory / f"batch-{config.batch_size}"
-    asked = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
-    if not claim(place, asked, overwrite=False):
-        logs = Path(request.logs)
-        train(
-            config,
-            request.data,
-            manifest,
-            request.folds,
-            RunDirectories(run=place, checkpoints=place, logs=logs),
-            Cluster(),
-            cache=request.cache,
-        )
-    result = {**result_of(Run.load(place)), "parameters": parameters}
-    _write_hparams(Path(request.logs), request, result)
-    return result
-
-
-class _TooLargeError(Exception):
-    """A configuration that cannot fit; `fits` is the largest batch that may, 0 for none."""
-
-    def __init__(self, message: str, fits: int) -> None:
-        super().__init__(message)
-        self.fits = fits
-
-
-def _check_memory(
-    request: Request, config: TrainConfig, shape: tuple[int, int, int], dtype: str
-) -> int:
-    """Refuses a batch whose estimated memory is not there; gives the number of parameters."""
-    import tensorflow as tf
-
-    from trainer.networks.registry import activation_bytes, build_model
-    from trainer.training.devices import resolve_precision
-
-    assert config.modalities is not None
-    model = build_model(config.network, shape, len(config.modalities), dtype)
-    precision = resolve_precision(config.precision)
-    devices = max(1, len(tf.config.list_logical_devices("GPU")))
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    limit = request.memory or free_memory(gpu=gpu)
-
-    def needed(batch: int) -> int:
-        return activation_bytes(model, math.ceil(batch / devices), precision, gpu=gpu)
-
-    if limit is not None and needed(config.batch_size) > limit:
-        batch = config.batch_size
-        while batch and needed(batch) > limit:
-            batch //= 2
-        alone = "" if batch else f" and {needed(1) / 2**30:.3g} at batch 1"
-        raise _TooLargeError(
-            f"about {needed(config.batch_size) / 2**30:.3g} GiB{alone} are needed, "
-            f"{limit / 2**30:.3g} {'are allowed' if request.memory else 'are there'}",
-            batch,
-        )
-    return int(model.count_params())
-
-
-def free_memory(*, gpu: bool) -> int | None:
-    """Bytes a trial can have: of the smallest GPU, or of this machine; None where nobody tells."""
-    if gpu:
-        with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-            query = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-            told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
-            return min(int(line) for line in told.stdout.split()) * 2**20
-        return None
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]) * 1024)
-    # A container's own limit, beside which the machine's memory means little.
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max": there is none
-            found.append(int(Path(limit).read_text()))
-    return min(found) if found else None
-
-
-def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> None:
-    """What TensorBoard's HParams page shows of the trial."""
-    import tensorflow as tf
-    from tensorboard.plugins.hparams import api
-
-    writer = tf.summary.create_file_writer(str(logs))
-    with writer.as_default():
-        api.hparams(dict(request.values), trial_id=request.trial)
-        tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
-    writer.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it went.
-
-    It holds the other end of this one's standard input, and the kernel closes it.
-    """
-
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1):
-                pass
-        os._exit(1)
-
-    if not sys.stdin.isatty():
-        threading.Thread(target=watch, daemon=True).start()
-
-
-@contextlib.contextmanager
-def _turn(directory: Path) -> Iterator[None]:
-    """Waits until no other process is at this trial: one that was given up may still be ending."""
-    while True:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locked(directory))
-            except ContractError:
-                time.sleep(0.2)
-                continue
-            yield
-            return
-
-
 def forget_networks(directory: Path) -> None:
     """Removes a trial's networks and caches; its predictions, histories and metrics stay."""
     for place in directory.glob("batch-*"):
@@ -322,7 +141,3 @@ def forget_networks(directory: Path) -> None:
                 file.unlink(missing_ok=True)
         else:
             shutil.rmtree(place, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    run(main, PROG)

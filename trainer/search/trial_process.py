@@ -1,189 +1,209 @@
-"""Runs a trial's process, again with half the batch where memory ran out, and says how it ended."""
+"""A trial's process: `python -m trainer.search.trial_process REQUEST`, started by a search.
+
+What is requested lies in request.json, what came out in result.json beside it, written last and
+whole. A process of its own, because memory that TensorFlow has taken comes back only with the
+process's end, and because one that the kernel kills for its memory takes nothing else along.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
+import math
 import os
-import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import CommandError
-from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.json_file import write_json
+from beam_jobs.core.manifest import read_manifest
+from trainer.config.run import TrainConfig
 from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
-    FAILED,
-    LOG_NAME,
+    DIVERGED,
     MEMORY,
+    REFUSED,
     RESULT_NAME,
     Request,
-    forget_networks,
+    result_of,
 )
+from trainer.training.environment import Cluster, RunDirectories
+from trainer.training.run_files import Run, claim, locked
 
-COMMAND = (sys.executable, "-m", "trainer.search.trial")
-
-# What TensorFlow, CUDA, C++ and Python say when there is no memory left.
-_NO_MEMORY = re.compile(
-    r"ResourceExhaustedError|RESOURCE_EXHAUSTED|OOM when allocating|CUDA_ERROR_OUT_OF_MEMORY"
-    r"|std::bad_alloc|MemoryError"
-)
-# Of the surroundings that belong to the search, not to a trial: a trial trains alone.
-_NOT_THE_TRIALS = (
-    *("TF_CONFIG", "CLUSTER_SPEC"),
-    *("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"),
-    *("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"),
-)
-_TAIL = 20_000  # bytes of the log in which a reason is looked for
+PROG = "python -m trainer.search.trial_process"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How an attempt ended that left no result.
-
-    Attributes:
-      kind: MEMORY, DIVERGED, REFUSED or BROKEN.
-      reason: a line.
-      fits: the largest batch that may fit, where the process could tell; 0 for none.
-    """
-
-    kind: str
-    reason: str
-    fits: int | None = None
-
-
-def run_trial(
-    directory: Path, request: Request, command: Sequence[str] = COMMAND
-) -> dict[str, Any]:
-    """Runs a trial to its end and gives result.json; one that has a result is not run again.
-
-    Args:
-      directory: of the trial.
-      request: what to train.
-      command: starts the trial's process; the path of request.json is put behind it.
-
-    Raises:
-      CommandError: the trial's process cannot be started, or the dataset is another one now.
-    """
-    file = directory / RESULT_NAME
-    if file.is_file():
-        return read_json(file)
-    smaller: list[str] = []
-    asked = int(request.config["batch_size"])
-    started = time.monotonic()
-    before = _taken_up(directory)
-    if before:  # a killed study's trial had come down to this batch already
-        smaller, batch = list(before["smaller"]), int(before["batch_size"])
-        request = _with_batch(request, batch)
-    while True:
-        (directory / ATTEMPT_NAME).unlink(missing_ok=True)
-        ended = _attempt(directory, request, command)
-        if ended is None:
-            result = read_json(file)
-            if smaller and "batch_sizes" not in result:
-                told = f"batch {result['batch_size']} instead of {asked}: {'; '.join(smaller)}"
-                result = {**result, "reason": told, "batch_sizes": smaller}
-                write_json(file, result)
-            return result
-        batch = int(request.config["batch_size"])
-        fits = batch // 2 if ended.fits is None else ended.fits
-        if ended.kind != MEMORY or not fits:
-            result = {
-                "status": FAILED,
-                "kind": ended.kind,
-                "reason": "; ".join([*smaller, _at(ended, batch)]),
-                "batch_size": batch,
-                "seconds": round(time.monotonic() - started, 3),
-            }
-            write_json(file, result)
-            forget_networks(directory)
-            return result
-        smaller.append(_at(ended, batch))
-        request = _with_batch(request, fits)
-        write_json(directory / ".batch.json", {"batch_size": fits, "smaller": smaller})
-
-
-def _at(ended: Ended, batch: int) -> str:
-    if ended.kind != MEMORY:
-        return ended.reason
-    if ended.fits is not None:
-        return f"not started at batch {batch}: {ended.reason}"
-    return f"out of memory at batch {batch} ({ended.reason})"
-
-
-def _with_batch(request: Request, batch: int) -> Request:
-    return dataclasses.replace(request, config={**request.config, "batch_size": batch})
-
-
-def _taken_up(directory: Path) -> dict[str, Any] | None:
-    file = directory / ".batch.json"
-    return read_json(file) if file.is_file() else None
-
-
-def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended | None:
-    """One process; None where it left a result."""
-    file = request.save(directory)
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_THE_TRIALS}
-    log = directory / LOG_NAME
-    with log.open("ab") as stream:
-        begun = stream.tell()
+def main(argv: Sequence[str]) -> int:
+    """Trains what request.json asks for; 0 where result.json or attempt.json says how it went."""
+    if len(argv) != 1:
+        raise UsageError(f"{PROG} REQUEST: it is started by trainer.tune")
+    file = Path(argv[0])
+    directory = file.parent
+    _end_with_parent()
+    request = Request.load(file)
+    with _turn(directory):
+        if (directory / RESULT_NAME).is_file():  # another process was faster
+            return 0
+        kind, told, more = BROKEN, "", {}
         try:
-            process = subprocess.Popen(
-                [*command, str(file)],
-                stdin=subprocess.PIPE,  # its end tells the process that this one is gone
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=environ,
-            )
-        except OSError as error:
-            raise CommandError(
-                f"{command[0]}: {error.strerror}: no trial can be started"
-            ) from error
-        try:
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-    if (directory / RESULT_NAME).is_file():
+            result = _train(request, directory)
+        except _TooLargeError as error:
+            kind, told, more = MEMORY, str(error), {"fits": error.fits}
+        except FloatingPointError as error:
+            kind, told = DIVERGED, str(error)
+        except MemoryError as error:
+            kind, told = MEMORY, f"MemoryError: {error}"
+        except UsageError as error:
+            kind, told = REFUSED, str(error)
+        except Exception as error:
+            # TensorFlow's error classes cannot be named before it is imported.
+            if type(error).__name__ != "ResourceExhaustedError":
+                raise
+            kind, told = MEMORY, f"ResourceExhaustedError: {str(error).splitlines()[0]}"
+        else:
+            write_json(directory / RESULT_NAME, result)
+            return 0
+        write_json(directory / ATTEMPT_NAME, {"kind": kind, "reason": told, **more})
+    return 0
+
+
+def _train(request: Request, directory: Path) -> dict[str, Any]:
+    config = TrainConfig.from_json(request.config)
+    manifest = read_manifest(request.data)
+    if manifest.dataset_fingerprint != request.dataset_fingerprint:
+        raise CommandError(
+            f"{request.data} is dataset {manifest.dataset_fingerprint[:12]} now, "
+            f"the study was begun on {request.dataset_fingerprint[:12]}"
+        )
+    # TensorFlow: seconds, only from here on
+    quiet_tensorflow("2")
+    from trainer.training.run import train
+
+    parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
+    place = directory / f"batch-{config.batch_size}"
+    asked = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    if not claim(place, asked, overwrite=False):
+        logs = Path(request.logs)
+        train(
+            config,
+            request.data,
+            manifest,
+            request.folds,
+            RunDirectories(run=place, checkpoints=place, logs=logs),
+            Cluster(),
+            cache=request.cache,
+        )
+    result = {**result_of(Run.load(place)), "parameters": parameters}
+    _write_hparams(Path(request.logs), request, result)
+    return result
+
+
+class _TooLargeError(Exception):
+    """A configuration that cannot fit; `fits` is the largest batch that may, 0 for none."""
+
+    def __init__(self, message: str, fits: int) -> None:
+        super().__init__(message)
+        self.fits = fits
+
+
+def _check_memory(
+    request: Request, config: TrainConfig, shape: tuple[int, int, int], dtype: str
+) -> int:
+    """Refuses a batch whose estimated memory is not there; gives the number of parameters."""
+    import tensorflow as tf
+
+    from trainer.networks.registry import activation_bytes, build_model
+    from trainer.training.devices import resolve_precision
+
+    assert config.modalities is not None
+    model = build_model(config.network, shape, len(config.modalities), dtype)
+    precision = resolve_precision(config.precision)
+    devices = max(1, len(tf.config.list_logical_devices("GPU")))
+    gpu = bool(tf.config.list_physical_devices("GPU"))
+    limit = request.memory or free_memory(gpu=gpu)
+
+    def needed(batch: int) -> int:
+        return activation_bytes(model, math.ceil(batch / devices), precision, gpu=gpu)
+
+    if limit is not None and needed(config.batch_size) > limit:
+        batch = config.batch_size
+        while batch and needed(batch) > limit:
+            batch //= 2
+        alone = "" if batch else f" and {needed(1) / 2**30:.3g} at batch 1"
+        raise _TooLargeError(
+            f"about {needed(config.batch_size) / 2**30:.3g} GiB{alone} are needed, "
+            f"{limit / 2**30:.3g} {'are allowed' if request.memory else 'are there'}",
+            batch,
+        )
+    return int(model.count_params())
+
+
+def free_memory(*, gpu: bool) -> int | None:
+    """Bytes a trial can have: of the smallest GPU, or of this machine; None where nobody tells."""
+    if gpu:
+        with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+            query = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
+            told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+            return min(int(line) for line in told.stdout.split()) * 2**20
         return None
-    told = directory / ATTEMPT_NAME
-    if told.is_file():
-        with contextlib.suppress(ValueError, TypeError):
-            return Ended(**json.loads(told.read_bytes()))
-    with log.open("rb") as stream:
-        stream.seek(max(begun, log.stat().st_size - _TAIL))
-        return classify(code, stream.read().decode(errors="replace"))
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]) * 1024)
+    # A container's own limit, beside which the machine's memory means little.
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # "max": there is none
+            found.append(int(Path(limit).read_text()))
+    return min(found) if found else None
 
 
-def classify(code: int, text: str) -> Ended:
-    """How a process ended that could not say so itself.
+def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> None:
+    """What TensorBoard's HParams page shows of the trial."""
+    import tensorflow as tf
+    from tensorboard.plugins.hparams import api
 
-    Args:
-      code: its exit code; negative for a signal, as `subprocess` has it.
-      text: the end of what it wrote.
+    writer = tf.summary.create_file_writer(str(logs))
+    with writer.as_default():
+        api.hparams(dict(request.values), trial_id=request.trial)
+        tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
+    writer.close()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however it went.
+
+    It holds the other end of this one's standard input, and the kernel closes it.
     """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    found = [line for line in lines if _NO_MEMORY.search(line)]
-    if found:
-        return Ended(kind=MEMORY, reason=_short(found[-1]))
-    if code in (-9, 137):
-        # Nobody kills a trial by hand as often as the kernel does for its memory.
-        return Ended(kind=MEMORY, reason="the process was killed (SIGKILL), as for its memory")
-    last = _short(lines[-1]) if lines else "it wrote nothing"
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return Ended(kind=BROKEN, reason=f"{how}: {last}")
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(0, 1):
+                pass
+        os._exit(1)
+
+    if not sys.stdin.isatty():
+        threading.Thread(target=watch, daemon=True).start()
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= 200 else line[:197] + "..."
+@contextlib.contextmanager
+def _turn(directory: Path) -> Iterator[None]:
+    """Waits until no other process is at this trial: one that was given up may still be ending."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(directory))
+            except ContractError:
+                time.sleep(0.2)
+                continue
+            yield
+            return
+
+
+if __name__ == "__main__":
+    run(main, PROG)

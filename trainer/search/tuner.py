@@ -1,76 +1,48 @@
 """The search itself: one process, or a chief that hands out trials to workers that come and go.
 
 KerasTuner's own protocol and surroundings (KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_IP and
-KERASTUNER_ORACLE_PORT). All processes see the study's directory: workers leave signs of life there,
-and a trial whose worker gives none for a while is handed out again.
+KERASTUNER_ORACLE_PORT). All processes see the study's directory: workers leave a heartbeat there,
+and a trial whose worker has had none for a while is handed out again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent import futures
 from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
 import keras_tuner as kt
-from keras_tuner.engine.base_tuner import BaseTuner
 from keras_tuner.engine.trial import Trial, TrialStatus
-from keras_tuner.src import protos  # the wire format has no public name
-from keras_tuner.src.distribute import oracle_client
-from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.terminal import row
-from trainer.search.oracles import Durable
+from trainer.search.oracles import ChiefClient, ChiefServer, Durable, TrialLoop
+from trainer.search.roles import Role
 from trainer.search.study import Study
 from trainer.search.trial import COMPLETED
 
-_BEATS = 5  # signs of life in the time after which a worker counts as lost
+_BEATS = 5  # heartbeats in the time after which a worker counts as lost
 _UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
-Run = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+RunTrial = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Role:
-    """What this process is to the search.
-
-    Attributes:
-      tuner_id: its name among those that share the study.
-      address: "host:port" of the chief; empty where the search is one process.
-    """
-
-    tuner_id: str = "tuner0"
-    address: str = ""
-
-    @property
-    def is_chief(self) -> bool:
-        """Whether it hands out trials to others, and runs none itself."""
-        return bool(self.address) and "chief" in self.tuner_id
-
-    @property
-    def is_worker(self) -> bool:
-        """Whether it gets its trials from a chief."""
-        return bool(self.address) and not self.is_chief
-
-
-class StudyTuner(BaseTuner):
+class StudyTuner(TrialLoop):
     """KerasTuner's loop around trials that run elsewhere.
 
     Args:
       oracle: what is tried next.
       directory: of the study.
       role: of this process.
-      run: runs a trial of this id and these values, and gives its result.json.
-      told: is called after each trial that this process, or one of its workers, has ended.
-      timeout: seconds without a sign of life after which a worker, or the chief, counts as lost.
+      run_trial: runs a trial of this id and these values, and gives its result.json.
+      on_trial_end: is called after each trial that this process, or one of its workers, has ended.
+      timeout: seconds without a heartbeat after which a worker, or the chief, counts as lost.
     """
 
     def __init__(
@@ -79,14 +51,14 @@ class StudyTuner(BaseTuner):
         *,
         directory: Path,
         role: Role,
-        run: Run,
-        told: Callable[[], None],
+        run_trial: RunTrial,
+        on_trial_end: Callable[[], None],
         timeout: float,
     ) -> None:
         super().__init__(oracle, directory=str(directory.parent), project_name=directory.name)
         self.tuner_id = role.tuner_id
-        self._study, self._role, self._run = directory, role, run
-        self._told, self._timeout = told, timeout
+        self._study, self._role, self._run_trial = directory, role, run_trial
+        self._on_trial_end, self._timeout = on_trial_end, timeout
         self._idle = False
         if role.is_worker:
             self.oracle = _Client(oracle, directory=directory, timeout=timeout)
@@ -104,15 +76,15 @@ class StudyTuner(BaseTuner):
             no error.
         """
         if self._role.is_chief:
-            _serve(self.oracle, self._study, self._role.address, self._told, timeout=self._timeout)
+            self._serve()
         elif self._role.is_worker:
-            with _signs_of_life(self._study, self.tuner_id, self._timeout):
+            with _heartbeat(self._study, self.tuner_id, self._timeout):
                 super().search()
         else:
             super().search()
 
     def pre_create_trial(self) -> None:
-        if self._idle:  # asked in vain just before: others' trials must end first
+        if self._idle:  # there was none just before: others' trials must end first
             time.sleep(0.5)
         self._idle = True
 
@@ -120,46 +92,56 @@ class StudyTuner(BaseTuner):
         self._idle = False
 
     def run_trial(self, trial: Trial) -> dict[str, float]:  # type: ignore[override]
-        result = self._run(trial.trial_id, trial.hyperparameters.values)
+        result = self._run_trial(trial.trial_id, trial.hyperparameters.values)
         if result["status"] != COMPLETED:
             raise kt.errors.FailedTrialError(result["reason"])
         return {self.oracle.objective.name: float(result["objective"])}
 
-    def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
-        # KerasTuner's catches whatever there is, prints a traceback, and counts it as a trial's.
-        try:
-            metrics = self.run_trial(trial)
-        except kt.errors.FailedTrialError as error:
-            trial.status, trial.message = TrialStatus.FAILED, str(error)
-            return
-        self.oracle.update_trial(trial.trial_id, metrics)
-        trial.status = TrialStatus.COMPLETED
-
     def on_trial_end(self, trial: Trial) -> None:
         self.oracle.end_trial(trial)
-        self._told()
+        self._on_trial_end()
+
+    def _serve(self) -> None:
+        """Hands out trials until none is left, and takes those back whose worker is lost."""
+        oracle, server = self.oracle, ChiefServer(self.oracle, self._role.address)
+        watch, ended = _Watch(self._study, self._timeout), len(oracle.end_order)
+        try:
+            while True:
+                time.sleep(min(0.5, self._timeout / 10))
+                for lost in watch.lost(set(oracle.tuner_ids) | set(oracle.ongoing_trials)):
+                    trial = oracle.give_up(lost)
+                    if trial is not None:
+                        row("worker", f"{lost} is lost: trial {trial} will be run again")
+                if len(oracle.end_order) != ended:
+                    ended = len(oracle.end_order)
+                    self._on_trial_end()
+                over = oracle.is_over or (server.has_stopped_a_worker and not oracle.ongoing_trials)
+                # Workers learn one by one that there is nothing left.
+                if over and not oracle.tuner_ids:
+                    return
+        finally:
+            server.close()
 
 
-class _Client(oracle_client.OracleClient):
+class _Client(ChiefClient):
     """A worker's line to the chief, which may be gone for a while and come back."""
 
     def __init__(self, oracle: Durable, *, directory: Path, timeout: float) -> None:
-        super().__init__(oracle)
+        super().__init__(oracle, timeout=max(1.0, timeout / 4))
         self._directory, self._timeout = directory, timeout
-        oracle_client.TIMEOUT = max(1.0, timeout / 4)  # of a call; KerasTuner's is an hour
 
     def create_trial(self, tuner_id: str) -> Trial:
-        trial = self._ask(super().create_trial, tuner_id)
+        trial = self._call(super().create_trial, tuner_id)
         return Trial(None, status=TrialStatus.STOPPED) if trial is None else trial
 
     def update_trial(self, trial_id: str, metrics: Mapping[str, float], step: int = 0) -> Any:
-        return self._ask(super().update_trial, trial_id, metrics, step)
+        return self._call(super().update_trial, trial_id, metrics, step)
 
     def end_trial(self, trial: Trial) -> None:
-        self._ask(super().end_trial, trial)
+        self._call(super().end_trial, trial)
 
-    def _ask(self, call: Callable[..., Any], *args: Any) -> Any:
-        """The chief's answer; None where the study is over and nobody answers any more."""
+    def _call(self, call: Callable[..., Any], *args: Any) -> Any:
+        """The chief's answer; None where the study is over and the chief has left."""
         given_up = time.monotonic() + self._timeout
         while True:
             try:
@@ -179,43 +161,8 @@ class _Client(oracle_client.OracleClient):
                 time.sleep(0.2)
 
 
-def _serve(
-    oracle: Durable, study: Path, address: str, told: Callable[[], None], *, timeout: float
-) -> None:
-    """Hands out trials until none is left, and takes those back whose worker is lost."""
-    servicer = OracleServicer(oracle)
-    server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=1), options=(("grpc.so_reuseport", 0),)
-    )
-    protos.get_service_grpc().add_OracleServicer_to_server(servicer, server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise CommandError(f"the chief cannot listen on {address}")
-    server.start()
-    watch, ended = _Watch(study, timeout), len(oracle.end_order)
-    try:
-        while True:
-            time.sleep(min(0.5, timeout / 10))
-            for lost in watch.lost(set(oracle.tuner_ids) | set(oracle.ongoing_trials)):
-                trial = oracle.give_up(lost)
-                if trial is not None:
-                    row("worker", f"{lost} is lost: trial {trial} will be run again")
-            if len(oracle.end_order) != ended:
-                ended = len(oracle.end_order)
-                told()
-            over = oracle.is_over or (servicer.stop_triggered and not oracle.ongoing_trials)
-            # Workers are told one by one that there is nothing left.
-            if over and not oracle.tuner_ids:
-                return
-    finally:
-        server.stop(grace=1).wait()
-
-
 class _Watch:
-    """Tells which workers have given no sign of life, by this process's own clock alone."""
+    """Says which workers have no heartbeat, by this process's own clock alone."""
 
     def __init__(self, study: Path, timeout: float) -> None:
         self._study, self._timeout = study, timeout
@@ -225,11 +172,11 @@ class _Watch:
         now, lost = time.monotonic(), []
         for name in sorted(tuner_ids):
             try:
-                sign = _sign_file(self._study, name).read_text()
+                beat = _heartbeat_file(self._study, name).read_text()
             except FileNotFoundError:
-                sign = ""
-            if self._seen.get(name, (None, 0.0))[0] != sign:
-                self._seen[name] = (sign, now)
+                beat = ""
+            if self._seen.get(name, (None, 0.0))[0] != beat:
+                self._seen[name] = (beat, now)
             elif now - self._seen[name][1] > self._timeout:
                 lost.append(name)
                 del self._seen[name]
@@ -237,9 +184,9 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _signs_of_life(study: Path, tuner_id: str, timeout: float) -> Iterator[None]:
+def _heartbeat(study: Path, tuner_id: str, timeout: float) -> Iterator[None]:
     """Writes a count into this worker's file again and again while the block runs."""
-    file, stop = _sign_file(study, tuner_id), threading.Event()
+    file, stop = _heartbeat_file(study, tuner_id), threading.Event()
     file.parent.mkdir(parents=True, exist_ok=True)
 
     def beat() -> None:
@@ -251,7 +198,7 @@ def _signs_of_life(study: Path, tuner_id: str, timeout: float) -> Iterator[None]
             if stop.wait(timeout / _BEATS):
                 return
 
-    thread = threading.Thread(target=beat, daemon=True, name=f"signs of life of {tuner_id}")
+    thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat of {tuner_id}")
     thread.start()
     try:
         yield
@@ -260,5 +207,5 @@ def _signs_of_life(study: Path, tuner_id: str, timeout: float) -> Iterator[None]
         thread.join()
 
 
-def _sign_file(study: Path, tuner_id: str) -> Path:
+def _heartbeat_file(study: Path, tuner_id: str) -> Path:
     return study / "workers" / re.sub(r"[^\w.-]", "_", tuner_id)

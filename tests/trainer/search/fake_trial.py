@@ -1,4 +1,4 @@
-"""Stands for `python -m trainer.search.trial` in tests of the search: no TensorFlow, no training.
+"""Stands for a trial of the search in tests: no TensorFlow, no training.
 
 `python fake_trial.py REQUEST`: the objective follows from the hyperparameters alone, so that a test
 knows which trial is the best. What else it does is asked for by environment variables:

@@ -20,8 +20,8 @@ from beam_jobs.common.cli import CommandError
 from beam_jobs.common.json_file import read_json
 from trainer.config.run import TrainConfig
 from trainer.metrics.auc import auc_interval
+from trainer.search.attempts import classify, run_trial
 from trainer.search.trial import Request, mean_auc
-from trainer.search.trial_process import classify, run_trial
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_trial.py")))
 
@@ -144,7 +144,7 @@ def test_a_trials_process_ends_with_the_one_that_started_it(tmp_path: Path, star
     file.write_text(json.dumps(dataclasses.asdict(_request())))
     code = (
         "import sys; from pathlib import Path; from trainer.search.trial import Request; "
-        "from trainer.search.trial_process import run_trial; "
+        "from trainer.search.attempts import run_trial; "
         f"run_trial(Path({str(tmp_path / '3')!r}), Request.load(Path({str(file)!r})), "
         f"{COMMAND!r})"
     )

@@ -1,0 +1,189 @@
+"""Runs a trial's process, again with half the batch where memory ran out, and says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.common.cli import CommandError
+from beam_jobs.common.json_file import read_json, write_json
+from trainer.search.trial import (
+    ATTEMPT_NAME,
+    BROKEN,
+    FAILED,
+    LOG_NAME,
+    MEMORY,
+    RESULT_NAME,
+    Request,
+    forget_networks,
+)
+
+COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
+
+# What TensorFlow, CUDA, C++ and Python say when there is no memory left.
+_NO_MEMORY = re.compile(
+    r"ResourceExhaustedError|RESOURCE_EXHAUSTED|OOM when allocating|CUDA_ERROR_OUT_OF_MEMORY"
+    r"|std::bad_alloc|MemoryError"
+)
+# Of the surroundings that belong to the search, not to a trial: a trial trains alone.
+_NOT_THE_TRIALS = (
+    *("TF_CONFIG", "CLUSTER_SPEC"),
+    *("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"),
+    *("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"),
+)
+_TAIL = 20_000  # bytes of the log in which a reason is looked for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How an attempt ended that left no result.
+
+    Attributes:
+      kind: MEMORY, DIVERGED, REFUSED or BROKEN.
+      reason: a line.
+      fits: the largest batch that may fit, where the process could tell; 0 for none.
+    """
+
+    kind: str
+    reason: str
+    fits: int | None = None
+
+
+def run_trial(
+    directory: Path, request: Request, command: Sequence[str] = COMMAND
+) -> dict[str, Any]:
+    """Runs a trial to its end and gives result.json; one that has a result is not run again.
+
+    Args:
+      directory: of the trial.
+      request: what to train.
+      command: starts the trial's process; the path of request.json is put behind it.
+
+    Raises:
+      CommandError: the trial's process cannot be started, or the dataset is another one now.
+    """
+    file = directory / RESULT_NAME
+    if file.is_file():
+        return read_json(file)
+    smaller: list[str] = []
+    asked = int(request.config["batch_size"])
+    started = time.monotonic()
+    before = _taken_up(directory)
+    if before:  # a killed study's trial had come down to this batch already
+        smaller, batch = list(before["smaller"]), int(before["batch_size"])
+        request = _with_batch(request, batch)
+    while True:
+        (directory / ATTEMPT_NAME).unlink(missing_ok=True)
+        ended = _attempt(directory, request, command)
+        if ended is None:
+            result = read_json(file)
+            if smaller and "batch_sizes" not in result:
+                told = f"batch {result['batch_size']} instead of {asked}: {'; '.join(smaller)}"
+                result = {**result, "reason": told, "batch_sizes": smaller}
+                write_json(file, result)
+            return result
+        batch = int(request.config["batch_size"])
+        fits = batch // 2 if ended.fits is None else ended.fits
+        if ended.kind != MEMORY or not fits:
+            result = {
+                "status": FAILED,
+                "kind": ended.kind,
+                "reason": "; ".join([*smaller, _at(ended, batch)]),
+                "batch_size": batch,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+            write_json(file, result)
+            forget_networks(directory)
+            return result
+        smaller.append(_at(ended, batch))
+        request = _with_batch(request, fits)
+        write_json(directory / ".batch.json", {"batch_size": fits, "smaller": smaller})
+
+
+def _at(ended: Ended, batch: int) -> str:
+    if ended.kind != MEMORY:
+        return ended.reason
+    if ended.fits is not None:
+        return f"not started at batch {batch}: {ended.reason}"
+    return f"out of memory at batch {batch} ({ended.reason})"
+
+
+def _with_batch(request: Request, batch: int) -> Request:
+    return dataclasses.replace(request, config={**request.config, "batch_size": batch})
+
+
+def _taken_up(directory: Path) -> dict[str, Any] | None:
+    file = directory / ".batch.json"
+    return read_json(file) if file.is_file() else None
+
+
+def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended | None:
+    """One process; None where it left a result."""
+    file = request.save(directory)
+    environ = {name: value for name, value in os.environ.items() if name not in _NOT_THE_TRIALS}
+    log = directory / LOG_NAME
+    with log.open("ab") as stream:
+        begun = stream.tell()
+        try:
+            process = subprocess.Popen(
+                [*command, str(file)],
+                stdin=subprocess.PIPE,  # its end tells the process that this one is gone
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=environ,
+            )
+        except OSError as error:
+            raise CommandError(
+                f"{command[0]}: {error.strerror}: no trial can be started"
+            ) from error
+        try:
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+    if (directory / RESULT_NAME).is_file():
+        return None
+    told = directory / ATTEMPT_NAME
+    if told.is_file():
+        with contextlib.suppress(ValueError, TypeError):
+            return Ended(**json.loads(told.read_bytes()))
+    with log.open("rb") as stream:
+        stream.seek(max(begun, log.stat().st_size - _TAIL))
+        return classify(code, stream.read().decode(errors="replace"))
+
+
+def classify(code: int, text: str) -> Ended:
+    """How a process ended that could not say so itself.
+
+    Args:
+      code: its exit code; negative for a signal, as `subprocess` has it.
+      text: the end of what it wrote.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [line for line in lines if _NO_MEMORY.search(line)]
+    if found:
+        return Ended(kind=MEMORY, reason=_short(found[-1]))
+    if code in (-9, 137):
+        # Nobody kills a trial by hand as often as the kernel does for its memory.
+        return Ended(kind=MEMORY, reason="the process was killed (SIGKILL), as for its memory")
+    last = _short(lines[-1]) if lines else "it wrote nothing"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return Ended(kind=BROKEN, reason=f"{how}: {last}")
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= 200 else line[:197] + "..."

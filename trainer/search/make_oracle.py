@@ -1,0 +1,102 @@
+"""The oracle of each kind of search, in KerasTuner's terms and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras_tuner as kt
+
+from trainer.config.search_space import Space
+from trainer.search.oracles import (
+    BayesianOracle,
+    Durable,
+    GridOracle,
+    RandomOracle,
+    RoundsOracle,
+)
+
+
+def hyperparameters_of(space: Space) -> kt.HyperParameters:
+    """The choices that are left to make, as KerasTuner's, conditions and all."""
+    found = kt.HyperParameters()
+    searched = [choice.name for choice in space.searched]
+    for choice in space.searched:
+        condition = {}
+        if choice.parent in searched:  # a fixed parent was looked at when the space was made
+            condition = {"parent_name": choice.parent, "parent_values": list(choice.when)}
+        found.Choice(choice.name, list(choice.values), **condition)
+    return found
+
+
+def round_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`Request.round` of KerasTuner's values; empty for a search without rounds."""
+    if "tuner/epochs" not in values:
+        return {}
+    return {
+        "bracket": values["tuner/place"],
+        "round": values["tuner/round"],
+        "epochs": values["tuner/epochs"],
+        "next": values["tuner/next"],
+        "from": values.get("tuner/trial_id", ""),
+    }
+
+
+def make_oracle(
+    kind: str, space: Space, *, objective: str, max_trials: int, epochs: int, seed: int
+) -> Durable:
+    """The oracle of a study.
+
+    Args:
+      kind: "hyperband", "bayesian", "random" or "grid".
+      space: what may be chosen.
+      objective: name of what is maximised.
+      max_trials: at most so many.
+      epochs: the most a trial is trained.
+      seed: of the search; KerasTuner takes 0 for none.
+    """
+    options: dict[str, Any] = {
+        "objective": kt.Objective(objective, "max"),
+        "hyperparameters": hyperparameters_of(space),
+        "allow_new_entries": False,
+        "tune_new_entries": False,
+        "seed": seed + 1,
+        "max_retries_per_trial": 0,
+        "max_consecutive_failed_trials": 10**9,  # a failure ends its trial, not the study
+    }
+    oracle: Any
+    if kind == "hyperband":
+        oracle = RoundsOracle(max_epochs=epochs, factor=3, **options)
+        oracle.space = space
+        oracle.begin(max_trials)
+    elif kind == "bayesian":
+        oracle = BayesianOracle(
+            max_trials=max_trials, num_initial_points=initial_points(space, max_trials), **options
+        )
+    else:
+        oracle = {"random": RandomOracle, "grid": GridOracle}[kind](
+            max_trials=max_trials, **options
+        )
+    oracle.space = space
+    oracle.verbose = 0
+    made: Durable = oracle
+    return made
+
+
+def initial_points(space: Space, max_trials: int) -> int:
+    """Random trials before the first guided one: KerasTuner's 3 a dimension would be most of them.
+
+    A third of all, between 3 and 3 a dimension.
+    """
+    return max(3, min(3 * len(space.searched), math.ceil(max_trials / 3)))
+
+
+def plan_of(oracle: Durable) -> str:
+    """What the kind of search makes of the number of trials, in words; empty where nothing."""
+    if isinstance(oracle, RoundsOracle):
+        rounds = ", then ".join(f"{size} trials of {n} epochs" for size, n in oracle.first_plan())
+        return f"{rounds}; each trained anew, with a schedule of its own"
+    if isinstance(oracle, BayesianOracle):
+        return f"{oracle.num_initial_points} random trials, then guided ones"
+    return ""

@@ -1,0 +1,246 @@
+"""One process's part in a search: what is searched, each trial's settings, and who runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.terminal import row
+from beam_jobs.core.manifest import Manifest
+from trainer.config.run import TrainConfig, merged
+from trainer.config.search_space import Space, Value
+from trainer.data.split import folds_to_train
+from trainer.search.attempts import COMMAND, run_trial
+from trainer.search.board import Board
+from trainer.search.roles import Role
+from trainer.search.study import STUDY_NAME, FinishedTrial, Study, settings_of
+from trainer.search.trial import Request
+
+TUNERS = ("hyperband", "bayesian", "random", "grid")
+OBJECTIVES = ("val_auc",)
+_WARMUP = 5  # epochs of a cosine schedule's rise, a quarter of a short training at most
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How a search goes about it.
+
+    Attributes:
+      tuner: one of `TUNERS`.
+      objective: what is maximised, one of `OBJECTIVES`.
+      max_trials: at most so many.
+      seeds: networks a fold and trial.
+      epochs: at most so many a trial; of hyperband's last round.
+      patience: epochs without a better validation AUC after which a network stops.
+      seed: of the search and of the trials' networks.
+      cache: how records are kept between epochs.
+      memory_gb: memory a trial may take on a device; None for what the machine has.
+      worker_timeout: seconds without a heartbeat after which a worker, or the chief, is lost.
+
+    Raises:
+      UsageError: a value that no search can have.
+    """
+
+    tuner: str = "hyperband"
+    objective: str = "val_auc"
+    max_trials: int = 30
+    seeds: int = 1
+    epochs: int = 27
+    patience: int = TrainConfig().patience
+    seed: int = 0
+    cache: str = "auto"
+    memory_gb: float | None = None
+    worker_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_trials", "seeds", "epochs"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+        for name in ("worker_timeout", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"--{name} must be a positive number: {value}")
+
+
+def folds_to_hold_out(manifest: Manifest, count: int | None) -> tuple[int, ...]:
+    """The manifest's first folds, or all of them.
+
+    Raises:
+      UsageError: it has not so many.
+    """
+    every = folds_to_train(manifest, None)
+    if count is None:
+        return every
+    if not 1 <= count <= len(every):
+        raise UsageError(f"--folds {count}: the dataset has {len(every)}, at least 1 is needed")
+    return every[:count]
+
+
+class Search:
+    """One process's part in a study.
+
+    Args:
+      config: how it is searched.
+      data: the dataset's directory.
+      manifest: the dataset's.
+      space: what may be chosen.
+      folds: held out in turn.
+      command: starts a trial's process; tests put another one here.
+
+    Attributes:
+      request: what tells its study from others, as JSON.
+
+    Raises:
+      UsageError: settings that no trial can have.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        *,
+        data: str,
+        manifest: Manifest,
+        space: Space,
+        folds: tuple[int, ...],
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.config, self.space = config, space
+        self._data, self._manifest, self._folds = data, manifest, folds
+        self._command = command
+        self.request: dict[str, Any] = {
+            "dataset_fingerprint": manifest.dataset_fingerprint,
+            "tuner": config.tuner,
+            "objective": config.objective,
+            "folds": list(folds),
+            "seeds": config.seeds,
+            "epochs": config.epochs,
+            "patience": config.patience,
+            "seed": config.seed,
+            "space": space.to_json(),
+        }
+        self._settings({one.name: one.values[0] for one in space.choices}, config.epochs)
+
+    def lead(self, study: Study, role: Role) -> list[FinishedTrial]:
+        """Searches alone, or as the chief of others; gives every finished trial."""
+        names = [choice.name for choice in self.space.choices]
+        trials = study.write(names)
+        self._print_plan()
+        if trials:
+            row("resumed", f"{len(trials)} trials are finished already")
+        if not study.is_over:
+            with Board(self.space, self.config.max_trials, trials) as board:
+                self._search(study, role, lambda: board.update(study.write(names)))
+        trials = study.write(names, finished=True)
+        study.finish()
+        return trials
+
+    def work(self, directory: Path, role: Role) -> None:
+        """Runs trials that a chief hands out.
+
+        Raises:
+          CommandError: no chief begins a study in the directory, or it is lost.
+          ContractError: the chief's study is another one.
+        """
+        timeout = self.config.worker_timeout
+        given_up = time.monotonic() + timeout
+        while not (directory / STUDY_NAME).is_file():
+            if time.monotonic() > given_up:
+                raise CommandError(f"{directory}: no chief has begun a study in {timeout:g} s")
+            time.sleep(0.2)
+        there = settings_of(directory)
+        if differing := sorted(n for n in self.request if there.get(n) != self.request[n]):
+            raise ContractError(
+                f"{directory}: the chief's study and this worker differ in "
+                + "; ".join(f"{n}: {there.get(n)} there, {self.request[n]} here" for n in differing)
+            )
+        self._search(Study(directory), role, lambda: None)
+        row("worker", f"{role.tuner_id}: no trials are left")
+
+    def _settings(self, values: Mapping[str, Value], epochs: int) -> TrainConfig:
+        """The settings of a trial's runs."""
+        active: dict[str, Value] = {}
+        for choice in self.space.choices:
+            if choice.is_active(active):
+                active[choice.name] = values[choice.name]
+        settings = {
+            "epochs": epochs,
+            "patience": self.config.patience,
+            "repeats": self.config.seeds,
+            "seed": self.config.seed,
+            "optimizer": {"warmup_epochs": min(_WARMUP, epochs // 4)},
+        }
+        config = TrainConfig.from_json(merged(settings, self.space.settings(active)))
+        return config.resolve(self._manifest.schema.modalities)
+
+    def _print_plan(self) -> None:
+        config = self.config
+        row(
+            "search",
+            f"{config.tuner}, at most {config.max_trials} trials of {self.space.count():,} "
+            "combinations of",
+        )
+        for name, text in self.space.rows():
+            row("", f"{name:<14} {text}")
+        patients = sum(fold in self._folds for _, _, fold in self._manifest.patients)
+        row(
+            "objective",
+            f"mean of the exact validation AUC over {len(self._folds)} of the dataset's "
+            f"{self._manifest.folds} folds, {config.seeds} "
+            f"network{'s' if config.seeds > 1 else ''} each ({patients} patients), maximised",
+        )
+
+    def _search(self, study: Study, role: Role, on_trial_end: Callable[[], None]) -> None:
+        quiet_tensorflow()
+        os.environ.update(role.variables())  # KerasTuner reads them too
+        # KerasTuner brings TensorFlow: seconds, only from here on.
+        from trainer.training.mute_tensorflow import without_notes
+
+        with without_notes():
+            from trainer.search.make_oracle import make_oracle, plan_of, round_of
+            from trainer.search.tuner import StudyTuner
+
+        config = self.config
+        oracle = make_oracle(
+            config.tuner,
+            self.space,
+            objective=config.objective,
+            max_trials=config.max_trials,
+            epochs=config.epochs,
+            seed=config.seed,
+        )
+
+        def run_one(trial: str, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
+            values, round_ = self.space.complete(chosen), round_of(chosen)
+            settings = self._settings(values, round_.get("epochs", config.epochs))
+            request = Request(
+                trial=trial,
+                values=values,
+                config=settings.to_json(),
+                data=self._data,
+                dataset_fingerprint=self._manifest.dataset_fingerprint,
+                folds=self._folds,
+                cache=config.cache,
+                memory=None if config.memory_gb is None else int(config.memory_gb * 1e9),
+                logs=str(study.directory / "logs" / trial),
+                round=round_,
+            )
+            return run_trial(study.trial(trial), request, self._command)
+
+        if role.is_chief:
+            row("chief", f"at {role.address}: hands out trials to workers, runs none itself")
+        if not role.is_worker and (plan := plan_of(oracle)):
+            row("first", plan)
+        StudyTuner(
+            oracle,
+            directory=study.directory,
+            role=role,
+            run_trial=run_one,
+            on_trial_end=on_trial_end,
+            timeout=config.worker_timeout,
+        ).search()
