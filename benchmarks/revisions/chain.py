@@ -255,7 +255,7 @@ STEPS = (
         stage="export",
         needs=RUNS,
         command="serving.export --runs run_slices --output model_slices"
-        " --ensemble probabilities --calibration isotonic",
+        " --ensemble probabilities --calibration none",
     ),
     Step(
         name="predict",

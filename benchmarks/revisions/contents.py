@@ -14,7 +14,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, AnyStr
 
 import numpy as np
 
@@ -258,13 +258,20 @@ def _between(a: Any, b: Any) -> str:
             return changed
         most = np.abs(np.subtract(a, b, dtype=np.float64)).max(initial=0)
         return f"{changed}, by {most:.3g} at most"
-    for kind in (bytes, str):
-        if isinstance(a, kind) and isinstance(b, kind) and (kind is bytes or len(a + b) > 80):
-            at = next((i for i in range(min(len(a), len(b))) if a[i] != b[i]), min(len(a), len(b)))
-            start = max(at - 12, 0)
-            length = "" if len(a) == len(b) else f"{len(a)} → {len(b)} long, "
-            return f"{length}at {at}: {_short(a[start:])} → {_short(b[start:])}"
+    if isinstance(a, bytes) and isinstance(b, bytes):
+        return _at(a, b)
+    if isinstance(a, str) and isinstance(b, str) and len(a + b) > 80:
+        return _at(a, b)
     return f"{_short(a)} → {_short(b)}"
+
+
+def _at(a: AnyStr, b: AnyStr) -> str:
+    """Where two long values differ first, with what stands there."""
+    common = min(len(a), len(b))
+    at = next((i for i in range(common) if a[i] != b[i]), common)
+    start = max(at - 12, 0)
+    length = "" if len(a) == len(b) else f"{len(a)} → {len(b)} long, "
+    return f"{length}at {at}: {_short(a[start:])} → {_short(b[start:])}"
 
 
 def _short(value: Any) -> str:
