@@ -33,7 +33,7 @@ from typing import Any
 
 from revisions.chain import STAGES, STEPS, Step, needed  # beside this script
 from revisions.compare import FAILING, RECORD, Expected, Verdict, compare
-from revisions.contents import THROUGH_MODEL, TIMES
+from revisions.contents import THROUGH_MODEL, TIMES, UNSTABLE
 from rich.console import Console
 from rich.table import Table
 
@@ -173,12 +173,8 @@ def versions() -> dict[str, str]:
 def show(console: Console, verdicts: Sequence[tuple[str, Verdict]], list_all: bool) -> None:
     """Tables of what is left out, of every file that is not the same, and of counts a stage."""
     left_out = Table("left out of the comparison", "what it is")
-    for name, what in TIMES.items():
+    for name, what in {**TIMES, **UNSTABLE}.items():
         left_out.add_row(name, what)
-    left_out.add_row("durations in .txt", "epochs' in the logs of a search's trials")
-    left_out.add_row(
-        "events.out.tfevents.*", "each event's wall time; time, host, process in names"
-    )
     left_out.add_row("files' times of change", "inputs' are set to the same ones")
     for name, how in THROUGH_MODEL.items():
         left_out.add_row(f"model*/{name}", f"where bytes differ, {MODELS} holds: {how}")

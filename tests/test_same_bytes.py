@@ -50,13 +50,39 @@ def keras_file(date: str, *values: float) -> bytes:
     return archive(metadata__json=text({"date_saved": date}), model__weights__h5=weights(*values))
 
 
+def page(column: str, *cells: str) -> bytes:
+    head = f'<thead><tr><th scope="col">AUC</th><th scope="col">{column}</th></tr></thead>'
+    rows = "".join(f'<tr><th scope="row">0.5</th><td>{cell}</td></tr>\n' for cell in cells)
+    return f"<table>{head}<tbody>{rows}</tbody></table>\n<p>17</p>".encode()
+
+
+def shared(*addresses: int) -> bytes:
+    return archive(config__json=text([{"shared_object_id": address} for address in addresses]))
+
+
+def session(start: float, name: str) -> bytes:
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    started = plugin_data_pb2.SessionStartInfo(start_time_secs=start, group_name=name)
+    event = event_pb2.Event(wall_time=start)
+    plugin = event.summary.value.add(tag="session").metadata.plugin_data
+    plugin.plugin_name = "hparams"
+    content = plugin_data_pb2.HParamsPluginData(session_start_info=started)
+    plugin.content = content.SerializeToString()
+    return framed(event.SerializeToString())
+
+
+def framed(data: bytes) -> bytes:
+    return struct.pack("<QI", len(data), 0) + data + bytes(4)
+
+
 def events(wall_time: float, loss: float, tag: str = "loss") -> bytes:
     from tensorboard.compat.proto import event_pb2
 
     event = event_pb2.Event(wall_time=wall_time, step=3)
     event.summary.value.add(tag=tag, simple_value=loss)
-    data = event.SerializeToString()
-    return struct.pack("<QI", len(data), 0) + data + bytes(4)
+    return framed(event.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -65,6 +91,8 @@ def events(wall_time: float, loss: float, tag: str = "loss") -> bytes:
         ("run.json", text({"a": 1, "seconds": 2.5}), text({"a": 1, "seconds": 3})),
         ("run.json", text({"epoch_seconds": [1.5, 2]}), text({"epoch_seconds": [1e-5, 3.25]})),
         ("t.csv", b"a,seconds\n1,2.5\n", b"a,seconds\n1,3.5\n"),
+        ("report.html", page("Seconds", "17", "8"), page("Seconds", "20", "9")),
+        ("oracle.json", b'{"tried_so_far": ["a", "b"]}', b'{"tried_so_far": ["b", "a"]}'),
         ("study/trials/0/log.txt", b"epoch 1/2  4.5 s\n", b"epoch 1/2  12 s\n"),
         ("request.json", text({"logs": f"{ROOTS[0]}/x"}), text({"logs": f"{ROOTS[1]}/x"})),
     ],
@@ -77,6 +105,8 @@ def test_times_and_the_directory_are_left_out_of_text(name, before, after):
     ("name", "before", "after"),
     [
         ("best.keras", keras_file("2026-01-01", 1, 2), keras_file("2026-01-02", 1, 2)),
+        ("best.keras", shared(140, 150, 140), shared(7, 3, 7)),
+        ("events.out.tfevents.*.0.v2", session(1.5, "0"), session(2.5, "0")),
         ("map.bin.gz", gzip.compress(b"\x93", mtime=1), gzip.compress(b"\x93", mtime=2)),
         ("logs/events.out.tfevents.*.0.v2", events(1.5, 0.25), events(2.5, 0.25)),
         (
@@ -102,6 +132,11 @@ def test_containers_that_hold_the_same_are_the_same(name, before, after):
         ("a.csv", b"id,p\n7,0.5\n", b"id,q\n7,0.5\n", "header: "),
         ("a.csv", b"id,p\n", b'id,"p"\n', "form: "),
         ("a.html", b"<p>\none\n", b"<p>\ntwo\n", "line 2: 'one' → 'two'"),
+        ("a.html", page("Epochs", "17"), page("Epochs", "20"), "line 1: "),
+        ("a.html", page("Seconds", "1"), page("Seconds", "1", "2"), "line "),
+        ("a.json", b'{"tried_so_far": ["a"]}', b'{"tried_so_far": ["b"]}', "tried_so_far.0"),
+        ("a.keras", shared(140, 150, 140), shared(7, 3, 3), "2.shared_object_id: 0 → 1"),
+        ("events.out.tfevents.*.0.v2", session(1, "0"), session(2, "1"), "step 0/session"),
         ("a.tfrecord", b"abcd", b"abxd", "bytes: at 2"),
         ("a.keras", keras_file("d", 1, 2), keras_file("d", 1, 2.5), "by 0.5 at most"),
         ("a.keras", keras_file("d", 0.0), keras_file("d", -0.0), "1 of 1 values"),

@@ -27,10 +27,23 @@ TIMES = {
     "input_wait": "share of a step's time spent waiting for records",
     "date_saved": "metadata.json in a .keras file",
 }
+# What else is left out, because it is drawn or counted anew in every process.
+UNSTABLE = {
+    "shared_object_id": "config.json in a .keras file: addresses of shared objects; numbered",
+    "tried_so_far": "oracle.json: KerasTuner writes a set, in the order of its hashes; sorted",
+    "start_time_secs": "HParams events: a session's start, and its end_time_secs",
+    "Seconds": "this column of tables in .html",
+    "durations": "in .txt, the logs of a search's trials: 4.5 s, 3 min",
+    "events.out.tfevents.*": "each event's wall time; time, host and process in the file's name",
+}
 # Durations in the logs that trials keep: "4.5 s", "about 3 min".
 _DURATION = re.compile(r"\b\d+(\.\d+)? (s|min|h)\b")
 _NAMES = "|".join(TIMES)
 _JSON_TIME = re.compile(rf'("(?:{_NAMES})":\s*)(\[[^\]]*\]|"[^"]*"|[-+.\w]+)')
+_TRIED = re.compile(r'("tried_so_far":\s*)\[([^\]]*)\]')
+_SHARED = re.compile(rb'("shared_object_id":\s*)(\d+)')
+_CELL = re.compile(r"<t[hd]\b[^>]*>.*?</t[hd]>")
+_SECONDS = '<th scope="col">Seconds</th>'
 # A SavedModel's files that are compared through what the model holds and answers (models.npz).
 THROUGH_MODEL = {
     "saved_model.pb": "signatures, and what they answer for the same volumes and records",
@@ -58,12 +71,31 @@ def masked(name: str, data: bytes, root: str) -> bytes:
         return data
     text = data.decode().replace(root, "SIDE")
     if suffix in (".json", ".jsonl"):
-        text = _JSON_TIME.sub(r"\1TIME", text)
+        text = _JSON_TIME.sub(r'\1"TIME"', text)
+        text = _TRIED.sub(lambda m: f"{m[1]}[{', '.join(sorted(m[2].split(', ')))}]", text)
     elif suffix == ".txt":
         text = _DURATION.sub("TIME", text)
     elif suffix == ".csv":
         text = _csv_without_times(text)
+    elif suffix == ".html" and _SECONDS in text:
+        text = "</table>".join(map(_table_without_times, text.split("</table>")))
     return text.encode()
+
+
+def _table_without_times(html: str) -> str:
+    """HTML up to a table's end, without what stands in the table's column of seconds."""
+    start = html.rfind("<thead>")
+    head, end, body = html[start:].partition("</thead>")
+    if start < 0 or _SECONDS not in head:
+        return html
+    column = _CELL.findall(head).index(_SECONDS)
+    rows = []
+    for row in body.split("</tr>"):
+        cells = list(_CELL.finditer(row))
+        if len(cells) > column:
+            row = f"{row[: cells[column].start()]}TIME{row[cells[column].end() :]}"
+        rows.append(row)
+    return html[:start] + head + end + "</tr>".join(rows)
 
 
 def _csv_without_times(text: str) -> str:
@@ -108,7 +140,9 @@ Pairs = Iterator[tuple[str, Any]]
 
 
 def _json(_: PurePosixPath, data: bytes) -> Pairs:
-    return _flat("", json.loads(data))
+    numbers: dict[bytes, int] = {}
+    numbered = _SHARED.sub(lambda m: m[1] + b"%d" % numbers.setdefault(m[2], len(numbers)), data)
+    return _flat("", json.loads(numbered))
 
 
 def _flat(place: str, value: Any) -> Pairs:
@@ -195,6 +229,7 @@ def _parquet(_: PurePosixPath, data: bytes) -> Pairs:
 def _events(_: PurePosixPath, data: bytes) -> Pairs:
     """Step and tag of every summary; the wall-clock time of each event is left out."""
     from tensorboard.compat.proto import event_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
 
     start = 0
     while start < len(data):
@@ -204,6 +239,16 @@ def _events(_: PurePosixPath, data: bytes) -> Pairs:
         for value in event.summary.value:
             tag = value.tag
             value.ClearField("tag")
+            plugin = value.metadata.plugin_data
+            if plugin.plugin_name == "hparams":
+                session = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+                if session.HasField(
+                    "session_start_info"
+                ):  # to touch one of the two unsets the other
+                    session.session_start_info.ClearField("start_time_secs")
+                elif session.HasField("session_end_info"):
+                    session.session_end_info.ClearField("end_time_secs")
+                plugin.content = session.SerializeToString(deterministic=True)
             yield f"step {event.step}/{tag}", value.SerializeToString(deterministic=True)
 
 
