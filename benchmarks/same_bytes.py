@@ -177,7 +177,7 @@ def show(console: Console, verdicts: Sequence[tuple[str, Verdict]], list_all: bo
         left_out.add_row(name, what)
     left_out.add_row("files' times of change", "inputs' are set to the same ones")
     for name, how in THROUGH_MODEL.items():
-        left_out.add_row(f"model*/{name}", f"where bytes differ, {MODELS} holds: {how}")
+        left_out.add_row(f"model*/{name}", f"where bytes differ; {how}")
     console.print(left_out)
     files = Table("stage", "file", "verdict", "what")
     for stage, verdict in verdicts:

@@ -44,12 +44,12 @@ _TRIED = re.compile(r'("tried_so_far":\s*)\[([^\]]*)\]')
 _SHARED = re.compile(rb'("shared_object_id":\s*)(\d+)')
 _CELL = re.compile(r"<t[hd]\b[^>]*>.*?</t[hd]>")
 _SECONDS = '<th scope="col">Seconds</th>'
-# A SavedModel's files that are compared through what the model holds and answers (models.npz).
+# Files of a SavedModel whose bytes may differ: what the model holds and answers is in models.npz.
 THROUGH_MODEL = {
-    "saved_model.pb": "signatures, and what they answer for the same volumes and records",
-    "variables/variables.data-00000-of-00001": "every variable's value, Keras's dropout seeds not",
-    "variables/variables.index": "names, types and shapes of the variables",
-    "fingerprint.pb": "holds hashes of the files above and a number drawn at random",
+    "saved_model.pb": "models.npz: signatures, and what they answer for given volumes and records",
+    "variables/variables.data-00000-of-00001": "models.npz: the variables, but Keras's seed states",
+    "variables/variables.index": "models.npz: their names, types and shapes",
+    "fingerprint.pb": "hashes of the files above and a random number",
 }
 
 Contents = dict[str, Any]

@@ -4,7 +4,7 @@
 
 Of each model: every variable, the signatures with their types and shapes, and what these answer for
 volumes drawn at random from a fixed seed and for the records. The states of Keras's seed generators
-(uint32 of shape (2,)) are left out: the export draws dropout layers' seeds anew, and no answer
+(integers of shape (2,)) are left out: the export draws dropout layers' seeds anew, and no answer
 depends on them.
 """
 
@@ -28,7 +28,7 @@ def held_and_answered(model: str, records: list[bytes]) -> dict[str, Any]:
         value = checkpoint.get_tensor(name)
         if isinstance(value, bytes):  # the graph of Python objects, which names no values
             continue
-        if not (value.dtype == np.uint32 and value.shape == (2,)):
+        if not (value.dtype.kind in "iu" and value.shape == (2,)):
             found[f"variables/{name}"] = value
     loaded = tf.saved_model.load(model)
     for name, signature in sorted(loaded.signatures.items()):
