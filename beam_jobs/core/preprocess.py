@@ -18,7 +18,8 @@ from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.resample import Float32, Resampled, resample_stack
+from beam_jobs.core.reduction import Float32
+from beam_jobs.core.resample import Resampled, resample_stack
 from beam_jobs.core.series import Series
 
 # Raised whenever the recipe gives other voxels for the same input.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from beam_jobs.core.dicom.pixels import StoredSlice, is_blank
-from beam_jobs.core.resample import axis_weights, reduce_stack
+from beam_jobs.core.reduction import axis_weights, reduce_stack
 
 DTYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64)
 
