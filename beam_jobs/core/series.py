@@ -21,6 +21,7 @@ from beam_jobs.common.files_before.storage import open_bytes
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+from beam_jobs.core.stacks import kind_of, split_stacks
 
 # Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
 # this share of a step of an even ladder is even.
@@ -38,11 +39,6 @@ MIN_SPACING_MM = 1e-5
 MAX_VOLUME_MM3 = 2e9
 # The origin of a frame of reference is arbitrary, but not kilometres away.
 MAX_POSITION_MM = 1e6
-
-_LOCALIZER_TYPES = frozenset({"LOCALIZER", "SCOUT"})
-_DERIVED_TYPES = frozenset(
-    {"PROJECTION IMAGE", "MIP", "MINIP", "SCREEN SAVE", "REFORMATTED", "CSA MPR", "MOSAIC MPR"}
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +93,7 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
     for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
         # Input order must not matter: ties below are broken by path and frame.
         members.sort(key=lambda header: (header.path, header.frame))
-        for stack in _split(members):
+        for stack in split_stacks(members):
             try:
                 found, duplicates = _order(stack)
             except RejectedError as error:
@@ -123,106 +119,13 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
     return series, rejections
 
 
-def _split(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
-    """One UID is not one volume: the true stacks among headers of one series UID."""
-    stacks: dict[tuple[object, ...], list[SliceHeader]] = defaultdict(list)
-    orientations: list[Array] = []
-    for header in headers:
-        key = (
-            header.rows,
-            header.columns,
-            tuple(round(value, 4) for value in header.pixel_spacing),
-            _nearest(header.orientation, orientations),
-            bool(header.position),
-            header.echo_number,
-            None if header.echo_time is None else round(header.echo_time, 3),
-            _complex_component(header),
-            header.temporal_position,
-            header.b_value,
-            header.stack_id,
-            _kind(header),
-        )
-        stacks[key].append(header)
-    return [part for stack in stacks.values() for part in _separate(stack)]
-
-
-def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
-    """Repetitions of one stack (dynamics, diffusion directions), by the first key that tells them.
-
-    A key counts only where it gives whole repetitions: every part holds every place once. A stack
-    that no key separates stays as it is, for `_order` to collapse or to refuse.
-    """
-    places = {_place(header) for header in stack}
-    if len(places) < 2 or len(places) == len(stack) or len(stack) % len(places):
-        return [stack]
-
-    def whole(parts: list[list[SliceHeader]]) -> bool:
-        return all(
-            len(part) == len(places) and {_place(header) for header in part} == places
-            for part in parts
-        )
-
-    for key in (lambda header: header.acquisition_number, lambda header: header.volume_index):
-        parts: dict[object, list[SliceHeader]] = defaultdict(list)
-        for header in stack:
-            parts[key(header)].append(header)
-        found = [parts[value] for value in sorted(parts, key=lambda value: (value is None, value))]
-        if whole(found):
-            return found
-    # Last, runs of consecutive InstanceNumbers, one run a repetition.
-    numbers = {header.instance_number for header in stack}
-    if None not in numbers and len(numbers) == len(stack):
-        ordered = sorted(stack, key=lambda header: header.instance_number or 0)
-        runs = [ordered[at : at + len(places)] for at in range(0, len(ordered), len(places))]
-        if whole(runs):
-            return runs
-    return [stack]
-
-
-def _place(header: SliceHeader) -> tuple[float, ...]:
-    return tuple(round(value, 2) for value in header.position)
-
-
-def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
-    """Index of the orientation among those seen so far, added when it is new (-1: malformed)."""
-    vector = np.asarray(orientation, dtype=np.float64)
-    if vector.shape != (6,) or not np.isfinite(vector).all():
-        return -1
-    for index, other in enumerate(known):
-        # 2e-3 is a tenth of a degree: rounding in decimal strings stays far below it.
-        if np.abs(vector - other).max() < 2e-3:
-            return index
-    known.append(vector)
-    return len(known) - 1
-
-
-def _complex_component(header: SliceHeader) -> str:
-    """Magnitude, phase, real or imaginary part, where ImageType says so (PS3.3 C.8.3.1.1.1)."""
-    names = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I"}
-    # ComplexImageComponent (0008,9208) of enhanced objects, PS3.3 C.8.13.3.1.1.
-    for value in (header.complex_component, *header.image_type[2:]):
-        if value in names:
-            return names[value]
-    return "M"
-
-
-def _kind(header: SliceHeader) -> str:
-    """ "localizer", "derived" or "" for an image that may be a volume's slice."""
-    kinds = {value.upper() for value in header.image_type}
-    if kinds & _LOCALIZER_TYPES:
-        return "localizer"
-    if kinds & _DERIVED_TYPES:
-        return "derived"
-    return "mosaic" if "MOSAIC" in kinds else ""
-
-
 def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
     """The series of one stack, and its exact duplicates.
 
     Raises:
       RejectedError: the stack is no volume.
     """
-    kind = _kind(stack[0])
+    kind = kind_of(stack[0])
     if kind == "localizer":
         raise RejectedError(Reason.LOCALIZER, "ImageType (0008,0008) says localizer")
     if kind == "derived":
