@@ -246,7 +246,7 @@ def image_values(series: Series) -> Images:
     """Values of each image of a series in order, by path and frame."""
     return {
         (header.path, header.frame): stored.samples * np.float64(stored.slope) + stored.intercept
-        for header, stored in zip(series.headers, stored_slices(series), strict=True)
+        for header, stored in zip(series.headers, stored_slices(series.headers), strict=True)
     }
 
 

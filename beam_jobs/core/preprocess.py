@@ -279,7 +279,11 @@ def _resample(
         return grid or grid_around(grid_centre(values, affine, spec), spec)
 
     return resample_stack(
-        tally.watch(stored_slices(series)), series.geometry, series.offsets, spec.spacing, choose
+        tally.watch(stored_slices(series.headers)),
+        series.geometry,
+        series.offsets,
+        spec.spacing,
+        choose,
     )
 
 

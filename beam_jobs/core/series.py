@@ -11,14 +11,13 @@ series says so (`geometry_known` is False).
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from beam_jobs.common.files_before.storage import open_bytes
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
+from beam_jobs.core.dicom.pixels import same_samples
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.stacks import kind_of, split_stacks
@@ -231,28 +230,13 @@ def _collapse_duplicates(
 
 
 def _same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two images' stored pixel bytes are equal (needed for the rare duplicate only)."""
+    """Whether two images are one but for where they lie (needed for the rare duplicate only)."""
     if one._replace(path="", frame=0, pixel_offset=0, file_size=0, modified=0) != other._replace(
         path="", frame=0, pixel_offset=0, file_size=0, modified=0, sop_uid=one.sop_uid,
         instance_number=one.instance_number,
     ):  # fmt: skip
         return False
-    return _pixel_digest(one) == _pixel_digest(other)
-
-
-def _pixel_digest(header: SliceHeader) -> bytes:
-    try:
-        with open_bytes(header.path) as source:
-            if header.is_native:
-                start = header.pixel_offset + header.frame * header.frame_bytes
-                data = source.read_at(start, header.frame_bytes)
-            else:
-                data = source.read_at(header.pixel_offset, source.size)
-    except OSError as error:
-        raise RejectedError(
-            Reason.UNREADABLE_FILE, error.strerror or "unreadable", path=header.path
-        ) from error
-    return hashlib.sha256(data).digest() + bytes([header.frame % 251])
+    return same_samples(one, other)
 
 
 def _ladder(heights: Array) -> tuple[list[float], float]:

@@ -64,7 +64,7 @@ def load_volume(series: Series) -> Volume:
     """
     # Slice by slice in memory, as read; (row, column, slice) is a view of it.
     stack: npt.NDArray[Any] = np.zeros(0)
-    for index, stored in enumerate(stored_slices(series)):
+    for index, stored in enumerate(stored_slices(series.headers)):
         dtype, plain = stored.samples.dtype, stored.slope == 1.0 and stored.intercept == 0.0
         if not plain:
             dtype = np.dtype(np.float64 if dtype.itemsize > 2 else np.float32)

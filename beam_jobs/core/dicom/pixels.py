@@ -23,7 +23,6 @@ from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, 
 from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
 from beam_jobs.core.reasons import Reason, RejectedError
-from beam_jobs.core.series import Series
 
 
 class StoredSlice(NamedTuple):
@@ -92,7 +91,7 @@ class BlankTally:
             yield stored
 
 
-def stored_slices(series: Series) -> Iterator[StoredSlice]:
+def stored_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     """The slices of a series in order, each file read once.
 
     The first slice is read at once: where its pixels are not of the matrix that the header claims,
@@ -101,8 +100,18 @@ def stored_slices(series: Series) -> Iterator[StoredSlice]:
     Raises:
       RejectedError: unreadable, truncated or undecodable pixels; the error names the file.
     """
-    slices = _read_slices(series)
+    slices = _read_slices(headers)
     return _resumed(next(slices), slices)
+
+
+def same_samples(one: SliceHeader, other: SliceHeader) -> bool:
+    """Whether two images hold the same samples; frames are compared as frames.
+
+    Raises:
+      RejectedError: as `stored_slices`.
+    """
+    first, second = next(stored_slices([one])), next(stored_slices([other]))
+    return np.array_equal(first.samples, second.samples)
 
 
 def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[StoredSlice]:
@@ -111,11 +120,11 @@ def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[Stor
     yield from others
 
 
-def _read_slices(series: Series) -> Iterator[StoredSlice]:
+def _read_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     native = _NativeReader()
     compressed = _CompressedReader()
     opened = _DatasetReader()
-    for header in series.headers:
+    for header in headers:
         try:
             if header.is_native:
                 samples = native.read(header)

@@ -36,7 +36,7 @@ def frames(*values):
 def tally_of(paths) -> BlankTally:
     (series,) = read_stacks(paths)
     tally = BlankTally()
-    handed_on = [stored.blank for stored in tally.watch(stored_slices(series))]
+    handed_on = [stored.blank for stored in tally.watch(stored_slices(series.headers))]
     assert tally.slices == len(handed_on) == len(series.headers)
     return tally
 

@@ -221,3 +221,19 @@ def test_spacing_of_neither_frame_nor_shared_group_is_refused(tmp_path):
     assert not unread
     _, (rejection,) = assemble(headers)
     assert rejection.reason is Reason.INVALID_GEOMETRY
+
+
+@pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless])
+@pytest.mark.parametrize("same", [True, False])
+def test_frames_at_one_place_are_duplicates_by_their_own_pixels(tmp_path, syntax, same):
+    """However far apart in the file: here 251 frames."""
+    frames = [np.full((4, 4), k, np.uint16) for k in range(251)]
+    groups = [place(k) for k in range(251)]
+    path = write(
+        tmp_path / "m.dcm", [*groups, place(0)], [*frames, frames[0 if same else 1]], syntax,
+        rows=4, columns=4,
+    )  # fmt: skip
+    series, rejections = assemble(index_files([str(path)])[0])
+    reason = Reason.EXACT_DUPLICATE if same else Reason.CONFLICTING_DUPLICATES
+    assert [rejection.reason for rejection in rejections] == [reason]
+    assert [len(stack.headers) for stack in series] == ([251] if same else [])

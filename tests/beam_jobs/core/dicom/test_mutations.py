@@ -169,5 +169,5 @@ def test_panic_of_the_rle_decoder_is_a_rejection(tmp_path):
     headers, _ = index_files(map(str, paths))
     (series,), _ = assemble(headers)
     with pytest.raises(RejectedError) as caught:
-        list(stored_slices(series))
+        list(stored_slices(series.headers))
     assert caught.value.reason is Reason.UNDECODABLE_PIXELS
