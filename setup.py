@@ -26,7 +26,6 @@ CONVERSION = [
     "apache-beam>=2.77,<2.78",
     "google-crc32c>=1.6,<2",
     "grpcio>=1.60,<2",
-    "indexed-gzip>=1.9,<2",  # members of .tar.gz by ranges
     "jinja2>=3.1,<4",
     "markupsafe>=2.1",
     "numpy>=1.26,<2",

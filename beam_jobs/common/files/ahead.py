@@ -7,13 +7,18 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from beam_jobs.common.files.archives import archive as archives
+from beam_jobs.common.files.archives.archive import Span
 from beam_jobs.common.files.clients import AT_ONCE, pool
-from beam_jobs.common.files.names import Entry, is_remote
+from beam_jobs.common.files.names import Entry, is_remote, split_member
 from beam_jobs.common.files.objects import Piece, read_range
 from beam_jobs.common.files.sources import known
 
 _WINDOW = 2 * AT_ONCE  # requests sent ahead
 _WINDOW_BYTES = 64 << 20
+# Members of an archive that lie so close are one request of up to so many bytes.
+_GAP_BYTES = 128 << 10
+_RUN_BYTES = 2 << 20
 
 
 class Wanted(NamedTuple):
@@ -80,7 +85,7 @@ def fetched_ahead(entries: Iterable[Entry], length: int) -> Iterator[None]:
       length: how much of each; the listing's size and stamp are known with it.
     """
     entries = list(entries)
-    wanted = [_of_object(entry, length) for entry in entries if is_remote(entry.path)]
+    wanted = list(_wanted([entry for entry in entries if is_remote(entry.path)], length))
     if not wanted:
         yield
         return
@@ -94,7 +99,49 @@ def fetched_ahead(entries: Iterable[Entry], length: int) -> Iterator[None]:
         ahead.close()
 
 
+def _wanted(entries: Iterable[Entry], length: int) -> Iterator[Wanted]:
+    """The requests that give the entries' first `length` bytes."""
+    run: list[Span] = []
+    for entry in entries:
+        member = split_member(entry.path)
+        span = archives.span_of(*member, length) if member else None
+        if run and (span is None or not _continues(run, span)):
+            yield _of_members(run)
+            run = []
+        if span is not None:
+            run.append(span)
+        elif member is None:
+            yield _of_object(entry, length)
+    if run:
+        yield _of_members(run)
+
+
 def _of_object(entry: Entry, length: int) -> Wanted:
     path = entry.path
     first = length if entry.size is None else min(length, entry.size)
     return Wanted((path,), first, lambda: {path: read_range(path, 0, first)})
+
+
+def _continues(run: Sequence[Span], span: Span) -> bool:
+    """Whether one request for members that lie close together may give one more."""
+    first, last = run[0], run[-1]
+    return (
+        span.archive.path == first.archive.path
+        and span.start - last.start >= 0
+        and span.start - last.end <= _GAP_BYTES
+        and span.end - first.start <= _RUN_BYTES
+    )
+
+
+def _of_members(run: Sequence[Span]) -> Wanted:
+    archive, start = run[0].archive, run[0].start
+    end = max(span.end for span in run)
+
+    def fetch() -> dict[str, Piece]:
+        found = read_range(archive.path, start, end - start, archive.status.tag)
+        return {
+            span.path: found._replace(data=found.data[span.start - start : span.end - start])
+            for span in run
+        }
+
+    return Wanted(tuple(span.path for span in run), end - start, fetch)

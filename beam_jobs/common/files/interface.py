@@ -35,6 +35,7 @@ from beam_jobs.common.files.names import (
     logical,
     name_of,
     require_writable,
+    split_member,
     temporary_of,
     text,
 )
@@ -105,8 +106,7 @@ def holds_files(root: StrPath) -> bool:
 
 def names(directory: StrPath) -> list[str]:
     """Names of the files directly in a directory, hidden ones too, sorted; none where it is not."""
-    path = text(directory)
-    return objects.names(path) if is_remote(path) else local.list_names(path)
+    return opening.names(text(directory))
 
 
 def exists(path: StrPath) -> bool:
@@ -115,17 +115,16 @@ def exists(path: StrPath) -> bool:
 
 
 def is_dir(path: StrPath) -> bool:
-    """Whether a path is a directory: in a store, whether anything lies below it."""
-    path = text(path)
-    return objects.any_below(path) if is_remote(path) else os.path.isdir(path)
+    """Whether a path is a directory: in a store, whether anything lies below it.
+
+    An archive is one.
+    """
+    return opening.is_dir(text(path))
 
 
 def stat(path: StrPath) -> Status | None:
     """Size, time of change and version of a file; None where there is no such file."""
-    path = text(path)
-    if is_remote(path):
-        return objects.stat(path)
-    return local.stat(path)
+    return opening.stat(text(path))
 
 
 def size(path: StrPath) -> int:
@@ -139,9 +138,9 @@ def size(path: StrPath) -> int:
 def read(path: StrPath) -> bytes:
     """A whole file as it is, whatever its extension says of compression."""
     path = text(path)
-    if is_remote(path):
+    if is_remote(path) and split_member(path) is None:
         return objects.read_whole(path)
-    with open(path, "rb") as stream:
+    with open_read(path) as stream:
         return stream.read()
 
 
@@ -166,9 +165,9 @@ def open_read(path: StrPath) -> IO[bytes]:
     In a store, blocks that follow one another grow to 8 MiB; seeking costs no request.
     """
     path = text(path)
-    if not is_remote(path):
+    if not is_remote(path) and split_member(path) is None:
         return open(path, "rb")
-    return io.BufferedReader(SourceFile(opening.open_source(path), owned=True), HEAD_BYTES)
+    return io.BufferedReader(SourceFile(opening.open_source(path), path, owned=True), HEAD_BYTES)
 
 
 def open_bytes(path: StrPath) -> AbstractContextManager[ByteSource]:

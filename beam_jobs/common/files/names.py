@@ -198,7 +198,7 @@ def logical(path: StrPath) -> str:
     if found is None:
         return path
     archive, name = found
-    return f"{_without_suffix(archive)}/{name}"
+    return f"{_without_suffix(archive)}/{name}" if name else _without_suffix(archive)
 
 
 def _without_suffix(archive: str) -> str:

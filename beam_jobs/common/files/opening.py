@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from beam_jobs.common.files import local, objects
-from beam_jobs.common.files.names import Entry, is_input_below, is_remote, join
+from beam_jobs.common.files.archives import archive as archives
+from beam_jobs.common.files.archives.inflate import GZIP, InflatedBytes
+from beam_jobs.common.files.clients import pool
+from beam_jobs.common.files.names import (
+    GZIPPED,
+    MEMBER,
+    Entry,
+    Status,
+    is_archive,
+    is_input_below,
+    is_remote,
+    join,
+    logical,
+    split_member,
+)
 from beam_jobs.common.files.sources import ByteSource, ObjectBytes
 
 
 @contextmanager
 def open_bytes(path: str) -> Iterator[ByteSource]:
-    """Opens a file for reading at any place."""
+    """Opens a file for reading at any place; a `.dcm.gz` inflated."""
     source = open_source(path)
+    if path.endswith("z") and path.lower().endswith(GZIPPED):
+        source = InflatedBytes(source, path, window=GZIP)
     try:
         yield source
     finally:
@@ -21,23 +38,83 @@ def open_bytes(path: str) -> Iterator[ByteSource]:
 
 
 def open_source(path: str) -> ByteSource:
-    """`open_bytes` without the block; who calls it closes it."""
+    """A file as it is; who calls it closes it."""
+    if MEMBER in path and (found := split_member(path)):
+        return archives.open_member(*found)
     return ObjectBytes(path) if is_remote(path) else local.LocalBytes(path)
 
 
 def entries(root: str) -> list[Entry]:
-    """The files below a root that are read, sorted by their path."""
+    """The files below a root that are read, as `interface.entries` has them."""
+    if found := split_member(root):
+        return _in_order(archives.entries(*found))
+    if is_archive(root) and not _is_directory(root):
+        archive = archives.archive_of(root)
+        if archive.fault and not archive.members:
+            raise OSError(archives.DAMAGED, archive.fault, root)
+        return _in_order(archives.entries(root))
     if not is_remote(root):
-        return [Entry(path) for path in local.list_files(root)]
-    prefix = join(root, "")
-    return sorted(
-        entry for entry in objects.entries(prefix) if is_input_below(entry.path[len(prefix) :])
-    )
+        listed = [Entry(path) for path in local.list_files(root)]
+    else:
+        prefix = join(root, "")
+        listed = sorted(
+            entry for entry in objects.entries(prefix) if is_input_below(entry.path[len(prefix) :])
+        )
+    packed = [entry.path for entry in listed if is_archive(entry.path)]
+    if not packed:
+        return listed
+    files = [entry for entry in listed if not is_archive(entry.path)]
+    # On a disk one after the other, for there the processor is what they wait for.
+    for members in pool().map(_expanded, packed) if is_remote(root) else map(_expanded, packed):
+        files += members
+    return _in_order(files)
+
+
+def _expanded(archive: str) -> list[Entry]:
+    try:
+        return archives.entries(archive)
+    except OSError:  # whoever opens it hears of it again
+        return [Entry(f"{archive}{MEMBER}")]
+
+
+def _in_order(found: list[Entry]) -> list[Entry]:
+    return sorted(found, key=lambda entry: (logical(entry.path), entry))
+
+
+def _is_directory(path: str) -> bool:
+    """Whether a path that is named like an archive is a directory all the same."""
+    return not is_remote(path) and os.path.isdir(path)
 
 
 def holds_files(root: str) -> bool:
     """Whether `entries` would find any."""
-    if not is_remote(root):
+    if not is_remote(root) or is_archive(root) or split_member(root):
         return bool(entries(root))
     prefix = join(root, "")
     return any(is_input_below(entry.path[len(prefix) :]) for entry in objects.entries(prefix))
+
+
+def stat(path: str) -> Status | None:
+    """Size, time of change and version of a file; None where there is no such file."""
+    if found := split_member(path):
+        return archives.stat(*found)
+    return objects.stat(path) if is_remote(path) else local.stat(path)
+
+
+def names(directory: str) -> list[str]:
+    """Names of the files directly in a directory, sorted; none where it is not."""
+    if found := split_member(directory):
+        return archives.names(*found)
+    return objects.names(directory) if is_remote(directory) else local.list_names(directory)
+
+
+def is_dir(path: str) -> bool:
+    """Whether anything lies below a path; an archive is a directory."""
+    if found := split_member(path):
+        archive, name = found
+        return any(
+            other.startswith(join(name, "")) for other in archives.archive_of(archive).members
+        )
+    if is_archive(path) and stat(path) is not None:
+        return True
+    return objects.any_below(path) if is_remote(path) else os.path.isdir(path)

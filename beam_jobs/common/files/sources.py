@@ -62,14 +62,30 @@ class ObjectBytes:
       modified: stamp of the listing it was found in, 0 without one.
     """
 
-    def __init__(self, path: str) -> None:
-        entry = known.entries.get(path)
+    def __init__(
+        self,
+        path: str,
+        *,
+        size: int | None = None,
+        tag: str = "",
+        address: str = "",
+        start: int = 0,
+    ) -> None:
+        """Opens an object.
+
+        Args:
+          path: of the object.
+          size: of it, None where that is not known yet.
+          tag: of the version it has to be, "" for any.
+          address, start: of the member of it that is going to be read, and where that begins.
+        """
+        entry = None if address else known.entries.get(path)
         self.modified = entry.stamp if entry else 0
         self._path = path
-        self._size = entry.size if entry else None
-        self._tag = ""
-        self._block, self._start, self._step = b"", 0, HEAD_BYTES
-        self._fetched = known.take(path)
+        self._size = entry.size if entry else size
+        self._tag = tag
+        self._block, self._start, self._step = b"", start, HEAD_BYTES
+        self._fetched = known.take(address or path)
 
     @property
     def size(self) -> int:
@@ -81,7 +97,7 @@ class ObjectBytes:
     def read_at(self, offset: int, length: int) -> bytes:
         if self._fetched is not None:
             fetched, self._fetched = self._fetched, None
-            self._keep(fetched(), 0)
+            self._keep(fetched(), self._start)
         if self._size is not None:
             length = min(length, self._size - offset)
         if length <= 0:
@@ -94,8 +110,13 @@ class ObjectBytes:
         at = offset + len(there)
         follows = self._block and at == self._start + len(self._block)
         self._step = min(4 * self._step, PART_BYTES) if follows else HEAD_BYTES
-        self._keep(read_range(self._path, at, max(missing, self._step), self._tag), at)
-        return there + self._block[:missing]
+        first = at
+        if self._size is not None and not follows:
+            # What is read at the end, an archive's table, is often preceded by more of it.
+            first = max(0, min(at, self._size - self._step))
+        wanted = max(missing + at - first, self._step)
+        self._keep(read_range(self._path, first, wanted, self._tag), first)
+        return there + self._block[at - first : at - first + missing]
 
     def _keep(self, piece: Piece, start: int) -> None:
         self._block, self._start = piece.data, start
@@ -119,11 +140,13 @@ class SourceFile(io.RawIOBase):
 
     Args:
       source: the source.
+      name: of the file.
       owned: close it with the stream.
     """
 
-    def __init__(self, source: ByteSource, *, owned: bool = False) -> None:
+    def __init__(self, source: ByteSource, name: str = "", *, owned: bool = False) -> None:
         super().__init__()
+        self.name = name  # pydicom looks for it
         self._source = source
         self._owned = owned
         self._at = 0
