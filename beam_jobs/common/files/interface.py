@@ -24,6 +24,7 @@ from typing import IO
 
 from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import LockedError, lock
 from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
 from beam_jobs.common.files.names import (
@@ -46,6 +47,7 @@ __all__ = [
     "HEAD_BYTES",
     "ByteSource",
     "Entry",
+    "LocalBytes",
     "LockedError",
     "Mirror",
     "SourceFile",
@@ -173,7 +175,8 @@ def open_read(path: StrPath) -> IO[bytes]:
 def open_bytes(path: StrPath) -> AbstractContextManager[ByteSource]:
     """Opens a file for reading at any place, without a buffer on local disks.
 
-    Named pipes and devices are refused. A `.dcm.gz` is what its decompression gives.
+    Named pipes and devices are refused. A `.dcm.gz` is what its decompression gives. Of a local
+    file it is `LocalBytes`, whose descriptor can be mapped.
     """
     return opening.open_bytes(text(path))
 
