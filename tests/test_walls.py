@@ -66,7 +66,9 @@ def test_core_imports_only_itself_and_its_libraries(module):
     ours = {name for name in imports_of(module) if name.split(".")[0] in _OURS}
     assert all(name.startswith(("beam_jobs.core", "beam_jobs.common")) for name in ours), ours
     foreign = {name.split(".")[0] for name in imports_of(module)} - set(_OURS)
-    libraries = {"numpy", "scipy", "pydicom", "pandas", "gdcm", "google", "google_crc32c"}
+    libraries = {
+        "numpy", "scipy", "pydicom", "pandas", "gdcm", "google", "google_crc32c", "nibabel",
+    }  # fmt: skip
     assert foreign <= libraries | set(sys.stdlib_module_names)
 
 

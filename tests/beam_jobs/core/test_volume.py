@@ -67,9 +67,13 @@ def test_nifti_file_reads_back_in_nibabel(tmp_path):
     write_series(spec, tmp_path / "s", lambda xyz: 1000 + xyz[..., 1])
     volume = load(tmp_path / "s")
     for name in ("v.nii", "v.nii.gz"):
-        volume.save_nifti(str(tmp_path / name))
+        volume.save_nifti(tmp_path / name)
         image = nibabel.load(tmp_path / name)
-        assert np.array_equal(np.asarray(image.dataobj), volume.array)
+        voxels = np.asarray(image.dataobj)
+        assert voxels.dtype == volume.array.dtype
+        assert np.array_equal(voxels, volume.array)
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
+        assert image.header.get_xyzt_units()[0] == "mm"
         np.testing.assert_allclose(image.affine, np.diag([-1, -1, 1, 1]) @ volume.affine, atol=1e-4)
     with pytest.raises(ValueError, match=r"must end in \.nii"):
         volume.save_nifti(str(tmp_path / "v.img"))
