@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.files_before.storage import is_remote
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.flags import add_flags, conversion_of, with_labels
 from beam_jobs.convert.summary import print_plan, print_sums
 from beam_jobs.report.make import make_report
-from beam_jobs.runners.options import pipeline_options, runs_here
+from beam_jobs.runners.options import pipeline_options, runs_here, use_store_options
 
 PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -40,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add_flags(parser)
     flags, beam_arguments = parser.parse_known_args(argv)
+    use_store_options(beam_arguments)
     conversion = conversion_of(flags)
     options = pipeline_options(beam_arguments)
     conversion.require_reachable(here=runs_here(options))
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
 
     convert(conversion, options)
     accepted = print_sums(conversion)
-    if not flags.no_report and not is_remote(conversion.output):
+    if not flags.no_report and not files.is_remote(conversion.output):
         report = make_report(conversion.output, workers=os.cpu_count() or 1)
         terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_REJECTED if flags.strict and not accepted else cli.EXIT_OK

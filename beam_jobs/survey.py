@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.files_before.storage import list_local_files
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
@@ -25,7 +24,7 @@ EXAMPLES = """\
   # What is in there, and what would the conversion use?
   python -m beam_jobs.survey cohort/train
 
-  # The same as a table for a spreadsheet, modalities told by rules of one's own.
+  # The same as a table for a spreadsheet, modalities by rules of one's own.
   python -m beam_jobs.survey heap --modalities T1wCE --series_rules rules.json --output series.csv
 """
 _FILES_AT_ONCE = 256
@@ -40,25 +39,25 @@ def main(argv: Sequence[str]) -> int:
         examples=EXAMPLES,
     )
     add = parser.add_argument
-    add("directory", metavar="DIR", help="directory of DICOM files, local")
+    add("directory", metavar="DIR", help="directory of DICOM files, local, gs://, s3:// or az://")
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
-    add("--series_rules", help="JSON file of rules that tell modalities by header")
+    add("--series_rules", help="JSON file of rules that give modalities by header")
     add("--output", metavar="FILE", help="write the rows as CSV too")
     flags = parser.parse_args(argv)
     root = flags.directory.rstrip("/") or "/"
-    if not os.path.isdir(root):
-        raise cli.UsageError(f"{root} is not a directory")
-    paths = list_local_files(root)
-    if not paths:
+    if flags.output:
+        files.require_writable(flags.output)
+    rules = read_rules_file(flags.series_rules)
+    try:
+        found = files.entries(root)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise cli.UsageError(f"{root} is not a directory") from error
+    if not found:
         raise cli.UsageError(f"{root} holds no file")
-    rows = survey(paths, cli.items(flags.modalities), read_rules_file(flags.series_rules))
+    rows = survey(found, cli.items(flags.modalities), rules)
     tables = TableWriter(root=root, id_policy=IdPolicy())
     if flags.output:
-        try:
-            with open(flags.output, "w", encoding="utf-8") as file:
-                file.write(to_csv(SERIES_COLUMNS, tables.series(rows)))
-        except OSError as error:
-            raise cli.CommandError(f"--output {flags.output}: {error.strerror}") from error
+        files.write_text(flags.output, to_csv(SERIES_COLUMNS, tables.series(rows)))
     _print(rows, tables)
     if flags.output:
         terminal.row("table", flags.output)
@@ -66,19 +65,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def survey(
-    paths: Sequence[str], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+    found: Sequence[files.Entry], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
 ) -> list[SeriesRow]:
-    """A row for every series among `paths`, and one for every file that is no image.
+    """A row for every series among the files found, and one for every file that is no image.
 
-    What pixels alone can tell (a black series, pixels that do not decode) is not looked at.
+    What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
-    places = find_places(paths, modalities)
-    chunks = [paths[n : n + _FILES_AT_ONCE] for n in range(0, len(paths), _FILES_AT_ONCE)]
+    places = find_places([entry.path for entry in found], modalities)
+    chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
     rows: list[SeriesRow] = []
     for chunk in terminal.track(chunks, "reading headers", len(chunks)):
-        found, rejections = index_files(chunk)
-        for header in found:
+        with files.fetched_ahead(chunk, files.HEAD_BYTES):
+            indexed, rejections = index_files(entry.path for entry in chunk)
+        for header in indexed:
             place = places.get(posixpath.dirname(header.path))
             headers[patient_of(header, place)].append(header)
         rows += [_file_row(rejection, places) for rejection in rejections]
@@ -118,13 +118,13 @@ def _print(rows: Sequence[SeriesRow], tables: TableWriter) -> None:
     terminal.show(table, width=200)
     for reason, count in sorted(Counter(row.reason for row in rows if row.reason).items()):
         terminal.row("reason", f"{reason} {count}: {SENTENCES[Reason(reason)]}")
-    files: Counter[str] = Counter()
+    verdicts: Counter[str] = Counter()
     for row in rows:
-        files[row.verdict] += row.files
+        verdicts[row.verdict] += row.files
     terminal.row(
         "files",
-        f"{sum(files.values())} = {files['used']} used + {files['unused']} unused by rule "
-        f"+ {files['rejected']} rejected",
+        f"{sum(verdicts.values())} = {verdicts['used']} used + {verdicts['unused']} unused by rule "
+        f"+ {verdicts['rejected']} rejected",
     )
 
 

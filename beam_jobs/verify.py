@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.resume import digest
 from beam_jobs.core.manifest import (
     MANIFEST_NAME,
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
 def _stray_files(directory: str, manifest: Manifest) -> Iterator[str]:
     """Shards that the manifest does not list."""
     listed = {shard.name for shard in manifest.shards}
-    for name in filesystems.list_names(directory):
+    for name in files.names(directory):
         if name.endswith(".tfrecord") and name not in listed:
             yield f"{name}: not in the manifest"
     if manifest.schema.spec_fingerprint != _fingerprint_of(manifest):
@@ -93,9 +93,9 @@ def check_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> list
       shard: the shard's entry.
       schema: what its records must fit.
     """
-    path = filesystems.join(directory, shard.name)
+    path = files.join(directory, shard.name)
     try:
-        if not filesystems.exists(path):
+        if not files.exists(path):
             return [f"{shard.name}: missing"]
         size, sha256 = digest(path)
         faults = []
@@ -103,7 +103,7 @@ def check_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> list
             faults.append(f"{shard.name}: {size} bytes, manifest says {shard.bytes}")
         if sha256 != shard.sha256:
             faults.append(f"{shard.name}: sha256 is not the manifest's")
-        with filesystems.open_read(path) as stream:
+        with files.open_read(path) as stream:
             cases = [
                 (ShardPatient(patient_id=case.patient_id, label=case.label), case.fold)
                 for case in (decode_case(data, schema) for data in read_records(stream))

@@ -38,13 +38,13 @@ from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.layout import find_places, patient_of
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
-from beam_jobs.common.files_before.storage import list_local_files
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.write_shard import limit_blas_threads
 from beam_jobs.core.tfrecord import encode_case, write_record
 limit_blas_threads()
 root, output = sys.argv[1:3]
 spec = PreprocessSpec()
-paths = list_local_files(root)
+paths = [entry.path for entry in files.entries(root)]
 places = find_places(paths, spec.modalities)
 headers, _ = index_files(paths)
 patients = {}

@@ -31,11 +31,11 @@ def command(cohort: Path, output: Path, processes: int) -> list[str]:
 
 
 def files(dataset: Path) -> dict[str, bytes]:
-    """Every file below a dataset, its state included."""
+    """Every file below a dataset, its state included; the lock's names its last holder."""
     return {
         str(path.relative_to(dataset)): path.read_bytes()
         for path in sorted(dataset.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != "lock"
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import http.client
 import logging
 import re
@@ -32,6 +31,9 @@ class Dialect:
 
     def request(self, method: str, path: str, headers: dict[str, str]) -> int | None:
         """Changes a request's headers for the emulator; a status answers in its place."""
+
+    def host(self, path: str) -> str | None:
+        """Where a request goes other than to the emulator, as host and port."""
 
     def target(self, path: str) -> str:
         """A request's path as the emulator wants it quoted."""
@@ -116,7 +118,9 @@ class Front:
                 headers: list[tuple[str, str]] = []
                 content = b'{"error": {"message": "refused by the test"}}'
                 if status is None:
-                    connection = http.client.HTTPConnection(host, timeout=60)
+                    connection = http.client.HTTPConnection(
+                        dialect.host(self.path) or host, timeout=60
+                    )
                     told["Content-Length"] = str(len(body))
                     connection.request(
                         self.command, dialect.target(self.path), body=body, headers=told
@@ -285,45 +289,6 @@ class Emulator:
 
 
 @contextmanager
-def gcs() -> Iterator[Emulator]:
-    """gcp-storage-emulator, in memory."""
-    from gcp_storage_emulator.server import Server
-
-    server = Server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
-    server._api.daemon = True
-    server.start()
-    address = server._api._httpd.server_address
-    backend = f"http://127.0.0.1:{address[1]}"
-    front = Front(backend, functools.partial(_unmet_condition, backend))
-    try:
-        yield Emulator(
-            scheme="gs",
-            front=front,
-            backend=backend,
-            environment={"STORAGE_EMULATOR_HOST": front.url},
-            moto=False,
-        )
-    finally:
-        front.close()
-        server._api._httpd.shutdown()
-
-
-def _unmet_condition(backend: str, method: str, path: str, body: bytes) -> int | None:
-    """412 where an upload asks that there be no such object yet: the emulator does not look."""
-    query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
-    if method != "POST" or query.get("ifGenerationMatch") != ["0"]:
-        return None
-    name = re.search(rb'"name": *"(.*?)"', body)
-    assert name
-    quoted = urllib.parse.quote(name[1], safe="")
-    try:
-        urllib.request.urlopen(f"{backend}/storage/v1/b/{BUCKET}/o/{quoted}", timeout=60).close()
-    except urllib.error.HTTPError:
-        return None
-    return 412
-
-
-@contextmanager
 def _moto() -> Iterator[str]:
     """moto's address."""
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
@@ -331,8 +296,11 @@ def _moto() -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    # All of a process' servers share what they hold.
+    urllib.request.urlopen(f"{address}/moto-api/reset", data=b"", timeout=60).close()
     try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
+        yield address
     finally:
         server.stop()
 
@@ -354,10 +322,10 @@ def s3() -> Iterator[Emulator]:
 
 
 @contextmanager
-def gs() -> Iterator[Emulator]:
+def gs(dialect: Dialect | None = None) -> Iterator[Emulator]:
     """moto behind a front that speaks Google's XML API."""
     with _moto() as backend:
-        front = Front(backend, dialect=_Google())
+        front = Front(backend, dialect=dialect or _Google())
         yield from _running(
             Emulator(
                 scheme="gs",
@@ -368,12 +336,50 @@ def gs() -> Iterator[Emulator]:
         )
 
 
+@contextmanager
+def gs_and_beams() -> Iterator[tuple[Emulator, Emulator]]:
+    """What our files lie in, and where Beam's own client stages a job: Google's JSON API.
+
+    Both stand behind one address, for one variable names it.
+    """
+    from gcp_storage_emulator.server import Server
+
+    server = Server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server._api.daemon = True
+    server.start()
+    try:
+        address = "{}:{}".format(*server._api._httpd.server_address)
+        with gs(dialect=_GoogleAndBeam(address)) as store:
+            backend = f"http://{address}"
+            yield store, dataclasses.replace(store, backend=backend, moto=False)
+    finally:
+        server._api._httpd.shutdown()
+
+
+class _GoogleAndBeam(_Google):
+    def __init__(self, json_host: str) -> None:
+        super().__init__()
+        self._json_host = json_host
+
+    def _is_json(self, path: str) -> bool:
+        return path.startswith(("/storage/v1/", "/upload/", "/download/"))
+
+    def host(self, path: str) -> str | None:
+        return self._json_host if self._is_json(path) else None
+
+    def request(self, method: str, path: str, headers: dict[str, str]) -> int | None:
+        return None if self._is_json(path) else super().request(method, path, headers)
+
+    def target(self, path: str) -> str:
+        return path if self._is_json(path) else super().target(path)
+
+    def answer(self, method: str, path: str, status: int) -> dict[str, str]:
+        return {} if self._is_json(path) else super().answer(method, path, status)
+
+
 def _running(emulator: Emulator) -> Iterator[Emulator]:
     emulator._request("", "PUT")
     try:
         yield emulator
     finally:
         emulator.front.close()
-
-
-EMULATORS = {"gs": gcs, "s3": s3}

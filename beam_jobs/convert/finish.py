@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.npz import npz_names, remove_strays
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
@@ -74,18 +74,14 @@ class DatasetWriter:
                 for patient_id, label, _ in manifest.patients
             ]
             remove_strays(self.store.output, set(itertools.chain.from_iterable(names)))
-        filesystems.write_text(
-            filesystems.join(self.store.output, SERIES_NAME), to_csv(SERIES_COLUMNS, series)
-        )
-        filesystems.write_text(
-            filesystems.join(self.store.output, REJECTS_NAME),
-            to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)),
-        )
+        self._write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
+        self._write(REJECTS_NAME, to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)))
         if entries:
-            filesystems.write_text(
-                filesystems.join(self.store.output, MANIFEST_NAME), manifest.dumps()
-            )
+            self._write(MANIFEST_NAME, manifest.dumps())
         return manifest
+
+    def _write(self, name: str, text: str) -> None:
+        files.write_text(files.join(self.store.output, name), text)
 
     def _counts(
         self,
@@ -94,18 +90,18 @@ class DatasetWriter:
         entries: Sequence[Any],
         assignments: Assignments,
     ) -> dict[str, Any]:
-        files: Counter[str] = Counter()
+        used: Counter[str] = Counter()
         stacks: Counter[str] = Counter()
         for row in series:
-            files[row["verdict"]] += row["files"]
+            used[row["verdict"]] += row["files"]
             stacks[row["verdict"]] += 1
         lone_files = sum(row.files for row in rejects if row.scope == "file")
-        files[Verdict.REJECTED.value] += lone_files
+        used[Verdict.REJECTED.value] += lone_files
         reasons = Counter(row.reason for row in rejects)
         reasons.update(row["reason"] for row in series if row["verdict"] == Verdict.UNUSED.value)
         verdicts = [verdict.value for verdict in Verdict]
         return {
-            "files": {verdict: files[verdict] for verdict in verdicts},
+            "files": {verdict: used[verdict] for verdict in verdicts},
             "series": {verdict: stacks[verdict] for verdict in verdicts},
             "patients": {
                 "converted": sum(entry.count for entry in entries),

@@ -10,8 +10,7 @@ from typing import Any
 
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
-from beam_jobs.common.files_before.storage import is_remote, list_local_files
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import read_id_policy
@@ -73,21 +72,21 @@ class Conversion:
           CommandError: a store refuses.
         """
         for name, path in (("input", self.input), ("output", self.output)):
-            if not here and not is_remote(path):
+            if not here and not files.is_remote(path):
                 raise cli.UsageError(
                     f"--{name} {path} is on this machine, where Dataflow's workers cannot reach "
                     "it: gs:// is needed"
                 )
-        if is_remote(self.input) and not filesystems.holds_files(self.input):
+        if files.is_remote(self.input) and not files.holds_files(self.input):
             raise cli.UsageError(f"--input {self.input} holds no file")
-        if is_remote(self.output):
-            filesystems.list_names(self.output)
+        if files.is_remote(self.output):
+            files.names(self.output)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The conversion's own options; Beam's are not among them."""
     add = parser.add_argument
-    add("--input", required=True, help="directory of DICOM files, local, gs:// or s3://")
+    add("--input", required=True, help="directory of DICOM files, local, gs://, s3:// or az://")
     add("--output", required=True, help="directory of the dataset to write")
     add("--labels", help="CSV of patient ids and labels 0 or 1; without it no patient is labelled")
     add("--id_column", default="BraTS21ID", help="the labels' column of patient ids")
@@ -161,8 +160,8 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
     """
     spec = _spec(flags)
     source, output = _directories(flags)
-    files = _files_of(source)
-    _check_modalities(spec, source, files)
+    paths = _files_of(source)
+    _check_modalities(spec, source, paths)
     planner = Planner(
         id_policy=read_id_policy(flags.id_policy, flags.id_key),
         labels=None,
@@ -173,7 +172,7 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
     )
     return Conversion(
         input=source,
-        files=files,
+        files=paths,
         output=output,
         spec=spec,
         planner=planner,
@@ -215,29 +214,31 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
 
 
 def _directories(flags: argparse.Namespace) -> tuple[str, str]:
-    """Input and output, neither inside the other the wrong way round."""
+    """Input and output, the output not inside the input."""
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise cli.UsageError(f"--{name} is empty")
-    source, output = (path.rstrip("/") or "/" for path in (flags.input, flags.output))
-    inside = cli.UsageError(f"--output {output} lies inside --input {source}")
-    if f"{output}/".startswith(f"{source}/"):
-        raise inside
-    if not is_remote(source) and not os.path.isdir(source):
-        raise cli.UsageError(f"--input {source} is not a directory")
-    if not is_remote(output):
+    source, output = (files.text(path).rstrip("/") or "/" for path in (flags.input, flags.output))
+    files.require_writable(output)
+    if files.is_remote(source) or files.is_remote(output):
+        within = f"{output}/".startswith(f"{source}/")
+    else:
         if os.path.exists(output) and not os.path.isdir(output):
             raise cli.UsageError(f"--output {output} is not a directory")
-        if f"{os.path.realpath(output)}/".startswith(f"{os.path.realpath(source)}/"):
-            raise inside
+        within = f"{os.path.realpath(output)}/".startswith(f"{os.path.realpath(source)}/")
+    if within:
+        raise cli.UsageError(f"--output {output} lies inside --input {source}")
     return source, output
 
 
 def _files_of(source: str) -> tuple[str, ...]:
     """The files to read, none where listing them is the workers' work."""
-    if is_remote(source):
+    if files.is_remote(source):
         return ()
-    paths = tuple(list_local_files(source))
+    try:
+        paths = tuple(entry.path for entry in files.entries(source))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise cli.UsageError(f"--input {source} is not a directory") from error
     if not paths:
         raise cli.UsageError(f"--input {source} holds no file")
     return paths
@@ -266,7 +267,7 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
     if flags.labels is None:
         return conversion
     try:
-        with filesystems.open_read(flags.labels) as file:
+        with files.open_read(flags.labels) as file:
             labels = read_labels(
                 file,
                 name=flags.labels,

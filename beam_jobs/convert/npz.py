@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
 
@@ -21,16 +21,13 @@ def explode_shard(output: str, shard: str, schema: RecordSchema) -> None:
       shard: its name.
       schema: what its records fit.
     """
-    with filesystems.open_read(filesystems.join(output, shard)) as stream:
+    with files.open_read(files.join(output, shard)) as stream:
         for data in read_records(stream):
             case = decode_case(data, schema)
-            for name, payload in _files(case, schema).items():
-                path = filesystems.join(output, name)
-                if filesystems.exists(path) and _bytes(path) == payload:
-                    continue
-                with filesystems.open_write(f"{path}.part") as file:
-                    file.write(payload)
-                filesystems.replace(f"{path}.part", path)
+            for name, payload in _payloads(case, schema).items():
+                path = files.join(output, name)
+                if not _holds(path, payload):
+                    files.write(path, payload)
 
 
 def npz_names(patient_id: str, label: int | None, schema: RecordSchema) -> list[str]:
@@ -39,33 +36,33 @@ def npz_names(patient_id: str, label: int | None, schema: RecordSchema) -> list[
     return [f"{split}/{modality}/{patient_id}.npz" for modality in schema.modalities]
 
 
-def _files(case: PreparedCase, schema: RecordSchema) -> dict[str, bytes]:
+def _payloads(case: PreparedCase, schema: RecordSchema) -> dict[str, bytes]:
     """Name to bytes: (row, column, slice) in the stored dtype; absent modalities have no file."""
-    files = {}
+    payloads = {}
     names = npz_names(case.patient_id, case.label, schema)
     for channel, (name, there) in enumerate(zip(names, case.present, strict=True)):
         if there:
             buffer = io.BytesIO()
             np.savez_compressed(buffer, np.ascontiguousarray(case.volume[..., channel]))
-            files[name] = buffer.getvalue()
-    return files
+            payloads[name] = buffer.getvalue()
+    return payloads
 
 
-def _bytes(path: str) -> bytes:
-    with filesystems.open_read(path) as stream:
-        return stream.read()
+def _holds(path: str, payload: bytes) -> bool:
+    try:
+        return files.read(path) == payload
+    except FileNotFoundError:
+        return False
 
 
 def remove_strays(output: str, wanted: set[str]) -> None:
     """Deletes npz files of an earlier run that are of no patient any more."""
     for split in SPLITS:
-        folder = filesystems.join(output, split)
-        if filesystems.exists(folder):
-            filesystems.delete(
-                [
-                    path
-                    for path in filesystems.list_files(folder)
-                    if path.endswith((".npz", ".npz.part"))
-                    and path.removeprefix(f"{output}/") not in wanted
-                ]
-            )
+        folder = files.join(output, split)
+        found = [entry.path for entry in files.entries(folder)] if files.is_dir(folder) else []
+        files.delete(
+            path
+            for path in found
+            if (files.temporary_of(path) or path).endswith(".npz")
+            and path.removeprefix(f"{output}/") not in wanted
+        )

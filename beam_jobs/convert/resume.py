@@ -10,22 +10,17 @@ and renamed. A re-run converts only shards whose inputs are others than their st
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
-import socket
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import canonical_json, fingerprint
-from beam_jobs.common.files_before import filesystems
-from beam_jobs.common.files_before.storage import is_remote
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow
 from beam_jobs.core.cohort.ids import IdPolicy
@@ -34,13 +29,10 @@ from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
 
 STATE_NAME = ".state"
 REPORT_NAME = "report.html"
-TEMPORARY_SUFFIX = ".part"
-# A shard, its state, or a temporary file of either.
-_SHARD = re.compile(
-    r"((?:fold-\d+|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?(?:(?:\.[0-9a-f]{12})?\.part)?$"
-)
+# A shard or its state.
+_SHARD = re.compile(r"((?:fold-\d+|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?$")
 _OURS = re.compile(
-    rf"{_SHARD.pattern}|(?:manifest\.json|series\.csv|rejects\.csv|report\.html)(?:\.part)?$"
+    rf"{_SHARD.pattern}|(?:manifest\.json|job\.json|series\.csv|rejects\.csv|report\.html)$"
 )
 
 
@@ -132,39 +124,39 @@ class StateStore:
 
     @property
     def _directory(self) -> str:
-        return filesystems.join(self.output, STATE_NAME)
+        return files.join(self.output, STATE_NAME)
 
     def _shard_path(self, shard: str) -> str:
-        return filesystems.join(self._directory, f"{shard}.json")
+        return files.join(self._directory, f"{shard}.json")
 
     def finished(self, shard: str, inputs: str) -> tuple[ShardResult | None, str]:
         """(the finished shard's result, "kept"), or (None, why it has to be converted).
 
         The file is hashed: a shard that was damaged since is converted again.
         """
-        path = self._shard_path(shard)
-        if not filesystems.exists(path):
-            return None, "new"
         try:
-            state = json.loads(filesystems.read_text(path))
+            state = json.loads(files.read_text(self._shard_path(shard)))
             result = ShardResult.from_json(state["result"])
-            found = state["inputs"]
+            made_of = state["inputs"]
+        except FileNotFoundError:
+            return None, "new"
         except (KeyError, TypeError, ValueError):
             return None, "state unreadable"
-        if found != inputs:
+        if made_of != inputs:
             return None, "inputs changed"
         if result.entry is not None:
-            file = filesystems.join(self.output, shard)
-            if not filesystems.exists(file):
+            try:
+                found = digest(files.join(self.output, shard))
+            except FileNotFoundError:
                 return None, "file missing"
-            if digest(file) != (result.entry.bytes, result.entry.sha256):
+            if found != (result.entry.bytes, result.entry.sha256):
                 return None, "file damaged"
         return result, "kept"
 
     def finish(self, shard: str, inputs: str, result: ShardResult) -> None:
         """Says that a shard's file is in place."""
         state = {"inputs": inputs, "result": result.to_json()}
-        filesystems.write_text(self._shard_path(shard), json.dumps(state, sort_keys=True) + "\n")
+        files.write_text(self._shard_path(shard), json.dumps(state, sort_keys=True) + "\n")
 
     def begin(self, *, overwrite: bool) -> None:
         """Takes the output for this job: refuses another job's, clears a killed run's leftovers.
@@ -173,12 +165,12 @@ class StateStore:
           UsageError: the output holds another job's dataset, or a dataset without state, and
             `overwrite` is not given; the message names each differing field with both values.
         """
-        path = filesystems.join(self._directory, "job.json")
-        manifest = filesystems.join(self.output, MANIFEST_NAME)
+        path = files.join(self._directory, "job.json")
+        manifest = files.join(self.output, MANIFEST_NAME)
         difference = ""
-        if filesystems.exists(path):
-            difference = self._difference(filesystems.read_text(path))
-        elif filesystems.exists(manifest):
+        if files.exists(path):
+            difference = self._difference(files.read_text(path))
+        elif files.exists(manifest):
             difference = "it does not say how it was made"
         elif foreign := self._foreign():
             raise UsageError(
@@ -189,12 +181,11 @@ class StateStore:
                 f"--output {self.output} holds another dataset ({difference}); "
                 "--overwrite replaces it"
             )
-        if filesystems.exists(manifest):
-            # The page tells of what is now going to change.
-            page = filesystems.join(self.output, REPORT_NAME)
-            filesystems.delete([manifest, page, f"{page}{TEMPORARY_SUFFIX}"])
+        if files.exists(manifest):
+            # The page shows what is now going to change.
+            files.delete([manifest, files.join(self.output, REPORT_NAME)])
         self.remove_leftovers(keep=None)
-        filesystems.write_text(path, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
+        files.write_text(path, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
 
     def _difference(self, text: str) -> str:
         """Each field of the job that lies here and of this one that differ, with both values."""
@@ -203,14 +194,14 @@ class StateStore:
         except (TypeError, ValueError):
             return "its state is unreadable"
         return "; ".join(
-            f"{name}: {there.get(name)!r} there, {self.job.get(name)!r} asked for"
+            f"{name}: {there.get(name)!r} there, {self.job.get(name)!r} requested"
             for name in sorted({*there, *self.job})
             if there.get(name) != self.job.get(name)
         )
 
     def _foreign(self) -> list[str]:
         """Files in the output that no conversion wrote."""
-        return [name for name in filesystems.list_names(self.output) if not _OURS.match(name)]
+        return [name for name in files.names(self.output) if not _OURS.match(_target(name))]
 
     def remove_leftovers(self, *, keep: set[str] | None) -> None:
         """Deletes temporary files and, where `keep` is given, shards and states not among it.
@@ -219,76 +210,43 @@ class StateStore:
         """
         leftovers = []
         for directory in (self.output, self._directory):
-            for name in filesystems.list_names(directory):
-                shard = _SHARD.match(name)
-                if shard is None:
-                    continue
-                temporary = name.endswith(TEMPORARY_SUFFIX)
-                if temporary or (keep is not None and shard[1] not in keep):
-                    leftovers.append(filesystems.join(directory, name))
-        filesystems.delete(leftovers)
+            for name in files.names(directory):
+                target = _target(name)
+                shard = _SHARD.match(target)
+                temporary = name != target and _OURS.match(target)
+                unwanted = shard and keep is not None and shard[1] not in keep
+                if temporary or unwanted:
+                    leftovers.append(files.join(directory, name))
+        files.delete(leftovers)
 
-    @contextlib.contextmanager
-    def lock(self, *, break_lock: bool) -> Iterator[None]:
+    def lock(self, *, break_lock: bool) -> AbstractContextManager[None]:
         """Holds the output: two jobs must not write one dataset.
 
         On a local disk the lock ends with the process, however it ends. In an object store a
         killed job leaves it behind, and `break_lock` says that its job is dead.
 
         Raises:
-          CommandError: another job holds it; the message says who.
+          CommandError: another job holds it; the message says which.
         """
-        path = filesystems.join(self._directory, "lock")
-        if is_remote(path):
-            with self._remote_lock(path, break_lock=break_lock):
-                yield
-            return
-        import fcntl
-
-        os.makedirs(self._directory, exist_ok=True)
-        with open(path, "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise self._held(file.read()) from error
-            file.seek(0)
-            file.truncate()
-            file.write(_owner())
-            file.flush()
-            try:
-                yield
-            finally:
-                os.unlink(path)
-
-    @contextlib.contextmanager
-    def _remote_lock(self, path: str, *, break_lock: bool) -> Iterator[None]:
-        owner = f"{_owner()}, {uuid.uuid4().hex[:8]}"
-        if break_lock:
-            filesystems.write_text(path, owner)
-        elif not filesystems.write_new_text(path, owner):
-            raise self._held(filesystems.read_text(path), hint="; --break_lock if it is dead")
-        try:
-            yield
-        finally:
-            # Another's, who broke this one, stays; so does one that nobody can look at now.
-            with contextlib.suppress(CommandError, OSError):
-                if filesystems.read_text(path) == owner:
-                    filesystems.delete([path])
-
-    def _held(self, owner: str, hint: str = "") -> CommandError:
-        return CommandError(f"another job is writing {self.output} ({owner.strip()}){hint}")
+        return files.lock(
+            files.join(self._directory, "lock"),
+            f"another job is writing {self.output}",
+            break_lock=break_lock,
+            hint="; --break_lock if it is dead",
+        )
 
 
-def _owner() -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    return f"process {os.getpid()} on {socket.gethostname()} since {started} UTC"
+def _target(name: str) -> str:
+    """The name that a file has, or was going to have when its writer was killed."""
+    while (target := files.temporary_of(name)) is not None:
+        name = target
+    return name
 
 
 def digest(path: str) -> tuple[int, str]:
     """(bytes, sha256 hex) of a file."""
     found, size = hashlib.sha256(), 0
-    with filesystems.open_read(path) as stream:
+    with files.open_read(path) as stream:
         while chunk := stream.read(1 << 20):
             found.update(chunk)
             size += len(chunk)

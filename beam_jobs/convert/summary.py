@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beam_jobs.common import cli
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks, count, lines
 from beam_jobs.common.terminal import row
 from beam_jobs.convert.finish import REJECTS_NAME
@@ -22,7 +22,9 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
       conversion: what is requested.
       listed: list a store's files for it, which else is the workers' work.
     """
-    paths = conversion.files or (filesystems.list_files(conversion.input) if listed else ())
+    paths = conversion.files
+    if listed and not paths:
+        paths = tuple(entry.path for entry in files.entries(conversion.input))
     record_bytes = conversion.planner.record_bytes
     megabytes = record_bytes / 1e6
     places = find_places(paths, conversion.spec.modalities).values()
@@ -69,21 +71,21 @@ def print_sums(conversion: Conversion) -> bool:
       CommandError: there is no dataset.
     """
     output = conversion.output
-    path, rejects = (filesystems.join(output, name) for name in (MANIFEST_NAME, REJECTS_NAME))
-    if not filesystems.exists(path):
-        if not filesystems.exists(rejects):
+    path, rejects = (files.join(output, name) for name in (MANIFEST_NAME, REJECTS_NAME))
+    if not files.exists(path):
+        if not files.exists(rejects):
             raise cli.CommandError(f"the job ended without a dataset in {output}")
         raise cli.CommandError(
             f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
             f"could be converted; {rejects} says why"
         )
-    manifest = Manifest.loads(filesystems.read_text(path))
-    files, series = manifest.counts["files"], manifest.counts["series"]
+    manifest = Manifest.loads(files.read_text(path))
+    used, series = manifest.counts["files"], manifest.counts["series"]
     patients = manifest.counts["patients"]
     row(
         "files",
-        f"{sum(files.values())} = {files['used']} used + {files['unused']} unused by rule "
-        f"+ {files['rejected']} rejected",
+        f"{sum(used.values())} = {used['used']} used + {used['unused']} unused by rule "
+        f"+ {used['rejected']} rejected",
     )
     row(
         "series",
@@ -107,4 +109,4 @@ def print_sums(conversion: Conversion) -> bool:
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
-    return not (files["rejected"] or patients["rejected"])
+    return not (used["rejected"] or patients["rejected"])

@@ -16,8 +16,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from beam_jobs.common.files_before import filesystems
-from beam_jobs.common.files_before.stores import HEAD_BYTES, Entry
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
@@ -32,6 +31,7 @@ from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import encode_case
+from beam_jobs.runners.options import use_workers_store_options
 
 _FILES_AT_ONCE = 64
 
@@ -46,10 +46,10 @@ class Input:
 
 
 class Setup(beam.DoFn):
-    """What every worker process needs once: remote paths for the core, one BLAS thread."""
+    """What every worker process needs once: where stores are, one BLAS thread."""
 
     def setup(self) -> None:
-        filesystems.use_remote_paths_in_core()
+        use_workers_store_options()
         write_shard.limit_blas_threads()
 
 
@@ -87,20 +87,20 @@ class Chunk:
       place: what the directory says of them, None when it is left to the headers.
     """
 
-    files: tuple[Entry, ...]
+    files: tuple[files.Entry, ...]
     place: Place | None
 
 
 def _chunks(source: Input) -> Iterator[Chunk]:
-    files = filesystems.list_entries(source.root)
-    places = find_places([file.path for file in files], source.modalities)
-    for directory, group in itertools.groupby(files, key=_directory):
+    found = files.entries(source.root)
+    places = find_places([file.path for file in found], source.modalities)
+    for directory, group in itertools.groupby(found, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
             yield Chunk(files=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
 
 
-def _directory(file: Entry) -> str:
+def _directory(file: files.Entry) -> str:
     return os.path.dirname(file.path)
 
 
@@ -111,7 +111,7 @@ class _ReadHeaders(Setup):
         self._files = Metrics.counter("voxelbeam", "files")
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
-        with filesystems.fetched_ahead(chunk.files, HEAD_BYTES):
+        with files.fetched_ahead(chunk.files, files.HEAD_BYTES):
             headers, rejections = index_files(file.path for file in chunk.files)
         self._files.inc(len(chunk.files))
         tick(self._ticks, len(chunk.files))
@@ -158,7 +158,6 @@ def _same(element: tuple[str, bytes]) -> tuple[str, bytes]:
 
 
 def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
-    filesystems.use_remote_paths_in_core()  # duplicates are told by their pixels
     key, groups = element
     headers: list[SliceHeader] = []
     places: dict[str, Place] = {}
@@ -271,14 +270,14 @@ class CasesFromDicom(beam.PTransform):
     Rejects are rows of rejects.csv, series those of series.csv that belong to the examples.
 
     The same headers, plans and recipe as the conversion, without labels and without shards: what
-    a model is asked about is prepared as what it was trained on.
+    a model predicts is prepared as what it was trained on.
     """
 
     def __init__(
         self, *, root: str, spec: PreprocessSpec, schema: RecordSchema, id_policy: IdPolicy
     ) -> None:
         super().__init__()
-        spec.schema.require_equal(schema, ours="the recipe", theirs="the asked schema")
+        spec.schema.require_equal(schema, ours="the recipe", theirs="the model's schema")
         self._source = Input(root=root, modalities=spec.modalities, rules=spec.series_rules)
         self._spec = spec
         self._tables = TableWriter(root=root, id_policy=id_policy)

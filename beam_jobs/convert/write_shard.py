@@ -10,12 +10,11 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
-from beam_jobs.common.files_before.stores import Entry
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks, note, tick
 from beam_jobs.convert.npz import explode_shard
 from beam_jobs.convert.planning import Assignment
-from beam_jobs.convert.resume import TEMPORARY_SUFFIX, ShardResult, StateStore, digest, shard_inputs
+from beam_jobs.convert.resume import ShardResult, StateStore, digest, shard_inputs
 from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.core.cohort.folds import hash_order
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
@@ -38,7 +37,7 @@ def prepare_patient(
     refusal: PatientRejectedError | None = None
     case: PreparedCase | None = None
     try:
-        with filesystems.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
+        with files.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
             found = prepare(
                 assignment.patient_id,
                 plan.series,
@@ -60,11 +59,11 @@ def prepare_patient(
 _SMALL_FILE = 4 << 20
 
 
-def _files_of(plan: PatientPlan, spec: PreprocessSpec) -> list[Entry]:
+def _files_of(plan: PatientPlan, spec: PreprocessSpec) -> list[files.Entry]:
     """The small files of a plan, in the order in which they will be read."""
     series = [plan.series[modality] for modality in spec.modalities if modality in plan.series]
     return [
-        Entry(header.path, header.file_size, header.modified)
+        files.Entry(header.path, header.file_size, header.modified)
         for stack in series
         for header in stack.headers
         if header.file_size <= _SMALL_FILE and header.frame == 0
@@ -78,7 +77,7 @@ def _final_rows(
     *,
     refused: bool,
 ) -> list[SeriesRow]:
-    """Planned rows with what the pixels told: some chosen series turned out unusable."""
+    """Planned rows with what the pixels showed: some chosen series turned out unusable."""
     by_path = {rejection.paths[0]: rejection for rejection in rejections}
     final = []
     for row in rows:
@@ -126,7 +125,7 @@ class ShardWriter:
       spec: the recipe.
       seed: of the order within a shard.
       tables: names for the rows.
-      ticks: local files told of progress.
+      ticks: local files that progress is noted in.
       npz: write the records as npz files too.
     """
 
@@ -168,14 +167,13 @@ class ShardWriter:
         return result, why
 
     def _convert(self, name: str, ordered: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
-        target = filesystems.join(self.store.output, name)
-        temporary = f"{target}.{uuid.uuid4().hex[:12]}{TEMPORARY_SUFFIX}"
+        target = files.join(self.store.output, name)
+        temporary = f"{target}.{uuid.uuid4().hex[:12]}.part"
         series: list[dict[str, Any]] = []
         rejects: list[RejectRow] = []
         written: list[ShardPatient] = []
-        stream = filesystems.open_write(temporary)
         try:
-            with stream:
+            with files.open_write(temporary) as stream:
                 for plan, assignment in ordered:
                     case, rows, refused = prepare_patient(plan, assignment, self.spec, self.tables)
                     series += self.tables.series(rows)
@@ -187,19 +185,18 @@ class ShardWriter:
             entry = None
             if written:
                 entry = self._verified(name, temporary, ordered[0][1].fold, tuple(written))
-                filesystems.replace(temporary, target)
-            elif filesystems.exists(target):
-                filesystems.delete([target])  # of an earlier run, whose patients are refused now
+                files.replace(temporary, target)
+            else:
+                files.delete([target])  # of an earlier run, whose patients are refused now
         finally:
-            if filesystems.exists(temporary):
-                filesystems.delete([temporary])
+            files.delete([temporary])
         return ShardResult(entry=entry, series=tuple(series), rejects=tuple(rejects))
 
     def _verified(
         self, name: str, path: str, fold: int | None, patients: tuple[ShardPatient, ...]
     ) -> ShardEntry:
         """Reads the shard back: checksums, schema and membership."""
-        with filesystems.open_read(path) as stream:
+        with files.open_read(path) as stream:
             found = tuple(
                 ShardPatient(patient_id=case.patient_id, label=case.label)
                 for case in (decode_case(data, self.spec.schema) for data in read_records(stream))

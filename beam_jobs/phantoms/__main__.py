@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.phantoms.anatomy import TISSUES
@@ -38,7 +37,10 @@ def _parser() -> argparse.ArgumentParser:
         "      --matrix 512,512 --slices 170,170",
     )
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="DIR", help="absent or empty directory"
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="absent or empty directory, local, gs://, s3:// or az://",
     )
     parser.add_argument(
         "--patients", required=True, type=int, metavar="N", help="labelled patients"
@@ -98,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         raise cli.CommandError("a worker process died (killed, or out of memory)") from error
     series = [spec for patient in truth.patients for spec in patient.series]
     written = [spec for spec in series if not spec.missing]
-    terminal.row("patients", f"{config.patients} to train on + {config.test_count} to ask about")
+    terminal.row("patients", f"{config.patients} to train on + {config.test_count} to predict")
     terminal.row(
         "series",
         f"{len(written)} ({sum(spec.blank for spec in series)} black, "
@@ -106,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
     )
     seconds = time.perf_counter() - start
     terminal.row("files", f"{sum(spec.slices for spec in written)} in {seconds:.1f} s")
-    terminal.row("cohort", str(flags.output))
+    terminal.row("cohort", flags.output)
     return cli.EXIT_OK
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.common import terminal
+from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.anatomy import UNIT, Head
 from beam_jobs.phantoms.plan import (
     CohortTruth,
@@ -81,16 +82,15 @@ def imaged(
 
 def write_cohort(
     config: PhantomConfig,
-    output: Path | str,
+    output: files.StrPath,
     *,
     workers: int = 1,
-    progress: bool = False,
 ) -> CohortTruth:
     """Write a cohort; the bytes do not depend on `workers`.
 
     Args:
         config: what to write.
-        output: a directory that is absent or empty.
+        output: a directory that is absent or empty, on a disk or in a store.
         workers: processes; 1 works in this one.
 
     Returns:
@@ -100,14 +100,27 @@ def write_cohort(
         ValueError: `workers` < 1.
         FileExistsError: `output` is a file or a directory that is not empty.
         OSError: a file that cannot be written.
+        CommandError: the store refuses.
     """
     if workers < 1:
         raise ValueError(f"workers must be >= 1, found {workers}")
-    output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    files.require_writable(output)
+    if not _is_absent_or_empty(output):
         raise FileExistsError(f"output must be absent or an empty directory, found {output}")
     plan = plan_cohort(config)
-    output.mkdir(parents=True, exist_ok=True)
+    with files.mirrored(output) as mirror:
+        mirror.local.mkdir(parents=True, exist_ok=True)
+        return _write(plan, mirror.local, workers)
+
+
+def _is_absent_or_empty(output: files.StrPath) -> bool:
+    if files.is_remote(output):
+        return not files.is_dir(output)
+    path = Path(output)
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _write(plan: CohortTruth, output: Path, workers: int) -> CohortTruth:
     (output / "truth").mkdir()
     with contextlib.closing(_write_patients(plan, output, workers)) as written:
         patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
@@ -158,25 +171,25 @@ def _write_patients(
 
 @contextlib.contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Processes started meanwhile never hear Ctrl-C, which a terminal sends to them too.
+    """Processes started meanwhile never receive Ctrl-C, which a terminal sends to them too.
 
-    Their parent ends them; their own tracebacks would say nothing. It hears Ctrl-C afterwards.
+    Their parent ends them; their own tracebacks would say nothing. It receives Ctrl-C afterwards.
     """
     resource_tracker.ensure_running()  # else it starts meanwhile, and lets Ctrl-C through again
-    heard: list[int] = []
+    received: list[int] = []
     in_main_thread = threading.current_thread() is threading.main_thread()
     # The mask is for the processes, which inherit it. Here another thread, of a library, may still
     # take the signal, and Python would raise in the middle of a process's start.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     if in_main_thread:
-        handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+        handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
     try:
         yield
     finally:
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if heard:
+    if received:
         signal.raise_signal(signal.SIGINT)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.anatomy import (
     CONTRAST,
     MARKER_CENTRE,
@@ -173,13 +174,14 @@ def write_truth(truth: CohortTruth, output: Path) -> None:
     (output / "truth" / "truth.json").write_text(text + "\n")
 
 
-def read_truth(output: Path | str) -> CohortTruth:
+def read_truth(output: files.StrPath) -> CohortTruth:
     """The truth of a cohort that was written to `output`.
 
     Raises:
         FileNotFoundError: no `truth/truth.json` there: no phantom cohort, or one cut short.
     """
-    found = json.loads((Path(output) / "truth" / "truth.json").read_text(), object_hook=_tuples)
+    text = files.read_text(files.join(output, "truth", "truth.json"))
+    found = json.loads(text, object_hook=_tuples)
     patients = []
     for item in found["patients"]:
         lesion = Lesion(**item["head"].pop("lesion"))

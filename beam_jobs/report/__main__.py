@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.resume import REPORT_NAME
 from beam_jobs.report.make import make_report
 
@@ -36,10 +37,8 @@ def main(argv: Sequence[str]) -> int:
     flags = parser.parse_args(argv)
     if flags.workers < 1:
         raise cli.UsageError("--workers must be at least 1")
-    if flags.output is not None and (
-        not flags.output or flags.output.endswith("/") or os.path.isdir(flags.output)
-    ):
-        raise cli.UsageError(f"--output {flags.output or 'is empty'}: a file's name is required")
+    if flags.output is not None:
+        _require_file_name(flags.output)
     report = make_report(
         flags.dataset,
         output=flags.output,
@@ -50,6 +49,14 @@ def main(argv: Sequence[str]) -> int:
     terminal.row("patients", f"{report.patients}{marked}")
     terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_OK
+
+
+def _require_file_name(path: str) -> None:
+    if not path or path.endswith("/"):
+        raise cli.UsageError(f"--output {path or 'is empty'}: a file's name is required")
+    files.require_writable(path)
+    if files.is_dir(path):
+        raise cli.UsageError(f"--output {path} is a directory: a file's name is required")
 
 
 if __name__ == "__main__":

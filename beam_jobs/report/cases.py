@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import decode_case, read_records
@@ -149,13 +149,12 @@ def read_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> Itera
     Raises:
       ContractError: the shard is missing or damaged; the message names it.
     """
-    path = filesystems.join(directory, shard.name)
-    if not filesystems.exists(path):
-        raise ContractError(f"{shard.name}: missing, but the manifest lists it")
     try:
-        with filesystems.open_read(path) as stream:
+        with files.open_read(files.join(directory, shard.name)) as stream:
             for data in read_records(stream):
                 yield decode_case(data, schema)
+    except FileNotFoundError as error:
+        raise ContractError(f"{shard.name}: missing, but the manifest lists it") from error
     except ContractError as error:
         raise ContractError(f"{shard.name}: {error}") from error
 

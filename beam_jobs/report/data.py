@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.finish import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS
 from beam_jobs.core.manifest import Manifest
@@ -98,10 +98,11 @@ def read_table(
     Raises:
       ContractError: it is not what a conversion writes; the message names the column.
     """
-    path = filesystems.join(directory, name)
-    if not filesystems.exists(path):
+    try:
+        text = files.read_text(files.join(directory, name))
+    except FileNotFoundError:
         return None
-    reader = csv.DictReader(io.StringIO(filesystems.read_text(path)))
+    reader = csv.DictReader(io.StringIO(text))
     if missing := sorted(set(columns) - set(reader.fieldnames or ())):
         raise ContractError(f"{name} lacks the columns {', '.join(missing)}")
     rows = list(reader)

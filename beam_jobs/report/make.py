@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from typing import IO
 
 from beam_jobs.common import terminal
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.resume import REPORT_NAME
 from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
@@ -66,7 +66,7 @@ def make_report(
     manifest = read_manifest(directory)
     other = None if against is None else against.rstrip("/") or "/"
     other_manifest = None if other is None else read_manifest(other)
-    path = output or filesystems.join(directory, REPORT_NAME)
+    path = output or files.join(directory, REPORT_NAME)
     plan = PicturePlan.for_dataset(manifest.schema, len(manifest.patients))
     cases: list[CaseFacts] = []
     pictures: list[Pictures] = []
@@ -113,7 +113,7 @@ def _write(
     comparison: dict[str, object] | None,
     sprites: IO[bytes],
 ) -> int:
-    """Writes the page under a temporary name and renames it; returns its size."""
+    """Writes the page; returns its size."""
     summary = summarise(facts)
     for place, (patient, shown) in enumerate(zip(summary["patients"], pictures, strict=True)):
         patient["sprite"] = {
@@ -133,11 +133,8 @@ def _write(
         privacy_of(facts.manifest),
         comparison,
     )
-    temporary = f"{path}.part"
-    with filesystems.open_write(temporary) as stream:
-        size = write(stream, page, sprites)
-    filesystems.replace(temporary, path)
-    return size
+    with files.open_write(path) as stream:
+        return write(stream, page, sprites)
 
 
 def _natural(name: str) -> tuple[tuple[str, int, str], ...]:

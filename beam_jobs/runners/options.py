@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError, log_level
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 def quiet_beam() -> None:
     """Silences what Beam and Google's clients would print; to be called before Beam's import.
 
-    Where the user asked to hear libraries (`--log_level`), from that level on they are heard.
+    With `--log_level` libraries write on stderr from that level on.
     """
     # One element is one core's work; BLAS threads inside it only get in each other's way.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    asked = log_level()
+    level = log_level()
     # A warning at Beam's import would install a handler of its own at the root.
     logging.basicConfig(
-        level=(asked or "error").upper(), format="%(levelname)s %(name)s: %(message)s"
+        level=(level or "error").upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    if asked is not None:
+    if level is not None:
         return
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its faults become reasons
-    # Beam logs a failing worker's traceback; the command tells it in one line.
+    # Beam logs a failing worker's traceback; the command reports it in one line.
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     logging.getLogger().addFilter(_not_a_job_servers)  # its messages go to the root
     warnings.filterwarnings("ignore", module=r"google\.|apache_beam\.|httplib2")
@@ -45,7 +45,7 @@ def _not_a_job_servers(record: logging.LogRecord) -> bool:
 
 
 def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
-    """Beam's options from the arguments a command does not know itself.
+    """Beam's options from the arguments a command does not know itself; `use_store_options`' hold.
 
     The local runner is FnApiRunner, in memory: "DirectRunner" may try to download another one.
 
@@ -54,7 +54,7 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
         without a job server.
     """
     quiet_beam()
-    from apache_beam.io.filesystems import FileSystems
+    use_store_options(argv)
     from apache_beam.options.pipeline_options import PipelineOptions
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -71,8 +71,54 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
         arguments.append("--runner=FnApiRunner")
     options = PipelineOptions(arguments)
     check_flink(options)
-    FileSystems.set_options(options)  # labels and locks are looked at before there is a pipeline
     return options
+
+
+# Beam's options of its own S3 client, and the variables by which the file layer finds a store.
+_STORE_VARIABLES = {
+    "s3_endpoint_url": "AWS_ENDPOINT_URL",
+    "s3_region_name": "AWS_REGION",
+    "s3_access_key_id": "AWS_ACCESS_KEY_ID",
+    "s3_secret_access_key": "AWS_SECRET_ACCESS_KEY",
+    "s3_session_token": "AWS_SESSION_TOKEN",
+}
+_NO_STORE_OPTIONS = ("s3_api_version", "s3_verify", "s3_disable_ssl")
+
+
+def use_store_options(argv: Sequence[str]) -> None:
+    """Lets Beam's `--s3_*` options hold for all files that this process and its children open.
+
+    Raises:
+      UsageError: one of them that the file layer has no counterpart of.
+    """
+    parser = _lenient(argparse.ArgumentParser(add_help=False, allow_abbrev=False))
+    for name in (*_STORE_VARIABLES, *_NO_STORE_OPTIONS):
+        parser.add_argument(f"--{name}", nargs="?", const="")
+    given = vars(parser.parse_known_args(list(argv))[0])
+    for name in _NO_STORE_OPTIONS:
+        if given[name] is not None:
+            raise UsageError(
+                f"--{name} is of no use: --s3_endpoint_url takes http:// and https://, "
+                "AWS_CA_BUNDLE names certificates"
+            )
+    _set_store_variables(given)
+
+
+def use_workers_store_options() -> None:
+    """The same in a worker on another machine, which has Beam's options and no such variables."""
+    from apache_beam.options.value_provider import RuntimeValueProvider
+
+    _set_store_variables(
+        {name: RuntimeValueProvider.get_value(name, str, None) for name in _STORE_VARIABLES}
+    )
+
+
+def _set_store_variables(values: Mapping[str, str | None]) -> None:
+    for name, variable in _STORE_VARIABLES.items():
+        if value := values.get(name):
+            os.environ[variable] = value
+            if variable == "AWS_ENDPOINT_URL":
+                os.environ.pop("AWS_ENDPOINT_URL_S3", None)  # would win otherwise
 
 
 def _with_subclasses(base: Any) -> list[Any]:
@@ -138,8 +184,7 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
         return FnApiRunner()
     # Beam's workers would get no options, and with them INFO lines by the page.
     level = (log_level() or "error").upper()
-    told = {"default_sdk_harness_log_level": level, **_store_options(options)}
-    settings = dict_to_struct({f"beam:option:{name}:v1": value for name, value in told.items()})
+    settings = dict_to_struct({"beam:option:default_sdk_harness_log_level:v1": level})
     return FnApiRunner(
         default_environment=SubprocessSDKEnvironment.from_command_string(
             f"exec {shlex.quote(sys.executable)} -m beam_jobs.runners.worker"
@@ -150,13 +195,6 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
             )
         ),
     )
-
-
-def _store_options(options: PipelineOptions) -> dict[str, Any]:
-    """What the command was told of object stores."""
-    names = ("s3_", "project", "impersonate_service_account", "gcp_oauth_scopes")
-    given = options.get_all_options(drop_default=True)
-    return {name: value for name, value in given.items() if name.startswith(names)}
 
 
 # From here on the start-up of worker processes (6 to 9 s) is worth it.

@@ -8,6 +8,7 @@ import pytest
 
 from beam_jobs import survey
 from beam_jobs.common import cli
+from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 
@@ -51,12 +52,17 @@ def test_survey_costs_no_beam_and_no_tensorflow(cohort):
         (["nowhere"], "nowhere is not a directory"),
         (["EMPTY"], "holds no file"),
         (["COHORT", "--series_rules", "gone.json"], "gone.json cannot be read"),
-        (["COHORT", "--output", "missing/x.csv"], "missing/x.csv"),
+        (["COHORT", "--output", "NOTES/x.csv"], "notes.txt"),
+        (["COHORT", "--output", "https://host/x.csv"], "can be read, not written to"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
     (tmp_path / "empty").mkdir()
-    names = {"EMPTY": str(tmp_path / "empty"), "COHORT": str(cohort)}
+    names = {
+        "EMPTY": str(tmp_path / "empty"),
+        "COHORT": str(cohort),
+        "NOTES/x.csv": str(cohort / "00005" / "notes.txt" / "x.csv"),
+    }
     command = [sys.executable, "-m", "beam_jobs.survey", *(names.get(a, a) for a in argv)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (cli.EXIT_USAGE, cli.EXIT_FAILURE)
@@ -70,7 +76,7 @@ def test_named_pipe_and_dangling_link_are_refused_and_link_loops_end(cohort):
     os.mkfifo(cohort / "00005" / "pipe.dcm")
     (cohort / "00005" / "dangling.dcm").symlink_to("nowhere")
     (cohort / "00005" / "loop").symlink_to(cohort)
-    rows = survey.survey(survey.list_local_files(str(cohort)), ("T1w", "FLAIR"))
+    rows = survey.survey(files.entries(cohort), ("T1w", "FLAIR"))
     unreadable = sorted(row.path for row in rows if row.reason == "unreadable_file")
     assert [path.rsplit("/", 1)[-1] for path in unreadable] == ["dangling.dcm", "pipe.dcm"]
     assert sum(row.files for row in rows) == 14

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Container
 from typing import NamedTuple
 
-from beam_jobs.common.files_before.storage import ByteSource
+from beam_jobs.common.files.interface import ByteSource
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"

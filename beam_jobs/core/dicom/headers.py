@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import pydicom
 from pydicom.dataset import Dataset
 
-from beam_jobs.common.files_before.storage import LocalBytes, SeekableBytes, StreamBytes, open_bytes
+from beam_jobs.common.files.interface import ByteSource, SourceFile, open_bytes
+from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.core.dicom import header_walk
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 
@@ -230,7 +231,7 @@ def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection
     """Reads the headers of `paths`, each file once.
 
     Args:
-      paths: files, local or of a registered store.
+      paths: files, local or of a store.
 
     Returns:
       The images that could be volumes' slices, in input order, and a rejection for every file
@@ -279,7 +280,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _read_plain(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader]:
+def _read_plain(path: str, source: ByteSource) -> list[SliceHeader]:
     """The header by the fast walk, or nothing when pydicom has to read the file."""
     try:
         walked = header_walk.walk(source, _WANTED, ENCAPSULATED)
@@ -306,7 +307,7 @@ def _read_plain(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader
     ]
 
 
-def _read_with_pydicom(path: str, source: LocalBytes | StreamBytes) -> list[SliceHeader]:
+def _read_with_pydicom(path: str, source: ByteSource) -> list[SliceHeader]:
     """The headers by pydicom, for whatever is not plain."""
     if source.size == 0:
         raise RejectedError(Reason.NOT_DICOM, "the file is empty", path=path)
@@ -320,7 +321,7 @@ def _read_with_pydicom(path: str, source: LocalBytes | StreamBytes) -> list[Slic
     if isinstance(source, LocalBytes):
         stream = mmap.mmap(source.descriptor, 0, access=mmap.ACCESS_READ)
     else:
-        stream = SeekableBytes(source)  # the pixels need not be fetched
+        stream = SourceFile(source)  # the pixels need not be fetched
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

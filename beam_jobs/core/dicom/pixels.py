@@ -18,7 +18,7 @@ import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from beam_jobs.common.files_before.storage import open_bytes
+from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
 from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes

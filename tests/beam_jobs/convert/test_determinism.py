@@ -10,7 +10,7 @@ import pytest
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface
 from beam_jobs.convert import transforms
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.phantoms.cohort import write_cohort
@@ -43,15 +43,15 @@ def reference(cohort, tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_shuffled_input_order_gives_the_same_bytes(cohort, reference, tmp_path, monkeypatch, seed):
-    list_entries, orders = filesystems.list_entries, []
+    entries_of, orders = interface.entries, []
 
     def shuffled(root: str):
-        entries = list_entries(root)
+        entries = entries_of(root)
         random.Random(seed).shuffle(entries)
         orders.append([entry.path for entry in entries])
         return entries
 
-    monkeypatch.setattr(filesystems, "list_entries", shuffled)
+    monkeypatch.setattr(interface, "entries", shuffled)
     found = convert(cohort, tmp_path / "d")
     assert orders
     assert orders[0] != sorted(orders[0])

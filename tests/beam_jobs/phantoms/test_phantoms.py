@@ -407,7 +407,7 @@ def test_command_summarises_in_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (code, err) == (0, "")
     names = [line.split()[0] for line in out.splitlines()]
     assert names == ["patients", "series", "files", "cohort"]
-    assert out.splitlines()[0].endswith("1 to train on + 1 to ask about")
+    assert out.splitlines()[0].endswith("1 to train on + 1 to predict")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ import pytest
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
-from beam_jobs.common.files_before import stores
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from tests.dataflow_stub import (
@@ -26,7 +25,7 @@ from tests.dataflow_stub import (
     dataflow_stub,
     write_service_account,
 )
-from tests.stores import Emulator, gcs
+from tests.stores import Emulator, gs_and_beams
 
 pytestmark = [
     pytest.mark.emulator,
@@ -37,17 +36,27 @@ PACKAGES = ("beam_jobs", "trainer", "serving")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[Emulator]:
-    """A gs:// with two patients and their labels."""
+def stores(tmp_path_factory) -> Iterator[tuple[Emulator, Emulator]]:
+    """A gs:// with two patients and their labels, and one for what Beam stages."""
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
     config = PhantomConfig(
         patients=2, test_patients=1, seed=1, matrix=(24, 28), slices=(9, 11), trouble_rate=0.0
     )
     write_cohort(config, root)
-    with gcs() as running:
+    with gs_and_beams() as (running, beams):
         running.upload(root / "train", "cohort/train")
         running.put("cohort/labels.csv", (root / "train_labels.csv").read_bytes())
-        yield running
+        yield running, beams
+
+
+@pytest.fixture(scope="module")
+def store(stores) -> Emulator:
+    return stores[0]
+
+
+@pytest.fixture(scope="module")
+def staging(stores) -> Emulator:
+    return stores[1]
 
 
 def job_flags(store: Emulator) -> list[str]:
@@ -59,9 +68,9 @@ def job_flags(store: Emulator) -> list[str]:
     ]
 
 
-def staged(store: Emulator, name: str) -> bytes:
-    (found,) = [path for path in store.names("staging") if path.endswith(f"/{name}")]
-    return store.get(f"staging/{found}")
+def staged(staging: Emulator, name: str) -> bytes:
+    (found,) = [path for path in staging.names("staging") if path.endswith(f"/{name}")]
+    return staging.get(f"staging/{found}")
 
 
 def transforms_of(pipeline_proto: bytes) -> set[str]:
@@ -76,10 +85,9 @@ def transforms_of(pipeline_proto: bytes) -> set[str]:
 STAGES = {"Headers", "Plan", "Assign", "Shards", "Refused", "Results", "Once", "Finish"}
 
 
-def test_job_graph_translates_to_a_template(store, tmp_path, monkeypatch):
+def test_job_graph_translates_to_a_template(store, staging, tmp_path, monkeypatch):
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(stores, "_made", {})
     template = tmp_path / "template.json"
     argv = [*job_flags(store), f"--template_location={template}"]
     with dataflow_stub() as stub:
@@ -91,7 +99,7 @@ def test_job_graph_translates_to_a_template(store, tmp_path, monkeypatch):
     assert "\n" not in str(found.value)
     job = json.loads(template.read_text())
     assert job["environment"]["version"]["job_type"] == "FNAPI_BATCH"
-    stages = transforms_of(staged(store, "pipeline.pb"))
+    stages = transforms_of(staged(staging, "pipeline.pb"))
     assert stages >= STAGES
     assert {"Headers/Spread", "Plan/By patient", "Shards/By shard", "Shards/Write"} <= stages
 
@@ -107,7 +115,7 @@ def test_local_paths_are_refused_where_the_workers_are_elsewhere(store, tmp_path
 
 @pytest.fixture(scope="module")
 def submitted(
-    store, tmp_path_factory
+    store, staging, tmp_path_factory
 ) -> Iterator[tuple[DataflowStub, subprocess.CompletedProcess[str]]]:
     """The command, run as a user runs it in a clone of the repository."""
     scratch = tmp_path_factory.mktemp("clone")
@@ -118,8 +126,8 @@ def submitted(
     for name in (*PACKAGES, "tests"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, clone / name, ignore=ignore)
-    for name in [name for name in store.names("staging")]:
-        store.delete(f"staging/{name}")
+    for name in staging.names("staging"):
+        staging.delete(f"staging/{name}")
     with dataflow_stub() as stub:
         write_service_account(scratch / "key.json", f"{stub.url}/token")
         environment = {
@@ -150,7 +158,7 @@ def test_command_submits_the_job_and_waits_for_its_end(submitted, store):
 
 
 @pytest.mark.slow
-def test_job_names_the_container_the_package_and_our_stages(submitted, store):
+def test_job_names_the_container_the_package_and_our_stages(submitted, staging):
     stub, _ = submitted
     (job,) = stub.jobs
     (pool,) = job["environment"]["workerPools"]
@@ -161,14 +169,14 @@ def test_job_names_the_container_the_package_and_our_stages(submitted, store):
     assert packages["workflow.tar.gz"].startswith("storage.googleapis.com/voxelbeam-test/staging/")
     options = job["environment"]["sdkPipelineOptions"]["options"]
     assert (options["project"], options["region"]) == (PROJECT, REGION)
-    assert transforms_of(staged(store, "pipeline.pb")) >= STAGES
+    assert transforms_of(staged(staging, "pipeline.pb")) >= STAGES
     # Nothing of the account but its place goes along.
     assert "PRIVATE KEY" not in json.dumps(job)
 
 
 @pytest.mark.slow
-def test_staged_package_holds_the_three_packages_and_no_tests(submitted, store):
-    with tarfile.open(fileobj=io.BytesIO(staged(store, "workflow.tar.gz"))) as archive:
+def test_staged_package_holds_the_three_packages_and_no_tests(submitted, staging):
+    with tarfile.open(fileobj=io.BytesIO(staged(staging, "workflow.tar.gz"))) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     modules = {name for name in names if name.endswith(".py")}
     assert {name.partition("/")[0] for name in modules} == {*PACKAGES, "setup.py"}
@@ -179,10 +187,10 @@ def test_staged_package_holds_the_three_packages_and_no_tests(submitted, store):
 
 
 @pytest.mark.slow
-def test_staged_package_installs_and_imports_in_a_bare_environment(submitted, store, tmp_path):
+def test_staged_package_installs_and_imports_in_a_bare_environment(submitted, staging, tmp_path):
     """Offline: what it requires is lent by this environment, which has no voxelbeam to give."""
     archive = tmp_path / "workflow.tar.gz"
-    archive.write_bytes(staged(store, "workflow.tar.gz"))
+    archive.write_bytes(staged(staging, "workflow.tar.gz"))
     bare = tmp_path / "bare"
     venv.create(bare, with_pip=True)
     python = str(bare / "bin" / "python")

@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_files
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from beam_jobs.common.files_before.storage import open_bytes
+from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom import headers
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS
 
-from beam_jobs.common.files_before import storage
+from beam_jobs.common.files import local
 from beam_jobs.core.dicom import codestreams, headers, pixels
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason, RejectedError
@@ -397,13 +397,13 @@ def test_native_frames_are_each_read_once_at_their_offset(tmp_path, monkeypatch)
     path = multi_frame(tmp_path / "m.dcm", uid.ExplicitVRLittleEndian, frames, bits_stored=12)
     (header, *_), _ = index_files([str(path)])
     asked = []
-    whole = storage.LocalBytes.read_into
+    whole = local.LocalBytes.read_into
 
     def read_into(source, buffer, offset):
         asked.append((offset, len(buffer)))
         return whole(source, buffer, offset)
 
-    monkeypatch.setattr(storage.LocalBytes, "read_into", read_into)
+    monkeypatch.setattr(local.LocalBytes, "read_into", read_into)
     volume = read_volume([path])
     size = 36 * 40 * 2
     assert asked == [(header.pixel_offset + k * size, size) for k in range(5)]
