@@ -129,6 +129,7 @@ def test_containers_that_hold_the_same_are_the_same(name, before, after):
         ("a.json", text({"x": 1}), b'{"x":1}\n', "form: "),
         ("a.jsonl", b'{"p":1}\n{"p":2}\n', b'{"p":1}\n{"p":4}\n', "2.p: 2 → 4"),
         ("a.csv", b"id,p\n7,0.5\n", b"id,p\n7,0.6\n", "1.p: '0.5' → '0.6'"),
+        ("a.csv", b"id,seconds,p\n7,1,5\n", b"id,seconds,p\n7,2,6\n", "1.p: '5' → '6'"),
         ("a.csv", b"id,p\n7,0.5\n", b"id,q\n7,0.5\n", "header: "),
         ("a.csv", b"id,p\n", b'id,"p"\n', "form: "),
         ("a.html", b"<p>\none\n", b"<p>\ntwo\n", "line 2: 'one' → 'two'"),

@@ -108,7 +108,9 @@ def _csv_without_times(text: str) -> str:
         for line, row in enumerate(rows)
     ]
     # Of a table that holds times, quoting and line ends are not compared, every other cell is.
-    return "\n".join("\t".join(row) for row in masked_rows)
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(masked_rows)
+    return stream.getvalue()
 
 
 def contents(name: str, data: bytes) -> Contents:
