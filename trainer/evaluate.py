@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
-from trainer.metrics.evaluation import comparisons_of
+from trainer.metrics.auc import metrics_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
-from trainer.metrics.wording import metrics_of, p_text, summary_line, verdict
+from trainer.metrics.wording import p_text, summary_line, verdict
 
 PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all
@@ -37,7 +38,6 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--predictions",
         required=True,
-        type=Path,
         nargs="+",
         metavar="CSV",
         help="submission.csv or oof_predictions.csv; further ones are compared with the first, "
@@ -45,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--labels",
-        type=Path,
         metavar="CSV",
         help="an id and a label of 0 or 1 a row (default: the predictions' own column label)",
     )
@@ -62,19 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--series",
-        type=Path,
         metavar="CSV",
         help="the dataset's series.csv: AUC by scanner field strength and plane",
     )
     add(
         "--run",
-        type=Path,
         help="directory of the training run, for its learning curves (default: where the first "
         "predictions lie, if that is a run)",
     )
     add(
         "--output",
-        type=Path,
         metavar="DIR",
         help="folder to write metrics.json and report.html into",
     )
@@ -88,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"--run {args.run}: no {RUN_NAME} and no {CONFIG_NAME} there")
     if args.series and not args.output:
         raise UsageError("--series is for the report: --output DIR is needed")
+    if args.output:
+        files.require_writable(args.output)
     ids = (args.id_column, "patient_id")
     labels = read_column(args.labels, ids, (args.label_column,)) if args.labels else None
     models = [
@@ -99,44 +97,38 @@ def main(argv: Sequence[str]) -> int:
         )
         for file in args.predictions
     ]
-    first, *others = _told_apart(models)
+    first, *others = _distinct(models)
     try:
         metrics = metrics_of(first.labels, first.scores)
     except ValueError as error:
         raise ContractError(str(error)) from error
     row("auc", summary_line(metrics))
     row("verdict", verdict(metrics))
-    for one in comparisons_of(first, others):
-        low, high = one["difference_interval"]
-        told = "no test" if one["p_value"] is None else p_text(one["p_value"])
-        row(
-            "against",
-            f"{one['name']}: {one['auc']:.2f} and {one['other_auc']:.2f} on {one['n']} "
-            f"patients, difference {one['difference']:+.2f} ({low:+.2f} to {high:+.2f}), {told}",
-        )
-    _tell_missing(first)
+    if others:
+        _print_comparisons(first, others)
+    _print_missing(first)
     if args.output:
-        beside = args.predictions[0].parent
+        beside = os.path.dirname(args.predictions[0]) or "."
         # Drawing libraries take a second to import.
-        from trainer.reports.evaluation import write_report
+        from trainer.reports.evaluation import METRICS_NAME, REPORT_NAME, write_report
 
-        report = write_report(
+        write_report(
             args.output,
             first,
             others=others,
             series=args.series,
             run=args.run or (beside if _is_run(beside) else None),
         )
-        row("numbers", str(report.with_name("metrics.json")))
-        row("report", str(report))
+        row("numbers", files.join(args.output, METRICS_NAME))
+        row("report", files.join(args.output, REPORT_NAME))
     return EXIT_OK
 
 
-def _is_run(directory: Path) -> bool:
-    return any((directory / name).is_file() for name in (RUN_NAME, CONFIG_NAME))
+def _is_run(directory: str) -> bool:
+    return any(files.stat(files.join(directory, name)) for name in (RUN_NAME, CONFIG_NAME))
 
 
-def _told_apart(models: Sequence[Predictions]) -> list[Predictions]:
+def _distinct(models: Sequence[Predictions]) -> list[Predictions]:
     """The same models; a name that came before gets a number."""
     names = [model.name for model in models]
     counts = [names[: place + 1].count(name) for place, name in enumerate(names)]
@@ -146,7 +138,21 @@ def _told_apart(models: Sequence[Predictions]) -> list[Predictions]:
     ]
 
 
-def _tell_missing(predictions: Predictions) -> None:
+def _print_comparisons(first: Predictions, others: Sequence[Predictions]) -> None:
+    # scikit-learn and pandas take a second to import.
+    from trainer.metrics.evaluation import comparisons_of
+
+    for one in comparisons_of(first, others):
+        low, high = one["difference_interval"]
+        test = "no test" if one["p_value"] is None else p_text(one["p_value"])
+        row(
+            "against",
+            f"{one['name']}: {one['auc']:.2f} and {one['other_auc']:.2f} on {one['n']} "
+            f"patients, difference {one['difference']:+.2f} ({low:+.2f} to {high:+.2f}), {test}",
+        )
+
+
+def _print_missing(predictions: Predictions) -> None:
     for missing, text in (
         (predictions.without_label, "predicted but without a label"),
         (predictions.without_prediction, "labelled but not predicted"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
+
+from beam_jobs.common.files import interface as files
 
 
 def read_table(
@@ -45,11 +45,10 @@ def read_table(
     ]
 
 
-def write_table(file: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_table(file: files.StrPath, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
-    temporary.replace(file)
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    files.write_text(file, stream.getvalue())

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.contract_json import ContractError, json_object
+from beam_jobs.common.files import interface as files
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: files.StrPath) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
       ContractError: not JSON, or not an object; the message names the file.
     """
     try:
-        return json_object(file.read_bytes())
+        return json_object(files.read(file))
     except ContractError as error:
-        raise ContractError(f"{file}: {error}") from error
+        raise ContractError(f"{files.text(file)}: {error}") from error
 
 
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """Writes a JSON object under a temporary name, then renames it: readers see all or nothing."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(file)
+def write_json(file: files.StrPath, data: Mapping[str, Any]) -> None:
+    """Writes a JSON object; readers see all of it or nothing."""
+    files.write_text(file, json.dumps(data, indent=1, sort_keys=True) + "\n")

@@ -17,10 +17,10 @@ from sklearn.metrics import roc_auc_score
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from trainer.evaluate import main
-from trainer.metrics.auc import auc, auc_interval
+from trainer.metrics.auc import auc, auc_interval, metrics_of
+from trainer.metrics.logits import log_loss, sigmoid
 from trainer.metrics.predictions import read_column
-from trainer.metrics.roc_and_calibration import log_loss, sigmoid
-from trainer.metrics.wording import metrics_of, summary_line, verdict
+from trainer.metrics.wording import summary_line, verdict
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10_000])

@@ -6,13 +6,13 @@ import hashlib
 from io import BytesIO
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest, ShardEntry
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import decode_case, read_records
-from trainer.data.locations import join, read_bytes
 
 
-def read_shard(data: str, entry: ShardEntry, manifest: Manifest) -> list[PreparedCase]:
+def read_shard(data: files.StrPath, entry: ShardEntry, manifest: Manifest) -> list[PreparedCase]:
     """The cases of a shard, in its order.
 
     Args:
@@ -24,9 +24,9 @@ def read_shard(data: str, entry: ShardEntry, manifest: Manifest) -> list[Prepare
       ContractError: the shard or a record is not what the manifest says; the message names it.
       CommandError: a store refuses or fails.
     """
-    path = join(data, entry.name)
+    path = files.join(data, entry.name)
     try:
-        content = read_bytes(path)
+        content = files.read(path)
     except FileNotFoundError as error:
         raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
     if len(content) != entry.bytes:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
 from trainer.explain.cases import Explained
-from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.metrics.logits import sigmoid
 from trainer.training.run_files import Run
 
 FORMAT = "voxelbeam-saliency"

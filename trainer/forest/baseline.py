@@ -20,7 +20,7 @@ from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, pooled_metrics
 from trainer.forest.table import FeatureTable
-from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.metrics.logits import sigmoid
 from trainer.training.run_files import differences
 
 FORMAT = "voxelbeam-baseline"

@@ -13,7 +13,7 @@ from beam_jobs.common.terminal import bar
 from trainer.forest.table import FeatureTable
 from trainer.metrics.auc import auc
 from trainer.metrics.ensemble import Scored, metrics_of_members
-from trainer.metrics.roc_and_calibration import log_loss
+from trainer.metrics.logits import log_loss
 
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart
 _SHUFFLES = 5  # of each feature in each fold, over all repeats together

@@ -1,6 +1,7 @@
-"""Statistics of ranked predictions: AUC, its intervals, tests; numpy alone until an interval asks.
+"""Statistics of ranked predictions: AUC, its intervals and tests.
 
-Everywhere a label is 0 or 1 and a score any finite number of which only the order matters.
+Everywhere a label is 0 or 1 and a score any finite number of which only the order matters. SciPy is
+imported where it is called: its statistics take a second, and every command's --help passes here.
 """
 
 from __future__ import annotations
@@ -8,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
-
-# Numbers drawn at a time: 8 MiB of float64.
-_CHUNK = 1 << 20
 
 
 def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -40,8 +39,9 @@ def auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
 
 def midranks(values: npt.ArrayLike) -> Floats:
     """Rank of each value from 1, equal values sharing the mean of theirs; (n,) float64."""
-    _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    from scipy.stats import rankdata
+
+    ranks: Floats = rankdata(values)
     return ranks
 
 
@@ -84,7 +84,21 @@ def auc_interval(
     return limit(0.0, -1.0), limit(1.0, 1.0)
 
 
-def auc_told_from_chance(positive: int, negative: int, level: float = 0.95) -> float:
+def metrics_of(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) -> dict[str, Any]:
+    """AUC, its interval and the counts behind it, as a JSON object."""
+    truth = np.asarray(labels)
+    low, high = auc_interval(labels, scores, level)
+    return {
+        "auc": auc(labels, scores),
+        "auc_interval": [low, high],
+        "level": level,
+        "n": int(truth.size),
+        "positive": int(truth.sum()),
+        "interval_method": "Newcombe 2006, method 5",
+    }
+
+
+def least_auc_above_chance(positive: int, negative: int, level: float = 0.95) -> float:
     """The AUC whose `auc_interval` would just begin at 0.5, for these group sizes; at most 1."""
     return min(1.0, 0.5 + z_of(level) * _newcombe_error(0.5, positive, negative))
 
@@ -201,164 +215,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(known) - place)))
         adjusted[i] = highest
     return adjusted
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Bootstrap:
-    """Curves of patients drawn anew, each class by itself.
-
-    Attributes:
-      auc: (resamples,).
-      average_precision: (resamples,).
-      sensitivity: at the asked false positive rates, (resamples, rates).
-    """
-
-    auc: Floats
-    average_precision: Floats
-    sensitivity: Floats
-
-
-def bootstrap(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    *,
-    resamples: int = 2000,
-    seed: int = 0,
-    rates: npt.ArrayLike = (),
-) -> Bootstrap:
-    """Draws patients with replacement, as many of each class as there are, and measures each draw.
-
-    Args:
-      labels: (n,).
-      scores: (n,).
-      resamples: how many draws.
-      seed: of the draws.
-      rates: false positive rates, ascending, to give each draw's sensitivity at.
-
-    Raises:
-      ValueError: as `auc`.
-    """
-    truth, values = checked(labels, scores)
-    rng = np.random.default_rng(seed)
-    # Places of the distinct scores, highest first: a draw is a count of patients for each.
-    distinct, place = np.unique(-values, return_inverse=True)
-    positive, negative = int(truth.sum()), int((~truth).sum())
-    asked = np.asarray(rates, dtype=np.float64)
-    areas, precisions, sensitivities = [], [], [np.empty((0, asked.size))]
-    step = max(1, _CHUNK // truth.size)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        up = _drawn(rng, place[truth], size, distinct.size)
-        down = _drawn(rng, place[~truth], size, distinct.size)
-        true_positive, false_positive = np.cumsum(up, axis=1), np.cumsum(down, axis=1)
-        areas.append((down * (true_positive - up / 2)).sum(axis=1) / (positive * negative))
-        called = np.maximum(true_positive + false_positive, 1)  # 0 before the first one drawn
-        precisions.append((up * (true_positive / called)).sum(axis=1) / positive)
-        if asked.size:
-            zeros = np.zeros((size, 1))
-            x = np.hstack([zeros, false_positive / negative])
-            y = np.hstack([zeros, true_positive / positive])
-            sensitivities.append(np.array([np.interp(asked, *xy) for xy in zip(x, y, strict=True)]))
-    return Bootstrap(
-        auc=np.concatenate(areas),
-        average_precision=np.concatenate(precisions),
-        sensitivity=np.concatenate(sensitivities),
-    )
-
-
-def _drawn(
-    rng: np.random.Generator, places: npt.NDArray[np.intp], size: int, width: int
-) -> npt.NDArray[np.intp]:
-    """Counts of each place in `size` draws of as many patients as there are, (size, width)."""
-    picks = places[rng.integers(0, places.size, (size, places.size))]
-    picks += np.arange(size)[:, np.newaxis] * width
-    return np.bincount(picks.ravel(), minlength=size * width).reshape(size, width)
-
-
-def percentile_interval(draws: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """The middle `level` of the draws."""
-    low, high = np.quantile(np.asarray(draws), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Permutation:
-    """What the AUC is where labels have nothing to do with scores.
-
-    Attributes:
-      null: AUCs under shuffled labels, (permutations,).
-      null_mean: their expectation, exactly.
-      p_value: share of shuffles at least as far from it as the true labels, the latter counted
-        among them, so never 0.
-    """
-
-    null: Floats
-    null_mean: float
-    p_value: float
-
-
-def permutation_test(
-    labels: npt.ArrayLike,
-    scores: npt.ArrayLike,
-    *,
-    strata: npt.ArrayLike | None = None,
-    permutations: int = 10_000,
-    seed: int = 0,
-) -> Permutation:
-    """Two-sided test of the AUC by shuffling labels.
-
-    Args:
-      labels: (n,).
-      scores: (n,).
-      strata: (n,); labels are shuffled within each. Out-of-fold scores come from one network a
-        fold, whose levels may differ: give the folds.
-      permutations: how many shuffles.
-      seed: of the shuffles.
-
-    Raises:
-      ValueError: as `auc`.
-
-    Source for the count of one more: Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010) 39.
-    """
-    truth, values = checked(labels, scores)
-    ranks = midranks(values)
-    groups = np.zeros(truth.size, np.intp) if strata is None else np.asarray(strata)
-    rng = np.random.default_rng(seed)
-    sums, expected = np.zeros(permutations), 0.0
-    for group in np.unique(groups):
-        inside = ranks[groups == group]
-        chosen = int(truth[groups == group].sum())
-        expected += chosen * float(inside.mean())
-        step = max(1, _CHUNK // inside.size)
-        for start in range(0, permutations, step):
-            size = min(step, permutations - start)
-            shuffled = rng.permuted(np.tile(inside, (size, 1)), axis=1)
-            sums[start : start + size] += shuffled[:, :chosen].sum(axis=1)
-    positive = int(truth.sum())
-    lowest, pairs = positive * (positive + 1) / 2, positive * (truth.size - positive)
-    distance = abs(float(ranks[truth].sum()) - expected)
-    as_far = int((np.abs(sums - expected) >= distance - 1e-6).sum())  # ranks are whole or half
-    return Permutation(
-        null=(sums - lowest) / pairs,
-        null_mean=(expected - lowest) / pairs,
-        p_value=(1 + as_far) / (1 + permutations),
-    )
-
-
-def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; n must be positive.
-
-    Source: E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212.
-    """
-    z = z_of(level)
-    share = hits / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    # At the ends the limit is the end itself, without what rounding makes of it.
-    return (
-        0.0 if hits == 0 else max(0.0, middle - reach),
-        1.0 if hits == n else min(1.0, middle + reach),
-    )
 
 
 def z_of(level: float) -> float:

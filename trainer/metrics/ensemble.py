@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.metrics.wording import metrics_of, summary_line
+from trainer.metrics.auc import metrics_of
+from trainer.metrics.wording import summary_line
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -25,7 +25,7 @@
                                          not_measurable}]: folds, seeds, and those of series.csv
   seeds                                  auc_mean, auc_sd, auc_min, auc_max; null below two seeds
   learning_curves                        name → column of history.csv → value an epoch
-  run                                    what run.json tells of the run, or null
+  run                                    what run.json says of the run, or null
   comparisons                            name, n, positive, auc, auc_interval, other_auc,
                                          other_auc_interval, difference, difference_interval, z,
                                          p_value (DeLong, paired), p_value_holm, roc (the other's)
@@ -36,29 +36,42 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    precision_recall_curve,
+    roc_curve,
+)
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.json_file import read_json
-from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
-from trainer.metrics import roc_and_calibration
+from beam_jobs.common.files.interface import StrPath
 from trainer.metrics.auc import (
     Floats,
-    auc_told_from_chance,
-    bootstrap,
     delong_interval,
     delong_test,
     holm,
-    percentile_interval,
-    permutation_test,
+    least_auc_above_chance,
+    metrics_of,
+)
+from trainer.metrics.groups import read_groups
+from trainer.metrics.logits import log_loss
+from trainer.metrics.predictions import Predictions
+from trainer.metrics.resampling import bootstrap, percentile_interval, permutation_test
+from trainer.metrics.roc_and_calibration import (
+    calibration_bins,
+    error_if_calibrated,
+    expected_calibration_error,
+    operating_points,
+    recalibration,
+    thinned,
     wilson_interval,
 )
-from trainer.metrics.predictions import Predictions, read_groups, read_histories
-from trainer.metrics.wording import metrics_of, reading, verdict, warnings_of
+from trainer.metrics.run_facts import read_histories, run_facts
+from trainer.metrics.wording import reading, verdict, warnings_of
 
 FORMAT = "voxelbeam-evaluation"
 # Numbers drawn at most for one resampling, about a second: large cohorts get fewer resamples, and
@@ -71,8 +84,8 @@ def evaluation_of(
     predictions: Predictions,
     *,
     others: Sequence[Predictions] = (),
-    series: Path | None = None,
-    run: Path | None = None,
+    series: StrPath | None = None,
+    run: StrPath | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def evaluation_of(
     except ValueError as error:
         raise ContractError(str(error)) from error
     n, positive = metrics["n"], metrics["positive"]
-    facts = _run_facts(run)
+    facts = run_facts(run) if run else None
     resamples, permutations = (max(200, min(most, _BUDGET // n)) for most in (2000, 10_000))
     drawn = bootstrap(truth, scores, resamples=resamples, seed=seed, rates=_RATES)
     shuffled = permutation_test(
@@ -118,7 +131,7 @@ def evaluation_of(
         "name": predictions.name,
         **metrics,
         "prevalence": positive / n,
-        "auc_told_from_chance": auc_told_from_chance(positive, n - positive, level),
+        "auc_told_from_chance": least_auc_above_chance(positive, n - positive, level),
         "verdict": verdict(metrics),
         "intervals": {
             "newcombe": metrics["auc_interval"],
@@ -135,7 +148,7 @@ def evaluation_of(
             "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         },
         "average_precision": {
-            "value": roc_and_calibration.average_precision(truth, scores),
+            "value": float(average_precision_score(truth, scores)),
             "interval": list(percentile_interval(drawn.average_precision, level)),
             "at_random": positive / n,
         },
@@ -158,40 +171,23 @@ def evaluation_of(
     }
 
 
-def _run_facts(run: Path | None) -> dict[str, Any] | None:
-    """What run.json, or config.json of a run not finished, tells; None without either."""
-    for name in (RUN_NAME, CONFIG_NAME):
-        if run and (run / name).is_file():
-            told = read_json(run / name)
-            config = told.get("config") or {}
-            return {
-                "model": told.get("model") or config.get("model"),
-                "modalities": told.get("modalities") or config.get("modalities"),
-                "permute_labels": bool(config.get("permute_labels")),
-                "precision": told.get("precision"),
-                "dataset_fingerprint": told.get("dataset_fingerprint"),
-                "last_epoch_auc": ((told.get("metrics") or {}).get("last_epoch") or {}).get("auc"),
-            }
-    return None
-
-
 def _calibration(predictions: Predictions, level: float, seed: int) -> dict[str, Any]:
     probabilities, logits = predictions.probabilities, predictions.logits
     if probabilities is None or logits is None:
         return {"log_loss": None, "calibration": None}
     truth = predictions.labels
     share = float(truth.mean())
-    bins = roc_and_calibration.calibration_bins(truth, probabilities, level=level)
-    line = roc_and_calibration.recalibration(truth, logits)
+    bins = calibration_bins(truth, probabilities, level=level)
+    line = recalibration(truth, logits)
     entropy = -(share * np.log(share) + (1 - share) * np.log1p(-share))
     return {
-        "log_loss": roc_and_calibration.log_loss(truth, logits),
+        "log_loss": log_loss(truth, logits),
         "calibration": {
-            "brier": roc_and_calibration.brier(truth, probabilities),
+            "brier": float(brier_score_loss(truth, probabilities)),
             "brier_of_prevalence": share * (1 - share),
             "log_loss_of_prevalence": float(entropy),
-            "ece": roc_and_calibration.expected_calibration_error(bins),
-            "ece_if_calibrated": roc_and_calibration.error_if_calibrated(probabilities, seed=seed),
+            "ece": expected_calibration_error(bins),
+            "ece_if_calibrated": error_if_calibrated(probabilities, seed=seed),
             "mean_probability": float(probabilities.mean()),
             "intercept": line[0] if line else None,
             "slope": line[1] if line else None,
@@ -216,16 +212,16 @@ def _operating_points(predictions: Predictions, level: float) -> list[dict[str, 
                 for name, (hits, of) in point.shares().items()
             },
         }
-        for point in roc_and_calibration.operating_points(predictions.labels, scores, fixed=fixed)
+        for point in operating_points(predictions.labels, scores, fixed=fixed)
     ]
 
 
 def _curves(predictions: Predictions, sensitivity: Floats, level: float) -> dict[str, Any]:
     truth, scores = predictions.labels, predictions.scores
-    rates, hits, _ = roc_and_calibration.roc_points(truth, scores)
-    rates, hits = roc_and_calibration.thinned(rates, hits)
-    recall, precision, _ = roc_and_calibration.precision_recall_points(truth, scores)
-    recall, precision = roc_and_calibration.thinned(recall, precision)
+    rates, hits = _roc(truth, scores)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    # By rising recall, and without the point that no threshold gives.
+    recall, precision = thinned(recall[-2::-1], precision[-2::-1])
     low, high = np.quantile(sensitivity, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {
         "roc": {
@@ -239,6 +235,12 @@ def _curves(predictions: Predictions, sensitivity: Floats, level: float) -> dict
         },
         "precision_recall": {"recall": recall.tolist(), "precision": precision.tolist()},
     }
+
+
+def _roc(truth: npt.NDArray[np.int64], scores: Floats) -> tuple[Floats, Floats]:
+    """False positive rates and sensitivities, thinned."""
+    rates, hits, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return thinned(rates, hits)
 
 
 def _histogram(predictions: Predictions) -> dict[str, Any]:
@@ -280,7 +282,7 @@ def _groups(
       level: of the intervals.
       scores: of each group in the same order, where they are not the predictions' own.
     """
-    told = []
+    found = []
     own = list(scores.values()) if scores else [predictions.scores] * len(members)
     for (name, inside), values in zip(members.items(), own, strict=True):
         truth = predictions.labels[inside]
@@ -290,8 +292,8 @@ def _groups(
             one.update(auc=measured["auc"], auc_interval=measured["auc_interval"])
         else:
             one["not_measurable"] = f"all {'positive' if one['positive'] else 'negative'}"
-        told.append(one)
-    return {"by": by, "groups": told}
+        found.append(one)
+    return {"by": by, "groups": found}
 
 
 def _seed_spread(groups: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
@@ -314,7 +316,7 @@ def comparisons_of(
     Raises:
       ContractError: labels differ, or the common patients are too few of a class.
     """
-    told = []
+    found: list[dict[str, Any]] = []
     for other in others:
         mine, theirs = predictions.common(other)
         truth = predictions.labels[mine]
@@ -328,9 +330,8 @@ def comparisons_of(
                 f"{predictions.name} and {other.name} in common: {error}"
             ) from error
         one, another = metrics_of(truth, first, level), metrics_of(truth, second, level)
-        rates, hits, _ = roc_and_calibration.roc_points(truth, second)
-        rates, hits = roc_and_calibration.thinned(rates, hits)
-        told.append(
+        rates, hits = _roc(truth, second)
+        found.append(
             {
                 "name": other.name,
                 "n": one["n"],
@@ -346,6 +347,6 @@ def comparisons_of(
                 "roc": {"false_positive_rate": rates.tolist(), "sensitivity": hits.tolist()},
             }
         )
-    for one, adjusted in zip(told, holm([one["p_value"] for one in told]), strict=True):
+    for one, adjusted in zip(found, holm([one["p_value"] for one in found]), strict=True):
         one["p_value_holm"] = adjusted
-    return told
+    return found

@@ -1,30 +1,30 @@
-"""Predictions, labels and groups of patients, read from CSV files and joined by patient."""
+"""Predictions and labels, read from CSV files and joined by patient."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.cli import UsageError, read_text
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.csv_table import read_table
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
 from trainer.config.run_layout import OOF_NAME
-from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.metrics.logits import sigmoid
 
 Floats = npt.NDArray[np.float64]
 
 IDS = ("BraTS21ID", "patient_id")
 SCORES = ("MGMT_value", "logit", "probability")
 LABELS = ("MGMT_value",)
-_FIELD_STRENGTHS = (0.2, 0.35, 0.5, 1.0, 1.5, 3.0, 7.0)  # tesla, as scanners are sold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,8 +38,8 @@ class Predictions:
       scores: logits (mean over seeds) or whatever the file ranks patients by, (n,).
       probabilities: (n,), 0 .. 1; None where the scores are none.
       logits: (n,), of the probabilities; None with them.
-      folds: (n,) the fold each was held out in, None where the file tells none.
-      seeds: seed → scores (n,), NaN for patients without; empty where the file tells none.
+      folds: (n,) the fold each was held out in, None where the file has none.
+      seeds: seed → scores (n,), NaN for patients without; empty where it has none.
       without_label, without_prediction: keys of patients that only the other side has.
       relabelled: patients whose label in the labels file is not the predictions file's own.
     """
@@ -64,16 +64,40 @@ class Predictions:
         return mine, others
 
 
-def read_column(file: Path, id_columns: Sequence[str], columns: Sequence[str]) -> dict[str, str]:
+def read_rows(
+    file: files.StrPath, *wanted: Sequence[str]
+) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a CSV that the command line names; cells stripped.
+
+    Args:
+      file: the CSV.
+      wanted: the columns that it must have, each by the names that it may have there.
+
+    Raises:
+      UsageError: no such file, no UTF-8 text, no CSV, rows of other lengths than its header, or
+        none of a column's names.
+    """
+    try:
+        columns, rows = read_table(read_named(file), ())
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}") from error
+    for names in wanted:
+        _column(file, columns, names)
+    return columns, [row for _, row in rows]
+
+
+def read_column(
+    file: files.StrPath, id_columns: Sequence[str], columns: Sequence[str]
+) -> dict[str, str]:
     """Patient key → text of a CSV's column; the first of the given names that exists is taken.
 
     The key is `normalised_id`: tools that read "00005" as a number write "5".
 
     Raises:
-      UsageError: no such file, no UTF-8 text, no CSV, or none of the columns.
+      UsageError: as `read_rows`.
       ContractError: an id that stands twice, or two ids that differ in leading zeros only.
     """
-    found, rows = _table(file)
+    found, rows = read_rows(file, id_columns, columns)
     id_column = _column(file, found, id_columns)
     column = _column(file, found, columns)
     values: dict[str, str] = {}
@@ -88,7 +112,7 @@ def read_column(file: Path, id_columns: Sequence[str], columns: Sequence[str]) -
 
 
 def read_predictions(
-    file: Path,
+    file: files.StrPath,
     labels: Mapping[str, str] | None = None,
     *,
     id_columns: Sequence[str] = IDS,
@@ -107,11 +131,11 @@ def read_predictions(
         values lie in 0 .. 1.
 
     Raises:
-      UsageError: as `read_column`, or no labels at all.
+      UsageError: as `read_rows`, or no labels at all.
       ContractError: a patient twice for one seed, rows of one patient that disagree, a value that
         is no number, or no patient with both a prediction and a label.
     """
-    columns, rows = _table(file)
+    columns, rows = read_rows(file, id_columns, score_columns)
     id_column = _column(file, columns, id_columns)
     score_column = _column(file, columns, score_columns)
     if labels is None and "label" not in columns:
@@ -164,116 +188,27 @@ def read_predictions(
     )
 
 
-def _name(file: Path) -> str:
+def _name(file: files.StrPath) -> str:
     """ "run-a" of run-a/oof_predictions.csv, "model-b" of model-b.csv."""
-    return (file.resolve().parent.name if file.name == OOF_NAME else file.stem) or file.stem
+    name = files.name_of(file)
+    if name == OOF_NAME:
+        path = files.text(file) if files.is_remote(file) else os.path.realpath(file)
+        name = files.name_of(path.removesuffix(name)) or name
+    return os.path.splitext(name)[0]
 
 
-def read_groups(
-    file: Path, keys: Sequence[str], modalities: Sequence[str] | None = None
-) -> dict[str, dict[str, npt.NDArray[np.bool_]]]:
-    """Groups of patients by what a dataset's series.csv says of their used series.
-
-    Args:
-      file: series.csv.
-      keys: of the patients, (n,).
-      modalities: those the model saw; None takes all.
-
-    Returns:
-      What is grouped by ("field strength", "plane of T1wCE") → group → which patients, (n,).
-      Patients of whom nothing is known stand under "unknown".
-
-    Raises:
-      UsageError: as `read_column`.
-      ContractError: none of the patients is in it.
-    """
-    columns, rows = _table(file)
-    for name in ("patient", "modality", "verdict", "plane", "field_strength"):
-        _column(file, columns, (name,))
-    wanted = set(keys)
-    seen: dict[str, dict[str, set[str]]] = {}
-    for row in rows:
-        key = normalised_id(row["patient"])
-        if key not in wanted or row["verdict"] != "used":
-            continue
-        if modalities is not None and row["modality"] not in modalities:
-            continue
-        for by, value in (
-            ("field strength", _field_strength(row["field_strength"])),
-            (f"plane of {row['modality'] or 'series'}", row["plane"]),
-        ):
-            of_patient = seen.setdefault(by, {}).setdefault(key, set())
-            if value:
-                of_patient.add(value)
-    if not seen:
-        raise ContractError(f"{file}: no used series of the predicted patients: another dataset's?")
-    groups: dict[str, dict[str, npt.NDArray[np.bool_]]] = {}
-    for by, values in sorted(seen.items()):
-        told = [" and ".join(sorted(values.get(key, ()))) or "unknown" for key in keys]
-        names = sorted(set(told) - {"unknown"}) + ["unknown"] * ("unknown" in told)
-        groups[by] = {name: np.array([one == name for one in told]) for name in names}
-    return groups
-
-
-def _field_strength(text: str) -> str:
-    """ "3 T" of "2.8936": the strength scanners are sold by, where one is within 10 %."""
-    try:
-        tesla = float(text)
-    except ValueError:
-        return ""
-    if not math.isfinite(tesla) or tesla <= 0:
-        return ""
-    near = min(_FIELD_STRENGTHS, key=lambda sold: abs(sold - tesla))
-    return f"{near if abs(near - tesla) <= 0.1 * near else tesla:.3g} T"
-
-
-def read_histories(run: Path) -> dict[str, dict[str, list[float | None]]]:
-    """Learning curves of a run: name ("fold-0") → column → value an epoch.
-
-    Columns that are no numbers are left out; a cell that is none, or not finite, is None.
-    """
-    histories = {}
-    for file in sorted(run.glob("fold-*/**/history.csv")):
-        columns, rows = _table(file)
-        curves = {name: [_finite(row[name]) for row in rows] for name in columns}
-        name = file.parent.relative_to(run).as_posix()
-        histories[name] = {
-            column: values
-            for column, values in curves.items()
-            if any(v is not None for v in values)
-        }
-    return histories
-
-
-def _finite(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return {"True": 1.0, "False": 0.0}.get(text)
-    return value if math.isfinite(value) else None
-
-
-def _table(file: Path) -> tuple[Sequence[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV; cells stripped, missing ones empty."""
-    reader = csv.DictReader(io.StringIO(read_text(file).removeprefix("\ufeff"), newline=""))
-    try:
-        columns = list(reader.fieldnames or [])
-        rows = [{name: (row[name] or "").strip() for name in columns} for row in reader]
-    except csv.Error as error:
-        raise UsageError(f"{file}, line {reader.line_num}: {error}") from error
-    return columns, rows
-
-
-def _column(file: Path, found: Sequence[str], wanted: Sequence[str]) -> str:
+def _column(file: files.StrPath, found: Sequence[str], wanted: Sequence[str]) -> str:
     """The first of the wanted columns that exists."""
     for name in wanted:
         if name in found:
             return name
-    told = ", ".join(found) or "none"
-    raise UsageError(f"{file}: no column {' or '.join(wanted)}; it has {told}")
+    there = ", ".join(found) or "none"
+    raise UsageError(f"{file}: no column {' or '.join(wanted)}; it has {there}")
 
 
-def _one(file: Path, patient_id: str, column: str, rows: Iterable[Mapping[str, Any]]) -> str:
+def _one(
+    file: files.StrPath, patient_id: str, column: str, rows: Iterable[Mapping[str, Any]]
+) -> str:
     """The value that all rows of a patient have in a column; "" where there is none."""
     values = sorted({row.get(column, "") for row in rows})
     if len(values) > 1:
@@ -281,7 +216,7 @@ def _one(file: Path, patient_id: str, column: str, rows: Iterable[Mapping[str, A
     return str(values[0])
 
 
-def _number(file: Path, patient_id: str, column: str, text: str) -> float:
+def _number(file: files.StrPath, patient_id: str, column: str, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -291,7 +226,7 @@ def _number(file: Path, patient_id: str, column: str, text: str) -> float:
     return value
 
 
-def _whole(file: Path, column: str, text: str) -> int:
+def _whole(file: files.StrPath, column: str, text: str) -> int:
     try:
         return int(text)
     except ValueError as error:

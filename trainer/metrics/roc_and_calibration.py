@@ -1,4 +1,4 @@
-"""Curves and tables of predictions: ROC, precision and recall, calibration, operating points."""
+"""Tables of predictions: calibration and operating points; curves made fit to be drawn."""
 
 from __future__ import annotations
 
@@ -8,69 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
+from sklearn.metrics import roc_curve
 
-from trainer.metrics.auc import Floats, Interval, checked, wilson_interval
+from trainer.metrics.auc import Floats, Interval, checked
 
 BINS = 10  # of a calibration curve, where there are patients enough
 _PER_BIN = 10  # patients that a bin of the calibration curve wants
-
-
-def roc_points(
-    labels: npt.ArrayLike, scores: npt.ArrayLike
-) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
-    """The ROC curve at every distinct score, from (0, 0) to (1, 1).
-
-    Returns:
-      False positive rates, sensitivities and thresholds, (k,) each; a patient is called positive
-      at the threshold or above it, and the first threshold is infinite.
-
-    Raises:
-      ValueError: as `statistics.auc`.
-    """
-    truth, values = checked(labels, scores)
-    thresholds, hits, calls = _cumulative(truth, values)
-    negatives = (~truth).sum()
-    return (
-        np.r_[0.0, (calls - hits) / negatives],
-        np.r_[0.0, hits / truth.sum()],
-        np.r_[np.inf, thresholds],
-    )
-
-
-def precision_recall_points(
-    labels: npt.ArrayLike, scores: npt.ArrayLike
-) -> tuple[Floats, Floats, npt.NDArray[np.float64]]:
-    """Precision and recall at every distinct score, highest first.
-
-    Returns:
-      Recalls (ascending), precisions and thresholds, (k,) each.
-
-    Raises:
-      ValueError: as `statistics.auc`.
-    """
-    truth, values = checked(labels, scores)
-    thresholds, hits, calls = _cumulative(truth, values)
-    return hits / truth.sum(), hits / calls, thresholds
-
-
-def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Mean precision over the steps of recall, without interpolation.
-
-    Raises:
-      ValueError: as `statistics.auc`.
-    """
-    recall, precision, _ = precision_recall_points(labels, scores)
-    return float((np.diff(recall, prepend=0.0) * precision).sum())
-
-
-def _cumulative(
-    truth: npt.NDArray[np.bool_], values: Floats
-) -> tuple[Floats, npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Distinct scores, highest first, with positives and patients at each or above it."""
-    thresholds, place = np.unique(-values, return_inverse=True)
-    calls = np.bincount(place, minlength=thresholds.size)
-    hits = np.bincount(place[truth], minlength=thresholds.size)
-    return -thresholds, np.cumsum(hits), np.cumsum(calls)
 
 
 def thinned(x: Floats, y: Floats, most: int = 500) -> tuple[Floats, Floats]:
@@ -87,16 +31,6 @@ def thinned(x: Floats, y: Floats, most: int = 500) -> tuple[Floats, Floats]:
         few = np.unique(np.linspace(0, x.size - 1, most).round().astype(int))
         x, y = x[few], y[few]
     return x, y
-
-
-def brier(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Mean squared distance of probability and label.
-
-    Raises:
-      ValueError: as `statistics.auc`, except that one class may be absent.
-    """
-    truth, values = checked(labels, probabilities, both_classes=False)
-    return float(np.mean((values - truth) ** 2))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +67,7 @@ def calibration_bins(
       level: of the intervals.
 
     Raises:
-      ValueError: as `brier`.
+      ValueError: labels or probabilities that are none; one class may be absent.
     """
     truth, values = checked(labels, probabilities, both_classes=False)
     place = _bin_of(values, bins)
@@ -151,6 +85,12 @@ def calibration_bins(
             )
         )
     return tuple(found)
+
+
+def wilson_interval(hits: int, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion; n must be positive."""
+    low, high = binomtest(hits, n).proportion_ci(level, method="wilson")
+    return float(low), float(high)
 
 
 def _bin_of(values: Floats, bins: int | None) -> npt.NDArray[np.intp]:
@@ -195,7 +135,7 @@ def recalibration(labels: npt.ArrayLike, logits: npt.ArrayLike) -> tuple[float, 
       None where there is no answer: classes that the logits separate, or logits all alike.
 
     Raises:
-      ValueError: as `statistics.auc`.
+      ValueError: as `auc.auc`.
 
     Source: D. R. Cox, Biometrika 45 (1958) 562-565.
     """
@@ -224,7 +164,7 @@ class OperatingPoint:
 
     Attributes:
       name: how it was chosen.
-      threshold: patients with this score or a higher one are called positive; None: nobody is.
+      threshold: patients with this score or a higher one are called positive; None: no patient is.
       true_positive, false_positive, true_negative, false_negative: counts of patients.
     """
 
@@ -254,13 +194,13 @@ def operating_points(
       labels: (n,).
       scores: (n,).
       fixed: a threshold that was not chosen by these patients; None for none.
-      wanted: the sensitivity and specificity asked for.
+      wanted: the sensitivity and specificity required.
 
     Raises:
-      ValueError: as `statistics.auc`.
+      ValueError: as `auc.auc`.
     """
     truth, values = checked(labels, scores)
-    rates, sensitivities, thresholds = roc_points(truth, values)
+    rates, sensitivities, thresholds = roc_curve(truth, values, drop_intermediate=False)
     positives, negatives = int(truth.sum()), int((~truth).sum())
 
     def point(name: str, threshold: float) -> OperatingPoint:
@@ -287,18 +227,3 @@ def operating_points(
         ),
     ]
     return (*found, point(f"{fixed:g}", fixed)) if fixed is not None else tuple(found)
-
-
-def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
-    """Mean negative log likelihood in nats, from logits: exact and finite for any finite logit.
-
-    Raises:
-      ValueError: as `auc`, except that one class may be absent.
-    """
-    truth, values = checked(labels, logits, both_classes=False)
-    return float(np.mean(np.logaddexp(0.0, np.where(truth, -values, values))))
-
-
-def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Probability of each logit, float64, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))

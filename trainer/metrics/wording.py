@@ -6,26 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from trainer.metrics.auc import auc, auc_interval
 from trainer.metrics.predictions import Predictions
 
 PERMUTED = "The labels were permuted: this is what the recipe scores without any signal."
-
-
-def metrics_of(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) -> dict[str, Any]:
-    """AUC, its interval and the counts behind it, as a JSON object."""
-    truth = np.asarray(labels)
-    low, high = auc_interval(labels, scores, level)
-    return {
-        "auc": auc(labels, scores),
-        "auc_interval": [low, high],
-        "level": level,
-        "n": int(truth.size),
-        "positive": int(truth.sum()),
-        "interval_method": "Newcombe 2006, method 5",
-    }
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:

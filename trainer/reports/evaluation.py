@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
 from trainer.metrics.evaluation import evaluation_of
@@ -20,19 +21,19 @@ REPORT_NAME = "report.html"
 
 
 def write_report(
-    directory: Path,
+    directory: files.StrPath,
     predictions: Predictions,
     *,
     others: Sequence[Predictions] = (),
-    series: Path | None = None,
-    run: Path | None = None,
+    series: files.StrPath | None = None,
+    run: files.StrPath | None = None,
     level: float = 0.95,
     seed: int = 0,
 ) -> Path:
     """Measures predictions and writes metrics.json and report.html.
 
     Args:
-      directory: made when it does not exist.
+      directory: where to, local or in a store; made when it does not exist.
       predictions: of the model the report is about (`predictions.read_predictions`).
       others: of models it is compared with.
       series: the dataset's series.csv, for groups by scanner and plane.
@@ -51,11 +52,9 @@ def write_report(
     )
     json.dumps(evaluation, allow_nan=False)  # JSON has no NaN: other readers would refuse the file
     text = page(evaluation)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / METRICS_NAME, evaluation)
-    report = directory / REPORT_NAME
-    report.write_text(text, encoding="utf-8")
-    return report
+    write_json(files.join(directory, METRICS_NAME), evaluation)
+    files.write_text(files.join(directory, REPORT_NAME), text)
+    return Path(directory, REPORT_NAME)
 
 
 def page(evaluation: dict[str, Any]) -> str:

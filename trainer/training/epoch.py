@@ -16,7 +16,7 @@ import tensorflow as tf
 from beam_jobs.common.terminal import bar
 from trainer.data.records import Records
 from trainer.metrics.auc import auc
-from trainer.metrics.roc_and_calibration import log_loss
+from trainer.metrics.logits import log_loss
 from trainer.training.predict_fold import predict
 from trainer.training.step import Trainee
 

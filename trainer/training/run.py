@@ -18,7 +18,7 @@ from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.data.split import labels_of, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members, pooled
-from trainer.metrics.roc_and_calibration import sigmoid
+from trainer.metrics.logits import sigmoid
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.run_files import Member, Run
 

@@ -15,16 +15,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from trainer.metrics.auc import (
     auc,
     auc_interval,
-    auc_told_from_chance,
-    bootstrap,
     delong,
     delong_interval,
     delong_test,
     holm,
-    percentile_interval,
-    permutation_test,
-    wilson_interval,
+    least_auc_above_chance,
 )
+from trainer.metrics.resampling import bootstrap, percentile_interval, permutation_test
+from trainer.metrics.roc_and_calibration import wilson_interval
 
 # S100b of 113 patients with subarachnoid haemorrhage (Turck et al., Intensive Care Medicine 36,
 # 2010), as pROC's published ROC curve tells it: patients at each distinct value, highest first,
@@ -215,7 +213,7 @@ def test_wilson_interval_is_scipys(hits: int, n: int) -> None:
 
 def test_told_from_chance_is_where_the_interval_leaves_the_half() -> None:
     labels = np.repeat([0, 1], [40, 60])
-    limit = auc_told_from_chance(60, 40)
+    limit = least_auc_above_chance(60, 40)
     noise = np.random.default_rng(2).normal(size=100)
     lows = {}
     for shift in np.linspace(0, 0.8, 60):

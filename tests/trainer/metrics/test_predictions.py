@@ -9,7 +9,9 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from trainer.metrics.predictions import read_column, read_groups, read_histories, read_predictions
+from trainer.metrics.groups import read_groups
+from trainer.metrics.predictions import read_column, read_predictions
+from trainer.metrics.run_facts import read_histories
 
 OOF = "patient_id,label,fold,seed,logit,probability"
 SERIES = "patient,path,modality,files,verdict,reason,plane,field_strength"

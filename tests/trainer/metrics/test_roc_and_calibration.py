@@ -10,23 +10,16 @@ from sklearn.metrics import (
     auc as area,
 )
 from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    precision_recall_curve,
     roc_curve,
 )
 
+from trainer.metrics.logits import sigmoid
 from trainer.metrics.roc_and_calibration import (
-    average_precision,
-    brier,
     calibration_bins,
     error_if_calibrated,
     expected_calibration_error,
     operating_points,
-    precision_recall_points,
     recalibration,
-    roc_points,
-    sigmoid,
     thinned,
 )
 
@@ -40,30 +33,8 @@ def _sample(levels: int, n: int = 90) -> tuple[np.ndarray, np.ndarray]:
 
 
 @LEVELS
-def test_roc_points_are_scikit_learns(levels: int) -> None:
+def test_calibration_bins_are_scikit_learns(levels: int) -> None:
     labels, scores = _sample(levels)
-    for found, expected in zip(
-        roc_points(labels, scores), roc_curve(labels, scores, drop_intermediate=False), strict=True
-    ):
-        assert found == pytest.approx(expected, abs=1e-12)
-
-
-@LEVELS
-def test_precision_recall_points_and_average_precision_are_scikit_learns(levels: int) -> None:
-    labels, scores = _sample(levels)
-    precision, recall, thresholds = precision_recall_curve(labels, scores)
-    found = precision_recall_points(labels, scores)
-    assert found[0] == pytest.approx(recall[-2::-1], abs=1e-12)
-    assert found[1] == pytest.approx(precision[-2::-1], abs=1e-12)
-    assert found[2] == pytest.approx(thresholds[::-1], abs=1e-12)
-    expected = average_precision_score(labels, scores)
-    assert average_precision(labels, scores) == pytest.approx(expected, abs=1e-12)
-
-
-@LEVELS
-def test_brier_score_and_calibration_bins_are_scikit_learns(levels: int) -> None:
-    labels, scores = _sample(levels)
-    assert brier(labels, scores) == pytest.approx(brier_score_loss(labels, scores), abs=1e-12)
     observed, predicted = calibration_curve(labels, scores, n_bins=7, strategy="quantile")
     bins = calibration_bins(labels, scores, bins=7)
     assert [one.observed for one in bins] == pytest.approx(observed, abs=1e-12)
@@ -74,7 +45,7 @@ def test_brier_score_and_calibration_bins_are_scikit_learns(levels: int) -> None
 
 def test_thinning_keeps_the_area_until_there_are_too_many_points() -> None:
     labels, scores = _sample(10_000, 2000)
-    rates, hits, _ = roc_points(labels, scores)
+    rates, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
     assert rates.size > 1500
     few = thinned(rates, hits, most=5000)
     assert few[0].size < 1200

@@ -17,8 +17,8 @@ from beam_jobs.common.contract_json import ContractError
 from trainer.evaluate import main
 from trainer.metrics import evaluation
 from trainer.metrics.evaluation import evaluation_of
+from trainer.metrics.logits import sigmoid
 from trainer.metrics.predictions import Predictions, read_predictions
-from trainer.metrics.roc_and_calibration import sigmoid
 from trainer.metrics.wording import p_text, reading
 from trainer.reports.evaluation import page, write_report
 

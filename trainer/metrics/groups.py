@@ -1,0 +1,71 @@
+"""Groups of patients by what a dataset's series.csv says of how they were scanned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.ids import normalised_id
+from trainer.metrics.predictions import read_rows
+
+_COLUMNS = ("patient", "modality", "verdict", "plane", "field_strength")
+_FIELD_STRENGTHS = (0.2, 0.35, 0.5, 1.0, 1.5, 3.0, 7.0)  # tesla, as scanners are sold
+_UNKNOWN = "unknown"
+
+
+def read_groups(
+    file: files.StrPath, keys: Sequence[str], modalities: Sequence[str] | None = None
+) -> dict[str, dict[str, npt.NDArray[np.bool_]]]:
+    """Groups of patients by their used series.
+
+    Args:
+      file: series.csv.
+      keys: of the patients, (n,).
+      modalities: those the model saw; None takes all.
+
+    Returns:
+      What is grouped by ("field strength", "plane of T1wCE") → group → which patients, (n,).
+      Patients of whom nothing is known stand under "unknown".
+
+    Raises:
+      UsageError: as `read_rows`.
+      ContractError: none of the patients is in it.
+    """
+    columns, rows = read_rows(file, *((name,) for name in _COLUMNS))
+    table = pd.DataFrame(rows, columns=columns)
+    used = table[table["verdict"] == "used"]
+    used = used.assign(patient=used["patient"].map(normalised_id))
+    used = used[used["patient"].isin(keys)]
+    if modalities is not None:
+        used = used[used["modality"].isin(modalities)]
+    if used.empty:
+        raise ContractError(f"{file}: no used series of the predicted patients: another dataset's?")
+    of_patient = used.set_index("patient")
+    values = {"field strength": of_patient["field_strength"].map(_field_strength)}
+    for modality, series in of_patient.groupby("modality"):
+        values[f"plane of {str(modality) or 'series'}"] = series["plane"]
+    groups = {}
+    for by in sorted(values):
+        found = values[by].groupby(level=0).agg(lambda each: " and ".join(sorted({*each} - {""})))
+        named = found.reindex(list(keys), fill_value="").replace("", _UNKNOWN)
+        names = sorted(set(named), key=lambda name: (name == _UNKNOWN, name))
+        groups[by] = {name: (named == name).to_numpy() for name in names}
+    return groups
+
+
+def _field_strength(text: str) -> str:
+    """ "3 T" of "2.8936": the strength scanners are sold by, where one is within 10 %."""
+    try:
+        tesla = float(text)
+    except ValueError:
+        return ""
+    if not math.isfinite(tesla) or tesla <= 0:
+        return ""
+    near = min(_FIELD_STRENGTHS, key=lambda sold: abs(sold - tesla))
+    return f"{near if abs(near - tesla) <= 0.1 * near else tesla:.3g} T"
