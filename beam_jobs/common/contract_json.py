@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from types import UnionType
 from typing import Any
 
 
@@ -42,10 +43,18 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     return data
 
 
-_KINDS = {dict: "an object", list: "a list", str: "text", int: "a whole number", float: "a number"}
+Kind = type | UnionType
+_KINDS: dict[Kind, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    int | None: "a whole number or null",
+}
 
 
-def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type], *, where: str = "") -> None:
+def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, Kind], *, where: str = "") -> None:
     """Refuses a JSON object whose members are of other types.
 
     Args:
@@ -59,10 +68,29 @@ def require_kinds(data: Mapping[str, Any], kinds: Mapping[str, type], *, where: 
     for name, kind in kinds.items():
         if name not in data:
             raise ContractError(f"{where}{name} is missing")
-        value = data[name]
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if not fits or isinstance(value, bool):
-            raise ContractError(f"{where}{name}: {shown(value)} found, {_KINDS[kind]} required")
+        fits = isinstance(data[name], int | float if kind is float else kind)
+        # `true` is an int to Python.
+        fits = fits and not isinstance(data[name], bool)
+        require_that(fits, data, name, _KINDS[kind], where=where)
+
+
+def require_that(
+    fits: bool, data: Mapping[str, Any], name: str, required: str, *, where: str = ""
+) -> None:
+    """Refuses a member of a JSON object that is there and does not fit.
+
+    Args:
+      fits: whether it does.
+      data: the object.
+      name: the member's.
+      required: what would fit, for the message.
+      where: the object's place, put before the member's name in the message.
+
+    Raises:
+      ContractError: it does not fit; the message has what was found.
+    """
+    if not fits:
+        raise ContractError(f"{where}{name}: {shown(data[name])} found, {required} required")
 
 
 def objects_of(data: Mapping[str, Any], name: str, *, where: str = "") -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections import Counter
@@ -12,11 +13,12 @@ from typing import Any
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
+    Kind,
     fingerprint,
     json_object,
     objects_of,
     require_kinds,
-    shown,
+    require_that,
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.record import RecordSchema
@@ -165,19 +167,24 @@ class Manifest:
         """
         if data.get("format") != FORMAT:
             raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
-        fields = _Fields(data)
-        folds = fields.integer("folds", least=1)
+        require_kinds(data, _KINDS)
+        folds = data["folds"]
+        require_that(folds >= 1, data, "folds", "at least 1")
+        require_that(data["id_policy"] in ("keep", "hmac"), data, "id_policy", "keep or hmac")
+        require_that(len(data["shards"]) > 0, data, "shards", "at least one shard")
+        _require_counts(data["counts"], "counts.")
         manifest = cls(
-            schema=RecordSchema.from_json(fields.mapping("schema")),
-            spec=fields.mapping("spec"),
+            schema=RecordSchema.from_json(data["schema"]),
+            spec=data["spec"],
             folds=folds,
-            seed=fields.integer("seed"),
-            id_policy=fields.one_of("id_policy", ("keep", "hmac")),
-            counts=_counts(fields, "counts"),
-            shards=tuple(_shard(shard, folds) for shard in fields.objects("shards")),
+            seed=data["seed"],
+            id_policy=data["id_policy"],
+            counts=data["counts"],
+            shards=tuple(
+                _shard(shard, folds, f"shards[{number}].")
+                for number, shard in enumerate(objects_of(data, "shards"))
+            ),
         )
-        if not manifest.shards:
-            raise fields.error("shards", "at least one shard")
         names = Counter(shard.name for shard in manifest.shards)
         if twice := sorted(name for name, count in names.items() if count > 1):
             raise ContractError(f"shards listed twice: {', '.join(twice[:10])}")
@@ -187,7 +194,7 @@ class Manifest:
             ("spec_fingerprint", manifest.schema.spec_fingerprint),
             ("label_balance", manifest.label_balance),
         ):
-            fields.require_equal(name, value)
+            _require_same(value, data, name)
         return manifest
 
     def dumps(self) -> str:
@@ -227,111 +234,76 @@ def read_manifest(directory: files.StrPath) -> Manifest:
         raise ContractError(f"{path}: {error}") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class _Fields:
-    """An object of the JSON, asked for its members by type.
-
-    Attributes:
-      data: the object.
-      where: its place, as messages name it: "shards[2].".
-    """
-
-    data: Mapping[str, Any]
-    where: str = ""
-
-    def error(self, name: str, required: str) -> ContractError:
-        return ContractError(
-            f"{self.where}{name}: {shown(self.data[name])} found, {required} required"
-        )
-
-    def get(self, name: str, kind: type | None = None) -> Any:
-        if kind is not None:
-            require_kinds(self.data, {name: kind}, where=self.where)
-        elif name not in self.data:
-            raise ContractError(f"{self.where}{name} is missing")
-        return self.data[name]
-
-    def integer(self, name: str, *, least: int | None = None) -> int:
-        value = self.get(name, int)
-        if least is not None and value < least:
-            raise self.error(name, f"at least {least}")
-        return int(value)
-
-    def text(self, name: str) -> str:
-        value = self.get(name, str)
-        if not value or not _is_unicode(value):
-            raise self.error(name, "text that can be written")
-        return str(value)
-
-    def matching(self, name: str, pattern: re.Pattern[str], required: str) -> re.Match[str]:
-        if (match := pattern.fullmatch(self.get(name, str))) is None:
-            raise self.error(name, required)
-        return match
-
-    def one_of(self, name: str, values: tuple[str, ...]) -> str:
-        value = self.get(name)
-        if value not in values:
-            raise self.error(name, " or ".join(values))
-        return str(value)
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = self.get(name, dict)
-        return value
-
-    def objects(self, name: str) -> list[_Fields]:
-        return [
-            _Fields(value, f"{self.where}{name}[{place}].")
-            for place, value in enumerate(objects_of(self.data, name, where=self.where))
-        ]
-
-    def require_equal(self, name: str, value: object) -> None:
-        """Refuses a member that tells what follows from others, but tells it differently."""
-        if name in self.data and (
-            self.data[name] != value or isinstance(self.data[name], bool | float)
-        ):
-            raise self.error(name, f"{value!r}, as the shards and the schema say,")
+_KINDS: dict[str, Kind] = {
+    "schema": dict,
+    "spec": dict,
+    "folds": int,
+    "seed": int,
+    "id_policy": str,
+    "counts": dict,
+    "shards": list,
+}
+_SHARD_KINDS: dict[str, Kind] = {
+    "name": str,
+    "fold": int | None,
+    "bytes": int,
+    "sha256": str,
+    "patients": list,
+}
+_PATIENT_KINDS: dict[str, Kind] = {"patient_id": str, "label": int | None}
 
 
-def _shard(fields: _Fields, folds: int) -> ShardEntry:
-    name = fields.matching("name", SHARD_NAME, "a name like fold-0-00000-of-00001.tfrecord")
-    fold = fields.get("fold")
-    if fold is not None and not (_is_integer(fold) and 0 <= fold < folds):
-        raise fields.error("fold", f"a fold from 0 to {folds - 1}, or null,")
-    if name[1] != (None if fold is None else str(fold)):
-        raise fields.error("fold", f"the fold in the name {name[0]}")
+def _shard(data: Mapping[str, Any], folds: int, where: str) -> ShardEntry:
+    require_kinds(data, _SHARD_KINDS, where=where)
+    require = functools.partial(require_that, data=data, where=where)
+    name, fold = SHARD_NAME.fullmatch(data["name"]), data["fold"]
+    require(name is not None, name="name", required="a name like fold-0-00000-of-00001.tfrecord")
+    in_range = fold is None or 0 <= fold < folds
+    require(in_range, name="fold", required=f"a fold from 0 to {folds - 1}, or null,")
+    in_name = name is not None and name[1] == (None if fold is None else str(fold))
+    require(in_name, name="fold", required=f"the fold in the name {data['name']}")
+    require(data["bytes"] >= 0, name="bytes", required="at least 0")
+    is_hash = _SHA256.fullmatch(data["sha256"]) is not None
+    require(is_hash, name="sha256", required="64 hexadecimal digits")
     shard = ShardEntry(
-        name=name[0],
+        name=data["name"],
         fold=fold,
-        bytes=fields.integer("bytes", least=0),
-        sha256=fields.matching("sha256", _SHA256, "64 hexadecimal digits")[0],
-        patients=tuple(_patient(patient) for patient in fields.objects("patients")),
+        bytes=data["bytes"],
+        sha256=data["sha256"],
+        patients=tuple(
+            _patient(patient, f"{where}patients[{number}].")
+            for number, patient in enumerate(objects_of(data, "patients", where=where))
+        ),
     )
-    fields.require_equal("count", shard.count)
+    _require_same(shard.count, data, "count", where=where)
     return shard
 
 
-def _patient(fields: _Fields) -> ShardPatient:
-    label = fields.get("label")
-    if label is not None and not (_is_integer(label) and label in (0, 1)):
-        raise fields.error("label", "0, 1 or null")
-    return ShardPatient(patient_id=fields.text("patient_id"), label=label)
+def _patient(data: Mapping[str, Any], where: str) -> ShardPatient:
+    require_kinds(data, _PATIENT_KINDS, where=where)
+    patient_id, label = data["patient_id"], data["label"]
+    fits = patient_id != "" and _is_unicode(patient_id)
+    require_that(fits, data, "patient_id", "text that can be written", where=where)
+    require_that(label in (0, 1, None), data, "label", "0, 1 or null", where=where)
+    return ShardPatient(patient_id=patient_id, label=label)
 
 
-def _counts(fields: _Fields, name: str) -> Mapping[str, Any]:
-    """Numbers of things, at any depth: none below 0."""
-    counts = fields.mapping(name)
-    inner = _Fields(counts, f"{fields.where}{name}.")
-    for key, value in counts.items():
+def _require_counts(data: Mapping[str, Any], where: str) -> None:
+    """Refuses counts, at any depth, that are no whole numbers or below 0."""
+    for name, value in data.items():
         if isinstance(value, dict):
-            _counts(inner, key)
+            _require_counts(value, f"{where}{name}.")
         else:
-            inner.integer(key, least=0)
-    return counts
+            require_kinds(data, {name: int}, where=where)
+            require_that(value >= 0, data, name, "at least 0", where=where)
 
 
-def _is_integer(value: object) -> bool:
-    """Whether a JSON value is a whole number; `true` is an int to Python."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def _require_same(value: object, data: Mapping[str, Any], name: str, *, where: str = "") -> None:
+    """Refuses a member that says what follows from others, but says it differently."""
+    if name in data:
+        same = data[name] == value and not isinstance(data[name], bool | float)
+        required = f"{value!r}, as the shards and the schema say,"
+        require_that(same, data, name, required, where=where)
 
 
 def _is_unicode(text: str) -> bool:
