@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import select
@@ -151,14 +152,18 @@ def log_level() -> str | None:
 
 
 def quiet_tensorflow(default: str = "3") -> None:
-    """Sets what TensorFlow's C++ says of itself; to be called before its import.
+    """Sets what TensorFlow says of itself; to be called before its import.
+
+    Its Python warns of retracing where the fifth network of a process happens to lie in memory
+    where an earlier one lay.
 
     Args:
       default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
-        errors are not heard: all that it logs as such at its start is no error, and what fails is
+        errors are not shown: all that it logs as such at its start is no error, and what fails is
         raised.
     """
     level = log_level()
+    logging.getLogger("tensorflow").setLevel((level or "error").upper())
     if level is None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", default)
     else:

@@ -115,3 +115,18 @@ def test_a_name_that_does_not_exist_is_wrong_usage_in_one_line_of_one_form(
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert done.stderr.startswith(f"python -m {module}: error: ")
         assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("level", "printed"), [(None, ""), ("warning", "retracing\n")])
+def test_tensorflows_python_is_as_quiet_as_its_compiled_part(
+    level: str | None, printed: str
+) -> None:
+    warn = "logging.getLogger('tensorflow').warning('retracing')"
+    body = f"import logging\ncli.quiet_tensorflow()\n{warn}"
+    environment = {key: value for key, value in os.environ.items() if "LOG_LEVEL" not in key}
+    if level:
+        environment["VOXELBEAM_LOG_LEVEL"] = level
+    done = subprocess.run(
+        command(body), capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stderr == printed
