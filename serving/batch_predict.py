@@ -20,31 +20,20 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before.storage import is_remote
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
 from beam_jobs.core.drift import Statistics
-from beam_jobs.runners.options import make_pipeline, pipeline_options, quiet_beam
-from serving.model.cohort_statistics import of_series_table
+from beam_jobs.runners.options import pipeline_options, quiet_beam
 from serving.model.contract import Contract, load_contract, load_statistics
 from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew
-from serving.predict.submission import (
-    Submission,
-    compose,
-    failures_csv,
-    input_ids,
-    read_ids,
-    rejects_csv,
-)
-
-if TYPE_CHECKING:
-    from beam_jobs.convert.transforms import Cases
-    from serving.predict.sources import Source
+from serving.predict.damaged_records import Reject
+from serving.predict.sources import find_source, is_pattern
+from serving.predict.submission import Submission, compose, input_ids, read_ids
 
 PROG = "python -m serving.batch_predict"
 
@@ -52,63 +41,41 @@ PROG = "python -m serving.batch_predict"
 def main(argv: Sequence[str]) -> int:
     """Flags → contract and source checked → one pipeline → the table and what lies beside it."""
     args, beam_args = _parse(argv)
-    files = _check(args)
+    paths = _check(args)
     id_policy = read_id_policy(args.id_policy, args.id_key)
     contract = load_contract(args.model)
     training = load_statistics(args.model)
-    # Beam takes seconds to import: a wrong path or a wrong model is reported before.
-    quiet_beam()
-    cli.quiet_tensorflow()
-    from beam_jobs.common.progress_files import Ticks
-    from beam_jobs.runners.flink import job_server
-    from beam_jobs.runners.options import runs_here
-    from beam_jobs.runners.watch import watch
-    from serving.predict.progress import predicting
-    from serving.predict.sources import find_source
-    from serving.predict.spool import rows_directory
-    from serving.predict.transforms import KeepRequested, Predict, Summarise, WriteRows, read_rows
-
-    options = pipeline_options(beam_args)
     spelling, requested = _requested(args, id_policy)
     source = find_source(
         args.input, contract, model=args.model, requested=requested, id_policy=id_policy.name
     )
-    total = len(requested) if requested is not None else len(source.expected) or None
+    quiet_beam()
+    cli.quiet_tensorflow()
+    # Beam takes seconds to import: all that can be wrong was reported before.
+    from serving.predict.job import run_job
 
-    with (
-        rows_directory(args.output) as directory,
-        predicting(total, here=runs_here(options)) as ticks,
-        job_server(options),
-    ):
-        pipeline = make_pipeline(options, processes=1)
-        cases: Cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
-        examples = cases.examples | "Keep requested" >> KeepRequested(requested)
-        predictions = examples | "Predict" >> Predict(
-            args.model, batch_size=_batch_size(args, contract), ticks=ticks
-        )
-        rows = [predictions, cases.rejects]
-        if training is not None:
-            summary = Summarise(contract.schema, requested)
-            rows.append((examples, *cases.series) | "Summarise" >> summary)
-        tuple(rows) | "Write rows" >> WriteRows(directory)
-        private = id_policy.key is not None
-        watch(pipeline.run, Ticks(), files=None, shown=False, private=private)
-        predicted, rejects, found = read_rows(directory)
-
+    answers = run_job(
+        source,
+        contract,
+        model=args.model,
+        output=args.output,
+        options=pipeline_options(beam_args),
+        id_policy=id_policy,
+        batch_size=_batch_size(args, contract),
+        requested=requested,
+        counted=training is not None,
+    )
     submission = compose(
-        predictions=[(answer.patient_id, answer.probability) for answer in predicted],
-        rejects=rejects,
+        predictions=[(answer.patient_id, answer.probability) for answer in answers.predictions],
+        rejects=answers.rejects,
         prevalence=contract.prevalence,
         expected=source.expected,
         requested=requested,
         spelling=spelling,
     )
-    _write_beside(args.output, submission, rejects)
-    if training is not None and source.dataset is not None:
-        patients = {answer.patient_id for answer in predicted}
-        found += of_series_table(source.dataset, contract.schema.modalities, patients)
-    skewed = _write_skew(args.output, training, found, contract)
-    return _finish(submission, predicted, args, files, skewed)
+    _write_beside(args.output, submission, answers.rejects)
+    skewed = _write_skew(args.output, training, answers.statistics, contract)
+    return _finish(submission, answers.predictions, args, paths, skewed)
 
 
 def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
@@ -121,33 +88,10 @@ def _requested(
     args: argparse.Namespace, id_policy: IdPolicy
 ) -> tuple[list[str], list[str]] | tuple[None, None]:
     """The ids of `--ids`, as the file spells them and as the input has them; None without it."""
-    from beam_jobs.common.files_before import filesystems
-
     if args.ids is None:
         return None, None
-    try:
-        text = filesystems.read_text(args.ids)
-    except UnicodeDecodeError as error:
-        raise cli.UsageError(f"--ids: {args.ids} is not UTF-8 text") from error
-    spelling = read_ids(text, args.id_column, source=args.ids)
+    spelling = read_ids(read_named(args.ids, flag="--ids"), args.id_column, source=args.ids)
     return spelling, input_ids(spelling, id_policy, source=args.ids)
-
-
-def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
-    """The transform from a pipeline's root to `Cases`."""
-    if source.dicom is None:
-        from serving.predict.transforms import ReadShards
-
-        return ReadShards(source.shards, contract.schema, source.digests)
-    from beam_jobs.convert.transforms import CasesFromDicom
-    from beam_jobs.core.preprocess import PreprocessSpec
-
-    return CasesFromDicom(
-        root=source.dicom,
-        spec=PreprocessSpec.from_json(contract.spec),
-        schema=contract.schema,
-        id_policy=id_policy,
-    )
 
 
 def _beside(output: str, name: str) -> str:
@@ -155,29 +99,25 @@ def _beside(output: str, name: str) -> str:
     return f"{os.path.splitext(output)[0]}.{name}"
 
 
-def _write_beside(output: str, submission: Submission, rejects: Sequence[dict[str, Any]]) -> None:
+def _write_beside(output: str, submission: Submission, rejects: Sequence[Reject]) -> None:
     """failures.csv always; rejects.csv where there are any, and never an older run's."""
-    from beam_jobs.common.files_before import filesystems
-
-    filesystems.write_text(_beside(output, "failures.csv"), failures_csv(submission))
+    files.write(_beside(output, "failures.csv"), outputs.failures_csv(submission))
     if rejects:
-        filesystems.write_text(_beside(output, "rejects.csv"), rejects_csv(rejects))
+        files.write(_beside(output, "rejects.csv"), outputs.rejects_csv(rejects))
     else:
-        filesystems.delete([_beside(output, "rejects.csv")])
+        files.delete([_beside(output, "rejects.csv")])
 
 
 def _write_skew(
     output: str, training: Statistics | None, found: Statistics, contract: Contract
 ) -> list[str]:
     """Writes skew.json, or removes an older run's, and gives the lines that report it."""
-    from beam_jobs.common.files_before import filesystems
-
     file = _beside(output, "skew.json")
     if training is None or not found.patients:
-        filesystems.delete([file])
+        files.delete([file])
         return ["not measured: the model has no training statistics (serving.export --data)"]
     text, lines = skew.report(training, found, contract.modalities)
-    filesystems.write_text(file, text)
+    files.write_text(file, text)
     return [f"{lines[0]}; see {file}", *lines[1:]]
 
 
@@ -185,7 +125,7 @@ def _finish(
     submission: Submission,
     predicted: Sequence[Prediction],
     args: argparse.Namespace,
-    files: Sequence[str],
+    paths: Sequence[str],
     skewed: Sequence[str],
 ) -> int:
     """Writes the table, prints the summary and gives the exit code."""
@@ -197,15 +137,14 @@ def _finish(
             f"no patient could be predicted ({counts or 'the input holds none'}); see {failures}; "
             f"{args.output} was not written"
         )
-    columns = cli.items(args.columns)
     rows = outputs.table(
         submission,
         {answer.patient_id: answer for answer in predicted},
         id_column=args.id_column,
         value_column=args.value_column,
-        columns=columns,
+        columns=cli.items(args.columns),
     )
-    sums = outputs.write(rows, list(rows[0]), files)
+    sums = outputs.write(rows, paths)
     missing = len(submission.rows) - submission.predicted
     terminal.row(
         "patients", f"{len(submission.rows)}: {submission.predicted} predicted, {missing} not"
@@ -214,24 +153,24 @@ def _finish(
         terminal.row("failures", f"{counts}; see {failures}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
-    for file, digest in zip(files, sums, strict=True):
-        terminal.row("table", f"{file}: sha256 {digest}")
+    for path, digest in zip(paths, sums, strict=True):
+        terminal.row("table", f"{path}: sha256 {digest}")
     return cli.EXIT_REJECTED if args.strict and submission.failures else cli.EXIT_OK
 
 
 def _check(args: argparse.Namespace) -> list[str]:
-    """Refuses at once a local name that does not exist; remote ones are met on use.
+    """Refuses at once a path that does not exist or cannot be written, and a wrong number.
 
     Returns:
-      The names of the table's files.
+      The table's files.
     """
     for flag in ("model", "input", "ids", "id_key"):
         path = getattr(args, flag)
-        # A pattern of shards is looked up with Beam.
-        skipped = path is None or is_remote(path) or (flag == "input" and set(path) & set("*?["))
-        if not skipped and not Path(path).exists():
+        skipped = path is None or (flag == "input" and is_pattern(path))
+        if not skipped and not files.exists(path):
             raise cli.UsageError(f"--{flag}: {path} does not exist")
-    if not is_remote(args.output) and Path(args.output).is_dir():
+    files.require_writable(args.output)
+    if files.is_dir(args.output):
         raise cli.UsageError(f"--output: {args.output} is a directory")
     if args.batch_size < 1:
         raise cli.UsageError(f"--batch_size must be at least 1: {args.batch_size}")
@@ -243,9 +182,9 @@ def _check(args: argparse.Namespace) -> list[str]:
     header = [args.id_column, *(args.value_column if n == "probability" else n for n in columns)]
     if len(set(header)) < len(header):
         raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
-    files = outputs.files_of(args.output, args.output_shards)
-    outputs.require_no_strays(args.output, files)
-    return files
+    paths = outputs.paths_of(args.output, args.output_shards)
+    outputs.require_no_strays(args.output, paths)
+    return paths
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

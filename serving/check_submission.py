@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
+from beam_jobs.common.named_file import read_named
 from serving.predict.submission import problems, read_ids
 
 PROG = "python -m serving.check_submission"
@@ -14,10 +15,8 @@ PROG = "python -m serving.check_submission"
 def main(argv: Sequence[str]) -> int:
     """Prints every problem found; 0 when there is none, 1 otherwise."""
     args = _parse(argv)
-    submission = cli.read_text(args.submission)
-    sample = read_ids(
-        cli.read_text(args.sample, flag="--sample"), args.id_column, source=args.sample
-    )
+    submission = read_named(args.submission)
+    sample = read_ids(read_named(args.sample, flag="--sample"), args.id_column, source=args.sample)
     found = problems(
         submission,
         sample,

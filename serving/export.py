@@ -13,8 +13,9 @@ on the runs' out-of-fold predictions, each row proven to be one (`serving.model.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ import numpy as np
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import Manifest, read_manifest
 from serving.model.calibration import (
@@ -46,31 +49,44 @@ PROG = "python -m serving.export"
 def main(argv: Sequence[str]) -> int:
     """Loads the runs, exports, prints what was made."""
     args = _parse(argv)
-    output = Path(args.output)
-    _require_free(output, overwrite=args.overwrite)
-    for path in args.runs:
-        if not Path(path).is_dir():
-            raise cli.UsageError(f"--runs: {path} is not a directory")
-    runs = [Run.load(path) for path in args.runs]
-    _require_true_labels(runs)
-    data = None if args.data is None else _dataset(args.data, runs)
-    evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
-    calibration = _calibration(evidence, args.ensemble, args.calibration)
-    statistics = None if data is None else of_dataset(args.data, data)
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
-    cli.quiet_tensorflow()
-    contract = contract_of(
-        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
-    )
-    difference = export(runs, contract, output, statistics=statistics)
+    files.require_writable(args.output)
+    _require_free(args.output, overwrite=args.overwrite)
+    with _loaded(args.runs) as runs:
+        _require_true_labels(runs)
+        data = None if args.data is None else _dataset(args.data, runs)
+        evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
+        calibration = _calibration(evidence, args.ensemble, args.calibration)
+        statistics = None if data is None else of_dataset(args.data, data)
+        # The graph is the same; verify on the CPU's arithmetic.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        cli.quiet_tensorflow()
+        contract = contract_of(
+            runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
+        )
+        difference = export(runs, contract, args.output, statistics=statistics)
     terminal.row(
         "members",
         f"{len(contract.members)} (mean of {contract.ensemble}) on "
         f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras",
     )
     terminal.row("calibration", _summary(calibration))
-    terminal.row("model", str(output))
+    terminal.row("model", args.output)
     return cli.EXIT_OK
+
+
+@contextlib.contextmanager
+def _loaded(paths: Sequence[str]) -> Iterator[list[Run]]:
+    """The runs; those in stores are fetched for the time of the block.
+
+    Raises:
+      UsageError: one is not there.
+      ContractError: one is not a finished run.
+    """
+    for path in paths:
+        if not files.is_dir(path):
+            raise cli.UsageError(f"--runs: {path} is not a directory")
+    with contextlib.ExitStack() as stack:
+        yield [Run.load(stack.enter_context(files.fetched(path))) for path in paths]
 
 
 def _require_true_labels(runs: Sequence[Run]) -> None:
@@ -90,7 +106,10 @@ def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
       UsageError: no dataset there.
       ContractError: it is not the runs' dataset, or its manifest is damaged.
     """
-    manifest = read_manifest(path)
+    try:
+        manifest = read_manifest(path)
+    except cli.UsageError as error:
+        raise cli.UsageError(f"--data: {error}") from error
     for run in runs:
         if run.dataset_fingerprint != manifest.dataset_fingerprint:
             raise ContractError(
@@ -117,7 +136,7 @@ def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) ->
                 return f"run {run.directory} has no {OOF_NAME}"
             raise ContractError(f"--calibration {method}: {file} is not there")
         members = {(member.fold, member.seed) for member in run.members}
-        text = cli.read_text(file)
+        text = read_named(file)
         tables.append(out_of_fold(text, members, source=str(file), folds=folds))
     return pooled(tables)
 
@@ -214,7 +233,7 @@ def contract_of(
 def export(
     runs: Sequence[Run],
     contract: Contract,
-    output: Path,
+    output: files.StrPath,
     *,
     statistics: Statistics | None = None,
 ) -> float:
@@ -234,15 +253,16 @@ def export(
     return write_model(members, contract, output, statistics=statistics)
 
 
-def _require_free(output: Path, *, overwrite: bool) -> None:
+def _require_free(output: str, *, overwrite: bool) -> None:
     """Refuses to write over anything but, when requested, a model or an empty directory."""
-    if not output.exists():
+    if not files.exists(output):
         return
     if not overwrite:
         raise cli.UsageError(f"{output} exists (--overwrite replaces it)")
-    if not (output / CONTRACT_NAME).is_file() and not (
-        output.is_dir() and not any(output.iterdir())
-    ):
+    # A directory of a store is what lies below it: never empty.
+    local = not files.is_remote(output) and Path(output).is_dir()
+    empty = local and not any(Path(output).iterdir())
+    if not empty and not files.exists(files.join(output, CONTRACT_NAME)):
         raise cli.UsageError(f"{output} is not a model: it will not be replaced")
 
 

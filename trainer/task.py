@@ -10,17 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import (
-    EXIT_OK,
-    LIST,
-    CommandError,
-    Parser,
-    UsageError,
-    items,
-    read_text,
-    run,
-)
+from beam_jobs.common.cli import EXIT_OK, LIST, CommandError, Parser, UsageError, items, run
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, say
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.augment import PRESETS
@@ -149,7 +141,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     """
     settings: dict[str, Any] = {}
     if args.hyperparameters is not None:
-        text = read_text(args.hyperparameters, flag="--hyperparameters")
+        text = read_named(args.hyperparameters, flag="--hyperparameters")
         try:
             settings = json.loads(text)
         except ValueError as error:

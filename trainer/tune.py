@@ -8,7 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, read_text, run
+from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, run
+from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, show
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import CACHES
@@ -92,7 +93,7 @@ def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
     if args.space is None:
         space = space_of(modalities)
     else:
-        text = read_text(args.space, flag="--space")
+        text = read_named(args.space, flag="--space")
         space = read_space(text, modalities, source=str(args.space))
     search = Search(
         config, data=args.data, manifest=manifest, space=space, folds=folds, command=command

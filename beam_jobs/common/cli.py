@@ -204,29 +204,6 @@ def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
     sys.exit(code)
 
 
-def read_text(path: str | os.PathLike[str], *, flag: str = "") -> str:
-    """The text of a local file that the command line names.
-
-    Args:
-      path: the file.
-      flag: the option that names it, for messages.
-
-    Raises:
-      UsageError: there is no such file, or it is not UTF-8 text.
-      OSError: it cannot be read.
-    """
-    told = f"{flag}: {os.fspath(path)}" if flag else os.fspath(path)
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UsageError(f"{told} does not exist") from error
-    except IsADirectoryError as error:
-        raise UsageError(f"{told} is a directory") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{told} is not UTF-8 text") from error
-
-
 def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
     try:
         return main(sys.argv[1:])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.resume import digest
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
@@ -31,11 +31,11 @@ def of_series_table(dataset: str, modalities: Iterable[str], patients: set[str])
     Raises:
       ContractError: the table lacks a column.
     """
-    path = filesystems.join(dataset, SERIES_NAME)
-    if not filesystems.exists(path):
+    path = files.join(dataset, SERIES_NAME)
+    if not files.exists(path):
         return NONE
     try:
-        _, rows = read_table(filesystems.read_text(path), _SERIES)
+        _, rows = read_table(files.read_text(path), _SERIES)
     except ValueError as error:
         raise ContractError(f"{path}: {error}") from error
     # Records have the labels' spelling of an id, the table has the input's.
@@ -55,11 +55,11 @@ def of_dataset(path: str, manifest: Manifest) -> Statistics:
     found = of_series_table(path, manifest.schema.modalities, patients)
     shards = [shard for shard in manifest.shards if shard.fold is not None]
     for shard in terminal.track(shards, "reading records", len(shards)):
-        file = filesystems.join(path, shard.name)
+        file = files.join(path, shard.name)
         if (size_and_sum := digest(file)) != (shard.bytes, shard.sha256):
             differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
             raise ContractError(differs.format(file, *size_and_sum, shard.bytes, shard.sha256))
-        with filesystems.open_read(file) as stream:
+        with files.open_read(file) as stream:
             for case in _cases(read_records(stream), manifest.schema):
                 found += of_case(case, manifest.schema)
     return dataclasses.replace(found, dataset_fingerprint=manifest.dataset_fingerprint)

@@ -15,10 +15,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import ENSEMBLES, Calibration
@@ -141,44 +141,31 @@ class Contract:
         return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
 
 
-def load_contract(path: str | Path) -> Contract:
+def load_contract(path: files.StrPath) -> Contract:
     """Reads a model's contract without loading the model.
 
     Raises:
       ContractError: there is none, or it is not one of ours; the message names the path.
     """
-    file = f"{str(path).rstrip('/')}/{CONTRACT_NAME}"
+    file = files.join(path, CONTRACT_NAME)
     try:
-        return Contract.from_json(json_object(_read_bytes(file)))
+        return Contract.from_json(json_object(files.read(file)))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ContractError(f"{path} is not a voxelbeam model: no {CONTRACT_NAME}") from error
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
 
 
-def load_statistics(path: str | Path) -> Statistics | None:
+def load_statistics(path: files.StrPath) -> Statistics | None:
     """What a model's training data looked like; None where its export was not given them.
 
     Raises:
       ContractError: the file is there, but is not one of ours; the message names the path.
     """
-    file = f"{str(path).rstrip('/')}/{STATISTICS_NAME}"
+    file = files.join(path, STATISTICS_NAME)
     try:
-        return Statistics.loads(_read_bytes(file))
+        return Statistics.loads(files.read(file))
     except FileNotFoundError:
         return None
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
-
-
-def _read_bytes(file: str) -> bytes:
-    if "://" not in file:
-        return Path(file).read_bytes()
-    import tensorflow as tf
-
-    try:
-        with tf.io.gfile.GFile(file, "rb") as stream:
-            data: bytes = stream.read()
-            return data
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(file) from error

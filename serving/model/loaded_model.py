@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,8 +105,12 @@ class LoadedModel:
         )
 
 
-def load_model(path: str | Path) -> LoadedModel:
+def load_model(path: str | os.PathLike[str], *, name: str = "") -> LoadedModel:
     """Loads a model that `serving.export` wrote.
+
+    Args:
+      path: of its directory, on a disk (`files.fetched` brings it there).
+      name: what to call it in messages; default `path`.
 
     Raises:
       ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
@@ -122,4 +125,4 @@ def load_model(path: str | Path) -> LoadedModel:
         raise ContractError(f"{path}: the SavedModel does not load: {error}") from error
     if missing := [name for name in SIGNATURES if name not in model.signatures]:
         raise ContractError(f"{path}: the SavedModel lacks the signatures {', '.join(missing)}")
-    return LoadedModel(str(path), contract, model)
+    return LoadedModel(name or str(path), contract, model)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import combine
@@ -34,7 +35,7 @@ TOLERANCE = 1e-6
 def write_model(
     members: Sequence[keras.Model],
     contract: Contract,
-    output: Path,
+    output: files.StrPath,
     *,
     statistics: Statistics | None = None,
 ) -> float:
@@ -43,7 +44,7 @@ def write_model(
     Args:
       members: networks that compute in float32, stored volume -> logit, in the contract's order.
       contract: what the model takes and answers.
-      output: the directory to write.
+      output: the directory to write, on a disk or in a store.
       statistics: of the training data, where they are known.
 
     Returns:
@@ -55,22 +56,26 @@ def write_model(
     import tensorflow as tf
 
     module, signatures = serving_module(members, contract)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as directory:
-        made = Path(directory) / output.name
+    output = files.text(output)
+    near = None if files.is_remote(output) else Path(output).parent
+    if near is not None:
+        near.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{files.name_of(output)}.", dir=near) as directory:
+        made = Path(directory) / "model"
         tf.saved_model.save(module, str(made), signatures=signatures)
         assets = {
-            CONTRACT_NAME: contract.dumps(),
-            CARD_NAME: model_card(contract, statistics),
-            **({} if statistics is None else {STATISTICS_NAME: statistics.dumps()}),
+            CARD_NAME: model_card(contract, statistics).encode(),
+            **({} if statistics is None else {STATISTICS_NAME: statistics.dumps().encode()}),
+            WARMUP_NAME: warmup_requests(contract.schema),
+            CONTRACT_NAME: contract.dumps().encode(),  # last: what has a contract is a model
         }
-        for name, text in assets.items():
-            (made / name).parent.mkdir(exist_ok=True)
-            (made / name).write_text(text, encoding="utf-8")
-        (made / WARMUP_NAME).parent.mkdir(exist_ok=True)
-        (made / WARMUP_NAME).write_bytes(warmup_requests(contract.schema))
+        for name, data in assets.items():
+            files.write(made / name, data)
         difference = _verify(made, members, contract)
-        _replace(made, output, aside=Path(directory) / "replaced")
+        if near is None:
+            _upload(made, output)
+        else:
+            _replace(made, Path(output), aside=Path(directory) / "replaced")
     return difference
 
 
@@ -84,6 +89,17 @@ def _replace(made: Path, output: Path, *, aside: Path) -> None:
         if aside.exists():
             aside.rename(output)
         raise
+
+
+def _upload(made: Path, output: str) -> None:
+    """Puts a model into a store, its contract last; a store renames nothing, so the old goes first.
+
+    Between the two there is no contract, and so no model: whoever reads meanwhile is refused.
+    """
+    old = [entry.path for entry in files.entries(output)]
+    files.delete([files.join(output, CONTRACT_NAME)])
+    files.delete(old)
+    files.Mirror(output.rstrip("/"), made).push()
 
 
 def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> float:

@@ -8,21 +8,17 @@ from typing import IO
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import DamagedRecordError, decode_case, surviving_records
+from serving.predict.reasons import Unpredicted
 
-# A row about something refused, with the names of a conversion's rejects.csv.
+# A row about something refused, with names of a conversion's rejects.csv.
 Reject = dict[str, str]
+REJECT_COLUMNS = ("scope", "subject", "patient", "modality", "reason", "detail")
 
 
 def reject_row(*, scope: str, subject: str, reason: str, detail: str) -> Reject:
     """A reject that no patient can be named for."""
-    return {
-        "scope": scope,
-        "subject": subject,
-        "patient": "",
-        "modality": "",
-        "reason": reason,
-        "detail": detail,
-    }
+    values = (scope, subject, "", "", str(reason), detail)
+    return dict(zip(REJECT_COLUMNS, values, strict=True))
 
 
 def read_cases(
@@ -42,7 +38,7 @@ def read_cases(
             yield reject_row(
                 scope="record",
                 subject=shard,
-                reason="corrupt_record",
+                reason=Unpredicted.CORRUPT_RECORD,
                 detail=f"{shard}, record {number}: {record}",
             )
             continue
@@ -52,7 +48,7 @@ def read_cases(
             yield reject_row(
                 scope="record",
                 subject=shard,
-                reason="invalid_record",
+                reason=Unpredicted.INVALID_RECORD,
                 detail=f"{shard}, record {number}: {error}",
             )
         else:

@@ -6,29 +6,33 @@ another name and renamed, so that what has the name is whole.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from serving.model.loaded_model import Prediction
-from serving.predict.submission import Submission, csv_text
+from serving.predict.damaged_records import REJECT_COLUMNS
+from serving.predict.submission import Failure, Submission
+
+if TYPE_CHECKING:
+    import pandas as pd  # takes as long to import as a command's --help takes
 
 COLUMNS = ("probability", "logit", "spread", "flags")
 FORMATS = (".csv", ".jsonl", ".parquet")
+# Nine significant digits bring every float32 back exactly.
+_EXACT = "%.9g"
 
-Rows = list[dict[str, Any]]
 
-
-def files_of(output: str, shards: int | None) -> list[str]:
-    """The names that the table will have.
+def paths_of(output: str, shards: int | None) -> list[str]:
+    """The files that the table will have.
 
     Args:
       output: as requested; its extension says the format.
@@ -49,7 +53,7 @@ def files_of(output: str, shards: int | None) -> list[str]:
     return [f"{stem}-{number:05d}-of-{shards:05d}.jsonl" for number in range(shards)]
 
 
-def require_no_strays(output: str, files: Sequence[str]) -> None:
+def require_no_strays(output: str, paths: Sequence[str]) -> None:
     """Refuses to write shards beside those of another number: a pattern would read both.
 
     Raises:
@@ -58,8 +62,8 @@ def require_no_strays(output: str, files: Sequence[str]) -> None:
     directory, name = os.path.split(output)
     stem = re.escape(os.path.splitext(name)[0])
     shard = re.compile(rf"{stem}-\d{{5}}-of-\d{{5}}\.jsonl")
-    ours = {os.path.basename(file) for file in files}
-    for found in filesystems.list_names(directory or "."):
+    ours = {os.path.basename(path) for path in paths}
+    for found in files.names(directory or "."):
         if output.endswith(".jsonl") and shard.fullmatch(found) and found not in ours:
             raise UsageError(
                 f"--output: {found} lies there, of an output in other parts; delete it first"
@@ -73,89 +77,108 @@ def table(
     id_column: str,
     value_column: str,
     columns: Sequence[str],
-) -> Rows:
-    """The rows as they will be written, by column.
+) -> pd.DataFrame:
+    """The rows as they will be written.
 
     Args:
       submission: who gets a row, and which value.
       predictions: patient -> answer.
       id_column, value_column: names of the ids' and the probabilities' columns.
-      columns: some of `COLUMNS`, in order. `logit` and `spread` are None where the row holds the
+      columns: some of `COLUMNS`, in order. `logit` and `spread` are NaN where the row holds the
         prevalence; `flags` are codes with ";" between: why there is no prediction, what of the
         patient was refused, which modality is missing.
     """
-    rows: Rows = []
+    import pandas as pd
+
+    rows = []
     for (shown, value), patient, flags in zip(
         submission.rows, submission.patients, submission.flags, strict=True
     ):
         answer = predictions.get(patient)
         missing = () if answer is None else answer.missing
-        cells: dict[str, Any] = {
-            "probability": value,
-            "logit": None if answer is None else answer.logit,
-            "spread": None if answer is None else answer.spread,
-            "flags": ";".join((*flags, *(f"missing_{name}" for name in missing))),
-        }
-        names = {name: value_column if name == "probability" else name for name in columns}
-        rows.append({id_column: shown, **{names[name]: cells[name] for name in columns}})
-    return rows
+        rows.append(
+            {
+                "id": shown,
+                "probability": value,
+                "logit": None if answer is None else answer.logit,
+                "spread": None if answer is None else answer.spread,
+                "flags": ";".join((*flags, *(f"missing_{name}" for name in missing))),
+            }
+        )
+    kinds = {"id": str, **dict.fromkeys(("probability", "logit", "spread"), float), "flags": str}
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)[["id", *columns]]
+    return frame.rename(columns={"id": id_column, "probability": value_column})
 
 
-def write(rows: Rows, header: Sequence[str], files: Sequence[str]) -> list[str]:
-    """Writes the rows to the files, each whole or not at all.
+def write(rows: pd.DataFrame, paths: Sequence[str]) -> list[str]:
+    """Writes the rows to files, each whole or not at all.
 
     Args:
       rows: of `table`.
-      header: the columns' names, in order.
-      files: of `files_of`; rows go to them in even stretches.
+      paths: of `paths_of`; rows go to them in even stretches.
 
     Returns:
       sha256 (hex) of each file.
     """
     sums = []
-    for number, file in enumerate(files):
-        start, stop = (len(rows) * end // len(files) for end in (number, number + 1))
-        data = _encode(rows[start:stop], header, os.path.splitext(file)[1])
-        temporary = f"{file}.part"
-        with filesystems.open_write(temporary) as stream:
-            stream.write(data)
-        filesystems.replace(temporary, file)
+    for number, path in enumerate(paths):
+        start, stop = (len(rows) * end // len(paths) for end in (number, number + 1))
+        data = _encode(rows.iloc[start:stop], os.path.splitext(path)[1])
+        files.write(path, data)
         sums.append(hashlib.sha256(data).hexdigest())
     return sums
 
 
-def _encode(rows: Rows, header: Sequence[str], extension: str) -> bytes:
+def _encode(rows: pd.DataFrame, extension: str) -> bytes:
     if extension == ".csv":
-        return csv_text(header, ([_shown(row[name]) for name in header] for row in rows)).encode()
+        return _csv(rows)
     if extension == ".jsonl":
-        return "".join(f"{line}\n" for line in _json_lines(rows)).encode()
+        # pandas' own JSON has no exact floats.
+        lines = (json.dumps(row, ensure_ascii=False) for row in _json_rows(rows))
+        return "".join(f"{line}\n" for line in lines).encode()
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns: dict[str, Any] = {}
-    for name in header:
-        values = [row[name] for row in rows]
-        text = all(isinstance(value, str) for value in values)
-        columns[name] = pa.array(values, pa.string() if text else pa.float32())
+    narrow = rows.astype({name: "float32" for name in rows.select_dtypes("float64").columns})
     stream = io.BytesIO()
-    parquet.write_table(pa.table(columns), stream)
+    made = pa.Table.from_pandas(narrow, preserve_index=False)
+    parquet.write_table(made.replace_schema_metadata(None), stream)
     return stream.getvalue()
 
 
-def _json_lines(rows: Rows) -> Iterator[str]:
-    for row in rows:
-        # The shortest number that is this float32, not the float64 that it is held in.
-        yield json.dumps(
-            {
-                name: float(_shown(value)) if isinstance(value, float) else value
-                for name, value in row.items()
-            },
-            ensure_ascii=False,
-        )
+def failures_csv(submission: Submission) -> bytes:
+    """The failures: `patient_id,reason,detail`."""
+    import pandas as pd
+
+    columns = [field.name for field in dataclasses.fields(Failure)]
+    rows = [dataclasses.astuple(failure) for failure in submission.failures]
+    return _csv(pd.DataFrame(rows, columns=columns))
 
 
-def _shown(value: Any) -> str:
-    """Nine significant digits bring every float32 back exactly."""
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float | np.floating) else str(value)
+def rejects_csv(rejects: Sequence[Mapping[str, Any]]) -> bytes:
+    """The rejects, sorted: `scope,subject,patient,modality,reason,detail`."""
+    import pandas as pd
+
+    rows = pd.DataFrame(rejects, columns=list(REJECT_COLUMNS), dtype=str)
+    return _csv(rows.sort_values(list(REJECT_COLUMNS)))
+
+
+def _csv(rows: pd.DataFrame) -> bytes:
+    """CSV with line feeds alone, whatever the machine; numbers exact to a float32."""
+    text: str = rows.to_csv(index=False, lineterminator="\n", float_format=_EXACT)
+    return text.encode()
+
+
+def _json_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON values: the shortest number that is a float32, null where there is none."""
+    return [
+        {
+            str(name): value if isinstance(value, str) else _shortest(value)
+            for name, value in row.items()
+        }
+        for row in rows.to_dict("records")
+    ]
+
+
+def _shortest(value: float) -> float | None:
+    return None if math.isnan(value) else float(_EXACT % value)

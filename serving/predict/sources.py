@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import os
+import re
 from collections.abc import Mapping, Sequence
-
-from apache_beam.io.filesystems import FileSystems
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import MANIFEST_NAME, read_manifest
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
@@ -38,8 +38,7 @@ class Source:
 
 def is_pattern(path: str) -> bool:
     """Whether an input names shards rather than a directory (whose name may hold a bracket)."""
-    shards = path.endswith(".tfrecord") or any(letter in path for letter in "*?[")
-    return shards and not os.path.isdir(path)
+    return (path.endswith(".tfrecord") or _is_wild(path)) and not files.is_dir(path)
 
 
 def find_source(
@@ -72,11 +71,11 @@ def find_source(
                 "records have their conversion's ids"
             )
         return _shards(path, contract)
-    if filesystems.exists(filesystems.join(path, MANIFEST_NAME)):
+    if files.exists(files.join(path, MANIFEST_NAME)):
         return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)
-    if not filesystems.exists(path):
+    if not files.exists(path):
         raise UsageError(f"--input: {path} does not exist")
-    if _match(filesystems.join(path, "*.tfrecord")):
+    if any(name.endswith(".tfrecord") for name in files.names(path)):
         raise ContractError(
             f"{path} holds shards but no {MANIFEST_NAME}: its conversion did not finish "
             "(the pattern DIR/*.tfrecord reads what is there)"
@@ -85,11 +84,12 @@ def find_source(
 
 
 def _shards(pattern: str, contract: Contract) -> Source:
-    paths = _match(pattern)
+    paths = matching(pattern)
     if not paths:
-        raise UsageError(f"--input: no file matches {pattern}")
+        found = f"no file matches {pattern}" if _is_wild(pattern) else f"{pattern} does not exist"
+        raise UsageError(f"--input: {found}")
     for path in paths:
-        with filesystems.open_read(path) as stream:
+        with files.open_read(path) as stream:
             require_fits(stream, path, contract.schema)
     return Source(shards=tuple(paths))
 
@@ -122,12 +122,41 @@ def _dataset(
                 f"dataset {path} holds none of the {len(requested)} requested ids{hint}"
             )
     digests = {
-        filesystems.join(path, shard.name): (shard.bytes, shard.sha256)
+        files.join(path, shard.name): (shard.bytes, shard.sha256)
         for shard in manifest.shards
         if shard.name in chosen
     }
     return Source(dataset=path, shards=tuple(sorted(digests)), digests=digests, expected=expected)
 
 
-def _match(pattern: str) -> list[str]:
-    return sorted(entry.path for entry in FileSystems.match([pattern])[0].metadata_list)
+def matching(pattern: str) -> list[str]:
+    """The files that a pattern names, sorted: `*`, `?` and `[...]` stand for parts of a name.
+
+    A directory that exists as it is written is no pattern: its name may hold a bracket.
+    """
+    if files.stat(pattern) is not None:
+        return [pattern]
+    if not files.is_remote(pattern):
+        pattern = os.path.join(".", pattern)
+    root, *rest = _PARTS.findall(pattern)
+    while len(rest) > 1 and (not _is_wild(rest[0]) or files.is_dir(root + rest[0])):
+        root += rest.pop(0)
+    if len(rest) == 1:
+        found = files.names(root)
+    else:
+        found = [entry.path.removeprefix(root) for entry in files.entries(root)]
+    return sorted(root + name for name in found if _fits(name, "".join(rest)))
+
+
+# A store with its bucket, or the first part of a local path; then every further part.
+_PARTS = re.compile(r"\A\w+://[^/]*/|[^/]*/|[^/]+")
+
+
+def _is_wild(part: str) -> bool:
+    return any(letter in part for letter in "*?[")
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Whether a name fits part by part: no `*` goes beyond a slash."""
+    parts, patterns = name.split("/"), pattern.split("/")
+    return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))

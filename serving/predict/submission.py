@@ -5,9 +5,7 @@ Pure functions over text and rows; `batch_predict` writes with them and `check_s
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +14,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
-
-SHARD_DIFFERS = "shard_differs"  # a shard is not the one that its manifest lists
+from serving.predict.reasons import Unpredicted
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,7 +156,7 @@ def compose(
     if twice:
         raise ContractError(f"patients in more than one record: {_some(twice)}")
     reasons = {
-        name: ("not_finite", f"the model answered {value}")
+        name: (str(Unpredicted.NOT_FINITE), f"the model answered {value}")
         for name, value in predictions
         if not math.isfinite(value)
     }
@@ -182,7 +179,8 @@ def compose(
             unnamed.append(Failure(patient_id="", reason=row["reason"], detail=row["detail"]))
     for name, file in expected.items():
         if name not in values:
-            default = ("missing_record", f"the manifest names it in {file}, which lacks it")
+            detail = f"the manifest names it in {file}, which lacks it"
+            default = (str(Unpredicted.MISSING_RECORD), detail)
             reasons.setdefault(name, of_file.get(file, default))
 
     known = {*values, *reasons}
@@ -190,6 +188,7 @@ def compose(
         answers = {name: name for name in sorted(known, key=id_order)}
     else:
         answers = match_ids(requested, known)
+    absent = (str(Unpredicted.NOT_IN_INPUT), "no such patient in the input")
     rows, failures, flags = [], [], []
     names = list(answers) if requested is None else requested
     for name, shown in zip(names, spelling or names, strict=True):
@@ -197,12 +196,12 @@ def compose(
         rows.append((shown, values.get(patient, prevalence)))
         flags.append(tuple(sorted(partly.get(patient, ()))))
         if patient not in values:
-            code, detail = reasons.get(patient, ("not_in_input", "no such patient in the input"))
+            code, detail = reasons.get(patient, absent)
             failures.append(Failure(patient_id=name, reason=code, detail=detail))
             flags[-1] = (code,)
     # Where a manifest names a damaged file's patients, their own lines report it; for a file that
     # can be read, but is not the manifest's, none may.
-    reported = [failure for failure in unnamed if not expected or failure.reason == SHARD_DIFFERS]
+    reported = [f for f in unnamed if not expected or f.reason == Unpredicted.OTHER_SHARD]
     return Submission(
         rows=tuple(rows),
         failures=(*failures, *reported),
@@ -210,20 +209,6 @@ def compose(
         patients=tuple(name if (name := answers.get(n, "")) in values else "" for n in names),
         flags=tuple(flags),
     )
-
-
-def failures_csv(submission: Submission) -> str:
-    """The failures as text: `patient_id,reason,detail`."""
-    return csv_text(
-        ("patient_id", "reason", "detail"),
-        ((f.patient_id, f.reason, f.detail) for f in submission.failures),
-    )
-
-
-def rejects_csv(rejects: Iterable[Mapping[str, str]]) -> str:
-    """The rejects as text, sorted: `scope,subject,patient,modality,reason,detail`."""
-    columns = ("scope", "subject", "patient", "modality", "reason", "detail")
-    return csv_text(columns, sorted([str(row[name]) for name in columns] for row in rejects))
 
 
 def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: str) -> list[str]:
@@ -266,15 +251,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """CSV with line feeds alone, whatever the machine."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return stream.getvalue()
 
 
 def _is_number(patient_id: str) -> bool:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from beam_jobs.common.files_before import filesystems
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert.resume import digest
 from beam_jobs.convert.transforms import Cases
@@ -20,8 +21,11 @@ from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import decode_case
 from serving.model.loaded_model import LoadedModel, Prediction, load_model
+from serving.predict import spool
 from serving.predict.damaged_records import read_cases, reject_row
-from serving.predict.submission import SHARD_DIFFERS
+from serving.predict.reasons import Unpredicted
+
+_PARTS = 8  # of the rows, written at the same time
 
 
 class ReadShards(beam.PTransform):
@@ -134,39 +138,23 @@ class _Sum(beam.CombineFn):
 
 
 class WriteRows(beam.PTransform):
-    """(predictions, rejects, statistics if any) -> text files in `directory`, a JSON value a line.
+    """(predictions, rejects, statistics if any) -> files in `directory` that `read_rows` reads.
 
-    A prediction has the fields of `Prediction`; a reject is as it came; statistics are a text that
-    `Statistics.loads` takes. `read_rows` reads them.
+    Rows are dealt to parts by their content: work done twice writes the same files again.
     """
 
     def __init__(self, directory: str) -> None:
         super().__init__()
-        self._prefix = filesystems.join(directory, "rows")
+        self._directory = directory
 
     def expand(self, rows: Any) -> Any:
-        predictions, rejects, *summary = rows
-        lines = [
-            predictions | "Prediction" >> beam.Map(_prediction_line),
-            rejects | "Reject" >> beam.Map(json.dumps),
-        ]
-        lines += [part | "Statistics" >> beam.Map(_statistics_line) for part in summary]
-        return lines | beam.Flatten() | "Write" >> beam.io.WriteToText(self._prefix)
-
-
-def read_rows(directory: str) -> tuple[list[Prediction], list[dict[str, str]], Statistics]:
-    """Predictions, rejects and the sum of the statistics, as `WriteRows` left them."""
-    predictions, rejects, total = [], [], drift.NONE
-    for path in filesystems.list_files(directory):
-        for line in filesystems.read_text(path).splitlines():
-            row = json.loads(line)
-            if isinstance(row, str):
-                total += Statistics.loads(row)
-            elif "reason" in row:
-                rejects.append(row)
-            else:
-                predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
-    return predictions, rejects, total
+        return (
+            rows
+            | "Rows" >> beam.Flatten()
+            | "Part of" >> beam.Map(_with_part).with_output_types(tuple[int, str])
+            | "By part" >> beam.GroupByKey()
+            | "Write" >> beam.MapTuple(functools.partial(spool.write_rows, self._directory))
+        )
 
 
 class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
@@ -182,7 +170,8 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
         self._ticks = ticks
 
     def load_model(self) -> LoadedModel:
-        loaded = load_model(self._model)
+        with files.fetched(self._model) as directory:
+            loaded = load_model(directory, name=self._model)
         _fix_gpu_arithmetic()
         return loaded
 
@@ -211,18 +200,20 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
                 reject_row(
                     scope="shard",
                     subject=shard,
-                    reason=SHARD_DIFFERS,
+                    reason=Unpredicted.OTHER_SHARD,
                     detail=differs.format(shard, *found, *listed),
                 ),
             )
-        with filesystems.open_read(path) as stream:
+        with files.open_read(path) as stream:
             for item in read_cases(stream, shard, schema):
                 yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item
     except OSError as error:
         detail = f"{shard}: {error}"
         yield beam.pvalue.TaggedOutput(
             "rejects",
-            reject_row(scope="shard", subject=shard, reason="unreadable_shard", detail=detail),
+            reject_row(
+                scope="shard", subject=shard, reason=Unpredicted.UNREADABLE_SHARD, detail=detail
+            ),
         )
 
 
@@ -238,12 +229,9 @@ def _is_row_requested(row: Mapping[str, Any], requested: frozenset[str] | None) 
     return _is_requested(row["patient"], requested)
 
 
-def _prediction_line(prediction: Prediction) -> str:
-    return json.dumps(prediction._asdict())
-
-
-def _statistics_line(found: Statistics) -> str:
-    return json.dumps(found.dumps())
+def _with_part(row: spool.Row) -> tuple[int, str]:
+    line = spool.to_line(row)
+    return zlib.crc32(line.encode()) % _PARTS, line
 
 
 def _of_example(example: bytes, schema: RecordSchema) -> Statistics:

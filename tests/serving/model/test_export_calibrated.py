@@ -205,7 +205,7 @@ def test_the_warm_up_requests_are_what_the_signatures_take(
     ("argv", "code", "message"),
     [
         (["--data", "{other}"], 1, "dataset_fingerprint: .* in .*other, .* in run .*run"),
-        (["--data", "{root}/run"], 2, r"--data: no manifest\.json"),
+        (["--data", "{root}/run"], 2, r"--data: .*run: no manifest\.json"),
         (["--calibration", "isotonic"], 2, "isotonic wants at least 1000 .* 40 found"),
         (["--calibration", "votes"], 2, "invalid choice"),
         (["--ensemble", "votes"], 2, "invalid choice"),

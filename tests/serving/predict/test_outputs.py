@@ -9,7 +9,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from serving.model.loaded_model import Prediction
-from serving.predict.outputs import COLUMNS, files_of, require_no_strays, table, write
+from serving.predict.outputs import COLUMNS, paths_of, require_no_strays, table, write
 from serving.predict.submission import Submission, compose
 
 NAMES = {"id_column": "id", "value_column": "p"}
@@ -48,7 +48,7 @@ def made(count: int = 7) -> tuple[Submission, dict[str, Prediction]]:
 def test_written_values_bring_every_float32_back(tmp_path: Path) -> None:
     submission, predictions = made(1000)
     rows = table(submission, predictions, **NAMES, columns=("probability",))
-    write(rows, list(rows[0]), [str(tmp_path / "a.csv")])
+    write(rows, [str(tmp_path / "a.csv")])
     header, *lines = (tmp_path / "a.csv").read_text().splitlines()
     assert header == "id,p"
     exact = [np.float32(p.probability) for p in predictions.values()]
@@ -61,10 +61,10 @@ def test_all_formats_hold_the_same_table(tmp_path: Path) -> None:
 
     submission, predictions = made()
     rows = table(submission, predictions, **NAMES, columns=COLUMNS)
-    header = list(rows[0])
+    header = list(rows.columns)
     assert header == ["id", "p", "logit", "spread", "flags"]
     for name in ("a.csv", "a.jsonl", "a.parquet"):
-        write(rows, header, [str(tmp_path / name)])
+        write(rows, [str(tmp_path / name)])
     with (tmp_path / "a.csv").open(newline="") as stream:
         from_csv = list(csv.DictReader(stream))
     from_json = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
@@ -87,15 +87,15 @@ def test_shards_hold_all_rows_in_order_and_the_same_bytes_each_time(tmp_path: Pa
     submission, predictions = made()
     rows = table(submission, predictions, **NAMES, columns=COLUMNS)
     output = str(tmp_path / "preds.jsonl")
-    files = files_of(output, 3)
+    files = paths_of(output, 3)
     assert [Path(file).name for file in files] == [
         f"preds-0000{number}-of-00003.jsonl" for number in range(3)
     ]
-    sums = write(rows, list(rows[0]), files)
-    assert write(rows, list(rows[0]), files) == sums
+    sums = write(rows, files)
+    assert write(rows, files) == sums
     assert sorted(path.name for path in tmp_path.iterdir()) == [Path(f).name for f in files]
     lines = [line for file in files for line in Path(file).read_text().splitlines()]
-    assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in rows]
+    assert [json.loads(line)["id"] for line in lines] == rows["id"].to_list()
     sizes = [len(Path(file).read_text().splitlines()) for file in files]
     assert max(sizes) - min(sizes) <= 1
 
@@ -105,6 +105,6 @@ def test_shards_of_another_number_are_not_written_beside(tmp_path: Path) -> None
     (tmp_path / "preds-notes.jsonl").touch()
     output = str(tmp_path / "preds.jsonl")
     with pytest.raises(UsageError, match=r"preds-00000-of-00002\.jsonl lies there"):
-        require_no_strays(output, files_of(output, 3))
-    require_no_strays(output, files_of(output, 2))
+        require_no_strays(output, paths_of(output, 3))
+    require_no_strays(output, paths_of(output, 2))
     require_no_strays(str(tmp_path / "preds.csv"), [str(tmp_path / "preds.csv")])

@@ -4,10 +4,10 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from serving.predict.outputs import failures_csv
 from serving.predict.submission import (
     Failure,
     compose,
-    failures_csv,
     id_order,
     match_ids,
     read_ids,
@@ -164,4 +164,4 @@ def test_failures_are_written_as_csv_whatever_their_text_holds() -> None:
         rejects=[{**reject("2", "odd"), "detail": 'a "quoted", split'}],
         prevalence=0.5,
     )
-    assert failures_csv(submission) == ('patient_id,reason,detail\n2,odd,"a ""quoted"", split"\n')
+    assert failures_csv(submission) == (b'patient_id,reason,detail\n2,odd,"a ""quoted"", split"\n')
