@@ -6,9 +6,7 @@ A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plai
 
 from __future__ import annotations
 
-import functools
 import mmap
-import struct
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +17,8 @@ from pydicom.dataset import Dataset
 from beam_jobs.common.files.interface import ByteSource, SourceFile, open_bytes
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.core.dicom import header_walk
+from beam_jobs.core.dicom.fields import FIELDS, PARSE, pydicom_value
+from beam_jobs.core.dicom.multi_frame import frame_fields
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 
 # Syntaxes whose data set is plain Explicit VR Little Endian around encapsulated pixels (PS3.5 A.4).
@@ -126,105 +126,11 @@ class SliceHeader(NamedTuple):
         )
 
 
-def _text(value: bytes) -> str:
-    return value.decode("ascii").strip(" \0")
-
-
-def _texts(value: bytes) -> tuple[str, ...]:
-    text = _text(value)
-    return tuple(part.strip(" ") for part in text.split("\\")) if text else ()
-
-
-def _decimals(value: bytes) -> tuple[float, ...]:
-    text = _text(value)
-    return tuple(float(part) for part in text.split("\\")) if text else ()
-
-
-def _decimal(value: bytes) -> float | None:
-    numbers = _decimals(value)
-    return numbers[0] if numbers else None
-
-
-def _integer(value: bytes) -> int | None:
-    number = _decimal(value)
-    if number is None:
-        return None
-    if not number.is_integer():
-        raise ValueError(f"{number} is not an integer")
-    return int(number)
-
-
-def _short(value: bytes) -> int | None:
-    return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
-
-
-def _double(value: bytes) -> float | None:
-    return float(struct.unpack("<d", value)[0]) if len(value) == 8 else None
-
-
-# Most values repeat from slice to slice, so parsing them is mostly a look-up.
-_PARSERS = {
-    "text": functools.lru_cache(8192)(_text),
-    "texts": functools.lru_cache(1024)(_texts),
-    "decimal": functools.lru_cache(4096)(_decimal),
-    "decimals": functools.lru_cache(4096)(_decimals),
-    "integer": functools.lru_cache(4096)(_integer),
-    "short": functools.lru_cache(1024)(_short),
-    "double": functools.lru_cache(1024)(_double),
-}
-
-_FIELDS: dict[int, tuple[str, str]] = {
-    0x00080008: ("image_type", "texts"),
-    0x00080016: ("sop_class", "text"),
-    0x00080018: ("sop_uid", "text"),
-    0x00080060: ("modality", "text"),
-    0x00080070: ("manufacturer", "text"),
-    0x0008103E: ("series_description", "text"),
-    0x00089208: ("complex_component", "text"),
-    0x00100020: ("patient_id", "text"),
-    0x00180010: ("contrast_agent", "text"),
-    0x00180020: ("scanning_sequence", "texts"),
-    0x00180021: ("sequence_variant", "texts"),
-    0x00180024: ("sequence_name", "text"),
-    0x00180050: ("slice_thickness", "decimal"),
-    0x00180080: ("repetition_time", "decimal"),
-    0x00180081: ("echo_time", "decimal"),
-    0x00180082: ("inversion_time", "decimal"),
-    0x00180086: ("echo_number", "integer"),
-    0x00180087: ("field_strength", "decimal"),
-    0x00180088: ("spacing_between_slices", "decimal"),
-    0x00181030: ("protocol_name", "text"),
-    0x00181314: ("flip_angle", "decimal"),
-    0x00189087: ("b_value", "double"),
-    0x0020000D: ("study_uid", "text"),
-    0x0020000E: ("series_uid", "text"),
-    0x00200011: ("series_number", "integer"),
-    0x00200012: ("acquisition_number", "integer"),
-    0x00200013: ("instance_number", "integer"),
-    0x00200032: ("position", "decimals"),
-    0x00200037: ("orientation", "decimals"),
-    0x00200052: ("frame_of_reference", "text"),
-    0x00200100: ("temporal_position", "integer"),
-    0x00280002: ("samples", "short"),
-    0x00280004: ("photometric", "text"),
-    0x00280008: ("frames", "integer"),
-    0x00280010: ("rows", "short"),
-    0x00280011: ("columns", "short"),
-    0x00280030: ("pixel_spacing", "decimals"),
-    0x00280100: ("bits_allocated", "short"),
-    0x00280101: ("bits_stored", "short"),
-    0x00280102: ("high_bit", "short"),
-    0x00280103: ("pixel_representation", "short"),
-    0x00280301: ("burned_in", "text"),
-    0x00281052: ("intercept", "decimal"),
-    0x00281053: ("slope", "decimal"),
-}
-_PARSE = {tag: (name, _PARSERS[kind]) for tag, (name, kind) in _FIELDS.items()}
 _MODALITY_LUT = 0x00283000
 _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
-_WANTED = frozenset(_FIELDS) | _UNUSUAL
+_WANTED = frozenset(FIELDS) | _UNUSUAL
 
 
 def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection]]:
@@ -288,7 +194,7 @@ def _read_plain(path: str, source: ByteSource) -> list[SliceHeader]:
         for tag, value in walked.values.items():
             if tag in _UNUSUAL:
                 return []
-            name, parse = _PARSE[tag]
+            name, parse = PARSE[tag]
             values[name] = parse(value)
     except (header_walk.HandOver, ValueError):  # ValueError: not ASCII, or a malformed number
         return []
@@ -357,14 +263,15 @@ def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
         offset,
         None if undefined else int(pixels.length),
         **{
-            name: _pydicom_value(dataset, tag, kind)
-            for tag, (name, kind) in _FIELDS.items()
+            name: pydicom_value(dataset, tag, kind)
+            for tag, (name, kind) in FIELDS.items()
             if tag in dataset
         },
         has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
     )
     if _PER_FRAME_GROUPS in dataset:
-        return _frames_of(header, dataset)
+        frames = frame_fields(dataset, header.frames or 1, path)
+        return [header._replace(**fields) for fields in frames]
     if (header.frames or 1) > 1:
         raise RejectedError(
             Reason.NOT_AN_IMAGE_PLANE,
@@ -372,106 +279,6 @@ def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
             path=path,
         )
     return [header]
-
-
-def _pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
-    """One field from a pydicom data set, in the same type as the walk gives it."""
-    element = dataset[tag]
-    value = element.value
-    if value is None or value == "":
-        return {"text": "", "texts": (), "decimals": ()}.get(kind)
-    many = list(value) if element.VM != 1 and not isinstance(value, (str, bytes)) else [value]
-    if kind == "text":
-        return "\\".join(str(part) for part in many).strip(" \0")
-    if kind == "texts":
-        return tuple(str(part).strip(" \0") for part in many)
-    if kind == "decimals":
-        return tuple(float(part) for part in many)
-    if not many:
-        return None
-    number = float(many[0])
-    if kind in ("decimal", "double"):
-        return number
-    if not number.is_integer():
-        raise ValueError(f"{number} is not an integer")
-    return int(number)
-
-
-def _frames_of(header: SliceHeader, dataset: Dataset) -> list[SliceHeader]:
-    """One header a frame of an enhanced multi-frame object (PS3.3 C.7.6.16)."""
-    shared_items = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    shared = shared_items[0]
-    groups = dataset.PerFrameFunctionalGroupsSequence
-    count = header.frames or 1
-    if len(groups) != count:
-        raise RejectedError(
-            Reason.CORRUPT_HEADER,
-            f"{len(groups)} per-frame functional groups for {count} frames",
-            path=header.path,
-        )
-    repeating = _dimensions_but_position(dataset)
-    headers = []
-    for index, group in enumerate(groups):
-
-        def macro(name: str, group: Dataset = group) -> Dataset:
-            items = group.get(name) or shared.get(name) or [Dataset()]
-            return items[0]
-
-        # Only its own macro places a frame: one position for all of them would be none.
-        changes: dict[str, Any] = {"frame": index, "position": ()}
-        for sequence, keyword, field, tag in _FRAME_FIELDS:
-            item = macro(sequence)
-            if keyword in item:
-                changes[field] = _pydicom_value(item, tag, _FRAME_KINDS[field])
-        if not changes["position"]:
-            raise RejectedError(
-                Reason.NOT_AN_IMAGE_PLANE,
-                f"frame {index} has no ImagePositionPatient (0020,0032) of its own",
-                path=header.path,
-            )
-        values = macro("FrameContentSequence").get("DimensionIndexValues")
-        if values is not None and repeating:
-            many = list(values) if isinstance(values, Sequence) else [values]
-            changes["volume_index"] = tuple(int(many[d]) for d in repeating if d < len(many))
-        headers.append(header._replace(**changes))
-    return headers
-
-
-def _dimensions_but_position(dataset: Dataset) -> list[int]:
-    """Which DimensionIndexValues do not count positions (PS3.3 C.7.6.17)."""
-    places = {0x00200032, 0x00209057, 0x00209113}  # position, InStackPositionNumber, its sequence
-    return [
-        index
-        for index, item in enumerate(dataset.get("DimensionIndexSequence") or [])
-        if item.get("DimensionIndexPointer") not in places
-    ]
-
-
-# (functional group, keyword, field, tag): PS3.3 C.7.6.16.2 and the MR macros of C.8.13.5.
-_FRAME_FIELDS = tuple(
-    (sequence, keyword, field, int(pydicom.datadict.tag_for_keyword(keyword) or 0))
-    for sequence, keyword, field in (
-        ("PlanePositionSequence", "ImagePositionPatient", "position"),
-        ("PlaneOrientationSequence", "ImageOrientationPatient", "orientation"),
-        ("PixelMeasuresSequence", "PixelSpacing", "pixel_spacing"),
-        ("PixelMeasuresSequence", "SliceThickness", "slice_thickness"),
-        ("PixelMeasuresSequence", "SpacingBetweenSlices", "spacing_between_slices"),
-        ("PixelValueTransformationSequence", "RescaleSlope", "slope"),
-        ("PixelValueTransformationSequence", "RescaleIntercept", "intercept"),
-        ("FrameContentSequence", "TemporalPositionIndex", "temporal_position"),
-        ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition_number"),
-        ("FrameContentSequence", "InStackPositionNumber", "instance_number"),
-        ("FrameContentSequence", "StackID", "stack_id"),
-        ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
-        ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "repetition_time"),
-        ("MRTimingAndRelatedParametersSequence", "FlipAngle", "flip_angle"),
-        ("MRImageFrameTypeSequence", "FrameType", "image_type"),
-        ("CTImageFrameTypeSequence", "FrameType", "image_type"),
-        ("MRImageFrameTypeSequence", "ComplexImageComponent", "complex_component"),
-        ("MRDiffusionSequence", "DiffusionBValue", "b_value"),
-    )
-)
-_FRAME_KINDS = {name: kind for name, kind in _FIELDS.values()} | {"stack_id": "text"}
 
 
 def _require_image_plane(header: SliceHeader) -> None:

@@ -13,6 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom import headers
+from beam_jobs.core.dicom.fields import FIELDS
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason
 from beam_jobs.phantoms.series import SeriesSpec, write_series
@@ -38,7 +39,7 @@ def assert_walk_agrees(path):
             return False
         (header,) = walked
         dataset = pydicom.dcmread(str(path), force=True)
-        for tag, (name, kind) in headers._FIELDS.items():
+        for tag, (name, kind) in FIELDS.items():
             found = getattr(header, name)
             if tag not in dataset or dataset[tag].value in (None, ""):
                 assert found in (None, "", ())

@@ -1,0 +1,98 @@
+"""Enhanced multi-frame objects (PS3.3 C.7.6.16): what each frame says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from beam_jobs.core.dicom.fields import FIELDS, pydicom_value
+from beam_jobs.core.reasons import Reason, RejectedError
+
+
+def frame_fields(dataset: Dataset, count: int, path: str) -> list[dict[str, Any]]:
+    """The fields of a `SliceHeader` that each frame has of its own, `frame` among them.
+
+    Args:
+      dataset: with PerFrameFunctionalGroupsSequence.
+      count: NumberOfFrames.
+      path: of the file, for the error.
+
+    Raises:
+      RejectedError: another number of groups than frames, or a frame without a position.
+    """
+    shared_items = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    shared = shared_items[0]
+    groups = dataset.PerFrameFunctionalGroupsSequence
+    if len(groups) != count:
+        raise RejectedError(
+            Reason.CORRUPT_HEADER,
+            f"{len(groups)} per-frame functional groups for {count} frames",
+            path=path,
+        )
+    repeating = _dimensions_but_position(dataset)
+    frames: list[dict[str, Any]] = []
+    for index, group in enumerate(groups):
+
+        def macro(name: str, group: Dataset = group) -> Dataset:
+            items = group.get(name) or shared.get(name) or [Dataset()]
+            item: Dataset = items[0]
+            return item
+
+        # Only its own macro places a frame: one position for all of them would be none.
+        changes: dict[str, Any] = {"frame": index, "position": ()}
+        for sequence, keyword, field, tag in _FRAME_FIELDS:
+            item = macro(sequence)
+            if keyword in item:
+                changes[field] = pydicom_value(item, tag, _FRAME_KINDS[field])
+        if not changes["position"]:
+            raise RejectedError(
+                Reason.NOT_AN_IMAGE_PLANE,
+                f"frame {index} has no ImagePositionPatient (0020,0032) of its own",
+                path=path,
+            )
+        values = macro("FrameContentSequence").get("DimensionIndexValues")
+        if values is not None and repeating:
+            many = list(values) if isinstance(values, Sequence) else [values]
+            changes["volume_index"] = tuple(int(many[d]) for d in repeating if d < len(many))
+        frames.append(changes)
+    return frames
+
+
+def _dimensions_but_position(dataset: Dataset) -> list[int]:
+    """Which DimensionIndexValues do not count positions (PS3.3 C.7.6.17)."""
+    places = {0x00200032, 0x00209057, 0x00209113}  # position, InStackPositionNumber, its sequence
+    return [
+        index
+        for index, item in enumerate(dataset.get("DimensionIndexSequence") or [])
+        if item.get("DimensionIndexPointer") not in places
+    ]
+
+
+# (functional group, keyword, field, tag): PS3.3 C.7.6.16.2 and the MR macros of C.8.13.5.
+_FRAME_FIELDS = tuple(
+    (sequence, keyword, field, int(pydicom.datadict.tag_for_keyword(keyword) or 0))
+    for sequence, keyword, field in (
+        ("PlanePositionSequence", "ImagePositionPatient", "position"),
+        ("PlaneOrientationSequence", "ImageOrientationPatient", "orientation"),
+        ("PixelMeasuresSequence", "PixelSpacing", "pixel_spacing"),
+        ("PixelMeasuresSequence", "SliceThickness", "slice_thickness"),
+        ("PixelMeasuresSequence", "SpacingBetweenSlices", "spacing_between_slices"),
+        ("PixelValueTransformationSequence", "RescaleSlope", "slope"),
+        ("PixelValueTransformationSequence", "RescaleIntercept", "intercept"),
+        ("FrameContentSequence", "TemporalPositionIndex", "temporal_position"),
+        ("FrameContentSequence", "FrameAcquisitionNumber", "acquisition_number"),
+        ("FrameContentSequence", "InStackPositionNumber", "instance_number"),
+        ("FrameContentSequence", "StackID", "stack_id"),
+        ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
+        ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "repetition_time"),
+        ("MRTimingAndRelatedParametersSequence", "FlipAngle", "flip_angle"),
+        ("MRImageFrameTypeSequence", "FrameType", "image_type"),
+        ("CTImageFrameTypeSequence", "FrameType", "image_type"),
+        ("MRImageFrameTypeSequence", "ComplexImageComponent", "complex_component"),
+        ("MRDiffusionSequence", "DiffusionBValue", "b_value"),
+    )
+)
+_FRAME_KINDS = {name: kind for name, kind in FIELDS.values()} | {"stack_id": "text"}
