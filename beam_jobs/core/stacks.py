@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -55,10 +56,10 @@ def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
             for part in parts
         )
 
-    for key in (lambda header: header.acquisition_number, lambda header: header.volume_index):
-        parts: dict[object, list[SliceHeader]] = defaultdict(list)
+    for name in ("acquisition_number", "volume_index"):
+        parts: dict[Any, list[SliceHeader]] = defaultdict(list)
         for header in stack:
-            parts[key(header)].append(header)
+            parts[getattr(header, name)].append(header)
         found = [parts[value] for value in sorted(parts, key=lambda value: (value is None, value))]
         if whole(found):
             return found

@@ -20,6 +20,7 @@ class Labels:
     """
 
     by_spelling: Mapping[str, int]
+    _spellings: Mapping[str, list[str]] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         spellings: dict[str, list[str]] = {}
@@ -38,7 +39,7 @@ class Labels:
         """
         if patient_id in self.by_spelling:
             return patient_id
-        found: list[str] = getattr(self, "_spellings").get(normalised_id(patient_id), [])  # noqa: B009
+        found = self._spellings.get(normalised_id(patient_id), [])
         if len(found) > 1:
             raise UsageError(
                 f"patient {patient_id} is ambiguous: the labels speak of {', '.join(found)}"

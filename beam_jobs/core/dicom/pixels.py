@@ -222,7 +222,8 @@ def _unpack_12_bits(packed: bytearray) -> npt.NDArray[np.uint16]:
     pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
     first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
     second = pairs[:, 1] >> 4 | pairs[:, 2] << 4
-    return np.stack([first, second], axis=1).ravel()
+    samples: npt.NDArray[np.uint16] = np.stack([first, second], axis=1).ravel()
+    return samples
 
 
 class _CompressedReader:
