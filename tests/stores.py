@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 BUCKET = "voxelbeam-test"
+_HOP = ("connection", "content-length", "expect", "transfer-encoding")
 # (method, unquoted path, body) -> a status to answer with, or None to pass the request on.
 Rules = Callable[[str, str, bytes], int | None]
 
@@ -109,9 +110,7 @@ class Front:
                 if status is None and rules is not None:
                     status = rules(self.command, path, body)
                 told = {
-                    name: value
-                    for name, value in self.headers.items()
-                    if name.lower() not in ("connection", "transfer-encoding", "expect")
+                    name: value for name, value in self.headers.items() if name.lower() not in _HOP
                 }
                 if status is None:
                     status = dialect.request(self.command, path, told)

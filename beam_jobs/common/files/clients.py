@@ -100,6 +100,7 @@ def client_of(path: str) -> tuple[Any, str]:
 
 
 def _made(scheme: str, bucket: str) -> Any:
+    from obstore.exceptions import BaseError
     from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
     options = settings.store_options(scheme)
@@ -120,11 +121,14 @@ def _made(scheme: str, bucket: str) -> Any:
             "retry_timeout": timedelta(seconds=RETRY_S),
         },
     }
-    with translated(f"{scheme}://{bucket}"):
+    try:
         if endpoint:
             return HTTPStore(endpoint, **shared)
         kind = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}[scheme]
         return kind(bucket, **options, **shared)
+    except (BaseError, OSError, ValueError) as error:
+        message = str(error).partition("\n\nDebug source")[0]
+        raise StoreError(f"{scheme}://{bucket}: {_one_line(message)}") from error
 
 
 def pool() -> ThreadPoolExecutor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from beam_jobs.common.files.writer import Target, Writer
 PART_BYTES = 8 << 20
 # Stores copy an object of up to 5 GB by one request.
 _COPY_BYTES = 4 << 30
+
+_PAST_THE_END = re.compile(r"status code: 416|Wanted range starting at \d+, but object was only")
 
 
 class Piece(NamedTuple):
@@ -75,7 +78,7 @@ def _read(path: str, start: int, length: int, tag: str) -> Piece:
         except PreconditionError as error:
             raise StoreError(f"{path}: was replaced while it was read") from error
         except BaseError as error:
-            if "status code: 416" in str(error):  # past the end
+            if _PAST_THE_END.search(str(error)):
                 return Piece(b"", None, "")
             raise
 

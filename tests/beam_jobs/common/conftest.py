@@ -8,14 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from beam_jobs.common.files import clients
-from tests import stores
+from tests import azurite, stores
 from tests.stores import Emulator
 
-KINDS = {"s3": stores.s3, "gs": stores.gs}
+KINDS = {"s3": stores.s3, "gs": stores.gs, "az": azurite.az}
 _number = itertools.count()
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=["gs", "s3", pytest.param("az", marks=pytest.mark.slow)],
+)
 def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     with KINDS[request.param]() as running:
         yield running

@@ -140,23 +140,10 @@ class TestInAStore:
         def other_comes_between(method: str, asked: str) -> int | None:
             if method == "PUT" and between == ["looked"]:
                 between.append("written")
-                files_write(b"the other's")
+                store.put(name, b"the other's")
             if method == "HEAD":
                 between.append("looked")
             return None
-
-        def files_write(data: bytes) -> None:
-            import http.client
-            import urllib.parse
-
-            url = urllib.parse.urlsplit(store.front.url)
-            store.front.fault = lambda method, path: None
-            connection = http.client.HTTPConnection(url.netloc)
-            headers = {"Authorization": stores._SIGNED}
-            connection.request("PUT", f"/{stores.BUCKET}/{name}", data, headers)
-            assert connection.getresponse().status == 200
-
-        from tests import stores
 
         store.front.fault = other_comes_between
         with pytest.raises(files.LockedError, match="the other's"):

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # moto's own
 ]
 
-DELETE = {"s3": "POST", "gs": "DELETE"}  # S3 is asked for many at a time
+DELETE = {"s3": "POST", "gs": "DELETE", "az": "POST"}  # in batches, where there are any
 
 
 def there(store: Emulator, root: str) -> dict[str, str]:

@@ -82,16 +82,18 @@ def test_an_object_appears_whole_when_its_writer_is_closed_and_not_after_an_erro
     forgotten.write(b"lost")
     del forgotten
     assert files.read(path) == b"old"
-    request = urllib.request.Request(
-        f"{store.backend}/{BUCKET}?uploads", headers={"Authorization": _SIGNED}
-    )
-    assert b"<UploadId>" not in urllib.request.urlopen(request).read()
+    if store.moto:  # Azure's parts end by themselves
+        request = urllib.request.Request(
+            f"{store.backend}/{BUCKET}?uploads", headers={"Authorization": _SIGNED}
+        )
+        assert b"<UploadId>" not in urllib.request.urlopen(request).read()
 
 
 def test_a_failed_upload_leaves_the_old_object(store: Emulator, root: str) -> None:
     path = files.join(root, "a")
     files.write(path, b"old")
-    store.front.fault = lambda method, path: 403 if "partNumber=2" in path else None
+    part = ("partNumber=2", "comp=block&")
+    store.front.fault = lambda method, path: 403 if any(p in path for p in part) else None
     with pytest.raises(files.StoreError, match=r"/a: access denied \(403\)$"):
         files.write(path, bytes(20 << 20))
     store.front.fault = lambda method, path: 403 if method == "PUT" else None
@@ -181,7 +183,8 @@ def test_no_permission_is_one_line_at_once(store: Emulator, root: str, status: i
         with pytest.raises(files.StoreError) as found:
             use(path)
         assert str(found.value) == f"{path}: access denied ({status})"
-        assert len(asked(store)) == 1
+        name = root.removeprefix(store.path(""))
+        assert len([one for one in asked(store) if name in one.path]) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -388,8 +391,8 @@ def test_google_without_credentials_reads_and_says_that_it_does_not_write(
 
 
 def test_a_web_servers_files_are_read_and_not_listed(store: Emulator, root: str) -> None:
-    if store.scheme == "s3":  # moto hands nothing out unsigned
-        pytest.skip("the front of the other emulator signs")
+    if store.scheme != "gs":
+        pytest.skip("only that emulator's front signs what a plain client sends")
     files.write(files.join(root, "d e.txt"), b"0123456789")
     name = root.removeprefix(store.path(""))
     web = f"{store.front.url}/{BUCKET}/{name}/d%20e.txt"
