@@ -88,7 +88,14 @@ def client_of(path: str) -> tuple[Any, str]:
             f"{path}: this process was forked off one that already spoke to a store; "
             "start processes by spawn or forkserver"
         )
-    key = (scheme, bucket, REQUEST_S, RETRY_S, RETRIES, *map(os.environ.get, settings.VARIABLES))
+    key = (
+        scheme,
+        bucket,
+        REQUEST_S,
+        RETRY_S,
+        RETRIES,
+        *map(os.environ.get, settings.VARIABLES.get(scheme, ())),
+    )
     client = _process.clients.get(key)
     if client is None:
         with _process.making:

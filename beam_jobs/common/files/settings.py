@@ -16,16 +16,21 @@ from typing import Any
 
 from beam_jobs.common.cli import CommandError
 
-# A change of one of them makes another client.
-VARIABLES = (
-    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    *("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_MAX_ATTEMPTS"),
-    *("AWS_SKIP_SIGNATURE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"),
-    *("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE"),
-    *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"),
-    *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT"),
-    *("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SERVICE_ENDPOINT"),
-)
+_CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+# Scheme → what makes another client when it changes.
+VARIABLES = {
+    "s3": (
+        *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        *("AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"),
+        *("AWS_MAX_ATTEMPTS", "AWS_SKIP_SIGNATURE"),
+    ),
+    "gs": ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_SKIP_SIGNATURE"),
+    "az": (
+        *("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_KEY"),
+        *("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT"),
+        *("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_SERVICE_ENDPOINT"),
+    ),
+}
 
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 # The kinds of Google credentials that obstore reads by itself.
@@ -54,7 +59,7 @@ def endpoint_of(options: Mapping[str, Any]) -> str:
 
 def certificates() -> str | None:
     """What a private authority's certificates are, as PEM; boto3's and requests' variables."""
-    for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+    for name in _CERTIFICATES:
         if path := os.environ.get(name):
             try:
                 return Path(path).read_text(encoding="ascii", errors="replace")
