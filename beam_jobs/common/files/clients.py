@@ -88,14 +88,8 @@ def client_of(path: str) -> tuple[Any, str]:
             f"{path}: this process was forked off one that already spoke to a store; "
             "start processes by spawn or forkserver"
         )
-    key = (
-        scheme,
-        bucket,
-        REQUEST_S,
-        RETRY_S,
-        RETRIES,
-        *map(os.environ.get, settings.VARIABLES.get(scheme, ())),
-    )
+    variables = settings.VARIABLES.get(scheme, ())
+    key = (scheme, bucket, REQUEST_S, RETRY_S, RETRIES, *map(os.environ.get, variables))
     client = _process.clients.get(key)
     if client is None:
         with _process.making:

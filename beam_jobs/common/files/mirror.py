@@ -101,7 +101,8 @@ def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
 
     Args:
       path: the directory.
-      resume: begin with what lies there already.
+      resume: begin with what lies there already. Whoever looks at that, be it to refuse another
+        run's directory, needs it as well.
 
     Raises:
       UsageError: nothing can be written there.
