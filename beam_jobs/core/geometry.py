@@ -67,7 +67,8 @@ class VolumeGeometry:
 
     def to_patient(self, index: npt.ArrayLike) -> Array:
         """LPS mm of voxel indices; (..., 3) to (..., 3)."""
-        return np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
+        point: Array = np.asarray(index, dtype=np.float64) @ self.affine[:3, :3].T
+        return point + self.affine[:3, 3]
 
     def to_index(self, point: npt.ArrayLike) -> Array:
         """Voxel indices (not rounded) of LPS mm points; (..., 3) to (..., 3)."""

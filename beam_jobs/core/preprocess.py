@@ -176,7 +176,7 @@ def prepare(
 
     Args:
       patient_id: as it will stand in the record.
-      series: the series chosen for each modality; others than the spec's are not looked at.
+      series: the series chosen for each modality; others than the spec's are ignored.
       spec: the recipe.
       label: class index, None when unknown.
       fold: cross-validation fold, None without a label.
@@ -270,7 +270,7 @@ def resample_series(
 def _resample(
     series: Series, spec: PreprocessSpec, grid: VolumeGeometry | None, tally: BlankTally
 ) -> Resampled:
-    """`resample_series`; the tally is told of each slice, also of those of a refused series."""
+    """`resample_series`; the tally counts each slice, also those of a refused series."""
 
     def choose(values: Float32, affine: Array) -> VolumeGeometry:
         # The pixels decide: beside a blank stack `values` may hold the zeros outside of it.

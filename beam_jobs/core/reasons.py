@@ -105,7 +105,7 @@ class Rejection:
     """Files that will not be used, and why.
 
     Attributes:
-      paths: the files it speaks of; their number is what the accounting adds up.
+      paths: the files that are refused; their number is what the accounting adds up.
       reason: the code.
       detail: what was required and what was found, one line, no header text.
       series_uid: of the files' series where it is known, else "".
@@ -127,7 +127,7 @@ class RejectedError(ValueError):
 
     Attributes:
       reason: the code.
-      path: the file it speaks of, "" when it speaks of a whole series.
+      path: the file that is refused, "" where it is a whole series.
     """
 
     def __init__(self, reason: Reason, detail: str, *, path: str = "") -> None:

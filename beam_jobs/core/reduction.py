@@ -189,7 +189,7 @@ _GROWTH = 32
 def _grown(box: _Box, samples: npt.NDArray[np.generic]) -> _Box:
     """The box grown to hold all samples of a slice that are not zero: the rest adds nothing.
 
-    The box never shrinks from slice to slice, so only what lies outside it is looked at.
+    The box never shrinks from slice to slice, so only what lies outside it is searched.
     """
     rows, columns = samples.shape
     word = next(size for size in (8, 4, 2, 1) if columns * samples.itemsize % size == 0)

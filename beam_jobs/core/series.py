@@ -5,7 +5,7 @@
 
 Slices are ordered by ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1), never
 by file name, InstanceNumber or SliceLocation, unless geometry is absent altogether; then the
-series says so (`geometry_known` is False).
+series is marked (`geometry_known` is False).
 """
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ def _slice_step(
 
 
 def _order_without_geometry(stack: list[SliceHeader]) -> Series:
-    """The last resort: InstanceNumber order, axial axes assumed, and the series says so."""
+    """The last resort: InstanceNumber order, axial axes assumed, and the series marked."""
     stack = sorted(stack, key=lambda header: (header.instance_number or 0, header.path))
     numbers = [header.instance_number for header in stack]
     if len(stack) < 2:

@@ -41,7 +41,7 @@ def split_stacks(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
 
 
 def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
-    """Repetitions of one stack (dynamics, diffusion directions), by the first key that tells them.
+    """Repetitions of one stack (dynamics, diffusion directions), by the first key that parts them.
 
     A key counts only where it gives whole repetitions: every part holds every place once. A stack
     that no key separates stays as it is, for `_order` to collapse or to refuse.

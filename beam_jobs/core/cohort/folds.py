@@ -29,7 +29,7 @@ def assign_folds(labels: Mapping[str, int], folds: int, seed: int) -> dict[str, 
       ValueError: fewer than two folds.
     """
     if folds < 2:
-        raise ValueError(f"at least 2 folds are needed, {folds} asked for")
+        raise ValueError(f"at least 2 folds are needed, {folds} requested")
     assignment: dict[str, int] = {}
     for label in sorted(set(labels.values())):
         members = [patient for patient, value in labels.items() if value == label]
@@ -53,7 +53,7 @@ def assign_shards(patients: Mapping[str, int | None], per_shard: int, seed: int)
       ValueError: fewer than one patient a shard.
     """
     if per_shard < 1:
-        raise ValueError(f"at least 1 patient a shard is needed, {per_shard} asked for")
+        raise ValueError(f"at least 1 patient a shard is needed, {per_shard} requested")
     names: dict[str, str] = {}
     for fold in {fold: None for fold in patients.values()}:
         members = [patient for patient, value in patients.items() if value == fold]

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
 
 
 def normalised_id(patient_id: str) -> str:
@@ -45,8 +46,8 @@ class IdPolicy:
         ).hexdigest()[:32]
 
 
-def read_id_policy(name: str, key_file: str | None) -> IdPolicy:
-    """Keep ids, or hash them with the key in a local file.
+def read_id_policy(name: str, key_file: files.StrPath | None) -> IdPolicy:
+    """Keep ids, or hash them with the key in a file.
 
     Raises:
       UsageError: `hmac` without a key file, a key file that cannot be read or is too short, or a
@@ -59,10 +60,9 @@ def read_id_policy(name: str, key_file: str | None) -> IdPolicy:
     if key_file is None:
         raise UsageError("--id_policy hmac needs --id_key FILE")
     try:
-        with open(key_file, "rb") as file:
-            key = file.read().strip()
+        key = files.read(key_file).strip()
     except OSError as error:
-        raise UsageError(f"--id_key {key_file}: {error.strerror}") from error
+        raise UsageError(f"--id_key {key_file}: {error.strerror or error}") from error
     if len(key) < 16:
         raise UsageError(f"--id_key {key_file} holds {len(key)} bytes, at least 16 required")
     return IdPolicy(key=key)

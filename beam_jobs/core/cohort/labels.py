@@ -32,7 +32,7 @@ class Labels:
         return len(self.by_spelling)
 
     def spelling_of(self, patient_id: str) -> str | None:
-        """The labels' spelling of a patient, None when they do not speak of it.
+        """The labels' spelling of a patient, None when they do not list it.
 
         Raises:
           UsageError: several labelled ids could be meant (`5` and `005` for `00005`).
@@ -42,7 +42,7 @@ class Labels:
         found = self._spellings.get(normalised_id(patient_id), [])
         if len(found) > 1:
             raise UsageError(
-                f"patient {patient_id} is ambiguous: the labels speak of {', '.join(found)}"
+                f"patient {patient_id} is ambiguous: the labels list {', '.join(found)}"
             )
         return found[0] if found else None
 

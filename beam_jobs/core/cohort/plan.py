@@ -10,7 +10,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from pydicom._uid_dict import UID_dictionary
+from pydicom import config
 from pydicom.uid import UID
 
 from beam_jobs.core.cohort.ids import normalised_id
@@ -184,7 +184,8 @@ def _count(paths: Iterable[str], counted: set[str]) -> int:
 
 def _syntax_name(uid: str) -> str:
     """The standard's name of a transfer syntax; nothing else of that field is let through."""
-    return UID(uid).name if uid in UID_dictionary else "unknown"
+    name = UID(uid, validation_mode=config.IGNORE).name  # a malformed one is unknown, no warning
+    return name if name != uid else "unknown"
 
 
 def _preference(series: Series) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.series import Series
 
 Range = tuple[float | None, float | None]
@@ -165,7 +166,7 @@ DEFAULT_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality="FLAIR", text=_FLAIR),
     ModalityRule(modality="T2w", text=_T2),
 )
-# Tried where no description, protocol or sequence name speaks at all: echo, repetition and
+# Tried where no description, protocol or sequence name is filled at all: echo, repetition and
 # inversion times of spin and gradient echo.
 TIME_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality="FLAIR", inversion_time=(1500, None), echo_time=(60, None)),
@@ -217,8 +218,8 @@ def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
     return tuple(rules)
 
 
-def read_rules_file(path: str | None) -> tuple[ModalityRule, ...]:
-    """The rules of a local file, none without one.
+def read_rules_file(path: files.StrPath | None) -> tuple[ModalityRule, ...]:
+    """The rules of a file, none without one.
 
     Raises:
       UsageError: the file cannot be read or holds no rules.
@@ -226,7 +227,6 @@ def read_rules_file(path: str | None) -> tuple[ModalityRule, ...]:
     if path is None:
         return ()
     try:
-        with open(path, encoding="utf-8") as file:
-            return read_rules(file.read(), name=path)
+        return read_rules(files.read_text(path), name=files.text(path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--series_rules {path} cannot be read: {error}") from error

@@ -50,7 +50,7 @@ def encapsulated_frames(header: SliceHeader, data: bytes) -> list[bytes]:
         if count == 1:
             frames = [b"".join(fragments)]
         elif len(fragments) == count:
-            # An Extended Offset Table is always of this kind, so none is looked for.
+            # An Extended Offset Table is always of this kind, so none is searched.
             frames = fragments
         else:
             frames = list(generate_frames(data, number_of_frames=count))
@@ -70,7 +70,7 @@ def encapsulated_frames(header: SliceHeader, data: bytes) -> list[bytes]:
 
 
 def decode_frame(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:
-    """Samples of one codestream, in the type that the header's bits allocated ask for.
+    """Samples of one codestream, in the type that the header's bits allocated require.
 
     Raises:
       RejectedError: it is cut short or of another matrix, no decoder is installed, or the decoder

@@ -1,6 +1,6 @@
 """A fast walk over a plain DICOM header: wanted values as bytes, and where the pixels lie.
 
-pydicom needs about ten times as long, mostly to build objects that nobody here asks for. The walk
+pydicom needs about ten times as long, mostly to build objects that are not needed here. The walk
 knows only the plain case (Part 10, little endian, known lengths, ASCII text); whatever else it
 meets it hands over (`HandOver`) to pydicom, which is also what the tests hold it to.
 

@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import pydicom
 from pydicom.dataset import Dataset
 
-from beam_jobs.common.files.interface import ByteSource, SourceFile, open_bytes
-from beam_jobs.common.files.local import LocalBytes
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import header_walk
 from beam_jobs.core.dicom.fields import FIELDS, PARSE, pydicom_value
 from beam_jobs.core.dicom.multi_frame import frame_fields
@@ -133,11 +132,11 @@ _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
 _WANTED = frozenset(FIELDS) | _UNUSUAL
 
 
-def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection]]:
+def index_files(paths: Iterable[files.StrPath]) -> tuple[list[SliceHeader], list[Rejection]]:
     """Reads the headers of `paths`, each file once.
 
     Args:
-      paths: files, local or of a store.
+      paths: files, in any place that the file layer reads.
 
     Returns:
       The images that could be volumes' slices, in input order, and a rejection for every file
@@ -145,7 +144,7 @@ def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection
     """
     headers: list[SliceHeader] = []
     rejections: list[Rejection] = []
-    for path in paths:
+    for path in map(files.text, paths):
         try:
             found = read_headers(path)
         except RejectedError as error:
@@ -155,16 +154,17 @@ def index_files(paths: Iterable[str]) -> tuple[list[SliceHeader], list[Rejection
     return headers, rejections
 
 
-def read_headers(path: str) -> list[SliceHeader]:
+def read_headers(path: files.StrPath) -> list[SliceHeader]:
     """The images of one file.
 
     Raises:
       RejectedError: the file holds no greyscale image plane; its reason says why.
     """
+    path = files.text(path)
     if not path.isprintable() and not _is_utf8(path):
         raise RejectedError(Reason.UNUSABLE_NAME, "the name is not valid UTF-8", path=path)
     try:
-        with open_bytes(path) as source:
+        with files.open_bytes(path) as source:
             headers = _read_plain(path, source) or [
                 header._replace(modified=source.modified)
                 for header in _read_with_pydicom(path, source)
@@ -186,7 +186,7 @@ def _is_utf8(path: str) -> bool:
     return True
 
 
-def _read_plain(path: str, source: ByteSource) -> list[SliceHeader]:
+def _read_plain(path: str, source: files.ByteSource) -> list[SliceHeader]:
     """The header by the fast walk, or nothing when pydicom has to read the file."""
     try:
         walked = header_walk.walk(source, _WANTED, ENCAPSULATED)
@@ -213,7 +213,7 @@ def _read_plain(path: str, source: ByteSource) -> list[SliceHeader]:
     ]
 
 
-def _read_with_pydicom(path: str, source: ByteSource) -> list[SliceHeader]:
+def _read_with_pydicom(path: str, source: files.ByteSource) -> list[SliceHeader]:
     """The headers by pydicom, for whatever is not plain."""
     if source.size == 0:
         raise RejectedError(Reason.NOT_DICOM, "the file is empty", path=path)
@@ -224,10 +224,10 @@ def _read_with_pydicom(path: str, source: ByteSource) -> list[SliceHeader]:
         raise RejectedError(Reason.NOT_DICOM, "no DICM prefix at byte 128", path=path)
     # A corrupt length must not make the reader allocate it: both of these clamp reads.
     stream: Any
-    if isinstance(source, LocalBytes):
+    if isinstance(source, files.LocalBytes):
         stream = mmap.mmap(source.descriptor, 0, access=mmap.ACCESS_READ)
     else:
-        stream = SourceFile(source)  # the pixels need not be fetched
+        stream = files.SourceFile(source)  # the pixels need not be fetched
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -28,7 +28,7 @@ from beam_jobs.core.reasons import Reason, RejectedError
 class StoredSlice(NamedTuple):
     """One slice's samples and how they become values: `value = samples * slope + intercept`.
 
-    `samples` is (row, column) and valid only until the next slice is asked for (the buffer is
+    `samples` is (row, column) and valid only until the next slice is read (the buffer is
     used again). MONOCHROME1 inversion is folded into slope and intercept (PS3.3 C.7.6.3.1.2).
     `blank` is what `is_blank` says of the samples.
     """
@@ -95,7 +95,7 @@ def stored_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     """The slices of a series in order, each file read once.
 
     The first slice is read at once: where its pixels are not of the matrix that the header claims,
-    nobody has yet allocated for that matrix.
+    nothing has been allocated for that matrix yet.
 
     Raises:
       RejectedError: unreadable, truncated or undecodable pixels; the error names the file.

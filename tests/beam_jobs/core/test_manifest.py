@@ -63,7 +63,7 @@ def test_a_manifest_comes_back_from_its_text_and_bytes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("folds", "5", "folds: '5' found, a whole number required"),
         ("folds", True, "folds: True found, a whole number required"),
@@ -112,10 +112,12 @@ def test_a_manifest_comes_back_from_its_text_and_bytes() -> None:
         ("shards.1.patients.0.label", 0, "label_balance: "),
     ],
 )
-def test_a_malformed_field_is_refused_by_name_and_value(path: str, value: Any, told: str) -> None:
+def test_a_malformed_field_is_refused_by_name_and_value(
+    path: str, value: Any, message: str
+) -> None:
     with pytest.raises(ContractError) as refused:
         Manifest.loads(changed(path, value))
-    assert str(refused.value).startswith(told)
+    assert str(refused.value).startswith(message)
     assert len(str(refused.value)) < 400
 
 

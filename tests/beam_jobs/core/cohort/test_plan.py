@@ -1,4 +1,4 @@
-"""Whose file, which modality: directory names where they speak, else headers, else rules."""
+"""Whose file, which modality: directory names where they decide, else headers, else rules."""
 
 import json
 
@@ -33,8 +33,8 @@ def test_directory_named_after_a_modality_makes_its_parent_a_patient():
         "r/T1w.dcm",
     ]
     places = find_places(paths, ("T1w", "FLAIR"))
-    told = {name: (patient_id_of(p.patient), p.modality) for name, p in places.items()}
-    assert told == {
+    found = {name: (patient_id_of(p.patient), p.modality) for name, p in places.items()}
+    assert found == {
         "r/train/00005/T1w": ("00005", "T1w"),
         "r/train/00005/flair": ("00005", "FLAIR"),
         "r/train/00005/T2w": ("00005", ""),  # a default modality that is not wanted

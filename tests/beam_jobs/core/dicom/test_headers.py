@@ -182,3 +182,11 @@ def test_input_is_not_touched(series_folder, tmp_path):
 def test_mr_storage_constant_is_what_phantoms_write(series_folder):
     (header, *_), _ = index_files(sorted(map(str, series_folder.iterdir())))
     assert header.sop_class == MRImageStorage
+
+
+def test_paths_may_be_path_objects(tmp_path):
+    written = write_series(SeriesSpec(slices=3), tmp_path, lambda xyz: xyz[..., 0])
+    absent = tmp_path / "absent.dcm"
+    found, rejections = index_files([*written.paths, absent])
+    assert [header.path for header in found] == [str(path) for path in written.paths]
+    assert [rejection.paths for rejection in rejections] == [(str(absent),)]

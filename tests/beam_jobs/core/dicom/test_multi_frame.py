@@ -192,7 +192,7 @@ def test_split_stacks_are_the_volumes_of_dcm2niix(tmp_path, kind):
 def test_frames_without_a_position_are_refused(tmp_path, missing):
     groups = [group() if missing == "all" or k == 2 else place(k) for k in range(4)]
     path = write(tmp_path / "m.dcm", groups, images(4), ImagePositionPatient=[0, 0, 0])
-    _, (rejection,) = index_files([str(path)])
+    _, (rejection,) = index_files([path])
     assert rejection.reason is Reason.NOT_AN_IMAGE_PLANE
 
 
@@ -201,7 +201,7 @@ def test_classic_multi_frame_without_groups_is_refused(tmp_path, sop_class):
     dataset = image_dataset(rows=36, columns=40, bits_stored=12, sop_class=sop_class)
     dataset.NumberOfFrames = 4
     path = save(dataset, tmp_path / "m.dcm", uid.ExplicitVRLittleEndian, images(4))
-    _, (rejection,) = index_files([str(path)])
+    _, (rejection,) = index_files([path])
     assert rejection.reason is Reason.NOT_AN_IMAGE_PLANE
 
 
@@ -210,14 +210,14 @@ def test_wrong_number_of_frames_is_refused(tmp_path, count):
     dataset = enhanced_dataset([place(k) for k in range(4)], bits_stored=12)
     dataset.NumberOfFrames = count
     path = save(dataset, tmp_path / "m.dcm", uid.ExplicitVRLittleEndian, images(4))
-    _, (rejection,) = index_files([str(path)])
+    _, (rejection,) = index_files([path])
     assert rejection.reason in (Reason.CORRUPT_HEADER, Reason.TRUNCATED_PIXELS)
 
 
 def test_spacing_of_neither_frame_nor_shared_group_is_refused(tmp_path):
     shared = group(PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]})
     path = write(tmp_path / "m.dcm", [place(k) for k in range(4)], images(4), shared=shared)
-    headers, unread = index_files([str(path)])
+    headers, unread = index_files([path])
     assert not unread
     _, (rejection,) = assemble(headers)
     assert rejection.reason is Reason.INVALID_GEOMETRY
@@ -233,7 +233,7 @@ def test_frames_at_one_place_are_duplicates_by_their_own_pixels(tmp_path, syntax
         tmp_path / "m.dcm", [*groups, place(0)], [*frames, frames[0 if same else 1]], syntax,
         rows=4, columns=4,
     )  # fmt: skip
-    series, rejections = assemble(index_files([str(path)])[0])
+    series, rejections = assemble(index_files([path])[0])
     reason = Reason.EXACT_DUPLICATE if same else Reason.CONFLICTING_DUPLICATES
     assert [rejection.reason for rejection in rejections] == [reason]
     assert [len(stack.headers) for stack in series] == ([251] if same else [])

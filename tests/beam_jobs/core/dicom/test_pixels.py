@@ -396,17 +396,17 @@ def test_native_frames_are_each_read_once_at_their_offset(tmp_path, monkeypatch)
     frames = frames_of(16, 12, count=5)
     path = multi_frame(tmp_path / "m.dcm", uid.ExplicitVRLittleEndian, frames, bits_stored=12)
     (header, *_), _ = index_files([str(path)])
-    asked = []
+    requests = []
     whole = local.LocalBytes.read_into
 
     def read_into(source, buffer, offset):
-        asked.append((offset, len(buffer)))
+        requests.append((offset, len(buffer)))
         return whole(source, buffer, offset)
 
     monkeypatch.setattr(local.LocalBytes, "read_into", read_into)
     volume = read_volume([path])
     size = 36 * 40 * 2
-    assert asked == [(header.pixel_offset + k * size, size) for k in range(5)]
+    assert requests == [(header.pixel_offset + k * size, size) for k in range(5)]
     assert np.array_equal(volume.array, np.stack(frames, axis=-1))
 
 
