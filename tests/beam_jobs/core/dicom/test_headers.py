@@ -185,7 +185,7 @@ def test_mr_storage_constant_is_what_phantoms_write(series_folder):
 
 
 def test_paths_may_be_path_objects(tmp_path):
-    written = write_series(SeriesSpec(slices=3), tmp_path, lambda xyz: xyz[..., 0])
+    written = write_series(SeriesSpec(slices=3), tmp_path, lambda xyz: xyz[..., 0] ** 2)
     absent = tmp_path / "absent.dcm"
     found, rejections = index_files([*written.paths, absent])
     assert [header.path for header in found] == [str(path) for path in written.paths]
