@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, items, run
@@ -41,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = BaselineConfig()
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="dataset with a manifest.json")
-    add("--output_dir", required=True, type=Path, metavar="RUN", help="directory of the run")
+    add("--output_dir", required=True, metavar="RUN", help="directory of the run, or a store's")
     add("--modalities", **LIST, help="whose features to use (default: all of the dataset's)")
     add("--trees", type=int, default=defaults.trees, metavar="N", help="of each forest")
     add(
@@ -91,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     return EXIT_OK
 
 
-def _print_summary(directory: Path, done: Mapping[str, Any]) -> None:
+def _print_summary(directory: str, done: Mapping[str, Any]) -> None:
     metrics = done["metrics"]
     for name, text in summary_rows(metrics):
         row(name, text)
@@ -104,7 +103,7 @@ def _print_summary(directory: Path, done: Mapping[str, Any]) -> None:
         f"{done['wall_seconds']:.0f} s, {done['config']['trees']} trees on "
         f"{done['features']} features",
     )
-    row("baseline", str(directory))
+    row("baseline", directory)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import read_manifest
 from trainer.explain.attribution import MAP_METHODS
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     add = parser.add_argument
-    add("--run", required=True, type=Path, help="directory of a finished training run")
+    add("--run", required=True, help="directory of a finished training run")
     add("--data", required=True, metavar="DIR", help="the dataset that it was trained on")
     add(
         "--patients",
@@ -50,14 +50,15 @@ def _parser() -> argparse.ArgumentParser:
         **LIST,
     )
     add("--method", default=MAP_METHODS[0], choices=MAP_METHODS, help="how voxels are weighed")
-    add("--output", required=True, type=Path, metavar="OUT", help="directory to write into")
+    add("--output", required=True, metavar="OUT", help="directory to write into")
     return parser
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    if args.output.exists() and not args.output.is_dir():
+    files.require_writable(args.output)
+    if not files.is_remote(args.output) and files.stat(args.output) is not None:
         raise UsageError(f"--output {args.output}: a file, a directory is needed")
     trained = Run.load(args.run)
     manifest = read_manifest(args.data)
@@ -71,17 +72,17 @@ def main(argv: Sequence[str]) -> int:
     quiet_tensorflow()
     # TensorFlow: seconds, only from here on.
     from trainer.explain.explainer import explain
-    from trainer.reports.saliency import JSON_NAME, write_report
+    from trainer.reports.saliency import JSON_NAME, PAGE_NAME, write_report
 
     explained = explain(trained, args.data, manifest, chosen, method=args.method)
     summary = summarise(trained, explained, method=args.method)
-    report = write_report(args.output, summary, explained)
+    write_report(args.output, summary, explained)
     for patient in summary["patients"]:
         row(patient["patient_id"], _line(patient))
     for warning in summary["warnings"]:
         row("mind", warning)
     row("maps", f"{len(explained)} and {JSON_NAME} in {args.output}")
-    row("report", str(report))
+    row("report", files.join(args.output, PAGE_NAME))
     return EXIT_OK
 
 

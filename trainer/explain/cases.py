@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
@@ -77,7 +78,7 @@ def choose(trained: Run, manifest: Manifest, wanted: Sequence[str] | None) -> li
     known = {patient_id: (label, fold) for patient_id, label, fold in manifest.patients}
     spelt = {normalised_id(patient_id): patient_id for patient_id in known}
     labels = {normalised_id(i): str(label) for i, (label, _) in known.items() if label is not None}
-    predictions = read_predictions(trained.directory / OOF_NAME, labels)
+    predictions = read_predictions(files.join(trained.directory, OOF_NAME), labels)
     logits = dict(zip(predictions.keys, predictions.scores.tolist(), strict=True))
     if wanted is None:
         best: dict[tuple[int, bool], str] = {}

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
 from trainer.explain.cases import Explained
 from trainer.metrics.logits import sigmoid
+from trainer.metrics.predictions import directory_name
 from trainer.training.run_files import Run
 
 FORMAT = "voxelbeam-saliency"
@@ -52,7 +53,7 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
     return {
         "format": FORMAT,
         "method": method,
-        "run": trained.directory.resolve().name,
+        "run": directory_name(trained.directory),
         "model": trained.model,
         "modalities": list(trained.modalities),
         "dataset_fingerprint": trained.dataset_fingerprint,

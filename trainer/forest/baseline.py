@@ -16,6 +16,7 @@ import numpy.typing as npt
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, pooled_metrics
@@ -86,53 +87,51 @@ class BaselineConfig:
         return {**dataclasses.asdict(self), "modalities": modalities}
 
 
-def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+def claim(
+    directory: files.StrPath, request: Mapping[str, Any], *, overwrite: bool
+) -> dict[str, Any] | None:
     """Takes a directory for a baseline; nothing is written there before the work is done.
 
     Returns:
       The finished baseline.json of the same request, None where there is work to do.
 
     Raises:
-      UsageError: the directory holds something that is not a baseline.
+      UsageError: the directory holds something that is not a baseline, or cannot be written to.
       ContractError: it holds a baseline of another request; the message names what differs.
     """
-    file = directory / BASELINE_NAME
-    if directory.exists() and not file.is_file():
-        taken = not directory.is_dir() or any(
-            not path.name.startswith(".") for path in directory.iterdir()
-        )
-        if taken:
+    files.require_writable(directory)
+    file = files.join(directory, BASELINE_NAME)
+    if files.stat(file) is None:
+        empty = files.is_dir(directory) and not files.holds_files(directory)
+        if files.exists(directory) and not empty:
             raise UsageError(
                 f"{directory}: not empty and not a baseline; choose another --output_dir"
             )
-    if file.is_file():
-        there = read_json(file)
-        if there.get("format") != FORMAT:
-            raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
-        if not overwrite:
-            try:
-                require_kinds(there, _KINDS)
-            except ContractError as error:
-                raise ContractError(f"{file}: {error}") from error
-            _require_same(directory, there, request)
-            return there
-    directory.mkdir(parents=True, exist_ok=True)
-    return None
-
-
-def _require_same(directory: Path, there: Mapping[str, Any], request: Mapping[str, Any]) -> None:
-    here, asked = (
+        if not files.is_remote(directory):  # where it cannot be made, it is better known now
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        return None
+    there = read_json(file)
+    if there.get("format") != FORMAT:
+        raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
+    if overwrite:
+        return None
+    try:
+        require_kinds(there, _KINDS)
+    except ContractError as error:
+        raise ContractError(f"{file}: {error}") from error
+    before, requested = (
         {**side["config"], "dataset_fingerprint": side["dataset_fingerprint"]}
         for side in (there, request)
     )
-    if differing := differences(here, asked):
+    if differing := differences(before, requested):
         raise ContractError(
             f"{directory} holds another baseline ({differing}); --overwrite replaces it"
         )
+    return there
 
 
 def write_baseline(
-    directory: Path,
+    directory: files.StrPath,
     request: Mapping[str, Any],
     table: FeatureTable,
     truth: npt.NDArray[np.int64],
@@ -140,7 +139,7 @@ def write_baseline(
     started: float,
 ) -> dict[str, Any]:
     """Writes the three files, baseline.json last; returns its object."""
-    (directory / BASELINE_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
+    files.delete([files.join(directory, BASELINE_NAME)])  # first: what is half gone is unfinished
     rows = [
         (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability)
         for result in held_out
@@ -148,7 +147,7 @@ def write_baseline(
             result.rows, result.logits.tolist(), sigmoid(result.logits).tolist(), strict=True
         )
     ]
-    write_table(directory / OOF_NAME, OOF_COLUMNS, rows)
+    write_table(files.join(directory, OOF_NAME), OOF_COLUMNS, rows)
     lost, gained = (
         np.concatenate([getattr(result, name) for result in held_out], axis=1)
         for name in ("auc_lost", "loss_gained")
@@ -156,7 +155,7 @@ def write_baseline(
     mean = lost.mean(axis=1)
     order = np.lexsort((-gained.mean(axis=1), -mean))
     write_table(
-        directory / IMPORTANCE_NAME,
+        files.join(directory, IMPORTANCE_NAME),
         ("feature", "auc_lost", "deviation", "log_loss_gained"),
         zip(
             [table.names[at] for at in order],
@@ -179,5 +178,5 @@ def write_baseline(
         },
         "wall_seconds": round(time.perf_counter() - started, 3),
     }
-    write_json(directory / BASELINE_NAME, done)
+    write_json(files.join(directory, BASELINE_NAME), done)
     return done

@@ -190,11 +190,16 @@ def read_predictions(
 
 def _name(file: files.StrPath) -> str:
     """ "run-a" of run-a/oof_predictions.csv, "model-b" of model-b.csv."""
-    name = files.name_of(file)
-    if name == OOF_NAME:
-        path = files.text(file) if files.is_remote(file) else os.path.realpath(file)
-        name = files.name_of(path.removesuffix(name)) or name
-    return os.path.splitext(name)[0]
+    name, directory = files.name_of(file), os.path.dirname(file)
+    run = directory_name(directory) if name == OOF_NAME else ""
+    return run or os.path.splitext(name)[0]
+
+
+def directory_name(directory: files.StrPath) -> str:
+    """The last part of a directory's path; of "." its own name."""
+    if not files.is_remote(directory):
+        directory = os.path.realpath(directory)
+    return files.name_of(directory)
 
 
 def _column(file: files.StrPath, found: Sequence[str], wanted: Sequence[str]) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
 from trainer.explain.cases import Explained
-from trainer.explain.nifti import write_nifti
 from trainer.explain.summary import map_name
 
 JSON_NAME = "saliency.json"
@@ -33,24 +34,38 @@ _MARGIN = 2  # voxels around the head
 
 
 def write_report(
-    directory: Path, summary: Mapping[str, Any], explained: Sequence[Explained]
-) -> Path:
-    """Writes maps, numbers and the page; gives the page's path.
+    directory: files.StrPath, summary: Mapping[str, Any], explained: Sequence[Explained]
+) -> None:
+    """Writes maps, numbers and the page.
 
     Args:
-      directory: made when it does not exist.
+      directory: where to, local or in a store; made when it does not exist.
       summary: of `summarise`.
       explained: the patients, in the summary's order.
     """
     text = page(summary, explained)
-    directory.mkdir(parents=True, exist_ok=True)
     for one in explained:
-        values = one.found.values
-        flat = values[..., 0] if values.shape[-1] == 1 else values
-        write_nifti(directory / map_name(one.chosen.patient_id), flat, one.case.affine)
-    write_json(directory / JSON_NAME, summary)
-    (directory / PAGE_NAME).write_text(text, encoding="utf-8")
-    return directory / PAGE_NAME
+        data = nifti(one.found.values, one.case.affine)
+        files.write(files.join(directory, map_name(one.chosen.patient_id)), data)
+    write_json(files.join(directory, JSON_NAME), summary)
+    files.write_text(files.join(directory, PAGE_NAME), text)
+
+
+def nifti(values: Floats, affine: Floats) -> bytes:
+    """A map as a compressed NIfTI-1 file of float32; the same values give the same bytes.
+
+    Args:
+      values: (row, column, slice, channel), a volume a channel; a single one has no fourth axis.
+      affine: 4x4, (row, column, slice, 1) of a voxel centre to patient LPS mm, as in a record. In
+        the file it is turned to NIfTI's RAS, and the first axis is the row index: as volumes of the
+        conversion are written.
+    """
+    flat = values[..., 0] if values.shape[-1] == 1 else values
+    ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    image = nibabel.Nifti1Image(flat.astype(np.float32), ras)
+    image.set_sform(ras, code="scanner")
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)
 
 
 def page(summary: Mapping[str, Any], explained: Sequence[Explained]) -> str:
