@@ -6,15 +6,16 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, run
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, show
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import CACHES
 from trainer.config.search_space import read_space, space_of
 from trainer.data.split import check_folds
+from trainer.reports.study import REPORT_NAME, write_report
 from trainer.search.attempts import COMMAND
 from trainer.search.board import leaderboard, line
 from trainer.search.roles import Role
@@ -25,7 +26,7 @@ from trainer.search.run_search import (
     SearchConfig,
     folds_to_hold_out,
 )
-from trainer.search.study import BEST_NAME, TRIALS_NAME, FinishedTrial, best_of, caveat, claimed
+from trainer.search.study import SETTINGS_NAME, TRIALS_NAME, FinishedTrial, best_of, caveat, claimed
 
 PROG = "python -m trainer.tune"
 
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(**dataclasses.asdict(SearchConfig()))
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="dataset: a directory, gs://, s3://, ...")
-    add("--output_dir", required=True, type=Path, metavar="STUDY", help="directory of the study")
+    add("--output_dir", required=True, metavar="STUDY", help="directory of the study, or a store's")
     add("--tuner", choices=TUNERS, help="how it is searched")
     add("--max_trials", type=int, metavar="N", help="at most so many trials")
     add("--objective", choices=OBJECTIVES, help="what is maximised")
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, help="at most so many a trial; of hyperband's last round")
     add("--patience", type=int,
         help="stop a network after so many epochs without a better validation AUC")  # fmt: skip
-    add("--space", type=Path, metavar="FILE",
+    add("--space", metavar="FILE",
         help="JSON: a hyperparameter's name with its value (fixed), a list of values (restricted) "
         "or null (left at the trainer's default)")  # fmt: skip
     add("--seed", type=int, help="of the search and of the trials' networks")
@@ -94,27 +95,24 @@ def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
         space = space_of(modalities)
     else:
         text = read_named(args.space, flag="--space")
-        space = read_space(text, modalities, source=str(args.space))
+        space = read_space(text, modalities, source=args.space)
     search = Search(
         config, data=args.data, manifest=manifest, space=space, folds=folds, command=command
     )
-    directory = args.output_dir.absolute()
+    directory = args.output_dir
+    if not files.is_remote(directory):
+        directory = os.path.abspath(directory)
     if role.is_worker:
         search.work(directory, role)
         return EXIT_OK
     with claimed(directory, search.request, config.max_trials) as study:
         trials = search.lead(study, role)
-        # Drawing libraries take a second to import.
-        from trainer.reports.study import write_report
-
-        report = write_report(study.directory, search.request, space, trials)
-    _print_summary(args.output_dir, search, trials, report.name)
+        write_report(study.directory, search.request, space, trials)
+    _print_summary(args.output_dir, search, trials)
     return EXIT_OK
 
 
-def _print_summary(
-    directory: Path, search: Search, trials: Sequence[FinishedTrial], report: str
-) -> None:
+def _print_summary(directory: str, search: Search, trials: Sequence[FinishedTrial]) -> None:
     best = best_of(trials)
     if best is None:
         raise CommandError(
@@ -125,8 +123,8 @@ def _print_summary(
     row("best", line(best))
     row("mind", caveat(trials))
     row("trials", f"{len(trials)}, {failed} failed; {TRIALS_NAME} in {directory}")
-    row("settings", f"{directory / BEST_NAME}, for trainer.task --hyperparameters")
-    row("report", str(directory / report))
+    row("settings", f"{files.join(directory, SETTINGS_NAME)}, for trainer.task --hyperparameters")
+    row("report", files.join(directory, REPORT_NAME))
 
 
 if __name__ == "__main__":

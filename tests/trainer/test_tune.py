@@ -19,6 +19,7 @@ import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.trainer.search.searches import (  # noqa: F401
@@ -34,7 +35,6 @@ from trainer.config.run import TrainConfig
 from trainer.search import run_search
 from trainer.search.roles import Role
 from trainer.search.study import Study
-from trainer.training.run_files import locked
 from trainer.tune import main
 
 
@@ -178,8 +178,8 @@ def test_a_study_of_other_settings_is_refused_with_both_sides_named(
 
 def test_two_searches_do_not_work_on_one_study(dataset: Path, tmp_path: Path) -> None:
     with (
-        locked(tmp_path / "study"),
-        pytest.raises(ContractError, match="another search works on this study"),
+        files.lock(tmp_path / "study/.lock", ""),
+        pytest.raises(files.LockedError, match="another search works on this study"),
     ):
         main(argv_of(dataset, tmp_path / "study"), command=FAKE)
 
@@ -272,7 +272,7 @@ def test_importance_finds_what_the_objective_was_made_of() -> None:
     assert share > 10 * abs(second)
     nothing = importance_of(space, rows(0.1, 0.0))
     assert not nothing.worth
-    assert "hardly better than the mean" in nothing.told
+    assert "hardly better than the mean" in nothing.unknown
 
 
 def test_a_processs_role_comes_from_kerastuners_variables_or_the_clusters() -> None:

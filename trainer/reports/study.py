@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.templating import render
 from trainer.config.search_space import Choice, Space
-from trainer.search.study import REPORT_NAME, FinishedTrial, best_of, caveat, ranking
+from trainer.search.study import FinishedTrial, best_of, caveat, ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+REPORT_NAME = "report.html"
 _FEWEST = 20  # trials, or 3 a hyperparameter if that is more
 _PARTS, _REPEATS, _SHUFFLES, _TREES = 5, 2, 10, 60
 _LEAST = 0.1  # of the variance; forests of this size predict a few hundredths of mere noise
@@ -30,15 +31,15 @@ class Importance:
 
     Attributes:
       worth: (name, share of the objective's variance lost by shuffling it, its spread over the
-        held-out parts), the greatest first; empty where nothing can be told.
+        held-out parts), the greatest first; empty where nothing can be said.
       predicted: share of the variance of held-out trials that the forest predicts; None where it
         was not tried.
-      told: in words, where nothing can be told.
+      unknown: why nothing can be said, in words.
     """
 
     worth: tuple[tuple[str, float, float], ...] = ()
     predicted: float | None = None
-    told: str = ""
+    unknown: str = ""
 
 
 def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0) -> Importance:
@@ -56,11 +57,11 @@ def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0)
     fewest = max(_FEWEST, 3 * len(names))
     if len(scored) < fewest:
         return Importance(
-            told=f"Too few trials to tell: {len(scored)} have an objective, {fewest} are needed."
+            unknown=f"Too few trials to tell: {len(scored)} have an objective, {fewest} are needed."
         )
     goal = np.array([row.objective for row in scored], dtype=np.float64)
     if not goal.std() > 1e-9:
-        return Importance(told="Nothing to tell: every trial has the same objective.")
+        return Importance(unknown="Nothing to tell: every trial has the same objective.")
     rng = np.random.default_rng(seed)
     lost = np.zeros((_REPEATS * _PARTS, len(names)))
     missed = np.zeros(_REPEATS * _PARTS)
@@ -83,7 +84,7 @@ def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0)
     if predicted < _LEAST:
         return Importance(
             predicted=predicted,
-            told="Nothing can be told: from their hyperparameters a forest predicts held-out "
+            unknown="Nothing can be told: from their hyperparameters a forest predicts held-out "
             "trials hardly better than the mean of all trials does.",
         )
     shares = lost / goal.var()
@@ -129,24 +130,24 @@ def _columns(
 
 
 def write_report(
-    directory: Path, asked: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]
-) -> Path:
-    """Writes report.html and gives its path.
+    directory: files.StrPath,
+    request: Mapping[str, Any],
+    space: Space,
+    rows: Sequence[FinishedTrial],
+) -> None:
+    """Writes report.html.
 
     Args:
       directory: of the study.
-      asked: its settings.
+      request: its settings.
       space: what could be chosen.
       rows: finished trials.
     """
-    report = directory / REPORT_NAME
-    temporary = directory / f".{REPORT_NAME}"
-    temporary.write_text(page(directory.name, asked, space, rows), encoding="utf-8")
-    temporary.replace(report)
-    return report
+    text = page(files.name_of(directory), request, space, rows)
+    files.write_text(files.join(directory, REPORT_NAME), text)
 
 
-def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]) -> str:
+def page(name: str, request: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]) -> str:
     """The page: needs nothing but itself, no script, no request."""
     from markupsafe import Markup
 
@@ -165,7 +166,7 @@ def page(name: str, asked: Mapping[str, Any], space: Space, rows: Sequence[Finis
         "study.html.j2",
         filters=filters,
         name=name,
-        asked=asked,
+        request=request,
         choices=space.choices,
         searched=[choice.name for choice in space.searched],
         combinations=space.count(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.search.trial import (
     ATTEMPT_NAME,
@@ -24,7 +24,8 @@ from trainer.search.trial import (
     MEMORY,
     RESULT_NAME,
     Request,
-    forget_networks,
+    disposable,
+    read_if_there,
 )
 
 COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
@@ -40,6 +41,7 @@ _NOT_THE_TRIALS = (
     *("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"),
     *("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"),
 )
+_BATCH_NAME = ".batch.json"  # the batch that memory has come down to
 _TAIL = 20_000  # bytes of the log in which a reason is looked for
 
 
@@ -72,12 +74,12 @@ def run_trial(
       CommandError: the trial's process cannot be started, or the dataset is another one now.
     """
     file = directory / RESULT_NAME
-    if file.is_file():
-        return read_json(file)
+    if (there := read_if_there(file)) is not None:
+        return there
     smaller: list[str] = []
-    asked = int(request.config["batch_size"])
+    requested = int(request.config["batch_size"])
     started = time.monotonic()
-    before = _taken_up(directory)
+    before = read_if_there(directory / _BATCH_NAME)
     if before:  # a killed study's trial had come down to this batch already
         smaller, batch = list(before["smaller"]), int(before["batch_size"])
         request = _with_batch(request, batch)
@@ -87,8 +89,10 @@ def run_trial(
         if ended is None:
             result = read_json(file)
             if smaller and "batch_sizes" not in result:
-                told = f"batch {result['batch_size']} instead of {asked}: {'; '.join(smaller)}"
-                result = {**result, "reason": told, "batch_sizes": smaller}
+                reason = (
+                    f"batch {result['batch_size']} instead of {requested}: {'; '.join(smaller)}"
+                )
+                result = {**result, "reason": reason, "batch_sizes": smaller}
                 write_json(file, result)
             return result
         batch = int(request.config["batch_size"])
@@ -102,11 +106,11 @@ def run_trial(
                 "seconds": round(time.monotonic() - started, 3),
             }
             write_json(file, result)
-            forget_networks(directory)
+            _delete_networks(directory)
             return result
         smaller.append(_at(ended, batch))
         request = _with_batch(request, fits)
-        write_json(directory / ".batch.json", {"batch_size": fits, "smaller": smaller})
+        write_json(directory / _BATCH_NAME, {"batch_size": fits, "smaller": smaller})
 
 
 def _at(ended: Ended, batch: int) -> str:
@@ -121,9 +125,9 @@ def _with_batch(request: Request, batch: int) -> Request:
     return dataclasses.replace(request, config={**request.config, "batch_size": batch})
 
 
-def _taken_up(directory: Path) -> dict[str, Any] | None:
-    file = directory / ".batch.json"
-    return read_json(file) if file.is_file() else None
+def _delete_networks(directory: Path) -> None:
+    names = [entry.path.removeprefix(f"{directory}/") for entry in files.entries(directory)]
+    files.delete(directory / name for name in disposable(names))
 
 
 def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended | None:
@@ -157,10 +161,9 @@ def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended
                     process.stdin.close()
     if (directory / RESULT_NAME).is_file():
         return None
-    told = directory / ATTEMPT_NAME
-    if told.is_file():
-        with contextlib.suppress(ValueError, TypeError):
-            return Ended(**json.loads(told.read_bytes()))
+    with contextlib.suppress(ValueError, TypeError):
+        if (said := read_if_there(directory / ATTEMPT_NAME)) is not None:
+            return Ended(**said)
     with log.open("rb") as stream:
         stream.seek(max(begun, log.stat().st_size - _TAIL))
         return classify(code, stream.read().decode(errors="replace"))

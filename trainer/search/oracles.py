@@ -14,11 +14,9 @@ kind counts as a trial's.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -37,6 +35,8 @@ from keras_tuner.src.distribute import oracle_client
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import read_json
 from trainer.config.search_space import Space
 
 _ENUMERATED = 20_000  # combinations up to which an untried one is looked for among all
@@ -48,34 +48,31 @@ ORACLE_NAME = "oracle.json"
 class Durable(Oracle):  # type: ignore[misc]
     """An oracle whose whole state is one file, replaced in one step. Stands before KerasTuner's.
 
-    `space` and `directory` are set by `make_oracle`.
+    Attributes:
+      space: what may be chosen; set by `make_oracle`.
+      directory: of the study, where the file goes; set by the tuner.
     """
 
     space: Space
+    directory: str
     trials: dict[str, Trial]
     ongoing_trials: dict[str, Trial]
     _retry_queue: list[str]
 
     def save(self) -> None:
         """The state and all trials, all or nothing."""
-        file = Path(self._project_dir) / ORACLE_NAME
         data = {
             **self.get_state(),
             "trials": {name: trial.get_state() for name, trial in self.trials.items()},
         }
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8") as stream:
-            json.dump(data, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
+        files.write_text(files.join(self.directory, ORACLE_NAME), json.dumps(data))
 
     def reload(self) -> None:
         """Takes up the saved state; trials that were running are run again."""
-        file = Path(self._project_dir) / ORACLE_NAME
-        if not file.is_file():
+        file = files.join(self.directory, ORACLE_NAME)
+        if files.stat(file) is None:
             return
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         self.trials = {name: Trial.from_state(state) for name, state in data["trials"].items()}
         self.set_state(data)
         running = [t.trial_id for t in self.ongoing_trials.values()]

@@ -6,11 +6,11 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig, merged
@@ -140,7 +140,7 @@ class Search:
         study.finish()
         return trials
 
-    def work(self, directory: Path, role: Role) -> None:
+    def work(self, directory: str, role: Role) -> None:
         """Runs trials that a chief hands out.
 
         Raises:
@@ -149,7 +149,7 @@ class Search:
         """
         timeout = self.config.worker_timeout
         given_up = time.monotonic() + timeout
-        while not (directory / STUDY_NAME).is_file():
+        while files.stat(files.join(directory, STUDY_NAME)) is None:
             if time.monotonic() > given_up:
                 raise CommandError(f"{directory}: no chief has begun a study in {timeout:g} s")
             time.sleep(0.2)
@@ -218,19 +218,23 @@ class Search:
         def run_one(trial: str, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
             values, round_ = self.space.complete(chosen), round_of(chosen)
             settings = self._settings(values, round_.get("epochs", config.epochs))
-            request = Request(
-                trial=trial,
-                values=values,
-                config=settings.to_json(),
-                data=self._data,
-                dataset_fingerprint=self._manifest.dataset_fingerprint,
-                folds=self._folds,
-                cache=config.cache,
-                memory=None if config.memory_gb is None else int(config.memory_gb * 1e9),
-                logs=str(study.directory / "logs" / trial),
-                round=round_,
-            )
-            return run_trial(study.trial(trial), request, self._command)
+            with (
+                files.mirrored(study.trial(trial), resume=True) as directory,
+                files.mirrored(study.logs(trial), resume=True) as logs,
+            ):
+                request = Request(
+                    trial=trial,
+                    values=values,
+                    config=settings.to_json(),
+                    data=self._data,
+                    dataset_fingerprint=self._manifest.dataset_fingerprint,
+                    folds=self._folds,
+                    cache=config.cache,
+                    memory=None if config.memory_gb is None else int(config.memory_gb * 1e9),
+                    logs=str(logs.local),
+                    round=round_,
+                )
+                return run_trial(directory.local, request, self._command)
 
         if role.is_chief:
             row("chief", f"at {role.address}: hands out trials to workers, runs none itself")

@@ -1,17 +1,17 @@
-"""A study's directory: what was asked, every finished trial once, and the best one. No TensorFlow.
+"""A study's directory: what was requested, every finished trial once, and the best. No TensorFlow.
 
 study/
-  study.json                  what was asked, of which dataset; written first
-  oracle.json                 KerasTuner's state, what a restart goes on from
+  study.json                  what was requested, of which dataset; written first
+  oracle.json                 KerasTuner's state, what a restart resumes from
   trials/07/                  a trial (`trainer.search.trial`); its result.json marks it finished
   trials.csv                  a row a finished trial, written anew after each
   best_hyperparameters.json   settings of the best trial: `trainer.task --hyperparameters` takes it
   report.html                 the search's picture
   logs/07/                    TensorBoard: HParams, and the curves of every trial
-  workers/                    signs of life of the processes that share the study
+  workers/                    heartbeats of the processes that share the study
 
-Everything that is told of trials is read from their result.json: a search that is killed loses what
-was not finished, and nothing else.
+It may lie in a store; a trial is then made on a disk and arrives whole. What is said of trials is
+read from their result.json: a search that is killed loses what was not finished, nothing else.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.search.trial import (
     COMPLETED,
-    FAILED,
     REQUEST_NAME,
     RESULT_NAME,
     Request,
-    forget_networks,
+    disposable,
+    read_if_there,
 )
-from trainer.training.run_files import differences, locked
+from trainer.training.run_files import differences
 
 FORMAT = "voxelbeam-study"
-STUDY_NAME, TRIALS_NAME, BEST_NAME = "study.json", "trials.csv", "best_hyperparameters.json"
-REPORT_NAME = "report.html"
+STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"
+SETTINGS_NAME = "best_hyperparameters.json"
+LOCK_NAME = ".lock"
+WORKERS = "workers"
 PRUNED = "pruned"
 _COLUMNS = ("trial", "status", "reason", "objective", "interval_low", "interval_high")
 _AFTER = ("epochs", "batch_size_used", "seconds", "parameters")
@@ -50,7 +52,7 @@ class FinishedTrial:
 
     Attributes:
       trial: its id.
-      status: "completed"; "pruned", where a search in rounds did not go on with it; "failed".
+      status: "completed"; "pruned", where a search in rounds did not promote it; "failed".
       reason: why it was pruned or failed, stopped early or took a smaller batch; else empty.
       objective: mean AUC; None where it failed.
       interval: its confidence interval.
@@ -83,37 +85,55 @@ class Study:
       directory: where it lies.
     """
 
-    directory: Path
+    directory: str
 
-    def trial(self, name: str) -> Path:
+    def trial(self, name: str) -> str:
         """Directory of a trial."""
-        return self.directory / "trials" / name
+        return files.join(self.directory, "trials", name)
+
+    def logs(self, name: str) -> str:
+        """Directory of a trial's TensorBoard files."""
+        return files.join(self.directory, "logs", name)
 
     @property
     def is_over(self) -> bool:
         """Whether no trial is left, as its chief has said."""
-        file = self.directory / STUDY_NAME
-        return file.is_file() and bool(read_json(file).get("finished"))
+        found = read_if_there(files.join(self.directory, STUDY_NAME))
+        return found is not None and bool(found.get("finished"))
 
     def finish(self) -> None:
         """Says that no trial is left."""
-        file = self.directory / STUDY_NAME
+        file = files.join(self.directory, STUDY_NAME)
         write_json(file, {**read_json(file), "finished": True})
 
     def rows(self, *, finished: bool = False) -> list[FinishedTrial]:
         """Every finished trial once, in order.
 
         Args:
-          finished: the search is over: what has not gone on to a next round never will.
+          finished: the search is over: what was not promoted to a next round never will be.
         """
-        requests: dict[str, Request] = {}
-        for file in sorted(self.directory.glob(f"trials/*/{REQUEST_NAME}")):
-            request = Request.load(file)
-            requests[request.trial] = request
+        return self._rows(self._files(), finished=finished)
+
+    def _files(self) -> dict[str, list[str]]:
+        """Trial → the paths of its files below its directory; trials in their order."""
+        found: dict[str, list[str]] = {}
+        root = self.trial("")
+        if files.is_dir(root):
+            for entry in files.entries(root):
+                name, _, path = entry.path.removeprefix(root).partition("/")
+                found.setdefault(name, []).append(path)
+        return {name: found[name] for name in sorted(found, key=int)}
+
+    def _rows(self, trials: Mapping[str, list[str]], *, finished: bool) -> list[FinishedTrial]:
+        requests = {
+            name: Request.load(files.join(self.trial(name), REQUEST_NAME))
+            for name, there in trials.items()
+            if REQUEST_NAME in there
+        }
         results = {
-            name: read_json(self.trial(name) / RESULT_NAME)
-            for name in sorted(requests, key=int)
-            if (self.trial(name) / RESULT_NAME).is_file()
+            name: read_json(files.join(self.trial(name), RESULT_NAME))
+            for name in requests
+            if RESULT_NAME in trials[name]
         }
         rows = []
         for name, result in results.items():
@@ -147,23 +167,28 @@ class Study:
           names: of the hyperparameters, the columns.
           finished: the search is over.
         """
-        rows = self.rows(finished=finished)
+        trials = self._files()
+        rows = self._rows(trials, finished=finished)
         table = []
         for row in rows:
-            told, (low, high) = row.result, row.interval or (None, None)
+            result, (low, high) = row.result, row.interval or (None, None)
             table.append(
                 [row.trial, row.status, row.reason, row.objective, low, high]
                 + [row.values.get(name) for name in names]
-                + [told.get("epochs"), told.get("batch_size")]
-                + [told.get("seconds"), told.get("parameters")]
+                + [result.get("epochs"), result.get("batch_size")]
+                + [result.get("seconds"), result.get("parameters")]
             )
-        write_table(self.directory / TRIALS_NAME, [*_COLUMNS, *names, *_AFTER], table)
+        file = files.join(self.directory, TRIALS_NAME)
+        write_table(file, [*_COLUMNS, *names, *_AFTER], table)
         best = best_of(rows)
         if best is not None:
-            write_json(self.directory / BEST_NAME, best.config)
-            for row in rows:
-                if row is not best:
-                    forget_networks(self.trial(row.trial))
+            write_json(files.join(self.directory, SETTINGS_NAME), best.config)
+            files.delete(
+                files.join(self.trial(row.trial), name)
+                for row in rows
+                if row is not best
+                for name in disposable(trials[row.trial])
+            )
         return rows
 
 
@@ -193,55 +218,61 @@ def caveat(rows: Sequence[FinishedTrial]) -> str:
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, asked: Mapping[str, Any], max_trials: int) -> Iterator[Study]:
-    """Takes a directory for a study, or goes on with the same study, and keeps others out.
+def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iterator[Study]:
+    """Takes a directory for a study, or resumes the same study, and keeps others out.
 
-    More trials may be asked for than before; all else must be the same.
+    More trials may be requested than before; all else must be the same.
 
     Args:
-      directory: made when it does not exist.
-      asked: what tells this study from another, as JSON.
+      directory: local or in a store; made when it does not exist.
+      request: what tells this study from another, as JSON.
       max_trials: at most so many.
 
     Raises:
-      UsageError: the directory holds something that is not a study.
-      ContractError: it holds a study of other settings, or another search works there.
+      UsageError: the directory holds something that is not a study, or cannot be written to.
+      ContractError: it holds a study of other settings.
+      LockedError: another search works there.
     """
-    file = directory / STUDY_NAME
-    if directory.exists():
-        found = sorted(p.name for p in directory.iterdir() if not p.name.startswith("."))
-        if found and not file.is_file() and found != ["workers"]:
-            raise UsageError(f"{directory}: not empty and not a study; choose another --output_dir")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(directory))
-        except ContractError as error:
-            raise ContractError(f"{directory}: another search works on this study") from error
+    files.require_writable(directory)
+    file = files.join(directory, STUDY_NAME)
+    if files.stat(file) is None and _holds_others_files(directory):
+        raise UsageError(f"{directory}: not empty and not a study; choose another --output_dir")
+    message = f"{directory}: another search works on this study"
+    with files.lock(files.join(directory, LOCK_NAME), message):
         over = False
-        if file.is_file():
-            before = read_json(file)
+        before = read_if_there(file)
+        if before is not None:
             over = bool(before.get("finished")) and max_trials <= before.get("max_trials", 0)
-            if differing := differences(settings_of(directory), asked):
+            if differing := differences(settings_of(directory), request):
                 raise ContractError(
                     f"{directory} holds another study ({differing}); choose another --output_dir"
                 )
         write_json(
-            file, {"format": FORMAT, "asked": asked, "max_trials": max_trials, "finished": over}
+            file, {"format": FORMAT, "asked": request, "max_trials": max_trials, "finished": over}
         )
         yield Study(directory)
 
 
-def settings_of(directory: Path) -> dict[str, Any]:
-    """What a study was asked for.
+def _holds_others_files(directory: str) -> bool:
+    """Whether anything lies there but what waiting workers may have left."""
+    if not files.is_dir(directory):
+        return files.exists(directory)
+    workers = files.join(directory, WORKERS, "")
+    return any(not entry.path.startswith(workers) for entry in files.entries(directory))
+
+
+def settings_of(directory: str) -> dict[str, Any]:
+    """The request of a study.
 
     Raises:
       ContractError: study.json is not ours.
     """
-    data = read_json(directory / STUDY_NAME)
+    file = files.join(directory, STUDY_NAME)
+    data = read_json(file)
     if data.get("format") != FORMAT or not isinstance(data.get("asked"), dict):
-        raise ContractError(f"{directory / STUDY_NAME}: not a study's settings")
-    asked: dict[str, Any] = data["asked"]
-    return asked
+        raise ContractError(f"{file}: not a study's settings")
+    request: dict[str, Any] = data["asked"]
+    return request
 
 
 def _pruned(
@@ -251,7 +282,7 @@ def _pruned(
     *,
     finished: bool,
 ) -> str:
-    """Why a search in rounds did not go on with a trial; empty where it did, or may still do."""
+    """Why a search in rounds did not promote a trial; empty where it did, or may still do."""
     own = requests[name].round
     if not own or not own["next"] or any(r.round.get("from") == name for r in requests.values()):
         return ""
@@ -267,7 +298,7 @@ def _pruned(
     def score(other: str) -> float:
         return results.get(other, {}).get("objective") or 0.0
 
-    # Of equal ones those that went on come first: some had to.
+    # Of equal ones those that were promoted come first: some had to be.
     before = {o for o in same if score(o) > score(name)}
     before |= {o for o in promoted if score(o) == score(name)}
     why = f"{len(promoted)} went on" if promoted else "the search ended before its next round"
@@ -280,13 +311,10 @@ def _pruned(
 
 def _early(request: Request, result: Mapping[str, Any]) -> str:
     """Says that every network stopped before its last epoch."""
-    epochs, asked = result.get("epochs"), request.config["epochs"]
-    if epochs is None or epochs >= asked:
+    epochs, most = result.get("epochs"), request.config["epochs"]
+    if epochs is None or epochs >= most:
         return ""
     return (
-        f"early stop after {epochs} of {asked} epochs: no better validation AUC in "
+        f"early stop after {epochs} of {most} epochs: no better validation AUC in "
         f"{request.config['patience']}"
     )
-
-
-__all__ = ["FAILED", "PRUNED", "FinishedTrial", "Study", "best_of", "caveat", "claimed", "ranking"]

@@ -23,6 +23,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import TrainConfig
+from trainer.search.objective import result_of
 from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
@@ -31,7 +32,6 @@ from trainer.search.trial import (
     REFUSED,
     RESULT_NAME,
     Request,
-    result_of,
 )
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.run_files import Run, claim, locked

@@ -13,7 +13,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]
@@ -21,10 +20,11 @@ import keras_tuner as kt
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from trainer.search.oracles import ChiefClient, ChiefServer, Durable, TrialLoop
 from trainer.search.roles import Role
-from trainer.search.study import Study
+from trainer.search.study import WORKERS, Study
 from trainer.search.trial import COMPLETED
 
 _BEATS = 5  # heartbeats in the time after which a worker counts as lost
@@ -49,13 +49,14 @@ class StudyTuner(TrialLoop):
         self,
         oracle: Durable,
         *,
-        directory: Path,
+        directory: str,
         role: Role,
         run_trial: RunTrial,
         on_trial_end: Callable[[], None],
         timeout: float,
     ) -> None:
-        super().__init__(oracle, directory=str(directory.parent), project_name=directory.name)
+        super().__init__(oracle)
+        oracle.directory = directory
         self.tuner_id = role.tuner_id
         self._study, self._role, self._run_trial = directory, role, run_trial
         self._on_trial_end, self._timeout = on_trial_end, timeout
@@ -126,7 +127,7 @@ class StudyTuner(TrialLoop):
 class _Client(ChiefClient):
     """A worker's line to the chief, which may be gone for a while and come back."""
 
-    def __init__(self, oracle: Durable, *, directory: Path, timeout: float) -> None:
+    def __init__(self, oracle: Durable, *, directory: str, timeout: float) -> None:
         super().__init__(oracle, timeout=max(1.0, timeout / 4))
         self._directory, self._timeout = directory, timeout
 
@@ -164,7 +165,7 @@ class _Client(ChiefClient):
 class _Watch:
     """Says which workers have no heartbeat, by this process's own clock alone."""
 
-    def __init__(self, study: Path, timeout: float) -> None:
+    def __init__(self, study: str, timeout: float) -> None:
         self._study, self._timeout = study, timeout
         self._seen: dict[str, tuple[str, float]] = {}
 
@@ -172,7 +173,7 @@ class _Watch:
         now, lost = time.monotonic(), []
         for name in sorted(tuner_ids):
             try:
-                beat = _heartbeat_file(self._study, name).read_text()
+                beat = files.read_text(_heartbeat_file(self._study, name))
             except FileNotFoundError:
                 beat = ""
             if self._seen.get(name, (None, 0.0))[0] != beat:
@@ -184,17 +185,16 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _heartbeat(study: Path, tuner_id: str, timeout: float) -> Iterator[None]:
+def _heartbeat(study: str, tuner_id: str, timeout: float) -> Iterator[None]:
     """Writes a count into this worker's file again and again while the block runs."""
     file, stop = _heartbeat_file(study, tuner_id), threading.Event()
-    file.parent.mkdir(parents=True, exist_ok=True)
 
     def beat() -> None:
         count = 0
         while True:
             count += 1
-            with contextlib.suppress(OSError):  # a store that is away for a moment
-                file.write_text(f"{os.getpid()} {count}\n")
+            with contextlib.suppress(OSError, CommandError):  # a store that is away for a moment
+                files.write_text(file, f"{os.getpid()} {count}\n")
             if stop.wait(timeout / _BEATS):
                 return
 
@@ -207,5 +207,5 @@ def _heartbeat(study: Path, tuner_id: str, timeout: float) -> Iterator[None]:
         thread.join()
 
 
-def _heartbeat_file(study: Path, tuner_id: str) -> Path:
-    return study / "workers" / re.sub(r"[^\w.-]", "_", tuner_id)
+def _heartbeat_file(study: str, tuner_id: str) -> str:
+    return files.join(study, WORKERS, re.sub(r"[^\w.-]", "_", tuner_id))

@@ -47,7 +47,6 @@ ATTRIBUTES: dict[str, type] = {
     "_current_iteration": int,
     "_brackets": list,
 }
-PROPERTIES = {"_project_dir"}
 
 
 @pytest.mark.parametrize(("owner", "name", "arguments"), METHODS)
@@ -61,7 +60,6 @@ def test_a_private_method_takes_the_arguments_it_is_given(
 def test_private_attributes_are_of_the_types_that_are_saved_and_restored() -> None:
     oracle = HyperbandOracle(max_epochs=9, **OPTIONS)
     assert {name: type(getattr(oracle, name)) for name in ATTRIBUTES} == ATTRIBUTES
-    assert all(isinstance(getattr(Oracle, name), property) for name in PROPERTIES)
     # The calls' limit is read anew with each call.
     assert isinstance(oracle_client.TIMEOUT, int)
 
@@ -77,7 +75,7 @@ def test_every_private_member_in_use_is_among_those_that_are_checked() -> None:
     )
     theirs = {name for one in (*oracles, BaseTuner) for name in dir(one)}
     private = {name for name in used & theirs if re.match("_[^_]", name)}
-    assert private == {m for _, m, _ in METHODS if m != "__init__"} | {*ATTRIBUTES} | PROPERTIES
+    assert private == {m for _, m, _ in METHODS if m != "__init__"} | {*ATTRIBUTES}
 
 
 def test_no_other_module_reaches_into_keras_tuner() -> None:

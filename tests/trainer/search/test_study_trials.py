@@ -21,7 +21,8 @@ from beam_jobs.common.json_file import read_json
 from trainer.config.run import TrainConfig
 from trainer.metrics.auc import auc_interval
 from trainer.search.attempts import classify, run_trial
-from trainer.search.trial import Request, mean_auc
+from trainer.search.objective import mean_auc
+from trainer.search.trial import Request
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("fake_trial.py")))
 
