@@ -157,7 +157,13 @@ def call(request: Callable[[], _Answer]) -> _Answer:
         if _process.main is None:
             _process.main = ThreadPoolExecutor(1, thread_name_prefix="store-main")
         main = _process.main
-    return main.submit(request).result()
+    try:
+        return main.submit(request).result()
+    except KeyboardInterrupt:
+        # What has to be cleared up now does not wait for the request that was left.
+        with _process.making:
+            _process.main = None
+        raise
 
 
 @contextmanager

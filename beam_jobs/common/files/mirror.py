@@ -71,7 +71,7 @@ class Mirror:
             del self._there[name]
         changed = [name for name, state in here.items() if self._there.get(name) != state]
         changed.sort(key=lambda name: (here[name][1], name))
-        for _, group in itertools.groupby(changed, key=_group):
+        for _, group in itertools.groupby(changed, key=lambda name: _group(name, here[name][0])):
             sent = {name: self._send(name) for name in group}
             for name, upload in sent.items():
                 upload.result()
@@ -85,11 +85,15 @@ class Mirror:
         self._there.update(_download(self.path, self.local))
 
 
-def _group(name: str) -> tuple[str, ...]:
-    """Neighbours of one kind may arrive in any order; JSON, which may be a marker, comes alone."""
+def _group(name: str, size: int) -> tuple[str, ...]:
+    """Neighbours that may arrive in any order: small ones of one kind in one directory.
+
+    JSON may be a marker, and several large ones would take memory: they come alone.
+    """
     directory, file = os.path.split(name)
     suffix = os.path.splitext(file)[1]
-    return (directory, suffix, file if suffix in ("", ".json") else "")
+    alone = suffix in ("", ".json") or size > objects.PART_BYTES
+    return (directory, suffix, file if alone else "")
 
 
 @contextmanager

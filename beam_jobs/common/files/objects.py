@@ -360,7 +360,10 @@ def delete(paths: Iterable[str]) -> None:
         # S3 takes many at a time; the others' clients stop at the first that is gone already.
         step = 1000 if scheme == "s3" else 1
         groups += [found[start : start + step] for start in range(0, len(found), step)]
-    list(pool().map(_delete, groups))
+    if len(groups) == 1:
+        call(lambda: _delete(groups[0]))
+    else:
+        list(pool().map(_delete, groups))
 
 
 def _delete(paths: list[str]) -> None:

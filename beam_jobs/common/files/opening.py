@@ -111,10 +111,7 @@ def names(directory: str) -> list[str]:
 def is_dir(path: str) -> bool:
     """Whether anything lies below a path; an archive is a directory."""
     if found := split_member(path):
-        archive, name = found
-        return any(
-            other.startswith(join(name, "")) for other in archives.archive_of(archive).members
-        )
+        return archives.is_dir(*found)
     if is_archive(path) and stat(path) is not None:
         return True
     return objects.any_below(path) if is_remote(path) else os.path.isdir(path)

@@ -88,7 +88,9 @@ def test_an_archive_is_its_unpacked_directory(tmp_path: Path, suffix: str) -> No
     ]
     assert contents(archive) == contents(directory)
     assert files.is_dir(archive)
+    assert files.is_dir(f"{archive}!/")
     assert files.is_dir(f"{archive}!/train/00001")
+    assert not files.is_dir(f"{archive}!/train/0000")
     assert files.exists(f"{archive}!/train/empty")
     assert not files.exists(f"{archive}!/train/none")
     assert files.names(f"{archive}!/train") == files.names(directory / "train")

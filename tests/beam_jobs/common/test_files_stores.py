@@ -365,19 +365,25 @@ def test_an_interrupt_is_heard_while_a_request_runs(store: Emulator, root: str) 
         "from beam_jobs.common.files import interface as files\n"
         "from beam_jobs.common import cli\n"
         "def main(argv):\n"
-        "    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "    files.read(argv[0])\n"
+        "    with files.lock(argv[0] + '/lock', 'held'):\n"
+        "        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "        files.read(argv[0] + '/slow')\n"
         "begun = time.monotonic()\n"
         "cli.run(main, 'prog')"
     )
-    store.front.delay = 8.0
+
+    def slow(method: str, path: str) -> None:
+        time.sleep(8.0 * path.endswith("/slow"))
+
+    store.front.fault = slow
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", code, files.join(root, "a")],
+        [sys.executable, "-c", code, root],
         cwd=ROOT, env=os.environ | store.environment, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (130, "prog: error: interrupted\n")
     assert time.monotonic() - begun < 6
+    assert not files.exists(files.join(root, "lock"))
 
 
 def test_google_without_credentials_reads_and_says_that_it_does_not_write(

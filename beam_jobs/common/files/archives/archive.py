@@ -167,7 +167,7 @@ def entries(path: str, below: str = "") -> list[Entry]:
       below: of its members only those in this directory.
     """
     archive = archive_of(path)
-    prefix = f"{below.rstrip('/')}/" if below else ""
+    prefix = _prefix(below)
     found = [
         Entry(f"{path}{MEMBER}{name}", member.size, member.stamp)
         for name, member in archive.members.items()
@@ -186,9 +186,19 @@ def stat(path: str, name: str) -> Status | None:
 
 def names(path: str, below: str) -> list[str]:
     """Names of the members directly in a directory of an archive, sorted."""
-    prefix = f"{below.rstrip('/')}/" if below else ""
+    prefix = _prefix(below)
     found = (name[len(prefix) :] for name in archive_of(path).members if name.startswith(prefix))
     return sorted(name for name in found if "/" not in name)
+
+
+def is_dir(path: str, below: str) -> bool:
+    """Whether an archive has members below a directory of it."""
+    prefix = _prefix(below)
+    return any(name.startswith(prefix) for name in archive_of(path).members)
+
+
+def _prefix(below: str) -> str:
+    return f"{below.rstrip('/')}/" if below else ""
 
 
 def find(path: str, name: str) -> tuple[Archive, Member]:
