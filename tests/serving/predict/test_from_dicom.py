@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from beam_jobs import dicom_to_tfrecord
+from beam_jobs.api import open_dataset
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
+from serving.api import load_model
 from tests.serving.models import outcome, write_run
 
 SPEC = PreprocessSpec(modalities=("FLAIR", "T1wCE"), shape=(12, 12, 6), dtype="uint8")
@@ -79,7 +81,7 @@ def table(path: Path) -> list[tuple[str, ...]]:
 
 
 def test_dicom_and_its_records_give_the_same_predictions(
-    predict: Command, cohort: Path, tmp_path: Path
+    predict: Command, cohort: Path, dicom_model: Path, tmp_path: Path
 ) -> None:
     convert(cohort / "test", tmp_path / "dataset")
     from_records, from_dicom = tmp_path / "records.csv", tmp_path / "dicom.csv"
@@ -90,6 +92,15 @@ def test_dicom_and_its_records_give_the_same_predictions(
     assert [row for row in rows if row[0] != "00999"] == table(from_records)
     assert len(table(from_records)) == 3
     assert len({value for _, value in rows}) == 4
+    # And so does the model in this process.
+    model = load_model(dicom_model)
+    for source in (tmp_path / "dataset", cohort / "test"):
+        answers = model.predict(source)
+        shown = [(row.patient_id, f"{row.probability:.9g}") for row in answers.itertuples()]
+        assert sorted(shown) == sorted(table(from_records))
+    assert answers.attrs["rejects"].reason.tolist().count("not_dicom") == 1
+    cases = open_dataset(tmp_path / "dataset").cases()
+    assert model.predict(cases).equals(model.predict(tmp_path / "dataset"))
 
 
 def test_a_patient_that_cannot_be_prepared_gets_the_prevalence_and_a_reason(

@@ -1,0 +1,138 @@
+"""For Python users: series, volumes and datasets, without a command line.
+
+    from beam_jobs.api import assemble, find_files, index_files, load_volume, open_dataset
+
+    headers, unread = index_files(find_files("heap"))
+    series, rejected = assemble(headers)
+    load_volume(series[0]).save_nifti("series.nii.gz")
+
+    dataset = open_dataset("dataset")
+    dataset.series.groupby("modality").slices.median()
+    for case in dataset.cases():
+        print(case.patient_id, case.volume.shape, case.label)
+
+Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read), also of
+zip and tar archives. Nothing here imports Beam or TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from collections.abc import Hashable, Iterable, Iterator
+
+import pandas as pd
+
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.version import __version__
+from beam_jobs.core.dicom.headers import SliceHeader, index_files
+from beam_jobs.core.manifest import Manifest, read_manifest
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import Reason, Rejection
+from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.series import Series, assemble
+from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.volume import Volume, load_volume
+
+__all__ = [
+    "ContractError",
+    "Dataset",
+    "Manifest",
+    "PreparedCase",
+    "PreprocessSpec",
+    "Reason",
+    "RecordSchema",
+    "Rejection",
+    "Series",
+    "SliceHeader",
+    "Volume",
+    "__version__",
+    "assemble",
+    "find_files",
+    "index_files",
+    "load_volume",
+    "open_dataset",
+]
+
+
+def find_files(root: files.StrPath) -> list[str]:
+    """Every file below a directory or in an archive that may be DICOM, in the order of their paths.
+
+    Raises:
+      NotADirectoryError: `root` is none.
+      CommandError: a store refuses or fails.
+    """
+    return [entry.path for entry in files.entries(root)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """A finished conversion.
+
+    Attributes:
+      path: its directory, local or in a store.
+      manifest: contract, recipe, folds, shards and their patients.
+    """
+
+    path: str
+    manifest: Manifest
+
+    def __len__(self) -> int:
+        return len(self.manifest.patients)
+
+    @property
+    def patients(self) -> pd.DataFrame:
+        """One row a record in shard order: patient_id, label and fold (<NA> where unknown)."""
+        table = pd.DataFrame(self.manifest.patients, columns=["patient_id", "label", "fold"])
+        return table.astype({"patient_id": str, "label": "Int64", "fold": "Int64"})
+
+    @functools.cached_property
+    def series(self) -> pd.DataFrame:
+        """series.csv: one row a series seen, used or not; ids are text."""
+        return self._table("series.csv")
+
+    @functools.cached_property
+    def rejects(self) -> pd.DataFrame:
+        """rejects.csv: every file, series and patient refused, with its reason code."""
+        return self._table("rejects.csv")
+
+    def cases(self, folds: Iterable[int | None] | None = None) -> Iterator[PreparedCase]:
+        """The records, one at a time, in shard order; each is checked against the schema.
+
+        Args:
+          folds: those to read (None among them: patients without a label); None reads all.
+
+        Raises:
+          ContractError: a shard is damaged, or a record is not of the manifest's schema.
+          FileNotFoundError: a shard is gone.
+        """
+        chosen = self.manifest.shards if folds is None else self.manifest.shards_of(folds)
+        for shard in chosen:
+            with files.open_read(files.join(self.path, shard.name)) as stream:
+                for record in read_records(stream):
+                    yield decode_case(record, self.manifest.schema)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        text = files.read(files.join(self.path, name))
+        kept: dict[Hashable, type[str]] = {
+            "patient": str,
+            "subject": str,
+            "path": str,
+            "detail": str,
+            "reason": str,
+        }
+        table = pd.read_csv(io.BytesIO(text), dtype=kept, keep_default_na=False, na_values=[""])
+        texts = [column for column in kept if column in table]
+        return table.fillna(dict.fromkeys(texts, ""))
+
+
+def open_dataset(path: files.StrPath) -> Dataset:
+    """Opens what a conversion wrote, by its manifest; records are read when they are iterated over.
+
+    Raises:
+      UsageError: there is no such directory, or it holds no manifest.
+      ContractError: the manifest is not valid.
+    """
+    return Dataset(path=files.text(path).rstrip("/") or "/", manifest=read_manifest(path))

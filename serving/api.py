@@ -1,0 +1,133 @@
+"""For Python users: a model's answers as a table, without a command line.
+
+    from serving.api import load_model
+
+    model = load_model("model")
+    model.predict("dataset")         # records of a conversion
+    model.predict("cohort/test")     # DICOM, prepared by the recipe in the model's contract
+
+Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read), of DICOM
+also zip and tar archives. Beam is not needed: many patients are faster predicted by
+`voxelbeam predict`, whose answers are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+
+from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.files import interface as files
+from beam_jobs.convert.in_process import plan_cohort, prepare_cohort
+from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.record import PreparedCase
+from beam_jobs.core.tfrecord import encode_case
+from serving.model import loaded_model
+from serving.model.contract import Contract
+from serving.predict.damaged_records import Reject, read_cases
+from serving.predict.sources import find_source
+
+__all__ = ["COLUMNS", "Contract", "Model", "load_model"]
+
+COLUMNS = ("patient_id", "probability", "logit", "spread", "missing")
+_BATCH = 8
+
+
+class Model:
+    """A model that answers.
+
+    Attributes:
+      contract: what it takes, what it is made of and what it was measured to do.
+    """
+
+    def __init__(self, loaded: loaded_model.LoadedModel) -> None:
+        self._loaded = loaded
+        self.contract = loaded.contract
+
+    def predict(
+        self, source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes]
+    ) -> pd.DataFrame:
+        """Answers for patients, a row each, in the order in which they are read.
+
+        Args:
+          source: a dataset's directory, a pattern of shards, DICOM (a directory or an archive),
+            or records: prepared cases or serialized Examples.
+
+        Returns:
+          patient_id; probability of the positive class and logit, both calibrated; spread, the
+          standard deviation of the members' probabilities; missing, the modalities that the model
+          looks at and the patient does not have, with commas between. What was refused stands in
+          `.attrs["rejects"]`, a table with the columns of rejects.csv.
+
+        Raises:
+          UsageError: there is nothing at `source`.
+          ContractError: the records are not of this model's contract.
+          CommandError: a store refuses or fails.
+        """
+        rejects: list[Reject] = []
+        rows = []
+        batch: list[bytes] = []
+        for example in self._examples(source, rejects):
+            batch.append(example)
+            if len(batch) == _BATCH:
+                rows += self._loaded.predict(batch)
+                batch.clear()
+        rows += self._loaded.predict(batch)
+        table = pd.DataFrame(
+            [(*row[:-1], ",".join(row.missing)) for row in rows], columns=list(COLUMNS)
+        )
+        table.attrs["rejects"] = pd.DataFrame(rejects)
+        return table
+
+    def _examples(
+        self,
+        source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
+        rejects: list[Reject],
+    ) -> Iterator[bytes]:
+        if not isinstance(source, str | os.PathLike):
+            return map(self._encoded, source)
+        found = find_source(files.text(source), self.contract, model=self._loaded.path)
+        if found.dicom is None:
+            return self._of_shards(found.shards, rejects)
+        return self._of_dicom(found.dicom, rejects)
+
+    def _encoded(self, record: PreparedCase | bytes) -> bytes:
+        if isinstance(record, bytes):
+            return record
+        record.check(self.contract.schema)
+        return encode_case(record, self.contract.schema)
+
+    def _of_shards(self, shards: Iterable[str], rejects: list[Reject]) -> Iterator[bytes]:
+        for shard in shards:
+            with files.open_read(shard) as stream:
+                for record in read_cases(stream, shard, self.contract.schema):
+                    if isinstance(record, tuple):
+                        yield record[1]
+                    else:
+                        rejects.append(record)
+
+    def _of_dicom(self, root: str, rejects: list[Reject]) -> Iterator[bytes]:
+        spec = PreprocessSpec.from_json(self.contract.spec)
+        plans = plan_cohort(files.entries(root), spec.modalities, spec.series_rules)
+        tables = TableWriter(root=root, id_policy=IdPolicy())
+        for case, refused in prepare_cohort(plans, spec, tables):
+            rejects += map(dataclasses.asdict, refused)
+            if case is not None:
+                yield encode_case(case, spec.schema)
+
+
+def load_model(path: files.StrPath) -> Model:
+    """Loads a model that `voxelbeam export` wrote, from wherever it lies.
+
+    Raises:
+      ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
+      CommandError: a store refuses or fails.
+    """
+    quiet_tensorflow()
+    with files.fetched(path) as local:
+        return Model(loaded_model.load_model(local, name=files.text(path)))
