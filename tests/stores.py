@@ -23,8 +23,6 @@ from pathlib import Path
 
 BUCKET = "voxelbeam-test"
 _HOP = ("connection", "content-length", "expect", "transfer-encoding")
-# (method, unquoted path, body) -> a status to answer with, or None to pass the request on.
-Rules = Callable[[str, str, bytes], int | None]
 
 
 class Dialect:
@@ -73,9 +71,7 @@ class Front:
       delay: seconds each answer takes longer, as over a distance.
     """
 
-    def __init__(
-        self, backend: str, rules: Rules | None = None, dialect: Dialect | None = None
-    ) -> None:
+    def __init__(self, backend: str, dialect: Dialect | None = None) -> None:
         dialect = dialect or Dialect()
         self.asked: list[Asked] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
@@ -98,7 +94,7 @@ class Front:
 
             def serve(self) -> None:
                 # A condition is looked at and acted upon in one step.
-                conditional = "ifGenerationMatch" in self.path or _GENERATION in self.headers
+                conditional = _GENERATION in self.headers
                 with front._one_at_a_time if conditional else contextlib.nullcontext():
                     self.pass_on()
 
@@ -107,8 +103,6 @@ class Front:
                 path = urllib.parse.unquote(self.path)
                 time.sleep(front.delay)
                 status = front.fault(self.command, path)
-                if status is None and rules is not None:
-                    status = rules(self.command, path, body)
                 told = {
                     name: value for name, value in self.headers.items() if name.lower() not in _HOP
                 }
