@@ -145,6 +145,10 @@ class CacheFile:
         return offset
 
 
+class _WrongShardError(ContractError):
+    """A shard whose hash or count of records is not the manifest's; the message names it."""
+
+
 # Verified local files by path, hash and time of change: folds and epochs do not hash them again.
 _left_in_place: dict[tuple[Any, ...], Shard] = {}
 
@@ -191,26 +195,38 @@ class ShardStore:
             for path, found, entry in zip(paths, sizes, entries, strict=True):
                 if found != entry.bytes:
                     raise ContractError(f"{path}: {found} bytes, the manifest says {entry.bytes}")
-            opened = list(pool.map(lambda p, e: self._open(p, e, schema), paths, entries))
-        if wrong := [told for told in opened if isinstance(told, str)]:
+            opened = [
+                pool.submit(self._open, path, entry, schema)
+                for path, entry in zip(paths, entries, strict=True)
+            ]
+        errors = [future.exception() for future in opened]
+        if wrong := [str(error) for error in errors if isinstance(error, _WrongShardError)]:
             raise ContractError(f"shards with a wrong hash or count: {'; '.join(wrong)}")
-        return tuple(shard for shard in opened if isinstance(shard, Shard))
+        return tuple(future.result() for future in opened)
 
-    def _open(self, path: str, entry: ShardEntry, schema: RecordSchema) -> Shard | str:
-        """The shard, or what is wrong with its hash or count."""
+    def _open(self, path: str, entry: ShardEntry, schema: RecordSchema) -> Shard:
+        """One shard of `open`.
+
+        Raises:
+          _WrongShardError: its hash or count is not the manifest's.
+        """
         key = (path, entry, schema, _stamp(path))
         if shard := self._shards.get(key):
             return shard
         whole = read_bytes(path)
         if (found := hashlib.sha256(whole).hexdigest()) != entry.sha256:
-            return f"{path} ({_damage(whole)}sha256 {found}, the manifest says {entry.sha256})"
+            raise _WrongShardError(
+                f"{path} ({_damage(whole)}sha256 {found}, the manifest says {entry.sha256})"
+            )
         try:
             frames = list(record_frames(memoryview(whole)))
-            if len(frames) != entry.count:
-                return f"{path} ({len(frames)} records, the manifest says {entry.count})"
-            spans = _spans(whole, frames, entry, schema)
+            spans = _spans(whole, frames, entry, schema) if len(frames) == entry.count else ()
         except ContractError as error:
             raise ContractError(f"{path}: {error}") from error
+        if len(frames) != entry.count:
+            raise _WrongShardError(
+                f"{path} ({len(frames)} records, the manifest says {entry.count})"
+            )
         shard = self._shards[key] = Shard(
             path=path,
             spans=spans,
@@ -221,7 +237,7 @@ class ShardStore:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """Tells a local file from what it was before."""
+    """Separates a local file from what it was before."""
     if is_remote(path):
         return ()
     status = os.stat(path)
