@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import http.server
 import io
 import os
 import subprocess
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -396,7 +399,9 @@ def test_google_without_credentials_reads_and_says_that_it_does_not_write(
         files.write("gs://", b"1")
 
 
-def test_a_web_servers_files_are_read_and_not_listed(store: Emulator, root: str) -> None:
+def test_a_web_servers_files_are_read_and_not_listed(
+    store: Emulator, root: str, tmp_path: Path
+) -> None:
     if store.scheme != "gs":
         pytest.skip("only that emulator's front signs what a plain client sends")
     files.write(files.join(root, "d e.txt"), b"0123456789")
@@ -409,7 +414,35 @@ def test_a_web_servers_files_are_read_and_not_listed(store: Emulator, root: str)
     )
     with pytest.raises(FileNotFoundError):
         files.read(f"{store.front.url}/{BUCKET}/{name}/none")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("1/x.dcm", b"x")
+    files.copy(tmp_path / "a.zip", files.join(root, "a.zip"))
+    (entry,) = files.entries(f"{store.front.url}/{BUCKET}/{name}/a.zip")
+    assert (entry.path[-14:], files.read(entry.path)) == ("a.zip!/1/x.dcm", b"x")
     with pytest.raises(UsageError, match="gives single files and archives, no directory"):
         files.entries(f"{store.front.url}/{BUCKET}/{name}")
     with pytest.raises(UsageError, match="a web address with a query"):
         files.read(f"{web}?x=1")
+
+
+def test_a_plain_web_server_gives_files_whole_and_says_that_it_gives_no_parts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "labels.csv").write_text("id,label")
+    (tmp_path / "large.bin").write_bytes(bytes(9 << 20))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        web = f"http://127.0.0.1:{server.server_address[1]}"
+        assert files.read_text(f"{web}/labels.csv") == "id,label"
+        with files.open_read(f"{web}/labels.csv") as stream:
+            assert stream.readlines() == [b"id,label"]
+        with pytest.raises(files.StoreError, match="Range request not supported") as found:
+            files.read(f"{web}/large.bin")
+        assert "\n" not in str(found.value)
+        server.shutdown()
