@@ -17,7 +17,7 @@ from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.record import PreparedCase, RecordSchema, require_recordable
 from beam_jobs.core.reduction import Float32
 from beam_jobs.core.resample import Resampled, resample_stack
 from beam_jobs.core.series import Series
@@ -77,7 +77,7 @@ class PreprocessSpec:
             raise ContractError(f"require_modalities names {sorted(unknown)}, not in modalities")
         if self.recipe != RECIPE_VERSION:
             raise ContractError(f"recipe {self.recipe} found, recipe {RECIPE_VERSION} required")
-        self.schema  # noqa: B018 - checks modalities, shape and dtype
+        require_recordable(self.modalities, self.shape, self.dtype)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

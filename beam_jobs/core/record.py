@@ -73,12 +73,7 @@ class RecordSchema:
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
-        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
-            raise ContractError(f"modalities must be distinct and not empty: {self.modalities}")
-        if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ContractError(f"shape must be three positive integers: {self.shape}")
-        if self.dtype not in DTYPES:
-            raise ContractError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+        require_recordable(self.modalities, self.shape, self.dtype)
 
     @property
     def volume_shape(self) -> tuple[int, int, int, int]:
@@ -147,6 +142,20 @@ class RecordSchema:
         ]
         if differing:
             raise ContractError("records do not fit: " + "; ".join(differing))
+
+
+def require_recordable(modalities: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> None:
+    """Refuses channels, a grid or a type of voxels that no record can have.
+
+    Raises:
+      ContractError: names the value.
+    """
+    if not modalities or len(set(modalities)) != len(modalities):
+        raise ContractError(f"modalities must be distinct and not empty: {modalities}")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ContractError(f"shape must be three positive integers: {shape}")
+    if dtype not in DTYPES:
+        raise ContractError(f"dtype must be one of {', '.join(DTYPES)}: {dtype!r}")
 
 
 _KINDS: dict[str, Kind] = {

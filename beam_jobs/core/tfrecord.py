@@ -46,8 +46,8 @@ class DamagedRecordError(ContractError):
       behind: byte offset of the next record where the length can be trusted, else None.
     """
 
-    def __init__(self, damage: str, start: int, behind: int | None = None) -> None:
-        super().__init__(f"{damage} at byte {start}")
+    def __init__(self, message: str, behind: int | None = None) -> None:
+        super().__init__(message)
         self.behind = behind
 
 
@@ -322,7 +322,7 @@ def record_frames(content: bytes | memoryview) -> Iterator[RecordFrame]:
     while start < len(content):
         frame = RecordFrame(start, _length_of(bytes(content[start : start + HEAD_BYTES]), start))
         if frame.end > len(content):
-            raise DamagedRecordError("truncated record", start)
+            raise DamagedRecordError(f"truncated record at byte {start}")
         yield frame
         start = frame.end
 
@@ -330,10 +330,10 @@ def record_frames(content: bytes | memoryview) -> Iterator[RecordFrame]:
 def _length_of(head: bytes, start: int) -> int:
     """Bytes of a record's data, by what stands before them."""
     if len(head) < HEAD_BYTES:
-        raise DamagedRecordError("truncated record header", start)
+        raise DamagedRecordError(f"truncated record header at byte {start}")
     length, crc = _HEAD.unpack(head)
     if masked_crc(head[:8]) != crc:
-        raise DamagedRecordError("corrupt record length", start)
+        raise DamagedRecordError(f"corrupt record length at byte {start}")
     return int(length)
 
 
@@ -345,10 +345,10 @@ def _read_record(stream: IO[bytes], start: int) -> bytes | None:
     data = _read_up_to(stream, length)
     tail = _read_up_to(stream, TAIL_BYTES)
     if len(data) < length or len(tail) < TAIL_BYTES:
-        raise DamagedRecordError("truncated record", start)
+        raise DamagedRecordError(f"truncated record at byte {start}")
     if masked_crc(data) != _TAIL.unpack(tail)[0]:
         behind = start + HEAD_BYTES + length + TAIL_BYTES
-        raise DamagedRecordError("corrupt record", start, behind)
+        raise DamagedRecordError(f"corrupt record at byte {start}", behind)
     return data
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -86,6 +87,15 @@ def test_frames_of_a_cut_file_are_refused_as_its_records_are(size, damage):
     for read in (lambda: read_records(io.BytesIO(content)), lambda: record_frames(content)):
         with pytest.raises(DamagedRecordError, match=f"^truncated {damage} at byte 0$"):
             list(read())
+
+
+def test_damage_found_in_another_process_arrives_as_it_was():
+    error = pickle.loads(pickle.dumps(DamagedRecordError("corrupt record at byte 0", behind=9)))
+    assert (type(error), str(error), error.behind) == (
+        DamagedRecordError,
+        "corrupt record at byte 0",
+        9,
+    )
 
 
 def test_voxels_are_found_in_a_serialized_case():
