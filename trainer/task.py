@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, CommandError, Parser, UsageError, items, run
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, say
 from beam_jobs.core.manifest import read_manifest
@@ -30,14 +31,15 @@ from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import PERMUTED, summary_line, verdict
-from trainer.training.environment import cluster_of, run_directories
+from trainer.training.claim import claimed
+from trainer.training.environment import RunDirectories, cluster_of, run_addresses
 from trainer.training.run import train
-from trainer.training.run_files import Run, claim, locked
+from trainer.training.run_files import Run
 
 PROG = "python -m trainer.task"
 
-# A flag's place in the config, where it is not a field of the same name.
-_PLACES = {
+# A flag's field in the config, where it is not a field of the same name.
+_FIELDS = {
     "model": ("network", "name"),
     **{name: ("network", name) for name in ("width", "depth", "dropout", "pooling", "fusion")},
     **{name: ("network", name) for name in ("head", "encoder_weights")},
@@ -50,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=PROG,
         description="Trains a network on a dataset's folds and predicts every held-out patient. "
-        "Killed at any moment, the same command goes on from the last epoch.",
+        "Killed at any moment, the same command resumes after the last epoch.",
         examples=(
             f"  {PROG} --data dataset --output_dir run --cross_validate\n"
             f"  {PROG} --data dataset --output_dir run0 --fold 0 \\\n"
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="dataset: a directory, gs://, s3://, ...")
-    add("--output_dir", type=Path, metavar="RUN", help="directory of the run")
+    add(
+        "--output_dir", type=Path, metavar="RUN", help="directory of the run, or a place in a store"
+    )
     folds = parser.add_mutually_exclusive_group(required=True)
     folds.add_argument("--fold", type=int, metavar="K", help="hold out this fold")
     folds.add_argument("--cross_validate", action="store_true", help="hold out each fold in turn")
@@ -83,7 +87,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
     def adder(group: Any) -> Any:
         def add(name: str, text: str, **options: Any) -> None:
-            place = _PLACES.get(name, (name,))
+            place = _FIELDS.get(name, (name,))
             default: Any = defaults
             for part in place:
                 default = getattr(default, part)
@@ -154,7 +158,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     for name in vars(TrainConfig()):
         if hasattr(args, name):
             given[name] = getattr(args, name)
-    for name, (part, field) in _PLACES.items():
+    for name, (part, field) in _FIELDS.items():
         if hasattr(args, name):
             given.setdefault(part, {})[field] = getattr(args, name)
     if "modalities" in given:
@@ -170,35 +174,34 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     config = _config(args)
-    places, cluster = run_directories(args.output_dir), cluster_of()
+    addresses, cluster = run_addresses(args.output_dir), cluster_of()
     manifest = read_manifest(args.data)
     config = config.resolve(manifest.schema.modalities)
     config.network.require_files()
     folds = folds_to_train(manifest, config.fold)
     check_folds(manifest)
-    request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
-    if not cluster.is_chief:
-        if not (places.run / RUN_NAME).is_file():
-            train(config, args.data, manifest, folds, places, cluster, cache=args.cache)
-        return EXIT_OK
-    with contextlib.ExitStack() as stack:
-        finished = claim(places.run, request, overwrite=args.overwrite)
-        stack.enter_context(locked(places.run))
-        if finished:
-            say(f"{places.run} is this very run, finished already; --overwrite trains it again")
-            _print_summary(Run.load(places.run))
-            row("report", str(_report(places.run, args.data)))
-            return EXIT_OK
-        if args.overwrite and places.checkpoints != places.run:
-            for folder in places.checkpoints.glob("fold-*"):
-                shutil.rmtree(folder)
+
+    def train_into(directories: RunDirectories) -> Run | None:
         try:
-            trained = train(config, args.data, manifest, folds, places, cluster, cache=args.cache)
+            return train(config, args.data, manifest, folds, directories, cluster, cache=args.cache)
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
-        assert trained is not None
-        _print_summary(trained)
-        row("report", str(_report(places.run, args.data)))
+
+    if not cluster.is_chief:
+        # It reads which folds are done, and writes nothing.
+        if args.overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
+            run_, checkpoints, logs = map(Path, dataclasses.astuple(addresses))
+            train_into(RunDirectories(run=run_, checkpoints=checkpoints, logs=logs))
+        return EXIT_OK
+    request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    with claimed(addresses, request, overwrite=args.overwrite) as (directories, finished):
+        if finished:
+            say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
+        else:
+            train_into(directories)
+        _print_summary(Run.load(directories.run), addresses.run)
+        report = _report(directories.run, args.data)
+    row("report", files.join(addresses.run, report.name))
     return EXIT_OK
 
 
@@ -208,14 +211,15 @@ def _report(directory: Path, data: str) -> Path:
     from trainer.reports.evaluation import write_report  # matplotlib: a second
 
     predictions = read_predictions(directory / OOF_NAME)
-    series = Path(data, "series.csv")
-    if series.is_file():
-        with contextlib.suppress(ContractError):  # its ids are not those of the records
-            return write_report(directory, predictions, series=series, run=directory)
+    series = files.join(data, "series.csv")
+    if files.stat(series) is not None:
+        # Its ids may not be those of the records.
+        with contextlib.suppress(ContractError), files.fetched(series) as table:
+            return write_report(directory, predictions, series=table, run=directory)
     return write_report(directory, predictions, run=directory)
 
 
-def _print_summary(trained: Run) -> None:
+def _print_summary(trained: Run, address: str) -> None:
     metrics = trained.metrics
     for name, text in summary_rows(metrics):
         row(name, text)
@@ -229,7 +233,7 @@ def _print_summary(trained: Run) -> None:
         f"{trained.wall_seconds:.0f} s, {trained.step_seconds:.2g} s a step, "
         f"{100 * trained.input_wait:.1f} % of it waiting for input; {trained.precision}",
     )
-    row("run", str(trained.directory))
+    row("run", address)
 
 
 if __name__ == "__main__":

@@ -328,7 +328,7 @@ def test_a_finished_baseline_is_not_repeated_and_another_is_refused(
     before = (baseline.directory / "baseline.json").stat().st_mtime_ns
     assert main(baseline.argv) == 0
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(ContractError, match=r"another baseline \(trees: 40 there, 41 asked\)"):
+    with pytest.raises(ContractError, match=r"another baseline \(trees: 40 there, 41 requested\)"):
         main([*baseline.argv, "--trees", "41"])
     assert (baseline.directory / "baseline.json").stat().st_mtime_ns == before
 

@@ -133,7 +133,7 @@ def test_a_finished_run_is_not_trained_again(
 def test_a_run_of_another_dataset_is_refused(trained: Trained, tmp_path: Path) -> None:
     write_dataset(tmp_path, patients=16, folds=2, seed=9)
     argv = [str(tmp_path) if part == str(trained.data) else part for part in trained.argv]
-    with pytest.raises(ContractError, match=r"dataset_fingerprint: .* there, .* asked"):
+    with pytest.raises(ContractError, match=r"dataset_fingerprint: .* there, .* requested"):
         main(argv)
 
 

@@ -164,10 +164,10 @@ def test_a_study_of_other_settings_is_refused_with_both_sides_named(
 ) -> None:
     argv = argv_of(dataset, tmp_path / "study", "--tuner", "random", "--max_trials", "1")
     assert main(argv, command=FAKE) == 0
-    with pytest.raises(ContractError, match="seeds: 1 there, 2 asked"):
+    with pytest.raises(ContractError, match="seeds: 1 there, 2 requested"):
         main([*argv, "--seeds", "2"], command=FAKE)
     with pytest.raises(
-        ContractError, match=r"space\.dropout: \[0\.0, 0\.2\] there, \[0\.0\] asked"
+        ContractError, match=r"space\.dropout: \[0\.0, 0\.2\] there, \[0\.0\] requested"
     ):
         main(argv_of(dataset, tmp_path / "study", "--tuner", "random", dropout=0), command=FAKE)
     (tmp_path / "other").mkdir()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
 
 SLICE_MODELS = ("slice_cnn", "slice_efficientnet_b0")
 MODELS = (
@@ -46,7 +46,7 @@ class NetworkConfig:
         alone to the same network and joins their features before the logit.
       head: how a slice network joins its slices: their mean, a mean with learnt weights, an LSTM
         over them in both directions, or a transformer.
-      encoder_weights: local file with weights for a slice network's 2D encoder.
+      encoder_weights: file with weights for a slice network's 2D encoder.
 
     Raises:
       UsageError: a value that no network can have, or an option that this one cannot use.
@@ -104,7 +104,7 @@ class NetworkConfig:
         Raises:
           UsageError: `encoder_weights` is not a file.
         """
-        if self.encoder_weights is not None and not Path(self.encoder_weights).is_file():
+        if self.encoder_weights is not None and files.stat(self.encoder_weights) is None:
             raise UsageError(f"--encoder_weights: {self.encoder_weights} is not a file")
 
     def to_json(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import (
@@ -40,7 +41,6 @@ from beam_jobs.core.tfrecord import (
     record_frames,
     voxels_offset,
 )
-from trainer.data.locations import is_remote, join, read_bytes, size
 
 _AT_ONCE = 4  # shards fetched and hashed side by side; each takes its size in memory
 
@@ -154,7 +154,7 @@ _left_in_place: dict[tuple[Any, ...], Shard] = {}
 
 
 class ShardStore:
-    """The opened shards of one dataset; all who ask while it lives share them.
+    """The opened shards of one dataset; all who open them while it lives share them.
 
     Args:
       cache: "memory", "file" or "none".
@@ -189,7 +189,7 @@ class ShardStore:
             that are not what manifest and schema say; the message names each with both sides.
           CommandError: a store or the cache file fails.
         """
-        paths = [join(data, entry.name) for entry in entries]
+        paths = [files.join(data, entry.name) for entry in entries]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             sizes = list(pool.map(_size, paths))
             for path, found, entry in zip(paths, sizes, entries, strict=True):
@@ -213,7 +213,7 @@ class ShardStore:
         key = (path, entry, schema, _stamp(path))
         if shard := self._shards.get(key):
             return shard
-        whole = read_bytes(path)
+        whole = files.read(path)
         if (found := hashlib.sha256(whole).hexdigest()) != entry.sha256:
             raise _WrongShardError(
                 f"{path} ({_damage(whole)}sha256 {found}, the manifest says {entry.sha256})"
@@ -246,7 +246,7 @@ def _stamp(path: str) -> tuple[int, ...]:
 
 def _size(path: str) -> int:
     try:
-        return size(path)
+        return files.size(path)
     except FileNotFoundError as error:
         raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
 

@@ -17,7 +17,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,10 +28,10 @@ import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run import CACHES
-from trainer.data.locations import is_remote
 from trainer.data.record_reader import Shard, ShardStore
 
 _READS = 2  # batches read at a time
@@ -149,7 +149,9 @@ class Records:
     ) -> None:
         self.close()
 
-    def _read(self, rows: tf.data.Dataset, *, then: Any) -> tf.data.Dataset:
+    def _read(
+        self, rows: tf.data.Dataset, *, then: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
+    ) -> tf.data.Dataset:
         """Numbers of records (rows,) → their batches, prefetched in a fixed order.
 
         Without autotune: its thread holds up epochs' ends.
@@ -190,7 +192,7 @@ class Records:
 
 
 def open_records(
-    data: str | Path,
+    data: files.StrPath,
     manifest: Manifest,
     folds: Iterable[int | None],
     *,
@@ -220,7 +222,7 @@ def open_records(
       ContractError: shards or records are not what the manifest says.
       CommandError: a store refuses or fails.
     """
-    data, folds = str(data), tuple(folds)
+    data, folds = files.text(data), tuple(folds)
     entries = manifest.shards_of(folds)
     cache = _resolve_cache(cache, cache_dir, data, sum(entry.bytes for entry in entries))
     store = ShardStore.of(data, cache, cache_dir or Path(tempfile.gettempdir()))
@@ -241,7 +243,7 @@ def open_records(
 
 
 def contract_error(
-    error: tf.errors.OpError, *, data: str | Path, manifest: Manifest
+    error: tf.errors.OpError, *, data: files.StrPath, manifest: Manifest
 ) -> ContractError | None:
     """What a TensorFlow error says about the records; None when it is about something else.
 
@@ -261,12 +263,12 @@ def contract_error(
 
 
 def _resolve_cache(cache: str, cache_dir: Path | None, data: str, total: int) -> str:
-    """The kind of cache that "auto" means, or the one asked for.
+    """The kind of cache that "auto" means, or the one requested.
 
     Raises:
       UsageError: there is no such kind, or not for this data.
     """
-    remote = is_remote(data)
+    remote = files.is_remote(data)
     if cache not in CACHES:
         raise UsageError(f"--cache {cache}: known: {', '.join(CACHES)}")
     if cache == "none" and remote:

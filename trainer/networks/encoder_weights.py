@@ -1,4 +1,4 @@
-"""Weights of a 2D encoder, read from a local file into a slice network."""
+"""Weights of a 2D encoder, read from a file into a slice network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from keras import layers
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
 
 # Of keras.applications' networks: what is no part of the encoder (its input's scaling, its top).
 _NOT_ENCODER = (layers.Normalization, layers.Dense)
@@ -36,10 +37,11 @@ def load_encoder_weights(model: keras.Model, file: str) -> None:
     Raises:
       UsageError: no such file, an unreadable one, or weights of another network.
     """
-    if not Path(file).is_file():
+    if files.stat(file) is None:
         raise UsageError(f"--encoder_weights: {file} is not a file")
     encoder = encoder_of(model)
-    found = _read(file, model.name, encoder)
+    with files.fetched(file) as local:
+        found = _read(file, local, model.name, encoder)
     wanted = [(weight.path, tuple(weight.shape)) for weight in encoder.weights]
     if len(found) != len(wanted):
         raise UsageError(
@@ -56,17 +58,17 @@ def load_encoder_weights(model: keras.Model, file: str) -> None:
     encoder.set_weights(found)
 
 
-def _read(file: str, name: str, encoder: keras.Model) -> list[npt.NDArray[Any]]:
-    """The file's arrays in the encoder's order."""
+def _read(file: str, local: Path, name: str, encoder: keras.Model) -> list[npt.NDArray[Any]]:
+    """The arrays of `file`, which lies at `local`, in the encoder's order."""
     if file.endswith(".keras"):
         try:
-            return _arrays(keras.saving.load_model(file, compile=False))
+            return _arrays(keras.saving.load_model(local, compile=False))
         except Exception as error:  # Keras raises zipfile's, h5py's and its own
             raise UsageError(f"--encoder_weights: {file}: not a Keras model: {error}") from error
     failures = []
     for skeleton in _skeletons(name, encoder):
         try:
-            skeleton.load_weights(file)
+            skeleton.load_weights(local)
         except Exception as error:
             failures.append(str(error).partition("\n")[0])
         else:

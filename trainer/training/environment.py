@@ -6,8 +6,7 @@
     AIP_CHECKPOINT_DIR            what a restart needs
     AIP_TENSORBOARD_LOG_DIR       TensorBoard's files
 
-Vertex AI gives directories as gs:// addresses and mounts every bucket under /gcs: they are written
-there as files.
+Vertex AI gives directories as gs:// addresses; any other place will do as well.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-
-_MOUNT = Path("/gcs")
+from beam_jobs.common.files import interface as files
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +90,8 @@ def _cluster(cluster: Mapping[str, Any], task: Mapping[str, Any]) -> Cluster:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunDirectories:
-    """Where a run writes.
+class RunAddresses:
+    """Where a run is to lie: local directories, or places in stores.
 
     Attributes:
       run: run.json and the members.
@@ -101,41 +99,43 @@ class RunDirectories:
       logs: TensorBoard's files.
     """
 
+    run: str
+    checkpoints: str
+    logs: str
+
+
+def run_addresses(
+    output_dir: files.StrPath | None, environ: Mapping[str, str] = os.environ
+) -> RunAddresses:
+    """Where a run is to lie: what --output_dir says, and Vertex AI's where it is silent.
+
+    Raises:
+      UsageError: neither says where, or one is a place that nothing can be written to.
+    """
+    run = output_dir if output_dir is not None else environ.get("AIP_MODEL_DIR")
+    if not run:
+        raise UsageError("--output_dir is required (or AIP_MODEL_DIR, on Vertex AI)")
+    run = files.text(run)
+    addresses = RunAddresses(
+        run=run,
+        checkpoints=environ.get("AIP_CHECKPOINT_DIR") or run,
+        logs=environ.get("AIP_TENSORBOARD_LOG_DIR") or files.join(run, "logs"),
+    )
+    for address in dataclasses.astuple(addresses):
+        files.require_writable(address)
+    return addresses
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunDirectories:
+    """Where a run is written, on this machine's disks.
+
+    Attributes:
+      run, checkpoints, logs: as in `RunAddresses`; each the place itself or its mirror.
+      push: brings the mirrored places up to what lies here.
+    """
+
     run: Path
     checkpoints: Path
     logs: Path
-
-    def push(self) -> None:
-        """Brings a store up to what lies here."""
-
-
-def run_directories(
-    output_dir: Path | None, environ: Mapping[str, str] = os.environ
-) -> RunDirectories:
-    """The directories of a run: what --output_dir says, and Vertex AI's where it is silent.
-
-    Raises:
-      UsageError: neither says where, or a gs:// address whose bucket is not mounted.
-    """
-    if output_dir is not None:
-        run = output_dir
-    elif address := environ.get("AIP_MODEL_DIR"):
-        run = _mounted(address, "AIP_MODEL_DIR")
-    else:
-        raise UsageError("--output_dir is required (or AIP_MODEL_DIR, on Vertex AI)")
-    checkpoints = environ.get("AIP_CHECKPOINT_DIR")
-    logs = environ.get("AIP_TENSORBOARD_LOG_DIR")
-    return RunDirectories(
-        run=run,
-        checkpoints=_mounted(checkpoints, "AIP_CHECKPOINT_DIR") if checkpoints else run,
-        logs=_mounted(logs, "AIP_TENSORBOARD_LOG_DIR") if logs else run / "logs",
-    )
-
-
-def _mounted(address: str, name: str) -> Path:
-    if not address.startswith("gs://"):
-        return Path(address)
-    bucket, _, path = address.removeprefix("gs://").partition("/")
-    if not (_MOUNT / bucket).is_dir():
-        raise UsageError(f"{name}={address}: the bucket is not mounted at {_MOUNT / bucket}")
-    return _MOUNT / bucket / path
+    push: Callable[[], None] = lambda: None

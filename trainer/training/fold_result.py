@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.json_file import write_json
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import FOLD_RESULT_NAME
 
 
@@ -67,13 +67,14 @@ class FoldResult:
         write_json(directory / FOLD_RESULT_NAME, data)
 
     @classmethod
-    def load(cls, directory: Path) -> FoldResult | None:
+    def load(cls, directory: files.StrPath) -> FoldResult | None:
         """Reads result.json; None where the fold is not done."""
-        file = directory / FOLD_RESULT_NAME
-        if not file.is_file():
+        file = files.join(directory, FOLD_RESULT_NAME)
+        try:
+            data = read_json(file)
+        except FileNotFoundError:
             return None
         try:
-            data = json.loads(file.read_bytes())
             held_out = data.pop("held_out")
             return cls(
                 **data,

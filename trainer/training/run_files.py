@@ -6,12 +6,13 @@ import contextlib
 import dataclasses
 import fcntl
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, objects_of, require_kinds
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, RUN_NAME
@@ -114,7 +115,7 @@ class Run:
         write_json(self.directory / RUN_NAME, self.to_json())
 
     @classmethod
-    def load(cls, path: str | Path) -> Run:
+    def load(cls, path: files.StrPath) -> Run:
         """Reads a run's directory.
 
         Raises:
@@ -175,13 +176,22 @@ class Run:
         return model
 
 
-def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bool:
+def claim(
+    directory: Path,
+    request: Mapping[str, Any],
+    *,
+    overwrite: bool,
+    address: files.StrPath = "",
+    push: Callable[[], None] = lambda: None,
+) -> bool:
     """Takes a directory for a run and writes config.json, or finds the same run finished there.
 
     Args:
-      directory: made when it does not exist; an unfinished run of the same request is gone on with.
-      request: what the run is asked for (configuration, dataset fingerprint), as JSON.
+      directory: made when it does not exist; an unfinished run of the same request is resumed.
+      request: what the run is to be (configuration, dataset fingerprint), as JSON.
       overwrite: replace whatever run lies there.
+      address: what the directory is a mirror of, for messages.
+      push: brings that up to date.
 
     Returns:
       True when the directory holds this very run, finished; nothing is touched then.
@@ -190,24 +200,56 @@ def claim(directory: Path, request: Mapping[str, Any], *, overwrite: bool) -> bo
       UsageError: the directory holds something that is not a run.
       ContractError: it holds a run of another request; the message names each differing value.
     """
-    file = directory / CONFIG_NAME
-    if directory.exists() and (not directory.is_dir() or any(_entries(directory))):
-        if not file.is_file() or (found := read_json(file)).pop("format", None) != CONFIG_FORMAT:
-            raise UsageError(f"{directory}: not empty and not a run; choose another --output_dir")
+    there = request_of(directory)
+    if there is not None:
         if not overwrite:
-            if differing := differences(found, request):
+            if differing := differences(there, request):
                 raise ContractError(
-                    f"{directory} holds another run ({differing}); --overwrite replaces it"
+                    f"{files.text(address or directory)} holds another run ({differing}); "
+                    "--overwrite replaces it"
                 )
             return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
+        push()
         for name in (OOF_NAME, "report.html", "metrics.json"):
             (directory / name).unlink(missing_ok=True)
         for folder in (*directory.glob("fold-*"), directory / "logs"):
             shutil.rmtree(folder, ignore_errors=True)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(file, {**request, "format": CONFIG_FORMAT})
+    write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
+    push()
     return False
+
+
+def request_of(directory: files.StrPath) -> dict[str, Any] | None:
+    """The request of the run that lies in a directory; None where nothing does.
+
+    Raises:
+      UsageError: the directory holds something that is not a run.
+    """
+    foreign = UsageError(
+        f"{files.text(directory)}: not empty and not a run; choose another --output_dir"
+    )
+    try:
+        found = read_json(files.join(directory, CONFIG_NAME))
+    except (FileNotFoundError, NotADirectoryError):
+        if _holds_anything(directory):
+            raise foreign from None
+        return None
+    if found.pop("format", None) != CONFIG_FORMAT:
+        raise foreign
+    return found
+
+
+def _holds_anything(directory: files.StrPath) -> bool:
+    """Whether a directory holds more than the lock and what a kill left of a file half written."""
+    if files.is_remote(directory):
+        return files.holds_files(directory)
+    local = Path(directory)
+    if not local.is_dir():
+        return local.exists()
+    return any(
+        file.name != LOCK_NAME and files.temporary_of(file.name) is None for file in local.iterdir()
+    )
 
 
 @contextlib.contextmanager
@@ -226,20 +268,11 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def _entries(directory: Path) -> Iterator[Path]:
-    """What lies in a directory, but the lock and what a kill left of a file half written."""
-    return (
-        file
-        for file in directory.iterdir()
-        if file.name != LOCK_NAME and not file.name.startswith(f".{CONFIG_NAME}.")
-    )
-
-
-def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """What two requests differ in, both values of each, for a message; empty where in nothing."""
-    here, wanted = _flat(there), _flat(asked)
+    here, wanted = _flat(there), _flat(requested)
     return "; ".join(
-        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} asked"
+        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} requested"
         for name in sorted(here.keys() | wanted.keys())
         if here.get(name) != wanted.get(name)
     )

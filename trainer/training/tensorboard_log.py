@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import duration, say
 from trainer.config.run_layout import HISTORY_NAME
 
@@ -48,12 +50,11 @@ class Journal:
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv anew: it says what the state says, whatever was lost in between."""
-        temporary = self._history.with_name(f".{self._history.name}")
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, HISTORY_COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(self._history)
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_text(self._history, stream.getvalue())
 
     def log(self, history: Sequence[Mapping[str, Any]]) -> None:
         """The last epoch of a history, as TensorBoard's scalars and a line."""

@@ -25,7 +25,7 @@ from typing import IO
 from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.local import LocalBytes
-from beam_jobs.common.files.lock import LockedError, lock
+from beam_jobs.common.files.lock import Lock, lock
 from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
 from beam_jobs.common.files.names import (
     Entry,
@@ -41,6 +41,7 @@ from beam_jobs.common.files.names import (
     text,
 )
 from beam_jobs.common.files.sources import HEAD_BYTES, ByteSource, SourceFile
+from beam_jobs.common.files.store_lock import LockedError
 from beam_jobs.common.files.writer import Writer
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "ByteSource",
     "Entry",
     "LocalBytes",
+    "Lock",
     "LockedError",
     "Mirror",
     "SourceFile",

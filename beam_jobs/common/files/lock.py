@@ -2,41 +2,51 @@
 
 On a local disk it is the kernel's and ends with the process, however that ends. The file stays: who
 unlinked it would hold a lock on a file that the next one no longer finds, and both would work. In a
-store it is an object that is made unless there is one; a killed job leaves it behind, and
-`break_lock` says that its job is dead.
+store it is an object (`store_lock`), which a killed job leaves behind: its successor on the same
+machine takes it over; one elsewhere can `wait` for the heartbeat that does not come.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import socket
-import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Protocol
 
-from beam_jobs.common.cli import CommandError
-from beam_jobs.common.files import objects
 from beam_jobs.common.files.names import StrPath, is_remote, require_writable, text
+from beam_jobs.common.files.store_lock import LockedError, held, owner, store_lock
 
 _OWNER_BYTES = 4096
 
 
-class LockedError(CommandError):
-    """Another job holds the lock; the message says who."""
+class Lock(Protocol):
+    """A lock that is held."""
+
+    def require(self) -> None:
+        """Refuses to work on where the lock was taken from this process.
+
+        Raises:
+          LockedError: another job holds it now.
+        """
+
+
+class _KernelLock:
+    def require(self) -> None:
+        """The kernel takes it from nobody."""
 
 
 @contextmanager
 def lock(
-    path: StrPath, message: str, *, break_lock: bool = False, hint: str = ""
-) -> Iterator[None]:
+    path: StrPath, message: str, *, break_lock: bool = False, wait: bool = False, hint: str = ""
+) -> Iterator[Lock]:
     """Holds a lock for the time of the block.
 
     Args:
       path: of the lock's own file; its directory is made.
       message: what another holder means, "another job is writing s3://bucket/data".
       break_lock: take a store's lock from whoever holds it. A disk's needs no breaking.
+      wait: for as long as it takes to find out whether a store's holder still works (90 s).
       hint: what to add to the message in a store, "; --break_lock if it is dead".
 
     Raises:
@@ -47,12 +57,12 @@ def lock(
     path = text(path)
     require_writable(path)
     if is_remote(path):
-        with _store_lock(path, message, break_lock=break_lock, hint=hint):
-            yield
+        with store_lock(path, message, break_lock=break_lock, wait=wait, hint=hint) as held_there:
+            yield held_there
         return
     descriptor = _local_lock(path, message)
     try:
-        yield
+        yield _KernelLock()
     finally:
         # Said aloud, for a forked child has the descriptor too.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -67,12 +77,12 @@ def _local_lock(path: str, message: str) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):
                 os.truncate(descriptor, 0)
-                os.pwrite(descriptor, _owner().encode(), 0)
+                os.pwrite(descriptor, owner().encode(), 0)
                 return descriptor
         except BlockingIOError as error:
-            owner = os.pread(descriptor, _OWNER_BYTES, 0)
+            holder = os.pread(descriptor, _OWNER_BYTES, 0)
             os.close(descriptor)
-            raise LockedError(_held(message, owner)) from error
+            raise LockedError(held(message, holder)) from error
         except BaseException:
             os.close(descriptor)
             raise
@@ -83,37 +93,3 @@ def _is_same(descriptor: int, path: str) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
-
-
-@contextmanager
-def _store_lock(path: str, message: str, *, break_lock: bool, hint: str) -> Iterator[None]:
-    token = f"{_owner()}, {uuid.uuid4().hex[:8]}".encode()
-    taken = objects.put_new(path, token)
-    if not taken and break_lock:
-        # Of two who break it, one gets it.
-        taken = objects.put_over(path, token) or objects.put_new(path, token)
-    if not taken:
-        raise LockedError(_held(message, _read_owner(path)) + hint)
-    try:
-        yield
-    finally:
-        # Another's, who broke this one, stays; so does one that cannot be looked at now.
-        with suppress(CommandError, OSError):
-            if _read_owner(path) == token:
-                objects.delete([path])
-
-
-def _read_owner(path: str) -> bytes:
-    with suppress(FileNotFoundError):
-        return objects.read(path, 0, _OWNER_BYTES).data
-    return b"it has just ended"
-
-
-def _held(message: str, owner: bytes) -> str:
-    line = " ".join(owner.decode(errors="replace").split())
-    return f"{message} ({line or 'it has just begun'})"
-
-
-def _owner() -> str:
-    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    return f"process {os.getpid()} on {socket.gethostname()} since {started} UTC"

@@ -7,12 +7,14 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files import store_lock
 from tests.stores import Emulator
 
 # Holds a lock until its input ends.
@@ -23,7 +25,7 @@ HOLD = (
 )
 
 
-def hold(path: Path) -> subprocess.Popen[str]:
+def hold(path: Path | str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -158,3 +160,45 @@ class TestInAStore:
     ) -> None:
         with files.lock(files.join(root, "lock"), "held"):
             store.front.fault = lambda method, path: 403
+
+    def test_a_killed_jobs_lock_is_taken_over_on_its_own_machine(
+        self, store: Emulator, root: str
+    ) -> None:
+        path = files.join(root, "lock")
+        process = hold(path)
+        with pytest.raises(files.LockedError, match=f"process {process.pid} on"):
+            files.lock(path, "held").__enter__()
+        process.kill()
+        process.communicate()
+        with files.lock(path, "held"):
+            assert f"process {os.getpid()} on" in files.read_text(path)
+        assert not files.exists(path)
+
+    def test_a_silent_holder_elsewhere_is_given_up_and_one_with_a_heartbeat_is_not(
+        self, store: Emulator, root: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store_lock, "HEARTBEAT_S", 0.05)
+        monkeypatch.setattr(store_lock, "_POLL_S", 0.1)
+        monkeypatch.setattr(store_lock, "LEASE_S", 2.0)
+        path = files.join(root, "lock")
+        files.write(path, b"process 1 on elsewhere since yesterday\nother machine\n7\n")
+        with pytest.raises(files.LockedError, match="on elsewhere"):
+            files.lock(path, "held").__enter__()
+        with (
+            files.lock(path, "held", wait=True),
+            pytest.raises(files.LockedError, match=f"process {os.getpid()} on"),
+        ):
+            files.lock(path, "held", wait=True).__enter__()
+
+    def test_who_lost_a_lock_is_stopped_before_the_next_write(
+        self, store: Emulator, root: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store_lock, "HEARTBEAT_S", 0.05)
+        path = files.join(root, "lock")
+        with files.lock(path, "held") as first:
+            first.require()
+            with files.lock(path, "held", break_lock=True) as second:
+                second.require()
+                time.sleep(1)
+                with pytest.raises(files.LockedError, match="held"):
+                    first.require()

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.tfrecord import record_frames
 from tests.datasets import MODALITIES, make_cases, make_schema, write_cases, write_dataset
@@ -276,10 +277,8 @@ def test_a_shard_changed_between_two_folds_is_hashed_again(tmp_path) -> None:
 def opened(monkeypatch) -> Iterator[list[str]]:
     """The shards read whole."""
     paths: list[str] = []
-    original = record_reader.read_bytes
-    monkeypatch.setattr(
-        record_reader, "read_bytes", lambda path: (paths.append(path), original(path))[1]
-    )
+    original = files.read
+    monkeypatch.setattr(files, "read", lambda path: (paths.append(path), original(path))[1])
     monkeypatch.setattr(record_reader, "_left_in_place", {})
     monkeypatch.setattr(record_reader.ShardStore, "_living", weakref.WeakValueDictionary())
     return paths
@@ -317,7 +316,7 @@ def test_a_cache_file_has_no_name_and_goes_with_its_readers(dataset, tmp_path, o
         (None, {"cache": "memory", "cache_dir": Path()}, "a cache directory is for --cache file"),
         (None, {"cache": "file", "cache_dir": Path("nowhere")}, "nowhere: no such directory"),
         ("s3://bucket/dataset", {"cache": "none"}, "--cache none is for local data"),
-        ("ftp://host/dataset", {}, "cannot read ftp://; known: local paths, gs://"),
+        ("ftp://host/dataset", {}, "cannot use ftp://; known: local paths, gs://"),
     ],
 )
 def test_a_cache_that_cannot_be_is_refused(dataset, data, options, told) -> None:

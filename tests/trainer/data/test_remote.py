@@ -1,7 +1,4 @@
-"""Datasets in a store, read through TensorFlow's file systems, against emulators over sockets.
-
-In processes of their own: a file system reads its settings once a process.
-"""
+"""Datasets in a store, against emulators over sockets; in processes of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets import write_dataset
-from tests.stores import BUCKET, Emulator, s3
+from tests.stores import Emulator, gs, s3
 
 pytestmark = [
     pytest.mark.emulator,
@@ -26,7 +23,6 @@ pytestmark = [
 READ = """
 import json, sys, zlib
 from trainer.data.records import open_records
-from trainer.data.locations import is_dir, size
 from beam_jobs.core.manifest import read_manifest
 def read(data, **options):
     records = open_records(data, read_manifest(data), [0, 1], modalities=("T1w",), **options)
@@ -37,7 +33,7 @@ def read(data, **options):
         digest = zlib.crc32(batch["volume"].tobytes(), digest)
     records.close()
     return names, digest
-def told(data, **options):
+def outcome(data, **options):
     try:
         return read(data, **options)
     except Exception as error:
@@ -52,9 +48,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module")
-def store(dataset: Path):
-    with s3() as running:
+@pytest.fixture(scope="module", params=[s3, gs], ids=["s3", "gs"])
+def store(request: pytest.FixtureRequest, dataset: Path):
+    with request.param() as running:
         running.upload(dataset, "dataset")
         running.upload(dataset, "damaged")
         running.upload(dataset, "denied")
@@ -78,7 +74,7 @@ def _run(store: Emulator, code: str, *argv: str) -> list[list]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_s3_datasets_read_as_local_ones_and_errors_are_one_line(
+def test_a_stores_dataset_reads_as_a_local_one_and_errors_are_one_line(
     store: Emulator, dataset: Path
 ) -> None:
     store.front.asked.clear()
@@ -87,32 +83,30 @@ base = sys.argv[1]
 print(json.dumps([
     read(base + "/dataset", cache="memory"),
     read(base + "/dataset", cache="file"),
-    [is_dir(base + "/dataset"), is_dir(base + "/nothing"), size(base + "/dataset/manifest.json")],
-    told(base + "/nothing"),
-    told("s3://no-such-bucket/dataset"),
-    told(base + "/damaged"),
-    told(base + "/denied"),
-    told(base + "/dataset", cache="none"),
+    outcome(base + "/nothing"),
+    outcome(base.replace("voxelbeam-test", "no-such-bucket") + "/dataset"),
+    outcome(base + "/damaged"),
+    outcome(base + "/denied"),
+    outcome(base + "/dataset", cache="none"),
     read(sys.argv[2]),
 ]))"""
-    answers = _run(store, code, f"s3://{BUCKET}", str(dataset))
-    in_memory, in_file, kinds, nothing, no_bucket, damaged, denied, uncached, local = answers
+    answers = _run(store, code, store.path(), str(dataset))
+    in_memory, in_file, nothing, no_bucket, damaged, denied, uncached, local = answers
     assert in_memory == in_file == local
     assert len(set(local[0])) == 12
     assert len(local[0]) == 24
-    assert kinds == [True, False, (dataset / "manifest.json").stat().st_size]
     lost = "no manifest.json: no dataset, or its conversion is not done, or there is no such bucket"
-    assert nothing == ["UsageError", f"s3://{BUCKET}/nothing: {lost}"]
-    assert no_bucket == ["UsageError", f"s3://no-such-bucket/dataset: {lost}"]
+    assert nothing == ["UsageError", f"{store.path('nothing')}: {lost}"]
+    assert no_bucket == ["UsageError", f"{store.scheme}://no-such-bucket/dataset: {lost}"]
     assert damaged[0] == "ContractError"
     name = next(dataset.glob("fold-1-00000*")).name
     assert damaged[1].startswith(
-        f"shards with a wrong hash or count: s3://{BUCKET}/damaged/{name} (corrupt record at byte "
+        f"shards with a wrong hash or count: {store.path('damaged', name)} (corrupt record at byte "
     )
     assert denied[0] == "StoreError"
-    assert denied[1].startswith(f"s3://{BUCKET}/denied/manifest.json: access denied")
+    assert denied[1].startswith(f"{store.path('denied')}/manifest.json: access denied")
     assert uncached[0] == "UsageError"
-    assert not [told for _, told in (nothing, no_bucket, damaged, denied) if "\n" in told]
+    assert not [line for _, line in (nothing, no_bucket, damaged, denied) if "\n" in line]
     fetched = Counter(
         asked.path
         for asked in store.front.asked

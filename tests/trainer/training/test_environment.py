@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-import trainer.training.environment
 from beam_jobs.common.cli import UsageError
-from trainer.training.environment import Cluster, cluster_of, run_directories
+from trainer.training.environment import Cluster, cluster_of, run_addresses
 
 
 def _described(cluster: dict[str, list[str]], role: str, index: int) -> str:
@@ -54,27 +52,38 @@ def test_a_cluster_that_cannot_be_is_refused_by_its_variable(text: str, told: st
         cluster_of({"TF_CONFIG": text})
 
 
-def test_vertex_directories_are_files_under_the_mount(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer.training.environment, "_MOUNT", tmp_path)
-    (tmp_path / "bucket").mkdir()
+def test_vertex_directories_are_taken_where_the_flag_is_silent() -> None:
     environ = {
         "AIP_MODEL_DIR": "gs://bucket/job/model/",
         "AIP_CHECKPOINT_DIR": "gs://bucket/job/checkpoints",
         "AIP_TENSORBOARD_LOG_DIR": "gs://bucket/job/logs",
     }
-    places = run_directories(None, environ)
-    assert places.run == tmp_path / "bucket/job/model"
-    assert places.checkpoints == tmp_path / "bucket/job/checkpoints"
-    assert places.logs == tmp_path / "bucket/job/logs"
-    assert run_directories(tmp_path / "run", environ).run == tmp_path / "run"
-    with pytest.raises(UsageError, match="AIP_MODEL_DIR=gs://other/x: the bucket is not mounted"):
-        run_directories(None, {"AIP_MODEL_DIR": "gs://other/x"})
+    addresses = run_addresses(None, environ)
+    assert addresses.run == "gs://bucket/job/model/"
+    assert addresses.checkpoints == "gs://bucket/job/checkpoints"
+    assert addresses.logs == "gs://bucket/job/logs"
+    assert run_addresses("run", environ).run == "run"
 
 
-def test_without_any_directory_the_flag_is_asked_for(tmp_path: Path) -> None:
+def test_without_any_directory_the_flag_is_required() -> None:
     with pytest.raises(UsageError, match="--output_dir is required"):
-        run_directories(None, {})
-    alone = run_directories(tmp_path, {})
-    assert (alone.run, alone.checkpoints, alone.logs) == (tmp_path, tmp_path, tmp_path / "logs")
+        run_addresses(None, {})
+    alone = run_addresses("gs://bucket/run", {})
+    assert alone.checkpoints == alone.run
+    assert alone.logs == "gs://bucket/run/logs"
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("https://host/run", "can be read, not written to"),
+        ("hdfs://host/run", "cannot use hdfs://"),
+        ("gs:/bucket/run", "a slash is missing"),
+        ("run.zip!/inner", "an archive can be read, not written to"),
+    ],
+)
+def test_a_place_that_no_run_can_lie_in_is_refused(place: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        run_addresses(place, {})
+    with pytest.raises(UsageError, match=said):
+        run_addresses("run", {"AIP_CHECKPOINT_DIR": place})

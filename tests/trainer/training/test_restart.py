@@ -15,9 +15,10 @@ import pytest
 
 import trainer.training.checkpoint
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from tests.datasets import write_dataset
 from trainer.task import main
-from trainer.training.run_files import Run, locked
+from trainer.training.run_files import LOCK_NAME, Run
 
 # Whatever has a state of its own: dropout, schedule, moving average, augmentation.
 SETTINGS = (
@@ -112,12 +113,15 @@ def test_a_run_of_other_settings_does_not_resume_from_a_state(
     monkeypatch.setattr(trainer.training.checkpoint, "save_state", die)
     with pytest.raises(Killed):
         main(_argv(dataset, tmp_path / "run"))
-    with pytest.raises(ContractError, match=r"config\.seed: 0 there, 1 asked"):
+    with pytest.raises(ContractError, match=r"config\.seed: 0 there, 1 requested"):
         main(_argv(dataset, tmp_path / "run", "--seed", "1"))
 
 
 def test_two_processes_do_not_train_the_same_run(dataset: Path, tmp_path: Path) -> None:
-    with locked(tmp_path / "run"), pytest.raises(ContractError, match="another process"):
+    with (
+        files.lock(tmp_path / "run" / LOCK_NAME, "held"),
+        pytest.raises(files.LockedError, match="another process trains this run"),
+    ):
         main(_argv(dataset, tmp_path / "run"))
 
 

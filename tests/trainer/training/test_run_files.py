@@ -94,8 +94,8 @@ def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) ->
     other = {"config": {"seed": 1, "optimizer": {"learning_rate": 0.2}}, "dataset_fingerprint": "b"}
     with pytest.raises(ContractError) as caught:
         claim(tmp_path, other, overwrite=False)
-    assert "config.optimizer.learning_rate: 0.1 there, 0.2 asked" in str(caught.value)
-    assert "dataset_fingerprint: 'a' there, 'b' asked" in str(caught.value)
+    assert "config.optimizer.learning_rate: 0.1 there, 0.2 requested" in str(caught.value)
+    assert "dataset_fingerprint: 'a' there, 'b' requested" in str(caught.value)
     assert claim(tmp_path, other, overwrite=True) is False
     assert json.loads((tmp_path / "config.json").read_text())["dataset_fingerprint"] == "b"
 
@@ -116,7 +116,7 @@ def test_runs_are_kept_finished_or_not_until_they_are_replaced(tmp_path: Path) -
 
 
 def test_what_a_kill_leaves_before_the_first_file_is_no_foreign_directory(tmp_path: Path) -> None:
-    for name in (".lock", ".config.json.123"):
+    for name in (".lock", "config.json.0123456789ab.part"):
         (tmp_path / name).touch()
     assert claim(tmp_path, REQUEST, overwrite=False) is False
 
