@@ -130,7 +130,7 @@ def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) ->
         folds = {name: fold for name, _, fold in data.patients if fold is not None}
     tables = []
     for run in runs:
-        file = run.directory / OOF_NAME
+        file = Path(run.directory, OOF_NAME)
         if not file.is_file():
             if method is None:
                 return f"run {run.directory} has no {OOF_NAME}"
@@ -196,7 +196,7 @@ def contract_of(
     first = runs[0]
     for run in runs[1:]:
         _require_same_volumes(first, run)
-    names = _names([run.directory for run in runs])
+    names = _names([Path(run.directory) for run in runs])
     return Contract(
         schema=first.schema,
         spec=dict(first.spec),

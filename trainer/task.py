@@ -63,9 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--data", required=True, metavar="DIR", help="dataset: a directory, gs://, s3://, ...")
-    add(
-        "--output_dir", type=Path, metavar="RUN", help="directory of the run, or a place in a store"
-    )
+    add("--output_dir", metavar="RUN", help="directory of the run, or a place in a store")
     folds = parser.add_mutually_exclusive_group(required=True)
     folds.add_argument("--fold", type=int, metavar="K", help="hold out this fold")
     folds.add_argument("--cross_validate", action="store_true", help="hold out each fold in turn")

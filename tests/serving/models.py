@@ -82,7 +82,7 @@ def write_run(
             keras.config.set_dtype_policy("float32")
         members.append(Member(fold=fold, seed=seed, path=path, best_epoch=3, val_auc=0.6))
     run = Run(
-        directory=directory,
+        directory=str(directory),
         config=config or {},
         schema=schema,
         spec=spec,
@@ -110,7 +110,7 @@ def write_out_of_fold(run: Run, *, patients: int, sharpness: float = 3.0) -> Non
         logit = sharpness * (rng.normal() + (1.0 if label else -1.0))
         seed = run.members[fold].seed
         lines.append(f"{number:05d},{label},{fold},{seed},{logit},{1 / (1 + np.exp(-logit))}")
-    (run.directory / "oof_predictions.csv").write_text("\n".join(lines) + "\n")
+    Path(run.directory, "oof_predictions.csv").write_text("\n".join(lines) + "\n")
 
 
 def outcome(

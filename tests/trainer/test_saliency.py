@@ -88,7 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
                     logit = float(model(given, training=False)[0, 0])
                     rows.append((case.patient_id, case.label, fold, seed, logit, 0.5))
     Run(
-        directory=base / "run",
+        directory=str(base / "run"),
         config={},
         schema=schema,
         spec=manifest.spec,

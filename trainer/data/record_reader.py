@@ -238,7 +238,7 @@ class ShardStore:
 
 def _stamp(path: str) -> tuple[int, ...]:
     """Separates a local file from what it was before."""
-    if is_remote(path):
+    if files.is_remote(path):
         return ()
     status = os.stat(path)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

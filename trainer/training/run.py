@@ -102,7 +102,7 @@ def _finish(
     ]
     assert config.modalities is not None
     finished = Run(
-        directory=directories.run,
+        directory=str(directories.run),
         config=config.to_json(),
         schema=manifest.schema,
         spec=manifest.spec,

@@ -62,7 +62,7 @@ class Run:
     """A finished training run.
 
     Attributes:
-      directory: where it lies; not part of run.json.
+      directory: where it lies, on a disk or in a store; not part of run.json.
       config: `TrainConfig` as JSON, resolved.
       schema: the record contract of the dataset it was trained on.
       spec: the dataset's `PreprocessSpec` as JSON.
@@ -79,7 +79,7 @@ class Run:
       input_wait: share of the training time that was spent waiting for a batch.
     """
 
-    directory: Path
+    directory: str
     config: Mapping[str, Any]
     schema: RecordSchema
     spec: Mapping[str, Any]
@@ -112,7 +112,7 @@ class Run:
 
     def save(self) -> None:
         """Writes run.json whole or not at all."""
-        write_json(self.directory / RUN_NAME, self.to_json())
+        write_json(files.join(self.directory, RUN_NAME), self.to_json())
 
     @classmethod
     def load(cls, path: files.StrPath) -> Run:
@@ -121,13 +121,14 @@ class Run:
         Raises:
           ContractError: no run there, an unfinished one, or a run.json that is not ours.
         """
-        directory = Path(path)
-        file = directory / RUN_NAME
-        if not file.is_file():
-            unfinished = (directory / CONFIG_NAME).is_file()
+        directory = files.text(path)
+        file = files.join(directory, RUN_NAME)
+        try:
+            data = read_json(file)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            unfinished = files.stat(files.join(directory, CONFIG_NAME)) is not None
             reason = "the run did not finish" if unfinished else "not a run"
-            raise ContractError(f"{directory}: no {RUN_NAME} ({reason})")
-        data = read_json(file)
+            raise ContractError(f"{directory}: no {RUN_NAME} ({reason})") from error
         if data.get("format") != FORMAT:
             raise ContractError(f"{file}: format {data.get('format')!r}, {FORMAT!r} required")
         names = {field.name for field in dataclasses.fields(cls)} - {"directory"}
@@ -161,13 +162,14 @@ class Run:
 
         import trainer.networks.registry  # noqa: F401  registers the custom layer
 
-        file = self.directory / self.members[index].path
-        if not file.is_file():
+        file = files.join(self.directory, self.members[index].path)
+        if files.stat(file) is None:
             raise ContractError(f"{file}: member {index} of the run is missing")
-        try:
-            model = keras.saving.load_model(file, compile=False)
-        except Exception as error:  # Keras raises zipfile's, h5py's and its own
-            raise ContractError(f"{file}: not a readable Keras model: {error}") from error
+        with files.fetched(file) as local:
+            try:
+                model = keras.saving.load_model(local, compile=False)
+            except Exception as error:  # Keras raises zipfile's, h5py's and its own
+                raise ContractError(f"{file}: not a readable Keras model: {error}") from error
         expected = (*self.schema.shape, len(self.modalities))
         if model.input_shape[1:] != expected:
             raise ContractError(

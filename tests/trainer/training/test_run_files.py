@@ -21,7 +21,7 @@ REQUEST: dict[str, Any] = {
 
 def _run(directory: Path) -> Run:
     return Run(
-        directory=directory,
+        directory=str(directory),
         config=REQUEST["config"],
         schema=make_schema(),
         spec={"shape": [1, 2, 3]},

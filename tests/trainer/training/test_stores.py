@@ -79,7 +79,7 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(
     store: Emulator, dataset: Path, local: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.upload(dataset, "dataset")
-    run = store.path("whole", "run")
+    run = store.path(f"whole-{store.scheme}", "run")
     argv = ["--data", store.path("dataset"), "--output_dir", run, *SETTINGS]
     assert main(argv) == 0
     assert f"run         {run}" in capsys.readouterr().out
@@ -101,7 +101,7 @@ def test_a_run_cut_off_from_its_store_resumes_to_the_same_end(
     """After that many writes the store refuses all others, the lock's removal too: as a kill."""
     resumed = 0
     for allowed in range(3, 33, 3):
-        run = store.path(f"cut-{allowed}", "run")
+        run = store.path(f"cut-{store.scheme}-{allowed}", "run")
         argv = ["--data", str(dataset), "--output_dir", run, *SETTINGS]
         writes = 0
 
