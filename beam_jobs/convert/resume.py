@@ -219,7 +219,7 @@ class StateStore:
                     leftovers.append(files.join(directory, name))
         files.delete(leftovers)
 
-    def lock(self, *, break_lock: bool) -> AbstractContextManager[None]:
+    def lock(self, *, break_lock: bool) -> AbstractContextManager[files.Lock]:
         """Holds the output: two jobs must not write one dataset.
 
         On a local disk the lock ends with the process, however it ends. In an object store a
