@@ -14,6 +14,7 @@ kind counts as a trial's.
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from concurrent import futures
@@ -294,7 +295,16 @@ class RoundsOracle(Durable, HyperbandOracle):
 
 
 class TrialLoop(BaseTuner):
-    """KerasTuner's loop, in which a trial may fail and whatever else is wrong is raised."""
+    """KerasTuner's loop, in which a trial may fail and whatever else is wrong is raised.
+
+    Args:
+      oracle: what is tried next; it has a place of its own to be saved in.
+    """
+
+    def __init__(self, oracle: Durable) -> None:
+        # KerasTuner makes a directory where it is begun; nothing is ever written there.
+        with tempfile.TemporaryDirectory() as unused:
+            super().__init__(oracle, directory=unused, project_name="unused")
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         # KerasTuner's catches whatever there is, prints a traceback, and counts it as a trial's.
