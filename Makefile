@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 OURS   := beam_jobs trainer serving
 # Tests run two at a time, a file's tests together: they share what its fixtures made.
 PARALLEL := -n 2 --dist loadscope
-EXTRAS := gcp aws test bench
+EXTRAS := gcp aws test bench docs
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
 # The Pythons to try, and what one must show to be taken. A name on the PATH proves nothing: it may be
@@ -36,7 +36,7 @@ endef
 $(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-flink check format bench lock wheelhouse clean
+.PHONY: help setup demo test test-all test-flink check format docs bench lock wheelhouse clean
 
 help: ## this list
 	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
@@ -142,6 +142,10 @@ check: $(STAMP) ## formatting, lint and types; changes nothing
 format: $(STAMP) ## format the code and fix what lint can fix
 	$(BIN)/python -m ruff check --fix-only --quiet .
 	$(BIN)/python -m ruff format .
+
+docs: $(STAMP) ## the documentation as a site, strictly, into build/site
+	$(BIN)/python -m mkdocs --quiet build --strict
+	@echo 'docs: build/site/index.html'
 
 bench: $(STAMP) ## every script in benchmarks/, one after another
 	@missed=; for script in benchmarks/[a-z]*.py; do \

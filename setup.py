@@ -91,6 +91,8 @@ EXTRAS = {
         "setuptools>=77,<81",
         "SimpleITK>=2.4",
     ],
+    # The site of `docs/`. mermaidx draws diagrams with Mermaid itself, without browser and network.
+    "docs": ["mermaidx>=0.10,<0.11", "mkdocs>=1.6,<2", "pygments>=2.18"],
     "bench": ["dcm2niix>=1.0.20250506", "psutil>=5.9", "SimpleITK>=2.4"],
 }
 

@@ -367,7 +367,7 @@ def judge(measured: Sequence[Figures]) -> list[Limit]:
 
 
 def print_times(measured: Sequence[Figures]) -> None:
-    """The table of the README: one row a series."""
+    """The table of docs/explanation/speed.md: one row a series."""
     ways = list(WAYS)
     ratios = (
         ("plain", "ours"),

@@ -44,7 +44,7 @@ class Size:
       shape: (rows, columns, slices, channels).
       records: in the dataset.
       batch: records a batch.
-      at_least: times faster than the plain way, as the README promises.
+      at_least: times faster than the plain way, as docs/explanation/speed.md says.
     """
 
     shape: tuple[int, int, int, int]
@@ -229,7 +229,7 @@ def measure(size: Size, folder: Path, rounds: int) -> Figures:
 
 
 def print_times(measured: Sequence[Figures]) -> None:
-    """The table of the README: one row a way."""
+    """The table of docs/explanation/speed.md: one row a way."""
     ways_seen = list(dict.fromkeys(way for figures in measured for way in figures.clocks))
     show(
         ["CPU ms an example (examples/s)", *(figures.size.name for figures in measured)],

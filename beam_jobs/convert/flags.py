@@ -103,7 +103,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="",
         help="reject patients without these; else an absent modality is a channel of zeros",
     )
-    add("--series_rules", help="JSON file of rules that give modalities by header (see README)")
+    add(
+        "--series_rules",
+        help="JSON file of rules that give modalities by header (docs/how-to/own-data.md)",
+    )
     add("--shape", **cli.LIST, default="128,128,32", help="grid: rows, columns, slices")
     add(
         "--fov_mm",

@@ -52,10 +52,10 @@ def check_flink(options: PipelineOptions) -> None:
     if not jar:
         raise UsageError(
             "--runner=FlinkRunner needs --flink_job_server_jar=JAR, or "
-            "--job_endpoint=HOST:PORT of a job server that runs (README, On Flink)"
+            "--job_endpoint=HOST:PORT of a job server that runs (docs/how-to/flink.md)"
         )
     if not os.path.isfile(jar):
-        raise UsageError(f"--flink_job_server_jar {jar} is not a file (README, On Flink)")
+        raise UsageError(f"--flink_job_server_jar {jar} is not a file (docs/how-to/flink.md)")
     java = options.view_as(JobServerOptions).job_server_java_launcher
     if not shutil.which(java):
         raise UsageError(
