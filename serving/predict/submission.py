@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
-from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
+from beam_jobs.core.cohort.ids import IdPolicy, is_number, normalised_id
 from serving.predict.reasons import Unpredicted
 
 
@@ -56,7 +56,7 @@ class Submission:
 
 def id_order(patient_id: str) -> tuple[int, int, str]:
     """Sort key: ids of digits by number, then all others by text."""
-    if _is_number(patient_id):
+    if is_number(patient_id):
         return (0, int(patient_id), patient_id)
     return (1, 0, patient_id)
 
@@ -251,10 +251,6 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _is_number(patient_id: str) -> bool:
-    return patient_id.isascii() and patient_id.isdigit()
 
 
 def _some(names: Sequence[str]) -> str:

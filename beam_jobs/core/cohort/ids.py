@@ -13,7 +13,12 @@ from beam_jobs.common.files import interface as files
 def normalised_id(patient_id: str) -> str:
     """The id without leading zeros where it is a number: `00005` and `5` are one patient."""
     text = patient_id.strip()
-    return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text
+    return (text.lstrip("0") or "0") if is_number(text) else text
+
+
+def is_number(patient_id: str) -> bool:
+    """Whether an id is of digits alone: then leading zeros do not count."""
+    return patient_id.isascii() and patient_id.isdigit()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
