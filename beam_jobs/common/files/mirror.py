@@ -1,5 +1,6 @@
-"""Directories that must be local while they are used: Keras, TensorFlow and TensorBoard write to
-disks. A store's is mirrored in a temporary directory.
+"""Directories that must be local while they are used: a store's is mirrored in a temporary one.
+
+Keras, TensorFlow and TensorBoard read and write disks only.
 
     with mirrored("s3://bucket/run", resume=True) as run:
         train(run.local, after_epoch=run.push)

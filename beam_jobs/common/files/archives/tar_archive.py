@@ -54,7 +54,7 @@ def members_of(source: ByteSource, size: int | None) -> tuple[Members, str]:
     members = Members()
     # Where a hard link points to, links may point further.
     by_name: dict[str, Member] = {}
-    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
         while True:
             try:
                 info = archive.next()

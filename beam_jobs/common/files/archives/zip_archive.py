@@ -23,7 +23,7 @@ def members_of(source: ByteSource) -> Members:
       OSError, ValueError, zipfile.BadZipFile, and more: it is none, or it is damaged.
     """
     members = Members()
-    with zipfile.ZipFile(SourceFile(source)) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(SourceFile(source)) as archive:
         for info in archive.infolist():
             # Some exporters on Windows take the wrong slash.
             name = info.orig_filename.replace("\\", "/")
