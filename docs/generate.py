@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -174,6 +175,8 @@ def _options_table(actions: Sequence[argparse.Action]) -> list[str]:
         flag = bool(action.option_strings)
         shown = action.default is not argparse.SUPPRESS and action.default not in ("", None)
         default = str(action.default) if shown and action.default is not False else ""
+        if action.dest == "workers" and action.default == (os.cpu_count() or 1):
+            default = "one a core"  # the reader's machine is another
         rows.append(
             (
                 code(action.option_strings[-1] if flag else _metavar(action)),
