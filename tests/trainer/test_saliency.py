@@ -176,7 +176,7 @@ def test_a_patient_without_an_image_gets_an_empty_map_and_a_word_on_it(saved: Sa
     assert empty["empty"]
     assert empty["half_in"] is None
     assert empty["logit"] == empty["baseline_logit"]
-    assert any("00004: the map is empty" in told for told in saved.summary["warnings"])
+    assert any("00004: the map is empty" in text for text in saved.summary["warnings"])
     assert "00004       label 0, logit " in saved.printed
     assert "an empty map" in saved.printed
 
@@ -235,7 +235,7 @@ def _other_dataset(made: Made, tmp_path: Path) -> list[str]:
 
 
 def _one_fold(made: Made, tmp_path: Path) -> list[str]:
-    """A run that held out fold 0 alone, asked for a patient of fold 1."""
+    """A run that held out fold 0 alone, and a patient of fold 1."""
     data = json.loads((made.run / "run.json").read_text())
     data["members"] = data["members"][:1]
     (tmp_path / "one").mkdir()
@@ -251,7 +251,7 @@ def _file(made: Made, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("change", "kind", "told"),
+    ("change", "kind", "message"),
     [
         (lambda made, _: ["--run", str(made.data)], ContractError, r"no run\.json \(not a run\)"),
         (lambda *_: ["--patients", "1", "99"], UsageError, r"--patients 99: not among .* 9 "),
@@ -261,9 +261,13 @@ def _file(made: Made, tmp_path: Path) -> list[str]:
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
-    made: Made, tmp_path: Path, change: Callable[..., list[str]], kind: type[Exception], told: str
+    made: Made,
+    tmp_path: Path,
+    change: Callable[..., list[str]],
+    kind: type[Exception],
+    message: str,
 ) -> None:
-    with pytest.raises(kind, match=told) as refused:
+    with pytest.raises(kind, match=message) as refused:
         main([*_argv(made, tmp_path / "out"), *change(made, tmp_path)])
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Searches: what they find, how they are taken up again, and how several processes share one.
+"""Searches: what they find, how they are resumed, and how several processes share one.
 
 Most trials here are `fake_trial.py`'s: processes as the real ones, whose objective is known.
 """
@@ -39,7 +39,7 @@ from trainer.tune import main
 
 
 @pytest.mark.parametrize("tuner", ["hyperband", "bayesian", "random", "grid"])
-def test_a_search_ends_with_every_trial_once_and_the_best_one_told(
+def test_a_search_ends_with_every_trial_once_and_the_best_one_reported(
     dataset: Path, tmp_path: Path, starts: Path, capsys: pytest.CaptureFixture[str], tuner: str
 ) -> None:
     argv = argv_of(dataset, tmp_path / "study", "--tuner", tuner, "--max_trials", "12")
@@ -71,7 +71,7 @@ def test_a_grid_tries_each_combination_once_and_ends(
     assert len(rows) == len({(r["pooling"], r["dropout"], r["batch_size"]) for r in rows}) == 8
 
 
-def test_hyperband_goes_on_with_the_best_of_a_round_and_says_why_not_with_others(
+def test_hyperband_promotes_the_best_of_a_round_and_says_why_not_the_others(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_DIVERGES", "3e-05")  # failed trials leave the round to the others
@@ -89,7 +89,7 @@ def test_hyperband_goes_on_with_the_best_of_a_round_and_says_why_not_with_others
     assert len(pruned) == len(scored) - 3
     for row in pruned:
         assert row["reason"].startswith("pruned after 1 epoch: rank ")
-        assert row["reason"].endswith(" of 9 in its round, 3 went on")
+        assert row["reason"].endswith(" of 9 in its round, 3 promoted")
     failed = [row for row in rows if row["learning_rate"] == "3e-05"]
     assert failed
     assert {(row["status"], row["reason"]) for row in failed} == {
@@ -110,7 +110,7 @@ class Killed(BaseException):
         ("grid", "after its result"),
     ],
 )
-def test_a_search_stopped_anywhere_goes_on_without_a_finished_trial_lost_or_run_again(
+def test_a_search_stopped_anywhere_resumes_without_a_finished_trial_lost_or_run_again(
     dataset: Path,
     tmp_path: Path,
     starts: Path,
@@ -150,12 +150,12 @@ def test_a_search_stopped_anywhere_goes_on_without_a_finished_trial_lost_or_run_
     assert sorted(trials_started(starts)) == [row["trial"] for row in rows]
 
 
-def test_a_finished_study_is_told_again_and_more_trials_may_be_asked_for(
+def test_a_finished_study_is_reported_again_and_more_trials_may_be_requested(
     dataset: Path, tmp_path: Path, starts: Path
 ) -> None:
     argv = argv_of(dataset, tmp_path / "study", "--tuner", "random")
-    for asked, there in (("3", 3), ("3", 3), ("12", 12)):
-        assert main([*argv, "--max_trials", asked], command=FAKE) == 0
+    for most, there in (("3", 3), ("3", 3), ("12", 12)):
+        assert main([*argv, "--max_trials", most], command=FAKE) == 0
         assert len(rows_of(tmp_path / "study")) == len(trials_started(starts)) == there
 
 

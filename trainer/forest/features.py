@@ -163,7 +163,8 @@ def _texture(own: Floats, foreground: Mask, mm: Floats) -> list[float]:
     size = [2 * round(_TEXTURE_MM / step / 2) + 1 for step in mm]
 
     def local(values: Floats) -> Floats:
-        return ndimage.uniform_filter(values, size, mode="constant")[core]
+        smooth: Floats = ndimage.uniform_filter(values, size, mode="constant")[core]
+        return smooth
 
     share = local(foreground.astype(np.float64))
     mean = local(own) / share

@@ -103,7 +103,8 @@ def fit_forest(
 
     def predict(rows: Floats) -> Floats:
         probability = np.clip(forest.predict_proba(rows)[:, 1], least, 1 - least)
-        return np.log(probability) - np.log1p(-probability)
+        logits: Floats = np.log(probability) - np.log1p(-probability)
+        return logits
 
     return predict
 

@@ -15,7 +15,7 @@ from trainer.metrics.wording import summary_line
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """What one member said of the fold it did not see, in one order (n,).
+    """What one member predicts for the fold it did not see, in one order (n,).
 
     Attributes:
       fold: held out.
@@ -23,7 +23,7 @@ class Scored:
       patients: ids, or whatever tells patients apart.
       labels: 0 or 1.
       logits: the scores.
-      told: what else is said of the member.
+      details: what else is reported of the member.
     """
 
     fold: int
@@ -31,7 +31,7 @@ class Scored:
     patients: Sequence[Any]
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float64]
-    told: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def pooled(members: Sequence[Scored]) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def metrics_of_members(members: Sequence[Scored]) -> dict[str, Any]:
             {
                 "fold": member.fold,
                 "seed": member.seed,
-                **member.told,
+                **member.details,
                 **metrics_of(member.labels, member.logits),
             }
             for member in members
@@ -81,6 +81,6 @@ def summary_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"fold {fold['fold']}", f"{summary_line(fold)}{seed}{epoch}"
     if several:
         each = [seed["auc"] for seed in metrics["seeds"]]
-        told = f"alone: AUC {min(each):.2f} to {max(each):.2f}"
-        yield "seeds", f"{told}; below, a patient's score is the mean over seeds"
+        alone = f"alone: AUC {min(each):.2f} to {max(each):.2f}"
+        yield "seeds", f"{alone}; below, a patient's score is the mean over seeds"
     yield "out of fold", summary_line(metrics)

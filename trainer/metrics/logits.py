@@ -22,4 +22,5 @@ def log_loss(labels: npt.ArrayLike, logits: npt.ArrayLike) -> float:
 
 def sigmoid(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Probability of each logit, float64, without overflow."""
-    return np.exp(-np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64)))
+    found: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -np.asarray(logits, np.float64)))
+    return found

@@ -70,9 +70,9 @@ def warnings_of(predictions: Predictions, evaluation: Mapping[str, Any]) -> list
     facts = evaluation["run"]
     if facts or evaluation["learning_curves"]:
         last = facts["last_epoch_auc"] if facts else None
-        told = "" if last is None else f" The last epochs, which nobody chose, score {last:.2f}."
+        also = "" if last is None else f" The last epochs, which were not chosen, score {last:.2f}."
         warnings.append(
-            "The best epochs were chosen on these same patients, which flatters them." + told
+            "The best epochs were chosen on these same patients, which flatters them." + also
         )
     elif predictions.folds is not None:
         warnings.append(

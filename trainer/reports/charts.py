@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# What matplotlib is told, and what the page calls it.
+# What matplotlib draws with, and what the page calls it.
 _COLOURS = {
     "#010101": "var(--ink)",
     "#020202": "var(--muted)",
@@ -75,8 +75,8 @@ def roc(evaluation: Evaluation) -> str:
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         _unit_square(axes)
 
-    told = f"ROC curve, AUC {evaluation['auc']:.2f}, with a pointwise confidence band"
-    return svg("roc", "ROC curve", told, draw, height=4.1)
+    description = f"ROC curve, AUC {evaluation['auc']:.2f}, with a pointwise confidence band"
+    return svg("roc", "ROC curve", description, draw, height=4.1)
 
 
 def precision_recall(evaluation: Evaluation) -> str:
@@ -90,8 +90,8 @@ def precision_recall(evaluation: Evaluation) -> str:
         axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)")
         _unit_square(axes)
 
-    told = f"precision over recall, average precision {average['value']:.2f}"
-    return svg("precision-recall", "Precision and recall", told, draw, height=4.1)
+    description = f"precision over recall, average precision {average['value']:.2f}"
+    return svg("precision-recall", "Precision and recall", description, draw, height=4.1)
 
 
 def calibration(evaluation: Evaluation) -> str:
@@ -110,8 +110,8 @@ def calibration(evaluation: Evaluation) -> str:
         axes.set(xlabel="mean predicted probability", ylabel="observed share of positives")
         _unit_square(axes)
 
-    told = f"observed against predicted in {len(bins)} bins"
-    return svg("calibration", "Calibration", told, draw, height=4.1)
+    description = f"observed against predicted in {len(bins)} bins"
+    return svg("calibration", "Calibration", description, draw, height=4.1)
 
 
 def histogram(evaluation: Evaluation) -> str:
@@ -143,8 +143,8 @@ def histogram(evaluation: Evaluation) -> str:
         _whole_numbers(axes.yaxis)
         axes.set(xlabel=f"predicted {counts['of']}", ylabel="patients")
 
-    told = f"histogram of the {counts['of']}, positive patients up, negative ones down"
-    return svg("histogram", "Scores by class", told, draw)
+    description = f"histogram of the {counts['of']}, positive patients up, negative ones down"
+    return svg("histogram", "Scores by class", description, draw)
 
 
 def chance(evaluation: Evaluation) -> str:
@@ -177,14 +177,14 @@ def chance(evaluation: Evaluation) -> str:
         axes.set_ylim(0, 1.22 * max(counts["counts"]))
         axes.set(xlabel="AUC with shuffled labels", ylabel="shuffles")
 
-    told = (
+    description = (
         f"histogram of {evaluation['permutation']['permutations']:,} AUCs under shuffled labels; "
         f"the true labels give {value:.2f}"
     )
-    return svg("chance", "What chance gives", told, draw)
+    return svg("chance", "What chance gives", description, draw)
 
 
-def forest(evaluation: Evaluation) -> str:
+def group_aucs(evaluation: Evaluation) -> str:
     """The AUC of every group with its interval, under that of all patients."""
     rows: list[tuple[str, Mapping[str, Any] | None]] = [("all patients", evaluation)]
     for group in evaluation["groups"]:
@@ -217,20 +217,20 @@ def forest(evaluation: Evaluation) -> str:
         axes.grid(False, axis="y")
         axes.set(xlabel="AUC")
 
-    told = f"AUC with interval of {len(evaluation['groups'])} groupings of the patients"
-    return svg("groups", "AUC by group", told, draw, height=0.9 + 0.25 * len(rows))
+    description = f"AUC with interval of {len(evaluation['groups'])} groupings of the patients"
+    return svg("groups", "AUC by group", description, draw, height=0.9 + 0.25 * len(rows))
 
 
 def learning(evaluation: Evaluation) -> list[str]:
     """Validation AUC and losses over epochs, one chart each; none where no history has them."""
-    told = (
+    curves = (
         ("val_auc", "validation AUC", "Validation AUC"),
         ("loss", "training loss", "Training loss"),
         ("val_loss", "validation loss", "Validation loss"),
     )
     return [
         _learning(evaluation["learning_curves"], column, label, title)
-        for column, label, title in told
+        for column, label, title in curves
         if any(column in history for history in evaluation["learning_curves"].values())
     ]
 

@@ -76,7 +76,7 @@ def page(evaluation: dict[str, Any]) -> str:
         "calibration": charts.calibration(evaluation) if evaluation["calibration"] else "",
         "histogram": charts.histogram(evaluation),
         "chance": charts.chance(evaluation),
-        "groups": charts.forest(evaluation) if evaluation["groups"] else "",
+        "groups": charts.group_aucs(evaluation) if evaluation["groups"] else "",
     }
     return render(
         "trainer.reports",

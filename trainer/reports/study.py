@@ -84,7 +84,7 @@ def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0)
     if predicted < _LEAST:
         return Importance(
             predicted=predicted,
-            unknown="Nothing can be told: from their hyperparameters a forest predicts held-out "
+            unknown="Nothing can be said: from their hyperparameters a forest predicts held-out "
             "trials hardly better than the mean of all trials does.",
         )
     shares = lost / goal.var()
@@ -207,8 +207,8 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
         axes.set(xlabel="trial", ylabel="mean validation AUC", ylim=(0, 1.02))
         axes.legend(loc="lower right")
 
-    told = f"objective of {len(scored)} trials; the best is {max(values):.2f}"
-    return charts.svg("so-far", "Best so far", told, draw)
+    description = f"objective of {len(scored)} trials; the best is {max(values):.2f}"
+    return charts.svg("so-far", "Best so far", description, draw)
 
 
 def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
@@ -262,8 +262,8 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
         axes.spines["left"].set_visible(False)
         axes.spines["bottom"].set_visible(False)
 
-    told = f"{len(leaders)} trials, each a line through its values to its objective"
-    return charts.svg("coordinates", "All trials", told, draw)
+    description = f"{len(leaders)} trials, each a line through its values to its objective"
+    return charts.svg("coordinates", "All trials", description, draw)
 
 
 def _bars(importance: Importance) -> str:
@@ -284,7 +284,7 @@ def _bars(importance: Importance) -> str:
         axes.grid(False, axis="y")
         axes.set(xlabel="share of the variance lost by shuffling")
 
-    told = f"permutation importance of {len(names)} hyperparameters"
+    description = f"permutation importance of {len(names)} hyperparameters"
     return charts.svg(
-        "importance", "What seems to matter", told, draw, height=1 + 0.27 * len(names)
+        "importance", "What seems to matter", description, draw, height=1 + 0.27 * len(names)
     )

@@ -181,7 +181,7 @@ def classify(code: int, text: str) -> Ended:
     if found:
         return Ended(kind=MEMORY, reason=_short(found[-1]))
     if code in (-9, 137):
-        # Nobody kills a trial by hand as often as the kernel does for its memory.
+        # The kernel does so for its memory more often than a person does by hand.
         return Ended(kind=MEMORY, reason="the process was killed (SIGKILL), as for its memory")
     last = _short(lines[-1]) if lines else "it wrote nothing"
     how = f"signal {-code}" if code < 0 else f"exit code {code}"

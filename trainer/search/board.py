@@ -33,7 +33,7 @@ class Board:
         self._space, self._total = space, total
         self._rows = list(rows)
         self._before = len(rows)
-        self._told = {row.trial for row in rows}
+        self._shown = {row.trial for row in rows}
         self._started = time.monotonic()
         console = Console(file=sys.stdout)
         self._live = (
@@ -60,8 +60,8 @@ class Board:
         """Takes the rows of `Study.write`."""
         self._rows = list(rows)
         for row in rows:
-            if row.trial not in self._told:
-                self._told.add(row.trial)
+            if row.trial not in self._shown:
+                self._shown.add(row.trial)
                 if self._live is None:
                     say(f"{line(row)}  [{self.progress()}]")
         if self._live is not None:
@@ -71,13 +71,13 @@ class Board:
         """ "12 of 30 trials, 3 failed, about 14 min left"."""
         done, here = len(self._rows), len(self._rows) - self._before
         failed = sum(row.objective is None for row in self._rows)
-        told = f"{done} of at most {self._total} trials"
+        text = f"{done} of at most {self._total} trials"
         if failed:
-            told += f", {failed} failed"
+            text += f", {failed} failed"
         if here > 0 and done < self._total:
             left = (time.monotonic() - self._started) / here * (self._total - done)
-            told += f", about {duration(left)} left"
-        return told
+            text += f", about {duration(left)} left"
+        return text
 
     def _renderable(self) -> Group:
         return Group(leaderboard(self._space, self._rows), Text(self.progress(), style="dim"))
@@ -96,13 +96,13 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
         assert row.objective is not None
         assert row.interval is not None
         low, high = row.interval
-        told = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
+        chosen = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
         table.add_row(
             row.trial,
             f"{row.objective:.3f}",
             f"{low:.2f} to {high:.2f}",
             str(row.result.get("epochs", "")),
-            ", ".join(told),
+            ", ".join(chosen),
         )
     return table
 

@@ -23,7 +23,7 @@ def mean_auc(
 
     Folds have different patients, so their estimates are independent: their own intervals are
     joined by variance recovery. Seeds of a fold share its patients: their limits are averaged, as
-    if the second seed told nothing about the patients that the first had not.
+    if the second seed knew nothing of the patients that the first did not.
 
     Args:
       members: (fold, labels, scores) of each network's held-out patients.

@@ -83,7 +83,7 @@ class Durable(Oracle):  # type: ignore[misc]
     def _save_trial(self, trial: Trial) -> None:
         """Nothing: `save` writes the trials too."""
 
-    @kt.synchronized
+    @kt.synchronized  # type: ignore[untyped-decorator]
     def create_trial(self, tuner_id: str) -> Trial:
         trial = super().create_trial(tuner_id)
         if trial.status == TrialStatus.STOPPED and self.ongoing_trials:
@@ -92,7 +92,7 @@ class Durable(Oracle):  # type: ignore[misc]
             trial.status = TrialStatus.IDLE
         return trial
 
-    @kt.synchronized
+    @kt.synchronized  # type: ignore[untyped-decorator]
     def end_trial(self, trial: Trial) -> None:
         if trial.trial_id in self._retry_queue:  # given up too early
             self._retry_queue.remove(trial.trial_id)
@@ -105,9 +105,9 @@ class Durable(Oracle):  # type: ignore[misc]
         # Run twice at once, by a worker that was given up and its successor.
         self.release(trial.trial_id)
 
-    @kt.synchronized
+    @kt.synchronized  # type: ignore[untyped-decorator]
     def give_up(self, tuner_id: str) -> str | None:
-        """Takes a lost worker's trial back, to be run by the next that asks; its id."""
+        """Takes a lost worker's trial back, to be run by the next free worker; its id."""
         self.tuner_ids.discard(tuner_id)
         trial = self.ongoing_trials.pop(tuner_id, None)
         if trial is None:
@@ -155,11 +155,11 @@ class Durable(Oracle):  # type: ignore[misc]
         ]
 
 
-class RandomOracle(Durable, RandomSearchOracle):
+class RandomOracle(Durable, RandomSearchOracle):  # type: ignore[misc]
     """Random search."""
 
 
-class BayesianOracle(Durable, BayesianOptimizationOracle):
+class BayesianOracle(Durable, BayesianOptimizationOracle):  # type: ignore[misc]
     """Gaussian process with an upper confidence bound, after a few random trials.
 
     The bound is looked up at combinations not tried yet, all of them or many: KerasTuner's climbs
@@ -209,7 +209,7 @@ class GridOracle(Durable):
         return {"status": TrialStatus.STOPPED, "values": None}
 
 
-class RoundsOracle(Durable, HyperbandOracle):
+class RoundsOracle(Durable, HyperbandOracle):  # type: ignore[misc]
     """Hyperband that begins with the largest bracket the number of trials allows."""
 
     def begin(self, max_trials: int) -> None:
@@ -262,8 +262,8 @@ class RoundsOracle(Durable, HyperbandOracle):
         own, before = bracket["rounds"][number], bracket["rounds"][number - 1]
         size = self._get_size(bracket["bracket_num"], number)
         size_before = self._get_size(bracket["bracket_num"], number - 1)
-        gone_on = {info["past_id"] for info in own}
-        waiting = [self.trials[info["id"]] for info in before if info["id"] not in gone_on]
+        promoted_ids = {info["past_id"] for info in own}
+        waiting = [self.trials[info["id"]] for info in before if info["id"] not in promoted_ids]
         ended = [trial for trial in waiting if trial.status in _ENDED]
         scored = [trial for trial in ended if trial.status == TrialStatus.COMPLETED]
         if len(own) >= size or len(ended) <= size_before - size or not scored:
@@ -280,12 +280,12 @@ class RoundsOracle(Durable, HyperbandOracle):
 
     def _place(self, bracket: Any, number: int) -> dict[str, Any]:
         last = number + 1 == len(bracket["rounds"])
-        going_on = 0 if last else self._get_size(bracket["bracket_num"], number + 1)
+        promotions = 0 if last else self._get_size(bracket["bracket_num"], number + 1)
         return {
             "tuner/bracket": bracket["bracket_num"],
             "tuner/round": number,
             "tuner/place": bracket["number"],
-            "tuner/next": going_on,
+            "tuner/next": promotions,
         }
 
     def _compute_values_hash(self, values: Mapping[str, Any]) -> str:
@@ -294,7 +294,7 @@ class RoundsOracle(Durable, HyperbandOracle):
         return found
 
 
-class TrialLoop(BaseTuner):
+class TrialLoop(BaseTuner):  # type: ignore[misc]
     """KerasTuner's loop, in which a trial may fail and whatever else is wrong is raised.
 
     Args:
@@ -317,7 +317,7 @@ class TrialLoop(BaseTuner):
         trial.status = TrialStatus.COMPLETED
 
 
-class ChiefClient(oracle_client.OracleClient):
+class ChiefClient(oracle_client.OracleClient):  # type: ignore[misc]
     """A worker's line to the chief.
 
     Args:

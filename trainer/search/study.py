@@ -301,7 +301,7 @@ def _pruned(
     # Of equal ones those that were promoted come first: some had to be.
     before = {o for o in same if score(o) > score(name)}
     before |= {o for o in promoted if score(o) == score(name)}
-    why = f"{len(promoted)} went on" if promoted else "the search ended before its next round"
+    why = f"{len(promoted)} promoted" if promoted else "the search ended before its next round"
     epochs = f"{own['epochs']} epoch{'' if own['epochs'] == 1 else 's'}"
     return (
         f"pruned after {epochs}: rank {len(before) + 1} of {len(same & results.keys())} "

@@ -29,7 +29,7 @@ MEMORY, DIVERGED, REFUSED, BROKEN = "memory", "diverged", "refused", "broken"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a trial is asked for.
+    """What is requested of a trial.
 
     Attributes:
       trial: its id.
@@ -41,7 +41,7 @@ class Request:
       cache: how records are kept between epochs.
       memory: bytes a trial may take on a device; None is what the machine has.
       logs: where TensorBoard's files go.
-      round: of a search in rounds: bracket, round and what it goes on from; else empty.
+      round: of a search in rounds: bracket, round and what it was promoted from; else empty.
     """
 
     trial: str

@@ -40,7 +40,7 @@ PROG = "python -m trainer.search.trial_process"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains what request.json asks for; 0 where result.json or attempt.json says how it went."""
+    """Trains what request.json requests; 0 where result.json or attempt.json says how it went."""
     if len(argv) != 1:
         raise UsageError(f"{PROG} REQUEST: it is started by trainer.tune")
     file = Path(argv[0])
@@ -50,26 +50,26 @@ def main(argv: Sequence[str]) -> int:
     with _turn(directory):
         if (directory / RESULT_NAME).is_file():  # another process was faster
             return 0
-        kind, told, more = BROKEN, "", {}
+        kind, reason, more = BROKEN, "", {}
         try:
             result = _train(request, directory)
         except _TooLargeError as error:
-            kind, told, more = MEMORY, str(error), {"fits": error.fits}
+            kind, reason, more = MEMORY, str(error), {"fits": error.fits}
         except FloatingPointError as error:
-            kind, told = DIVERGED, str(error)
+            kind, reason = DIVERGED, str(error)
         except MemoryError as error:
-            kind, told = MEMORY, f"MemoryError: {error}"
+            kind, reason = MEMORY, f"MemoryError: {error}"
         except UsageError as error:
-            kind, told = REFUSED, str(error)
+            kind, reason = REFUSED, str(error)
         except Exception as error:
             # TensorFlow's error classes cannot be named before it is imported.
             if type(error).__name__ != "ResourceExhaustedError":
                 raise
-            kind, told = MEMORY, f"ResourceExhaustedError: {str(error).splitlines()[0]}"
+            kind, reason = MEMORY, f"ResourceExhaustedError: {str(error).splitlines()[0]}"
         else:
             write_json(directory / RESULT_NAME, result)
             return 0
-        write_json(directory / ATTEMPT_NAME, {"kind": kind, "reason": told, **more})
+        write_json(directory / ATTEMPT_NAME, {"kind": kind, "reason": reason, **more})
     return 0
 
 
@@ -87,8 +87,8 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
 
     parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
     place = directory / f"batch-{config.batch_size}"
-    asked = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
-    if not claim(place, asked, overwrite=False):
+    wanted = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    if not claim(place, wanted, overwrite=False):
         logs = Path(request.logs)
         train(
             config,
@@ -145,12 +145,12 @@ def _check_memory(
 
 
 def free_memory(*, gpu: bool) -> int | None:
-    """Bytes a trial can have: of the smallest GPU, or of this machine; None where nobody tells."""
+    """Bytes a trial can have, of the smallest GPU or of this machine; None where unknown."""
     if gpu:
         with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
             query = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-            told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
-            return min(int(line) for line in told.stdout.split()) * 2**20
+            listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
+            return min(int(line) for line in listed.stdout.split()) * 2**20
         return None
     found = []
     with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):

@@ -69,7 +69,7 @@ class StudyTuner(TrialLoop):
     def save(self) -> None:
         """Nothing of its own: the oracle saves itself with every change."""
 
-    def search(self) -> None:  # type: ignore[override]
+    def search(self) -> None:
         """Runs trials, or hands them out, until there are none left.
 
         Raises:
@@ -92,7 +92,7 @@ class StudyTuner(TrialLoop):
     def on_trial_begin(self, trial: Trial) -> None:
         self._idle = False
 
-    def run_trial(self, trial: Trial) -> dict[str, float]:  # type: ignore[override]
+    def run_trial(self, trial: Trial) -> dict[str, float]:
         result = self._run_trial(trial.trial_id, trial.hyperparameters.values)
         if result["status"] != COMPLETED:
             raise kt.errors.FailedTrialError(result["reason"])

@@ -144,7 +144,7 @@ def _metrics(results: Sequence[FoldResult]) -> dict[str, Any]:
             patients=result.held_out.patient_ids,
             labels=result.held_out.labels,
             logits=logits,
-            told={"best_epoch": result.best_epoch, "epochs": result.epochs},
+            details={"best_epoch": result.best_epoch, "epochs": result.epochs},
         )
 
     return {

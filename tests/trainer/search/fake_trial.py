@@ -1,7 +1,7 @@
 """Stands for a trial of the search in tests: no TensorFlow, no training.
 
 `python fake_trial.py REQUEST`: the objective follows from the hyperparameters alone, so that a test
-knows which trial is the best. What else it does is asked for by environment variables:
+knows which trial is the best. What else it does environment variables say:
 
     FAKE_SECONDS   a trial takes so long
     FAKE_FITS      a batch above it raises TensorFlow's error of a full memory
@@ -48,8 +48,8 @@ def main() -> int:
     if batch > int(os.environ.get("FAKE_KILLED", "1000")):
         os.kill(os.getpid(), signal.SIGKILL)
     if str(values.get("learning_rate")) == os.environ.get("FAKE_DIVERGES"):
-        told = {"kind": "diverged", "reason": "fold-0, epoch 1: the loss is nan"}
-        (file.parent / "attempt.json").write_text(json.dumps(told))
+        attempt = {"kind": "diverged", "reason": "fold-0, epoch 1: the loss is nan"}
+        (file.parent / "attempt.json").write_text(json.dumps(attempt))
         return 0
     value = objective(values)
     result = {

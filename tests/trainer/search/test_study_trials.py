@@ -140,7 +140,7 @@ def test_a_processs_end_is_told_apart(code: int, text: str, kind: str) -> None:
 
 
 def test_a_trials_process_ends_with_the_one_that_started_it(tmp_path: Path, starts: Path) -> None:
-    """Killed, the search leaves nobody behind who would train on beside its successor."""
+    """Killed, the search leaves no process behind that would train on beside its successor."""
     file = tmp_path / "request.json"
     file.write_text(json.dumps(dataclasses.asdict(_request())))
     code = (
