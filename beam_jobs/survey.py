@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import posixpath
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
+from beam_jobs.convert.patient_plans import entries_of, plan_patients
 from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
-from beam_jobs.core.cohort.plan import SeriesRow, plan_patient
+from beam_jobs.core.cohort.layout import Place
+from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
-from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import SENTENCES, Reason, Rejection, Verdict
 
@@ -27,7 +27,6 @@ EXAMPLES = """\
   # The same as a table for a spreadsheet, modalities by rules of one's own.
   python -m beam_jobs.survey heap --modalities T1wCE --series_rules rules.json --output series.csv
 """
-_FILES_AT_ONCE = 256
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         examples=EXAMPLES,
     )
     add = parser.add_argument
-    add("directory", metavar="DIR", help="directory of DICOM files, local, gs://, s3:// or az://")
+    add("directory", metavar="DIR", help="directory or archive of DICOM files, anywhere")
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
     add("--series_rules", help="JSON file of rules that give modalities by header")
     add("--output", metavar="FILE", help="write the rows as CSV too")
@@ -48,12 +47,7 @@ def main(argv: Sequence[str]) -> int:
     if flags.output:
         files.require_writable(flags.output)
     rules = read_rules_file(flags.series_rules)
-    try:
-        found = files.entries(root)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise cli.UsageError(f"{root} is not a directory") from error
-    if not found:
-        raise cli.UsageError(f"{root} holds no file")
+    found = entries_of(root, name=root)
     rows = survey(found, cli.items(flags.modalities), rules)
     tables = TableWriter(root=root, id_policy=IdPolicy())
     if flags.output:
@@ -71,22 +65,9 @@ def survey(
 
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
-    places = find_places([entry.path for entry in found], modalities)
-    chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
-    headers: dict[str, list[SliceHeader]] = defaultdict(list)
-    rows: list[SeriesRow] = []
-    for chunk in terminal.track(chunks, "reading headers", len(chunks)):
-        with files.fetched_ahead(chunk, files.HEAD_BYTES):
-            indexed, rejections = index_files(entry.path for entry in chunk)
-        for header in indexed:
-            place = places.get(posixpath.dirname(header.path))
-            headers[patient_of(header, place)].append(header)
-        rows += [_file_row(rejection, places) for rejection in rejections]
-    lone = map(nobodys, group_paths(headers.pop("", [])))
-    rows += [_file_row(rejection, places) for rejection in lone]
-    for key in sorted(headers):
-        rows += plan_patient(key, headers[key], modalities, places=places, rules=rules).rows
-    return rows
+    plans = plan_patients(found, modalities, rules)
+    rows = [_file_row(rejection, plans.places) for rejection in plans.rejections]
+    return rows + [row for plan in plans.patients for row in plan.rows]
 
 
 def _file_row(rejection: Rejection, places: Mapping[str, Place]) -> SeriesRow:

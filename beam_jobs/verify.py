@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -13,7 +15,9 @@ from multiprocessing import get_context
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.convert import second_decoder
 from beam_jobs.convert.resume import digest
+from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -29,6 +33,9 @@ PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\
   # Hashes, counts, checksums, schema and finiteness of every shard.
   python -m beam_jobs.verify dataset
+
+  # And 200 slices of what it was made of, decoded a second time, by DCMTK.
+  python -m beam_jobs.verify dataset --against cohort/train
 """
 
 
@@ -41,34 +48,79 @@ def main(argv: Sequence[str]) -> int:
         examples=EXAMPLES,
         exit_codes={cli.EXIT_OK: "sound", cli.EXIT_FAILURE: "not sound: a line for each fault"},
     )
-    parser.add_argument("dataset", metavar="DATASET", help="directory with a manifest.json")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="shards checked at a time"
-    )
+    add = parser.add_argument
+    add("dataset", metavar="DATASET", help="directory with a manifest.json")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="shards checked at a time")
+    add("--against", metavar="DICOM", help="the input: decode slices of it by DCMTK as well")
+    add("--samples", type=int, default=200, help="slices of --against to decode, at most")
+    add("--seed", type=int, default=0, help="of the choice of these slices")
     flags = parser.parse_args(argv)
-    if flags.workers < 1:
-        raise cli.UsageError("--workers must be at least 1")
+    for name in ("workers", "samples"):
+        if getattr(flags, name) < 1:
+            raise cli.UsageError(f"--{name} must be at least 1")
     directory = flags.dataset.rstrip("/") or "/"
     manifest = read_manifest(directory)
-    faults = list(_stray_files(directory, manifest))
+    # First of all, for it may not load.
+    decode = None if flags.against is None else second_decoder.load_decoder()
+    faults = [
+        *_stray_files(directory, manifest),
+        *_shard_faults(directory, manifest, flags.workers),
+    ]
+    checked = f"{len(manifest.shards)} shards"
+    rows = [("dataset", f"{checked}, {len(manifest.patients)} records in {directory}")]
+    if decode is not None:
+        compared = _compared(flags, manifest, decode)
+        faults += _differences(flags.against, manifest, compared)
+        checked += f" and {len(compared)} slices"
+        counts = Counter(item.verdict for item in compared)
+        found = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in counts)
+        rows.append(("slices", f"{len(compared)} decoded again by DCMTK: {found}"))
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    if faults:
+        raise cli.CommandError(f"{directory}: {len(faults)} faults in {checked}")
+    for name, text in rows:
+        terminal.row(name, text)
+    terminal.row("verdict", "all as the manifest says")
+    return cli.EXIT_OK
+
+
+def _compared(
+    flags: argparse.Namespace, manifest: Manifest, decode: second_decoder.Decoder
+) -> list[second_decoder.Compared]:
+    """Slices of `--against`, chosen by the dataset's own recipe, decoded by both decoders."""
+    root = flags.against.rstrip("/") or "/"
+    spec = PreprocessSpec.from_json(manifest.spec)
+    slices = second_decoder.sample_slices(root, spec, count=flags.samples, seed=flags.seed)
+    found = second_decoder.compare(slices, decode)
+    return list(terminal.track(found, "decoding again", len(slices)))
+
+
+def _differences(
+    root: str, manifest: Manifest, compared: Sequence[second_decoder.Compared]
+) -> Iterator[str]:
+    """A line for each slice that two decoders disagree on; names may be people's."""
+    private = manifest.id_policy != "keep"
+    for header, verdict, pixels in compared:
+        if verdict is second_decoder.Verdict.DIFFERS:
+            name = "a file" if private else name_below(root, header.path)
+            frame = f", frame {header.frame}" if header.frames else ""
+            of = (header.rows or 0) * (header.columns or 0)
+            yield f"{name}{frame}: {pixels} of {of} pixels are others by DCMTK"
+
+
+def _shard_faults(directory: str, manifest: Manifest, workers: int) -> Iterator[str]:
+    """The faults of all shards, several shards at a time."""
     shards = manifest.shards
     check = functools.partial(check_shard, directory, schema=manifest.schema)
-    workers = min(flags.workers, len(shards))
+    workers = min(workers, len(shards))
     with contextlib.ExitStack() as stack:
         checked: Iterable[list[str]] = map(check, shards)
         if workers > 1:
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
             checked = stack.enter_context(pool).map(check, shards)
         for found in terminal.track(checked, "checking shards", len(shards)):
-            faults += found
-    for fault in faults:
-        print(fault, file=sys.stderr)
-    records = sum(shard.count for shard in manifest.shards)
-    if faults:
-        raise cli.CommandError(f"{directory}: {len(faults)} faults in {len(shards)} shards")
-    terminal.row("dataset", f"{len(shards)} shards, {records} records in {directory}")
-    terminal.row("verdict", "all as the manifest says")
-    return cli.EXIT_OK
+            yield from found
 
 
 def _stray_files(directory: str, manifest: Manifest) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.convert.patient_plans import entries_of
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import read_id_policy
@@ -86,7 +87,11 @@ class Conversion:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The conversion's own options; Beam's are not among them."""
     add = parser.add_argument
-    add("--input", required=True, help="directory of DICOM files, local, gs://, s3:// or az://")
+    add(
+        "--input",
+        required=True,
+        help="directory or archive (.zip, .tar, .tar.gz) of DICOM files, local, gs://, s3:// or az://",
+    )
     add("--output", required=True, help="directory of the dataset to write")
     add("--labels", help="CSV of patient ids and labels 0 or 1; without it no patient is labelled")
     add("--id_column", default="BraTS21ID", help="the labels' column of patient ids")
@@ -238,13 +243,7 @@ def _files_of(source: str) -> tuple[str, ...]:
     """The files to read, none where listing them is the workers' work."""
     if files.is_remote(source):
         return ()
-    try:
-        paths = tuple(entry.path for entry in files.entries(source))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise cli.UsageError(f"--input {source} is not a directory") from error
-    if not paths:
-        raise cli.UsageError(f"--input {source} holds no file")
-    return paths
+    return tuple(entry.path for entry in entries_of(source, name=f"--input {source}"))
 
 
 def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -> None:

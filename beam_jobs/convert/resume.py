@@ -22,7 +22,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import canonical_json, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.planning import Assignment
-from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow
+from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
@@ -86,19 +86,18 @@ def shard_inputs(
     Names are relative to the input, so that a moved input is the same input; sizes and times of
     change stand for content. Under `hmac` the digest is keyed, for names may be people's.
     """
-    base = root.rstrip("/") + "/"
-    told = [
+    made_of = [
         [
             dataclasses.astuple(assignment),
             [
                 dataclasses.asdict(
-                    dataclasses.replace(row, patient="", path=row.path.removeprefix(base))
+                    dataclasses.replace(row, patient="", path=name_below(root, row.path))
                 )
                 for row in plan.rows
             ],
             {
                 modality: [
-                    (header.path.removeprefix(base), header.file_size, header.modified)
+                    (name_below(root, header.path), header.file_size, header.modified)
                     for header in series.headers
                 ]
                 for modality, series in sorted(plan.series.items())
@@ -106,7 +105,7 @@ def shard_inputs(
         ]
         for plan, assignment in patients
     ]
-    text = canonical_json([dict(job), told])
+    text = canonical_json([dict(job), made_of])
     return id_policy.token(text) if id_policy.key else hashlib.sha256(text.encode()).hexdigest()
 
 

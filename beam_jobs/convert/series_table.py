@@ -8,6 +8,8 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.names import GZIPPED, MEMBER
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import Place, patient_id_of
 from beam_jobs.core.cohort.plan import SeriesRow
@@ -46,7 +48,7 @@ class TableWriter:
     """Makes rows that name files and patients as the id policy allows.
 
     Attributes:
-      root: the input directory; paths are told relative to it.
+      root: the input directory; paths are written relative to it.
       id_policy: how patients and, with them, paths are named.
     """
 
@@ -59,8 +61,7 @@ class TableWriter:
 
     def path(self, path: str) -> str:
         """The path to write: names of files and directories may be names of people."""
-        base = self.root.rstrip("/") + "/"
-        return _printable(self.id_policy.token(path.removeprefix(base)))
+        return _printable(self.id_policy.token(name_below(self.root, path)))
 
     def reject_file(self, rejection: Rejection, place: Place | None) -> RejectRow:
         """The row of one refused file."""
@@ -114,8 +115,20 @@ class TableWriter:
         ]
 
 
+def name_below(root: str, path: str) -> str:
+    """A file's path relative to the input; an archive is the directory of its name.
+
+    So that an archive has the rows, and a moved input the state, of its directory.
+    """
+    damaged = path.endswith(MEMBER)  # an archive that cannot be read keeps its own name
+    name = path.removesuffix(MEMBER) if damaged else files.logical(path)
+    if name.lower().endswith(GZIPPED):
+        name = name[: -len(".gz")]
+    return name.removeprefix(files.logical(root).rstrip("/") + "/")
+
+
 def _printable(name: str) -> str:
-    """The name, with bytes that are not UTF-8 told in escapes."""
+    """The name, with bytes that are not UTF-8 in escapes."""
     return name.encode(errors="backslashreplace").decode()
 
 

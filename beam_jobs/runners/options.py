@@ -212,5 +212,5 @@ def runs_here(options: PipelineOptions) -> bool:
 
     runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
     if runner.removesuffix("runner") in ("flink", "portable", "spark"):
-        return options.view_as(PortableOptions).environment_type == "LOOPBACK"
+        return bool(options.view_as(PortableOptions).environment_type == "LOOPBACK")
     return "dataflow" not in runner

@@ -10,6 +10,7 @@ import dataclasses
 import posixpath
 from collections.abc import Iterable, Sequence
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import Reason, Rejection
@@ -36,7 +37,7 @@ def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Pl
     A directory that holds files and is named after a modality (a wanted one or one of the
     defaults, without regard to case) makes its parent a patient. All that lies directly in such a
     patient, or in another directory of it, is that patient's too and none of the wanted
-    modalities.
+    modalities. An archive counts as the directory of its name without suffix.
 
     Args:
       paths: all files of the input, "/" between names.
@@ -47,20 +48,22 @@ def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Pl
     """
     wanted = {name.casefold(): name for name in modalities}
     known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
-    directories = {posixpath.dirname(path) for path in paths}
+    directories = {
+        posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in paths
+    }
     patients = {
         posixpath.dirname(directory)
-        for directory in directories
+        for directory in directories.values()
         if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
     }
     places = {}
-    for directory in directories:
-        parent, name = posixpath.split(directory)
+    for directory, logical in directories.items():
+        parent, name = posixpath.split(logical)
         if parent in patients:
             modality = wanted.get(name.casefold(), "")
             places[directory] = Place(patient=_BY_DIRECTORY + parent, modality=modality)
-        elif directory in patients:
-            places[directory] = Place(patient=_BY_DIRECTORY + directory, modality="")
+        elif logical in patients:
+            places[directory] = Place(patient=_BY_DIRECTORY + logical, modality="")
     return places
 
 

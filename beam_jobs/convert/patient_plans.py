@@ -1,0 +1,79 @@
+"""Every patient's plan without a pipeline: what a survey shows, and a check samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from beam_jobs.common import terminal
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
+from beam_jobs.core.cohort.rules import ModalityRule
+from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
+from beam_jobs.core.reasons import Rejection
+
+_FILES_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plans:
+    """What the conversion would make of an input, as far as headers say.
+
+    Attributes:
+      patients: a plan for each patient, in the order of their keys.
+      rejections: files that are no image, or of no patient.
+      places: of the directories that follow the reference layout.
+    """
+
+    patients: tuple[PatientPlan, ...]
+    rejections: tuple[Rejection, ...]
+    places: Mapping[str, Place]
+
+
+def entries_of(root: str, *, name: str) -> list[files.Entry]:
+    """The files of an input.
+
+    Args:
+      root: a directory, or an archive.
+      name: what to call it in messages.
+
+    Raises:
+      UsageError: it is not there, or holds no file.
+    """
+    try:
+        found = files.entries(root)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{name} is not a directory") from error
+    if not found:
+        raise UsageError(f"{name} holds no file")
+    return found
+
+
+def plan_patients(
+    found: Sequence[files.Entry], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+) -> Plans:
+    """Reads the headers of all files and plans each patient, with a bar on a terminal.
+
+    What pixels alone show (a black series, pixels that do not decode) is not looked at.
+    """
+    places = find_places([entry.path for entry in found], modalities)
+    chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
+    headers: dict[str, list[SliceHeader]] = defaultdict(list)
+    rejections: list[Rejection] = []
+    for chunk in terminal.track(chunks, "reading headers", len(chunks)):
+        with files.fetched_ahead(chunk, files.HEAD_BYTES):
+            indexed, refused = index_files(entry.path for entry in chunk)
+        for header in indexed:
+            place = places.get(posixpath.dirname(header.path))
+            headers[patient_of(header, place)].append(header)
+        rejections += refused
+    rejections += map(nobodys, group_paths(headers.pop("", [])))
+    plans = (
+        plan_patient(key, headers[key], modalities, places=places, rules=rules)
+        for key in sorted(headers)
+    )
+    return Plans(patients=tuple(plans), rejections=tuple(rejections), places=places)

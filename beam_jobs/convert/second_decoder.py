@@ -1,0 +1,193 @@
+"""Sampled slices decoded a second time, by DCMTK, and held against our own reader.
+
+tensorflow-io wraps DCMTK and shares no code with our reader. What it makes of signs and of
+rescaling is wrong (signed samples come shifted, rescaled ones rounded), so a copy of the data set
+is decoded that has neither: what is compared is the bits of stored samples.
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import itertools
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom import uid
+from pydicom.dataset import FileMetaDataset
+
+from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
+from beam_jobs.common.files import interface as files
+from beam_jobs.convert.patient_plans import entries_of, plan_patients
+from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.dicom.pixels import stored_slices
+from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import RejectedError
+
+# (frame, row, column, 1) of a DICOM file's bytes, empty where it cannot be decoded.
+Decoder = Callable[[bytes], npt.NDArray[Any]]
+
+_PIXELS = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelData"),
+)
+# Decoders of these may round differently.
+_LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
+_LOSSY_DIFFERENCE = 1
+_MOST_BITS = 16
+_AHEAD_BYTES = 4 << 20
+
+
+class Verdict(enum.Enum):
+    """What two decoders make of one slice."""
+
+    SAME = "the same"
+    DIFFERS = "other samples"
+    NOT_DECODABLE = "not decodable there"
+    REFUSED = "refused by our own reader"
+
+
+class Compared(NamedTuple):
+    """One slice, and in how many pixels the decoders differ."""
+
+    header: SliceHeader
+    verdict: Verdict
+    pixels: int = 0
+
+
+def load_decoder() -> Decoder:
+    """DCMTK by tensorflow-io; imported here alone, for it takes seconds and runs on few versions.
+
+    Raises:
+      CommandError: it is not installed, or does not load with this TensorFlow.
+    """
+    quiet_tensorflow()
+    try:
+        import tensorflow as tf
+        import tensorflow_io as tfio
+
+        def decode(data: bytes) -> npt.NDArray[Any]:
+            try:
+                image = tfio.image.decode_dicom_image(data, on_error="strict", dtype=tf.uint16)
+            except tf.errors.InvalidArgumentError:
+                return np.empty(0, dtype=np.uint16)
+            return np.asarray(image.numpy())
+
+        decode(b"")  # only now are its native operations loaded
+    except (ImportError, NotImplementedError) as error:
+        raise CommandError(
+            "the second decoder does not load: it needs tensorflow-io 0.37 with TensorFlow 2.16 "
+            f"or 2.17 ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return decode
+
+
+def sample_slices(root: str, spec: PreprocessSpec, *, count: int, seed: int) -> list[SliceHeader]:
+    """Some slices of the series that a conversion chooses, in the order of their files.
+
+    Args:
+      root: directory or archive of DICOM files.
+      spec: the recipe, which says what is chosen.
+      count: at most so many.
+      seed: same seed, same slices.
+
+    Raises:
+      UsageError: no file, or no series that the recipe could use.
+    """
+    found = entries_of(root, name=f"--against {root}")
+    plans = plan_patients(found, spec.modalities, spec.series_rules).patients
+    slices = sorted(
+        (
+            header
+            for plan in plans
+            if plan.refusal is None
+            for series in plan.series.values()
+            for header in series.headers
+        ),
+        key=lambda header: (header.path, header.frame),
+    )
+    if not slices:
+        raise UsageError(f"--against {root} holds no series of {', '.join(spec.modalities)}")
+    chosen = random.Random(seed).sample(range(len(slices)), min(count, len(slices)))
+    return [slices[place] for place in sorted(chosen)]
+
+
+def compare(slices: Sequence[SliceHeader], decode: Decoder) -> Iterator[Compared]:
+    """Decodes each slice by both decoders.
+
+    Args:
+      slices: sorted by file; a file is read and decoded once.
+      decode: the second decoder.
+    """
+    small = [
+        files.Entry(header.path, header.file_size, header.modified)
+        for header in slices
+        if header.file_size <= _AHEAD_BYTES
+    ]
+    with files.fetched_ahead(dict.fromkeys(small), _AHEAD_BYTES):
+        for path, group in itertools.groupby(slices, key=lambda header: header.path):
+            with files.open_bytes(path) as source:
+                data = source.read_at(0, source.size)
+            yield from _compare_file(data, list(group), decode)
+
+
+def _compare_file(
+    data: bytes, headers: Sequence[SliceHeader], decode: Decoder
+) -> Iterator[Compared]:
+    try:
+        stored = stored_slices([header._replace(has_modality_lut=False) for header in headers])
+        ours = [item.samples.copy() for item in stored]
+    except RejectedError:
+        yield from (Compared(header, Verdict.REFUSED) for header in headers)
+        return
+    frames = _decoded(data, headers[0], decode)
+    for header, samples in zip(headers, ours, strict=True):
+        if header.frame >= len(frames) or frames[header.frame].shape != samples.shape:
+            yield Compared(header, Verdict.NOT_DECODABLE)
+            continue
+        pixels = _differing(samples, frames[header.frame], header)
+        yield Compared(header, Verdict.DIFFERS if pixels else Verdict.SAME, pixels)
+
+
+def _differing(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], header: SliceHeader) -> int:
+    """How many pixels differ, as bits that are stored."""
+    mask = (1 << (header.bits_stored or header.bits_allocated or _MOST_BITS)) - 1
+    difference = np.abs((ours.astype(np.int64) & mask) - theirs.astype(np.int64))
+    allowed = _LOSSY_DIFFERENCE if header.transfer_syntax in _LOSSY else 0
+    return int((difference > allowed).sum())
+
+
+def _decoded(data: bytes, header: SliceHeader, decode: Decoder) -> npt.NDArray[Any]:
+    """(frame, row, column) by the second decoder; no frame where it cannot."""
+    nothing: npt.NDArray[Any] = np.empty((0, 0, 0), dtype=np.uint16)
+    if (header.bits_allocated or _MOST_BITS) > _MOST_BITS:  # comes back cut off, without an error
+        return nothing
+    try:
+        found = decode(_as_unsigned(data, header))
+    except Exception:  # whatever pydicom makes of a file that only our own reader can walk
+        return nothing
+    return found[..., 0] if found.ndim == 4 else nothing
+
+
+def _as_unsigned(data: bytes, header: SliceHeader) -> bytes:
+    """A file of nothing but the pixels, their stored bits as unsigned greyscale."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+        plain = pydicom.Dataset()
+        for keyword in _PIXELS:
+            if keyword in dataset:
+                plain[keyword] = dataset[keyword]
+        plain.PhotometricInterpretation = "MONOCHROME2"
+        plain.PixelRepresentation = 0
+        plain.SOPClassUID, plain.SOPInstanceUID = uid.MRImageStorage, uid.generate_uid()
+        plain.file_meta = FileMetaDataset()
+        plain.file_meta.TransferSyntaxUID = uid.UID(header.transfer_syntax)
+        buffer = io.BytesIO()
+        plain.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
