@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -104,7 +102,7 @@ class TableWriter:
         ]
 
     def series(self, rows: Iterable[SeriesRow]) -> list[dict[str, Any]]:
-        """The rows as series.csv tells them."""
+        """The rows as series.csv has them."""
         return [
             {
                 **dataclasses.asdict(row),
@@ -134,10 +132,9 @@ def _printable(name: str) -> str:
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """CSV text, rows sorted, so that equal content is equal text."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        sorted(rows, key=lambda row: tuple(str(row[column]) for column in columns[:6]))
-    )
-    return text.getvalue()
+    import pandas as pd  # takes as long to import as a command's --help takes
+
+    # As objects: a column of whole numbers and blanks must not become one of fractions.
+    table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
+    table = table.sort_values(list(columns[:6]), key=lambda column: column.map(str), kind="stable")
+    return str(table.to_csv(index=False, lineterminator="\n"))

@@ -5,9 +5,7 @@ manifest.json, series.csv, rejects.csv, records --`summarise`--> numbers --`repo
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common import csv_table
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.finish import REJECTS_NAME, SERIES_NAME
@@ -30,7 +29,7 @@ _SLICE_BINS = 24
 # Per cent of a series' slices that are blank, in steps of five.
 BLANK_EDGES = [float(edge) for edge in range(0, 101, 5)]
 _SUBJECTS = 5
-# Numeric columns of series.csv that are told as a distribution, and their units.
+# Numeric columns of series.csv that are shown as a distribution, and their units.
 MEASURES = {
     "slices": "",
     "row_spacing": "mm",
@@ -102,23 +101,23 @@ def read_table(
         text = files.read_text(files.join(directory, name))
     except FileNotFoundError:
         return None
-    reader = csv.DictReader(io.StringIO(text))
-    if missing := sorted(set(columns) - set(reader.fieldnames or ())):
-        raise ContractError(f"{name} lacks the columns {', '.join(missing)}")
-    rows = list(reader)
+    try:
+        _, rows = csv_table.read_table(text, sorted(columns))
+    except ValueError as error:
+        raise ContractError(f"{name}: {error}") from error
     for column in numbers:
-        for row in rows:
+        for line, row in rows:
             try:
                 float(row.get(column) or 0)
             except ValueError as error:
                 raise ContractError(
-                    f"{name}: {column} {row[column]!r} found, a number required"
+                    f"{name} line {line}: {column} {row[column]!r} found, a number required"
                 ) from error
-    return rows
+    return [row for _, row in rows]
 
 
 def gather(directory: str, manifest: Manifest, cases: list[CaseFacts]) -> DatasetFacts:
-    """Puts a dataset's tables beside what its records told."""
+    """Puts a dataset's tables beside what its records hold."""
     return DatasetFacts(
         manifest=manifest,
         series=read_table(
@@ -308,7 +307,7 @@ def intensity(cases: Sequence[CaseFacts], channel: int) -> dict[str, Any] | None
 
     Returns:
       Per bin the patients' median share and their 10th and 90th percentile; the spread of the
-      patients' means; the share of foreground voxels at the top of the range. None of nobody.
+      patients' means; the share of foreground voxels at the top of the range. None of no patient.
     """
     if not cases:
         return None
@@ -345,10 +344,10 @@ def _rejects(facts: DatasetFacts) -> list[dict[str, Any]]:
             "scope": scope,
             "count": len(rows),
             "files": sum(int(row["files"]) for row in rows),
-            **_told(reason),
+            **_explained(reason),
             "modalities": _counts(row["modality"] for row in rows if row["modality"]),
             "details": [row["detail"] for row in rows[:1]],
-            # Paths may be people's names, and their tokens tell nobody anything.
+            # Paths may be people's names, and their tokens are of no use to a reader.
             "subjects": [] if private else sorted(row["subject"] for row in rows)[:_SUBJECTS],
             "patients": sorted({row["patient"] for row in rows} - {""})[:_SUBJECTS],
         }
@@ -366,13 +365,13 @@ def _unused(series: Iterable[Mapping[str, str]]) -> list[dict[str, Any]]:
             "reason": reason,
             "count": count,
             "files": sum(int(row["files"]) for row in rows if row["reason"] == reason),
-            **_told(reason),
+            **_explained(reason),
         }
         for reason, count in _counts(row["reason"] for row in rows).items()
     ]
 
 
-def _told(code: str) -> dict[str, str]:
+def _explained(code: str) -> dict[str, str]:
     """What a reason means and what to do about it; a later version's code stands alone."""
     if code not in {reason.value for reason in Reason}:
         return {"sentence": "", "advice": ""}
