@@ -24,7 +24,7 @@ def read_table(
 
     Raises:
       ValueError: not CSV, one of `columns` is missing, or a row is shorter or longer than the
-        header; the message tells lines, not what stands in them.
+        header; the message names lines, not what stands in them.
     """
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:

@@ -1,4 +1,4 @@
-"""How workers on this machine tell of progress: files they append to."""
+"""How workers on this machine report progress: files they append to."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Ticks:
 
 
 def tick(path: str, count: int) -> None:
-    """Tells a watcher of `path` that `count` more units are done."""
+    """Notes in `path` that `count` more units are done."""
     _append(path, b"." * count)
 
 
@@ -49,12 +49,12 @@ def _append(path: str, data: bytes) -> None:
 
 
 def count(path: str) -> int:
-    """How many units were told of."""
+    """How many units are done."""
     return os.path.getsize(path) if path and os.path.exists(path) else 0
 
 
 def lines(path: str) -> list[str]:
-    """The lines told so far."""
+    """The lines noted so far."""
     if not (path and os.path.exists(path)):
         return []
     with open(path, encoding="utf-8") as file:

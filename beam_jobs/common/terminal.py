@@ -1,4 +1,4 @@
-"""The face of every command: rows under a name, bars with rate and time left, silence if asked for.
+"""What every command prints: rows under a name, bars with rate and time left, or nothing.
 
     auc         AUC 0.58 (95 % interval 0.46 to 0.69, n = 87: 44 positive)
     report      run/report.html

@@ -33,7 +33,7 @@ class Assignments:
       refused: patient key to the reason it has none; to None where the files are strays of a
         patient that has one.
       labels_without_patient: labelled ids, as the labels spell them, of no patient found.
-      patients_without_label: ids of patients the labels do not speak of.
+      patients_without_label: ids of patients the labels do not have.
     """
 
     by_key: Mapping[str, Assignment]
@@ -64,7 +64,7 @@ class Planner:
 
 
 def _spelling(key: str, planner: Planner) -> str | None:
-    """The labels' spelling of a patient; under `hmac` an error names nobody."""
+    """The labels' spelling of a patient; under `hmac` an error names no patient."""
     if planner.labels is None:
         return None
     try:
@@ -72,15 +72,15 @@ def _spelling(key: str, planner: Planner) -> str | None:
     except UsageError:
         if planner.id_policy.key is None:
             raise
-        raise UsageError("the labels speak of one patient under several spellings") from None
+        raise UsageError("the labels have one patient under several spellings") from None
 
 
 def _no_match(ids: Iterable[str], labels: Labels, id_policy: IdPolicy) -> str:
-    """Labels that are of nobody are a mistake worth stopping at."""
-    told = "none of the labels is of a patient found"
+    """Labels that belong to no patient found are a mistake worth stopping at."""
+    message = "none of the labels is of a patient found"
     if id_policy.key is not None:
-        return told
-    return f"{told}: the labels say {min(labels.by_spelling)!r}, the input {min(ids)!r}"
+        return message
+    return f"{message}: the labels have {min(labels.by_spelling)!r}, the input {min(ids)!r}"
 
 
 # A shard is read in one go and written by one worker: large enough for fast reading, small enough

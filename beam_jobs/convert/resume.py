@@ -153,7 +153,7 @@ class StateStore:
         return result, "kept"
 
     def finish(self, shard: str, inputs: str, result: ShardResult) -> None:
-        """Says that a shard's file is in place."""
+        """Records that a shard's file is in place."""
         state = {"inputs": inputs, "result": result.to_json()}
         files.write_text(self._shard_path(shard), json.dumps(state, sort_keys=True) + "\n")
 
@@ -258,5 +258,5 @@ def job_identity(**fields: Any) -> dict[str, Any]:
 
 
 def key_check(id_policy: IdPolicy) -> str:
-    """Tells one hmac key from another without telling the key."""
+    """Distinguishes one hmac key from another without revealing the key."""
     return "" if id_policy.key is None else id_policy.token(fingerprint("voxelbeam key check"))

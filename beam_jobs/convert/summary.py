@@ -30,7 +30,7 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
     places = find_places(paths, conversion.spec.modalities).values()
     patients = len({place.patient for place in places if place.modality})
     if not patients:
-        row("plan", f"records of {megabytes:.1f} MB; headers will tell how many patients")
+        row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return
     # Measured: 0.2 to 0.3 GB a worker, and 5.5 kB a file where plans are gathered.
     row(

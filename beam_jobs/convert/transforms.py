@@ -38,7 +38,7 @@ _FILES_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-    """What is read: a directory tree, the modalities wanted of it, and how to tell them."""
+    """What is read: a directory tree, the modalities wanted of it, and how to recognise them."""
 
     root: str
     modalities: tuple[str, ...]
@@ -106,6 +106,7 @@ def _directory(file: files.Entry) -> str:
 
 class _ReadHeaders(Setup):
     def __init__(self, tables: TableWriter, ticks: str) -> None:
+        super().__init__()
         self._tables = tables
         self._ticks = ticks
         self._files = Metrics.counter("voxelbeam", "files")
@@ -249,6 +250,7 @@ def _with_shard(
 
 class _WriteShard(Setup):
     def __init__(self, writer: write_shard.ShardWriter) -> None:
+        super().__init__()
         self._writer = writer
 
     def process(
@@ -321,6 +323,7 @@ class Cases:
 
 class _Prepare(Setup):
     def __init__(self, spec: PreprocessSpec, tables: TableWriter) -> None:
+        super().__init__()
         self._spec = spec
         self._tables = tables
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Array = NDArray[Any]
 Vector = tuple[float, float, float]
 LesionKind = Literal["ring", "solid"]
 
@@ -121,9 +122,10 @@ class Head:
     def to_patient(self, canonical: ArrayLike) -> NDArray[np.float64]:
         """Canonical head coordinates (..., 3), mm at size 1, to patient LPS mm (..., 3)."""
         points = np.asarray(canonical, np.float64) * self.size
-        return np.einsum("ij,...j->...i", self._rotation(), points) + np.asarray(self.centre)
+        turned = np.einsum("ij,...j->...i", self._rotation(), points)
+        return np.asarray(turned + np.asarray(self.centre))
 
-    def intensity(self, xyz: NDArray[np.floating], modality: str) -> NDArray[np.float32]:
+    def intensity(self, xyz: NDArray[np.floating[Any]], modality: str) -> NDArray[np.float32]:
         """The noiseless, bias-free signal at patient points.
 
         Args:
@@ -166,54 +168,54 @@ class Head:
         return result
 
 
-def _turned(offset: NDArray, turn: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+def _turned(offset: Array, turn: Array) -> tuple[Array, Array, Array]:
     """Components (n,) of `offset @ turn`, without BLAS, whose rounding may vary by threads."""
     a, b, c = np.ascontiguousarray(offset.T)
     x, y, z = (a * turn[0, i] + b * turn[1, i] + c * turn[2, i] for i in range(3))
     return x, y, z
 
 
-def cerebrum_radius(x: NDArray, y: NDArray, z: NDArray) -> NDArray:
+def cerebrum_radius(x: Array, y: Array, z: Array) -> Array:
     """Normalised radius in the cerebrum at canonical points: 0 at its origin, 1 on its surface."""
     wide = x / (66.0 + 0.11 * y)  # narrower in front (y < 0)
     high = z / np.where(z > 0, np.float32(58.0), np.float32(40.0))  # domed above, flat below
-    return np.sqrt(wide * wide + (y / 84.0) ** 2 + high * high)
+    return np.asarray(np.sqrt(wide * wide + (y / 84.0) ** 2 + high * high))
 
 
-def is_brain(x: NDArray, y: NDArray, z: NDArray) -> NDArray[np.bool_]:
+def is_brain(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
     """Whether canonical points lie in cerebrum, cerebellum or brain stem."""
     return (cerebrum_radius(x, y, z) < 1) | (_cerebellum_radius(x, y, z) < 1) | _in_stem(x, y, z)
 
 
-def _cerebellum_radius(x: NDArray, y: NDArray, z: NDArray) -> NDArray:
+def _cerebellum_radius(x: Array, y: Array, z: Array) -> Array:
     return _ellipsoid(x, y, z, _CEREBELLUM_CENTRE, _CEREBELLUM_AXES)
 
 
-def _in_stem(x: NDArray, y: NDArray, z: NDArray) -> NDArray[np.bool_]:
+def _in_stem(x: Array, y: Array, z: Array) -> NDArray[np.bool_]:
     axis_y = 12.0 - 0.12 * z  # the stem leans backward as it goes down
-    return (x * x + (y - axis_y) ** 2 < _STEM_RADIUS**2) & (z < 0) & (z > _STEM_BOTTOM)
+    inside = x * x + (y - axis_y) ** 2 < _STEM_RADIUS**2
+    return np.asarray(inside & (z < 0) & (z > _STEM_BOTTOM))
 
 
-def _ellipsoid(x: NDArray, y: NDArray, z: NDArray, centre: Any, axes: Vector) -> NDArray:
-    return np.sqrt(
+def _ellipsoid(x: Array, y: Array, z: Array, centre: Any, axes: Vector) -> Array:
+    squares = (
         ((x - centre[0]) / axes[0]) ** 2
         + ((y - centre[1]) / axes[1]) ** 2
         + ((z - centre[2]) / axes[2]) ** 2
     )
+    return np.asarray(np.sqrt(squares))
 
 
-def _soft(depth_mm: NDArray, width_mm: float = 1.5) -> NDArray:
+def _soft(depth_mm: Array, width_mm: float = 1.5) -> Array:
     """0 outside, 1 inside, linear over `width_mm`: point samples of an edge do not jag."""
-    return np.clip(depth_mm / np.float32(width_mm) + np.float32(0.5), 0, 1)
+    return np.asarray(np.clip(depth_mm / np.float32(width_mm) + np.float32(0.5), 0, 1))
 
 
-def _mix(under: NDArray, over: float | NDArray, weight: NDArray) -> NDArray:
-    return under + weight * (over - under)
+def _mix(under: Array, over: float | Array, weight: Array) -> Array:
+    return np.asarray(under + weight * (over - under))
 
 
-def _healthy(
-    x: NDArray, y: NDArray, z: NDArray, tissue: Tissues, phases: tuple[float, ...]
-) -> NDArray:
+def _healthy(x: Array, y: Array, z: Array, tissue: Tissues, phases: tuple[float, ...]) -> Array:
     """Relative brightness at canonical points known to be brain, without lesion."""
     p = [np.float32(phase) for phase in phases]
     folds = np.sin(x * 0.33 + p[0]) * np.sin(y * 0.29 + p[1]) + np.sin(y * 0.31 + p[2]) * np.sin(
@@ -246,10 +248,10 @@ def _healthy(
     marker = _ellipsoid(x, y, z, MARKER_CENTRE, (MARKER_RADIUS,) * 3)
     value = _mix(value, tissue.marker, _soft(MARKER_RADIUS * (1 - marker)))
     texture = np.sin(x * 0.11 + p[4]) * np.sin(y * 0.09 + p[5]) * np.sin(z * 0.10 + p[0])
-    return value * (1 + np.float32(0.05) * texture)
+    return np.asarray(value * (1 + np.float32(0.05) * texture))
 
 
-def _with_lesion(value: NDArray, distance: NDArray, lesion: Lesion, tissue: Tissues) -> NDArray:
+def _with_lesion(value: Array, distance: Array, lesion: Lesion, tissue: Tissues) -> Array:
     """`value` with the lesion painted over, `distance` mm from the lesion's centre."""
     outer = _soft(lesion.radius - distance)
     if lesion.kind == "solid":

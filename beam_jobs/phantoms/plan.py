@@ -324,16 +324,15 @@ def _landmarks() -> NDArray[np.float64]:
     """(n, 3) canonical points that fill the brain: their extent is nearly the head's."""
     axes = np.arange(-77, 78, 7.0), np.arange(-84, 85, 7.0), np.arange(-75, 61, 7.0)
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    return points[is_brain(*points.T)]
+    return np.asarray(points[is_brain(*points.T)])
 
 
 def _unit_sphere(count: int) -> NDArray[np.float64]:
     """(count, 3) points spread evenly over the unit sphere (Fibonacci lattice)."""
     z = 1 - (2 * np.arange(count) + 1) / count
     turn = np.arange(count) * np.pi * (3 - math.sqrt(5))
-    return np.stack(
-        [np.cos(turn) * np.sqrt(1 - z * z), np.sin(turn) * np.sqrt(1 - z * z), z], axis=-1
-    )
+    radius = np.sqrt(1 - z * z)
+    return np.asarray(np.stack([np.cos(turn) * radius, np.sin(turn) * radius, z], axis=-1))
 
 
 def _vector(values: NDArray[np.float64]) -> Vector:

@@ -1,7 +1,7 @@
 """One MR series of a phantom: geometry and storage as a value, and the writer of its files.
 
 `write_series` images any function of patient coordinates, so a test can write a linear ramp, a step
-or a head in a chosen plane, spacing, order and encoding, and ask later where each value must land.
+or a head in a chosen plane, spacing, order and encoding, and know where each value must land.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from beam_jobs.phantoms.anatomy import Vector
+from beam_jobs.phantoms.anatomy import Array, Vector
 
 Plane = Literal["axial", "coronal", "sagittal"]
-IntensityFunction = Callable[[NDArray[np.float64]], NDArray]
+IntensityFunction = Callable[[NDArray[np.float64]], Array]
 
 # Directions of increasing column index and of increasing row index, LPS: radiological display.
 PLANES: dict[str, tuple[Vector, Vector]] = {
@@ -194,7 +194,7 @@ def write_series(
     paths, blank_slices = [], []
     for index in range(spec.slices):
         position = affine[:3, 3] + index * affine[:3, 2]
-        values: NDArray = np.zeros((spec.rows, spec.columns))
+        values: Array = np.zeros((spec.rows, spec.columns))
         if not spec.blank:
             points: NDArray[np.float64] = np.add(in_plane, position)
             values = np.asarray(intensity(points))
@@ -300,7 +300,7 @@ def _file_start(instance_uid: str, transfer_syntax: str) -> bytes:
     return bytes(128) + b"DICM" + _encoded(length, implicit=False)[0x00020000] + group
 
 
-def _stored(values: NDArray, spec: SeriesSpec) -> NDArray[np.int_]:
+def _stored(values: Array, spec: SeriesSpec) -> NDArray[np.int_]:
     """Rescaled values as stored pixels: (rows, columns), little-endian 16 bit."""
     if values.shape != (spec.rows, spec.columns):
         raise ValueError(
@@ -315,10 +315,10 @@ def _stored(values: NDArray, spec: SeriesSpec) -> NDArray[np.int_]:
             f"{stored.min():.0f}..{stored.max():.0f}; choose another slope or intercept"
         )
     # A 12-bit signed pixel is sign-extended into its 16 bits, as scanners write it.
-    return stored.astype("<i2" if spec.signed else "<u2")
+    return np.asarray(stored, dtype="<i2" if spec.signed else "<u2")
 
 
-def _window(values: NDArray) -> tuple[str, str]:
+def _window(values: Array) -> tuple[str, str]:
     """WindowCenter and WindowWidth of one slice, from that slice alone, as scanners do."""
     top = float(values.max())
     if not top > 0:
@@ -332,10 +332,7 @@ def _decimal(value: float) -> str:
     return str(int(value)) if value.is_integer() else str(format_number_as_ds(value))
 
 
-def _rotate(vector: NDArray, axis: NDArray, angle: float) -> NDArray:
+def _rotate(vector: Array, axis: Array, angle: float) -> Array:
     """Rodrigues' rotation of a vector about a unit axis, radians."""
-    return (
-        vector * np.cos(angle)
-        + np.cross(axis, vector) * np.sin(angle)
-        + axis * (axis @ vector) * (1 - np.cos(angle))
-    )
+    along = axis * (axis @ vector) * (1 - np.cos(angle))
+    return np.asarray(vector * np.cos(angle) + np.cross(axis, vector) * np.sin(angle) + along)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("dataset", metavar="DATASET", help="directory with a manifest.json")
     add("--output", metavar="FILE", help=f"page to write (default: DATASET/{REPORT_NAME})")
-    add("--against", metavar="OTHER", help="another dataset, to tell what drifted")
+    add("--against", metavar="OTHER", help="another dataset, to see what drifted")
     add("--workers", type=int, default=os.cpu_count() or 1, help="shards read at a time")
     flags = parser.parse_args(argv)
     if flags.workers < 1:

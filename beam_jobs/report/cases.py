@@ -1,6 +1,6 @@
 """A record's share of a dataset's report: its numbers, and its pictures small enough to carry.
 
-A patient's slices travel as one JPEG sprite, which a page decodes when they are asked for. Written
+A patient's slices travel as one JPEG sprite, which a page decodes when they are shown. Written
 for a contact sheet of hundreds of patients in one file: the byte budget decides size and quality.
 """
 

@@ -29,7 +29,7 @@ _COLUMNS = (
     ("thickness", "slice thickness"),
     ("obliquity", "obliquity"),
 )
-_MOST_TOLD = 4
+_MOST_LISTED = 4
 
 
 def render(
@@ -62,7 +62,7 @@ def render(
             "pretty": lambda value: json.dumps(value, indent=1, sort_keys=True),
         },
         functions={
-            "told": _told,
+            "listed": _listed,
             "most": _most,
             "band": band,
             "line": line,
@@ -141,15 +141,15 @@ def _planes(modalities: Sequence[Mapping[str, Any]]) -> list[str]:
     return [plane for plane, _ in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} ({count})" for name, count in counts.items())
 
 
 def _most(counts: Mapping[str, int]) -> str:
     """The most frequent values, and how many others there are."""
-    told = _told(dict(list(counts.items())[:_MOST_TOLD]))
-    more = len(counts) - _MOST_TOLD
-    return f"{told} and {more} more" if more > 0 else told
+    listed = _listed(dict(list(counts.items())[:_MOST_LISTED]))
+    more = len(counts) - _MOST_LISTED
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def _span(edges: Sequence[float], place: int, *, percent: bool) -> str:
@@ -177,7 +177,7 @@ def _top_of(intensity: Mapping[str, Any]) -> float:
 
     The ends of the range do not count: what is clipped to them would flatten all else.
     """
-    return max([*intensity["high"][1:-1], 1e-6]) * 1.05
+    return float(max([*intensity["high"][1:-1], 1e-6]) * 1.05)
 
 
 def line(values: Sequence[float], width: float, height: float, top: float) -> str:

@@ -66,7 +66,7 @@ def check_flink(options: PipelineOptions) -> None:
 
 @contextlib.contextmanager
 def job_server(options: PipelineOptions) -> Iterator[None]:
-    """A job server for the time of the context, where the options ask for one.
+    """A job server for the time of the context, where the options need one.
 
     To be entered in the main thread: on Linux the server is killed when the thread ends that
     started it.
@@ -164,19 +164,19 @@ def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, log: str)
             except grpc.FutureTimeoutError:
                 code = process.poll()
                 if code is not None:
-                    said = f"exit code {code}: {_last_line(log)}"
+                    state = f"exit code {code}: {_last_line(log)}"
                 elif time.monotonic() > end:
-                    said = f"no answer within {_START_S:.0f} s: {_last_line(log)}"
+                    state = f"no answer within {_START_S:.0f} s: {_last_line(log)}"
                 else:
                     continue
-                raise CommandError(f"Flink's job server does not start, {said}") from None
+                raise CommandError(f"Flink's job server does not start, {state}") from None
 
 
 def _last_line(path: str) -> str:
     """The last line of a log that is no line of a Java stack."""
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip() and not line.startswith("\tat ")]
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

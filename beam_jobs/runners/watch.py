@@ -31,17 +31,17 @@ def watch(
       ticks: what to watch.
       files: input files there are, None when unknown.
       shown: whether to show it, unless the command is quiet.
-      private: say nothing of a failure but its kind: messages may hold names of files.
+      private: report a failure's kind alone: messages may hold names of files.
 
     Raises:
       CommandError: the pipeline failed; one line, without Beam's stack of stages.
-      UsageError: a worker found that the command was asked for something that cannot be.
+      UsageError: a worker found that what was requested cannot be.
     """
     failure: list[BaseException] = []
     died = threading.Event()
 
     def worker_died(hook: threading.ExceptHookArgs) -> None:
-        """Beam's thread that waits for a worker process raises when it ends; nobody listens."""
+        """Beam's thread that waits for a worker process raises when it ends, unhandled."""
         if "Worker subprocess exited" in str(hook.exc_value):
             if thread.is_alive():
                 died.set()
@@ -65,13 +65,13 @@ def watch(
             update()
     if died.is_set():
         raise CommandError(
-            "a worker process died (killed, or out of memory); the same command goes on from here"
+            "a worker process died (killed, or out of memory); the same command resumes from here"
         )
     if failure:
         error = _one_line(failure[0])
         if private and not isinstance(error, UsageError):
             kind = type(failure[0]).__name__
-            error = CommandError(f"the job failed ({kind}); --id_policy keep would tell more")
+            error = CommandError(f"the job failed ({kind}); --id_policy keep would show more")
         raise error from failure[0]
 
 
@@ -109,12 +109,12 @@ def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
         last = now
         read, planned = count(ticks.files), count(ticks.planned)
         of_files = "" if files is None else f" of {files}"
-        told = f"{now - start:.0f} s: headers of {read}{of_files} files"
+        line = f"{now - start:.0f} s: headers of {read}{of_files} files"
         if planned:
-            told += f", {count(ticks.patients)} of {planned} patients converted"
+            line += f", {count(ticks.patients)} of {planned} patients converted"
         else:
-            told += f" ({read / (now - start):.0f}/s)"
-        print(told, file=sys.stderr)
+            line += f" ({read / (now - start):.0f}/s)"
+        print(line, file=sys.stderr)
 
     yield update
 

@@ -43,7 +43,7 @@
   $("controls").addEventListener("submit", (event) => event.preventDefault());
   filter();
 
-  // The viewer: a patient's sprite is decoded when it is asked for; the last few are kept.
+  // The viewer: a patient's sprite is decoded when it is shown; the last few are kept.
   const viewer = $("viewer");
   const slider = $("slice");
   const figures = [...viewer.querySelectorAll("figure")];
