@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from pydicom import uid
 
-from beam_jobs import dicom_to_tfrecord, verify
+from beam_jobs import dicom_to_tfrecord, survey, verify
 from beam_jobs.common import cli
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom.headers import read_headers
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
+from beam_jobs.phantoms import __main__ as phantoms
 from beam_jobs.phantoms.cohort import write_cohort
-from beam_jobs.phantoms.plan import PhantomConfig
+from beam_jobs.phantoms.plan import PhantomConfig, read_truth
+from beam_jobs.report import __main__ as report
 from tests import stores
 from tests.dicom_files import enhanced_dataset, group, save
 from tests.stores import BUCKET, Asked, Emulator
@@ -278,6 +280,40 @@ def test_what_cannot_be_is_one_line(store, flag, value, error, message):
         convert(store, "unused", flag, value.format(scheme=store.scheme, bucket=BUCKET), "--quiet")
     assert "\n" not in str(found.value)
     assert not store.names("unused")
+
+
+def test_survey_and_report_of_a_store_are_those_of_a_disk(
+    store, dataset, cohort, tmp_path, monkeypatch, capsys
+):
+    argv = ["--modalities", "T1w,T2w", "--output"]
+    assert survey.main([str(cohort / "train"), *argv, str(tmp_path / "a.csv")]) == cli.EXIT_OK
+    here = capsys.readouterr().out
+    assert survey.main([store.path("cohort/train"), *argv, store.path("b.csv")]) == cli.EXIT_OK
+    assert capsys.readouterr().out.splitlines()[:-1] == here.splitlines()[:-1]
+    assert store.get("b.csv") == (tmp_path / "a.csv").read_bytes()
+    (tmp_path / "d").mkdir()
+    for name, data in published(store, dataset.name).items():
+        (tmp_path / "d" / name).write_bytes(data)
+    assert report.main([str(tmp_path / "d"), "--workers", "1"]) == cli.EXIT_OK
+    argv = [store.path(dataset.name), "--workers", "1", "--output", store.path("r.html")]
+    assert report.main(argv) == cli.EXIT_OK
+    assert store.get("r.html") == (tmp_path / "d" / "report.html").read_bytes()
+
+
+def test_phantoms_in_a_store_are_those_of_a_disk_and_written_once(store, tmp_path):
+    argv = ["--patients", "1", "--test_patients", "0", "--matrix", "16,18", "--slices", "8,9"]
+    argv += ["--workers", "1", "--quiet", "--output"]
+    assert phantoms.main([*argv, str(tmp_path / "c")]) == cli.EXIT_OK
+    assert phantoms.main([*argv, store.path("phantoms")]) == cli.EXIT_OK
+    local = {
+        path.relative_to(tmp_path / "c").as_posix(): path.read_bytes()
+        for path in (tmp_path / "c").rglob("*")
+        if path.is_file()
+    }
+    assert {name: store.get(f"phantoms/{name}") for name in store.names("phantoms")} == local
+    assert read_truth(store.path("phantoms")) == read_truth(tmp_path / "c")
+    with pytest.raises(cli.UsageError, match="must be absent or an empty directory"):
+        phantoms.main([*argv, store.path("phantoms")])
 
 
 def run_module(store: Emulator, module: str, *argv: str) -> subprocess.CompletedProcess[str]:
