@@ -33,7 +33,7 @@ from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.series import Series, assemble
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_cases
 from beam_jobs.core.volume import Volume, load_volume
 
 __all__ = [
@@ -110,9 +110,7 @@ class Dataset:
         """
         chosen = self.manifest.shards if folds is None else self.manifest.shards_of(folds)
         for shard in chosen:
-            with files.open_read(files.join(self.path, shard.name)) as stream:
-                for record in read_records(stream):
-                    yield decode_case(record, self.manifest.schema)
+            yield from read_cases(files.join(self.path, shard.name), self.manifest.schema)
 
     def _table(self, name: str) -> pd.DataFrame:
         text = files.read(files.join(self.path, name))

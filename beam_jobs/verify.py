@@ -27,7 +27,7 @@ from beam_jobs.core.manifest import (
 )
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_cases
 
 PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\
@@ -155,11 +155,10 @@ def check_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> list
             faults.append(f"{shard.name}: {size} bytes, manifest says {shard.bytes}")
         if sha256 != shard.sha256:
             faults.append(f"{shard.name}: sha256 is not the manifest's")
-        with files.open_read(path) as stream:
-            cases = [
-                (ShardPatient(patient_id=case.patient_id, label=case.label), case.fold)
-                for case in (decode_case(data, schema) for data in read_records(stream))
-            ]
+        cases = [
+            (ShardPatient(patient_id=case.patient_id, label=case.label), case.fold)
+            for case in read_cases(path, schema)
+        ]
     except ContractError as error:
         return [*faults, f"{shard.name}: {error}"]
     except OSError as error:

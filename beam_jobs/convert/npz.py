@@ -8,7 +8,7 @@ import numpy as np
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_cases
 
 SPLITS = ("train", "test")
 
@@ -21,13 +21,11 @@ def explode_shard(output: str, shard: str, schema: RecordSchema) -> None:
       shard: its name.
       schema: what its records fit.
     """
-    with files.open_read(files.join(output, shard)) as stream:
-        for data in read_records(stream):
-            case = decode_case(data, schema)
-            for name, payload in _payloads(case, schema).items():
-                path = files.join(output, name)
-                if not _holds(path, payload):
-                    files.write(path, payload)
+    for case in read_cases(files.join(output, shard), schema):
+        for name, payload in _payloads(case, schema).items():
+            path = files.join(output, name)
+            if not _holds(path, payload):
+                files.write(path, payload)
 
 
 def npz_names(patient_id: str, label: int | None, schema: RecordSchema) -> list[str]:

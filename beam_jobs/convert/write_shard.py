@@ -22,7 +22,7 @@ from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import decode_case, encode_case, read_records, write_record
+from beam_jobs.core.tfrecord import encode_case, read_cases, write_record
 
 
 def limit_blas_threads() -> None:
@@ -196,11 +196,10 @@ class ShardWriter:
         self, name: str, path: str, fold: int | None, patients: tuple[ShardPatient, ...]
     ) -> ShardEntry:
         """Reads the shard back: checksums, schema and membership."""
-        with files.open_read(path) as stream:
-            found = tuple(
-                ShardPatient(patient_id=case.patient_id, label=case.label)
-                for case in (decode_case(data, self.spec.schema) for data in read_records(stream))
-            )
+        found = tuple(
+            ShardPatient(patient_id=case.patient_id, label=case.label)
+            for case in read_cases(path, self.spec.schema)
+        )
         if found != patients:
             raise ContractError(f"{name} reads back otherwise than it was written")
         size, sha256 = digest(path)

@@ -21,7 +21,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_cases
 
 LEVELS = 256
 # What is above it is head for the choice of a picture: a tenth of the stored range.
@@ -150,9 +150,7 @@ def read_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> Itera
       ContractError: the shard is missing or damaged; the message names it.
     """
     try:
-        with files.open_read(files.join(directory, shard.name)) as stream:
-            for data in read_records(stream):
-                yield decode_case(data, schema)
+        yield from read_cases(files.join(directory, shard.name), schema)
     except FileNotFoundError as error:
         raise ContractError(f"{shard.name}: missing, but the manifest lists it") from error
     except ContractError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
@@ -13,8 +13,7 @@ from beam_jobs.convert.resume import digest
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_cases
 
 STATISTICS_NAME = "assets/training_statistics.json"
 SERIES_NAME = "series.csv"
@@ -59,12 +58,6 @@ def of_dataset(path: str, manifest: Manifest) -> Statistics:
         if (size_and_sum := digest(file)) != (shard.bytes, shard.sha256):
             differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
             raise ContractError(differs.format(file, *size_and_sum, shard.bytes, shard.sha256))
-        with files.open_read(file) as stream:
-            for case in _cases(read_records(stream), manifest.schema):
-                found += of_case(case, manifest.schema)
+        for case in read_cases(file, manifest.schema):
+            found += of_case(case, manifest.schema)
     return dataclasses.replace(found, dataset_fingerprint=manifest.dataset_fingerprint)
-
-
-def _cases(records: Iterator[bytes], schema: RecordSchema) -> Iterator[PreparedCase]:
-    for record in records:
-        yield decode_case(record, schema)
