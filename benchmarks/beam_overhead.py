@@ -54,7 +54,7 @@ for header in headers:
 with open(output, "wb") as stream:
     for key in sorted(patients):
         plan = plan_patient(key, patients[key], spec.modalities, places=places)
-        case, _ = prepare_case(key, plan.series, spec)
+        case = prepare_case(key, plan.series, spec).case
         write_record(stream, encode_case(case, spec.schema))
 """
 

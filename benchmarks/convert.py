@@ -93,8 +93,8 @@ def ours(source: Input) -> npt.NDArray[Any]:
 def _prepare(paths: Sequence[str], shape: tuple[int, int, int]) -> PreparedCase:
     headers, _ = index_files(paths)
     (series,), _ = assemble(headers)
-    case, _ = prepare_case("0", {"T1w": series}, PreprocessSpec(modalities=("T1w",), shape=shape))
-    return case
+    spec = PreprocessSpec(modalities=("T1w",), shape=shape)
+    return prepare_case("0", {"T1w": series}, spec).case
 
 
 def plain(source: Input) -> npt.NDArray[Any]:

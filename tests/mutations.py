@@ -219,7 +219,8 @@ def read(
     volumes = []
     for stack in stacks:
         try:
-            case, left_out = prepare_case("0", {"T1w": stack}, SPEC)
+            prepared = prepare_case("0", {"T1w": stack}, SPEC)
+            case, left_out = prepared.case, prepared.rejections
             assert not left_out
             assert case.volume.any()
         except RejectedError:

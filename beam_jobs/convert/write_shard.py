@@ -19,7 +19,7 @@ from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.core.cohort.folds import hash_order
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
 from beam_jobs.core.manifest import ShardEntry, ShardPatient
-from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
+from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import encode_case, read_cases, write_record
@@ -38,7 +38,7 @@ def prepare_patient(
     case: PreparedCase | None = None
     try:
         with files.fetched_ahead(_files_of(plan, spec), _SMALL_FILE):
-            found = prepare(
+            found = prepare_case(
                 assignment.patient_id,
                 plan.series,
                 spec,

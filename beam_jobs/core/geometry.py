@@ -7,7 +7,6 @@ PS3.3 C.7.6.2. Voxel indices are (row, column, slice); an index is that of a vox
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,8 +111,3 @@ def slice_directions(orientation: npt.ArrayLike) -> tuple[Array, Array, Array]:
         )
     normal = np.cross(along_column, along_row)
     return along_column, along_row, normal / np.linalg.norm(normal)
-
-
-def as_list(array: npt.NDArray[Any]) -> list[float]:
-    """Row-major plain floats, for JSON."""
-    return [float(value) for value in array.ravel()]

@@ -158,19 +158,6 @@ def prepare_case(
     *,
     label: int | None = None,
     fold: int | None = None,
-) -> tuple[PreparedCase, list[Rejection]]:
-    """The case and the rejections of `prepare`, for those who need no more."""
-    found = prepare(patient_id, series, spec, label=label, fold=fold)
-    return found.case, found.rejections
-
-
-def prepare(
-    patient_id: str,
-    series: Mapping[str, Series],
-    spec: PreprocessSpec,
-    *,
-    label: int | None = None,
-    fold: int | None = None,
 ) -> Preparation:
     """One patient's series on one grid, ready for a record or a network.
 
@@ -195,7 +182,7 @@ def prepare(
             continue
         stack, tally = series[modality], BlankTally()
         try:
-            resampled = _resample(stack, spec, grid, tally)
+            resampled = resample_series(stack, spec, grid, tally)
             volume[..., channel] = _scale(resampled, spec)
         except RejectedError as error:
             rejections.append(
@@ -251,7 +238,10 @@ class PatientRejectedError(RejectedError):
 
 
 def resample_series(
-    series: Series, spec: PreprocessSpec, grid: VolumeGeometry | None = None
+    series: Series,
+    spec: PreprocessSpec,
+    grid: VolumeGeometry | None = None,
+    tally: BlankTally | None = None,
 ) -> Resampled:
     """A series on the spec's grid, values not yet scaled.
 
@@ -260,31 +250,21 @@ def resample_series(
       spec: grid shape and field of view.
       grid: where the grid lies; None centres it on the series' foreground, to the nearest point
         of the lattice of grid steps through the patient's origin.
+      tally: counts each slice, also those of a series that is refused.
 
     Raises:
       RejectedError: pixels that cannot be read, or a blank series.
     """
-    return _resample(series, spec, grid, BlankTally())
-
-
-def _resample(
-    series: Series, spec: PreprocessSpec, grid: VolumeGeometry | None, tally: BlankTally
-) -> Resampled:
-    """`resample_series`; the tally counts each slice, also those of a refused series."""
+    counted = BlankTally() if tally is None else tally
 
     def choose(values: Float32, affine: Array) -> VolumeGeometry:
         # The pixels decide: beside a blank stack `values` may hold the zeros outside of it.
-        if tally.one_value is not None:
-            raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {tally.one_value:g}")
+        if counted.one_value is not None:
+            raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {counted.one_value:g}")
         return grid or grid_around(grid_centre(values, affine, spec), spec)
 
-    return resample_stack(
-        tally.watch(stored_slices(series.headers)),
-        series.geometry,
-        series.offsets,
-        spec.spacing,
-        choose,
-    )
+    slices = counted.watch(stored_slices(series.headers))
+    return resample_stack(slices, series.geometry, series.offsets, spec.spacing, choose)
 
 
 def grid_around(centre: Array, spec: PreprocessSpec) -> VolumeGeometry:

@@ -178,7 +178,7 @@ def test_record_is_bit_for_bit_what_the_recipe_makes(cohort, dataset):
     manifest = load(dataset)
     spec = PreprocessSpec.from_json(manifest.spec)
     series = {m: read_series(patient / m) for m in spec.modalities}
-    case, _ = prepare_case("x", series, spec)
+    case = prepare_case("x", series, spec).case
     record = next(c for c in cases(dataset) if c.patient_id == str(int(patient.name)))
     assert record.volume.tobytes() == case.volume.tobytes()
     assert np.array_equal(record.affine.astype(np.float32), case.affine.astype(np.float32))

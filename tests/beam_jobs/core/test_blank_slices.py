@@ -6,7 +6,7 @@ from pydicom import uid
 
 from beam_jobs.core.dicom import pixels
 from beam_jobs.core.dicom.pixels import BlankTally, is_blank, stored_slices
-from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare
+from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 from tests.beam_jobs.core.dicom.test_pixels import modality_lut, short
@@ -136,7 +136,7 @@ def write(folder, *, blank=(), value=0.0, **geometry):
 def test_series_of_one_value_is_refused_in_every_plane(tmp_path, plane, oblique, value):
     blank = write(tmp_path, blank=range(12), value=value, plane=plane, obliquity_degrees=oblique)
     with pytest.raises(PatientRejectedError) as caught:
-        prepare("1", {"T1w": blank}, SPEC)
+        prepare_case("1", {"T1w": blank}, SPEC)
     (rejection,) = caught.value.rejections
     assert rejection.reason is Reason.BLANK_SERIES
     assert rejection.detail == f"every pixel is {value:g}"
@@ -148,14 +148,14 @@ def test_counts_of_each_series_come_with_the_case(tmp_path):
         "T1w": write(tmp_path / "a", blank=(0, 1, 5, 11)),
         "FLAIR": write(tmp_path / "b", plane="coronal", obliquity_degrees=14.0, blank=(3,)),
     }
-    assert prepare("1", series, SPEC).blank_slices == {"T1w": 4, "FLAIR": 1}
+    assert prepare_case("1", series, SPEC).blank_slices == {"T1w": 4, "FLAIR": 1}
 
 
 def test_series_that_does_not_decode_to_its_end_has_no_count(tmp_path):
     sound = write(tmp_path / "a", blank=(2,))
     images = [*frames(0, None, None), b"\xff\xd8 no codestream"]
     (broken,) = read_stacks(write_slices(tmp_path / "b", images, uid.JPEGLSLossless))
-    found = prepare("1", {"T1w": sound, "FLAIR": broken}, SPEC)
+    found = prepare_case("1", {"T1w": sound, "FLAIR": broken}, SPEC)
     assert found.case.present == (True, False)
     assert found.blank_slices == {"T1w": 1}
 
@@ -165,5 +165,5 @@ def test_counting_opens_each_file_once(tmp_path, monkeypatch):
     opened = []
     open_bytes = pixels.open_bytes
     monkeypatch.setattr(pixels, "open_bytes", lambda path: opened.append(path) or open_bytes(path))
-    assert prepare("1", {"T1w": series}, SPEC).blank_slices == {"T1w": 2}
+    assert prepare_case("1", {"T1w": series}, SPEC).blank_slices == {"T1w": 2}
     assert sorted(opened) == sorted(series.paths)

@@ -157,7 +157,8 @@ def test_lesion_lands_within_a_voxel_of_its_place(tmp_path, modality, plane, obl
 def test_missing_modality_is_a_channel_of_zeros_and_said_so(tmp_path):
     write_series(SeriesSpec(modality="T1w"), tmp_path / "s", lambda xyz: HEAD.intensity(xyz, "T1w"))
     spec = PreprocessSpec(modalities=("FLAIR", "T1w"), shape=(16, 16, 8))
-    case, rejections = prepare_case("7", {"T1w": read_series(tmp_path / "s")}, spec)
+    prepared = prepare_case("7", {"T1w": read_series(tmp_path / "s")}, spec)
+    case, rejections = prepared.case, prepared.rejections
     assert case.present == (False, True)
     assert not case.volume[..., 0].any()
     assert case.volume[..., 1].max() == 255
@@ -176,7 +177,7 @@ def test_prepared_head_is_upright_and_not_mirrored(tmp_path):
 
         folder = tmp_path / str(axis)
         write_series(SeriesSpec(modality="T1w", plane="coronal"), folder, ball_and_spot)
-        case, _ = prepare_case("1", {"T1w": read_series(folder)}, spec)
+        case = prepare_case("1", {"T1w": read_series(folder)}, spec).case
         brightest = np.argwhere(case.volume[..., 0] == 255).mean(axis=0)
         # spot: posterior -> row axis, left -> column axis, superior -> slice axis.
         assert np.argmax(np.abs(brightest - 15.5)) == axis
