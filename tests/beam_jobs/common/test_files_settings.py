@@ -158,8 +158,8 @@ def test_a_private_authority_is_trusted(monkeypatch: pytest.MonkeyPatch, tmp_pat
         files.read("s3://a-bucket-of-its-own/x")
 
 
-def test_a_machine_without_credentials_is_told_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No metadata server answers at its address on machines that are nobody's cloud."""
+def test_a_machine_without_credentials_hears_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No metadata server answers at its address on machines that are no cloud of theirs."""
     message = (
         "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 2ms - "
         "HTTP error: error sending request"

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import http.server
 import io
 import os
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,7 +16,6 @@ import pytest
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.ahead import _WINDOW
 from tests.stores import _SIGNED, BUCKET, Emulator
 
 pytestmark = [
@@ -32,7 +25,7 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def asked(store: Emulator, method: str = "") -> list[Any]:
+def requests(store: Emulator, method: str = "") -> list[Any]:
     return [one for one in store.front.asked if one.method.startswith(method)]
 
 
@@ -62,14 +55,14 @@ def test_a_large_object_goes_and_comes_in_parts(store: Emulator, root: str) -> N
     assert files.read(files.join(root, "copy")) == data
 
 
-def test_a_sequential_reader_asks_for_ever_larger_blocks(store: Emulator, root: str) -> None:
+def test_a_sequential_reader_fetches_ever_larger_blocks(store: Emulator, root: str) -> None:
     data = os.urandom(6 << 20)
     files.write(files.join(root, "a"), data)
     store.front.asked.clear()
     with files.open_read(files.join(root, "a")) as stream:
         assert b"".join(iter(lambda: stream.read(50_000), b"")) == data
-    assert len(asked(store)) <= 5
-    assert sum(one.sent for one in asked(store)) == len(data)
+    assert len(requests(store)) <= 5
+    assert sum(one.sent for one in requests(store)) == len(data)
 
 
 def test_an_object_appears_whole_when_its_writer_is_closed_and_not_after_an_error(
@@ -187,11 +180,11 @@ def test_no_permission_is_one_line_at_once(store: Emulator, root: str, status: i
             use(path)
         assert str(found.value) == f"{path}: access denied ({status})"
         name = root.removeprefix(store.path(""))
-        assert len([one for one in asked(store) if name in one.path]) == 1
+        assert len([one for one in requests(store) if name in one.path]) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_store_that_stumbles_is_asked_again_and_one_that_stays_down_is_one_line(
+def test_a_store_that_stumbles_is_tried_again_and_one_that_stays_down_is_one_line(
     store: Emulator, root: str, status: int
 ) -> None:
     path = files.join(root, "a")
@@ -233,7 +226,7 @@ def test_names_that_no_client_can_request_are_refused(
     for use in (files.read, lambda path: files.write(path, b"")):
         with pytest.raises(OSError, match="not a usable name in a store"):
             use(path)
-    assert asked(store) == []
+    assert requests(store) == []
 
 
 def test_a_listing_with_a_name_that_cannot_be_requested_is_refused_by_that_name(
@@ -293,102 +286,6 @@ def test_a_conditional_write_whose_answer_was_lost_counts_as_ones_own(
     assert tries
 
 
-def test_begins_are_fetched_ahead_many_at_once_and_no_more_of_them(
-    store: Emulator, root: str
-) -> None:
-    count = 2 * _WINDOW + 10
-    for number in range(count):
-        store.put(f"{root.removeprefix(store.path(''))}/{number:03}", bytes(200_000))
-    entries = files.entries(root)
-    store.front.delay = 0.05
-    store.front.asked.clear()
-    begun = time.monotonic()
-    with files.fetched_ahead(entries, 1000):
-        for place, entry in enumerate(entries):
-            with files.open_bytes(entry.path) as source:
-                assert (source.size, source.modified) == (200_000, entry.stamp)
-                assert source.read_at(0, 500) == bytes(500)
-            assert len(asked(store)) <= place + 1 + _WINDOW
-    assert time.monotonic() - begun < count * 0.05 / 4
-    assert len(asked(store)) == count
-    assert sum(one.sent for one in asked(store)) == count * 1000
-
-
-def test_what_was_passed_over_or_is_not_among_them_is_fetched_when_it_is_opened(
-    store: Emulator, root: str
-) -> None:
-    for name in ("a", "b", "c", "d"):
-        files.write(files.join(root, name), name.encode())
-    entries = files.entries(root)
-    with files.fetched_ahead(entries[:3], 10):
-        for entry in (entries[2], entries[0], entries[3], entries[2]):
-            with files.open_bytes(entry.path) as source:
-                assert source.read_at(0, 10).decode() == entry.path[-1]
-
-
-def test_a_failure_ahead_is_raised_where_the_file_is_read(store: Emulator, root: str) -> None:
-    for name in ("a", "b"):
-        files.write(files.join(root, name), b"1")
-    entries = files.entries(root)
-    store.front.fault = lambda method, path: 403 if path.endswith("/b") else None
-    with files.fetched_ahead(entries, 10):
-        with files.open_bytes(entries[0].path) as source:
-            assert source.read_at(0, 1) == b"1"
-        with files.open_bytes(entries[1].path) as source, pytest.raises(files.StoreError):
-            source.read_at(0, 1)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_refuses_instead_of_hanging(store: Emulator, root: str) -> None:
-    """In a process of its own: a fork of a test's process with its threads proves nothing."""
-    code = (
-        "import os, sys, warnings; warnings.simplefilter('ignore')\n"
-        "from beam_jobs.common.files import interface as files\n"
-        "path = sys.argv[1]; files.write(path, b'1')\n"
-        "read, write = os.pipe(); child = os.fork()\n"
-        "if not child:\n"
-        "    try: files.read(path)\n"
-        "    except files.StoreError as error: os.write(write, str(error).encode())\n"
-        "    os._exit(0)\n"
-        "os.waitpid(child, 0); print(os.read(read, 1000).decode()); print(files.read(path))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, files.join(root, "a")],
-        cwd=ROOT, env=os.environ | store.environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    refused, read = done.stdout.splitlines()
-    assert "forked off one that already spoke to a store" in refused
-    assert read == "b'1'"
-
-
-def test_an_interrupt_is_heard_while_a_request_runs(store: Emulator, root: str) -> None:
-    code = (
-        "import os, signal, sys, threading, time\n"
-        "from beam_jobs.common.files import interface as files\n"
-        "from beam_jobs.common import cli\n"
-        "def main(argv):\n"
-        "    with files.lock(argv[0] + '/lock', 'held'):\n"
-        "        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-        "        files.read(argv[0] + '/slow')\n"
-        "begun = time.monotonic()\n"
-        "cli.run(main, 'prog')"
-    )
-
-    def slow(method: str, path: str) -> None:
-        time.sleep(8.0 * path.endswith("/slow"))
-
-    store.front.fault = slow
-    begun = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", code, root],
-        cwd=ROOT, env=os.environ | store.environment, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (130, "prog: error: interrupted\n")
-    assert time.monotonic() - begun < 6
-    assert not files.exists(files.join(root, "lock"))
-
-
 def test_google_without_credentials_reads_and_says_that_it_does_not_write(
     store: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,52 +294,3 @@ def test_google_without_credentials_reads_and_says_that_it_does_not_write(
         files.write("gs://bucket/x", b"1")
     with pytest.raises(UsageError, match="gs:// names no bucket"):
         files.write("gs://", b"1")
-
-
-def test_a_web_servers_files_are_read_and_not_listed(
-    store: Emulator, root: str, tmp_path: Path
-) -> None:
-    if store.scheme != "gs":
-        pytest.skip("only that emulator's front signs what a plain client sends")
-    files.write(files.join(root, "d e.txt"), b"0123456789")
-    name = root.removeprefix(store.path(""))
-    web = f"{store.front.url}/{BUCKET}/{name}/d%20e.txt"
-    assert (files.read(web), files.read_range(web, 4, 3), files.size(web)) == (
-        b"0123456789",
-        b"456",
-        10,
-    )
-    with pytest.raises(FileNotFoundError):
-        files.read(f"{store.front.url}/{BUCKET}/{name}/none")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("1/x.dcm", b"x")
-    files.copy(tmp_path / "a.zip", files.join(root, "a.zip"))
-    (entry,) = files.entries(f"{store.front.url}/{BUCKET}/{name}/a.zip")
-    assert (entry.path[-14:], files.read(entry.path)) == ("a.zip!/1/x.dcm", b"x")
-    with pytest.raises(UsageError, match="gives single files and archives, no directory"):
-        files.entries(f"{store.front.url}/{BUCKET}/{name}")
-    with pytest.raises(UsageError, match="a web address with a query"):
-        files.read(f"{web}?x=1")
-
-
-def test_a_plain_web_server_gives_files_whole_and_says_that_it_gives_no_parts(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "labels.csv").write_text("id,label")
-    (tmp_path / "large.bin").write_bytes(bytes(9 << 20))
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    handler = functools.partial(Handler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        web = f"http://127.0.0.1:{server.server_address[1]}"
-        assert files.read_text(f"{web}/labels.csv") == "id,label"
-        with files.open_read(f"{web}/labels.csv") as stream:
-            assert stream.readlines() == [b"id,label"]
-        with pytest.raises(files.StoreError, match="Range request not supported") as found:
-            files.read(f"{web}/large.bin")
-        assert "\n" not in str(found.value)
-        server.shutdown()
