@@ -13,7 +13,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.patient_plans import entries_of, plan_patients
 from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import Place
+from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
@@ -66,16 +66,16 @@ def survey(
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
     plans = plan_patients(found, modalities, rules)
-    rows = [_file_row(rejection, plans.places) for rejection in plans.rejections]
+    rows = [_file_row(rejection, plans.owners) for rejection in plans.rejections]
     return rows + [row for plan in plans.patients for row in plan.rows]
 
 
-def _file_row(rejection: Rejection, places: Mapping[str, Place]) -> SeriesRow:
-    place = places.get(posixpath.dirname(rejection.paths[0]))
+def _file_row(rejection: Rejection, owners: Mapping[str, DirectoryOwner]) -> SeriesRow:
+    owner = owners.get(posixpath.dirname(rejection.paths[0]))
     return SeriesRow(
-        patient=place.patient if place else "",
+        patient=owner.patient if owner else "",
         path=rejection.paths[0],
-        modality=place.modality if place else "",
+        modality=owner.modality if owner else "",
         files=len(rejection.paths),
         verdict=rejection.verdict.value,
         reason=rejection.reason.value,

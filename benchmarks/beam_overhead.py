@@ -35,7 +35,7 @@ LIMIT_FLAT = 1.10  # peak on 4 times the patients over the peak, at most
 LOOP = """
 import sys, time
 from beam_jobs.core.cohort.plan import plan_patient
-from beam_jobs.core.cohort.layout import find_places, patient_of
+from beam_jobs.core.cohort.layout import find_owners, patient_of
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.common.files import interface as files
@@ -45,15 +45,15 @@ limit_blas_threads()
 root, output = sys.argv[1:3]
 spec = PreprocessSpec()
 paths = [entry.path for entry in files.entries(root)]
-places = find_places(paths, spec.modalities)
+owners = find_owners(paths, spec.modalities)
 headers, _ = index_files(paths)
 patients = {}
 for header in headers:
-    key = patient_of(header, places.get(header.path.rsplit("/", 1)[0]))
+    key = patient_of(header, owners.get(header.path.rsplit("/", 1)[0]))
     patients.setdefault(key, []).append(header)
 with open(output, "wb") as stream:
     for key in sorted(patients):
-        plan = plan_patient(key, patients[key], spec.modalities, places=places)
+        plan = plan_patient(key, patients[key], spec.modalities, owners=owners)
         case = prepare_case(key, plan.series, spec).case
         write_record(stream, encode_case(case, spec.schema))
 """

@@ -16,7 +16,7 @@ from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import read_id_policy
 from beam_jobs.core.cohort.labels import read_labels
-from beam_jobs.core.cohort.layout import find_places
+from beam_jobs.core.cohort.layout import find_owners
 from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
@@ -250,8 +250,8 @@ def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -
     """Refuses a modality that neither a directory nor a rule could ever give."""
     if not paths:
         return
-    places = find_places(paths, spec.modalities).values()
-    known = {place.modality for place in places} | known_modalities(spec.series_rules)
+    owners = find_owners(paths, spec.modalities).values()
+    known = {owner.modality for owner in owners} | known_modalities(spec.series_rules)
     unknown = [name for name in spec.modalities if name not in known]
     if unknown:
         raise cli.UsageError(

@@ -16,7 +16,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.planning import Planner, assign_patients
 from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.convert.write_shard import prepare_patient, refused_patient
-from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
@@ -37,7 +37,7 @@ class Plans:
     """
 
     patients: tuple[PatientPlan, ...]
-    rejections: tuple[tuple[Rejection, Place | None], ...]
+    rejections: tuple[tuple[Rejection, DirectoryOwner | None], ...]
 
 
 def plan_cohort(
@@ -50,10 +50,10 @@ def plan_cohort(
       modalities: the wanted ones.
       rules: tried before the built-in ones.
     """
-    places = find_places([entry.path for entry in found], modalities)
+    owners = find_owners([entry.path for entry in found], modalities)
 
-    def place_of(path: str) -> Place | None:
-        return places.get(posixpath.dirname(path))
+    def owner_of(path: str) -> DirectoryOwner | None:
+        return owners.get(posixpath.dirname(path))
 
     chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
@@ -62,15 +62,15 @@ def plan_cohort(
         with files.fetched_ahead(chunk, files.HEAD_BYTES):
             indexed, refused = index_files(entry.path for entry in chunk)
         for header in indexed:
-            headers[patient_of(header, place_of(header.path))].append(header)
+            headers[patient_of(header, owner_of(header.path))].append(header)
         rejections += refused
-    rejections += map(nobodys, group_paths(headers.pop("", [])))
+    rejections += map(unowned, group_paths(headers.pop("", [])))
     return Plans(
         patients=tuple(
-            plan_patient(key, headers[key], modalities, places=places, rules=rules)
+            plan_patient(key, headers[key], modalities, owners=owners, rules=rules)
             for key in sorted(headers)
         ),
-        rejections=tuple((rejection, place_of(rejection.paths[0])) for rejection in rejections),
+        rejections=tuple((rejection, owner_of(rejection.paths[0])) for rejection in rejections),
     )
 
 
@@ -87,7 +87,7 @@ def prepare_cohort(
       spec: the recipe.
       tables: names patients and files in the rows.
     """
-    yield None, [tables.reject_file(rejection, place) for rejection, place in plans.rejections]
+    yield None, [tables.reject_file(rejection, owner) for rejection, owner in plans.rejections]
     planner = Planner(
         labels=None,
         id_policy=tables.id_policy,

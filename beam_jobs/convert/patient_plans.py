@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
@@ -26,12 +26,12 @@ class Plans:
     Attributes:
       patients: a plan for each patient, in the order of their keys.
       rejections: files that are no image, or of no patient.
-      places: of the directories that follow the reference layout.
+      owners: of the directories that follow the reference layout.
     """
 
     patients: tuple[PatientPlan, ...]
     rejections: tuple[Rejection, ...]
-    places: Mapping[str, Place]
+    owners: Mapping[str, DirectoryOwner]
 
 
 def entries_of(root: str, *, name: str) -> list[files.Entry]:
@@ -60,7 +60,7 @@ def plan_patients(
 
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
-    places = find_places([entry.path for entry in found], modalities)
+    owners = find_owners([entry.path for entry in found], modalities)
     chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
     rejections: list[Rejection] = []
@@ -68,12 +68,12 @@ def plan_patients(
         with files.fetched_ahead(chunk, files.HEAD_BYTES):
             indexed, refused = index_files(entry.path for entry in chunk)
         for header in indexed:
-            place = places.get(posixpath.dirname(header.path))
-            headers[patient_of(header, place)].append(header)
+            owner = owners.get(posixpath.dirname(header.path))
+            headers[patient_of(header, owner)].append(header)
         rejections += refused
-    rejections += map(nobodys, group_paths(headers.pop("", [])))
+    rejections += map(unowned, group_paths(headers.pop("", [])))
     plans = (
-        plan_patient(key, headers[key], modalities, places=places, rules=rules)
+        plan_patient(key, headers[key], modalities, owners=owners, rules=rules)
         for key in sorted(headers)
     )
-    return Plans(patients=tuple(plans), rejections=tuple(rejections), places=places)
+    return Plans(patients=tuple(plans), rejections=tuple(rejections), owners=owners)

@@ -9,7 +9,7 @@ from typing import Any
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import GZIPPED, MEMBER
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import Place, patient_id_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, patient_id_of
 from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
@@ -61,13 +61,13 @@ class TableWriter:
         """The path to write: names of files and directories may be names of people."""
         return _printable(self.id_policy.token(name_below(self.root, path)))
 
-    def reject_file(self, rejection: Rejection, place: Place | None) -> RejectRow:
+    def reject_file(self, rejection: Rejection, owner: DirectoryOwner | None) -> RejectRow:
         """The row of one refused file."""
         return RejectRow(
             scope="file",
             subject=self.path(rejection.paths[0]),
-            patient=self.patient(place.patient) if place else "",
-            modality=place.modality if place else "",
+            patient=self.patient(owner.patient) if owner else "",
+            modality=owner.modality if owner else "",
             reason=rejection.reason.value,
             detail=rejection.detail,
             files=len(rejection.paths),

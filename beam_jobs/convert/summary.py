@@ -9,7 +9,7 @@ from beam_jobs.common.terminal import row
 from beam_jobs.convert.finish import REJECTS_NAME
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.planning import patients_a_shard, workers_for
-from beam_jobs.core.cohort.layout import find_places
+from beam_jobs.core.cohort.layout import find_owners
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 
 _CONVERTED_SHOWN = 20
@@ -27,8 +27,8 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
         paths = tuple(entry.path for entry in files.entries(conversion.input))
     record_bytes = conversion.planner.record_bytes
     megabytes = record_bytes / 1e6
-    places = find_places(paths, conversion.spec.modalities).values()
-    patients = len({place.patient for place in places if place.modality})
+    owners = find_owners(paths, conversion.spec.modalities).values()
+    patients = len({owner.patient for owner in owners if owner.modality})
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return

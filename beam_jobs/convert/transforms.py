@@ -23,7 +23,7 @@ from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import Place, find_places, nobodys, patient_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
@@ -84,20 +84,20 @@ class Chunk:
 
     Attributes:
       files: the files; of a store's, what its listing says of them too.
-      place: what the directory says of them, None when it is left to the headers.
+      owner: what the directory says of them, None when it is left to the headers.
     """
 
     files: tuple[files.Entry, ...]
-    place: Place | None
+    owner: DirectoryOwner | None
 
 
 def _chunks(source: Input) -> Iterator[Chunk]:
     found = files.entries(source.root)
-    places = find_places([file.path for file in found], source.modalities)
+    owners = find_owners([file.path for file in found], source.modalities)
     for directory, group in itertools.groupby(found, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
-            yield Chunk(files=batch[start : start + _FILES_AT_ONCE], place=places.get(directory))
+            yield Chunk(files=batch[start : start + _FILES_AT_ONCE], owner=owners.get(directory))
 
 
 def _directory(file: files.Entry) -> str:
@@ -118,12 +118,12 @@ class _ReadHeaders(Setup):
         tick(self._ticks, len(chunk.files))
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
-            by_patient.setdefault(patient_of(header, chunk.place), []).append(header)
-        rejections += map(nobodys, group_paths(by_patient.pop("", [])))
+            by_patient.setdefault(patient_of(header, chunk.owner), []).append(header)
+        rejections += map(unowned, group_paths(by_patient.pop("", [])))
         for key, found in by_patient.items():
-            yield key, _pack((chunk.place, found))
+            yield key, _pack((chunk.owner, found))
         for rejection in rejections:
-            row = self._tables.reject_file(rejection, chunk.place)
+            row = self._tables.reject_file(rejection, chunk.owner)
             Metrics.counter("voxelbeam.files", row.reason).inc()
             yield beam.pvalue.TaggedOutput("rejects", row)
 
@@ -161,12 +161,12 @@ def _same(element: tuple[str, bytes]) -> tuple[str, bytes]:
 def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
     key, groups = element
     headers: list[SliceHeader] = []
-    places: dict[str, Place] = {}
-    for place, found in map(pickle.loads, groups):
+    owners: dict[str, DirectoryOwner] = {}
+    for owner, found in map(pickle.loads, groups):
         headers += found
-        if place is not None:
-            places.update((os.path.dirname(header.path), place) for header in found)
-    plan = plan_patient(key, headers, source.modalities, places=places, rules=source.rules)
+        if owner is not None:
+            owners.update((os.path.dirname(header.path), owner) for header in found)
+    plan = plan_patient(key, headers, source.modalities, owners=owners, rules=source.rules)
     return key, plan.refusal, _pack(plan)
 
 

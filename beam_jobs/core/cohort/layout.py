@@ -19,7 +19,7 @@ _BY_DIRECTORY, _BY_HEADER = "dir:", "id:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Place:
+class DirectoryOwner:
     """What a directory of the reference layout says of the files in it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Place:
     modality: str
 
 
-def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Place]:
+def find_owners(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, DirectoryOwner]:
     """The directories that follow the reference layout, among those of all files of an input.
 
     A directory that holds files and is named after a modality (a wanted one or one of the
@@ -44,7 +44,7 @@ def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Pl
       modalities: the wanted modalities' names.
 
     Returns:
-      Directory to place; a directory that is not in it is left to the headers.
+      Directory → owner; the headers decide for a directory that is not in it.
     """
     wanted = {name.casefold(): name for name in modalities}
     known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
@@ -56,26 +56,26 @@ def find_places(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Pl
         for directory in directories.values()
         if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
     }
-    places = {}
+    owners = {}
     for directory, logical in directories.items():
         parent, name = posixpath.split(logical)
         if parent in patients:
             modality = wanted.get(name.casefold(), "")
-            places[directory] = Place(patient=_BY_DIRECTORY + parent, modality=modality)
+            owners[directory] = DirectoryOwner(patient=_BY_DIRECTORY + parent, modality=modality)
         elif logical in patients:
-            places[directory] = Place(patient=_BY_DIRECTORY + logical, modality="")
-    return places
+            owners[directory] = DirectoryOwner(patient=_BY_DIRECTORY + logical, modality="")
+    return owners
 
 
-def patient_of(header: SliceHeader, place: Place | None) -> str:
+def patient_of(header: SliceHeader, owner: DirectoryOwner | None) -> str:
     """The key of a file's patient: by the layout, else by PatientID; "" when neither says."""
-    if place is not None:
-        return place.patient
+    if owner is not None:
+        return owner.patient
     return _BY_HEADER + header.patient_id if header.patient_id else ""
 
 
-def nobodys(path: str) -> Rejection:
-    """The refusal of a file for which `patient_of` finds nobody."""
+def unowned(path: str) -> Rejection:
+    """The refusal of a file for which `patient_of` finds no patient."""
     return Rejection(
         paths=(path,),
         reason=Reason.NO_PATIENT_ID,

@@ -14,7 +14,7 @@ from pydicom import config
 from pydicom.uid import UID
 
 from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.cohort.layout import Place
+from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import Reason, Verdict
@@ -23,7 +23,7 @@ from beam_jobs.core.series import Series, assemble
 
 def modality_of(
     series: Series,
-    place: Place | None,
+    owner: DirectoryOwner | None,
     modalities: Sequence[str],
     rules: Sequence[ModalityRule] = (),
 ) -> str | None:
@@ -32,8 +32,8 @@ def modality_of(
     The directory decides where it follows the layout; else a SeriesDescription that is a
     modality's name; else the rules.
     """
-    if place is not None:
-        return place.modality or None
+    if owner is not None:
+        return owner.modality or None
     for name in modalities:
         if series.first.series_description.casefold() == name.casefold():
             return name
@@ -104,7 +104,7 @@ def plan_patient(
     headers: Iterable[SliceHeader],
     modalities: Sequence[str],
     *,
-    places: Mapping[str, Place] | None = None,
+    owners: Mapping[str, DirectoryOwner] | None = None,
     rules: Sequence[ModalityRule] = (),
 ) -> PatientPlan:
     """Chooses a patient's series: one for each modality, every other with the reason why not.
@@ -116,13 +116,13 @@ def plan_patient(
       key: the patient's.
       headers: of all the patient's files, in any order.
       modalities: the wanted ones.
-      places: of the directories that the files lie in, as far as they follow the layout.
+      owners: of the directories that the files lie in, as far as they follow the layout.
       rules: tried before the built-in ones.
     """
-    places = places or {}
+    owners = owners or {}
 
-    def place_of(path: str) -> Place | None:
-        return places.get(posixpath.dirname(path))
+    def owner_of(path: str) -> DirectoryOwner | None:
+        return owners.get(posixpath.dirname(path))
 
     headers = list(headers)
     people: dict[str, set[str]] = defaultdict(set)
@@ -134,7 +134,7 @@ def plan_patient(
     candidates: dict[str, list[Series]] = defaultdict(list)
     left: list[tuple[Series, str, Reason, str]] = []
     for stack in stacks:
-        modality = modality_of(stack, place_of(stack.first.path), modalities, rules)
+        modality = modality_of(stack, owner_of(stack.first.path), modalities, rules)
         if modality is None:
             left.append((stack, "", Reason.UNKNOWN_MODALITY, "none of the wanted modalities"))
         else:
@@ -155,12 +155,12 @@ def plan_patient(
         for stack, modality, reason, detail in left
     ]
     for rejection in rejections:
-        place = place_of(rejection.paths[0])
+        owner = owner_of(rejection.paths[0])
         rows.append(
             SeriesRow(
                 patient=key,
                 path=rejection.paths[0],
-                modality=place.modality if place else "",
+                modality=owner.modality if owner else "",
                 files=_count(rejection.paths, counted),
                 verdict=rejection.verdict.value,
                 reason=rejection.reason.value,

@@ -6,7 +6,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.cohort.layout import find_places, patient_id_of, patient_of
+from beam_jobs.core.cohort.layout import find_owners, patient_id_of, patient_of
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules, read_rules
 from beam_jobs.core.preprocess import PreprocessSpec
@@ -32,8 +32,8 @@ def test_directory_named_after_a_modality_makes_its_parent_a_patient():
         "r/heap/a.dcm",
         "r/T1w.dcm",
     ]
-    places = find_places(paths, ("T1w", "FLAIR"))
-    found = {name: (patient_id_of(p.patient), p.modality) for name, p in places.items()}
+    owners = find_owners(paths, ("T1w", "FLAIR"))
+    found = {name: (patient_id_of(p.patient), p.modality) for name, p in owners.items()}
     assert found == {
         "r/train/00005/T1w": ("00005", "T1w"),
         "r/train/00005/flair": ("00005", "FLAIR"),
@@ -45,12 +45,12 @@ def test_directory_named_after_a_modality_makes_its_parent_a_patient():
 
 def test_modality_above_the_patients_is_no_layout():
     paths = ["r/T1w/00005/a.dcm", "r/T1w/00006/a.dcm", "r/FLAIR/00005/a.dcm"]
-    assert find_places(paths, ALL) == {}
+    assert find_owners(paths, ALL) == {}
 
 
 def test_root_may_itself_be_the_patient_or_the_modality():
-    (place,) = find_places(["c/00005/T1w/a"], ALL).values()
-    assert (patient_id_of(place.patient), place.modality) == ("00005", "T1w")
+    (owner,) = find_owners(["c/00005/T1w/a"], ALL).values()
+    assert (patient_id_of(owner.patient), owner.modality) == ("00005", "T1w")
 
 
 def test_patient_id_may_hold_a_slash():
