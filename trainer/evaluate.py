@@ -12,7 +12,7 @@ from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
-from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
+from trainer.config.run_layout import CONFIG_NAME, REPORT_NAME, RUN_NAME
 from trainer.metrics.auc import metrics_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
 from trainer.metrics.wording import p_text, summary_line, verdict
@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> int:
     if args.output:
         beside = os.path.dirname(args.predictions[0]) or "."
         # Drawing libraries take a second to import.
-        from trainer.reports.evaluation import METRICS_NAME, REPORT_NAME, write_report
+        from trainer.reports.evaluation import METRICS_NAME, write_report
 
         write_report(
             args.output,

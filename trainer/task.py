@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import EXIT_OK, LIST, CommandError, Parser, UsageError, items, run
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.common.terminal import row, say
-from beam_jobs.core.manifest import read_manifest
+from beam_jobs.common.terminal import row
+from trainer.api import Run, train
 from trainer.config.augment import PRESETS
 from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
 from trainer.config.run import (
@@ -27,14 +23,10 @@ from trainer.config.run import (
     TrainConfig,
     merged,
 )
-from trainer.config.run_layout import OOF_NAME, RUN_NAME
-from trainer.data.split import check_folds, folds_to_train
+from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import PERMUTED, summary_line, verdict
-from trainer.training.claim import claimed
-from trainer.training.environment import RunDirectories, cluster_of, run_addresses
-from trainer.training.run import train
-from trainer.training.run_files import Run
+from trainer.training.environment import run_addresses
 
 PROG = "python -m trainer.task"
 
@@ -71,7 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--cache", default="auto", choices=CACHES, help="keep records between epochs")
     add(
         "--hyperparameters",
-        type=Path,
         metavar="FILE",
         help="JSON of settings, as the search writes it; flags given beside it win",
     )
@@ -171,50 +162,12 @@ def _config(args: argparse.Namespace) -> TrainConfig:
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
-    config = _config(args)
-    addresses, cluster = run_addresses(args.output_dir), cluster_of()
-    manifest = read_manifest(args.data)
-    config = config.resolve(manifest.schema.modalities)
-    config.network.require_files()
-    folds = folds_to_train(manifest, config.fold)
-    check_folds(manifest)
-
-    def train_into(directories: RunDirectories) -> Run | None:
-        try:
-            return train(config, args.data, manifest, folds, directories, cluster, cache=args.cache)
-        except FloatingPointError as error:
-            raise CommandError(str(error)) from error
-
-    if not cluster.is_chief:
-        # It reads which folds are done, and writes nothing.
-        if args.overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
-            run_, checkpoints, logs = map(Path, dataclasses.astuple(addresses))
-            train_into(RunDirectories(run=run_, checkpoints=checkpoints, logs=logs))
-        return EXIT_OK
-    request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
-    with claimed(addresses, request, overwrite=args.overwrite) as (directories, finished):
-        if finished:
-            say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
-        else:
-            train_into(directories)
-        _print_summary(Run.load(directories.run), addresses.run)
-        report = _report(directories.run, args.data)
-    row("report", files.join(addresses.run, report.name))
+    trained = train(
+        args.data, args.output_dir, _config(args), overwrite=args.overwrite, cache=args.cache
+    )
+    if trained is not None:
+        _print_summary(trained, run_addresses(args.output_dir).run)
     return EXIT_OK
-
-
-def _report(directory: Path, data: str) -> Path:
-    """Writes metrics.json and report.html of a finished run, by scanner and plane if it can."""
-    from trainer.metrics.predictions import read_predictions
-    from trainer.reports.evaluation import write_report  # matplotlib: a second
-
-    predictions = read_predictions(directory / OOF_NAME)
-    series = files.join(data, "series.csv")
-    if files.stat(series) is not None:
-        # Its ids may not be those of the records.
-        with contextlib.suppress(ContractError), files.fetched(series) as table:
-            return write_report(directory, predictions, series=table, run=directory)
-    return write_report(directory, predictions, run=directory)
 
 
 def _print_summary(trained: Run, address: str) -> None:
@@ -232,6 +185,7 @@ def _print_summary(trained: Run, address: str) -> None:
         f"{100 * trained.input_wait:.1f} % of it waiting for input; {trained.precision}",
     )
     row("run", address)
+    row("report", files.join(address, REPORT_NAME))
 
 
 if __name__ == "__main__":

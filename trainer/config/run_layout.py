@@ -17,6 +17,7 @@ With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 
 CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
+REPORT_NAME = "report.html"
 OOF_NAME = "oof_predictions.csv"
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
 BEST_NETWORK_NAME = "best.keras"

@@ -12,12 +12,12 @@ import numpy as np
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
+from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import p_text
 
 METRICS_NAME = "metrics.json"
-REPORT_NAME = "report.html"
 
 
 def write_report(

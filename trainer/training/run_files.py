@@ -15,7 +15,7 @@ from beam_jobs.common.contract_json import ContractError, objects_of, require_ki
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
-from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, RUN_NAME
+from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, REPORT_NAME, RUN_NAME
 
 if TYPE_CHECKING:
     import keras
@@ -213,7 +213,7 @@ def claim(
             return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
         push()
-        for name in (OOF_NAME, "report.html", "metrics.json"):
+        for name in (OOF_NAME, REPORT_NAME, "metrics.json"):
             (directory / name).unlink(missing_ok=True)
         for folder in (*directory.glob("fold-*"), directory / "logs"):
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,55 @@
+"""For Python users: records as a tf.data.Dataset, and a run from a config."""
+
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
+from tests.datasets import write_dataset
+from trainer.api import Run, TrainConfig, open_records, train
+
+CONFIG = {
+    "network": "slice_cnn",
+    "epochs": 1,
+    "modalities": ["T1w"],
+    "precision": "float32",
+    "fold": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory: Path = tmp_path_factory.mktemp("api") / "dataset"
+    write_dataset(directory, patients=24, folds=2, unlabelled=3)
+    return directory
+
+
+def test_records_are_a_dataset_of_batches(dataset: Path) -> None:
+    with open_records(dataset, folds=[0], modalities=["T1w", "FLAIR"]) as records:
+        batches = list(records.training_batches(batch_size=5, seed=1, epochs=1))
+    assert [batch["volume"].shape for batch in batches] == [(5, 12, 12, 10, 2)] * 2 + [
+        (2, 12, 12, 10, 2)
+    ]
+    with open_records(str(dataset)) as records:
+        assert records.count == 24  # those without a label are left out by default
+    with open_records(dataset, folds=[None]) as records:
+        assert records.count == 3
+
+
+def test_a_modality_that_is_not_there_is_refused(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="unknown modality PET"):
+        open_records(dataset, modalities=["PET"])
+
+
+def test_a_config_or_its_json_gives_the_same_run(dataset: Path, tmp_path: Path) -> None:
+    run = train(dataset, tmp_path / "run", CONFIG)
+    assert isinstance(run, Run)
+    assert (run.model, run.modalities) == ("slice_cnn", ("T1w",))
+    assert 0 <= run.metrics["auc"] <= 1
+    assert (tmp_path / "run" / "report.html").is_file()
+    same = train(dataset, tmp_path / "run", TrainConfig.from_json(CONFIG))
+    assert same is not None
+    assert same.to_json() == run.to_json()
+    with pytest.raises(ContractError, match="holds another run"):
+        train(dataset, tmp_path / "run", {**CONFIG, "epochs": 2})

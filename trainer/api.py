@@ -1,0 +1,160 @@
+"""For Python users: a dataset as a `tf.data.Dataset`, and a run from a config.
+
+    from trainer.api import TrainConfig, open_records, train
+
+    with open_records("dataset", folds=[1, 2, 3, 4], modalities=["T1wCE"]) as records:
+        for batch in records.training_batches(batch_size=8, seed=1, epochs=1):
+            print(batch["volume"].shape, batch["label"].numpy().ravel())
+
+    run = train("dataset", "run", TrainConfig(epochs=10, fold=0))
+    print(run.metrics["auc"], run.metrics["auc_interval"])
+
+Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.common.cli import CommandError, quiet_tensorflow
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.terminal import say
+from beam_jobs.core.manifest import read_manifest
+from trainer.config.run import TrainConfig
+from trainer.config.run_layout import OOF_NAME, RUN_NAME
+from trainer.data.split import check_folds, folds_to_train
+from trainer.training.claim import claimed
+from trainer.training.environment import RunDirectories, cluster_of, run_addresses
+from trainer.training.run import train as train_members
+from trainer.training.run_files import Run
+
+if TYPE_CHECKING:
+    from trainer.data.records import Records
+
+__all__ = ["Run", "TrainConfig", "open_records", "train"]
+
+
+def open_records(
+    data: files.StrPath,
+    *,
+    folds: Iterable[int | None] | None = None,
+    modalities: Iterable[str] | None = None,
+    labels: Mapping[str, int] | None = None,
+    cache: str = "auto",
+) -> Records:
+    """Opens a dataset's records for training or evaluation; a context manager.
+
+    Every record is held against the manifest. `training_batches` gives them in an order that
+    depends on seed and epoch alone, `evaluation_batches` in shard order; volumes are
+    (batch, row, column, slice, channel), as stored.
+
+    Args:
+      data: the dataset's directory.
+      folds: which to read, None among them for patients without a label. Default: all that have.
+      modalities: channels to deliver, in this order. Default: all.
+      labels: patient_id → label, in place of the records' own.
+      cache: between epochs: "memory", "file", "none" or "auto".
+
+    Raises:
+      UsageError: no dataset there, or no such cache, fold or modality.
+      ContractError: shards or records are not what the manifest says.
+      CommandError: a store refuses or fails.
+    """
+    quiet_tensorflow()
+    # TensorFlow: seconds, only from here on
+    from trainer.data.records import open_records as open_checked
+
+    manifest = read_manifest(data)
+    config = TrainConfig(modalities=None if modalities is None else tuple(modalities))
+    chosen = config.resolve(manifest.schema.modalities).modalities
+    assert chosen is not None
+    return open_checked(
+        data,
+        manifest,
+        range(manifest.folds) if folds is None else folds,
+        modalities=chosen,
+        labels=labels,
+        cache=cache,
+    )
+
+
+def train(
+    data: files.StrPath,
+    output_dir: files.StrPath | None,
+    config: TrainConfig | Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+    cache: str = "auto",
+) -> Run | None:
+    """Trains every member of a run and writes its report; what `voxelbeam train` does.
+
+    An interrupted run of the same config is resumed after its last epoch; a finished one is read.
+
+    Args:
+      data: the dataset's directory.
+      output_dir: of the run; None where Vertex AI's environment says it.
+      config: what is to be trained, or its JSON; default `TrainConfig()`. A `fold` is held out
+        alone, otherwise each in turn.
+      overwrite: replace the run that lies there.
+      cache: how records are kept between epochs.
+
+    Returns:
+      The finished run; None in the processes of a cluster that are not its chief.
+
+    Raises:
+      UsageError: no dataset there, a value that cannot be, or `output_dir` holds something else.
+      ContractError: the dataset is not what its manifest says, or another run lies there.
+      CommandError: training diverged, another process trains this run, or a store fails.
+    """
+    addresses, cluster = run_addresses(output_dir), cluster_of()
+    manifest = read_manifest(data)
+    if not isinstance(config, TrainConfig):
+        config = TrainConfig.from_json(config or {})
+    config = config.resolve(manifest.schema.modalities)
+    config.network.require_files()
+    folds = folds_to_train(manifest, config.fold)
+    check_folds(manifest)
+
+    def train_into(directories: RunDirectories) -> None:
+        try:
+            train_members(
+                config, files.text(data), manifest, folds, directories, cluster, cache=cache
+            )
+        except FloatingPointError as error:
+            raise CommandError(str(error)) from error
+
+    if not cluster.is_chief:
+        # It reads which folds are done, and writes nothing.
+        if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
+            run, checkpoints, logs = map(Path, dataclasses.astuple(addresses))
+            train_into(RunDirectories(run=run, checkpoints=checkpoints, logs=logs))
+        return None
+    request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    with claimed(addresses, request, overwrite=overwrite) as (directories, finished):
+        if finished:
+            say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
+        else:
+            train_into(directories)
+        _write_report(directories.run, files.text(data))
+    return Run.load(addresses.run)
+
+
+def _write_report(directory: Path, data: str) -> None:
+    """Writes metrics.json and report.html of a finished run, by scanner and plane if it can."""
+    # matplotlib: a second
+    from trainer.metrics.predictions import read_predictions
+    from trainer.reports.evaluation import write_report
+
+    predictions = read_predictions(directory / OOF_NAME)
+    series = files.join(data, "series.csv")
+    if files.stat(series) is not None:
+        # Its ids may not be those of the records.
+        with contextlib.suppress(ContractError), files.fetched(series) as table:
+            write_report(directory, predictions, series=table, run=directory)
+            return
+    write_report(directory, predictions, run=directory)
