@@ -1,9 +1,18 @@
-"""Several processes, or several devices of one, train to the weights of one alone."""
+"""Several processes, or several devices of one, train to the weights of one alone.
+
+How near is measured by how far training moved each weight tensor, in root mean squares. Sums over a
+batch in other parts round otherwise: after nine steps that is 1e-4 of the way or less. Only biases
+whose gradient is next to nothing show more: those of convolutions that BatchNormalization follows,
+which takes a constant out again. What is left of such a gradient is mostly rounding, and Adam makes
+full steps of it (0.5 % of the way here, several times that on other processors). Devices that keep
+statistics of their own end 100 % of the way off.
+"""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,8 +22,9 @@ import keras
 import numpy as np
 import pytest
 
-import trainer.networks.registry  # noqa: F401  registers the custom layers
 from tests.datasets import write_dataset
+from trainer.config.network import NetworkConfig
+from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
 
 # Dropout's masks are drawn by each device for its own rows: without it there is one right answer.
@@ -24,11 +34,33 @@ SETTINGS = (
 )
 
 
+SHAPE = (12, 11, 10)
+ROUNDING = 1e-3
+VANISHING = 5e-2
+
+# Trains on two devices of one process.
+TWO_DEVICES = """
+import sys
+import tensorflow as tf
+import trainer.training.devices, trainer.training.step, trainer.task
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+mirrored = lambda cluster: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+trainer.training.devices.make_strategy = mirrored
+{change}
+sys.exit(trainer.task.main(sys.argv[1:]))
+"""
+UNSYNCHRONISED = """
+build_model = trainer.training.step.build_model
+trainer.training.step.build_model = lambda *made_of, **_: build_model(*made_of)
+"""
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """19 patients to train on: the last batch has 3, which two processes share unevenly."""
     directory: Path = tmp_path_factory.mktemp("dataset")
-    write_dataset(directory, patients=38, folds=2, shape=(12, 11, 10), signal=1.0)
+    write_dataset(directory, patients=38, folds=2, shape=SHAPE, signal=1.0)
     return directory
 
 
@@ -72,14 +104,28 @@ def _addresses(count: int) -> tuple[str, ...]:
     return addresses
 
 
+def _apart(run: Path, alone: Path, name: str) -> dict[str, float]:
+    """Path of a weight tensor → how far two runs are apart, as a share of the way it was moved."""
+    keras.utils.set_random_seed(0)
+    model = build_model(NetworkConfig(dropout=0.0), SHAPE, 2)
+    before = [np.asarray(weight, np.float64) for weight in model.weights]
+    found, expected = (
+        keras.saving.load_model(directory / "fold-0" / name, compile=False).get_weights()
+        for directory in (run, alone)
+    )
+    shares = {}
+    for weight, start, one, other in zip(model.weights, before, found, expected, strict=True):
+        moved = np.sqrt(np.mean((other - start) ** 2))
+        assert moved > 0, weight.path
+        shares[weight.path] = float(np.sqrt(np.mean((one - other) ** 2)) / moved)
+    return shares
+
+
 def _assert_same(run: Path, alone: Path) -> None:
     for name in ("last.keras", "best.keras"):
-        pair = [
-            keras.saving.load_model(directory / "fold-0" / name, compile=False).get_weights()
-            for directory in (run, alone)
-        ]
-        for found, expected in zip(*pair, strict=True):
-            np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+        for path, share in _apart(run, alone, name).items():
+            vanishing = re.fullmatch(r"conv3d(_\d+)?/bias", path) is not None
+            assert share < (VANISHING if vanishing else ROUNDING), f"{name}: {path}"
     losses = []
     for directory in (run, alone):
         with (directory / "fold-0" / "history.csv").open(newline="") as stream:
@@ -110,15 +156,17 @@ def test_two_processes_train_to_the_weights_of_one(
 def test_two_devices_of_one_process_train_to_the_weights_of_one(
     dataset: Path, alone: Path, tmp_path: Path
 ) -> None:
-    code = """
-import sys
-import tensorflow as tf
-import trainer.training.devices, trainer.task
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-mirrored = lambda cluster: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-trainer.training.devices.make_strategy = mirrored
-sys.exit(trainer.task.main(sys.argv[1:]))
-"""
+    code = TWO_DEVICES.format(change="")
     _finish([_start(dataset, tmp_path / "run", code=code)])
     _assert_same(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_devices_with_statistics_of_their_own_are_not_taken_for_one(
+    dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    """The comparison can fail: it finds the commonest mistake of distributed training."""
+    code = TWO_DEVICES.format(change=UNSYNCHRONISED)
+    _finish([_start(dataset, tmp_path / "run", code=code)])
+    shares = _apart(tmp_path / "run", alone, "best.keras")
+    assert min(shares.values()) > 2 * VANISHING
