@@ -1,4 +1,4 @@
-"""What a training run was asked to do, checked once and written as JSON into the run."""
+"""What is requested of a training run, checked once and written as JSON into the run."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class TrainConfig:
         fields: dict[str, Any] = dict(data)
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := fields.keys() - known:
-            raise UsageError(f"unknown setting {', '.join(sorted(unknown))}: {_told(known)}")
+            raise UsageError(f"unknown setting {', '.join(sorted(unknown))}: {_listed(known)}")
         network, augment = fields.get("network", {}), fields.get("augment", {})
         optimizer = fields.get("optimizer", {})
         try:
@@ -203,5 +203,5 @@ def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise UsageError(f"--{name} must be one of {', '.join(known)}: {value!r}")
 
 
-def _told(names: set[str]) -> str:
+def _listed(names: set[str]) -> str:
     return f"known are {', '.join(sorted(names))}"

@@ -1,7 +1,7 @@
 """What a search may choose: one table, narrowed by a file, and from choices to a run's settings.
 
-Every hyperparameter has finitely many values, so that a space has a size that can be told, and a
-grid an end. Numbers stand in order: the Bayesian search sees a ladder of rates as evenly spaced.
+Every hyperparameter has finitely many values, so that a space has a size and a grid an end. Numbers
+stand in order: the Bayesian search sees a ladder of rates as evenly spaced.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Choice:
       name: in the space's file, trials.csv and TensorBoard.
       values: those the search chooses from, all of one type; a single one is fixed.
       known: the only values there are; empty where any number that trains will do.
-      parent: name of an earlier choice; this one is asked for only ...
+      parent: name of an earlier choice; this one is chosen only ...
       when: ... where the parent has one of these values.
-      place: of the value in `TrainConfig`'s JSON; empty where `Space.settings` knows better.
+      place: of the value in `TrainConfig`'s JSON; empty where `Space.settings` puts it.
     """
 
     name: str
@@ -112,7 +112,7 @@ class Space:
     """The choices of one study, on one dataset.
 
     Attributes:
-      choices: in the table's order; those that can never be asked for are gone.
+      choices: in the table's order; those that can never be active are gone.
       modalities: the dataset's.
     """
 
@@ -169,7 +169,7 @@ class Space:
 
     def rows(self) -> list[tuple[str, str]]:
         """What is searched: each hyperparameter's name, and its values for the terminal."""
-        told = []
+        described = []
         for choice in self.choices:
             values = ", ".join(_text(value) for value in choice.values)
             fixed = "  (fixed)" if len(choice.values) == 1 else ""
@@ -177,11 +177,11 @@ class Space:
             if choice.parent and not self._always(choice):
                 own = next(c for c in self.choices if c.name == choice.parent).values
                 when = f"  (where {choice.parent} is {' or '.join(_among(own, choice.when))})"
-            told.append((choice.name, f"{values}{fixed}{when}"))
-        return told
+            described.append((choice.name, f"{values}{fixed}{when}"))
+        return described
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that tells this space from another."""
+        """A JSON object that identifies this space among others."""
         return {choice.name: list(choice.values) for choice in self.choices}
 
     def _children(self, choice: Choice) -> bool:
@@ -214,14 +214,14 @@ def space_of(modalities: Sequence[str], narrowed: Mapping[str, Any] | None = Non
         choice = _of_dataset(choice, tuple(modalities))
         given = choice.name in narrowed
         if given:
-            asked = narrowed[choice.name]
-            if asked is None:
+            requested = narrowed[choice.name]
+            if requested is None:
                 if any(other.parent == choice.name for other in SPACE):
                     raise UsageError(
                         f"{choice.name} cannot be dropped, others depend on it: fix it to one value"
                     )
                 continue
-            choice = _narrow(choice, asked)
+            choice = _narrow(choice, requested)
         if not choice.values:
             continue
         if choice.parent:
@@ -264,9 +264,9 @@ def _of_dataset(choice: Choice, modalities: tuple[str, ...]) -> Choice:
     return choice
 
 
-def _narrow(choice: Choice, asked: Any) -> Choice:
-    """The choice with the asked values."""
-    listed = asked if isinstance(asked, list) else [asked]
+def _narrow(choice: Choice, requested: Any) -> Choice:
+    """The choice with the requested values."""
+    listed = requested if isinstance(requested, list) else [requested]
     if not listed:
         raise UsageError(f"{choice.name}: an empty list; null drops it")
     kind = type(choice.values[0]) if choice.values else str

@@ -8,7 +8,7 @@
       → float32 in stored units; background exactly 0, foreground in (0, top]
 
 Every volume is drawn on its own. All randomness comes from the caller's `SeedGenerator`, which is
-asked as often as the config says, whatever the data: saving its state is enough to go on from it.
+drawn from as often as the config says, whatever the data: saving its state is enough to resume.
 Nothing depends on a known batch size, and all of it compiles with XLA, which makes it more than
 twice as fast on a CPU.
 

@@ -56,7 +56,7 @@ class Parts:
         return math.ceil(factor * self.config.depth * published)
 
     def rate(self, published: float) -> float:
-        """A dropout rate: the network's own, or the one asked for."""
+        """A dropout rate: the network's own, or the one requested."""
         return published if self.config.dropout is None else self.config.dropout
 
     def dropout(self, x: Any, published: float = 0.0) -> Any:

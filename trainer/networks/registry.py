@@ -130,7 +130,7 @@ def build_model(
     entry = _NETWORKS[config.name]
     if any(length < least for length, least in zip(shape, entry.smallest, strict=True)):
         raise UsageError(
-            f"{config.name} needs at least {_told(entry.smallest)}, "
+            f"{config.name} needs at least {_in_words(entry.smallest)}, "
             f"the dataset's grid is {'x'.join(map(str, shape))}"
         )
     config.require_files()
@@ -151,7 +151,7 @@ def build_model(
     return model
 
 
-def _told(smallest: tuple[int, int, int]) -> str:
+def _in_words(smallest: tuple[int, int, int]) -> str:
     if len(set(smallest)) == 1:
         return f"{smallest[0]} voxels along every axis"
     return f"{'x'.join(map(str, smallest))} voxels (rows, columns, slices)"
@@ -182,4 +182,4 @@ def activation_bytes(model: keras.Model, batch_size: int, precision: str, *, gpu
         bytes_ = items * size * (4 if wide else 2)
         held += bytes_
         largest = max(largest, bytes_)
-    return held + 2 * largest + 16 * model.count_params()
+    return held + 2 * largest + 16 * int(model.count_params())

@@ -1,7 +1,7 @@
 """What a killed fold resumes from: one file, written after each epoch, whole or not at all.
 
 The best epoch's network is written before the state that names it, and keeps that name until it has
-its final one, so that at any moment state, history and kept network can speak of the same epoch:
+its final one, so that at any moment state, history and kept network can be of the same epoch:
 
     .best-7.keras  →  state.npz (best epoch 7)  →  best.keras  →  .best-7.keras goes
 
@@ -62,7 +62,7 @@ class Checkpoint:
     Attributes:
       directory: of the networks.
       state_directory: of the state.
-      request: tells this run from another, should its state be met by one.
+      request: identifies this run, should another find its state.
       push: brings a store up to what lies in both; nothing to do on a disk.
     """
 
@@ -88,13 +88,13 @@ class Checkpoint:
         self.settle(state.best_epoch)
 
     def load(self) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:
-        """What was saved last, and the network that it speaks of under its name; None at first."""
+        """What was saved last, its best network under its name; None at first."""
         found = load_state(self.state_directory, request=self.request)
         self.settle(found[0].best_epoch if found else 0)
         return found
 
     def settle(self, best_epoch: int) -> None:
-        """Gives the best epoch's network its name, and removes those that no state speaks of."""
+        """Gives the best epoch's network its name, and removes those that no state refers to."""
         candidate = _candidate(self.directory, best_epoch)
         if candidate.is_file():
             temporary = candidate.with_name(f".{BEST_NETWORK_NAME}")

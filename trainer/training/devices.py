@@ -44,7 +44,7 @@ def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
     """Makes this process ready: devices that take part, operations that repeat themselves.
 
     On a CPU every operation is made deterministic, so that a run that was killed ends as one that
-    was not. On a GPU that costs speed; there a restart goes on, but not bit for bit.
+    was not. On a GPU that costs speed; there a restart resumes, but not bit for bit.
     """
     strategy = make_strategy(cluster)
     keras.utils.set_random_seed(seed)

@@ -42,7 +42,7 @@ class Learnt(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """How well the held-out patients are told apart.
+    """How well the held-out patients are separated.
 
     Attributes:
       val_auc: exact, over the whole fold.

@@ -63,7 +63,7 @@ class RunSetup:
 
     @property
     def request(self) -> str:
-        """Tells this run's states from another's."""
+        """Identifies this run's states."""
         text = json.dumps(
             [self.config.to_json(), self.manifest.dataset_fingerprint, self.precision],
             sort_keys=True,
@@ -246,7 +246,7 @@ class _Books:
         return state
 
     def keep(self, state: FoldState, trainee: Trainee, network: keras.Model) -> None:
-        """Saves an epoch, then says so."""
+        """Saves an epoch, then reports it."""
         self.checkpoint.save(state, trainee.state(), network)
         self.journal.write_history(state.history)
         self.journal.log(state.history)

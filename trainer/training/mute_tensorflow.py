@@ -15,7 +15,7 @@ from beam_jobs.common.cli import log_level
 _NOTE = re.compile(
     rb"(?m)^(?:[IW]\d{4} \d\d:\d\d:[\d.]+ .*|WARNING: All log messages before absl.*)\n?"
 )
-_HEARD = ("warning", "info", "debug")  # levels at which the user asked for them
+_SHOWN_AT = ("warning", "info", "debug")  # of --log_level
 
 
 @contextlib.contextmanager
@@ -23,9 +23,9 @@ def without_notes() -> Iterator[None]:
     """Drops information and warnings that C++ writes to stderr while the block runs.
 
     All else that is written meanwhile is written once the block ends, however it ends. Nothing is
-    dropped where the user asked to hear libraries (`--log_level`).
+    dropped where `--log_level` requests the libraries' messages.
     """
-    if log_level() in _HEARD:
+    if log_level() in _SHOWN_AT:
         yield
         return
     sys.stderr.flush()

@@ -35,7 +35,7 @@ def make_optimizer(
     Clipping belongs to the inner optimizer: the outer one sees scaled gradients.
 
     Args:
-      config: what is asked for.
+      config: what is requested.
       epochs: of the whole run, for the schedule.
       steps_per_epoch: likewise.
       precision: the dtype policy.

@@ -135,7 +135,7 @@ def _finish(
 
 
 def _metrics(results: Sequence[FoldResult]) -> dict[str, Any]:
-    """All held-out patients, each seed and fold, and the last epochs, which nobody chose."""
+    """All held-out patients, each seed and fold, and the last epochs, which were not chosen."""
 
     def scored(result: FoldResult, logits: npt.NDArray[np.float64]) -> Scored:
         return Scored(

@@ -303,10 +303,12 @@ class Trainee:
             average.assign(average * decay + value * (1.0 - decay))
 
 
-def _uses_xla(asked: str, replicas: int) -> bool:
+def _uses_xla(requested: str, replicas: int) -> bool:
     """Whether to compile the step: on a CPU XLA is several times slower at 3D convolutions."""
     if replicas > 1:
-        if asked == "on":
+        if requested == "on":
             raise UsageError("--xla on: only on one device")
         return False
-    return asked == "on" or (asked == "auto" and bool(tf.config.list_physical_devices("GPU")))
+    return requested == "on" or (
+        requested == "auto" and bool(tf.config.list_physical_devices("GPU"))
+    )

@@ -1,4 +1,4 @@
-"""What a run may be asked for."""
+"""What may be requested of a run."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ def test_the_size_of_a_space_counts_each_meaningful_combination_once():
 
 def test_every_combination_makes_a_run_that_the_trainer_accepts():
     space = space_of(MODALITIES, {**SMALL, "depth": [1, 2]})
-    told = set()
+    runs = set()
     for values in space.combinations():
         assert space.complete(values) == values
         settings = space.settings(values)
         config = TrainConfig.from_json(settings).resolve(MODALITIES)
-        told.add(json.dumps(config.to_json()))
+        runs.add(json.dumps(config.to_json()))
         assert ("head" in values) == (values["network"] == "slice_cnn") != ("pooling" in values)
         assert ("depth" in values) == (values["network"] == "slice_cnn")
         if values["fusion"] == "single":
@@ -48,7 +48,7 @@ def test_every_combination_makes_a_run_that_the_trainer_accepts():
             assert config.modalities == MODALITIES
             assert config.network.fusion == values["fusion"]
         assert (config.batch_size, config.network.width) == (values["batch_size"], values["width"])
-    assert len(told) == space.count()  # no two choices mean the same run
+    assert len(runs) == space.count()  # no two choices mean the same run
 
 
 def test_each_value_of_the_whole_table_can_be_trained():
@@ -84,7 +84,7 @@ def test_one_modality_leaves_nothing_to_fuse():
 
 
 @pytest.mark.parametrize(
-    ("narrowed", "told"),
+    ("narrowed", "message"),
     [
         ({"rate": 1}, "unknown hyperparameter rate: known are network"),
         ({"network": "resnet99"}, "network: unknown 'resnet99'; known: seed_cnn"),
@@ -100,8 +100,8 @@ def test_one_modality_leaves_nothing_to_fuse():
         ({"pooling": ["avg", "avg"]}, "pooling: a value stands twice"),
     ],
 )
-def test_a_file_that_asks_for_what_is_not_there_is_refused_by_name(narrowed, told):
-    with pytest.raises(UsageError, match=told) as caught:
+def test_a_file_that_requests_what_is_not_there_is_refused_by_name(narrowed, message):
+    with pytest.raises(UsageError, match=message) as caught:
         read_space(json.dumps(narrowed), MODALITIES, source="space.json")
     assert str(caught.value).startswith("--space space.json: ")
     assert "\n" not in str(caught.value)

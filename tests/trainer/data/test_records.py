@@ -170,17 +170,17 @@ def test_replaced_labels_reach_training_and_evaluation(dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"version": 7}, "schema_version 1 in the record of 00000, 7 in the manifest"),
         ({"spec_fingerprint": "other"}, "spec_fingerprint b'.*', b'other' in the manifest"),
         ({"dtype": "uint16"}, "2880 bytes of voxels .*, 5760 in the manifest"),
     ],
 )
-def test_records_off_the_manifests_schema_are_refused(dataset, wrong, told) -> None:
+def test_records_off_the_manifests_schema_are_refused(dataset, wrong, message) -> None:
     data, manifest = dataset
     manifest = dataclasses.replace(manifest, schema=dataclasses.replace(manifest.schema, **wrong))
-    with pytest.raises(ContractError, match=told.replace("', b", "' in the record of 00000, b")):
+    with pytest.raises(ContractError, match=message.replace("', b", "' in the record of 00000, b")):
         _open((data, manifest), [0])
 
 
@@ -220,13 +220,13 @@ def test_damaged_shards_are_named_with_both_hashes_before_anything_is_read(tmp_p
     starts = [_damage(tmp_path / entry.name) for entry in damaged]
     with pytest.raises(ContractError) as caught:
         _open((str(tmp_path), manifest), [0, 1, 2])
-    told = str(caught.value)
-    assert told.startswith("shards with a wrong hash or count: ")
+    message = str(caught.value)
+    assert message.startswith("shards with a wrong hash or count: ")
     for entry, start in zip(damaged, starts, strict=True):
         found = hashlib.sha256((tmp_path / entry.name).read_bytes()).hexdigest()
-        assert f"{tmp_path / entry.name} (corrupt record at byte {start}; sha256 {found}" in told
-        assert f"the manifest says {entry.sha256}" in told
-    assert manifest.shards[1].name not in told
+        assert f"{tmp_path / entry.name} (corrupt record at byte {start}; sha256 {found}" in message
+        assert f"the manifest says {entry.sha256}" in message
+    assert manifest.shards[1].name not in message
     assert _open((str(tmp_path), manifest), [3]).count == 2
 
 
@@ -250,9 +250,9 @@ def test_damage_that_comes_while_a_run_reads_is_told_by_shard(tmp_path, cache, m
         os.pwrite(cache_file.descriptor, b"\xff\x00\xff", offset + 500)
     with pytest.raises(tf.errors.OpError) as caught:
         list(records.evaluation_batches(batch_size=2))
-    told = str(contract_error(caught.value, data=str(tmp_path), manifest=manifest))
-    assert told.startswith(f"{file}: corrupt record at byte ")
-    assert "\n" not in told
+    message = str(contract_error(caught.value, data=str(tmp_path), manifest=manifest))
+    assert message.startswith(f"{file}: corrupt record at byte ")
+    assert "\n" not in message
 
 
 def _frames_then_damage(file: Path):
@@ -310,7 +310,7 @@ def test_a_cache_file_has_no_name_and_goes_with_its_readers(dataset, tmp_path, o
 
 
 @pytest.mark.parametrize(
-    ("data", "options", "told"),
+    ("data", "options", "message"),
     [
         (None, {"cache": "tape"}, "--cache tape: known: auto, memory, file, none"),
         (None, {"cache": "memory", "cache_dir": Path()}, "a cache directory is for --cache file"),
@@ -319,8 +319,8 @@ def test_a_cache_file_has_no_name_and_goes_with_its_readers(dataset, tmp_path, o
         ("ftp://host/dataset", {}, "cannot use ftp://; known: local paths, gs://"),
     ],
 )
-def test_a_cache_that_cannot_be_is_refused(dataset, data, options, told) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_cache_that_cannot_be_is_refused(dataset, data, options, message) -> None:
+    with pytest.raises(UsageError, match=message):
         _open((data or dataset[0], dataset[1]), **options)
 
 

@@ -1,4 +1,4 @@
-"""Folds: nobody on both sides, both classes in each."""
+"""Folds: no patient on both sides, both classes in each."""
 
 from __future__ import annotations
 

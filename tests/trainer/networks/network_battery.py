@@ -138,7 +138,7 @@ def rounded_throughout(case: str, precision: str) -> keras.Model:
 def trained(case: str) -> tuple[keras.Model, float]:
     """The network of a case after `STEPS` steps on the phantoms, and its loss in inference mode.
 
-    Without dropout: whether a network can learn at all is asked here.
+    Without dropout: the question is whether a network can learn at all.
     """
     keras.utils.set_random_seed(1)
     model = build_model(dataclasses.replace(CASES[case], dropout=0.0), grid_of(case), CHANNELS)
@@ -221,7 +221,7 @@ def exports(case: str, directory: Path) -> None:
     volumes, _ = phantoms(grid_of(case))
     loaded = tf.saved_model.load(str(directory)).signatures["serving_default"]
     (written,) = loaded(tf.constant(volumes)).values()
-    # A graph, one volume at a time, as in the export: what other graphs round otherwise is told by
+    # A graph, one volume at a time, as in the export: other graphs round otherwise, see
     # `logits_hang_on_no_other_patient`.
     compiled = tf.function(functools.partial(model, training=False))
     expected = [np.asarray(compiled(volume[None])).item() for volume in volumes]

@@ -157,7 +157,7 @@ def test_a_step_trains_in_every_precision(case: str, precision: str) -> None:
 
 
 @every_network
-def test_eight_phantoms_are_learnt_and_told_apart_in_inference_mode(case: str) -> None:
+def test_eight_phantoms_are_learnt_and_separated_in_inference_mode(case: str) -> None:
     battery.learns_eight_phantoms(case)
 
 
@@ -275,7 +275,7 @@ def test_late_fusion_shares_one_network_between_the_modalities() -> None:
     assert late.count_params() == early + 2 * 256  # only the logit is larger
 
 
-def test_late_fusion_tells_the_modalities_apart() -> None:
+def test_late_fusion_distinguishes_the_modalities() -> None:
     model = build_model(NetworkConfig(name="slice_cnn", fusion="late"), (16, 16, 4), 2)
     volume = np.zeros((1, 16, 16, 4, 2), np.uint8)
     volume[..., 0] = np.random.default_rng(0).integers(0, 255, (16, 16, 4))
@@ -440,7 +440,7 @@ def test_estimated_memory_grows_with_the_batch_as_measured(
     )
     assert done.returncode == 0, done.stderr
     grown, estimated = map(int, done.stdout.split())
-    assert grown > 300e6, "too little grown to be told from noise"
+    assert grown > 300e6, "too little grown to stand out from noise"
     assert 1 / 1.5 < estimated / grown < 1.5, f"{estimated:,} estimated, {grown:,} measured"
 
 
@@ -464,5 +464,5 @@ def test_estimated_memory_of_a_slice_network_counts_every_slice() -> None:
     assert (four - parameters) / (one - parameters) == pytest.approx(4, rel=0.01)
 
 
-def test_registry_holds_the_names_told_to_users() -> None:
+def test_registry_holds_the_names_that_users_read() -> None:
     assert tuple(_NETWORKS) == MODELS

@@ -88,7 +88,7 @@ def test_absent_and_constant_channels_give_zeros() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"name": "resnet99"}, "unknown model 'resnet99'; known: seed_cnn"),
         ({"width": 0.0}, "--width must be a positive number: 0"),
@@ -105,9 +105,9 @@ def test_absent_and_constant_channels_give_zeros() -> None:
     ],
 )
 def test_an_impossible_or_useless_option_is_refused_by_its_flag(
-    options: dict[str, Any], told: str
+    options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         NetworkConfig(**options)
 
 

@@ -38,7 +38,7 @@ def test_tf_config_of_a_cluster_is_read_back_as_that_cluster() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "TF_CONFIG: "),
         ("[]", "TF_CONFIG: "),
@@ -47,8 +47,8 @@ def test_tf_config_of_a_cluster_is_read_back_as_that_cluster() -> None:
         ('{"cluster": {"worker": ["a:1", "b:1"]}}', "TF_CONFIG: 'type'"),
     ],
 )
-def test_a_cluster_that_cannot_be_is_refused_by_its_variable(text: str, told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_a_cluster_that_cannot_be_is_refused_by_its_variable(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         cluster_of({"TF_CONFIG": text})
 
 

@@ -57,7 +57,7 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"spec": None}, "spec: None found, an object required"),
         ({"members": {}}, "members: {} found, a list required"),
@@ -69,12 +69,12 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
     ],
 )
 def test_a_run_with_a_malformed_field_is_refused_by_field(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     _run(tmp_path).save()
     file = tmp_path / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    with pytest.raises(ContractError, match=told):
+    with pytest.raises(ContractError, match=message):
         Run.load(tmp_path)
 
 
