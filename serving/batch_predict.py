@@ -1,4 +1,4 @@
-"""Predicts every patient of a dataset or of a DICOM directory, as a Beam job.
+"""Predicts every patient of a dataset or of DICOM, as a Beam job.
 
     records or DICOM -> (patient_id, Example) -> one SavedModel a process -> rows -> one table
 
@@ -9,9 +9,9 @@
     OUTPUT.skew.json             how far these patients are from those of training, where the model
                                  knows the latter
 
-A DICOM directory is prepared by the conversion's own transforms and the spec in the model's
-contract. Volumes are never shuffled, only answers are. The table is written last: where it stands,
-the others do.
+DICOM, a directory or an archive, is prepared by the conversion's own transforms and the spec in
+the model's contract. Volumes are never shuffled, only answers are. The table is written last: where
+it stands, the others do.
 """
 
 from __future__ import annotations
@@ -80,8 +80,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
     """Most patients a batch: every volume of a contract has the same size."""
-    fitting = (args.batch_mb << 20) // contract.schema.volume_bytes
-    return max(1, min(args.batch_size, fitting))
+    fitting: int = (args.batch_mb << 20) // contract.schema.volume_bytes
+    size: int = min(args.batch_size, fitting)
+    return max(1, size)
 
 
 def _requested(
@@ -191,7 +192,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.Parser(
         prog=PROG,
         description=(
-            "Predicts every patient of a dataset, of shards or of a DICOM directory.\n"
+            "Predicts every patient of a dataset, of shards or of DICOM. Every path may be local, gs://,\n"
+            "s3:// or az://, inputs https:// too.\n"
             "Options that are not listed go to Beam (--runner, --direct_num_workers, ...)."
         ),
         examples=(
@@ -212,7 +214,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--input",
         required=True,
-        help="a dataset (with manifest.json), a pattern of *.tfrecord shards, or DICOM",
+        help="a dataset (with manifest.json), a pattern of *.tfrecord shards, or DICOM: a "
+        "directory or an archive (.zip, .tar, .tar.gz)",
     )
     add(
         "--output",

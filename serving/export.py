@@ -13,9 +13,8 @@ on the runs' out-of-fold predictions, each row proven to be one (`serving.model.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +50,21 @@ def main(argv: Sequence[str]) -> int:
     args = _parse(argv)
     files.require_writable(args.output)
     _require_free(args.output, overwrite=args.overwrite)
-    with _loaded(args.runs) as runs:
-        _require_true_labels(runs)
-        data = None if args.data is None else _dataset(args.data, runs)
-        evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
-        calibration = _calibration(evidence, args.ensemble, args.calibration)
-        statistics = None if data is None else of_dataset(args.data, data)
-        # The graph is the same; verify on the CPU's arithmetic.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        cli.quiet_tensorflow()
-        contract = contract_of(
-            runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
-        )
-        difference = export(runs, contract, args.output, statistics=statistics)
+    for path in args.runs:
+        if not files.is_dir(path):
+            raise cli.UsageError(f"--runs: {path} is not a directory")
+    runs = [Run.load(path) for path in args.runs]
+    _require_true_labels(runs)
+    data = None if args.data is None else _dataset(args.data, runs)
+    evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
+    calibration = _calibration(evidence, args.ensemble, args.calibration)
+    statistics = None if data is None else of_dataset(args.data, data)
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
+    cli.quiet_tensorflow()
+    contract = contract_of(
+        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
+    )
+    difference = export(runs, contract, args.output, statistics=statistics)
     terminal.row(
         "members",
         f"{len(contract.members)} (mean of {contract.ensemble}) on "
@@ -72,21 +73,6 @@ def main(argv: Sequence[str]) -> int:
     terminal.row("calibration", _summary(calibration))
     terminal.row("model", args.output)
     return cli.EXIT_OK
-
-
-@contextlib.contextmanager
-def _loaded(paths: Sequence[str]) -> Iterator[list[Run]]:
-    """The runs; those in stores are fetched for the time of the block.
-
-    Raises:
-      UsageError: one is not there.
-      ContractError: one is not a finished run.
-    """
-    for path in paths:
-        if not files.is_dir(path):
-            raise cli.UsageError(f"--runs: {path} is not a directory")
-    with contextlib.ExitStack() as stack:
-        yield [Run.load(stack.enter_context(files.fetched(path))) for path in paths]
 
 
 def _require_true_labels(runs: Sequence[Run]) -> None:
@@ -130,14 +116,14 @@ def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) ->
         folds = {name: fold for name, _, fold in data.patients if fold is not None}
     tables = []
     for run in runs:
-        file = Path(run.directory, OOF_NAME)
-        if not file.is_file():
+        file = files.join(run.directory, OOF_NAME)
+        if files.stat(file) is None:
             if method is None:
                 return f"run {run.directory} has no {OOF_NAME}"
             raise ContractError(f"--calibration {method}: {file} is not there")
         members = {(member.fold, member.seed) for member in run.members}
         text = read_named(file)
-        tables.append(out_of_fold(text, members, source=str(file), folds=folds))
+        tables.append(out_of_fold(text, members, source=file, folds=folds))
     return pooled(tables)
 
 
@@ -196,7 +182,7 @@ def contract_of(
     first = runs[0]
     for run in runs[1:]:
         _require_same_volumes(first, run)
-    names = _names([Path(run.directory) for run in runs])
+    names = _names([files.text(run.directory) for run in runs])
     return Contract(
         schema=first.schema,
         spec=dict(first.spec),
@@ -285,9 +271,12 @@ def _require_same_volumes(first: Run, other: Run) -> None:
         )
 
 
-def _names(directories: Sequence[Path]) -> list[str]:
+def _names(directories: Sequence[str]) -> list[str]:
     """Short distinct names: the directories' own, numbered where two have the same."""
-    names = [directory.resolve().name for directory in directories]
+    names = [
+        files.name_of(directory if files.is_remote(directory) else os.path.realpath(directory))
+        for directory in directories
+    ]
     return [
         name if names.count(name) == 1 else f"{name}#{index + 1}"
         for index, name in enumerate(names)

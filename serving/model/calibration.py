@@ -102,7 +102,8 @@ class Calibration:
             return logits / self.temperature
         x, y = np.array(self.knots).T
         inside = np.interp(logits, x, y)
-        return inside + np.minimum(logits - x[0], 0.0) + np.maximum(logits - x[-1], 0.0)
+        below, above = np.minimum(logits - x[0], 0.0), np.maximum(logits - x[-1], 0.0)
+        return np.asarray(inside + below + above)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
@@ -112,7 +113,7 @@ class Calibration:
     def steepness(self) -> float:
         """The map's largest slope: how much a rounding of the logit may grow."""
         x, y = np.array(self.knots or ((0.0, 0.0),)).T
-        return max(1 / self.temperature, *(np.diff(y) / np.diff(x)), 0.0)
+        return float(max(1 / self.temperature, *(np.diff(y) / np.diff(x)), 0.0))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:

@@ -62,7 +62,6 @@ def serving_module(
         )
         return {"probability": probability, "logit": logit, "member_probability": of_members}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def from_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         one = tf.io.FixedLenFeature([], tf.string)
         parsed = tf.io.parse_example(
@@ -80,16 +79,18 @@ def serving_module(
             **{name: found[name] for name in ("probability", "logit")},
         }
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, *schema.volume_shape], stored, name="volumes")]
-    )
     def from_volumes(volumes: tf.Tensor) -> dict[str, tf.Tensor]:
         return answers(volumes)
 
     module = tf.Module()
     # The variables alone, not the Keras objects: nothing of Keras is needed to load them.
     module.weights = [variable.value for member in members for variable in member.variables]
-    return module, {"serving_default": from_examples, "volumes": from_volumes}
+    examples = tf.TensorSpec([None], tf.string, name="examples")
+    volumes = tf.TensorSpec([None, *schema.volume_shape], stored, name="volumes")
+    return module, {
+        "serving_default": tf.function(from_examples, input_signature=[examples]),
+        "volumes": tf.function(from_volumes, input_signature=[volumes]),
+    }
 
 
 def ensembled(logits: tf.Tensor, ensemble: str) -> tf.Tensor:

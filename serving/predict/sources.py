@@ -22,7 +22,7 @@ class Source:
     """Where the patients come from.
 
     Attributes:
-      dicom: root of a DICOM directory, None for records.
+      dicom: root of a DICOM directory or archive, None for records.
       dataset: a dataset's directory, None for shards by pattern and for DICOM.
       shards: paths of TFRecord shards.
       digests: path of a shard -> (bytes, sha256 hex) that the manifest lists; empty without one.
@@ -52,7 +52,7 @@ def find_source(
     """What `path` is, with everything that can be checked before a job runs.
 
     Args:
-      path: a directory with a manifest, a pattern of shards, or any other directory.
+      path: a directory with a manifest, a pattern of shards, or any other directory or archive.
       contract: the model's; records that do not fit it are refused.
       model: the model's path, for messages.
       requested: requested ids, as the input has them; a dataset's shards that hold none of them are

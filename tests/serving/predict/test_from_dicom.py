@@ -1,6 +1,7 @@
 """Keystone: DICOM straight to predictions is DICOM to records to predictions, to the last byte."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.serving.models import outcome, write_run
 SPEC = PreprocessSpec(modalities=("FLAIR", "T1wCE"), shape=(12, 12, 6), dtype="uint8")
 
 Command = Callable[..., tuple[int, str, str]]
+ALL = "probability,logit,spread,flags"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,21 @@ def test_a_patient_that_cannot_be_prepared_gets_the_prevalence_and_a_reason(
     assert [row[:2] for row in table(tmp_path / "submission.failures.csv")] == [
         ("00999", "not_dicom")
     ]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+def test_an_archive_gives_the_predictions_of_its_unpacked_directory(
+    predict: Command, cohort: Path, tmp_path: Path, kind: str
+) -> None:
+    shutil.copytree(cohort / "test", tmp_path / "unpacked" / "test")
+    archive = shutil.make_archive(str(tmp_path / "test"), kind, cohort / "test")
+    for source, name in ((tmp_path / "unpacked" / "test", "from_directory"), (archive, "archive")):
+        output = tmp_path / name / "a.csv"
+        assert predict("--input", source, "--output", output, "--columns", ALL)[0] == 0
+    written = sorted((tmp_path / "from_directory").iterdir())
+    assert [file.name for file in written] == ["a.csv", "a.failures.csv", "a.rejects.csv"]
+    for file in written:
+        assert (tmp_path / "archive" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_the_sample_submission_of_a_cohort_is_answered_row_by_row(
