@@ -70,7 +70,7 @@ def main(argv: Sequence[str]) -> int:
     wanted = None if args.patients is None else items(args.patients)
     chosen = choose(trained, manifest, wanted)
     quiet_tensorflow()
-    # TensorFlow: seconds, only from here on.
+    # TensorFlow and drawing libraries take seconds to import.
     from trainer.explain.explainer import explain
     from trainer.reports.saliency import JSON_NAME, PAGE_NAME, write_report
 

@@ -15,7 +15,6 @@ from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import CACHES
 from trainer.config.search_space import read_space, space_of
 from trainer.data.split import check_folds
-from trainer.reports.study import REPORT_NAME, write_report
 from trainer.search.attempts import COMMAND
 from trainer.search.board import leaderboard, line
 from trainer.search.roles import Role
@@ -107,8 +106,12 @@ def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
         return EXIT_OK
     with claimed(directory, search.request, config.max_trials) as study:
         trials = search.lead(study, role)
+        # scikit-learn and drawing libraries take seconds to import.
+        from trainer.reports.study import REPORT_NAME, write_report
+
         write_report(study.directory, search.request, space, trials)
     _print_summary(args.output_dir, search, trials)
+    row("report", files.join(args.output_dir, REPORT_NAME))
     return EXIT_OK
 
 
@@ -124,7 +127,6 @@ def _print_summary(directory: str, search: Search, trials: Sequence[FinishedTria
     row("mind", caveat(trials))
     row("trials", f"{len(trials)}, {failed} failed; {TRIALS_NAME} in {directory}")
     row("settings", f"{files.join(directory, SETTINGS_NAME)}, for trainer.task --hyperparameters")
-    row("report", files.join(directory, REPORT_NAME))
 
 
 if __name__ == "__main__":

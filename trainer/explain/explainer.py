@@ -27,11 +27,9 @@ import tensorflow as tf
 
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
-from trainer.explain.attribution import MAP_METHODS, Attribution, mean_of
+from trainer.explain.attribution import MAP_METHODS, Attribution, Floats, mean_of
 from trainer.explain.cases import Chosen, Explained, read_cases
 from trainer.training.run_files import Run
-
-Floats = npt.NDArray[np.float64]
 
 _FIRST_STEPS, _MOST_STEPS = 16, 432  # 16, 48, 144, 432: each keeps the points of the one before
 _BATCH_VOXELS = 1 << 19  # values of volumes that go through a network at a time

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.terminal import bar
+from trainer.forest.features import Floats
 from trainer.forest.table import FeatureTable
 from trainer.metrics.auc import auc
 from trainer.metrics.ensemble import Scored, metrics_of_members
@@ -18,8 +19,6 @@ from trainer.metrics.logits import log_loss
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart
 _SHUFFLES = 5  # of each feature in each fold, over all repeats together
 _ROWS = 20_000  # predicted at once: a call has to visit all trees, however few rows it has
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +91,7 @@ def fit_forest(
     patients as it was fitted on can tell: from 1 / (2 n) to 1 - 1 / (2 n). Missing values (an
     absent modality's) go down the side of a split that fits better.
     """
-    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.ensemble import RandomForestClassifier  # not before a forest is wanted: seconds
 
     forest = RandomForestClassifier(
         n_estimators=trees, min_samples_leaf=_SMALLEST_LEAF, random_state=seed, n_jobs=-1

@@ -14,9 +14,7 @@ from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
 from trainer.data.whole_shards import read_shard
-from trainer.forest.features import case_features, feature_names
-
-Floats = npt.NDArray[np.float64]
+from trainer.forest.features import Floats, case_features, feature_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

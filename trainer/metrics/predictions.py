@@ -18,9 +18,8 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
 from trainer.config.run_layout import OOF_NAME
+from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
-
-Floats = npt.NDArray[np.float64]
 
 IDS = ("BraTS21ID", "patient_id")
 SCORES = ("MGMT_value", "logit", "probability")

@@ -10,14 +10,15 @@ import html
 import io
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import matplotlib
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # What matplotlib draws with, and what the page calls it.
 _COLOURS = {
@@ -140,7 +141,7 @@ def histogram(evaluation: Evaluation) -> str:
         axes.axhline(0, color=INK, linewidth=0.8)
         axes.set_ylim(-1.2 * most, 1.2 * most)
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        _whole_numbers(axes.yaxis)
+        whole_numbers(axes.yaxis)
         axes.set(xlabel=f"predicted {counts['of']}", ylabel="patients")
 
     description = f"histogram of the {counts['of']}, positive patients up, negative ones down"
@@ -274,7 +275,7 @@ def _learning(histories: Mapping[str, Any], column: str, label: str, title: str)
             axes.set_ylim(min(0.4, *axes.get_ylim()), 1.0)
         if not many:
             axes.legend(loc="best")
-        _whole_numbers(axes.xaxis)
+        whole_numbers(axes.xaxis)
         axes.set(xlabel="epoch", ylabel=label)
 
     return svg(column.replace("_", "-"), title, f"{label} over epochs, {len(lines)} lines", draw)
@@ -289,9 +290,8 @@ def _unit_square(axes: Axes) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
-def _whole_numbers(axis: Axis) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def whole_numbers(axis: Axis) -> None:
+    """Ticks an axis at whole numbers only."""
     axis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
@@ -338,10 +338,6 @@ def svg(
       draw: fills the axes.
       height: inches, at a width of 4.4.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     with matplotlib.rc_context(_STYLE):
         figure: Figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
@@ -16,6 +17,7 @@ from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import p_text
+from trainer.reports import charts
 
 METRICS_NAME = "metrics.json"
 
@@ -59,10 +61,6 @@ def write_report(
 
 def page(evaluation: dict[str, Any]) -> str:
     """report.html of the object in metrics.json."""
-    from markupsafe import Markup
-
-    from trainer.reports import charts
-
     filters: dict[str, Callable[..., str]] = {
         "number": _number,
         "share": _share,

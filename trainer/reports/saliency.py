@@ -11,18 +11,19 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps, colors
 from PIL import Image
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
+from trainer.explain.attribution import Floats
 from trainer.explain.cases import Explained
 from trainer.explain.summary import map_name
 
 JSON_NAME = "saliency.json"
 PAGE_NAME = "saliency.html"
 
-Floats = npt.NDArray[np.float64]
 
 # Perceptually uniform, and without the grey that pictures are made of.
 COLOURS = "plasma"
@@ -173,8 +174,6 @@ def _grey(plane: npt.NDArray[Any], low: float, high: float) -> str:
 
 def _coloured(values: Floats) -> str:
     """0 … 1 (and above) as colours that grow opaque with the value."""
-    from matplotlib import colormaps
-
     levels = np.rint(np.clip(values, 0, 1) * (_LEVELS - 1)).astype(np.uint8)
     image = Image.fromarray(levels, mode="P")
     places = np.linspace(0, 1, _LEVELS)
@@ -192,8 +191,6 @@ def _url(image: Image.Image, kind: str, **options: Any) -> str:
 
 def _scale() -> str:
     """The colours as a CSS gradient, for the legend."""
-    from matplotlib import colormaps, colors
-
     stops = [colors.to_hex(colormaps[COLOURS](place)) for place in np.linspace(0, 1, 9)]
     return f"linear-gradient(90deg, {', '.join(stops)})"
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.model_selection import KFold
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.templating import render
 from trainer.config.search_space import Choice, Space
+from trainer.reports import charts
 from trainer.search.study import FinishedTrial, best_of, caveat, ranking
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 REPORT_NAME = "report.html"
 _FEWEST = 20  # trials, or 3 a hyperparameter if that is more
@@ -49,9 +51,6 @@ def importance_of(space: Space, rows: Sequence[FinishedTrial], *, seed: int = 0)
 
     Source: L. Breiman, Machine Learning 45 (2001) 5-32, section 10.
     """
-    from sklearn.ensemble import RandomForestRegressor
-    from sklearn.model_selection import KFold
-
     scored = [row for row in rows if row.objective is not None]
     columns, owners, names = _columns(space, scored)
     fewest = max(_FEWEST, 3 * len(names))
@@ -149,8 +148,6 @@ def write_report(
 
 def page(name: str, request: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]) -> str:
     """The page: needs nothing but itself, no script, no request."""
-    from markupsafe import Markup
-
     filters: dict[str, Callable[..., str]] = {
         "number": lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}",
         "value": lambda v: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v),
@@ -182,10 +179,6 @@ def page(name: str, request: Mapping[str, Any], space: Space, rows: Sequence[Fin
 
 def so_far(rows: Sequence[FinishedTrial]) -> str:
     """Objective of each trial in their order, and the best of those up to it."""
-    from matplotlib.ticker import MaxNLocator
-
-    from trainer.reports import charts
-
     scored = [row for row in rows if row.objective is not None]
     order = [int(row.trial) for row in scored]
     values = [row.objective for row in scored if row.objective is not None]
@@ -203,7 +196,7 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
             label="best so far",
         )
         axes.axhline(0.5, color=charts.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+        charts.whole_numbers(axes.xaxis)
         axes.set(xlabel="trial", ylabel="mean validation AUC", ylim=(0, 1.02))
         axes.legend(loc="lower right")
 
@@ -213,8 +206,6 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
 
 def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
     """One line a trial through its values, one axis a hyperparameter; the best tenth stand out."""
-    from trainer.reports import charts
-
     tried = [c for c in space.searched if len({row.values.get(c.name) for row in leaders}) > 1]
     best = max(1, round(len(leaders) / 10))
     goals = np.array([row.objective for row in leaders], dtype=np.float64)
@@ -267,8 +258,6 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
 
 
 def _bars(importance: Importance) -> str:
-    from trainer.reports import charts
-
     names = [name for name, _, _ in importance.worth]
     shares = [share for _, share, _ in importance.worth]
     spread = [sd for _, _, sd in importance.worth]

@@ -81,6 +81,13 @@ def test_rows_that_contradict_each_other_are_refused(
         read_predictions(_write(tmp_path / "oof.csv", OOF, *rows))
 
 
+@pytest.mark.parametrize("row", ["1,0,0,0,1", "1,0,0,0,1,0.5,x"])
+def test_a_row_that_is_not_as_long_as_the_header_is_wrong_usage(tmp_path: Path, row: str) -> None:
+    file = _write(tmp_path / "oof.csv", OOF, "2,1,0,0,1,0.5", row)
+    with pytest.raises(UsageError, match=r"oof\.csv: line 3: \d fields, the header has 6"):
+        read_predictions(file)
+
+
 def test_without_a_seed_column_a_patient_stands_once(tmp_path: Path) -> None:
     file = _write(tmp_path / "p.csv", "BraTS21ID,MGMT_value", "5,0.1", "00005,0.2")
     with pytest.raises(ContractError, match="ambiguous ids '5' and '00005'"):

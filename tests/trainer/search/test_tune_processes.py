@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import random
 import signal
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from beam_jobs.common.files import interface as files
+from tests.beam_jobs.common.conftest import emulator, root, store  # noqa: F401
 from tests.datasets import write_dataset
 from tests.trainer.search.searches import FAKE, argv_of, dataset, rows_of, starts, trials_started  # noqa: F401
 from trainer.training.run_files import Run
@@ -135,6 +138,42 @@ def test_workers_share_a_study_and_a_killed_one_loses_only_its_trial(
     killed = [name for name, _, process in lines if int(process) in children]
     assert killed == again
     assert f"two is lost: trial {again[0]} will be run again" in logs["chief"].read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.emulator
+def test_workers_share_a_study_that_lies_in_a_store(
+    dataset: Path, tmp_path: Path, root: str, starts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process sees another's disk: each trial arrives in the store from where it was made."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.3")
+    port = _free_port()
+    argv = argv_of(dataset, tmp_path / "study", "--tuner", "hyperband", "--max_trials", "9")
+    argv[argv.index("--output_dir") + 1] = f"{root}/study"
+    where = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
+    processes = {}
+    for name in ("chief", "one", "two"):
+        (tmp_path / name).mkdir()
+        processes[name] = _search(
+            argv,
+            tmp_path / f"{name}.txt",
+            KERASTUNER_TUNER_ID=name,
+            TMPDIR=str(tmp_path / name),
+            **where,
+        )
+    try:
+        for name, process in processes.items():
+            assert process.wait(200) == 0, (tmp_path / f"{name}.txt").read_text()
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    table = csv.DictReader(io.StringIO(files.read_text(f"{root}/study/trials.csv")))
+    assert [int(row["trial"]) for row in table] == list(range(9))
+    assert sorted(trials_started(starts)) == [str(number) for number in range(9)]
+    names = set(files.names(f"{root}/study"))
+    assert {"study.json", "oracle.json", "best_hyperparameters.json", "report.html"} <= names
+    assert not any(list((tmp_path / name).iterdir()) for name in processes)
 
 
 def _children(process: int) -> set[int]:
