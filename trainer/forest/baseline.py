@@ -22,7 +22,7 @@ from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, pooled_metrics
 from trainer.forest.table import FeatureTable
 from trainer.metrics.logits import sigmoid
-from trainer.training.run_files import differences
+from trainer.training.claim import differences
 
 FORMAT = "voxelbeam-baseline"
 BASELINE_NAME = "baseline.json"

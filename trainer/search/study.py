@@ -34,7 +34,7 @@ from trainer.search.trial import (
     disposable,
     read_if_there,
 )
-from trainer.training.run_files import differences
+from trainer.training.claim import differences
 
 FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"

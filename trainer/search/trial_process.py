@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import TrainConfig
@@ -33,8 +33,9 @@ from trainer.search.trial import (
     RESULT_NAME,
     Request,
 )
+from trainer.training.claim import LOCK_NAME, claim
 from trainer.training.environment import Cluster, RunDirectories
-from trainer.training.run_files import Run, claim, locked
+from trainer.training.run_files import Run
 
 PROG = "python -m trainer.search.trial_process"
 
@@ -194,15 +195,17 @@ def _end_with_parent() -> None:
 @contextlib.contextmanager
 def _turn(directory: Path) -> Iterator[None]:
     """Waits until no other process is at this trial: one that was given up may still be ending."""
-    while True:
-        with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        while True:
+            lock = files.lock(
+                directory / LOCK_NAME, f"{directory}: another process is at this trial"
+            )
             try:
-                stack.enter_context(locked(directory))
-            except ContractError:
+                stack.enter_context(lock)
+                break
+            except files.LockedError:
                 time.sleep(0.2)
-                continue
-            yield
-            return
+        yield
 
 
 if __name__ == "__main__":

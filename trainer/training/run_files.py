@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, objects_of, require_kinds
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
-from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, REPORT_NAME, RUN_NAME
+from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
 
 if TYPE_CHECKING:
     import keras
 
 FORMAT = "voxelbeam-run"
-CONFIG_FORMAT = "voxelbeam-run-config"
-LOCK_NAME = ".lock"
 
 # What run.json must hold, by type; the schema checks itself.
 _KINDS: dict[str, type] = {
@@ -176,116 +169,3 @@ class Run:
                 f"{file}: takes volumes {model.input_shape[1:]}, run.json says {expected}"
             )
         return model
-
-
-def claim(
-    directory: Path,
-    request: Mapping[str, Any],
-    *,
-    overwrite: bool,
-    address: files.StrPath = "",
-    push: Callable[[], None] = lambda: None,
-) -> bool:
-    """Takes a directory for a run and writes config.json, or finds the same run finished there.
-
-    Args:
-      directory: made when it does not exist; an unfinished run of the same request is resumed.
-      request: what the run is to be (configuration, dataset fingerprint), as JSON.
-      overwrite: replace whatever run lies there.
-      address: what the directory is a mirror of, for messages.
-      push: brings that up to date.
-
-    Returns:
-      True when the directory holds this very run, finished; nothing is touched then.
-
-    Raises:
-      UsageError: the directory holds something that is not a run.
-      ContractError: it holds a run of another request; the message names each differing value.
-    """
-    there = request_of(directory)
-    if there is not None:
-        if not overwrite:
-            if differing := differences(there, request):
-                raise ContractError(
-                    f"{files.text(address or directory)} holds another run ({differing}); "
-                    "--overwrite replaces it"
-                )
-            return (directory / RUN_NAME).is_file()
-        (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
-        push()
-        for name in (OOF_NAME, REPORT_NAME, "metrics.json"):
-            (directory / name).unlink(missing_ok=True)
-        for folder in (*directory.glob("fold-*"), directory / "logs"):
-            shutil.rmtree(folder, ignore_errors=True)
-    write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
-    push()
-    return False
-
-
-def request_of(directory: files.StrPath) -> dict[str, Any] | None:
-    """The request of the run that lies in a directory; None where nothing does.
-
-    Raises:
-      UsageError: the directory holds something that is not a run.
-    """
-    foreign = UsageError(
-        f"{files.text(directory)}: not empty and not a run; choose another --output_dir"
-    )
-    try:
-        found = read_json(files.join(directory, CONFIG_NAME))
-    except (FileNotFoundError, NotADirectoryError):
-        if _holds_anything(directory):
-            raise foreign from None
-        return None
-    if found.pop("format", None) != CONFIG_FORMAT:
-        raise foreign
-    return found
-
-
-def _holds_anything(directory: files.StrPath) -> bool:
-    """Whether a directory holds more than the lock and what a kill left of a file half written."""
-    if files.is_remote(directory):
-        return files.holds_files(directory)
-    local = Path(directory)
-    if not local.is_dir():
-        return local.exists()
-    return any(
-        file.name != LOCK_NAME and files.temporary_of(file.name) is None for file in local.iterdir()
-    )
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keeps a run's directory to one process; the kernel ends the lock with it.
-
-    Raises:
-      ContractError: another process trains there.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK_NAME).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ContractError(f"{directory}: another process trains this run") from error
-        yield
-
-
-def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
-    """What two requests differ in, both values of each, for a message; empty where in nothing."""
-    here, wanted = _flat(there), _flat(requested)
-    return "; ".join(
-        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} requested"
-        for name in sorted(here.keys() | wanted.keys())
-        if here.get(name) != wanted.get(name)
-    )
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -18,7 +18,8 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from tests.datasets import write_dataset
 from trainer.task import main
-from trainer.training.run_files import LOCK_NAME, Run
+from trainer.training.claim import LOCK_NAME
+from trainer.training.run_files import Run
 
 # Whatever has a state of its own: dropout, schedule, moving average, augmentation.
 SETTINGS = (

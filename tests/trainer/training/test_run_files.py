@@ -11,7 +11,8 @@ import pytest
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from tests.datasets import make_schema
-from trainer.training.run_files import Member, Run, claim
+from trainer.training.claim import claim
+from trainer.training.run_files import Member, Run
 
 REQUEST: dict[str, Any] = {
     "config": {"seed": 1, "optimizer": {"learning_rate": 0.1}},
