@@ -23,11 +23,11 @@ from beam_jobs.core.manifest import (
     Manifest,
     ShardEntry,
     ShardPatient,
+    read_cases,
     read_manifest,
 )
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import read_cases
 
 PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\

@@ -6,9 +6,8 @@ byte to TensorFlow's own reader and parser.
 
     length (uint64) | masked CRC32C of it | data: one Example | masked CRC32C of it
 
-Whoever reads whole records in order takes `read_cases` or `read_records`, or `surviving_records`
-where damage may cost no more than the damaged record; whoever reads at random finds them by
-`record_frames`.
+Whoever reads whole records in order takes `read_records`, or `surviving_records` where damage may
+cost no more than the damaged record; whoever reads at random finds them by `record_frames`.
 
 Sources: tensorflow/core/example/{example,feature}.proto, tensorflow/core/lib/io/record_writer.h,
 tensorflow/core/lib/hash/crc32c.h; protobuf.dev/programming-guides/encoding.
@@ -28,7 +27,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files import interface as files
 from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
 
 # The framing before the data (length and its checksum) and behind it (the data's checksum).
@@ -263,18 +261,6 @@ def read_records(stream: IO[bytes]) -> Iterator[bytes]:
     while (data := _read_record(stream, offset)) is not None:
         yield data
         offset += HEAD_BYTES + len(data) + TAIL_BYTES
-
-
-def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCase]:
-    """The cases of a shard, in file order, one in memory at a time.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ContractError: it is damaged, or a record is not of the schema.
-    """
-    with files.open_read(path) as stream:
-        for data in read_records(stream):
-            yield decode_case(data, schema)
 
 
 def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]:
