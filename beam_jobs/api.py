@@ -28,11 +28,12 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.version import __version__
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
-from beam_jobs.core.manifest import Manifest, read_cases, read_manifest
+from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.series import Series, assemble
+from beam_jobs.core.tfrecord import read_cases
 from beam_jobs.core.volume import Volume, load_volume
 
 __all__ = [

@@ -58,7 +58,8 @@ import sys
 from pathlib import Path
 import keras
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_records
+from beam_jobs.core.example import decode_case
 from serving.model.contract import Contract
 from serving.model.calibration import Calibration
 from serving.model.saved_model import write_model

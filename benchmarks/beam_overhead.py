@@ -40,7 +40,8 @@ from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.write_shard import limit_blas_threads
-from beam_jobs.core.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import write_record
+from beam_jobs.core.example import encode_case
 limit_blas_threads()
 root, output = sys.argv[1:3]
 spec = PreprocessSpec()

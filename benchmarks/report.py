@@ -19,9 +19,10 @@ import numpy as np
 from _harness import Limit, conclude, parser, run
 
 from beam_jobs.common import cli
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_records
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from tests.browser import Browser, find_chromium

@@ -24,12 +24,12 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.in_process import plan_cohort, prepare_cohort
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.example import encode_case
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import encode_case
 from serving.model import loaded_model
 from serving.model.contract import Contract
-from serving.predict.damaged_records import Reject, read_cases
+from serving.predict.damaged_records import Reject, surviving_cases
 from serving.predict.sources import find_source
 
 __all__ = ["COLUMNS", "Contract", "Model", "load_model"]
@@ -105,7 +105,7 @@ class Model:
     def _of_shards(self, shards: Iterable[str], rejects: list[Reject]) -> Iterator[bytes]:
         for shard in shards:
             with files.open_read(shard) as stream:
-                for record in read_cases(stream, shard, self.contract.schema):
+                for record in surviving_cases(stream, shard, self.contract.schema):
                     if isinstance(record, tuple):
                         yield record[1]
                     else:

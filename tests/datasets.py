@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common.contract_json import fingerprint
+from beam_jobs.core.example import encode_case
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import write_record
 
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 

@@ -77,6 +77,7 @@ _TRAINER_MAY = (
     "beam_jobs.core.cohort.ids",
     "beam_jobs.core.record",
     "beam_jobs.core.manifest",
+    "beam_jobs.core.example",
     "beam_jobs.core.tfrecord",
     "beam_jobs.common",
 )

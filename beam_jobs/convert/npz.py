@@ -7,8 +7,8 @@ import io
 import numpy as np
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.manifest import read_cases
 from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.tfrecord import read_cases
 
 SPLITS = ("train", "test")
 

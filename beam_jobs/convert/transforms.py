@@ -27,10 +27,10 @@ from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
+from beam_jobs.core.example import encode_case
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import encode_case
 from beam_jobs.runners.options import use_workers_store_options
 
 _FILES_AT_ONCE = 64

@@ -18,11 +18,12 @@ from beam_jobs.convert.resume import ShardResult, StateStore, digest, shard_inpu
 from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.core.cohort.folds import hash_order
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
-from beam_jobs.core.manifest import ShardEntry, ShardPatient, read_cases
+from beam_jobs.core.example import encode_case
+from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import encode_case, write_record
+from beam_jobs.core.tfrecord import read_cases, write_record
 
 
 def limit_blas_threads() -> None:

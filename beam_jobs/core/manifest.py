@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -21,8 +21,7 @@ from beam_jobs.common.contract_json import (
     require_that,
 )
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.record import RecordSchema
 
 FORMAT = "voxelbeam-dataset"
 MANIFEST_NAME = "manifest.json"
@@ -310,15 +309,3 @@ def _require_same(value: object, data: Mapping[str, Any], name: str, *, where: s
 def _is_unicode(text: str) -> bool:
     """Whether text can be written; JSON's escapes can spell halves of a character."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCase]:
-    """The cases of a shard, in file order, one in memory at a time.
-
-    Raises:
-      FileNotFoundError: there is no such file.
-      ContractError: it is damaged, or a record is not of the schema.
-    """
-    with files.open_read(path) as stream:
-        for data in read_records(stream):
-            yield decode_case(data, schema)

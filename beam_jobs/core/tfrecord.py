@@ -1,33 +1,30 @@
-"""Prepared cases to and from `tf.train.Example` bytes, and the TFRecord framing around them.
-
-The wire format is TensorFlow's; the code needs only protobuf and a CRC, so that a conversion
-worker neither installs nor imports TensorFlow (6 s and 600 MB a process). The tests hold every
-byte to TensorFlow's own reader and parser.
+"""TFRecord framing around serialized Examples: checked, found by place, and what survives damage.
 
     length (uint64) | masked CRC32C of it | data: one Example | masked CRC32C of it
 
-Whoever reads whole records in order takes `read_records`, or `surviving_records` where damage may
-cost no more than the damaged record; whoever reads at random finds them by `record_frames`.
+Whoever reads whole records in order takes `read_cases` or `read_records`, or `surviving_records`
+where damage may cost no more than the damaged record; whoever reads at random finds them by
+`record_frames`.
 
-Sources: tensorflow/core/example/{example,feature}.proto, tensorflow/core/lib/io/record_writer.h,
-tensorflow/core/lib/hash/crc32c.h; protobuf.dev/programming-guides/encoding.
+Sources: tensorflow/core/lib/io/record_writer.h, tensorflow/core/lib/hash/crc32c.h. The tests hold
+every byte to TensorFlow's own reader.
 """
 
 from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from typing import IO, Any, NamedTuple
+from collections.abc import Iterator
+from typing import IO, NamedTuple
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from google.protobuf.message import DecodeError
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
+from beam_jobs.common.files import interface as files
+from beam_jobs.core.example import decode_case
+from beam_jobs.core.record import PreparedCase, RecordSchema
 
 # The framing before the data (length and its checksum) and behind it (the data's checksum).
 HEAD_BYTES = 12
@@ -49,189 +46,6 @@ class DamagedRecordError(ContractError):
     def __init__(self, message: str, behind: int | None = None) -> None:
         super().__init__(message)
         self.behind = behind
-
-
-_EXAMPLE_PROTO = """
-name: "voxelbeam/example.proto" package: "tensorflow" syntax: "proto3"
-message_type { name: "BytesList"
-  field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
-message_type { name: "FloatList"
-  field { name: "value" number: 1 type: TYPE_FLOAT label: LABEL_REPEATED } }
-message_type { name: "Int64List"
-  field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
-message_type { name: "Feature" oneof_decl { name: "kind" }
-  field { name: "bytes_list" number: 1 type_name: ".tensorflow.BytesList" oneof_index: 0 }
-  field { name: "float_list" number: 2 type_name: ".tensorflow.FloatList" oneof_index: 0 }
-  field { name: "int64_list" number: 3 type_name: ".tensorflow.Int64List" oneof_index: 0 } }
-message_type { name: "Features"
-  nested_type { name: "FeatureEntry" options { map_entry: true }
-    field { name: "key" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL }
-    field { name: "value" number: 2 type_name: ".tensorflow.Feature" label: LABEL_OPTIONAL } }
-  field { name: "feature" number: 1 label: LABEL_REPEATED
-    type_name: ".tensorflow.Features.FeatureEntry" } }
-message_type { name: "Example"
-  field { name: "features" number: 1 type_name: ".tensorflow.Features" } }
-"""
-
-
-def _example_class() -> Any:
-    """The message class of tensorflow.Example, in a pool of our own (TensorFlow's stays alone)."""
-    file = text_format.Parse(_EXAMPLE_PROTO, descriptor_pb2.FileDescriptorProto())
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
-
-
-_Example = _example_class()
-
-
-def encode_case(case: PreparedCase, schema: RecordSchema) -> bytes:
-    """Serializes one case as a `tf.train.Example`.
-
-    The bytes depend on nothing but the case and the schema (map keys are sorted), so that shards
-    are byte-identical whoever writes them.
-
-    Raises:
-      ContractError: the case is not what the schema says.
-    """
-    case.check(schema)
-    example = _Example()
-    feature = example.features.feature
-    little_endian = case.volume.astype(case.volume.dtype.newbyteorder("<"), copy=False)
-    feature["volume"].bytes_list.value.append(little_endian.tobytes(order="C"))
-    feature["shape"].int64_list.value.extend(case.volume.shape)
-    feature["dtype"].bytes_list.value.append(schema.dtype.encode())
-    feature["modalities"].bytes_list.value.extend(name.encode() for name in schema.modalities)
-    feature["present"].int64_list.value.extend(int(flag) for flag in case.present)
-    feature["affine"].float_list.value.extend(case.affine.ravel().tolist())
-    feature["patient_id"].bytes_list.value.append(case.patient_id.encode())
-    if case.label is not None:
-        feature["label"].int64_list.value.append(case.label)
-    if case.fold is not None:
-        feature["fold"].int64_list.value.append(case.fold)
-    feature["schema_version"].int64_list.value.append(schema.version)
-    feature["spec_fingerprint"].bytes_list.value.append(schema.spec_fingerprint.encode())
-    serialized: bytes = example.SerializeToString(deterministic=True)
-    return serialized
-
-
-def decode_case(serialized: bytes, schema: RecordSchema) -> PreparedCase:
-    """Reads a case back and checks it against `schema`.
-
-    The affine comes back in the record's float32 precision, as float64.
-
-    Raises:
-      ContractError: not an Example, a feature missing or not listed, or a value off the schema.
-    """
-    feature = features_of(serialized)
-    try:
-        return _case_of(feature, schema)
-    except ContractError:
-        raise
-    except (IndexError, ValueError) as error:  # an empty list, bad UTF-8, a short affine
-        raise ContractError(f"a feature is malformed: {error}") from error
-
-
-def features_of(serialized: bytes) -> Mapping[str, Any]:
-    """The features of an Example by name: protobuf's `tensorflow.Feature` messages.
-
-    Raises:
-      ContractError: the bytes are no Example.
-    """
-    example = _Example()
-    try:
-        example.ParseFromString(serialized)
-    except DecodeError as error:
-        raise ContractError(f"not a tf.train.Example: {error}") from error
-    features: Mapping[str, Any] = example.features.feature
-    return features
-
-
-def only_value(features: Mapping[str, Any], name: str, kind: str) -> Any:
-    """The only value of a feature's list; None where there is none, or several.
-
-    Args:
-      features: as `features_of` gives them.
-      name: of the feature.
-      kind: "bytes_list", "float_list" or "int64_list".
-    """
-    values: Any = getattr(features[name], kind).value if name in features else ()
-    return values[0] if len(values) == 1 else None
-
-
-def voxels_offset(serialized: bytes, volume: bytes) -> int:
-    """Where the voxels begin in a serialized Example: behind name and lengths of their feature.
-
-    Any place with these very bytes would do, and a read is checked against the record's checksum.
-
-    Args:
-      serialized: the Example.
-      volume: its feature "volume", not empty.
-
-    Raises:
-      ContractError: the voxels do not lie in one piece.
-    """
-    value = field_head(1, len(volume))
-    values = field_head(1, len(value) + len(volume)) + value
-    head = field_head(1, 6) + b"volume" + field_head(2, len(values) + len(volume)) + values
-    at = serialized.find(head) + len(head)
-    if at < len(head) or serialized[at : at + len(volume)] != volume:
-        raise ContractError("a record whose voxels do not lie in one piece")
-    return at
-
-
-def field_head(number: int, length: int) -> bytes:
-    """What stands before the `length` bytes of a protobuf message's text, bytes or message field.
-
-    >>> field_head(2, 300)
-    b'\x12\xac\x02'
-    """
-    return _varint(number << 3 | 2) + _varint(length)
-
-
-def _varint(number: int) -> bytes:
-    """Protobuf's integer of variable length: seven bits a byte, the least first."""
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*parts, number))
-
-
-def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
-    unknown = set(feature) - set(FEATURES)
-    missing = set(FEATURES) - {"label", "fold"} - set(feature)
-    if unknown or missing:
-        raise ContractError(
-            f"features missing: {sorted(missing)}; features not listed: {sorted(unknown)}"
-        )
-    found = RecordSchema(
-        modalities=tuple(name.decode() for name in feature["modalities"].bytes_list.value),
-        shape=tuple(feature["shape"].int64_list.value)[:3],
-        dtype=feature["dtype"].bytes_list.value[0].decode(),
-        spec_fingerprint=feature["spec_fingerprint"].bytes_list.value[0].decode(),
-        version=feature["schema_version"].int64_list.value[0],
-    )
-    schema.require_equal(found, ours="schema", theirs="record")
-    raw = feature["volume"].bytes_list.value[0]
-    if len(raw) != schema.volume_bytes:
-        raise ContractError(f"volume of {len(raw)} bytes, schema says {schema.volume_bytes}")
-    volume = np.frombuffer(raw, dtype=np.dtype(schema.dtype).newbyteorder("<"))
-
-    def optional(name: str) -> int | None:
-        values = feature[name].int64_list.value if name in feature else ()
-        return int(values[0]) if values else None
-
-    case = PreparedCase(
-        patient_id=feature["patient_id"].bytes_list.value[0].decode(),
-        volume=volume.astype(schema.dtype, copy=False).reshape(schema.volume_shape),
-        affine=np.array(feature["affine"].float_list.value, dtype=np.float64).reshape(4, 4),
-        present=tuple(bool(flag) for flag in feature["present"].int64_list.value),
-        label=optional("label"),
-        fold=optional("fold"),
-    )
-    case.check(schema)
-    return case
 
 
 def masked_crc(*parts: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
@@ -261,6 +75,18 @@ def read_records(stream: IO[bytes]) -> Iterator[bytes]:
     while (data := _read_record(stream, offset)) is not None:
         yield data
         offset += HEAD_BYTES + len(data) + TAIL_BYTES
+
+
+def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCase]:
+    """The cases of a shard, in file order, one in memory at a time.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ContractError: it is damaged, or a record is not of the schema.
+    """
+    with files.open_read(path) as stream:
+        for data in read_records(stream):
+            yield decode_case(data, schema)
 
 
 def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]:

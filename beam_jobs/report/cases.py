@@ -19,8 +19,9 @@ from PIL import Image
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.manifest import ShardEntry, read_cases
+from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.tfrecord import read_cases
 
 LEVELS = 256
 # What is above it is head for the choice of a picture: a tenth of the stored range.

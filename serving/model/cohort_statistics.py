@@ -12,7 +12,8 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.resume import digest
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
-from beam_jobs.core.manifest import Manifest, read_cases
+from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.tfrecord import read_cases
 
 STATISTICS_NAME = "assets/training_statistics.json"
 SERIES_NAME = "series.csv"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import decode_case
 from serving.model.contract import SIGNATURES, Contract, load_contract
 
 

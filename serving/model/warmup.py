@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from beam_jobs.core.example import encode_case, field_head
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case, field_head, write_record
+from beam_jobs.core.tfrecord import write_record
 
 WARMUP_NAME = "assets.extra/tf_serving_warmup_requests"
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import IO
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import DamagedRecordError, decode_case, surviving_records
+from beam_jobs.core.tfrecord import DamagedRecordError, surviving_records
 from serving.predict.reasons import Unpredicted
 
 # A row about something refused, with names of a conversion's rejects.csv.
@@ -21,7 +22,7 @@ def reject_row(*, scope: str, subject: str, reason: str, detail: str) -> Reject:
     return dict(zip(REJECT_COLUMNS, values, strict=True))
 
 
-def read_cases(
+def surviving_cases(
     stream: IO[bytes], shard: str, schema: RecordSchema
 ) -> Iterator[tuple[str, bytes] | Reject]:
     """Yields (patient_id, serialized Example) or a reject for each record of a shard.

@@ -18,11 +18,11 @@ from beam_jobs.convert.transforms import Cases
 from beam_jobs.core import drift
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import Statistics
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import decode_case
 from serving.model.loaded_model import LoadedModel, Prediction, load_model
 from serving.predict import spool
-from serving.predict.damaged_records import read_cases, reject_row
+from serving.predict.damaged_records import reject_row, surviving_cases
 from serving.predict.reasons import Unpredicted
 
 _PARTS = 8  # of the rows, written at the same time
@@ -205,7 +205,7 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
                 ),
             )
         with files.open_read(path) as stream:
-            for item in read_cases(stream, shard, schema):
+            for item in surviving_cases(stream, shard, schema):
                 yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item
     except OSError as error:
         detail = f"{shard}: {error}"

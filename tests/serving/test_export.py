@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.example import encode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case
 from serving import export
 from serving.model.contract import CARD_NAME, load_contract
 from serving.model.loaded_model import LoadedModel, load_model

@@ -344,7 +344,8 @@ def test_on_phantoms_the_lesion_gets_five_times_the_mean_of_the_rest_of_the_head
     are no more than their share of the first median. Any network's integrated gradients favour
     what is far from the head's mean, so the trained one must also do better than random weights.
     """
-    from beam_jobs.core.tfrecord import decode_case, read_records
+    from beam_jobs.core.example import decode_case
+    from beam_jobs.core.tfrecord import read_records
     from beam_jobs.dicom_to_tfrecord import main as convert
     from beam_jobs.phantoms.cohort import write_cohort
     from beam_jobs.phantoms.plan import PhantomConfig

@@ -28,18 +28,16 @@ import numpy.typing as npt
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.example import features_of, only_value, voxels_offset
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import (
     HEAD_BYTES,
     TAIL_BYTES,
     RecordFrame,
-    features_of,
     masked_crc,
-    only_value,
     read_records,
     record_frames,
-    voxels_offset,
 )
 
 _AT_ONCE = 4  # shards fetched and hashed side by side; each takes its size in memory

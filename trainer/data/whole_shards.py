@@ -7,9 +7,10 @@ from io import BytesIO
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import Manifest, ShardEntry
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_records
 
 
 def read_shard(data: files.StrPath, entry: ShardEntry, manifest: Manifest) -> list[PreparedCase]:

@@ -116,7 +116,7 @@ def choose(trained: Run, manifest: Manifest, wanted: Sequence[str] | None) -> li
     return chosen
 
 
-def read_cases(
+def read_chosen(
     data: str, manifest: Manifest, chosen: Sequence[Chosen], *, modalities: Sequence[str]
 ) -> dict[str, PreparedCase]:
     """Some patients' records by id, of these modalities; the shards that hold them are verified.

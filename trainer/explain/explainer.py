@@ -28,7 +28,7 @@ import tensorflow as tf
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
 from trainer.explain.attribution import MAP_METHODS, Attribution, Floats, mean_of
-from trainer.explain.cases import Chosen, Explained, read_cases
+from trainer.explain.cases import Chosen, Explained, read_chosen
 from trainer.training.run_files import Run
 
 _FIRST_STEPS, _MOST_STEPS = 16, 432  # 16, 48, 144, 432: each keeps the points of the one before
@@ -129,7 +129,7 @@ def explain(
     Raises:
       ContractError: records or members are not what manifest and run.json say.
     """
-    cases = read_cases(data, manifest, chosen, modalities=trained.modalities)
+    cases = read_chosen(data, manifest, chosen, modalities=trained.modalities)
     found: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
     random: dict[str, list[Attribution]] = {one.patient_id: [] for one in chosen}
     with bar("explaining", sum(len(one.members) for one in chosen)) as step:

@@ -14,10 +14,11 @@ import pytest
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.core.record import FEATURES
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_records
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig, read_truth
 from beam_jobs.phantoms.series import SeriesSpec, write_series

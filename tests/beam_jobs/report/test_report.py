@@ -19,10 +19,11 @@ from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core import drift
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import decode_case, read_records
+from beam_jobs.core.tfrecord import read_records
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from beam_jobs.report.__main__ import main

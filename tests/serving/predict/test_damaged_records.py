@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.example import encode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import encode_case, write_record
-from serving.predict.damaged_records import read_cases, require_fits
+from beam_jobs.core.tfrecord import write_record
+from serving.predict.damaged_records import require_fits, surviving_cases
 
 SCHEMA = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="a")
 OTHER = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="b")
@@ -38,7 +39,7 @@ SIZE = len(shard()) // RECORDS
 
 def read(data: bytes) -> tuple[list[str], list[str]]:
     """(patients, reasons) of a shard."""
-    items = list(read_cases(io.BytesIO(data), "a.tfrecord", SCHEMA))
+    items = list(surviving_cases(io.BytesIO(data), "a.tfrecord", SCHEMA))
     return (
         [item[0] for item in items if isinstance(item, tuple)],
         [f"{item['reason']}: {item['detail']}" for item in items if isinstance(item, dict)],
@@ -46,7 +47,7 @@ def read(data: bytes) -> tuple[list[str], list[str]]:
 
 
 def test_every_record_of_a_sound_shard_is_read_as_it_stands() -> None:
-    items = list(read_cases(io.BytesIO(shard()), "a.tfrecord", SCHEMA))
+    items = list(surviving_cases(io.BytesIO(shard()), "a.tfrecord", SCHEMA))
     assert items == [(f"{number}", record(number)) for number in range(RECORDS)]
 
 
