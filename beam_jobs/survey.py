@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.table import Table
 
@@ -66,12 +65,11 @@ def survey(
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
     plans = plan_patients(found, modalities, rules)
-    rows = [_file_row(rejection, plans.owners) for rejection in plans.rejections]
+    rows = [_file_row(rejection, owner) for rejection, owner in plans.rejections]
     return rows + [row for plan in plans.patients for row in plan.rows]
 
 
-def _file_row(rejection: Rejection, owners: Mapping[str, DirectoryOwner]) -> SeriesRow:
-    owner = owners.get(posixpath.dirname(rejection.paths[0]))
+def _file_row(rejection: Rejection, owner: DirectoryOwner | None) -> SeriesRow:
     return SeriesRow(
         patient=owner.patient if owner else "",
         path=rejection.paths[0],

@@ -21,7 +21,8 @@ import pandas as pd
 
 from beam_jobs.common.cli import quiet_tensorflow
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.in_process import plan_cohort, prepare_cohort
+from beam_jobs.convert.in_process import prepare_cohort
+from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.example import encode_case
@@ -113,7 +114,7 @@ class Model:
 
     def _of_dicom(self, root: str, rejects: list[Reject]) -> Iterator[bytes]:
         spec = PreprocessSpec.from_json(self.contract.spec)
-        plans = plan_cohort(files.entries(root), spec.modalities, spec.series_rules)
+        plans = plan_patients(files.entries(root), spec.modalities, spec.series_rules)
         tables = TableWriter(root=root, id_policy=IdPolicy())
         for case, refused in prepare_cohort(plans, spec, tables):
             rejects += map(dataclasses.asdict, refused)

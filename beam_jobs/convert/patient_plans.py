@@ -1,11 +1,14 @@
-"""Every patient's plan without a pipeline: what a survey shows, and a check samples."""
+"""Every patient's plan in this process, without a pipeline: what a survey shows, a check samples.
+
+Headers of all files are held.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import posixpath
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
@@ -25,13 +28,11 @@ class Plans:
 
     Attributes:
       patients: a plan for each patient, in the order of their keys.
-      rejections: files that are no image, or of no patient.
-      owners: of the directories that follow the reference layout.
+      rejections: files that are no image or unowned, each with the owner of its directory.
     """
 
     patients: tuple[PatientPlan, ...]
-    rejections: tuple[Rejection, ...]
-    owners: Mapping[str, DirectoryOwner]
+    rejections: tuple[tuple[Rejection, DirectoryOwner | None], ...]
 
 
 def entries_of(root: str, *, name: str) -> list[files.Entry]:
@@ -58,9 +59,18 @@ def plan_patients(
 ) -> Plans:
     """Reads the headers of all files and plans each patient, with a bar on a terminal.
 
-    What pixels alone show (a black series, pixels that do not decode) is not looked at.
+    What pixels alone show (a black series, pixels that do not decode) is not known then.
+
+    Args:
+      found: the files, as `files.entries` lists them.
+      modalities: the wanted ones.
+      rules: tried before the built-in ones.
     """
     owners = find_owners([entry.path for entry in found], modalities)
+
+    def owner_of(path: str) -> DirectoryOwner | None:
+        return owners.get(posixpath.dirname(path))
+
     chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
     rejections: list[Rejection] = []
@@ -68,12 +78,13 @@ def plan_patients(
         with files.fetched_ahead(chunk, files.HEAD_BYTES):
             indexed, refused = index_files(entry.path for entry in chunk)
         for header in indexed:
-            owner = owners.get(posixpath.dirname(header.path))
-            headers[patient_of(header, owner)].append(header)
+            headers[patient_of(header, owner_of(header.path))].append(header)
         rejections += refused
     rejections += map(unowned, group_paths(headers.pop("", [])))
-    plans = (
-        plan_patient(key, headers[key], modalities, owners=owners, rules=rules)
-        for key in sorted(headers)
+    return Plans(
+        patients=tuple(
+            plan_patient(key, headers[key], modalities, owners=owners, rules=rules)
+            for key in sorted(headers)
+        ),
+        rejections=tuple((rejection, owner_of(rejection.paths[0])) for rejection in rejections),
     )
-    return Plans(patients=tuple(plans), rejections=tuple(rejections), owners=owners)

@@ -10,7 +10,8 @@ import pytest
 from beam_jobs import api, dicom_to_tfrecord
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.in_process import plan_cohort, prepare_cohort
+from beam_jobs.convert.in_process import prepare_cohort
+from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.phantoms.cohort import write_cohort
@@ -73,7 +74,7 @@ def test_patients_prepared_in_this_process_are_the_conversions(cohort: Path, dat
     opened = api.open_dataset(dataset)
     spec = api.PreprocessSpec.from_json(opened.manifest.spec)
     root = str(cohort / "train")
-    plans = plan_cohort(files.entries(root), spec.modalities, spec.series_rules)
+    plans = plan_patients(files.entries(root), spec.modalities, spec.series_rules)
     tables = TableWriter(root=root, id_policy=IdPolicy())
     prepared = list(prepare_cohort(plans, spec, tables))
     found = {case.patient_id: case for case, _ in prepared if case is not None}
