@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -34,12 +34,11 @@ from trainer.search.trial import (
     disposable,
     read_if_there,
 )
-from trainer.training.claim import differences
+from trainer.training.claim import LOCK_NAME, differences
 
 FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"
 SETTINGS_NAME = "best_hyperparameters.json"
-LOCK_NAME = ".lock"
 WORKERS = "workers"
 PRUNED = "pruned"
 _COLUMNS = ("trial", "status", "reason", "objective", "interval_low", "interval_high")
@@ -83,9 +82,11 @@ class Study:
 
     Attributes:
       directory: where it lies.
+      require: refuses to work on where another search has taken the study over.
     """
 
     directory: str
+    require: Callable[[], None] = lambda: None
 
     def trial(self, name: str) -> str:
         """Directory of a trial."""
@@ -167,6 +168,7 @@ class Study:
           names: of the hyperparameters, the columns.
           finished: the search is over.
         """
+        self.require()
         trials = self._files()
         rows = self._rows(trials, finished=finished)
         table = []
@@ -238,7 +240,7 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
     if files.stat(file) is None and _holds_others_files(directory):
         raise UsageError(f"{directory}: not empty and not a study; choose another --output_dir")
     message = f"{directory}: another search works on this study"
-    with files.lock(files.join(directory, LOCK_NAME), message):
+    with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:
         over = False
         before = read_if_there(file)
         if before is not None:
@@ -250,7 +252,7 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
         write_json(
             file, {"format": FORMAT, "asked": request, "max_trials": max_trials, "finished": over}
         )
-        yield Study(directory)
+        yield Study(directory, lock.require)
 
 
 def _holds_others_files(directory: str) -> bool:

@@ -82,7 +82,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             f"{request.data} is dataset {manifest.dataset_fingerprint[:12]} now, "
             f"the study was begun on {request.dataset_fingerprint[:12]}"
         )
-    # TensorFlow: seconds, only from here on
+    # TensorFlow: seconds, only from here on.
     quiet_tensorflow("2")
     from trainer.training.run import train
 
