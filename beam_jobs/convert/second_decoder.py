@@ -7,10 +7,13 @@ is decoded that has neither: what is compared is the bits of stored samples.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
 import itertools
+import os
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +24,7 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import FileMetaDataset
 
-from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
+from beam_jobs.common.cli import CommandError, UsageError, log_level, quiet_tensorflow
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.patient_plans import entries_of, plan_patients
 from beam_jobs.core.dicom.headers import SliceHeader
@@ -73,7 +76,8 @@ def load_decoder() -> Decoder:
 
         def decode(data: bytes) -> npt.NDArray[Any]:
             try:
-                image = tfio.image.decode_dicom_image(data, on_error="strict", dtype=tf.uint16)
+                with _muted():
+                    image = tfio.image.decode_dicom_image(data, on_error="strict", dtype=tf.uint16)
             except tf.errors.InvalidArgumentError:
                 return np.empty(0, dtype=np.uint16)
             return np.asarray(image.numpy())
@@ -85,6 +89,23 @@ def load_decoder() -> Decoder:
             f"or 2.17 ({' '.join(str(error).split())[:200]})"
         ) from error
     return decode
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Nothing on stderr meanwhile: DCMTK complains there of what it also refuses."""
+    if log_level() is not None:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def sample_slices(root: str, spec: PreprocessSpec, *, count: int, seed: int) -> list[SliceHeader]:

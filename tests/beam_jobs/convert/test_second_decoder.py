@@ -72,7 +72,7 @@ def test_frames_of_one_file_are_compared_each(tmp_path, decode):
     assert verdicts([path], decode) == [Verdict.SAME] * 3
 
 
-def test_what_the_second_decoder_cannot_read_is_no_fault(tmp_path, decode):
+def test_what_the_second_decoder_cannot_read_is_no_fault(tmp_path, decode, capfd):
     small = {"rows": CODESTREAM_SHAPE[0], "columns": CODESTREAM_SHAPE[1]}
     high = write_slices(
         tmp_path / "htj2k", [codestream("htj2k_u16")] * 2, uid.HTJ2KLossless, **small
@@ -85,6 +85,7 @@ def test_what_the_second_decoder_cannot_read_is_no_fault(tmp_path, decode):
         bits_stored=20,
     )
     assert verdicts([*high, *wide], decode) == [Verdict.NOT_DECODABLE] * 4
+    assert capfd.readouterr().err == ""
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +106,13 @@ def dataset(tmp_path_factory) -> tuple[Path, Path]:
     return root / "train", root / "d"
 
 
-def test_verify_samples_the_input_by_a_seed(dataset, capsys):
+def test_verify_samples_the_input_by_a_seed(dataset, capfd):
     train, directory = dataset
     argv = [str(directory), "--workers", "1", "--against", str(train), "--samples", "5"]
     assert verify.main(argv) == cli.EXIT_OK
-    assert "slices      5 decoded again by DCMTK: 5 the same" in capsys.readouterr().out
+    printed = capfd.readouterr()
+    assert "slices      5 decoded again by DCMTK: 5 the same" in printed.out
+    assert printed.err == ""
     spec = verify.PreprocessSpec.from_json(verify.read_manifest(directory).spec)
     chosen = [
         second_decoder.sample_slices(str(train), spec, count=5, seed=seed) for seed in (0, 0, 1)
