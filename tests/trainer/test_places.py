@@ -17,6 +17,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from tests.beam_jobs.common.conftest import emulator, root, store  # noqa: F401
 from tests.trainer.search.searches import FAKE, argv_of, dataset, starts, trials_started  # noqa: F401
+from tests.trainer.test_saliency import Made, made  # noqa: F401
 from trainer import baseline, evaluate, saliency, tune
 
 pytestmark = [
@@ -116,6 +117,22 @@ def test_a_study_in_a_store_is_the_one_on_a_disk_and_is_resumed(
         pytest.raises(files.LockedError, match="another search works on this study"),
     ):
         tune.main([*remote, "--max_trials", "8"], command=FAKE)
+
+
+def test_maps_of_a_run_and_a_dataset_in_a_store_are_those_from_a_disk(
+    made: Made, tmp_path: Path, root: str
+) -> None:
+    outputs = []
+    places = str(made.run), str(made.data), str(tmp_path / "out")
+    for run, data, output in (places, (f"{root}/run", f"{root}/data", f"{root}/out")):
+        if files.is_remote(run):
+            _upload(made.run, run)
+            _upload(made.data, data)
+        argv = ["--run", run, "--data", data, "--output", output, "--method", "gradcam"]
+        assert saliency.main([*argv, "--patients", "00001", "a<b>/é 9"]) == 0
+        outputs.append(_below(output))
+    assert len(outputs[0]) == 4
+    assert outputs[1] == outputs[0]
 
 
 @pytest.mark.parametrize(
