@@ -24,7 +24,7 @@ from beam_jobs.convert.transforms import (
 from beam_jobs.convert.write_shard import ShardWriter
 from beam_jobs.runners.flink import job_server
 from beam_jobs.runners.options import default_processes, make_pipeline, runs_here
-from beam_jobs.runners.watch import watch
+from beam_jobs.runners.watch import conversion_progress, watch
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -53,7 +53,8 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
         pipeline = make_pipeline(options, conversion.processes or default_processes(files))
         build(pipeline, conversion, ticks)
         started = time.monotonic()
-        watch(pipeline.run, ticks, files=files or None, private=id_policy.key is not None)
+        progress = conversion_progress(ticks, files or None)
+        watch(pipeline.run, progress, private=id_policy.key is not None)
         print_shards(ticks, time.monotonic() - started)
 
 

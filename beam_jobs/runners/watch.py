@@ -16,21 +16,17 @@ from beam_jobs.common.progress_files import Ticks, count
 _HEARTBEAT_S = 30.0
 
 
-def watch(
-    run: Callable[[], object],
-    ticks: Ticks,
-    *,
-    files: int | None,
-    shown: bool = True,
-    private: bool = False,
-) -> None:
+Update = Callable[[], None]
+# What shows how far a job is while its block runs: `Update` is called several times a second.
+Progress = contextlib.AbstractContextManager[Update]
+
+
+def watch(run: Callable[[], object], progress: Progress, *, private: bool = False) -> None:
     """Runs a pipeline to its end and shows how far it is.
 
     Args:
       run: starts the pipeline and returns its result (`pipeline.run`).
-      ticks: what to watch.
-      files: input files there are, None when unknown.
-      shown: whether to show it, unless the command is quiet.
+      progress: how it is shown.
       private: report a failure's kind alone: messages may hold names of files.
 
     Raises:
@@ -58,8 +54,7 @@ def watch(
     thread = threading.Thread(target=target, daemon=True)
     threading.excepthook = worker_died
     thread.start()
-    show = _live_lines if sys.stderr.isatty() else _heartbeats
-    with (show if shown and not is_quiet() else _nothing)(ticks, files) as update:
+    with progress as update:
         while thread.is_alive() and not died.is_set():
             thread.join(0.2)
             update()
@@ -75,12 +70,35 @@ def watch(
         raise error from failure[0]
 
 
-Update = Callable[[], None]
+def conversion_progress(ticks: Ticks, files: int | None) -> Progress:
+    """Bars of headers and patients on a terminal, elsewhere a line every half a minute.
+
+    Args:
+      ticks: what workers of this machine note.
+      files: input files there are, None when unknown.
+    """
+    if is_quiet():
+        return contextlib.nullcontext(lambda: None)
+    return (_live_lines if sys.stderr.isatty() else _heartbeats)(ticks, files)
+
+
+def prediction_progress(ticks: Ticks, patients: int | None) -> Progress:
+    """A bar of patients on a terminal, nothing elsewhere.
+
+    Args:
+      ticks: what workers of this machine note.
+      patients: how many there are, None when unknown.
+    """
+    if not ticks.patients:
+        return contextlib.nullcontext(lambda: None)
+    return _bar(ticks, patients)
 
 
 @contextlib.contextmanager
-def _nothing(ticks: Ticks, files: int | None) -> Iterator[Update]:
-    yield lambda: None
+def _bar(ticks: Ticks, patients: int | None) -> Iterator[Update]:
+    with terminal.progress() as bars:
+        task = bars.add_task("predicting", total=patients)
+        yield lambda: bars.update(task, completed=count(ticks.patients))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,11 @@ from beam_jobs.core.drift import Statistics
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.runners.flink import job_server
 from beam_jobs.runners.options import make_pipeline, runs_here
-from beam_jobs.runners.watch import watch
+from beam_jobs.runners.watch import prediction_progress, watch
 from serving.model.cohort_statistics import of_series_table
 from serving.model.contract import Contract
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
-from serving.predict.progress import predicting
 from serving.predict.sources import Source
 from serving.predict.spool import read_rows, rows_directory
 from serving.predict.transforms import KeepRequested, Predict, ReadShards, Summarise, WriteRows
@@ -73,19 +73,23 @@ def run_job(
     total = len(requested) if requested is not None else len(source.expected) or None
     with (
         rows_directory(output) as directory,
-        predicting(total, here=runs_here(options)) as ticks,
         job_server(options),
+        tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch,
     ):
+        ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
         pipeline = make_pipeline(options, processes=1)
         cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)
-        predictions = examples | "Predict" >> Predict(model, batch_size=batch_size, ticks=ticks)
+        predictions = examples | "Predict" >> Predict(
+            model, batch_size=batch_size, ticks=ticks.patients
+        )
         rows = [predictions, cases.rejects]
         if counted:
             summary = Summarise(contract.schema, requested)
             rows.append((examples, *cases.series) | "Summarise" >> summary)
         tuple(rows) | "Write rows" >> WriteRows(directory)
-        watch(pipeline.run, Ticks(), files=None, shown=False, private=id_policy.key is not None)
+        progress = prediction_progress(ticks, total)
+        watch(pipeline.run, progress, private=id_policy.key is not None)
         answers, rejects, found = read_rows(directory)
     if counted and source.dataset is not None:
         patients = {answer.patient_id for answer in answers}

@@ -70,7 +70,7 @@ class KeepRequested(beam.PTransform):
         self._requested = None if requested is None else frozenset(map(normalised_id, requested))
 
     def expand(self, examples: Any) -> Any:
-        return examples | beam.Filter(_is_case_requested, self._requested)
+        return examples | beam.Filter(_is_requested, 0, self._requested)
 
 
 class Predict(beam.PTransform):
@@ -111,30 +111,20 @@ class Summarise(beam.PTransform):
             examples
             | "Example" >> beam.Values()
             | "Of volume" >> beam.Map(_of_example, self._schema)
-            | "Sum volumes" >> beam.CombineGlobally(_Sum())
+            | "Sum volumes" >> beam.CombineGlobally(_total)
         ]
         parts += [
             rows
-            | "Rows requested" >> beam.Filter(_is_row_requested, self._requested)
+            | "Rows requested" >> beam.Filter(_is_requested, "patient", self._requested)
             | "Of series" >> beam.Map(_of_row, self._schema.modalities)
-            | "Sum series" >> beam.CombineGlobally(_Sum())
+            | "Sum series" >> beam.CombineGlobally(_total)
             for rows in series
         ]
         return parts | beam.Flatten()
 
 
-class _Sum(beam.CombineFn):
-    def create_accumulator(self) -> Statistics:
-        return drift.NONE
-
-    def add_input(self, total: Statistics, part: Statistics) -> Statistics:
-        return total + part
-
-    def merge_accumulators(self, totals: Iterable[Statistics]) -> Statistics:
-        return sum(totals, drift.NONE)
-
-    def extract_output(self, total: Statistics) -> Statistics:
-        return total
+def _total(parts: Iterable[Statistics]) -> Statistics:
+    return sum(parts, drift.NONE)
 
 
 class WriteRows(beam.PTransform):
@@ -217,16 +207,9 @@ def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> 
         )
 
 
-def _is_requested(patient: str, requested: frozenset[str] | None) -> bool:
-    return requested is None or normalised_id(patient) in requested
-
-
-def _is_case_requested(case: tuple[str, bytes], requested: frozenset[str] | None) -> bool:
-    return _is_requested(case[0], requested)
-
-
-def _is_row_requested(row: Mapping[str, Any], requested: frozenset[str] | None) -> bool:
-    return _is_requested(row["patient"], requested)
+def _is_requested(item: Any, key: int | str, requested: frozenset[str] | None) -> bool:
+    """Whether what has a patient's id at `key` is of a requested patient."""
+    return requested is None or normalised_id(item[key]) in requested
 
 
 def _with_part(row: spool.Row) -> tuple[int, str]:
