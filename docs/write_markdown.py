@@ -24,10 +24,15 @@ def code(text: str) -> str:
 
 def plain(text: str) -> str:
     """Help text in one line, its options, names and patterns marked as code."""
+    parts = re.split(r"(`[^`]*`)", " ".join(text.replace("%%", "%").split()))
+    return "".join(part if part.startswith("`") else _marked(part) for part in parts)
+
+
+def _marked(text: str) -> str:
     words = []
-    for word in text.replace("%%", "%").split():
+    for word in text.split(" "):
         core = word.strip("(),;:.")
-        if "`" not in word and (core.startswith("--") or re.search(r"[_<*{]", core)):
+        if core.startswith("--") or re.search(r"[_<*{]", core):
             word = word.replace(core, f"`{core}`", 1)
         words.append(word)
     return " ".join(words)
