@@ -16,7 +16,6 @@ from beam_jobs.core import drift
 from beam_jobs.core.drift import Comparison, Statistics
 from beam_jobs.report.data import MEASURES, DatasetFacts
 
-# Measures of a series that the report compares beyond what a model's statistics hold.
 _MEASURES = {
     "slices": "slices a series",
     "spacing": "spacing in plane",
@@ -27,7 +26,7 @@ _MEASURES = {
     "blank_share": "blank slices a series",
 }
 _UNITS = {**MEASURES, "spacing": "mm", "blank_share": "%"}
-# Those of them that the statistics hold under another name, or at all.
+# What of them a model's statistics hold, and under which name.
 _COUNTED = {"spacing": "spacing", "slice_step": "step", "field_strength": "field_strength"}
 
 Row = dict[str, Any]
@@ -91,7 +90,7 @@ def _patients(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
 
 
 def _row(group: str, name: str, ours: str, theirs: str, **more: Any) -> Row:
-    cells = {"change": "", "test": "", "marked": False, "of": ""}
+    cells = {"change": "", "test": "", "marked": False}
     return {"group": group, "name": name, "ours": ours, "theirs": theirs, **cells, **more}
 
 
@@ -104,9 +103,7 @@ def _tested(compared: Comparison | None, *, distance: str = "distance") -> Row:
     return {"test": f"{found}, {limit}", "marked": compared.drifted}
 
 
-def _share(
-    group: str, name: str, ours: tuple[int, int], theirs: tuple[int, int], counted: str
-) -> Row:
+def _share(group: str, name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Row:
     """Two shares, each (part, whole), and their difference in points."""
     (k, n), (m, total) = ours, theirs
     row = _row(
@@ -114,7 +111,6 @@ def _share(
         name,
         f"{k} of {n}" + (f" ({100 * k / n:.0f} %)" if n else ""),
         f"{m} of {total}" + (f" ({100 * m / total:.0f} %)" if total else ""),
-        of=counted,
     )
     if n and total:
         compared = drift.compare_counts(
@@ -133,8 +129,8 @@ def _labels(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
         return sum(case.label is None for case in facts.cases), len(facts.cases)
 
     return [
-        _share("labels", "patients of label 1", positive(ours), positive(theirs), "labelled"),
-        _share("labels", "patients without a label", unlabelled(ours), unlabelled(theirs), "all"),
+        _share("labels", "patients of label 1", positive(ours), positive(theirs)),
+        _share("labels", "patients without a label", unlabelled(ours), unlabelled(theirs)),
     ]
 
 
@@ -143,13 +139,9 @@ def _statistics(facts: DatasetFacts) -> Statistics:
     modalities = facts.manifest.schema.modalities
     total = drift.of_series(facts.series or [], modalities)
     for case in facts.cases:
-        voxels = np.where(np.arange(case.levels.shape[1]) > 0, case.levels, 0)
-        total += drift.of_levels(
-            {
-                name: voxels[channel] if case.present[channel] else None
-                for channel, name in enumerate(modalities)
-            }
-        )
+        voxels = case.levels * (np.arange(case.levels.shape[1]) > 0)
+        channels = zip(modalities, case.present, voxels, strict=True)
+        total += drift.of_levels({name: row if there else None for name, there, row in channels})
     return total
 
 
@@ -161,7 +153,7 @@ def _modalities(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
     for name in common:
         compared = {one.what: one for one in found if one.modality == name}
         rows.append(
-            _share(name, "patients who have it", _having(ours, name), _having(theirs, name), "all")
+            _share(name, "patients who have it", _having(ours, name), _having(theirs, name))
         )
         if "plane" in compared:
             rows.append(_planes(name, ours, theirs, compared["plane"]))
@@ -189,9 +181,7 @@ def _planes(name: str, ours: DatasetFacts, theirs: DatasetFacts, compared: Compa
         return ", ".join(f"{plane} {count}" for plane, count in sorted(planes.items()))
 
     change = f"{100 * compared.distance:.1f} points"
-    return _row(
-        name, "planes", mix(ours), mix(theirs), change=change, of="series", **_tested(compared)
-    )
+    return _row(name, "planes", mix(ours), mix(theirs), change=change, **_tested(compared))
 
 
 def _measured(facts: DatasetFacts, modality: str, column: str) -> list[float]:
@@ -233,7 +223,6 @@ def _measure(
             shown(ours),
             shown(theirs),
             change=f"{float(np.median(ours) - np.median(theirs)):+.3g} {unit}".rstrip(),
-            of="median (least to most)",
             **_tested(compared, distance="distance" if column == "field_strength" else "KS"),
         )
     ]
@@ -257,7 +246,6 @@ def _intensities(name: str, quantiles: Sequence[Comparison]) -> Row:
         change=f"{here - there:+.1f} %",
         test=f"distance {100 * worst.distance:.1f} %, limit {100 * worst.limit:.1f} %",
         marked=worst.drifted,
-        of="foreground, means of patients",
     )
 
 
@@ -274,7 +262,6 @@ def _reasons(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
             str(there.get(reason, 0)),
             change=f"{here.get(reason, 0) - there.get(reason, 0):+d}",
             marked=(reason in here) != (reason in there),
-            of="rows of rejects.csv",
         )
         for reason in sorted({*here, *there})
     ]
