@@ -23,6 +23,7 @@ from beam_jobs.core.reasons import SENTENCES, UNUSED_BY_RULE
 from beam_jobs.report.advice import ADVICE
 from docs.python_pages import ROOT, modules_page, python_page
 from docs.write_markdown import MADE, code, plain, table
+from serving.predict.reasons import SENTENCES as UNPREDICTED
 
 COMMANDS = {verb: module for verb, (module, _) in console.VERBS.items()}
 
@@ -227,6 +228,17 @@ def reasons_page() -> str:
             if (reason in UNUSED_BY_RULE) == unused
         ]
         lines += [f"## {title}", "", *table(("code", "what it means", "what to do"), rows), ""]
+    lines += [
+        "## Not predicted",
+        "",
+        "Batch prediction has these besides, in `*.failures.csv` and in the column `flags`.",
+        "",
+        *table(
+            ("code", "what it means"),
+            [(f"`{reason.value}`", sentence) for reason, sentence in UNPREDICTED.items()],
+        ),
+        "",
+    ]
     return "\n".join([*lines, MADE, ""])
 
 

@@ -24,6 +24,7 @@ from beam_jobs.core.cohort.rules import read_rules_file
 from beam_jobs.core.reasons import SENTENCES
 from beam_jobs.report.advice import ADVICE
 from docs import generate, python_pages
+from serving.predict.reasons import SENTENCES as UNPREDICTED
 from tests.test_walls import ROOMS
 from trainer.config.network import MODELS
 
@@ -92,6 +93,8 @@ def test_every_reason_has_its_sentence_and_advice_on_the_page(reference: dict[st
             f"| `{reason.value}` | {sentence} | {ADVICE[reason]} |"
             in (reference["reference/reasons.md"])
         )
+    for reason, sentence in UNPREDICTED.items():
+        assert f"| `{reason.value}` | {sentence} |" in reference["reference/reasons.md"]
 
 
 def test_every_feature_of_the_record_is_explained(reference: dict[str, str]) -> None:
