@@ -26,14 +26,7 @@ def prepare_cohort(
       tables: names patients and files in the rows.
     """
     yield None, [tables.reject_file(rejection, owner) for rejection, owner in plans.rejections]
-    planner = Planner(
-        labels=None,
-        id_policy=tables.id_policy,
-        folds=2,
-        seed=0,
-        patients_per_shard=1,
-        record_bytes=spec.schema.volume_bytes,
-    )
+    planner = Planner.for_prediction(tables.id_policy, spec.schema.volume_bytes)
     found = ((plan.key, plan.refusal) for plan in plans.patients)
     assignments = assign_patients(found, planner)
     for plan in plans.patients:

@@ -62,6 +62,18 @@ class Planner:
     patients_per_shard: int | None
     record_bytes: int
 
+    @classmethod
+    def for_prediction(cls, id_policy: IdPolicy, record_bytes: int) -> Planner:
+        """Of patients who are given ids, and neither labels nor shards."""
+        return cls(
+            labels=None,
+            id_policy=id_policy,
+            folds=2,
+            seed=0,
+            patients_per_shard=1,
+            record_bytes=record_bytes,
+        )
+
 
 def _spelling(key: str, planner: Planner) -> str | None:
     """The labels' spelling of a patient; under `hmac` an error names no patient."""

@@ -287,16 +287,8 @@ class CasesFromDicom(beam.PTransform):
     def expand(self, root: Any) -> Any:
         read = root | "Read headers" >> ReadHeaders(self._source, self._tables)
         plans = read.headers | "Plan patients" >> PlanPatients(self._source)
-        assignments = plans | "Assign ids" >> AssignPatients(
-            Planner(
-                labels=None,
-                id_policy=self._tables.id_policy,
-                folds=2,
-                seed=0,
-                patients_per_shard=1,
-                record_bytes=self._spec.schema.volume_bytes,
-            )
-        )
+        planner = Planner.for_prediction(self._tables.id_policy, self._spec.schema.volume_bytes)
+        assignments = plans | "Assign ids" >> AssignPatients(planner)
         prepared = (
             plans
             | "Spread patients" >> beam.Reshuffle()
