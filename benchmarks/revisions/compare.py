@@ -120,7 +120,8 @@ def _judged(name: str, places: dict[str, str], word: str, expected: Sequence[Exp
             left[place] = how
     if not left:
         entries = tuple(dict.fromkeys(used))
-        return Verdict(name, "expected", "; ".join(entry.why for entry in entries), entries)
+        why = "; ".join(dict.fromkeys(entry.why for entry in entries))
+        return Verdict(name, "expected", why, entries)
     first, how = next(iter(left.items()))
     others = len(left) - 1
     more = f" (and {others} more place{'s' if others > 1 else ''})" if others else ""
