@@ -5,7 +5,8 @@
 
 stdout has what the command found, stderr bars, hints and errors. On a terminal names are bold and
 long rows hang under their text; in a pipe or a file a row is one plain line, and there are no bars.
-`--quiet` leaves files, hints and errors.
+`--quiet` leaves files, hints and errors. rich is imported where something is drawn with it: in a
+pipe nothing is.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class StateStore:
         manifest = files.join(self.output, MANIFEST_NAME)
         difference = ""
         if files.exists(path):
-            difference = self._difference(files.read_text(path))
+            difference = self._difference(files.read(path))
         elif files.exists(manifest):
             difference = "it does not say how it was made"
         elif foreign := self._foreign():
@@ -186,10 +186,10 @@ class StateStore:
         self.remove_leftovers(keep=None)
         files.write_text(path, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
 
-    def _difference(self, text: str) -> str:
+    def _difference(self, state: bytes) -> str:
         """Each field of the job that lies here and of this one that differ, with both values."""
         try:
-            there = dict(json.loads(text))
+            there = dict(json.loads(state))
         except (TypeError, ValueError):
             return "its state is unreadable"
         return "; ".join(

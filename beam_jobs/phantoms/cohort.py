@@ -10,7 +10,6 @@ that a small 3D network can learn it and a leak elsewhere would be a fault.
 """
 
 import contextlib
-import csv
 import multiprocessing
 import signal
 import threading
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.common import terminal
+from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.anatomy import UNIT, Head
 from beam_jobs.phantoms.plan import (
@@ -127,9 +127,11 @@ def _write(plan: CohortTruth, output: Path, workers: int) -> CohortTruth:
     truth = replace(plan, patients=patients)
     train = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
     test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
-    _write_csv(output / "train_labels.csv", train)
-    _write_csv(output / "truth" / "test_labels.csv", test)
-    _write_csv(output / "sample_submission.csv", [(number, 0.5) for number, _ in test])
+    write_table(output / "train_labels.csv", LABEL_HEADER, train)
+    write_table(output / "truth" / "test_labels.csv", LABEL_HEADER, test)
+    write_table(
+        output / "sample_submission.csv", LABEL_HEADER, [(number, 0.5) for number, _ in test]
+    )
     write_truth(truth, output)
     return truth
 
@@ -205,10 +207,3 @@ def _write_patient(patient: Patient, output: Path, seed: int) -> Patient:
             spec = replace(spec, blank_slices=written.blank_slices)
         series.append(spec)
     return replace(patient, series=tuple(series))
-
-
-def _write_csv(path: Path, rows: Sequence[tuple[float, float]]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(LABEL_HEADER)
-        writer.writerows(rows)

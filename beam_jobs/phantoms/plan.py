@@ -171,7 +171,7 @@ def plan_cohort(config: PhantomConfig) -> CohortTruth:
 def write_truth(truth: CohortTruth, output: Path) -> None:
     """Write `output/truth/truth.json`."""
     text = json.dumps(_as_json(truth), indent=1)
-    (output / "truth" / "truth.json").write_text(text + "\n")
+    files.write_text(output / "truth" / "truth.json", text + "\n")
 
 
 def read_truth(output: files.StrPath) -> CohortTruth:

@@ -1,4 +1,7 @@
-"""Beam's own options: quiet, a named local runner by default, and no unknown option let through."""
+"""Beam's own options: quiet, a named local runner by default, and no unknown option let through.
+
+Beam is imported where it is used: it takes seconds, and must be silenced before.
+"""
 
 from __future__ import annotations
 
