@@ -1,22 +1,34 @@
-"""What every network must pass, as functions of a configuration; the tests choose which."""
+"""What every network must pass, as functions of a configuration.
+
+`check` runs them: those of a small network in this process, those of any other in one of its own,
+`python -m tests.trainer.networks.network_battery CASE`. TensorFlow and its kernels keep memory for
+every graph they have seen; one after the other in one process the networks need 13 GB.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import pytest
 import tensorflow as tf
 
+from beam_jobs.common.cli import UsageError
 from serving.model.graph import in_float32
 from trainer.config.network import HEADS, MODELS, NetworkConfig
-from trainer.networks.registry import build_model
+from trainer.networks.registry import _NETWORKS, build_model
 
 GRID = (12, 12, 10)
 # Where a network halves five times: on less, its last maps are one voxel of eight patients, whose
@@ -42,6 +54,7 @@ PRECISION = {"mixed_float16": 0.02, "mixed_bfloat16": 0.15}
 # are draws of one size (0.3 to 1.6 times each other were found).
 DRAWS = 3
 
+SMALL = ("seed_cnn", "resnet10-narrow", "slice_cnn-transformer")
 CASES = {
     **{name: NetworkConfig(name=name) for name in MODELS},
     **{f"slice_cnn-{head}": NetworkConfig(name="slice_cnn", head=head) for head in HEADS[1:]},
@@ -267,3 +280,83 @@ def what_follows_standardise_is_a_model(case: str) -> None:
     moved = logits(rest, standardised(volumes))
     bias.assign_sub([1.0])
     require_close(moved, expected + 1.0, 1e-5)
+
+
+def smallest_grid_is_answered(case: str) -> None:
+    """And one voxel less is refused."""
+    config = CASES[case]
+    smallest = _NETWORKS[config.name].smallest
+    model = build_model(config, smallest, 2)
+    volumes = np.random.default_rng(0).integers(0, 255, (2, *smallest, 2)).astype(np.uint8)
+    assert np.isfinite(logits(model, volumes)).all()
+    for axis in range(3):
+        rows, columns, slices = (n - (axis == place) for place, n in enumerate(smallest))
+        less = rf"{config.name} needs .*grid is {rows}x{columns}x"
+        with pytest.raises(UsageError, match=less):
+            build_model(config, (rows, columns, slices), 2)
+
+
+def _in_directory(check: Callable[[str, Path], None]) -> Callable[[str], None]:
+    def run(case: str) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            check(case, Path(directory))
+
+    return run
+
+
+# Steps come first: what they leave behind is little beside the trained network.
+CHECKS: dict[str, Callable[[str], None]] = {
+    "smallest grid": smallest_grid_is_answered,
+    **{
+        f"step in {precision}": functools.partial(trains_a_step, precision=precision)
+        for precision in ("float32", *PRECISION)
+    },
+    "learns": learns_eight_phantoms,
+    "saves and reloads": _in_directory(saves_and_reloads),
+    "exports": _in_directory(exports),
+    "blank volume": blank_volume_is_answered,
+    **{
+        f"answers in {precision}": functools.partial(mixed_precision_agrees, precision=precision)
+        for precision in PRECISION
+    },
+    "other patients": logits_hang_on_no_other_patient,
+    "behind standardise": what_follows_standardise_is_a_model,
+}
+
+
+def check(case: str, name: str) -> None:
+    """Runs one of `CHECKS`, or finds out how it went in the case's own process."""
+    if case in SMALL:
+        CHECKS[name](case)
+    elif failure := _failures(case).get(name):
+        pytest.fail(failure, pytrace=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _failures(case: str) -> dict[str, str]:
+    """Check → how it failed, of those that did."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.trainer.networks.network_battery", case],
+        cwd=Path(__file__).resolve().parents[3],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return dict.fromkeys(CHECKS, f"exit code {done.returncode}: {done.stderr[-3000:]}")
+    failures: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return failures
+
+
+def main(case: str) -> None:
+    """All checks of a case; prints the failures as JSON."""
+    failures = {}
+    for name, one in CHECKS.items():
+        try:
+            one(case)
+        except Exception:
+            failures[name] = traceback.format_exc()
+    print(json.dumps(failures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

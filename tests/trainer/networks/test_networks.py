@@ -7,7 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -42,14 +42,21 @@ COUNTS = {
     "efficientnet_b1": (7_447_777, 7_509_825),
     "efficientnet_b2": (8_716_355, 8_783_923),
 }
-QUICK = ("seed_cnn", "resnet10-narrow", "slice_cnn-transformer")
 slow = pytest.mark.slow
 CASES = [
-    case if case in QUICK else pytest.param(case, marks=(slow, pytest.mark.timeout(3000)))
+    case if case in battery.SMALL else pytest.param(case, marks=(slow, pytest.mark.timeout(3000)))
     for case in battery.CASES
 ]
-# Grouped by network ("module"): each is trained once and then let go.
+# Grouped by network ("module"): each has one process, or is trained once in this one and let go.
 every_network = pytest.mark.parametrize("case", CASES, scope="module")
+
+
+@pytest.fixture(autouse=True)
+def _released(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a large network took comes back with its test."""
+    yield
+    if request.node.get_closest_marker("slow"):
+        keras.utils.clear_session(free_memory=True)
 
 
 @pytest.fixture
@@ -139,57 +146,49 @@ def test_slice_efficientnets_encoder_has_the_parameters_of_keras_applications() 
 
 @every_network
 def test_smallest_grid_is_answered_and_one_voxel_less_is_refused(case: str) -> None:
-    config = battery.CASES[case]
-    smallest = _NETWORKS[config.name].smallest
-    model = build_model(config, smallest, 2)
-    volumes = np.random.default_rng(0).integers(0, 255, (2, *smallest, 2)).astype(np.uint8)
-    assert np.isfinite(battery.logits(model, volumes)).all()
-    for axis in range(3):
-        less = tuple(length - (axis == place) for place, length in enumerate(smallest))
-        with pytest.raises(UsageError, match=f"{config.name} needs .*grid is {less[0]}x{less[1]}x"):
-            build_model(config, less, 2)
+    battery.check(case, "smallest grid")
 
 
 @every_network
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_a_step_trains_in_every_precision(case: str, precision: str) -> None:
-    battery.trains_a_step(case, precision)
+    battery.check(case, f"step in {precision}")
 
 
 @every_network
 def test_eight_phantoms_are_learnt_and_separated_in_inference_mode(case: str) -> None:
-    battery.learns_eight_phantoms(case)
+    battery.check(case, "learns")
 
 
 @every_network
-def test_a_saved_model_answers_as_before(case: str, tmp_path: Path) -> None:
-    battery.saves_and_reloads(case, tmp_path)
+def test_a_saved_model_answers_as_before(case: str) -> None:
+    battery.check(case, "saves and reloads")
 
 
 @every_network
-def test_a_mixed_member_is_exported_with_its_float32_answers(case: str, tmp_path: Path) -> None:
-    battery.exports(case, tmp_path)
+def test_a_mixed_member_is_exported_with_its_float32_answers(case: str) -> None:
+    battery.check(case, "exports")
 
 
 @every_network
 def test_a_blank_volume_gets_a_finite_answer(case: str) -> None:
-    battery.blank_volume_is_answered(case)
+    battery.check(case, "blank volume")
 
 
 @every_network
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_answers_as_float32(case: str, precision: str) -> None:
-    battery.mixed_precision_agrees(case, precision)
+    battery.check(case, f"answers in {precision}")
 
 
 @every_network
 def test_an_answer_hangs_on_no_other_patient_of_the_batch(case: str) -> None:
-    battery.logits_hang_on_no_other_patient(case)
+    battery.check(case, "other patients")
 
 
 @every_network
 def test_what_follows_standardise_is_a_model_of_the_same_weights(case: str) -> None:
-    battery.what_follows_standardise_is_a_model(case)
+    battery.check(case, "behind standardise")
 
 
 @pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])

@@ -22,7 +22,9 @@ import keras
 import numpy as np
 import pytest
 
+from beam_jobs.common.files import interface as files
 from tests.datasets import write_dataset
+from tests.stores import s3
 from trainer.config.network import NetworkConfig
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
@@ -72,7 +74,7 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _start(
-    data: Path, directory: Path, *, environ: dict[str, str] | None = None, code: str = ""
+    data: Path, directory: str | Path, *, environ: dict[str, str] | None = None, code: str = ""
 ) -> subprocess.Popen[str]:
     argv = ["--data", str(data), "--output_dir", str(directory), *SETTINGS]
     program = code or "import sys, trainer.task as task; sys.exit(task.main(sys.argv[1:]))"
@@ -133,23 +135,42 @@ def _assert_same(run: Path, alone: Path) -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-@pytest.mark.slow
-def test_two_processes_train_to_the_weights_of_one(
-    dataset: Path, alone: Path, tmp_path: Path
-) -> None:
+def _train_in_two(dataset: Path, run: str | Path, **environ: str) -> None:
     addresses = _addresses(2)
     processes = [
         _start(
             dataset,
-            tmp_path / "run",
-            environ={"TF_CONFIG": Cluster(workers=addresses, index=index).tf_config()},
+            run,
+            environ={"TF_CONFIG": Cluster(workers=addresses, index=index).tf_config(), **environ},
         )
         for index in range(2)
     ]
     chief, worker = _finish(processes)
     assert "epoch 3/3" in chief
     assert worker == ""
+
+
+@pytest.mark.slow
+def test_two_processes_train_to_the_weights_of_one(
+    dataset: Path, alone: Path, tmp_path: Path
+) -> None:
+    _train_in_two(dataset, tmp_path / "run")
     _assert_same(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.emulator
+@pytest.mark.filterwarnings("ignore")  # moto's own
+def test_two_processes_train_into_a_store_which_the_chief_alone_writes(
+    dataset: Path, alone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3() as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        _train_in_two(dataset, store.path("run"))
+        assert "fold-0" in files.read_text(files.join(store.path("run"), "run.json"))
+        with files.fetched(store.path("run")) as run:
+            _assert_same(run, alone)
 
 
 @pytest.mark.slow
