@@ -108,7 +108,6 @@ def main(argv: Sequence[str]) -> int:
         _print_comparisons(first, others)
     _print_missing(first)
     if args.output:
-        beside = os.path.dirname(args.predictions[0]) or "."
         # Drawing libraries take a second to import.
         from trainer.reports.evaluation import METRICS_NAME, write_report
 
@@ -117,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
             first,
             others=others,
             series=args.series,
-            run=args.run or (beside if _is_run(beside) else None),
+            run=args.run or _run_beside(args.predictions[0]),
         )
         row("numbers", files.join(args.output, METRICS_NAME))
         row("report", files.join(args.output, REPORT_NAME))
@@ -126,6 +125,14 @@ def main(argv: Sequence[str]) -> int:
 
 def _is_run(directory: str) -> bool:
     return any(files.stat(files.join(directory, name)) for name in (RUN_NAME, CONFIG_NAME))
+
+
+def _run_beside(file: str) -> str | None:
+    """The run that a file lies in; None where there is none, or on a web server: it has no list."""
+    directory = os.path.dirname(file) or "."
+    if file.startswith(("http://", "https://")) or not _is_run(directory):
+        return None
+    return directory
 
 
 def _distinct(models: Sequence[Predictions]) -> list[Predictions]:

@@ -7,8 +7,11 @@ Against emulators over sockets, found by this process and by those that it start
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 from collections.abc import Callable, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,23 @@ def test_evaluation_reads_and_writes_stores(tmp_path: Path, root: str) -> None:
     assert set(outputs[0]) == {"metrics.json", "report.html"}
     assert outputs[1] == outputs[0]
     assert json.loads(outputs[1]["metrics.json"])["learning_curves"]["fold-0"]["loss"] == [0.7, 0.6]
+
+
+def test_predictions_behind_a_web_server_are_evaluated_without_their_run(tmp_path: Path) -> None:
+    rows = [f"{i},{i % 2},0,0,{i},0.5" for i in range(8)]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "oof_predictions.csv").write_text("\n".join([OOF, *rows]) + "\n")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file = f"http://127.0.0.1:{server.server_port}/run/oof_predictions.csv"
+        try:
+            assert evaluate.main(["--predictions", file, "--output", str(tmp_path / "out")]) == 0
+        finally:
+            server.shutdown()
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["name"], written["run"]) == ("run", None)
 
 
 def test_a_baseline_in_a_store_is_the_one_on_a_disk_and_found_again(

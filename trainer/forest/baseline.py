@@ -17,12 +17,12 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.common.json_file import write_json
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, pooled_metrics
 from trainer.forest.table import FeatureTable
 from trainer.metrics.logits import sigmoid
-from trainer.training.claim import differences
+from trainer.training.claim import differences, marker_of
 
 FORMAT = "voxelbeam-baseline"
 BASELINE_NAME = "baseline.json"
@@ -99,18 +99,12 @@ def claim(
       UsageError: the directory holds something that is not a baseline, or cannot be written to.
       ContractError: it holds a baseline of another request; the message names what differs.
     """
-    files.require_writable(directory)
-    file = files.join(directory, BASELINE_NAME)
-    if files.stat(file) is None:
-        empty = files.is_dir(directory) and not files.holds_files(directory)
-        if files.exists(directory) and not empty:
-            raise UsageError(
-                f"{directory}: not empty and not a baseline; choose another --output_dir"
-            )
+    there = marker_of(directory, BASELINE_NAME, kind="baseline")
+    if there is None:
         if not files.is_remote(directory):  # where it cannot be made, it is better known now
             Path(directory).mkdir(parents=True, exist_ok=True)
         return None
-    there = read_json(file)
+    file = files.join(directory, BASELINE_NAME)
     if there.get("format") != FORMAT:
         raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
     if overwrite:

@@ -23,7 +23,6 @@ from trainer.metrics.logits import sigmoid
 
 IDS = ("BraTS21ID", "patient_id")
 SCORES = ("MGMT_value", "logit", "probability")
-LABELS = ("MGMT_value",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -24,6 +24,8 @@ from trainer.search.trial import Request
 
 TUNERS = ("hyperband", "bayesian", "random", "grid")
 OBJECTIVES = ("val_auc",)
+# Settings whose change makes another study; more trials or another cache do not.
+_TELLING = ("tuner", "objective", "seeds", "epochs", "patience", "seed")
 _WARMUP = 5  # epochs of a cosine schedule's rise, a quarter of a short training at most
 
 
@@ -114,14 +116,9 @@ class Search:
         self._data, self._manifest, self._folds = data, manifest, folds
         self._command = command
         self.request: dict[str, Any] = {
+            **{name: getattr(config, name) for name in _TELLING},
             "dataset_fingerprint": manifest.dataset_fingerprint,
-            "tuner": config.tuner,
-            "objective": config.objective,
             "folds": list(folds),
-            "seeds": config.seeds,
-            "epochs": config.epochs,
-            "patience": config.patience,
-            "seed": config.seed,
             "space": space.to_json(),
         }
         self._settings({one.name: one.values[0] for one in space.choices}, config.epochs)

@@ -21,7 +21,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
@@ -34,7 +33,7 @@ from trainer.search.trial import (
     disposable,
     read_if_there,
 )
-from trainer.training.claim import LOCK_NAME, differences
+from trainer.training.claim import LOCK_NAME, differences, marker_of
 
 FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"
@@ -235,10 +234,8 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
       ContractError: it holds a study of other settings.
       LockedError: another search works there.
     """
-    files.require_writable(directory)
+    marker_of(directory, STUDY_NAME, kind="study", spared=WORKERS)  # before a lock is put there
     file = files.join(directory, STUDY_NAME)
-    if files.stat(file) is None and _holds_others_files(directory):
-        raise UsageError(f"{directory}: not empty and not a study; choose another --output_dir")
     message = f"{directory}: another search works on this study"
     with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:
         over = False
@@ -253,14 +250,6 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
             file, {"format": FORMAT, "asked": request, "max_trials": max_trials, "finished": over}
         )
         yield Study(directory, lock.require)
-
-
-def _holds_others_files(directory: str) -> bool:
-    """Whether anything lies there but what waiting workers may have left."""
-    if not files.is_dir(directory):
-        return files.exists(directory)
-    workers = files.join(directory, WORKERS, "")
-    return any(not entry.path.startswith(workers) for entry in files.entries(directory))
 
 
 def settings_of(directory: str) -> dict[str, Any]:

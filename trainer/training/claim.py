@@ -124,30 +124,52 @@ def request_of(directory: files.StrPath) -> dict[str, Any] | None:
     Raises:
       UsageError: the directory holds something that is not a run.
     """
-    foreign = UsageError(
-        f"{files.text(directory)}: not empty and not a run; choose another --output_dir"
-    )
-    try:
-        found = read_json(files.join(directory, CONFIG_NAME))
-    except (FileNotFoundError, NotADirectoryError):
-        if _holds_anything(directory):
-            raise foreign from None
-        return None
-    if found.pop("format", None) != CONFIG_FORMAT:
-        raise foreign
+    found = marker_of(directory, CONFIG_NAME, kind="run")
+    if found is not None and found.pop("format", None) != CONFIG_FORMAT:
+        raise _foreign(directory, "run")
     return found
 
 
-def _holds_anything(directory: files.StrPath) -> bool:
-    """Whether a directory holds more than the lock and what a kill left of a file half written."""
-    if files.is_remote(directory):
-        return files.holds_files(directory)
-    local = Path(directory)
-    if not local.is_dir():
-        return local.exists()
-    return any(
-        file.name != LOCK_NAME and files.temporary_of(file.name) is None for file in local.iterdir()
-    )
+def marker_of(
+    directory: files.StrPath, name: str, *, kind: str, spared: str = ""
+) -> dict[str, Any] | None:
+    """The JSON file that says what lies in a directory; None where nothing does.
+
+    Args:
+      directory: local or in a store.
+      name: of the file.
+      kind: what it marks, for the message: "run".
+      spared: a folder that may lie there without it; hidden files and halves of files may too.
+
+    Raises:
+      UsageError: the directory holds something else, or cannot be written to.
+      ContractError: not a JSON object.
+    """
+    files.require_writable(directory)
+    try:
+        return read_json(files.join(directory, name))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if any(
+            not other.startswith(".") and files.temporary_of(other) is None and other != spared
+            for other in _names(directory)
+        ):
+            raise _foreign(directory, kind) from error
+        return None
+
+
+def _foreign(directory: files.StrPath, kind: str) -> UsageError:
+    where = files.text(directory)
+    return UsageError(f"{where}: not empty and not a {kind}; choose another --output_dir")
+
+
+def _names(directory: files.StrPath) -> set[str]:
+    """Names of the files and folders in a directory; its own where it is a file."""
+    if not files.is_dir(directory):
+        return {files.name_of(directory)} if files.exists(directory) else set()
+    if not files.is_remote(directory):
+        return {path.name for path in Path(directory).iterdir()}
+    prefix = files.join(directory, "")
+    return {entry.path.removeprefix(prefix).partition("/")[0] for entry in files.entries(directory)}
 
 
 def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
