@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
 
     convert(conversion, options)
     accepted = print_sums(conversion)
-    if not flags.no_report and not files.is_remote(conversion.output):
+    # A cluster's dataset would have to come to this machine.
+    if not flags.no_report and (runs_here(options) or not files.is_remote(conversion.output)):
         report = make_report(conversion.output, workers=os.cpu_count() or 1)
         terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_REJECTED if flags.strict and not accepted else cli.EXIT_OK

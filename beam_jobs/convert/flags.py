@@ -156,7 +156,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--no_report",
         action="store_true",
-        help="leave out report.html, the dataset as a page (written to local outputs only)",
+        help="leave out report.html, the dataset as a page (in a store, a cluster leaves it out too)",
     )
 
 
