@@ -27,7 +27,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
 from beam_jobs.core.drift import Statistics
-from beam_jobs.runners.options import pipeline_options, quiet_beam
+from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from serving.model.contract import Contract, load_contract, load_statistics
 from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew
@@ -41,6 +41,7 @@ PROG = "python -m serving.batch_predict"
 def main(argv: Sequence[str]) -> int:
     """Flags → contract and source checked → one pipeline → the table and what lies beside it."""
     args, beam_args = _parse(argv)
+    use_store_options(beam_args)  # the model may lie in a store
     paths = _check(args)
     id_policy = read_id_policy(args.id_policy, args.id_key)
     contract = load_contract(args.model)

@@ -11,6 +11,7 @@ from typing import Any
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import entries_of
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
@@ -264,20 +265,16 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
     """The conversion with the labels that the flags name.
 
     Raises:
-      UsageError: they cannot be read, or are no labels.
+      UsageError: there is no such file, or it holds no labels.
+      OSError: it cannot be read.
     """
     if flags.labels is None:
         return conversion
-    try:
-        with files.open_read(flags.labels) as file:
-            labels = read_labels(
-                file,
-                name=flags.labels,
-                id_column=flags.id_column,
-                label_column=flags.label_column,
-            )
-    except OSError as error:
-        reason = error.strerror or "cannot be read"
-        raise cli.UsageError(f"--labels {flags.labels}: {reason}") from error
+    labels = read_labels(
+        read_named(flags.labels, flag="--labels"),
+        name=flags.labels,
+        id_column=flags.id_column,
+        label_column=flags.label_column,
+    )
     planner = dataclasses.replace(conversion.planner, labels=labels)
     return dataclasses.replace(conversion, planner=planner)

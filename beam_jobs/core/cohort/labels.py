@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import IO
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.csv_table import read_table
@@ -47,13 +46,13 @@ class Labels:
         return found[0] if found else None
 
 
-def read_labels(file: IO[bytes], *, name: str, id_column: str, label_column: str) -> Labels:
+def read_labels(text: str, *, name: str, id_column: str, label_column: str) -> Labels:
     """Reads a labels CSV.
 
     Messages name lines, not patients: they are shown in `hmac` runs too.
 
     Args:
-      file: the CSV, UTF-8, with a header row.
+      text: the CSV, with a header row.
       name: what to call it in messages.
       id_column: column of patient ids, read as text.
       label_column: column of class indices 0 or 1; an empty cell means unknown.
@@ -62,10 +61,6 @@ def read_labels(file: IO[bytes], *, name: str, id_column: str, label_column: str
       UsageError: not a CSV, a column is not there, an id is empty or stands twice, or a label is
         not 0 or 1.
     """
-    try:
-        text = file.read().decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"labels {name}: not UTF-8 ({error.reason})") from error
     source = f"labels {name}"
     try:
         _, rows = read_table(text, (id_column, label_column))

@@ -15,6 +15,7 @@ from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.core.series import Series
 
 Range = tuple[float | None, float | None]
@@ -222,11 +223,9 @@ def read_rules_file(path: files.StrPath | None) -> tuple[ModalityRule, ...]:
     """The rules of a file, none without one.
 
     Raises:
-      UsageError: the file cannot be read or holds no rules.
+      UsageError: there is no such file, or it holds no rules.
+      OSError: it cannot be read.
     """
     if path is None:
         return ()
-    try:
-        return read_rules(files.read_text(path), name=files.text(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--series_rules {path} cannot be read: {error}") from error
+    return read_rules(read_named(path, flag="--series_rules"), name=files.text(path))

@@ -265,9 +265,9 @@ def test_no_permission_is_one_line_at_once(store):
     [
         ("--input", "{scheme}://no-such-bucket/a", cli.CommandError, "bucket .* does not exist"),
         ("--output", "{scheme}://no-such-bucket/a", cli.CommandError, "bucket .* does not exist"),
-        ("--labels", "{scheme}://no-such-bucket/a.csv", cli.UsageError, "no such object or bucket"),
+        ("--labels", "{scheme}://no-such-bucket/a.csv", cli.UsageError, "does not exist"),
         ("--input", "{scheme}://{bucket}/nothing", cli.UsageError, "holds no file"),
-        ("--labels", "{scheme}://{bucket}/gone.csv", cli.UsageError, "no such object"),
+        ("--labels", "{scheme}://{bucket}/gone.csv", cli.UsageError, "does not exist"),
         ("--output", "{scheme}://{bucket}/cohort/train/x", cli.UsageError, "lies inside --input"),
         ("--output", "ftp://{bucket}/x", cli.UsageError, "cannot use ftp://; known: "),
         ("--output", "https://host/x", cli.UsageError, "can be read, not written to"),

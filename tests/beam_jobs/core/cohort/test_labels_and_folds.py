@@ -1,7 +1,6 @@
 """Ids, labels, folds and shards: grouped, stratified, seeded, independent of order."""
 
 import dataclasses
-import io
 from collections import Counter
 
 import pytest
@@ -17,7 +16,7 @@ from beam_jobs.core.reasons import SENTENCES, Reason
 
 
 def labels_of(text: str):
-    return read_labels(io.BytesIO(text.encode()), name="l.csv", id_column="id", label_column="y")
+    return read_labels(text, name="l.csv", id_column="id", label_column="y")
 
 
 NOTHING = (Reason.NO_USABLE_SERIES, "nothing")
