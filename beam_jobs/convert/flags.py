@@ -157,7 +157,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--no_report",
         action="store_true",
-        help="leave out report.html, the dataset as a page (in a store, a cluster leaves it out too)",
+        help="leave out report.html, the dataset as a page (a cluster writes none to a store)",
     )
 
 
