@@ -10,11 +10,12 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gdcm
 import nibabel
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from PIL import Image
 from pydicom import uid
@@ -49,10 +50,10 @@ CODESTREAM_SHAPE = (12, 16)
 
 def recipe_image(
     bits: int, *, signed: bool = False, shape: tuple[int, int] = (ROWS, COLUMNS), turn: int = 0
-) -> np.ndarray:
+) -> npt.NDArray[Any]:
     """An image over nearly the whole range of `bits`, unlike its mirror images, int64."""
     row, column = np.mgrid[: shape[0], : shape[1]]
-    values = (row * 371 + column * 11 + 101 + 5 * turn) % (1 << bits)
+    values: npt.NDArray[Any] = (row * 371 + column * 11 + 101 + 5 * turn) % (1 << bits)
     if bits > 12:
         values = values * ((1 << bits) // 4096) % (1 << bits)
     return values - (1 << (bits - 1)) if signed else values
@@ -134,7 +135,7 @@ def codestream(name: str) -> bytes:
     return base64.b64decode("".join(CODESTREAMS[name]))
 
 
-def decoded(name: str) -> np.ndarray:
+def decoded(name: str) -> npt.NDArray[Any]:
     return np.frombuffer(base64.b64decode("".join(DECODED[name])), "<u2").reshape(CODESTREAM_SHAPE)
 
 
@@ -172,7 +173,7 @@ def image_dataset(
     return dataset
 
 
-def encode_frame(samples: np.ndarray, syntax: str, dataset: Dataset) -> bytes:
+def encode_frame(samples: npt.NDArray[Any], syntax: str, dataset: Dataset) -> bytes:
     """One frame's codestream; lossless unless the syntax is lossy."""
     if syntax in HTJ2K_SYNTAXES:
         bits = dataset.BitsStored
@@ -214,7 +215,7 @@ def encode_frame(samples: np.ndarray, syntax: str, dataset: Dataset) -> bytes:
     return bytes(encoded)
 
 
-def _encode_with_gdcm(samples: np.ndarray, syntax: str, dataset: Dataset) -> bytes:
+def _encode_with_gdcm(samples: npt.NDArray[Any], syntax: str, dataset: Dataset) -> bytes:
     """GDCM encodes JPEG Lossless, by way of files."""
     plain = image_dataset(
         rows=dataset.Rows,
@@ -243,7 +244,9 @@ def _encode_with_gdcm(samples: np.ndarray, syntax: str, dataset: Dataset) -> byt
         return codestreams_of(Path(folder) / "encoded.dcm")[0]
 
 
-def save(dataset: Dataset, path: Path, syntax: str, frames: Sequence[np.ndarray | bytes]) -> Path:
+def save(
+    dataset: Dataset, path: Path, syntax: str, frames: Sequence[npt.NDArray[Any] | bytes]
+) -> Path:
     """Writes `dataset` with `frames`: stored samples to encode, or codestreams as they are."""
     dataset.file_meta.TransferSyntaxUID = uid.UID(syntax)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +259,7 @@ def save(dataset: Dataset, path: Path, syntax: str, frames: Sequence[np.ndarray 
         dataset["PixelData"].is_undefined_length = True
         dataset["PixelData"].VR = "OB"
     else:
-        order = ">" if syntax == uid.ExplicitVRBigEndian else "<"
+        order: Literal["<", ">"] = ">" if syntax == uid.ExplicitVRBigEndian else "<"
         data = b"".join(
             frame
             if isinstance(frame, bytes)
@@ -271,7 +274,7 @@ def save(dataset: Dataset, path: Path, syntax: str, frames: Sequence[np.ndarray 
 
 def write_slices(
     folder: Path,
-    frames: Iterable[np.ndarray | bytes],
+    frames: Iterable[npt.NDArray[Any] | bytes],
     syntax: str = uid.ExplicitVRLittleEndian,
     *,
     change: Callable[[Dataset, int], object] = lambda dataset, index: None,
@@ -290,7 +293,7 @@ def write_slices(
     return paths
 
 
-def group(**sequences: Dataset | dict[str, Any]) -> Dataset:
+def group(**sequences: dict[str, Any]) -> Dataset:
     """A functional group: macro sequence keyword to the attributes of its single item."""
     result = Dataset()
     for keyword, attributes in sequences.items():

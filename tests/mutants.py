@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -75,9 +76,9 @@ def make_bases() -> list[Base]:
     return bases
 
 
-def _phantom(name: str, weight: float, **changes: object) -> Base:
+def _phantom(name: str, weight: float, **changes: Any) -> Base:
     spec = SeriesSpec(rows=24, columns=20, slices=4, row_spacing=6.0, column_spacing=7.0,
-                      slice_step=20.0, **changes)  # type: ignore[arg-type]  # fmt: skip
+                      slice_step=20.0, **changes)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         written = write_series(spec, Path(folder), lambda xyz: 300 + np.rint(xyz @ [1, 2, 1.5]))
         return Base(name=name, files=tuple(p.read_bytes() for p in written.paths), weight=weight)

@@ -41,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from pydicom.pixels import apply_modality_lut, pixel_array
 from pydicom.uid import RLELossless
@@ -63,7 +64,7 @@ CPU_LIMIT_S = 1.0
 CPU_KILL_S = 5.0
 WALL_KILL_S = 120.0
 
-Images = dict[tuple[str, int], np.ndarray]
+Images = dict[tuple[str, int], npt.NDArray[Any]]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -162,8 +163,8 @@ class Bench:
             if len(base.files) > 1:
                 self._try(outcome, paths, siblings, max(total, samples))
         finally:
-            for path in paths:
-                os.unlink(path)
+            for name in paths:
+                os.unlink(name)
         return outcome
 
     def _try(
@@ -251,7 +252,7 @@ def image_values(series: Series) -> Images:
     }
 
 
-def same(one: np.ndarray, other: np.ndarray) -> bool:
+def same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     """Equal but for rounding to float32."""
     return one.shape == other.shape and np.allclose(one, other, rtol=1e-6, atol=1e-3)
 
@@ -261,7 +262,7 @@ class Truth:
     """What pydicom reads from a file: its samples, and the attributes that turn them to values."""
 
     dataset: pydicom.Dataset
-    frames: np.ndarray
+    frames: npt.NDArray[Any]
 
     @classmethod
     def of(cls, path: str) -> Truth | None:
@@ -293,7 +294,7 @@ class Truth:
         except Exception:
             return None
 
-    def differences(self, header: SliceHeader, values: np.ndarray) -> Iterator[str]:
+    def differences(self, header: SliceHeader, values: npt.NDArray[Any]) -> Iterator[str]:
         """Where a used image differs."""
         if header.frame >= len(self.frames):
             yield "a frame that pydicom does not find"
@@ -319,11 +320,12 @@ class Truth:
         shared = self.dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
         for holder in (group, shared[0]):
             if holder.get(macro) and keyword in holder[macro].value[0]:
-                return holder[macro].value[0]
+                found: pydicom.Dataset = holder[macro].value[0]
+                return found
         return self.dataset
 
-    def _values(self, frame: int) -> np.ndarray:
-        samples = self.frames[frame]
+    def _values(self, frame: int) -> npt.NDArray[Any]:
+        samples: npt.NDArray[Any] = self.frames[frame]
         if self.dataset.PhotometricInterpretation.strip() == "MONOCHROME1":
             bits, signed = int(self.dataset.BitsStored), int(self.dataset.PixelRepresentation)
             samples = (-1 if signed else (1 << bits) - 1) - samples.astype(np.float64)

@@ -72,7 +72,7 @@ class Front:
     """
 
     def __init__(self, backend: str, dialect: Dialect | None = None) -> None:
-        dialect = dialect or Dialect()
+        speaks = dialect or Dialect()
         self.asked: list[Asked] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.delay = 0.0
@@ -107,21 +107,21 @@ class Front:
                     name: value for name, value in self.headers.items() if name.lower() not in _HOP
                 }
                 if status is None:
-                    status = dialect.request(self.command, path, told)
+                    status = speaks.request(self.command, path, told)
                 headers: list[tuple[str, str]] = []
                 content = b'{"error": {"message": "refused by the test"}}'
                 if status is None:
                     connection = http.client.HTTPConnection(
-                        dialect.host(self.path) or host, timeout=60
+                        speaks.host(self.path) or host, timeout=60
                     )
                     told["Content-Length"] = str(len(body))
                     connection.request(
-                        self.command, dialect.target(self.path), body=body, headers=told
+                        self.command, speaks.target(self.path), body=body, headers=told
                     )
                     answer = connection.getresponse()
                     content, status = answer.read(), answer.status
                     headers = answer.getheaders()
-                    headers += dialect.answer(self.command, path, status).items()
+                    headers += speaks.answer(self.command, path, status).items()
                     connection.close()
                 bodiless = self.command == "HEAD" or status in (204, 304)
                 front.asked.append(
@@ -241,7 +241,8 @@ class Emulator:
             headers["Authorization"] = _SIGNED
         request = urllib.request.Request(url, data=data, method=method, headers=headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.read()
+            content: bytes = answer.read()
+        return content
 
     def put(self, name: str, data: bytes) -> None:
         """Writes an object."""

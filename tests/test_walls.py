@@ -61,6 +61,7 @@ def imports_of(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
             full = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (name if name in FILES else node.module for name in full)
 

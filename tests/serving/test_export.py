@@ -48,9 +48,9 @@ def keras_logits(
     """Mean over the members (or those of some), each called on one volume at a time."""
     chosen = volumes[..., [run.schema.modalities.index(name) for name in run.modalities]]
     members = [run.load_member(index) for index in (range(len(run.members)) if of is None else of)]
-    return np.mean(
-        [[np.asarray(m(v[None], training=False)).item() for v in chosen] for m in members], axis=0
-    )
+    each = [[np.asarray(m(v[None], training=False)).item() for v in chosen] for m in members]
+    means: npt.NDArray[np.float64] = np.mean(each, axis=0)
+    return means
 
 
 def test_both_signatures_answer_as_the_members_do(loaded: LoadedModel, run_directory: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,11 +56,11 @@ def test_everything_in_a_store_gives_the_bytes_of_local_files(
     tmp_path: Path,
 ) -> None:
     plain = ("--calibration", "none")  # else the contract names the run that lacks predictions
-    flags = ("--runs", run, "--data", dataset, "--output", tmp_path / "model", *plain)
-    assert command(export.main, *flags)[0] == 0
-    there = upload(store, root, dataset)
-    flags = ("--runs", upload(store, root, run), "--data", there, "--output", f"{root}/model")
-    assert command(export.main, *flags, *plain) == (0, *ANY_TEXT)
+    here = ("--runs", run, "--data", dataset, "--output", tmp_path / "model", *plain)
+    assert command(export.main, *here)[0] == 0
+    data = upload(store, root, dataset)
+    there = ("--runs", upload(store, root, run), "--data", data, "--output", f"{root}/model")
+    assert command(export.main, *there, *plain) == (0, *ANY_TEXT)
     local = sorted(
         str(path.relative_to(tmp_path / "model"))
         for path in (tmp_path / "model").rglob("*")
@@ -96,7 +97,7 @@ class _AnyText:
         return isinstance(other, str)
 
 
-ANY_TEXT = (_AnyText(), "")
+ANY_TEXT: tuple[Any, str] = (_AnyText(), "")
 
 
 def test_a_models_contract_arrives_last_and_goes_first(
@@ -115,8 +116,8 @@ def test_a_models_contract_arrives_last_and_goes_first(
     assert "--overwrite" in err
     store.front.asked.clear()
     write_run(tmp_path / "other", seeds=(7,))
-    flags = ("--runs", tmp_path / "other", "--output", f"{root}/model", "--overwrite")
-    assert command(export.main, *flags)[0] == 0
+    other = ("--runs", tmp_path / "other", "--output", f"{root}/model", "--overwrite")
+    assert command(export.main, *other)[0] == 0
     changes = [one for one in store.front.asked if one.method not in ("GET", "HEAD")]
     assert CONTRACT_NAME in changes[-1].path
     assert changes[-1].method == "PUT"

@@ -32,7 +32,7 @@ from tests.trainer.search.searches import (  # noqa: F401
     trials_started,
 )
 from trainer.config.run import TrainConfig
-from trainer.search import run_search
+from trainer.search import attempts, run_search
 from trainer.search.roles import Role
 from trainer.search.study import Study
 from trainer.tune import main
@@ -119,7 +119,7 @@ def test_a_search_stopped_anywhere_resumes_without_a_finished_trial_lost_or_run_
     moment: str,
 ) -> None:
     argv = argv_of(dataset, tmp_path / "study", "--tuner", tuner, "--max_trials", "9")
-    real, real_write = run_search.run_trial, Study.write
+    real, real_write = attempts.run_trial, Study.write
     ended: list[str] = []
 
     def dying(directory: Path, *rest: Any) -> Any:

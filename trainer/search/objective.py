@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from beam_jobs.common.files import interface as files
 from trainer.config.run_layout import OOF_NAME
@@ -17,7 +18,7 @@ from trainer.training.run_files import Run
 
 
 def mean_auc(
-    members: Sequence[tuple[int, Sequence[int], Sequence[float]]], level: float = 0.95
+    members: Sequence[tuple[int, ArrayLike, ArrayLike]], level: float = 0.95
 ) -> tuple[float, tuple[float, float]]:
     """Mean over members of the exact AUC, and its confidence interval.
 

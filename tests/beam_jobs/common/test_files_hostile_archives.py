@@ -8,6 +8,7 @@ import random
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -39,7 +40,8 @@ def test_needless_parts_of_names_and_wrong_slashes_are_understood(tmp_path: Path
 
 
 def test_of_two_members_of_one_name_the_later_counts(tmp_path: Path) -> None:
-    for suffix, mode in ((".tar", "w"), (".tar.gz", "w:gz")):
+    modes: dict[str, Literal["w", "w:gz"]] = {".tar": "w", ".tar.gz": "w:gz"}
+    for suffix, mode in modes.items():
         path = tmp_path / f"a{suffix}"
         with tarfile.open(path, mode) as archive:
             for data in (b"first", b"second"):

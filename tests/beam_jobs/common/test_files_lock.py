@@ -79,11 +79,13 @@ def test_a_lock_whose_file_was_removed_is_not_taken_for_held(
     import fcntl
 
     path = tmp_path / "lock"
-    flock, removed = fcntl.flock, []
+    flock = fcntl.flock
+    removed: list[Path] = []
 
     def remove_first(descriptor: int, operation: int) -> None:
         if not removed:
-            removed.append(path.unlink())
+            removed.append(path)
+            path.unlink()
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
@@ -138,7 +140,7 @@ class TestInAStore:
         path = files.join(root, "lock")
         files.write(path, b"dead")
         name = path.removeprefix(store.path(""))
-        between = []
+        between: list[str] = []
         by_the_front = dataclasses.replace(store, backend=store.front.url)  # which counts versions
 
         def other_comes_between(method: str, asked: str) -> int | None:

@@ -272,7 +272,7 @@ def test_a_conditional_write_whose_answer_was_lost_counts_as_ones_own(
 ) -> None:
     """The store writes it, fails to say so, and the retry finds the object."""
     path = files.join(root, "own")
-    tries = []
+    tries: list[str] = []
 
     def lose(method: str, name: str) -> int | None:
         if method == "PUT" and not tries:

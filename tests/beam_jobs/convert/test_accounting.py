@@ -73,7 +73,7 @@ def converted(tmp_path_factory):
     rng = random.Random(0)
     series = sorted(path for path in (root / "c" / "train").glob("*/*") if path.is_dir())
     rng.shuffle(series)
-    expected = Counter()
+    expected = Counter[str]()
     for reason, damage in [*FILE_DAMAGES.items(), *SERIES_DAMAGES.items()]:
         for folder in (series.pop(), series.pop()):
             files = sorted(folder.iterdir())
@@ -95,7 +95,7 @@ def test_the_sum_comes_out_even(converted):
     dataset, _, total = converted
     counts = Manifest.loads((dataset / "manifest.json").read_text()).counts["files"]
     assert sum(counts.values()) == total
-    told = Counter()
+    told = Counter[str]()
     for row in rows(dataset / "series.csv"):
         told[row["verdict"]] += int(row["files"])
     for row in rows(dataset / "rejects.csv"):
@@ -107,7 +107,7 @@ def test_the_sum_comes_out_even(converted):
 @pytest.mark.parametrize("reason", [*FILE_DAMAGES, *SERIES_DAMAGES])
 def test_each_damage_has_its_own_reason(converted, reason):
     dataset, expected, _ = converted
-    found = Counter()
+    found = Counter[str]()
     for row in [*rows(dataset / "rejects.csv"), *rows(dataset / "series.csv")]:
         if row["reason"] == reason and row.get("scope") != "series":
             found[reason] += int(row["files"])

@@ -18,7 +18,7 @@ ARGV = ("--shape", "16,16,8", "--modalities", "T1w,T2w", "--no_report")
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory) -> Path:
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`export/`: two patients, a note and a damaged image; its labels beside it."""
     root = tmp_path_factory.mktemp("archives")
     config = PhantomConfig(

@@ -29,7 +29,7 @@ SHAPE = "32,32,16"
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight patients, one of them with a black series, one without a FLAIR."""
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
     config = PhantomConfig(
@@ -54,7 +54,7 @@ def convert(cohort: Path, output: Path, *more: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def dataset(cohort, tmp_path_factory) -> Path:
+def dataset(cohort, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("dataset") / "d"
     assert convert(cohort, output) == cli.EXIT_OK
     return output

@@ -19,7 +19,7 @@ from tests.kills import files
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
     config = PhantomConfig(patients=6, test_patients=1, seed=5, matrix=(32, 40), slices=(12, 16))
     write_cohort(config, root)

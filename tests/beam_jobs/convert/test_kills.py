@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
 from tests import kills
 
 
@@ -21,8 +23,8 @@ def test_twenty_kills_leave_no_trace(tmp_path, processes):
 
 @pytest.mark.slow
 def test_dead_worker_process_is_an_error_and_not_a_hang(tmp_path):
-    config = kills.PhantomConfig(patients=40, test_patients=1, matrix=(90, 96), slices=(30, 32))
-    kills.write_cohort(config, tmp_path / "cohort")
+    config = PhantomConfig(patients=40, test_patients=1, matrix=(90, 96), slices=(30, 32))
+    write_cohort(config, tmp_path / "cohort")
     process = subprocess.Popen(
         kills.command(tmp_path / "cohort", tmp_path / "d", 2), stderr=subprocess.PIPE, text=True
     )

@@ -1,6 +1,8 @@
 """DCMTK, by tensorflow-io, holds every stored sample against our own reader."""
 
+import functools
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ from beam_jobs.common import cli
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.second_decoder import Verdict
 from beam_jobs.core.dicom.headers import index_files
+from beam_jobs.core.manifest import read_manifest
+from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.series import SeriesSpec, write_series
-from tests.beam_jobs.core.dicom.test_pixels import ENCODABLE, NATIVE_SYNTAXES, frames_of, short
+from tests.beam_jobs.core.dicom.test_pixels import ENCODABLE, SMALL, frames_of, short
 from tests.dicom_files import (
-    CODESTREAM_SHAPE,
+    NATIVE_SYNTAXES,
     codestream,
     enhanced_dataset,
     group,
@@ -73,9 +77,8 @@ def test_frames_of_one_file_are_compared_each(tmp_path, decode):
 
 
 def test_what_the_second_decoder_cannot_read_is_no_fault(tmp_path, decode, capfd):
-    small = {"rows": CODESTREAM_SHAPE[0], "columns": CODESTREAM_SHAPE[1]}
     high = write_slices(
-        tmp_path / "htj2k", [codestream("htj2k_u16")] * 2, uid.HTJ2KLossless, **small
+        tmp_path / "htj2k", [codestream("htj2k_u16")] * 2, uid.HTJ2KLossless, **SMALL
     )
     wide = write_slices(
         tmp_path / "wide",
@@ -88,6 +91,10 @@ def test_what_the_second_decoder_cannot_read_is_no_fault(tmp_path, decode, capfd
     assert capfd.readouterr().err == ""
 
 
+def _sides(xyz, shift):
+    return np.abs(xyz[..., 0]) + shift
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> tuple[Path, Path]:
     """Two patients' T1w, and what the conversion makes of them."""
@@ -97,7 +104,7 @@ def dataset(tmp_path_factory) -> tuple[Path, Path]:
         write_series(
             spec,
             root / "train" / patient / "T1w",
-            lambda xyz, shift=number: np.abs(xyz[..., 0]) + shift,
+            functools.partial(_sides, shift=number),
             patient_id=patient,
         )
     argv = ["--input", str(root / "train"), "--output", str(root / "d"), "--shape", "8,8,4"]
@@ -113,7 +120,7 @@ def test_verify_samples_the_input_by_a_seed(dataset, capfd):
     printed = capfd.readouterr()
     assert "slices      5 decoded again by DCMTK: 5 the same" in printed.out
     assert printed.err == ""
-    spec = verify.PreprocessSpec.from_json(verify.read_manifest(directory).spec)
+    spec = PreprocessSpec.from_json(read_manifest(directory).spec)
     chosen = [
         second_decoder.sample_slices(str(train), spec, count=5, seed=seed) for seed in (0, 0, 1)
     ]
@@ -146,7 +153,7 @@ def test_input_without_the_recipes_series_and_a_missing_decoder_are_one_line(
     for where, message in ((tmp_path, "holds no series of T1w"), ("nowhere", "is not a directory")):
         with pytest.raises(cli.UsageError, match=message):
             verify.main([str(directory), "--workers", "1", "--against", str(where)])
-    monkeypatch.setitem(verify.sys.modules, "tensorflow_io", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_io", None)
     with pytest.raises(cli.CommandError, match="second decoder does not load") as found:
         verify.main([str(directory), "--against", str(train)])
     assert "\n" not in str(found.value)

@@ -37,7 +37,7 @@ SHAPE = ("--shape", "16,16,8", "--modalities", "T1w,T2w")
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
     config = PhantomConfig(
         patients=3, test_patients=1, seed=5, matrix=(24, 28), slices=(6, 7), trouble_rate=0.0
@@ -69,7 +69,7 @@ def emulator(request, cohort):
 
 
 @pytest.fixture(autouse=True)
-def store(emulator, monkeypatch) -> Emulator:
+def store(emulator: Emulator, monkeypatch) -> Emulator:
     """The emulator, found by this process; without yesterday's requests, faults and delays."""
     for name, value in emulator.environment.items():
         monkeypatch.setenv(name, value)
@@ -224,7 +224,7 @@ def test_damaged_shard_is_found_and_converted_again(store, dataset, local, capsy
 
 @pytest.mark.slow
 def test_store_that_stumbles_is_asked_again(store, local):
-    asked = Counter()
+    asked = Counter[tuple[str, str]]()
 
     def stumble(method: str, path: str) -> int | None:
         asked[method, path] += 1

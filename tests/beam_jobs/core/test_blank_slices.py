@@ -1,9 +1,12 @@
 """Blank slices are counted while the pixels stream by, whatever stores them."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from pydicom import uid
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import pixels
 from beam_jobs.core.dicom.pixels import BlankTally, is_blank, stored_slices
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
@@ -162,8 +165,7 @@ def test_series_that_does_not_decode_to_its_end_has_no_count(tmp_path):
 
 def test_counting_opens_each_file_once(tmp_path, monkeypatch):
     series = write(tmp_path, blank=(0, 11))
-    opened = []
-    open_bytes = pixels.open_bytes
-    monkeypatch.setattr(pixels, "open_bytes", lambda path: opened.append(path) or open_bytes(path))
+    opened = mock.Mock(wraps=files.open_bytes)
+    monkeypatch.setattr(pixels, "open_bytes", opened)
     assert prepare_case("1", {"T1w": series}, SPEC).blank_slices == {"T1w": 2}
-    assert sorted(opened) == sorted(series.paths)
+    assert sorted(call.args[0] for call in opened.call_args_list) == sorted(series.paths)

@@ -1,6 +1,7 @@
 """Drift: marked where two cohorts differ, silent elsewhere; counts that add up in any order."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def cohort(cases: list[PreparedCase], rows: list[dict[str, object]]) -> Statisti
     return total
 
 
-def cases(count: int, seed: int, **changes: object) -> list[PreparedCase]:
+def cases(count: int, seed: int, **changes: Any) -> list[PreparedCase]:
     """Heads whose brightness differs from patient to patient."""
     rng = np.random.default_rng(seed)
     gains = rng.normal(1.0, 0.1, count)

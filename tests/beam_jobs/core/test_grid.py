@@ -1,9 +1,12 @@
 """The grid: whatever a series' plane, spacing, order, gaps or tilt, a voxel says what is there."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,11 +18,11 @@ from beam_jobs.core.preprocess import PreprocessSpec, grid_around, prepare_case,
 from beam_jobs.core.resample import resample_stack
 from beam_jobs.core.series import Series, assemble
 from beam_jobs.phantoms.anatomy import Head, Lesion
-from beam_jobs.phantoms.series import SeriesSpec, write_series
+from beam_jobs.phantoms.series import Plane, SeriesSpec, write_series
 
 SPEC = PreprocessSpec(modalities=("T1w",), shape=(32, 32, 16), fov_mm=(120.0, 120.0, 80.0))
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
-PLANES = ("axial", "coronal", "sagittal")
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 HEAD = Head(centre=(6.0, -9.0, 11.0), rotation_degrees=(4.0, -3.0, 6.0))
 
 
@@ -32,7 +35,7 @@ def read_series(folder: Path) -> Series:
     return only
 
 
-def grid_points(grid: VolumeGeometry) -> np.ndarray:
+def grid_points(grid: VolumeGeometry) -> npt.NDArray[Any]:
     """LPS mm of every voxel, (row, column, slice, 3)."""
     return grid.to_patient(np.moveaxis(np.indices(grid.shape), 0, -1))
 
@@ -115,7 +118,8 @@ def test_same_head_in_three_planes_and_oblique_agrees(tmp_path):
     spec = PreprocessSpec(modalities=("T1w",), shape=(48, 48, 32), fov_mm=(216, 216, 160))
     grid = grid_around(np.asarray(HEAD.centre), spec)
     volumes = {}
-    for name, plane, oblique in [*((p, p, 0.0) for p in PLANES), ("oblique", "axial", 17.0)]:
+    views: list[tuple[str, Plane, float]] = [(plane, plane, 0.0) for plane in PLANES]
+    for name, plane, oblique in [*views, ("oblique", "axial", 17.0)]:
         series = SeriesSpec(
             modality="T1w", plane=plane, obliquity_degrees=oblique, obliquity_axis_degrees=40.0,
             rows=120, columns=124, slices=110, row_spacing=1.9, column_spacing=1.8, slice_step=2.0,
@@ -146,7 +150,7 @@ def test_lesion_lands_within_a_voxel_of_its_place(tmp_path, modality, plane, obl
     )  # fmt: skip
     arrays = []
     for name, head in (("with", dataclasses.replace(HEAD, lesion=lesion)), ("without", HEAD)):
-        write_series(series, tmp_path / name, lambda xyz, head=head: head.intensity(xyz, modality))
+        write_series(series, tmp_path / name, functools.partial(head.intensity, modality=modality))
         arrays.append(resample_series(read_series(tmp_path / name), spec, grid).array)
     difference = np.abs(arrays[0] - arrays[1])
     found = (np.indices(grid.shape) * difference).sum(axis=(1, 2, 3)) / difference.sum()
@@ -231,7 +235,7 @@ def test_ramp_survives_tilt_uneven_steps_and_a_rescale_of_each_slice(
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     geometry = VolumeGeometry(shape=shape, affine=affine)
     # The first and last slice lie on the lattice's ends, those between them anywhere.
-    offsets = np.arange(16) + np.array(jitter) * (np.arange(16) % 15 > 0)
+    offsets = (np.arange(16) + np.array(jitter) * (np.arange(16) % 15 > 0)).tolist()
 
     def slices():
         rows, columns = np.mgrid[:40, :44]

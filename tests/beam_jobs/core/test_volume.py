@@ -69,6 +69,7 @@ def test_nifti_file_reads_back_in_nibabel(tmp_path):
     for name in ("v.nii", "v.nii.gz"):
         volume.save_nifti(tmp_path / name)
         image = nibabel.load(tmp_path / name)
+        assert isinstance(image, nibabel.Nifti1Image)
         voxels = np.asarray(image.dataobj)
         assert voxels.dtype == volume.array.dtype
         assert np.array_equal(voxels, volume.array)

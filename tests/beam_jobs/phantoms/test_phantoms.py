@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from beam_jobs.phantoms.__main__ import PROG, main
 from beam_jobs.phantoms.anatomy import CONTRAST, MARKER_CENTRE, TISSUES, Head, Lesion
 from beam_jobs.phantoms.cohort import imaged, write_cohort
 from beam_jobs.phantoms.plan import CohortTruth, Patient, PhantomConfig, plan_cohort, read_truth
-from beam_jobs.phantoms.series import SeriesSpec, write_series
+from beam_jobs.phantoms.series import Plane, SeriesSpec, write_series
 
 SMALL = PhantomConfig(patients=4, test_patients=2, seed=11, matrix=(44, 56), slices=(22, 28))
 
@@ -70,7 +72,7 @@ def voxels(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.concatenate(positions).reshape(-1, 3), np.concatenate(values).ravel()
 
 
-def lesion_mask(values: NDArray, modality: str) -> NDArray[np.bool_]:
+def lesion_mask(values: NDArray[Any], modality: str) -> NDArray[np.bool_]:
     direction, threshold = CONTRAST[modality]
     return values > threshold if direction == "brighter" else (values < threshold) & (values > 0)
 
@@ -161,12 +163,12 @@ def test_cohort_has_every_plane_and_obliquity() -> None:
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("tilt", [0.0, 17.0])
 def test_simpleitk_finds_a_point_where_the_spec_puts_it(
-    plane: str, tilt: float, tmp_path: Path
+    plane: Plane, tilt: float, tmp_path: Path
 ) -> None:
     spec = SeriesSpec(
         plane=plane,
         obliquity_degrees=tilt,
-        obliquity_axis_degrees=130.0,  # type: ignore[arg-type]
+        obliquity_axis_degrees=130.0,
         rows=40,
         columns=32,
         slices=30,
@@ -177,7 +179,7 @@ def test_simpleitk_finds_a_point_where_the_spec_puts_it(
     target = np.array([20.0, -15.0, 30.0])
 
     def ball(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
-        return 500.0 * (np.linalg.norm(xyz - target, axis=-1) < 16)
+        return np.where(np.linalg.norm(xyz - target, axis=-1) < 16, 500.0, 0.0)
 
     paths = write_series(spec, tmp_path, ball).paths
     image = SimpleITK.ReadImage([str(path) for path in paths])  # in order along the normal
@@ -215,7 +217,7 @@ def test_affine_agrees_with_the_written_tags(tmp_path: Path) -> None:
         {"transfer_syntax": "implicit", "slope": 2.0},
     ],
 )
-def test_ramp_survives_every_storage(storage: dict, tmp_path: Path) -> None:
+def test_ramp_survives_every_storage(storage: dict[str, Any], tmp_path: Path) -> None:
     spec = SeriesSpec(rows=20, columns=24, slices=3, **storage)
     write_series(spec, tmp_path, _ramp)
     positions, values = voxels(tmp_path)
@@ -227,8 +229,10 @@ def _ramp(xyz: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("syntax", ["explicit", "implicit"])
-def test_files_are_what_pydicom_would_write(syntax: str, tmp_path: Path) -> None:
-    spec = SeriesSpec(rows=8, columns=8, slices=2, slope=0.5, transfer_syntax=syntax)  # type: ignore[arg-type]
+def test_files_are_what_pydicom_would_write(
+    syntax: Literal["explicit", "implicit"], tmp_path: Path
+) -> None:
+    spec = SeriesSpec(rows=8, columns=8, slices=2, slope=0.5, transfer_syntax=syntax)
     for path in write_series(spec, tmp_path, _ramp).paths:
         dataset = pydicom.dcmread(path)
         list(dataset.iterall())  # makes pydicom parse, hence encode anew, every element
@@ -302,7 +306,8 @@ def test_missing_and_black_series_are_as_recorded(tmp_path: Path) -> None:
 
 
 def test_identifiers_are_shared_and_unique_as_dicom_wants(cohort: tuple[Path, CohortTruth]) -> None:
-    instances, studies, frames, series = [], {}, {}, {}
+    instances: list[str] = []
+    studies, frames, series = (defaultdict[Any, set[str]](set) for _ in range(3))
     for patient, spec, folder in written(cohort):
         for path in folder.iterdir():
             header = pydicom.dcmread(path, stop_before_pixels=True)
@@ -313,11 +318,9 @@ def test_identifiers_are_shared_and_unique_as_dicom_wants(cohort: tuple[Path, Co
             ]
             assert header.file_meta.TransferSyntaxUID == syntax
             instances.append(header.SOPInstanceUID)
-            studies.setdefault(patient.patient_id, set()).add(header.StudyInstanceUID)
-            frames.setdefault(patient.patient_id, set()).add(header.FrameOfReferenceUID)
-            series.setdefault((patient.patient_id, spec.modality), set()).add(
-                header.SeriesInstanceUID
-            )
+            studies[patient.patient_id].add(header.StudyInstanceUID)
+            frames[patient.patient_id].add(header.FrameOfReferenceUID)
+            series[patient.patient_id, spec.modality].add(header.SeriesInstanceUID)
     assert len(set(instances)) == len(instances)
     for shared in (studies, frames, series):
         assert all(len(uids) == 1 for uids in shared.values())

@@ -50,12 +50,12 @@ def stores(tmp_path_factory) -> Iterator[tuple[Emulator, Emulator]]:
 
 
 @pytest.fixture(scope="module")
-def store(stores) -> Emulator:
+def store(stores: tuple[Emulator, Emulator]) -> Emulator:
     return stores[0]
 
 
 @pytest.fixture(scope="module")
-def staging(stores) -> Emulator:
+def staging(stores: tuple[Emulator, Emulator]) -> Emulator:
     return stores[1]
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -45,12 +46,22 @@ def command(cohort: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
-def run(*argv: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*argv), capture_output=True, text=True, timeout=280)
+def run(cohort: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(cohort, output, *more), capture_output=True, text=True, timeout=280
+    )
+
+
+class Converted(NamedTuple):
+    """What a job printed, where it wrote, and each file's bytes."""
+
+    stdout: str
+    output: Path
+    files: dict[str, bytes]
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory) -> Path:
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
     config = PhantomConfig(patients=6, test_patients=1, seed=5, matrix=(32, 40), slices=(12, 16))
     write_cohort(config, root)
@@ -58,13 +69,11 @@ def cohort(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def in_memory(cohort, tmp_path_factory) -> subprocess.CompletedProcess[str]:
+def in_memory(cohort, tmp_path_factory) -> Converted:
     output = tmp_path_factory.mktemp("in_memory") / "d"
     done = run(cohort, output)
     assert done.returncode == 0, done.stderr
-    done.dataset = files(output)
-    done.output = output
-    return done
+    return Converted(done.stdout, output, files(output))
 
 
 @pytest.fixture
@@ -80,11 +89,13 @@ def stand_in(tmp_path) -> list[str]:
     ]
 
 
-def require_same(done: subprocess.CompletedProcess[str], output: Path, in_memory) -> None:
+def require_same(
+    done: subprocess.CompletedProcess[str], output: Path, in_memory: Converted
+) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout == in_memory.stdout.replace(str(in_memory.output), str(output))
-    assert files(output) == in_memory.dataset
+    assert files(output) == in_memory.files
 
 
 @pytest.mark.slow

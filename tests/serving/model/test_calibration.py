@@ -1,5 +1,7 @@
 """Calibration: fitted on proven out-of-fold rows alone, and held to other people's arithmetic."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -27,14 +29,14 @@ def table(*rows: str) -> str:
     return HEADER + "".join(f"{row}\n" for row in rows)
 
 
-def drawn(count: int, sharpness: float, seed: int = 0) -> tuple[npt.NDArray, npt.NDArray]:
+def drawn(count: int, sharpness: float, seed: int = 0) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Labels drawn from true logits, and logits that are too sharp by a factor."""
     rng = np.random.default_rng(seed)
     true = rng.normal(0.0, 1.5, count)
     return (rng.uniform(size=count) < expit(true)).astype(np.int64), sharpness * true
 
 
-def evidence(labels: npt.NDArray, logits: npt.NDArray) -> OutOfFold:
+def evidence(labels: npt.NDArray[Any], logits: npt.NDArray[Any]) -> OutOfFold:
     return OutOfFold(
         patients=tuple(f"{number:05d}" for number in range(len(labels))),
         labels=labels,
@@ -42,7 +44,7 @@ def evidence(labels: npt.NDArray, logits: npt.NDArray) -> OutOfFold:
     )
 
 
-def log_loss(labels: npt.NDArray, logits: npt.NDArray) -> float:
+def log_loss(labels: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
     return float(np.mean(np.logaddexp(0, np.where(labels == 1, -logits, logits))))
 
 
@@ -193,6 +195,6 @@ def test_runs_that_disagree_on_a_label_are_refused() -> None:
         {"method": "temperature", "temperature": float("nan")},
     ],
 )
-def test_a_calibration_that_cannot_be_is_refused(wrong: dict) -> None:
+def test_a_calibration_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ContractError):
         Calibration(**wrong)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -55,11 +56,11 @@ def calibrated(exported: Path) -> LoadedModel:
     return load_model(exported)
 
 
-def volumes() -> np.ndarray:
+def volumes() -> npt.NDArray[Any]:
     return np.random.default_rng(3).integers(0, 256, (5, *schema_of(spec_of()).volume_shape), "u1")
 
 
-def member_logits(run: Run) -> np.ndarray:
+def member_logits(run: Run) -> npt.NDArray[Any]:
     members = [run.load_member(index) for index in range(len(run.members))]
     return np.array([[np.asarray(m(v[None])).item() for m in members] for v in volumes()])
 

@@ -37,7 +37,7 @@ def shard(*records: bytes) -> bytearray:
 SIZE = len(shard()) // RECORDS
 
 
-def read(data: bytes) -> tuple[list[str], list[str]]:
+def read(data: bytes | bytearray) -> tuple[list[str], list[str]]:
     """(patients, reasons) of a shard."""
     items = list(surviving_cases(io.BytesIO(data), "a.tfrecord", SCHEMA))
     return (

@@ -82,8 +82,10 @@ def test_a_damaged_cohort_has_a_row_for_every_id_and_a_reason_for_every_damage(
         file.write_bytes(b"no DICOM at all")
     expected[lost.name].add("not_dicom")
 
-    usual = ("--model", tmp_path / "model", "--ids", tmp_path / "cohort/sample_submission.csv")
-    usual += ("--columns", "probability,flags")
+    usual = (
+        *("--model", tmp_path / "model", "--ids", tmp_path / "cohort/sample_submission.csv"),
+        *("--columns", "probability,flags"),
+    )
     predict(*usual, "--input", tmp_path / "cohort" / "test", "--output", tmp_path / "sound.csv")
     predict(*usual, "--input", damaged, "--output", tmp_path / "found.csv")
     sound, found = rows(tmp_path / "sound.csv"), rows(tmp_path / "found.csv")

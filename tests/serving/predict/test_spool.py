@@ -16,8 +16,8 @@ COUNTED = Statistics(patients=2, counts={("T1w", "plane", "axial"): 2})
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    write_rows(str(tmp_path), 0, map(to_line, (ANSWER, COUNTED)))
-    write_rows(str(tmp_path), 1, map(to_line, (COUNTED, REJECT)))
+    write_rows(str(tmp_path), 0, [to_line(row) for row in (ANSWER, COUNTED)])
+    write_rows(str(tmp_path), 1, [to_line(row) for row in (COUNTED, REJECT)])
     predictions, rejects, total = read_rows(str(tmp_path))
     assert predictions == [ANSWER]
     assert rejects == [REJECT]

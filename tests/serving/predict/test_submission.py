@@ -1,5 +1,7 @@
 """The submission table: ids, order, spelling, the prevalence for those without a prediction."""
 
+from typing import Any
+
 import pytest
 
 from beam_jobs.common.cli import UsageError
@@ -14,7 +16,9 @@ from serving.predict.submission import (
 )
 
 
-def reject(patient: str, reason: str, *, scope: str = "patient", subject: str = "") -> dict:
+def reject(
+    patient: str, reason: str, *, scope: str = "patient", subject: str = ""
+) -> dict[str, Any]:
     return {
         "scope": scope,
         "subject": subject or patient,

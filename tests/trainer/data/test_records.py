@@ -8,8 +8,9 @@ import itertools
 import os
 import struct
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -92,9 +93,12 @@ def test_processes_together_read_the_batches_of_one(dataset, parts) -> None:
 def test_a_process_reads_its_own_rows_only(dataset, monkeypatch) -> None:
     read = []
     original = record_reader.Shard.read_voxels
-    monkeypatch.setattr(
-        record_reader.Shard, "read_voxels", lambda *args: (read.append(args[1]), original(*args))
-    )
+
+    def read_voxels(shard: record_reader.Shard, number: int, *rest: Any) -> None:
+        read.append(number)
+        original(shard, number, *rest)
+
+    monkeypatch.setattr(record_reader.Shard, "read_voxels", read_voxels)
     own = _batches(_open(dataset), batch_size=8, part=(1, 2))
     assert len(read) == sum(len(batch) for batch in own) == 13
 
@@ -208,7 +212,7 @@ def test_a_shard_that_is_missing_or_cut_short_is_refused_by_name(tmp_path: Path)
 def _damage(file: Path) -> int:
     """Flips a bit in the middle record of three; returns where that record begins."""
     data = bytearray(file.read_bytes())
-    start = 16 + struct.unpack("<Q", data[:8])[0]
+    start: int = 16 + struct.unpack("<Q", data[:8])[0]
     data[start + 500] ^= 1
     file.write_bytes(bytes(data))
     return start
@@ -246,7 +250,9 @@ def test_damage_that_comes_while_a_run_reads_is_told_by_shard(tmp_path, cache, m
     monkeypatch.setattr(record_reader, "record_frames", _frames_then_damage(file))
     records = _open((str(tmp_path), manifest), [0], cache=cache)
     if cache == "file":
-        cache_file, offset = records._rows[0][0].cached
+        cached = records._rows[0][0].cached
+        assert cached is not None
+        cache_file, offset = cached
         os.pwrite(cache_file.descriptor, b"\xff\x00\xff", offset + 500)
     with pytest.raises(tf.errors.OpError) as caught:
         list(records.evaluation_batches(batch_size=2))
@@ -274,30 +280,31 @@ def test_a_shard_changed_between_two_folds_is_hashed_again(tmp_path) -> None:
 
 
 @pytest.fixture
-def opened(monkeypatch) -> Iterator[list[str]]:
-    """The shards read whole."""
-    paths: list[str] = []
-    original = files.read
-    monkeypatch.setattr(files, "read", lambda path: (paths.append(path), original(path))[1])
+def opened(monkeypatch) -> mock.Mock:
+    """Called with each shard that is read whole."""
+    read = mock.Mock(wraps=files.read)
+    monkeypatch.setattr(files, "read", read)
     monkeypatch.setattr(record_reader, "_left_in_place", {})
     monkeypatch.setattr(record_reader.ShardStore, "_living", weakref.WeakValueDictionary())
-    return paths
+    return read
 
 
 @pytest.mark.parametrize("cache", ["none", "memory", "file"])
 def test_open_records_share_what_they_read(dataset, tmp_path, opened, cache) -> None:
     directory = tmp_path if cache == "file" else None
     everything = _open(dataset, cache=cache, cache_dir=directory)
-    assert len(opened) == 4
+    assert opened.call_count == 4
     _open(dataset, [1], cache=cache, cache_dir=directory)
-    assert len(opened) == 4
+    assert opened.call_count == 4
     everything.close()
 
 
 def test_a_cache_file_has_no_name_and_goes_with_its_readers(dataset, tmp_path, opened) -> None:
     (tmp_path / "left-over.lockfile").write_bytes(b"of a killed run")
     records = _open(dataset, cache="file", cache_dir=tmp_path)
-    descriptor = records._rows[0][0].cached[0].descriptor
+    cached = records._rows[0][0].cached
+    assert cached is not None
+    descriptor = cached[0].descriptor
     assert os.fstat(descriptor).st_size == sum(entry.bytes for entry in dataset[1].shards[:4])
     assert [path.name for path in tmp_path.iterdir()] == ["left-over.lockfile"]
     batches = records.training_batches(batch_size=4, seed=0, epochs=2)
@@ -335,7 +342,7 @@ def test_a_cache_that_cannot_be_is_refused(dataset, data, options, message) -> N
 )
 def test_auto_keeps_in_memory_what_fits_into_a_quarter(monkeypatch, data, pages, kind) -> None:
     known = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": pages}
-    monkeypatch.setattr(records.os, "sysconf", known.__getitem__)
+    monkeypatch.setattr(os, "sysconf", known.__getitem__)
     assert records._resolve_cache("auto", None, data, 1025) == kind
 
 
@@ -345,7 +352,7 @@ def test_a_full_disk_ends_in_one_line_that_names_the_place(dataset, tmp_path, mo
     def full(*args: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(record_reader.os, "pwrite", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(CommandError, match=f"cache file in {tmp_path}, 0 MB so far: No space left"):
         _open(dataset, cache="file", cache_dir=tmp_path)
 

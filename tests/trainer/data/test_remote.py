@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -60,7 +61,7 @@ def store(request: pytest.FixtureRequest, dataset: Path):
         yield running
 
 
-def _run(store: Emulator, code: str, *argv: str) -> list[list]:
+def _run(store: Emulator, code: str, *argv: str) -> list[list[Any]]:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_"))
     }
@@ -71,7 +72,8 @@ def _run(store: Emulator, code: str, *argv: str) -> list[list]:
         env={**environment, **store.environment, "AWS_EC2_METADATA_DISABLED": "true"},
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    rows: list[list[Any]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
 
 
 def test_a_stores_dataset_reads_as_a_local_one_and_errors_are_one_line(

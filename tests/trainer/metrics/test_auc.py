@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy.special import ndtri
 from scipy.stats import binomtest, chi2, norm
@@ -62,17 +64,20 @@ def test_delong_variance_and_interval_are_those_proc_publishes() -> None:
     assert delong_interval(labels, scores) == pytest.approx((0.6301, 0.8326), abs=5e-5)
 
 
-def _brute_force(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _brute_force(
+    labels: npt.NDArray[Any], scores: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """AUCs and covariance by the paper's kernel over all pairs."""
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]
     kernel = (positive[:, :, None] > negative[:, None, :]).astype(float)
     kernel += 0.5 * (positive[:, :, None] == negative[:, None, :])
     areas = kernel.mean(axis=(1, 2))
 
-    def spread(components: np.ndarray) -> np.ndarray:
+    def spread(components: npt.NDArray[Any]) -> npt.NDArray[Any]:
         apart = components - areas[:, None]
         count = components.shape[1]
-        return apart @ apart.T / (count - 1) / count
+        squares: npt.NDArray[Any] = apart @ apart.T
+        return squares / (count - 1) / count
 
     return areas, spread(kernel.mean(axis=2)) + spread(kernel.mean(axis=1))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +29,7 @@ from trainer.metrics.roc_and_calibration import (
 LEVELS = pytest.mark.parametrize("levels", [3, 20, 10_000])
 
 
-def _sample(levels: int, n: int = 90) -> tuple[np.ndarray, np.ndarray]:
+def _sample(levels: int, n: int = 90) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     rng = np.random.default_rng(levels)
     labels = np.r_[0, 1, rng.integers(0, 2, n - 2)]
     return labels, rng.integers(0, levels, n) / levels

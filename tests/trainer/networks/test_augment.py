@@ -41,7 +41,7 @@ def _augmented(
     volume: npt.NDArray[Any], config: AugmentConfig, seed: keras.random.SeedGenerator | None = None
 ) -> npt.NDArray[np.float32]:
     found = augment(volume, config=config, voxel_mm=VOXEL_MM, top=255.0, seed=seed or _seed())
-    return keras.ops.convert_to_numpy(found)
+    return np.asarray(found)
 
 
 def _centred_mm() -> npt.NDArray[np.float64]:
@@ -54,7 +54,7 @@ def _heads(batch: int = 4, channels: int = 2) -> npt.NDArray[np.uint8]:
     """Ellipsoids of noise in 1 .. 255; the last channel of the last head is absent."""
     inside = np.linalg.norm(_centred_mm() / 17.0, axis=0) < 1
     noise = np.random.default_rng(0).integers(1, 256, (batch, *SHAPE, channels))
-    heads = (noise * inside[..., None]).astype(np.uint8)
+    heads: npt.NDArray[np.uint8] = (noise * inside[..., None]).astype(np.uint8)
     heads[-1, ..., -1] = 0
     return heads
 
@@ -67,8 +67,9 @@ def _moved(
 ) -> npt.NDArray[np.float32]:
     """One volume without channels, moved by known amounts."""
     given = [np.array([value], np.float32) for value in (angles, size, shift_mm)]
-    affine = sampling_affine(*map(keras.ops.convert_to_tensor, given), VOXEL_MM)[0]
-    return keras.ops.convert_to_numpy(resample(volume[..., None], affine))[..., 0]
+    angle, factor, shift = map(keras.ops.convert_to_tensor, given)
+    affine = sampling_affine(angle, factor, shift, VOXEL_MM)[0]
+    return np.asarray(resample(volume[..., None], affine))[..., 0]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float16", "float32"])
@@ -81,7 +82,7 @@ def test_with_everything_off_values_stay_as_they_are(dtype: str) -> None:
 
 @pytest.mark.parametrize(("axis", "dtype"), [(0, "uint8"), (1, "uint16"), (2, "float16")])
 def test_a_flip_is_the_exact_mirror_image_of_its_axis(axis: int, dtype: str) -> None:
-    chances = tuple(float(own == axis) for own in range(3))
+    chances = (float(axis == 0), float(axis == 1), float(axis == 2))
     found = _augmented(_heads().astype(dtype), dataclasses.replace(OFF, flip=chances))
     np.testing.assert_array_equal(found, np.flip(_heads(), axis + 1))
 
@@ -115,7 +116,10 @@ def test_movements_in_mm_agree_with_scipy(
     offset = centre - matrix @ (centre + np.linalg.inv(mm) @ np.array(shift_mm))
 
     def linear(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return ndimage.affine_transform(values, matrix, offset, order=1, mode="grid-constant")
+        found: npt.NDArray[np.float64] = ndimage.affine_transform(
+            values, matrix, offset, order=1, mode="grid-constant"
+        )
+        return found
 
     share = linear((volume > 0).astype(float))
     expected = np.where(share >= 0.5, linear(volume) / np.maximum(share, 0.5), 0.0)
@@ -172,7 +176,8 @@ def test_the_spline_basis_is_the_cubic_b_spline(count: int, spacing: float) -> N
 @pytest.mark.parametrize("part", ["gamma", "bias", "noise"])
 def test_intensities_change_on_the_foreground_alone_and_within_the_range(part: str) -> None:
     heads = _heads()
-    found = _augmented(heads, dataclasses.replace(OFF, **{part: 0.4}))
+    change: dict[str, Any] = {part: 0.4}
+    found = _augmented(heads, dataclasses.replace(OFF, **change))
     np.testing.assert_array_equal(found > 0, heads > 0)
     assert found.max() <= 255
     assert np.abs(found - heads).max() > 10
@@ -296,7 +301,7 @@ def _graph(compiled: bool) -> Any:
 
     def run(volume: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         seed.state.assign([8, 0])
-        return everything(volume)[0].numpy()
+        return np.asarray(everything(volume)[0])
 
     return run
 
@@ -324,8 +329,8 @@ def test_compiled_by_xla_the_same_movement_gives_the_same_volume() -> None:
     movement = [[[0.3, -0.2, 0.4]], [1.1], [[3.0, -2.0, 4.0]]]
 
     def moved(volume: Any) -> Any:
-        given = [keras.ops.convert_to_tensor(value) for value in movement]
-        return resample(volume, sampling_affine(*given, VOXEL_MM)[0])
+        angles, size, shift_mm = map(keras.ops.convert_to_tensor, movement)
+        return resample(volume, sampling_affine(angles, size, shift_mm, VOXEL_MM)[0])
 
     head = _heads(batch=2, channels=1)[0]
     plain, compiled = moved(head).numpy(), tf.function(moved, jit_compile=True)(head).numpy()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from keras.src.legacy.saving import legacy_h5_format
@@ -202,11 +204,11 @@ def test_depthwise_convolution_is_the_sum_it_says(size: int, stride: int) -> Non
     padding = [max((o - 1) * stride + size - n, 0) for o, n in zip(out, x.shape[1:4], strict=True)]
     padded = np.pad(x, ((0, 0), *((p // 2, p - p // 2) for p in padding), (0, 0)))
     assert found.shape == (2, *out, 3)
-    for place in itertools.product(*map(range, out)):
-        row, column, level = (index * stride for index in place)
+    for i, j, k in itertools.product(*map(range, out)):
+        row, column, level = i * stride, j * stride, k * stride
         window = padded[:, row : row + size, column : column + size, level : level + size]
         expected = np.einsum("brcsn,rcsn->bn", window, kernel)
-        np.testing.assert_allclose(found[(slice(None), *place)], expected, atol=1e-5)
+        np.testing.assert_allclose(found[:, i, j, k], expected, atol=1e-5)
 
 
 # Maps on which TensorFlow's own bfloat16 weight gradients are not what they should be on a CPU.
@@ -229,9 +231,9 @@ def test_gradients_in_sixteen_bits_are_those_of_float32(
     rng = np.random.default_rng(0)
     kind = precision.removeprefix("mixed_")
     volumes = tf.cast(rng.normal(size=(64, *lengths, 32)).astype(np.float32), kind)
-    kernel: np.ndarray | None = None
+    kernel: npt.NDArray[Any] | None = None
 
-    def gradients(policy: str) -> list[np.ndarray]:
+    def gradients(policy: str) -> list[npt.NDArray[Any]]:
         nonlocal kernel
         with battery.policy(policy):
             made = layer()
@@ -321,7 +323,7 @@ def test_synchronized_statistics_reach_every_batch_normalisation() -> None:
     assert all(layer.synchronized for layer in norms)
 
 
-def _same_encoder(model: keras.Model, reference: list[np.ndarray]) -> None:
+def _same_encoder(model: keras.Model, reference: list[npt.NDArray[Any]]) -> None:
     from trainer.networks.encoder_weights import encoder_of
 
     for found, expected in zip(encoder_of(model).get_weights()[1:], reference[1:], strict=True):

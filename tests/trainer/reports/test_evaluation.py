@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
@@ -229,7 +230,7 @@ def test_page_shows_no_patient_id_and_no_missing_number(
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", found.text)
 
 
-def _predictions(labels: np.ndarray, scores: np.ndarray, **more: Any) -> Predictions:
+def _predictions(labels: npt.NDArray[Any], scores: npt.NDArray[Any], **more: Any) -> Predictions:
     keys = tuple(str(i) for i in range(labels.size))
     return Predictions(name="a <b>&", keys=keys, labels=labels, scores=scores, **more)
 

@@ -17,14 +17,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 
-def objective(values: dict[str, object]) -> float:
+def objective(values: dict[str, Any]) -> float:
     """Best at a learning rate of 0.001 and a width of 1."""
     rate = {"3e-05": 0.5, "0.0001": 0.6, "0.0003": 0.7, "0.001": 0.8}.get(
         str(values.get("learning_rate")), 0.55
     )
-    return rate + 0.05 * float(values.get("width", 1.0))  # type: ignore[arg-type]
+    return rate + 0.05 * float(values.get("width", 1.0))
 
 
 def main() -> int:

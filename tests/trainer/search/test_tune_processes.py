@@ -195,7 +195,9 @@ def test_the_best_settings_trained_again_reach_the_studys_area_within_its_interv
     )
     argv = argv_of(
         *(data, study, "--tuner", tuner, "--max_trials", "8"),
-        **{"width": [0.125, 0.25], "learning_rate": [1e-4, 1e-3], "batch_size": 8},
+        width=[0.125, 0.25],
+        learning_rate=[1e-4, 1e-3],
+        batch_size=8,
     )
     argv[argv.index("--epochs") + 1] = "4"
     assert main(argv) == 0

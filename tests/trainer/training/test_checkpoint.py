@@ -6,9 +6,11 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
@@ -21,7 +23,11 @@ def _state() -> FoldState:
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    arrays = [np.float32([[1 / 3, np.nan]]), np.array(7, np.int64), np.uint32([1, 2**32 - 1])]
+    arrays: list[npt.NDArray[Any]] = [
+        np.array([[1 / 3, np.nan]], np.float32),
+        np.array(7, np.int64),
+        np.array([1, 2**32 - 1], np.uint32),
+    ]
     save_state(tmp_path, _state(), arrays, request="a")
     found = load_state(tmp_path, request="a")
     assert found is not None
@@ -71,7 +77,7 @@ def test_the_kept_network_is_the_one_the_state_speaks_of(tmp_path: Path, push: i
         if len(pushed) > push:
             raise Killed
 
-    def checkpoint(directory: Path, push: Callable[[], object]) -> Checkpoint:
+    def checkpoint(directory: Path, push: Callable[[], None]) -> Checkpoint:
         return Checkpoint(directory=directory, state_directory=directory, request="a", push=push)
 
     (tmp_path / "run").mkdir()

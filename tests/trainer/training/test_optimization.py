@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.cli import UsageError
@@ -16,10 +19,10 @@ from trainer.training.optimization import (
 )
 
 
-def _loss(label: list[float], logit: list[float], **options: object) -> np.ndarray:
+def _loss(label: list[float], logit: list[float], **options: Any) -> npt.NDArray[Any]:
     chosen = {"smoothing": 0.0, "weights": (1.0, 1.0), **options}
     columns = (np.array(values, np.float32)[:, None] for values in (label, logit))
-    return np.asarray(weighted_loss(*columns, **chosen))  # type: ignore[arg-type]
+    return np.asarray(weighted_loss(*columns, **chosen))
 
 
 def test_the_loss_is_the_negative_log_likelihood_of_each_example() -> None:

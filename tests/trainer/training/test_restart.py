@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import trainer.training.checkpoint
@@ -49,7 +51,7 @@ def _history(directory: Path) -> list[dict[str, str]]:
         ]
 
 
-def _weights(directory: Path, name: str) -> list[np.ndarray]:
+def _weights(directory: Path, name: str) -> list[npt.NDArray[Any]]:
     model = keras.saving.load_model(directory / "fold-1" / name, compile=False)
     return [np.asarray(weight) for weight in model.get_weights()]
 
@@ -87,8 +89,8 @@ def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     save = trainer.training.checkpoint.save_state
 
     def save_and_die(
-        directory: Path, state: trainer.training.checkpoint.FoldState, *args, **kwargs
-    ) -> None:  # type: ignore[no-untyped-def]
+        directory: Path, state: trainer.training.checkpoint.FoldState, *args: Any, **kwargs: Any
+    ) -> None:
         if state.epoch < 3 or moment == "after the state":
             save(directory, state, *args, **kwargs)
         if state.epoch == 3:

@@ -168,6 +168,6 @@ def test_more_devices_than_patients_in_a_batch_are_refused() -> None:
         Trainee(
             TrainConfig(modalities=("T1w",), batch_size=2),
             FoldSetup(make_schema(shape=SHAPE), (1.0, 1.0, 1.0), "float32", 1, (1.0, 1.0), 0),
-            strategy=Three(),  # type: ignore[arg-type]
+            strategy=Three(),
             cluster=Cluster(),
         )

@@ -102,7 +102,7 @@ def test_two_directories_of_one_id_are_both_refused():
     found = [("dir:x/train/00005", None), ("dir:x/test/5", None), ("dir:x/train/7", None)]
     assignments = assign_patients(found, PLAIN)
     assert set(assignments.by_key) == {"dir:x/train/7"}
-    reasons = {reason for reason, _ in assignments.refused.values()}
+    reasons = {refusal and refusal[0] for refusal in assignments.refused.values()}
     assert reasons == {Reason.AMBIGUOUS_PATIENT}
 
 
@@ -120,7 +120,9 @@ def test_labels_and_patients_that_do_not_meet_are_told():
     assert assignments.by_key["id:00009"].fold is None
     assert assignments.labels_without_patient == ("6",)
     assert assignments.patients_without_label == ("00009",)
-    assert assignments.refused["dir:a/3"][0] is Reason.NO_USABLE_SERIES
+    refusal = assignments.refused["dir:a/3"]
+    assert refusal is not None
+    assert refusal[0] is Reason.NO_USABLE_SERIES
 
 
 def test_every_reason_has_its_sentence():

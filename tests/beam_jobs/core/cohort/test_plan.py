@@ -67,6 +67,7 @@ def test_directory_with_several_patients_is_refused():
     one = stack(series_uid="1", patient_id="A", series_description="T1w")
     other = stack(series_uid="2", patient_id="B", series_description="T2w")
     plan = plan_patient("dir:r/5", one + other, ALL)
+    assert plan.refusal is not None
     assert plan.refusal[0] is Reason.MIXED_PATIENTS
     apart = [h._replace(path=f"T2w/{h.path}") for h in other]
     assert plan_patient("dir:r/5", one + apart, ALL).refusal is None

@@ -54,8 +54,10 @@ def assert_walk_agrees(path):
                 numbers = list(found) if kind == "decimals" else [found]
                 assert [float(part) for part in many][: len(numbers)] == numbers
         if header.is_native:
-            start = header.pixel_offset
-            stored = Path(path).read_bytes()[start : start + header.pixel_length]
+            start, length = header.pixel_offset, header.pixel_length
+            assert start is not None
+            assert length is not None
+            stored = Path(path).read_bytes()[start : start + length]
             assert stored == dataset.PixelData[: len(stored)]
     return True
 

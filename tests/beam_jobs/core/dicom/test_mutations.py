@@ -1,5 +1,6 @@
 """Spoilt files: a short run of the harness, and the defects that its long runs have found."""
 
+import multiprocessing
 import struct
 import time
 
@@ -63,9 +64,7 @@ def _hang_or_die(directory, monkeypatch, act):
     monkeypatch.setattr(mutations.Bench, "run", lambda self, seed, index: act(index))
     monkeypatch.setattr(mutations, "make_bases", list)
     monkeypatch.setattr(
-        mutations.multiprocessing,
-        "get_context",
-        lambda _: mutations.multiprocessing.context.ForkContext(),
+        multiprocessing, "get_context", lambda _: multiprocessing.context.ForkContext()
     )
     return list(mutations.outcomes(0, range(3)))
 
