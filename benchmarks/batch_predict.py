@@ -11,6 +11,7 @@ to nothing, so that many records can be given. Exit code 1: a limit missed.
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -152,7 +153,7 @@ def measure(scratch: Path, flags: argparse.Namespace) -> int:
     methods = ("loop", "job")
     times = take_turns(
         {
-            (method, size): (lambda method=method, size=size: peak_of(method, size))
+            (method, size): functools.partial(peak_of, method, size)
             for method in methods
             for size in ("one", "all")
         },

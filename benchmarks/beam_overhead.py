@@ -11,6 +11,7 @@ input of one tiny patient; the ratios compare what is left without it. Exit code
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -24,7 +25,7 @@ from _harness import Limit, conclude, parser, ratio, run, show, take_turns
 from beam_jobs.common import cli
 from beam_jobs.phantoms.anatomy import Head, Lesion
 from beam_jobs.phantoms.cohort import imaged
-from beam_jobs.phantoms.series import SeriesSpec, write_series
+from beam_jobs.phantoms.series import Plane, SeriesSpec, write_series
 
 PROG = "python benchmarks/beam_overhead.py"
 LIMIT_ONE = 1.10  # the job's time over the loop's, at most
@@ -64,11 +65,9 @@ def write_patients(root: Path, patients: int, slices: int, size: int) -> None:
     """One patient imaged, and linked under other names: the work is the same."""
     head = Head(lesion=Lesion(kind="ring", centre=(20.0, 10.0, 20.0), radius=15.0))
     first = root / "00000"
-    planes = dict(
-        zip(
-            ("FLAIR", "T1w", "T1wCE", "T2w"), ("axial", "coronal", "sagittal", "axial"), strict=True
-        )
-    )
+    planes: dict[str, Plane] = {
+        "FLAIR": "axial", "T1w": "coronal", "T1wCE": "sagittal", "T2w": "axial",
+    }  # fmt: skip
     for modality, plane in planes.items():
         spec = SeriesSpec(
             modality=modality, plane=plane, rows=size, columns=size, slices=slices,
@@ -112,7 +111,7 @@ def measure(scratch: Path, flags: argparse.Namespace) -> int:
     methods = {"loop": "loop", "1": "1 process", "2": "2 processes"}
     times = take_turns(
         {
-            (method, root): (lambda method=method, root=root: peak_of(method, root))
+            (method, root): functools.partial(peak_of, method, root)
             for method in methods
             for root in (tiny, cohort)
         },

@@ -17,12 +17,14 @@ os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
 import ctypes  # noqa: E402
 import dataclasses  # noqa: E402
 import functools  # noqa: E402
+import importlib  # noqa: E402
 import multiprocessing  # noqa: E402
 import statistics  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -51,10 +53,8 @@ from beam_jobs.phantoms.anatomy import UNIT, Head, Lesion  # noqa: E402
 from beam_jobs.phantoms.cohort import imaged  # noqa: E402
 from beam_jobs.phantoms.series import SeriesSpec, write_series  # noqa: E402
 
-try:
-    import SimpleITK as sitk  # noqa: N813 - its own documentation calls it so
-except ImportError:
-    sitk = None
+# Called as its own documentation calls it; None where the extra `bench` is not installed.
+sitk: Any = importlib.import_module("SimpleITK") if find_spec("SimpleITK") else None
 
 _PROG = "python benchmarks/convert.py"
 _GRID = (128, 128, 32)
@@ -110,7 +110,8 @@ def plain(source: Input) -> npt.NDArray[Any]:
         slices.append((image * 255).astype(np.uint8))
     volume = np.stack(slices, axis=-1)
     factors = [wanted / size for wanted, size in zip(source.shape, volume.shape, strict=True)]
-    return ndimage.zoom(volume, factors, order=3)
+    zoomed: npt.NDArray[Any] = ndimage.zoom(volume, factors, order=3)
+    return zoomed
 
 
 def simple_itk(source: Input) -> npt.NDArray[Any]:
@@ -132,7 +133,8 @@ def simple_itk(source: Input) -> npt.NDArray[Any]:
         0.0,
         sitk.sitkFloat32,
     )
-    return sitk.GetArrayFromImage(image).transpose(1, 2, 0)
+    array: npt.NDArray[Any] = sitk.GetArrayFromImage(image)
+    return array.transpose(1, 2, 0)
 
 
 def simple_itk_from_folder(source: Input) -> npt.NDArray[Any]:

@@ -154,12 +154,12 @@ def torch_loader(files: Sequence[Path], batch: int) -> Iterable[Any] | None:
     """PyTorch's DataLoader on the npz files, in this process; None without PyTorch."""
     try:
         import torch
-        from torch.utils.data import DataLoader, Dataset
+        from torch.utils.data import DataLoader
     except (ImportError, OSError, ValueError):
         return None
     torch.set_num_threads(1)
 
-    class Volumes(Dataset):  # type: ignore[misc, type-arg, unused-ignore]
+    class Volumes:
         def __len__(self) -> int:
             return len(files)
 
@@ -168,7 +168,8 @@ def torch_loader(files: Sequence[Path], batch: int) -> Iterable[Any] | None:
                 volume = torch.from_numpy(arrays["volume"]).to(torch.float32) / 255
                 return volume, torch.tensor(float(arrays["label"]))
 
-    return DataLoader(Volumes(), batch_size=batch, shuffle=True)
+    loader: Iterable[Any] = DataLoader(Volumes(), batch_size=batch, shuffle=True)
+    return loader
 
 
 def sequential(paths: Sequence[str]) -> Iterator[int]:

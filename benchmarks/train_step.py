@@ -78,7 +78,8 @@ def measure(
             loss = trainee.step(batch, number, args.batch_size)
             number += 1
         float(loss)
-        return (time.perf_counter() - started) / args.steps
+        seconds: float = (time.perf_counter() - started) / args.steps
+        return seconds
 
     block(True)  # makes the graph, fills the prefetch
     pairs = []
