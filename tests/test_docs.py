@@ -93,8 +93,8 @@ def test_every_reason_has_its_sentence_and_advice_on_the_page(reference: dict[st
             f"| `{reason.value}` | {sentence} | {ADVICE[reason]} |"
             in (reference["reference/reasons.md"])
         )
-    for reason, sentence in UNPREDICTED.items():
-        assert f"| `{reason.value}` | {sentence} |" in reference["reference/reasons.md"]
+    for own, sentence in UNPREDICTED.items():
+        assert f"| `{own.value}` | {sentence} |" in reference["reference/reasons.md"]
 
 
 def test_every_feature_of_the_record_is_explained(reference: dict[str, str]) -> None:

@@ -153,7 +153,7 @@ def _die_with_parent() -> None:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], endpoint: str, log: str) -> None:
-    import grpc  # type: ignore[import-untyped]
+    import grpc
 
     end = time.monotonic() + _START_S
     with grpc.insecure_channel(endpoint) as channel:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import keras_tuner as kt
 import numpy as np
 from keras_tuner.engine.base_tuner import BaseTuner
@@ -46,7 +46,7 @@ _DRAWN = 2_000  # combinations of a larger space of which the most promising is 
 ORACLE_NAME = "oracle.json"
 
 
-class Durable(Oracle):  # type: ignore[misc]
+class Durable(Oracle):
     """An oracle whose whole state is one file, replaced in one step. Stands before KerasTuner's.
 
     Attributes:
@@ -83,7 +83,7 @@ class Durable(Oracle):  # type: ignore[misc]
     def _save_trial(self, trial: Trial) -> None:
         """Nothing: `save` writes the trials too."""
 
-    @kt.synchronized  # type: ignore[untyped-decorator]
+    @kt.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         trial = super().create_trial(tuner_id)
         if trial.status == TrialStatus.STOPPED and self.ongoing_trials:
@@ -92,7 +92,7 @@ class Durable(Oracle):  # type: ignore[misc]
             trial.status = TrialStatus.IDLE
         return trial
 
-    @kt.synchronized  # type: ignore[untyped-decorator]
+    @kt.synchronized
     def end_trial(self, trial: Trial) -> None:
         if trial.trial_id in self._retry_queue:  # given up too early
             self._retry_queue.remove(trial.trial_id)
@@ -105,7 +105,7 @@ class Durable(Oracle):  # type: ignore[misc]
         # Run twice at once, by a worker that was given up and its successor.
         self.release(trial.trial_id)
 
-    @kt.synchronized  # type: ignore[untyped-decorator]
+    @kt.synchronized
     def give_up(self, tuner_id: str) -> str | None:
         """Takes a lost worker's trial back, to be run by the next free worker; its id."""
         self.tuner_ids.discard(tuner_id)
@@ -155,11 +155,11 @@ class Durable(Oracle):  # type: ignore[misc]
         ]
 
 
-class RandomOracle(Durable, RandomSearchOracle):  # type: ignore[misc]
+class RandomOracle(Durable, RandomSearchOracle):
     """Random search."""
 
 
-class BayesianOracle(Durable, BayesianOptimizationOracle):  # type: ignore[misc]
+class BayesianOracle(Durable, BayesianOptimizationOracle):
     """Gaussian process with an upper confidence bound, after a few random trials.
 
     The bound is looked up at combinations not tried yet, all of them or many: KerasTuner's climbs
@@ -209,7 +209,7 @@ class GridOracle(Durable):
         return {"status": TrialStatus.STOPPED, "values": None}
 
 
-class RoundsOracle(Durable, HyperbandOracle):  # type: ignore[misc]
+class RoundsOracle(Durable, HyperbandOracle):
     """Hyperband that begins with the largest bracket the number of trials allows."""
 
     def begin(self, max_trials: int) -> None:
@@ -294,7 +294,7 @@ class RoundsOracle(Durable, HyperbandOracle):  # type: ignore[misc]
         return found
 
 
-class TrialLoop(BaseTuner):  # type: ignore[misc]
+class TrialLoop(BaseTuner):
     """KerasTuner's loop, in which a trial may fail and whatever else is wrong is raised.
 
     Args:
@@ -317,7 +317,7 @@ class TrialLoop(BaseTuner):  # type: ignore[misc]
         trial.status = TrialStatus.COMPLETED
 
 
-class ChiefClient(oracle_client.OracleClient):  # type: ignore[misc]
+class ChiefClient(oracle_client.OracleClient):
     """A worker's line to the chief.
 
     Args:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
+import grpc
 import keras_tuner as kt
 from keras_tuner.engine.trial import Trial, TrialStatus
 
