@@ -72,6 +72,7 @@ def claimed(
             for folder in directories.checkpoints.glob("fold-*"):
                 shutil.rmtree(folder)
         yield directories, finished
+        push()
 
 
 def claim(

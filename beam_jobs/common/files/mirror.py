@@ -35,6 +35,7 @@ from beam_jobs.common.files.names import (
     split_member,
     text,
 )
+from beam_jobs.common.files.store_lock import LockedError
 
 _PREFIX = "voxelbeam-"
 
@@ -102,7 +103,7 @@ def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
     """A directory to be written, wherever it is to lie in the end.
 
     It is pushed when the block ends; when it ends by an error, what there is is pushed too, as it
-    would lie on a disk.
+    would lie on a disk. Only one that lost its lock (`Lock.require`) pushes nothing.
 
     Args:
       path: the directory.
@@ -125,6 +126,8 @@ def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
             mirror.fetch()
         try:
             yield mirror
+        except LockedError:  # the place is another job's by now
+            raise
         except BaseException:
             with contextlib.suppress(CommandError, OSError):
                 mirror.push()

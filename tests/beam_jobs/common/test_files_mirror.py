@@ -111,6 +111,14 @@ def test_what_an_error_leaves_is_in_the_store_too(store: Emulator, root: str) ->
     assert there(store, root) == {"state": "half"}
 
 
+def test_who_lost_the_lock_of_a_place_pushes_nothing(store: Emulator, root: str) -> None:
+    files.write(files.join(root, "state"), b"the other's")
+    with contextlib.suppress(files.LockedError), files.mirrored(root) as run:
+        (run.local / "state").write_text("mine")
+        raise files.LockedError("another process trains this run")
+    assert there(store, root) == {"state": "the other's"}
+
+
 def test_fetched_is_a_directory_a_file_or_nothing(store: Emulator, root: str) -> None:
     files.write(files.join(root, "model/variables/a"), b"1")
     files.write(files.join(root, "model.keras"), b"2")
