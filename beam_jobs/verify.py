@@ -16,9 +16,15 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert import second_decoder
-from beam_jobs.convert.resume import digest
 from beam_jobs.convert.series_table import name_below
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient, read_manifest
+from beam_jobs.core.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    ShardPatient,
+    digest,
+    read_manifest,
+)
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import read_cases

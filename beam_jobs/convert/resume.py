@@ -25,7 +25,7 @@ from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
-from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
+from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient, digest
 
 STATE_NAME = ".state"
 REPORT_NAME = "report.html"
@@ -240,16 +240,6 @@ def _target(name: str) -> str:
     while (target := files.temporary_of(name)) is not None:
         name = target
     return name
-
-
-def digest(path: str) -> tuple[int, str]:
-    """(bytes, sha256 hex) of a file."""
-    found, size = hashlib.sha256(), 0
-    with files.open_read(path) as stream:
-        while chunk := stream.read(1 << 20):
-            found.update(chunk)
-            size += len(chunk)
-    return size, found.hexdigest()
 
 
 def job_identity(**fields: Any) -> dict[str, Any]:

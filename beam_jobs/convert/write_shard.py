@@ -14,12 +14,12 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks, note, tick
 from beam_jobs.convert.npz import explode_shard
 from beam_jobs.convert.planning import Assignment
-from beam_jobs.convert.resume import ShardResult, StateStore, digest, shard_inputs
+from beam_jobs.convert.resume import ShardResult, StateStore, shard_inputs
 from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.core.cohort.folds import hash_order
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
 from beam_jobs.core.example import encode_case
-from beam_jobs.core.manifest import ShardEntry, ShardPatient
+from beam_jobs.core.manifest import ShardEntry, ShardPatient, digest
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import PreparedCase

@@ -196,7 +196,8 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """A JSON object, its words under the name that skew.json has for them."""
         fields = dataclasses.asdict(self)
-        return {**fields, "told": fields.pop("text"), "drifted": self.drifted}
+        fields["told"] = fields.pop("text")
+        return {**fields, "drifted": self.drifted}
 
 
 def compare(

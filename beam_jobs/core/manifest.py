@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import re
 from collections import Counter
@@ -60,6 +61,24 @@ class ShardEntry:
     def count(self) -> int:
         """Records in the shard."""
         return len(self.patients)
+
+    def difference(self, path: files.StrPath) -> str:
+        """How a file differs from the shard that was written, for a message; "" where it is it."""
+        size, sha256 = digest(path)
+        if (size, sha256) == (self.bytes, self.sha256):
+            return ""
+        listed = f"the manifest lists {self.bytes} bytes, sha256 {self.sha256}"
+        return f"{size} bytes, sha256 {sha256}; {listed}"
+
+
+def digest(path: files.StrPath) -> tuple[int, str]:
+    """(bytes, sha256 hex) of a file."""
+    found, size = hashlib.sha256(), 0
+    with files.open_read(path) as stream:
+        while chunk := stream.read(1 << 20):
+            found.update(chunk)
+            size += len(chunk)
+    return size, found.hexdigest()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,8 @@ from beam_jobs.common.csv_table import read_table
 
 METHODS = ("temperature", "isotonic", "none")
 ENSEMBLES = ("logits", "probabilities")
-OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit")
+# Of oof_predictions.csv; what it has besides is of no use here.
+_COLUMNS = ("patient_id", "label", "fold", "seed", "logit")
 
 # Ten cases of each class for each parameter fitted: Peduzzi et al., J Clin Epidemiol 49 (1996).
 LEAST_FOR_TEMPERATURE = 10
@@ -151,7 +152,7 @@ def out_of_fold(
         than the dataset says, with two labels, or twice for one member.
     """
     try:
-        _, rows = read_table(text, OOF_COLUMNS)
+        _, rows = read_table(text, _COLUMNS)
     except ValueError as error:
         raise ContractError(f"{source}: {error}") from error
     found: dict[str, tuple[int, list[float]]] = {}

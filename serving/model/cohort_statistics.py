@@ -9,7 +9,6 @@ from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.resume import digest
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
 from beam_jobs.core.manifest import Manifest
@@ -55,9 +54,8 @@ def of_dataset(path: str, manifest: Manifest) -> Statistics:
     shards = [shard for shard in manifest.shards if shard.fold is not None]
     for shard in terminal.track(shards, "reading records", len(shards)):
         file = files.join(path, shard.name)
-        if (size_and_sum := digest(file)) != (shard.bytes, shard.sha256):
-            differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
-            raise ContractError(differs.format(file, *size_and_sum, shard.bytes, shard.sha256))
+        if difference := shard.difference(file):
+            raise ContractError(f"{file}: {difference}")
         for case in read_cases(file, manifest.schema):
             found += of_case(case, manifest.schema)
     return dataclasses.replace(found, dataset_fingerprint=manifest.dataset_fingerprint)

@@ -100,7 +100,7 @@ def run_job(
 def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
     """The transform from a pipeline's root to `Cases`."""
     if source.dicom is None:
-        return ReadShards(source.shards, contract.schema, source.digests)
+        return ReadShards(source.shards, contract.schema, source.listed)
     return CasesFromDicom(
         root=source.dicom,
         spec=PreprocessSpec.from_json(contract.spec),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.manifest import MANIFEST_NAME, read_manifest
+from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
 from serving.predict.submission import match_ids
@@ -25,14 +25,14 @@ class Source:
       dicom: root of a DICOM directory or archive, None for records.
       dataset: a dataset's directory, None for shards by pattern and for DICOM.
       shards: paths of TFRecord shards.
-      digests: path of a shard -> (bytes, sha256 hex) that the manifest lists; empty without one.
+      listed: path of a shard -> its place in the manifest; empty without one.
       expected: patients that the manifest names -> the shard's file name; empty without manifest.
     """
 
     dicom: str | None = None
     dataset: str | None = None
     shards: tuple[str, ...] = ()
-    digests: Mapping[str, tuple[int, str]] = dataclasses.field(default_factory=dict)
+    listed: Mapping[str, ShardEntry] = dataclasses.field(default_factory=dict)
     expected: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -121,12 +121,10 @@ def _dataset(
             raise ContractError(
                 f"dataset {path} holds none of the {len(requested)} requested ids{hint}"
             )
-    digests = {
-        files.join(path, shard.name): (shard.bytes, shard.sha256)
-        for shard in manifest.shards
-        if shard.name in chosen
+    listed = {
+        files.join(path, shard.name): shard for shard in manifest.shards if shard.name in chosen
     }
-    return Source(dataset=path, shards=tuple(sorted(digests)), digests=digests, expected=expected)
+    return Source(dataset=path, shards=tuple(sorted(listed)), listed=listed, expected=expected)
 
 
 def matching(pattern: str) -> list[str]:

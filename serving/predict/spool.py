@@ -21,7 +21,7 @@ _LOCK = ".lock"
 _PART = "rows-"
 
 # A prediction, something refused, or what some cases look like.
-Row = Prediction | Reject | Statistics
+JobRow = Prediction | Reject | Statistics
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def _remove_orphans(output: Path) -> None:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-def to_line(row: Row) -> str:
+def to_line(row: JobRow) -> str:
     """A row as a line of JSON: a prediction's fields, a reject as it is, statistics as a text."""
     if isinstance(row, Statistics):
         return json.dumps(row.dumps())

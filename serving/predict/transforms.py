@@ -13,12 +13,12 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
-from beam_jobs.convert.resume import digest
 from beam_jobs.convert.transforms import Cases
 from beam_jobs.core import drift
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.example import decode_case
+from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
 from serving.model.loaded_model import LoadedModel, Prediction, load_model
 from serving.predict import spool
@@ -36,18 +36,15 @@ class ReadShards(beam.PTransform):
     Args:
       paths: of the shards.
       schema: what their records must be.
-      digests: path -> (bytes, sha256 hex) that a manifest lists. A shard that differs is reported
-        by a reject; such of its records as are sound are answered all the same.
+      listed: path -> its place in a manifest. A shard that differs from it is reported by a
+        reject; such of its records as are sound are answered all the same.
     """
 
     def __init__(
-        self,
-        paths: Sequence[str],
-        schema: RecordSchema,
-        digests: Mapping[str, tuple[int, str]] | None = None,
+        self, paths: Sequence[str], schema: RecordSchema, listed: Mapping[str, ShardEntry]
     ) -> None:
         super().__init__()
-        self._shards = [(path, (digests or {}).get(path)) for path in paths]
+        self._shards = [(path, listed.get(path)) for path in paths]
         self._schema = schema
 
     def expand(self, root: Any) -> Any:
@@ -179,32 +176,22 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
         return {"min_batch_size": 1, "max_batch_size": self._batch_size}
 
 
-def _read(element: tuple[str, tuple[int, str] | None], schema: RecordSchema) -> Iterator[Any]:
+def _read(element: tuple[str, ShardEntry | None], schema: RecordSchema) -> Iterator[Any]:
     path, listed = element
     shard = os.path.basename(path)
     try:
-        if listed is not None and (found := digest(path)) != listed:
-            differs = "{}: {} bytes, sha256 {}; the manifest lists {} bytes, sha256 {}"
-            yield beam.pvalue.TaggedOutput(
-                "rejects",
-                reject_row(
-                    scope="shard",
-                    subject=shard,
-                    reason=Unpredicted.OTHER_SHARD,
-                    detail=differs.format(shard, *found, *listed),
-                ),
-            )
+        if listed is not None and (difference := listed.difference(path)):
+            yield _reject(shard, Unpredicted.OTHER_SHARD, difference)
         with files.open_read(path) as stream:
             for item in surviving_cases(stream, shard, schema):
                 yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item
     except OSError as error:
-        detail = f"{shard}: {error}"
-        yield beam.pvalue.TaggedOutput(
-            "rejects",
-            reject_row(
-                scope="shard", subject=shard, reason=Unpredicted.UNREADABLE_SHARD, detail=detail
-            ),
-        )
+        yield _reject(shard, Unpredicted.UNREADABLE_SHARD, str(error))
+
+
+def _reject(shard: str, reason: Unpredicted, detail: str) -> Any:
+    row = reject_row(scope="shard", subject=shard, reason=reason, detail=f"{shard}: {detail}")
+    return beam.pvalue.TaggedOutput("rejects", row)
 
 
 def _is_requested(item: Any, key: int | str, requested: frozenset[str] | None) -> bool:
@@ -212,7 +199,7 @@ def _is_requested(item: Any, key: int | str, requested: frozenset[str] | None) -
     return requested is None or normalised_id(item[key]) in requested
 
 
-def _with_part(row: spool.Row) -> tuple[int, str]:
+def _with_part(row: spool.JobRow) -> tuple[int, str]:
     line = spool.to_line(row)
     return zlib.crc32(line.encode()) % _PARTS, line
 

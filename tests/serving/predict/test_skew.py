@@ -15,6 +15,18 @@ def test_a_line_says_how_many_comparisons_found_nothing() -> None:
     assert lines == ["none of 20 comparisons stands out (60 patients against 80 of training)"]
 
 
+def test_the_fields_of_skew_json_are_these() -> None:
+    text, _ = report(TRAINING, cohort(cases(3, 2), series(3, 2)), SCHEMA.modalities)
+    data = json.loads(text)
+    assert sorted(data) == [
+        *("compared", "drifted", "format", "not_compared", "patients", "training_patients"),
+    ]
+    for one in data["compared"]:
+        assert sorted(one) == [
+            *("distance", "drifted", "found", "limit", "modality", "told", "training", "what"),
+        ]
+
+
 def test_missing_modalities_stand_out() -> None:
     blind = [dataclasses.replace(c, present=(True, n % 2 == 0)) for n, c in enumerate(cases(60, 2))]
     text, lines = report(TRAINING, cohort(blind, series(60, 2)), SCHEMA.modalities)
