@@ -96,7 +96,7 @@ def _free_port() -> str:
 def test_workers_share_a_study_and_a_killed_one_loses_only_its_trial(
     dataset: Path, tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch, tuner: str
 ) -> None:
-    monkeypatch.setenv("FAKE_SECONDS", "0.6")
+    monkeypatch.setenv("FAKE_SECONDS", "1.5")
     study, port = tmp_path / "study", _free_port()
     argv = argv_of(dataset, study, "--tuner", tuner, "--max_trials", "12", "--worker_timeout", "5")
     where = {"KERASTUNER_ORACLE_IP": "127.0.0.1", "KERASTUNER_ORACLE_PORT": port}
