@@ -305,6 +305,7 @@ def test_a_cache_file_has_no_name_and_goes_with_its_readers(dataset, tmp_path, o
     cached = records._rows[0][0].cached
     assert cached is not None
     descriptor = cached[0].descriptor
+    del cached  # else it would live on
     assert os.fstat(descriptor).st_size == sum(entry.bytes for entry in dataset[1].shards[:4])
     assert [path.name for path in tmp_path.iterdir()] == ["left-over.lockfile"]
     batches = records.training_batches(batch_size=4, seed=0, epochs=2)
