@@ -22,8 +22,8 @@ class DataflowStub:
     """Attributes:
     url: the endpoint; the name and not the address, which Beam refuses.
     jobs: the jobs that were posted.
-    polled: how often one was asked about.
-    tokens: how often a token was asked for.
+    polled: how often one was requested.
+    tokens: how often a token was requested.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Object stores on this machine, spoken to over sockets: emulators of gs:// and s3://.
 
-Each stands behind a `Front`, which passes requests on, writes down what was asked, and fails on
+Each stands behind a `Front`, which passes requests on, writes down what was requested, and fails on
 demand as stores do.
 """
 
@@ -44,7 +44,7 @@ class Dialect:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
+class Request:
     """One request that came in.
 
     Attributes:
@@ -66,14 +66,14 @@ class Front:
 
     Attributes:
       url: where it listens.
-      asked: the requests so far.
+      requests: the requests so far.
       fault: takes (method, unquoted path), gives a status to fail with, or None to pass on.
       delay: seconds each answer takes longer, as over a distance.
     """
 
     def __init__(self, backend: str, dialect: Dialect | None = None) -> None:
         speaks = dialect or Dialect()
-        self.asked: list[Asked] = []
+        self.requests: list[Request] = []
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.delay = 0.0
         self._one_at_a_time = threading.Lock()
@@ -124,8 +124,8 @@ class Front:
                     headers += speaks.answer(self.command, path, status).items()
                     connection.close()
                 bodiless = self.command == "HEAD" or status in (204, 304)
-                front.asked.append(
-                    Asked(
+                front.requests.append(
+                    Request(
                         method=self.command,
                         path=path,
                         range=self.headers.get("Range") or "",

@@ -1,4 +1,4 @@
-"""The survey tells what the conversion would do, and touches nothing."""
+"""The survey shows what the conversion would do, and touches nothing."""
 
 import csv
 import subprocess
@@ -34,7 +34,7 @@ def test_table_and_sums_are_printed_and_written(cohort, tmp_path, capsys):
     assert set(used) == {"T1w", "FLAIR"}
     assert (used["T1w"]["plane"], used["T1w"]["slices"]) == ("coronal", "5")
     assert (used["T1w"]["rows"], used["T1w"]["columns"]) == ("12", "14")
-    assert {row["blank_slices"] for row in rows} == {""}  # only pixels could tell
+    assert {row["blank_slices"] for row in rows} == {""}  # only pixels could show
 
 
 def test_survey_costs_no_beam_and_no_tensorflow(cohort):

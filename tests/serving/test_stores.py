@@ -109,16 +109,16 @@ def test_a_models_contract_arrives_last_and_goes_first(
 ) -> None:
     flags = ("--runs", run, "--output", f"{root}/model")
     assert command(export.main, *flags)[0] == 0
-    puts = [one.path for one in store.front.asked if one.method in ("PUT", "POST")]
+    puts = [one.path for one in store.front.requests if one.method in ("PUT", "POST")]
     assert CONTRACT_NAME in puts[-1]
     code, _, err = command(export.main, *flags)
     assert (code, err.count("\n")) == (2, 1)
     assert "--overwrite" in err
-    store.front.asked.clear()
+    store.front.requests.clear()
     write_run(tmp_path / "other", seeds=(7,))
     other = ("--runs", tmp_path / "other", "--output", f"{root}/model", "--overwrite")
     assert command(export.main, *other)[0] == 0
-    changes = [one for one in store.front.asked if one.method not in ("GET", "HEAD")]
+    changes = [one for one in store.front.requests if one.method not in ("GET", "HEAD")]
     assert CONTRACT_NAME in changes[-1].path
     assert changes[-1].method == "PUT"
     first = next(n for n, one in enumerate(changes) if one.method == "PUT")

@@ -32,7 +32,7 @@ def store(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Emulator:
     monkeypatch.setattr(clients, "RETRIES", 2)
     emulator.front.fault = lambda method, path: None
     emulator.front.delay = 0.0
-    emulator.front.asked.clear()
+    emulator.front.requests.clear()
     return emulator
 
 

@@ -34,17 +34,17 @@ def test_begins_are_fetched_ahead_many_at_once_and_no_more_of_them(
         store.put(f"{root.removeprefix(store.path(''))}/{number:03}", bytes(200_000))
     entries = files.entries(root)
     store.front.delay = 0.2
-    store.front.asked.clear()
+    store.front.requests.clear()
     begun = time.monotonic()
     with files.fetched_ahead(entries, 1000):
         for place, entry in enumerate(entries):
             with files.open_bytes(entry.path) as source:
                 assert (source.size, source.modified) == (200_000, entry.stamp)
                 assert source.read_at(0, 500) == bytes(500)
-            assert len(store.front.asked) <= place + 1 + _WINDOW
+            assert len(store.front.requests) <= place + 1 + _WINDOW
     assert time.monotonic() - begun < count * 0.2 / 4
-    assert len(store.front.asked) == count
-    assert sum(one.sent for one in store.front.asked) == count * 1000
+    assert len(store.front.requests) == count
+    assert sum(one.sent for one in store.front.requests) == count * 1000
 
 
 def test_what_was_passed_over_or_is_not_among_them_is_fetched_when_it_is_opened(

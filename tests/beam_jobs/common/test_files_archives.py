@@ -188,18 +188,18 @@ class TestInAStore:
         members = {f"1/T1w/{n:03}.dcm": rng.randbytes(30_000) for n in range(200)}
         remote = files.join(root, "export" + suffix)
         files.copy(make(tmp_path / f"export{suffix}", members), remote)
-        store.front.asked.clear()
+        store.front.requests.clear()
         entries = files.entries(remote)
-        assert len(store.front.asked) <= 4
-        store.front.asked.clear()
+        assert len(store.front.requests) <= 4
+        store.front.requests.clear()
         read = []
         with files.fetched_ahead(entries, 64 << 10):
             for entry in entries:
                 with files.open_bytes(entry.path) as source:
                     read.append(source.read_at(0, source.size))
         assert read == list(members.values())
-        assert len(store.front.asked) <= 10
-        assert sum(one.sent for one in store.front.asked) < 1.1 * sum(map(len, read))
+        assert len(store.front.requests) <= 10
+        assert sum(one.sent for one in store.front.requests) < 1.1 * sum(map(len, read))
 
     def test_heads_of_large_members_do_not_cost_the_members(
         self, store: Emulator, root: str, tmp_path: Path
@@ -208,13 +208,13 @@ class TestInAStore:
         remote = files.join(root, "a.zip")
         files.copy(make(tmp_path / "a.zip", members), remote)
         entries = files.entries(remote)
-        store.front.asked.clear()
+        store.front.requests.clear()
         with files.fetched_ahead(entries, 64 << 10):
             for entry in entries:
                 with files.open_bytes(entry.path) as source:
                     assert source.read_at(0, 8192) == members[entry.path[-5:]][:8192]
-        assert len(store.front.asked) == 8
-        assert sum(one.sent for one in store.front.asked) < 8 * (66 << 10)
+        assert len(store.front.requests) == 8
+        assert sum(one.sent for one in store.front.requests) < 8 * (66 << 10)
 
     def test_a_replaced_archive_is_noticed(
         self, store: Emulator, root: str, tmp_path: Path

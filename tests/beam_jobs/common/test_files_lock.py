@@ -143,7 +143,7 @@ class TestInAStore:
         between: list[str] = []
         by_the_front = dataclasses.replace(store, backend=store.front.url)  # which counts versions
 
-        def other_comes_between(method: str, asked: str) -> int | None:
+        def other_comes_between(method: str, requested: str) -> int | None:
             if method == "PUT" and between == ["looked"]:
                 between.append("written")
                 store.front.fault = lambda method, path: None

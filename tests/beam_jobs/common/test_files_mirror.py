@@ -44,13 +44,13 @@ def test_a_mirror_brings_new_changed_and_deleted_files(store: Emulator, root: st
         (run.local / "config.json").write_text("{}")
         run.push()
         assert there(store, root) == {"config.json": "{}", "logs/events": "1", "others": "stays"}
-        store.front.asked.clear()
+        store.front.requests.clear()
         (run.local / "logs" / "events").write_text("12")
         (run.local / "config.json").unlink()
         run.push()
-        assert [one.method for one in store.front.asked] == [DELETE[store.scheme], "PUT"]
+        assert [one.method for one in store.front.requests] == [DELETE[store.scheme], "PUT"]
         run.push()
-        assert len(store.front.asked) == 2
+        assert len(store.front.requests) == 2
         kept = run.local
     assert there(store, root) == {"logs/events": "12", "others": "stays"}
     assert not kept.exists()
@@ -71,8 +71,8 @@ def test_what_was_written_last_arrives_last(store: Emulator, root: str) -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(name)
             os.utime(path, (time, time))
-        store.front.asked.clear()
-    arrived = [one.path.partition("root-")[2].partition("/")[2] for one in store.front.asked]
+        store.front.requests.clear()
+    arrived = [one.path.partition("root-")[2].partition("/")[2] for one in store.front.requests]
     assert arrived == names
 
 
@@ -99,8 +99,8 @@ def test_a_resumed_mirror_begins_with_what_is_there_and_sends_only_changes(
         assert (run.local / "large").read_bytes() == large
         (run.local / "fold-0" / ".state").write_text("done")
         (run.local / "large").unlink()
-        store.front.asked.clear()
-    assert [one.method for one in store.front.asked] == [DELETE[store.scheme], "PUT"]
+        store.front.requests.clear()
+    assert [one.method for one in store.front.requests] == [DELETE[store.scheme], "PUT"]
     assert there(store, root) == {"fold-0/.state": "done"}
 
 

@@ -26,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def requests(store: Emulator, method: str = "") -> list[Any]:
-    return [one for one in store.front.asked if one.method.startswith(method)]
+    return [one for one in store.front.requests if one.method.startswith(method)]
 
 
 def test_a_written_object_reads_back_and_costs_one_request_each(store: Emulator, root: str) -> None:
     path = files.join(root, "d", "ü b#%'.dcm")
     files.write(path, b"0123456789")
     assert files.read(path) == b"0123456789"
-    assert [one.method for one in store.front.asked] == ["PUT", "GET"]
+    assert [one.method for one in store.front.requests] == ["PUT", "GET"]
     assert files.read_range(path, 8, 100) == b"89"
     assert files.read_range(path, 10, 1) == b""
     files.write(path, b"")
@@ -58,7 +58,7 @@ def test_a_large_object_goes_and_comes_in_parts(store: Emulator, root: str) -> N
 def test_a_sequential_reader_fetches_ever_larger_blocks(store: Emulator, root: str) -> None:
     data = os.urandom(6 << 20)
     files.write(files.join(root, "a"), data)
-    store.front.asked.clear()
+    store.front.requests.clear()
     with files.open_read(files.join(root, "a")) as stream:
         assert b"".join(iter(lambda: stream.read(50_000), b"")) == data
     assert len(requests(store)) <= 5
@@ -175,7 +175,7 @@ def test_no_permission_is_one_line_at_once(store: Emulator, root: str, status: i
     store.front.fault = lambda method, path: status
     path = files.join(root, "a")
     for use in (files.read, files.size, files.entries, files.names, files.exists):
-        store.front.asked.clear()
+        store.front.requests.clear()
         with pytest.raises(files.StoreError) as found:
             use(path)
         assert str(found.value) == f"{path}: access denied ({status})"

@@ -45,7 +45,7 @@ def make_dangling_link(path):
 
 
 # What is done to one file of a series, and the reason that must be found for it; the series loses
-# one slice and goes on. The second group makes a stack of its own of the file.
+# one slice and continues. The second group makes a stack of its own of the file.
 FILE_DAMAGES = {
     "not_dicom": lambda path: path.write_bytes(b"text " * 100),
     "truncated_pixels": lambda path: path.write_bytes(path.read_bytes()[:-64]),
@@ -95,13 +95,13 @@ def test_the_sum_comes_out_even(converted):
     dataset, _, total = converted
     counts = Manifest.loads((dataset / "manifest.json").read_text()).counts["files"]
     assert sum(counts.values()) == total
-    told = Counter[str]()
+    listed = Counter[str]()
     for row in rows(dataset / "series.csv"):
-        told[row["verdict"]] += int(row["files"])
+        listed[row["verdict"]] += int(row["files"])
     for row in rows(dataset / "rejects.csv"):
         if row["scope"] == "file":
-            told["rejected"] += int(row["files"])
-    assert {verdict: told[verdict] for verdict in counts} == counts
+            listed["rejected"] += int(row["files"])
+    assert {verdict: listed[verdict] for verdict in counts} == counts
 
 
 @pytest.mark.parametrize("reason", [*FILE_DAMAGES, *SERIES_DAMAGES])

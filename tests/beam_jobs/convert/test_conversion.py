@@ -97,7 +97,7 @@ def test_records_hold_what_the_manifest_says(dataset):
     assert {fold for _, _, fold in listed} == set(range(5))
 
 
-def test_missing_and_black_series_are_zeros_and_told(cohort, dataset):
+def test_missing_and_black_series_are_zeros_and_reported(cohort, dataset):
     patients = [path.name for path in sorted((cohort / "train").iterdir())]
     by_id = {case.patient_id: case for case in cases(dataset)}
     without_flair = by_id[str(int(patients[1]))]
@@ -119,7 +119,7 @@ def test_every_file_is_used_unused_or_rejected(cohort, dataset):
     assert Counter(row["verdict"] for row in series) == {"used": 30, "rejected": 1}
 
 
-def test_series_table_tells_the_truth(cohort, dataset):
+def test_series_table_is_the_truth(cohort, dataset):
     truth = read_truth(cohort)
     for row in rows(dataset / "series.csv"):
         if row["verdict"] != "used":
@@ -145,15 +145,17 @@ def test_blank_slices_of_each_series_are_the_phantoms(cohort, dataset):
     assert found > 60
 
 
-def test_blank_slices_are_told_of_the_series_that_were_read_and_of_no_other(cohort, tmp_path):
+def test_blank_slices_are_counted_in_the_series_that_were_read_and_in_no_other(cohort, tmp_path):
     few = tmp_path / "few"
     for patient in sorted((cohort / "train").iterdir())[:3]:
         shutil.copytree(patient, few / "train" / patient.name)
     shutil.copy(cohort / "train_labels.csv", few)
     required = ("--modalities", "FLAIR,T1w", "--require_modalities", "FLAIR,T1w", "--no_report")
     assert convert(few, tmp_path / "d", *required) == cli.EXIT_OK
-    told = {(row["reason"], row["blank_slices"] != "") for row in rows(tmp_path / "d/series.csv")}
-    assert told == {
+    counted = {
+        (row["reason"], row["blank_slices"] != "") for row in rows(tmp_path / "d/series.csv")
+    }
+    assert counted == {
         ("", True),
         ("blank_series", True),
         ("patient_rejected", True),
@@ -318,9 +320,7 @@ def test_damaged_shard_is_converted_again(cohort, dataset, copy, capsys):
     assert published(copy) == published(dataset)
 
 
-def test_shards_of_a_version_that_told_less_of_series_are_converted_again(
-    cohort, dataset, copy, capsys
-):
+def test_shards_of_a_version_with_fewer_columns_are_converted_again(cohort, dataset, copy, capsys):
     for path in sorted((copy / ".state").glob("*.tfrecord.json"))[:2]:
         state = json.loads(path.read_text())
         for row in state["result"]["series"]:
@@ -368,7 +368,7 @@ def test_one_modality_of_the_layout_leaves_the_others_unused(cohort, tmp_path):
     assert set(found.counts["reasons"]) == {"unknown_modality"}
 
 
-def test_names_that_are_not_utf8_and_files_of_nobody_are_rows(cohort, tmp_path):
+def test_names_that_are_not_utf8_and_unowned_files_are_rows(cohort, tmp_path):
     import os
 
     heap = tmp_path / "heap"
@@ -377,13 +377,13 @@ def test_names_that_are_not_utf8_and_files_of_nobody_are_rows(cohort, tmp_path):
     shutil.copy(image, os.fsencode(heap) + b"/bad\xff.dcm")
     dataset = pydicom.dcmread(image)
     dataset.PatientID = ""
-    dataset.save_as(heap / "nobody.dcm")
+    dataset.save_as(heap / "unowned.dcm")
     for path in image.parent.iterdir():
         shutil.copy(path, heap)
     argv = ["--input", str(heap), "--output", str(tmp_path / "d"), "--shape", SHAPE, "--quiet"]
     assert dicom_to_tfrecord.main(argv) == cli.EXIT_OK
     reasons = {row["reason"]: row["subject"] for row in rows(tmp_path / "d" / "rejects.csv")}
-    assert reasons == {"unusable_name": r"bad\udcff.dcm", "no_patient_id": "nobody.dcm"}
+    assert reasons == {"unusable_name": r"bad\udcff.dcm", "no_patient_id": "unowned.dcm"}
     assert len(list(cases(tmp_path / "d"))) == 1
 
 

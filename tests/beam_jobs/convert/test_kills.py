@@ -16,6 +16,7 @@ def test_two_kills_leave_no_trace(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # twenty starts of Beam, on a busy machine too
 @pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_kills_leave_no_trace(tmp_path, processes):
     assert kills.run(20, seed=0, processes=processes, scratch=tmp_path) == []

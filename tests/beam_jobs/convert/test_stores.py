@@ -26,7 +26,7 @@ from beam_jobs.phantoms.plan import PhantomConfig, read_truth
 from beam_jobs.report import __main__ as report
 from tests import stores
 from tests.dicom_files import enhanced_dataset, group, save
-from tests.stores import BUCKET, Asked, Emulator
+from tests.stores import BUCKET, Emulator, Request
 
 pytestmark = [
     pytest.mark.emulator,
@@ -75,7 +75,7 @@ def store(emulator: Emulator, monkeypatch) -> Emulator:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(clients, "RETRIES", 3)
     emulator.front.fault = lambda method, path: None
-    emulator.front.asked.clear()
+    emulator.front.requests.clear()
     return emulator
 
 
@@ -91,10 +91,10 @@ def published(store: Emulator, output: str) -> dict[str, bytes]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Converted:
-    """A finished dataset in the store, and what its conversion asked of the store."""
+    """A finished dataset in the store, and what its conversion requested of the store."""
 
     name: str
-    asked: tuple[Asked, ...]
+    requests: tuple[Request, ...]
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +102,9 @@ def dataset(emulator) -> Converted:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in emulator.environment.items():
             patch.setenv(name, value)
-        emulator.front.asked.clear()
+        emulator.front.requests.clear()
         assert convert(emulator, "shared", "--quiet") == cli.EXIT_OK
-    return Converted(name="shared", asked=tuple(emulator.front.asked))
+    return Converted(name="shared", requests=tuple(emulator.front.requests))
 
 
 def test_dataset_in_a_store_is_the_local_one_byte_for_byte(store, dataset, local):
@@ -115,18 +115,18 @@ def test_dataset_in_a_store_is_the_local_one_byte_for_byte(store, dataset, local
     assert set(states) == {".state/job.json", *(f".state/{name}.json" for name in shards)}
 
 
-def test_each_input_is_asked_for_once_by_its_header_and_once_by_its_pixels(dataset, cohort):
+def test_each_input_is_requested_once_for_its_header_and_once_for_its_pixels(dataset, cohort):
     images = {str(path.relative_to(cohort)) for path in (cohort / "train").rglob("*.dcm")}
-    asked = Counter(
+    requested = Counter(
         (request.method, request.path.partition("/cohort/")[2].partition("?")[0])
-        for request in dataset.asked
+        for request in dataset.requests
         if "/cohort/train/" in request.path
     )
-    assert {name for _, name in asked if name.endswith(".dcm")} == images
-    assert {method for method, _ in asked} == {"GET"}
-    assert {asked["GET", name] for name in images} == {2}
-    assert asked["GET", next(name for _, name in asked if name.endswith("notes.txt"))] == 1
-    assert not any(name.endswith(".hidden") for _, name in asked)
+    assert {name for _, name in requested if name.endswith(".dcm")} == images
+    assert {method for method, _ in requested} == {"GET"}
+    assert {requested["GET", name] for name in images} == {2}
+    assert requested["GET", next(name for _, name in requested if name.endswith("notes.txt"))] == 1
+    assert not any(name.endswith(".hidden") for _, name in requested)
 
 
 def test_header_of_a_large_object_does_not_cost_the_object(store, cohort):
@@ -135,15 +135,15 @@ def test_header_of_a_large_object_does_not_cost_the_object(store, cohort):
     image += padding[:12]
     store.put("large/train/a.dcm", image + padding[12:])
     (entry,) = files.entries(store.path("large"))
-    store.front.asked.clear()
+    store.front.requests.clear()
     with files.fetched_ahead([entry], files.HEAD_BYTES):
         (header,) = read_headers(entry.path)
     assert (header.file_size, header.modified) == (len(image) + 3_000_000, entry.stamp)
-    assert sum(request.sent for request in store.front.asked) < 2 * files.HEAD_BYTES
-    store.front.asked.clear()
+    assert sum(request.sent for request in store.front.requests) < 2 * files.HEAD_BYTES
+    store.front.requests.clear()
     with files.open_bytes(entry.path) as source:
         assert source.read_at(len(image) + 1_000_000, 500_000) == bytes(500_000)
-    (request,) = store.front.asked
+    (request,) = store.front.requests
     assert request.sent == 500_000
 
 
@@ -154,11 +154,11 @@ def test_lock_refuses_a_second_job_and_once_broken_every_shard_is_kept(
     with pytest.raises(cli.CommandError, match=r"another job is writing .*process 1.*--break_lock"):
         convert(store, dataset.name, "--quiet")
     assert published(store, dataset.name) == local
-    store.front.asked.clear()
+    store.front.requests.clear()
     assert convert(store, dataset.name, "--break_lock") == cli.EXIT_OK
     assert "3 kept, 0 converted" in capsys.readouterr().out
     assert published(store, dataset.name) == local
-    written = [r.path for r in store.front.asked if r.method in ("PUT", "POST")]
+    written = [r.path for r in store.front.requests if r.method in ("PUT", "POST")]
     assert not [path for path in written if ".tfrecord" in path]
     assert ".state/lock" not in store.names(dataset.name)
 
@@ -173,9 +173,9 @@ def test_pixels_of_a_multi_frame_object_are_not_fetched_with_its_header(store, t
     dataset = enhanced_dataset(groups, rows=400, columns=400)
     path = save(dataset, tmp_path / "a.dcm", uid.ExplicitVRLittleEndian, frames)
     store.put("frames/a.dcm", path.read_bytes())
-    store.front.asked.clear()
+    store.front.requests.clear()
     found = read_headers(store.path("frames/a.dcm"))
-    assert sum(request.sent for request in store.front.asked) < 400_000 < path.stat().st_size
+    assert sum(request.sent for request in store.front.requests) < 400_000 < path.stat().st_size
     expected = read_headers(str(path))
     assert [header._replace(path="", modified=0) for header in found] == [
         header._replace(path="", modified=0) for header in expected
@@ -223,18 +223,18 @@ def test_damaged_shard_is_found_and_converted_again(store, dataset, local, capsy
 
 
 @pytest.mark.slow
-def test_store_that_stumbles_is_asked_again(store, local):
-    asked = Counter[tuple[str, str]]()
+def test_store_that_stumbles_is_tried_again(store, local):
+    requested = Counter[tuple[str, str]]()
 
     def stumble(method: str, path: str) -> int | None:
-        asked[method, path] += 1
+        requested[method, path] += 1
         chosen = zlib.crc32(f"{method} {path}".encode()) % 7 == 0
-        return 503 if chosen and asked[method, path] == 1 else None
+        return 503 if chosen and requested[method, path] == 1 else None
 
     store.front.fault = stumble
     assert convert(store, "stumbled", "--quiet") == cli.EXIT_OK
     assert published(store, "stumbled") == local
-    assert any(request.status == 503 for request in store.front.asked)
+    assert any(request.status == 503 for request in store.front.requests)
 
 
 def test_store_that_stays_down_is_one_line_and_no_rejected_files(store, monkeypatch):
@@ -243,7 +243,7 @@ def test_store_that_stays_down_is_one_line_and_no_rejected_files(store, monkeypa
     with pytest.raises(cli.CommandError, match=r"T1w/\S+: the store answered 503 \(Serv") as found:
         convert(store, "down", "--quiet")
     assert "\n" not in str(found.value)
-    refused = [request for request in store.front.asked if request.status == 503]
+    refused = [request for request in store.front.requests if request.status == 503]
     tries = Counter(request.path for request in refused)
     assert max(tries.values()) > 1
     assert not {"manifest.json", "rejects.csv", ".state/lock"} & set(store.names("down"))
@@ -254,10 +254,10 @@ def test_no_permission_is_one_line_at_once(store):
     with pytest.raises(cli.CommandError, match=r"T1w/\S+: access denied \(403\)$"):
         convert(store, "denied", "--quiet")
     store.front.fault = lambda method, path: 403
-    store.front.asked.clear()
+    store.front.requests.clear()
     with pytest.raises(cli.CommandError, match=r"access denied \(403\)$"):
         convert(store, "denied", "--quiet")
-    assert len(store.front.asked) == 1
+    assert len(store.front.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -451,7 +451,7 @@ def test_output_that_is_a_file_or_full_is_refused(tmp_path: Path) -> None:
 
 
 def _is_gone_soon(group: int) -> bool:
-    """Whether nobody of a process group is left; the dead count until init asks after them."""
+    """Whether no process of a group is left; the dead count until init reaps them."""
     for _ in range(500):
         try:
             os.killpg(group, 0)

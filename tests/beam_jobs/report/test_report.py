@@ -137,8 +137,8 @@ def test_blank_slices_are_those_of_series_csv(dataset, page):
         assert found["spread"]["median"] == pytest.approx(shares.median())
         assert found["without"] == (shares == 0).sum()
         assert found["shares"] == np.histogram(shares, bins=20, range=(0, 100))[0].tolist()
-        told = f"{100 * found['share']:.1f} % of all slices ({found['blank']} of {found['slices']})"
-        assert told in page
+        counts = f"({found['blank']} of {found['slices']})"
+        assert f"{100 * found['share']:.1f} % of all slices {counts}" in page
     slices = int(used.slices.sum())
     share = 100 * used.blank_slices.sum() / slices
     assert f"<b>{share:.0f} %</b><span>of {slices} slices as scanned are blank" in page
@@ -360,8 +360,8 @@ def test_no_canary_in_the_page_of_an_hmac_run(cohort, tmp_path, capfd):  # noqa:
     ]
     assert dicom_to_tfrecord.main(argv) == cli.EXIT_OK
     page = (tmp_path / "d" / "report.html").read_text()
-    told = capfd.readouterr()
-    assert_no_canary(tmp_path / "d", told.out.encode(), told.err.encode())
+    printed = capfd.readouterr()
+    assert_no_canary(tmp_path / "d", printed.out.encode(), printed.err.encode())
     facts = facts_in(page)
     assert facts["rejects"]
     assert not any(row["subjects"] for row in facts["rejects"])
@@ -458,7 +458,7 @@ def test_a_handful_of_series_is_too_few_to_mark(dataset, tmp_path):
     assert all("too few" in row for row in drift_rows(page, "slices a series"))
 
 
-def test_comparison_tells_brighter_records_and_other_people(tmp_path):
+def test_comparison_shows_brighter_records_and_other_people(tmp_path):
     schema = make_schema()
     cases = make_cases(schema, patients=12)
     write_cases(tmp_path / "a", cases, schema, folds=3)

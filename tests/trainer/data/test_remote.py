@@ -79,7 +79,7 @@ def _run(store: Emulator, code: str, *argv: str) -> list[list[Any]]:
 def test_a_stores_dataset_reads_as_a_local_one_and_errors_are_one_line(
     store: Emulator, dataset: Path
 ) -> None:
-    store.front.asked.clear()
+    store.front.requests.clear()
     code = """
 base = sys.argv[1]
 print(json.dumps([
@@ -110,9 +110,9 @@ print(json.dumps([
     assert uncached[0] == "UsageError"
     assert not [line for _, line in (nothing, no_bucket, damaged, denied) if "\n" in line]
     fetched = Counter(
-        asked.path
-        for asked in store.front.asked
-        if asked.method == "GET" and "/dataset/fold-" in asked.path
+        request.path
+        for request in store.front.requests
+        if request.method == "GET" and "/dataset/fold-" in request.path
     )
     # Once to memory and once to the file, not once an epoch or a record.
     assert len(fetched) == 4
