@@ -56,8 +56,7 @@ def main(argv: Sequence[str]) -> int:
     runs = [Run.load(path) for path in args.runs]
     _require_true_labels(runs)
     data = None if args.data is None else _dataset(args.data, runs)
-    evidence = None if args.calibration == "none" else _evidence(runs, data, args.calibration)
-    calibration = _calibration(evidence, args.ensemble, args.calibration)
+    calibration, evidence = _calibrated(runs, data, args.ensemble, args.calibration)
     statistics = None if data is None else of_dataset(args.data, data)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
     cli.quiet_tensorflow()
@@ -105,11 +104,31 @@ def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
     return manifest
 
 
-def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) -> OutOfFold | str:
-    """The runs' out-of-fold predictions, or why there are none.
+def _calibrated(
+    runs: Sequence[Run], data: Manifest | None, ensemble: str, method: str | None
+) -> tuple[Calibration, OutOfFold | None]:
+    """The calibration, and the out-of-fold predictions it was fitted on where it was.
 
     Raises:
       ContractError: a row that is not out of fold, or no file though `method` was requested.
+    """
+    if method == "none":
+        return Calibration(why="--calibration none was requested"), None
+    for run in runs:
+        file = files.join(run.directory, OOF_NAME)
+        if files.stat(file) is None:
+            if method is not None:
+                raise ContractError(f"--calibration {method}: {file} is not there")
+            return Calibration(why=f"run {run.directory} has no {OOF_NAME}"), None
+    evidence = _evidence(runs, data)
+    return fit(evidence, ensemble, method), evidence
+
+
+def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
+    """The runs' out-of-fold predictions.
+
+    Raises:
+      ContractError: a row that is not out of fold.
     """
     folds = None
     if data is not None:
@@ -117,33 +136,18 @@ def _evidence(runs: Sequence[Run], data: Manifest | None, method: str | None) ->
     tables = []
     for run in runs:
         file = files.join(run.directory, OOF_NAME)
-        if files.stat(file) is None:
-            if method is None:
-                return f"run {run.directory} has no {OOF_NAME}"
-            raise ContractError(f"--calibration {method}: {file} is not there")
         members = {(member.fold, member.seed) for member in run.members}
-        text = read_named(file)
-        tables.append(out_of_fold(text, members, source=file, folds=folds))
+        tables.append(out_of_fold(read_named(file), members, source=file, folds=folds))
     return pooled(tables)
 
 
-def _calibration(
-    evidence: OutOfFold | str | None, ensemble: str, method: str | None
-) -> Calibration:
-    if evidence is None:
-        return Calibration(why="--calibration none was requested")
-    if isinstance(evidence, str):
-        return Calibration(why=evidence)
-    return fit(evidence, ensemble, method)
-
-
-def _cohort(data: Manifest | None, evidence: OutOfFold | str | None) -> dict[str, Any]:
+def _cohort(data: Manifest | None, evidence: OutOfFold | None) -> dict[str, Any]:
     """Size and balance of the patients trained on, as far as they are known."""
     if data is not None:
         labels = [label for _, label, _ in data.patients if label is not None]
         source = f"of the dataset {data.dataset_fingerprint[:12]}"
         return {"patients": len(labels), "positive": sum(labels), "source": source}
-    if isinstance(evidence, OutOfFold):
+    if evidence is not None:
         count, positive = len(evidence.labels), int(evidence.labels.sum())
         return {"patients": count, "positive": positive, "source": "those scored out of fold"}
     return {}
