@@ -27,7 +27,9 @@ SETTINGS = ("--fold", "1", "--modalities", "T1wCE", "--epochs", "3", "--learning
 TIMES = ("step_seconds", "epoch_seconds", "input_wait")
 
 
-@pytest.fixture(scope="module", params=[s3, gs], ids=["s3", "gs"])
+@pytest.fixture(
+    scope="module", params=[s3, pytest.param(gs, marks=pytest.mark.slow)], ids=["s3", "gs"]
+)
 def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     with request.param() as running:
         yield running
