@@ -182,6 +182,7 @@ def _children(process: int) -> set[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("tuner", ["hyperband", "bayesian"])
 def test_the_best_settings_trained_again_reach_the_studys_area_within_its_interval(
     tmp_path: Path, tuner: str
