@@ -6,6 +6,7 @@ on all of them; ratios are taken within a round, and their median is the figure.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+ROOT = Path(__file__).resolve().parents[1]
 # The project's own tests lend their datasets and their browser.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(ROOT))
 
-from beam_jobs.common import cli
+from beam_jobs.common import cli  # noqa: E402
 
 Way = TypeVar("Way")
 
@@ -115,6 +117,36 @@ used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
 sys.exit(done.returncode)
 """
+
+
+def git(*arguments: str, **environment: str) -> bytes:
+    """What a git command prints of this repository.
+
+    Raises:
+      CommandError: it failed.
+    """
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+    )
+    if done.returncode:
+        line = " ".join(done.stderr.decode().split())
+        raise cli.CommandError(f"git {arguments[0]}: {line}")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def code_of(tree: str, *folders: str) -> Iterator[Path]:
+    """A revision's or a tree's files, all or those of some folders, in a temporary directory.
+
+    Raises:
+      CommandError: it is not in this repository.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        packed = git("archive", tree, *folders)
+        subprocess.run(["tar", "-x", "-C", scratch], input=packed, check=True)
+        yield Path(scratch)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,6 @@ Both run the whole chain on small phantoms, by its commands alone: synthesis, su
 verification, reports, baseline, training, search, evaluation, saliency, export, prediction. Then
 every file that one of them wrote is held against the other's.
 
-    python benchmarks/same_bytes.py                       # the working tree against HEAD
-    python benchmarks/same_bytes.py --before v1 --work /tmp/same --only convert report
-
 Text must be equal but for times and the directory's name, archives (.keras, .npz, .gz) member by
 member, SavedModels in their variables and answers. What commands print is kept and not compared;
 their exit codes are. Exit code 1: a difference that `EXPECTED` does not name, or a command that
@@ -15,7 +12,6 @@ failed. A side takes about three minutes.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import contextlib
 import hashlib
@@ -31,13 +27,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from revisions.chain import STAGES, STEPS, Step, needed  # beside this script
+from _harness import code_of, git
+from revisions.chain import STAGES, STEPS, Step, needed
 from revisions.compare import FAILING, RECORD, Expected, Verdict, compare
 from revisions.contents import THROUGH_MODEL, TIMES, UNSTABLE
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
+from beam_jobs.common import cli
+
+PROG = "python benchmarks/same_bytes.py"
 PARTS = Path(__file__).with_name("revisions")
 MODELS = "models.npz"
 # Inputs get this time of change: a conversion remembers its files by it.
@@ -83,27 +82,15 @@ EXPECTED: tuple[Expected, ...] = (
 )
 
 
-def git(*arguments: str, **environment: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 def tree_of(revision: str | None) -> str:
     """The tree's hash of a revision, or of the working tree with what git does not ignore in it."""
     if revision is not None:
-        return git("rev-parse", "--verify", f"{revision}^{{tree}}")
+        return git("rev-parse", "--verify", f"{revision}^{{tree}}").decode().strip()
     with tempfile.TemporaryDirectory() as scratch:
         index = {"GIT_INDEX_FILE": f"{scratch}/index"}
         git("read-tree", "HEAD", **index)
         git("add", "--all", **index)
-        return git("write-tree", **index)
+        return git("write-tree", **index).decode().strip()
 
 
 def make_side(tree: str, steps: Sequence[Step], work: Path) -> Path:
@@ -119,14 +106,10 @@ def make_side(tree: str, steps: Sequence[Step], work: Path) -> Path:
     """
     side = Path(tempfile.mkdtemp(prefix="side-", dir=work))
     (side / "logs").mkdir()
-    with tempfile.TemporaryDirectory() as code:
-        packed = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", tree], check=True, capture_output=True
-        )
-        subprocess.run(["tar", "-x", "-C", code], input=packed.stdout, check=True)
+    with code_of(tree) as code:
         environment = {
             **os.environ,
-            "PYTHONPATH": code,
+            "PYTHONPATH": str(code),
             "PYTHONDONTWRITEBYTECODE": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -229,24 +212,30 @@ def show(console: Console, verdicts: Sequence[tuple[str, Verdict]], list_all: bo
     console.print(table)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def main(argv: Sequence[str]) -> int:
+    """Runs both sides and prints the verdicts; returns 1 at a difference that is not expected."""
+    parser = cli.Parser(
+        prog=PROG,
+        description=__doc__ or "",
+        examples=f"  {PROG}\n  {PROG} --before v1 --work /tmp/same --only convert report\n",
+        exit_codes={cli.EXIT_FAILURE: "a difference that is not expected, or a failed command"},
+        output=False,
     )
-    parser.add_argument("--before", default="HEAD", metavar="REV", help="default: HEAD")
+    parser.add_argument("--before", default="HEAD", metavar="REV", help="to compare with")
     parser.add_argument("--after", metavar="REV", help="default: the working tree as it is now")
     parser.add_argument(
-        "--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE",
-        help=f"compare these stages and run what they need: {', '.join(STAGES)}",
+        "--only", nargs="+", choices=STAGES, metavar="STAGE",
+        help=f"compare these stages and run what they need (default: all): {', '.join(STAGES)}",
     )  # fmt: skip
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="keep the before side here, and take it from here"
     )
     parser.add_argument("--keep", action="store_true", help="keep the after side too")
     parser.add_argument("--all", action="store_true", help="list equal files too")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     trees = tree_of(flags.before), tree_of(flags.after)
-    steps = needed(flags.only)
+    stages = flags.only or STAGES
+    steps = needed(stages)
     with contextlib.ExitStack() as stack:
         work = flags.work
         if work is None and flags.keep:
@@ -258,7 +247,7 @@ def main() -> int:
         before = made_before(trees[0], STEPS if flags.work else steps, work)
         print(f"after, tree {trees[1][:12]}:")
         after = make_side(trees[1], steps, work)
-        verdicts = list(compare(before, after, flags.only, EXPECTED))
+        verdicts = list(compare(before, after, stages, EXPECTED))
         console = Console(width=None if sys.stdout.isatty() else 160)
         show(console, verdicts, flags.all)
         if flags.keep:
@@ -266,12 +255,12 @@ def main() -> int:
         else:
             shutil.rmtree(after)
     unseen = set(EXPECTED).difference(*(verdict.expected for _, verdict in verdicts))
-    for entry in unseen if len(flags.only) == len(STAGES) else ():
+    for entry in unseen if len(stages) == len(STAGES) else ():
         print(f"expected and not seen: {entry.file} {entry.place} ({entry.why})")
     failing = sum(verdict.word in FAILING for _, verdict in verdicts)
     print(f"{len(verdicts)} files, {failing} of them with a difference that is not expected")
-    return 1 if failing else 0
+    return cli.EXIT_FAILURE if failing else cli.EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main, PROG)

@@ -16,18 +16,16 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from _harness import Limit, conclude, parser, ratio, run, show
+from _harness import ROOT, Limit, code_of, conclude, parser, ratio, run, show
 
 from beam_jobs.common import cli
 
 PROG = "python benchmarks/stores.py"
-ROOT = Path(__file__).resolve().parents[1]
 BEFORE = "e7e189f"
 FASTER, LESS_CPU = 2.5, 4.0
 
@@ -128,24 +126,6 @@ def serving(files: int, size: int, delay: float) -> Iterator[str]:
         process.communicate()
 
 
-@contextlib.contextmanager
-def code_before() -> Iterator[Path]:
-    """The revision's packages, in a temporary directory.
-
-    Raises:
-      CommandError: the revision is not in this repository.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        archive = subprocess.run(
-            ["git", "-C", str(ROOT), "archive", BEFORE, "beam_jobs"], capture_output=True
-        )
-        if archive.returncode:
-            line = " ".join(archive.stderr.decode().split())
-            raise cli.CommandError(f"git has no revision {BEFORE}: {line}")
-        subprocess.run(["tar", "-x", "-C", scratch], input=archive.stdout, check=True)
-        yield Path(scratch)
-
-
 def measured(side: str, code: Path, url: str) -> dict[str, Any]:
     """One process of one side: what it says of itself, and how many requests it sent."""
     before = _asked(url)
@@ -173,7 +153,10 @@ def main(argv: Sequence[str]) -> int:
     made.add_argument("--delay", type=float, default=0.04, help="seconds an answer takes")
     flags = made.parse_args(argv)
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    with serving(flags.files, flags.bytes, flags.delay) as url, code_before() as before:
+    with (
+        serving(flags.files, flags.bytes, flags.delay) as url,
+        code_of(BEFORE, "beam_jobs") as before,
+    ):
         for _ in range(flags.rounds):
             for side, code in (("before", before), ("now", ROOT)):
                 found[side].append(measured(side, code, url))
@@ -187,32 +170,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _show(found: dict[str, list[dict[str, Any]]]) -> None:
+    titles = ["heads, s", "CPU s", "whole, s", "CPU s", "requests a file", "set-up, s", "peak, MiB"]
     rows = []
     for side, runs in found.items():
+        columns = [statistics.median(column) for column in zip(*map(_figures, runs), strict=True)]
+        rows.append([side, *(f"{middle:.2f}" for middle in columns[:-1]), f"{columns[-1]:.0f}"])
+    show(["", *titles], rows)
 
-        def middle(*path: Any, runs: list[dict[str, Any]] = runs) -> float:
-            values = []
-            for one in runs:
-                value: Any = one
-                for step in path:
-                    value = value[step]
-                values.append(float(value))
-            return statistics.median(values)
 
-        rows.append(
-            [
-                side,
-                *(f"{middle('passes', name, place):.2f}" for name in ("heads", "whole")
-                  for place in (0, 1)),
-                f"{middle('requests') / middle('files'):.2f}",
-                f"{middle('set_up', 0):.2f}",
-                f"{middle('peak'):.0f}",
-            ]
-        )  # fmt: skip
-    show(
-        ["", "heads, s", "CPU s", "whole, s", "CPU s", "requests a file", "set-up, s", "peak, MiB"],
-        rows,
-    )
+def _figures(one: dict[str, Any]) -> tuple[float, ...]:
+    """A process' row of the table."""
+    (heads, heads_cpu, _), (whole, whole_cpu, _) = one["passes"].values()
+    requests = one["requests"] / one["files"]
+    return heads, heads_cpu, whole, whole_cpu, requests, one["set_up"][0], one["peak"]
 
 
 if __name__ == "__main__":
