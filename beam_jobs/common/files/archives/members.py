@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from beam_jobs.common.files.names import is_archive
+
 STORED, DEFLATED = 0, 8  # as zip numbers them
 
 _DRIVE = re.compile(r"[A-Za-z]:")
@@ -57,6 +59,8 @@ class Members(dict[str, Member]):
         if fault:
             usable = f"unusable-name-{len(self)}"
             member = member._replace(fault=fault)
+        elif is_archive(usable):
+            member = member._replace(fault="an archive in an archive is not read")
         self.pop(usable, None)
         self[usable] = member
 
@@ -64,15 +68,17 @@ class Members(dict[str, Member]):
 def usable_name(name: str) -> tuple[str, str]:
     """(a member's name without needless parts, "") or ("", what is wrong with it).
 
+    What is wrong never repeats the name: it may be a person's, and stands in tables.
+
     >>> usable_name("./train//1.dcm")
     ('train/1.dcm', '')
     >>> usable_name("../etc/passwd")
-    ('', "the member's name '../etc/passwd' leaves the archive")
+    ('', "the member's name leaves the archive")
     """
     if _CONTROL.search(name):
-        return "", f"the member's name {name[:100]!r} has control characters"
+        return "", "the member's name has control characters"
     parts = name.split("/")
     if name.startswith("/") or _DRIVE.match(name) or ".." in parts:
-        return "", f"the member's name {name[:100]!r} leaves the archive"
+        return "", "the member's name leaves the archive"
     short = "/".join(part for part in parts if part not in ("", "."))
     return (short, "") if short else ("", "the member has no name")
