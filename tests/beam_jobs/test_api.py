@@ -53,6 +53,12 @@ def test_a_file_that_is_no_image_comes_back_with_its_reason(cohort: Path) -> Non
     assert rejection.reason is api.Reason.NOT_DICOM
 
 
+@pytest.mark.parametrize("kind", [str, Path])
+def test_one_path_is_not_taken_for_a_list_of_its_letters(cohort: Path, kind: type) -> None:
+    with pytest.raises(TypeError, match=r"train: one path where several are required"):
+        api.index_files(kind(cohort / "train"))
+
+
 def test_a_dataset_has_its_records_and_its_tables(dataset: Path) -> None:
     opened = api.open_dataset(dataset)
     cases = list(opened.cases())

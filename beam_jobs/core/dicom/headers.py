@@ -7,6 +7,7 @@ A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plai
 from __future__ import annotations
 
 import mmap
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -141,7 +142,13 @@ def index_files(paths: Iterable[files.StrPath]) -> tuple[list[SliceHeader], list
     Returns:
       The images that could be volumes' slices, in input order, and a rejection for every file
       that could not. Every path is in exactly one of the two.
+
+    Raises:
+      TypeError: one path, whose letters would be taken for files.
     """
+    if isinstance(paths, str | os.PathLike):
+        name = files.text(paths)
+        raise TypeError(f"{name}: one path where several are required; find_files lists them")
     headers: list[SliceHeader] = []
     rejections: list[Rejection] = []
     for path in map(files.text, paths):
