@@ -133,4 +133,4 @@ def open_dataset(path: files.StrPath) -> Dataset:
       UsageError: there is no such directory, or it holds no manifest.
       ContractError: the manifest is not valid.
     """
-    return Dataset(path=files.text(path).rstrip("/") or "/", manifest=read_manifest(path))
+    return Dataset(path=files.trimmed(path), manifest=read_manifest(path))

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     add("--series_rules", help="JSON file of rules that give modalities by header")
     add("--output", metavar="FILE", help="write the rows as CSV too")
     flags = parser.parse_args(argv)
-    root = flags.directory.rstrip("/") or "/"
+    root = files.trimmed(flags.directory)
     if flags.output:
         files.require_writable(flags.output)
     rules = read_rules_file(flags.series_rules)

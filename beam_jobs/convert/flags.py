@@ -227,7 +227,7 @@ def _directories(flags: argparse.Namespace) -> tuple[str, str]:
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise cli.UsageError(f"--{name} is empty")
-    source, output = (files.text(path).rstrip("/") or "/" for path in (flags.input, flags.output))
+    source, output = map(files.trimmed, (flags.input, flags.output))
     files.require_writable(output)
     if files.is_remote(source) or files.is_remote(output):
         within = f"{output}/".startswith(f"{source}/")

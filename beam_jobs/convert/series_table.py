@@ -122,7 +122,10 @@ def name_below(root: str, path: str) -> str:
     name = path.removesuffix(MEMBER) if damaged else files.logical(path)
     if name.lower().endswith(GZIPPED):
         name = name[: -len(".gz")]
-    return name.removeprefix(files.logical(root).rstrip("/") + "/")
+    root = root.rstrip("/")
+    if not path.startswith(f"{root}/"):  # not a directory, whatever its name looks like
+        root = files.logical(root)
+    return name.removeprefix(f"{root}/")
 
 
 def _printable(name: str) -> str:

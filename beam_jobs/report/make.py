@@ -62,9 +62,9 @@ def make_report(
       ContractError: a dataset is damaged; the message names the shard or the column.
       OSError: the page cannot be written.
     """
-    directory = directory.rstrip("/") or "/"
+    directory = files.trimmed(directory)
     manifest = read_manifest(directory)
-    other = None if against is None else against.rstrip("/") or "/"
+    other = None if against is None else files.trimmed(against)
     other_manifest = None if other is None else read_manifest(other)
     path = output or files.join(directory, REPORT_NAME)
     plan = PicturePlan.for_dataset(manifest.schema, len(manifest.patients))

@@ -36,9 +36,11 @@ from beam_jobs.common.files.names import (
     logical,
     name_of,
     require_writable,
+    require_written,
     split_member,
     temporary_of,
     text,
+    trimmed,
 )
 from beam_jobs.common.files.sources import HEAD_BYTES, ByteSource, SourceFile
 from beam_jobs.common.files.store_lock import LockedError
@@ -84,6 +86,7 @@ __all__ = [
     "stat",
     "temporary_of",
     "text",
+    "trimmed",
     "write",
     "write_new",
     "write_text",
@@ -201,14 +204,14 @@ def open_write(path: StrPath) -> Writer:
     `temporary_of` recognises, in a store nothing.
     """
     path = text(path)
-    require_writable(path)
+    require_written(path)
     return objects.open_write(path) if is_remote(path) else local.open_write(path)
 
 
 def write(path: StrPath, data: bytes) -> None:
     """Writes a file whole: no reader finds half of it, and a failure leaves the old one."""
     path = text(path)
-    require_writable(path)
+    require_written(path)
     if is_remote(path):
         objects.put(path, data)
     else:
@@ -228,14 +231,14 @@ def write_new(path: StrPath, data: bytes) -> bool:
       request may find what its first try wrote. Whoever competes for it writes what only they can.
     """
     path = text(path)
-    require_writable(path)
+    require_written(path)
     return objects.put_new(path, data) if is_remote(path) else local.write_new(path, data)
 
 
 def copy(source: StrPath, target: StrPath) -> None:
     """Copies a file; the target appears whole. Within a bucket the store does it."""
     source, target = text(source), text(target)
-    require_writable(target)
+    require_written(target)
     if is_remote(source) and is_remote(target):
         objects.copy(source, target)
         return
@@ -246,7 +249,7 @@ def copy(source: StrPath, target: StrPath) -> None:
 def replace(source: StrPath, target: StrPath) -> None:
     """Renames `source` to `target`, which it replaces at once; stores copy and delete."""
     source, target = text(source), text(target)
-    require_writable(source)
+    require_written(source)
     if is_remote(source) or is_remote(target):
         copy(source, target)
         delete([source])
@@ -258,7 +261,7 @@ def delete(paths: Iterable[StrPath]) -> None:
     """Deletes files; one that is gone already is no error."""
     found = [text(path) for path in paths]
     for path in found:
-        require_writable(path)
+        require_written(path)
         if not is_remote(path):
             local.delete(path)
     objects.delete([path for path in found if is_remote(path)])

@@ -26,6 +26,8 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MEMBER = "!/"  # between an archive and the name of a member
 GZIPPED = ".dcm.gz"
 
+_NO_OUTPUT = "an archive can be read, not written to"
+
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # What a path object makes of "gs://bucket": repeated slashes fall together.
 _FOLDED = re.compile(r"(gs|s3|az|https?):/(?=[^/])")
@@ -110,7 +112,18 @@ def is_remote(path: StrPath) -> bool:
 
 
 def require_writable(path: StrPath) -> None:
-    """Refuses a place that nothing can be written to.
+    """Refuses a place that no output can have: what nothing writes to, or an archive's name.
+
+    Raises:
+      UsageError: http(s)://, an archive or its member, an unknown scheme, or no bucket.
+    """
+    require_written(path)
+    if is_archive(text(path).rstrip("/")):
+        raise UsageError(f"{text(path)}: {_NO_OUTPUT}")
+
+
+def require_written(path: StrPath) -> None:
+    """Refuses a file that cannot be written; a file that is an archive can.
 
     Raises:
       UsageError: http(s)://, a member of an archive, an unknown scheme, or no bucket.
@@ -120,7 +133,7 @@ def require_writable(path: StrPath) -> None:
     if scheme in READ_ONLY:
         raise UsageError(f"{path}: {scheme}:// can be read, not written to")
     if split_member(path) is not None:
-        raise UsageError(f"{path}: an archive can be read, not written to")
+        raise UsageError(f"{path}: {_NO_OUTPUT}")
     if scheme:
         split(path)
 
@@ -152,6 +165,23 @@ def join(directory: StrPath, *names: str) -> str:
     'gs://bucket/dataset/manifest.json'
     """
     return "/".join((text(directory).rstrip("/"), *names))
+
+
+def trimmed(directory: StrPath) -> str:
+    """A directory's path without the slashes at its end that it does not need.
+
+    >>> trimmed("s3://bucket/data//"), trimmed("/"), trimmed("export.zip!/")
+    ('s3://bucket/data', '/', 'export.zip!/')
+
+    Raises:
+      UsageError: it names no bucket, or has an unknown scheme.
+    """
+    path = text(directory)
+    if is_remote(path):
+        split(path)
+    member = _MEMBER.match(path)
+    needed = member.end() if member else 1
+    return path[:needed] + path[needed:].rstrip("/")
 
 
 def name_of(path: StrPath) -> str:

@@ -29,7 +29,7 @@ from beam_jobs.common.files.sources import ByteSource, ObjectBytes
 def open_bytes(path: str) -> Iterator[ByteSource]:
     """Opens a file for reading at any place; a `.dcm.gz` inflated."""
     source = open_source(path)
-    if path.endswith("z") and path.lower().endswith(GZIPPED):
+    if path[-1:] in "zZ" and path.lower().endswith(GZIPPED):
         source = InflatedBytes(source, path, window=GZIP)
     try:
         yield source

@@ -105,6 +105,9 @@ def test_a_gzipped_dicom_file_is_what_it_inflates_to(tmp_path: Path) -> None:
         assert source.read_at(99_990, 20) == data[99_990:100_010]
         assert source.size == len(data)
     assert files.read(path) == path.read_bytes()
+    shouted = path.rename(tmp_path / "X.DCM.GZ")
+    with files.open_bytes(shouted) as source:
+        assert source.size == len(data)
     archive = make(tmp_path / "a.zip", {"x.dcm.gz": gzip.compress(data)})
     with files.open_bytes(f"{archive}!/x.dcm.gz") as source:
         assert source.read_at(0, source.size) == data

@@ -31,6 +31,12 @@ def test_names_are_joined_with_one_slash(directory: names.StrPath, joined: str) 
     assert files.join(directory, "a", "b") == joined
 
 
+@pytest.mark.parametrize("path", ["s3://", "gs:///", "https://"])
+def test_a_store_without_a_bucket_is_not_trimmed_to_a_local_directory(path: str) -> None:
+    with pytest.raises(UsageError, match=f"{path} names no"):
+        files.trimmed(path)
+
+
 def test_a_path_object_of_a_store_is_not_taken_for_a_local_directory() -> None:
     assert files.text(Path("gs://bucket/run")) == "gs://bucket/run"
     assert files.is_remote(Path("s3://bucket/run"))
@@ -54,6 +60,14 @@ def test_a_place_that_makes_no_sense_is_refused_in_one_line(path: str, message: 
     assert "\n" not in str(found.value)
     with pytest.raises(UsageError, match=message):
         files.open_write(path)
+
+
+def test_an_archives_name_is_no_outputs_but_a_file_may_have_it(tmp_path: Path) -> None:
+    for path in ("export.zip", "s3://bucket/EXPORT.tar.gz/"):
+        with pytest.raises(UsageError, match="an archive can be read, not written to"):
+            files.require_writable(path)
+    files.write(tmp_path / "export.zip", b"PK")
+    assert files.read(tmp_path / "export.zip") == b"PK"
 
 
 def test_a_member_of_an_archive_has_the_path_of_its_unpacked_directory() -> None:

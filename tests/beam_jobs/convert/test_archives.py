@@ -155,3 +155,36 @@ def test_archive_that_cannot_be_read_is_one_line(scratch, tmp_path, name):
         dicom_to_tfrecord.main(argv)
     assert "\n" not in str(found.value)
     assert name in str(found.value)
+
+
+@pytest.mark.parametrize("output", ["dataset.zip", "dataset.tar.gz/", "s3://bucket/dataset.zip"])
+def test_output_named_like_an_archive_is_refused(scratch, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--input", str(scratch / "export"), "--output", output, *ARGV]
+    with pytest.raises(cli.UsageError, match="an archive can be read, not written to"):
+        dicom_to_tfrecord.main(argv)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hidden_names_of_people_are_not_in_what_is_wrong_with_a_member(scratch, tmp_path):
+    source = archive_of("tar", scratch, tmp_path)
+    with tarfile.open(source, "a") as archive:
+        for name in ("/etc/Mueller_Anna.dcm", "../Mueller_Anna.dcm"):
+            archive.addfile(tarfile.TarInfo(name))
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    policy = ("--quiet", "--id_policy", "hmac", "--id_key", str(key))
+    found = convert(scratch, source, tmp_path / "d", *policy)
+    assert found["rejects.csv"].count(b"leaves the archive") == 2
+    for path in (tmp_path / "d").rglob("*"):
+        assert path.is_dir() or b"Mueller" not in path.read_bytes()
+
+
+def test_directory_named_like_an_archive_has_paths_below_it(scratch, tmp_path, capsys):
+    shutil.copytree(scratch / "export", tmp_path / "export.zip")
+    tables = []
+    for root in (scratch / "export", tmp_path / "export.zip"):
+        output = tmp_path / "series.csv"
+        assert survey.main([str(root), "--modalities", "T1w,T2w", "--output", str(output)]) == 0
+        tables.append(output.read_bytes())
+    assert tables[0] == tables[1]
