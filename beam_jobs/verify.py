@@ -17,6 +17,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.series_table import name_below
+from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("workers", "samples"):
         if getattr(flags, name) < 1:
             raise cli.UsageError(f"--{name} must be at least 1")
-    directory = flags.dataset.rstrip("/") or "/"
+    directory = files.trimmed(flags.dataset)
     manifest = read_manifest(directory)
     # First of all, for it may not load.
     decode = None if flags.against is None else second_decoder.load_decoder()
@@ -89,9 +90,16 @@ def _compared(
     flags: argparse.Namespace, manifest: Manifest, decode: second_decoder.Decoder
 ) -> list[second_decoder.Compared]:
     """Slices of `--against`, chosen by the dataset's own recipe, decoded by both decoders."""
-    root = flags.against.rstrip("/") or "/"
+    root = files.trimmed(flags.against)
     spec = PreprocessSpec.from_json(manifest.spec)
-    slices = second_decoder.sample_slices(root, spec, count=flags.samples, seed=flags.seed)
+    kept = manifest.id_policy == "keep"
+    slices = second_decoder.sample_slices(
+        root,
+        spec,
+        count=flags.samples,
+        seed=flags.seed,
+        patients={normalised_id(name) for name, _, _ in manifest.patients} if kept else None,
+    )
     found = second_decoder.compare(slices, decode)
     return list(terminal.track(found, "decoding again", len(slices)))
 

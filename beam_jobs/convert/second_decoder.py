@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ from pydicom.dataset import FileMetaDataset
 from beam_jobs.common.cli import CommandError, UsageError, log_level, quiet_tensorflow
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.patient_plans import entries_of, plan_patients
+from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.layout import patient_id_of
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.preprocess import PreprocessSpec
@@ -108,7 +110,14 @@ def _muted() -> Iterator[None]:
         os.close(nowhere)
 
 
-def sample_slices(root: str, spec: PreprocessSpec, *, count: int, seed: int) -> list[SliceHeader]:
+def sample_slices(
+    root: str,
+    spec: PreprocessSpec,
+    *,
+    count: int,
+    seed: int,
+    patients: Collection[str] | None = None,
+) -> list[SliceHeader]:
     """Some slices of the series that a conversion chooses, in the order of their files.
 
     Args:
@@ -116,20 +125,23 @@ def sample_slices(root: str, spec: PreprocessSpec, *, count: int, seed: int) -> 
       spec: the recipe, which says what is chosen.
       count: at most so many.
       seed: same seed, same slices.
+      patients: whose, by normalised ids; None where ids are hashes: everybody's.
 
     Raises:
-      UsageError: no file, or no series that the recipe could use.
+      UsageError: no file, no series that the recipe could use, or none of these patients.
     """
     found = entries_of(root, name=f"--against {root}")
     plans = plan_patients(found, spec.modalities, spec.series_rules).patients
+    usable = [plan for plan in plans if plan.refusal is None]
+    theirs = [
+        plan
+        for plan in usable
+        if patients is None or normalised_id(patient_id_of(plan.key)) in patients
+    ]
+    if usable and not theirs:
+        raise UsageError(f"--against {root} holds none of the dataset's patients")
     slices = sorted(
-        (
-            header
-            for plan in plans
-            if plan.refusal is None
-            for series in plan.series.values()
-            for header in series.headers
-        ),
+        (header for plan in theirs for series in plan.series.values() for header in series.headers),
         key=lambda header: (header.path, header.frame),
     )
     if not slices:

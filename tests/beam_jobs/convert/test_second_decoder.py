@@ -145,6 +145,25 @@ def test_other_samples_are_a_fault_with_the_files_name(dataset, tmp_path, capsys
     assert all(line.endswith(".dcm: 1 of 480 pixels are others by DCMTK") for line in lines)
 
 
+def test_only_the_datasets_patients_are_sampled_and_another_input_is_refused(
+    dataset, tmp_path, capsys
+):
+    train, directory = dataset
+    argv = [str(directory), "--workers", "1", "--against", str(tmp_path)]
+    spec = SeriesSpec(modality="T1w", rows=20, columns=24, slices=6)
+    write_series(
+        spec,
+        tmp_path / "00009" / "T1w",
+        functools.partial(_sides, shift=9),
+        patient_id="00009",
+    )
+    with pytest.raises(cli.UsageError, match="holds none of the dataset's patients"):
+        verify.main(argv)
+    shutil.copytree(train / "00002", tmp_path / "2")  # leading zeros do not count
+    assert verify.main(argv) == cli.EXIT_OK
+    assert "slices      6 decoded again by DCMTK: 6 the same" in capsys.readouterr().out
+
+
 def test_input_without_the_recipes_series_and_a_missing_decoder_are_one_line(
     dataset, tmp_path, monkeypatch
 ):
