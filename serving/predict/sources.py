@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.names import is_archive
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
@@ -71,6 +72,8 @@ def find_source(
                 "records have their conversion's ids"
             )
         return _shards(path, contract)
+    if is_archive(path) and files.stat(path) is not None:
+        return Source(dicom=path)
     if files.exists(files.join(path, MANIFEST_NAME)):
         return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)
     if not files.exists(path):

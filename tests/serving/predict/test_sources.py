@@ -1,10 +1,16 @@
-"""Patterns of shards: what they name, on disks as in stores."""
+"""What an input is: patterns of shards, on disks as in stores; archives behind web servers."""
 
+import functools
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from serving.predict.sources import is_pattern, matching
+from serving.model.contract import Contract
+from serving.predict.sources import Source, find_source, is_pattern, matching
+from tests.archives import make
 
 NAMES = (
     "a/fold-0-00000-of-00002.tfrecord",
@@ -50,3 +56,17 @@ def test_a_pattern_names_files_part_by_part(
 def test_a_directory_whose_name_holds_a_bracket_is_no_pattern(place: Path) -> None:
     assert not is_pattern(str(place / "b[1]"))
     assert is_pattern("b[1]/*.tfrecord")
+
+
+def test_an_archive_behind_a_web_server_is_dicom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "test.zip", {"00001/T1w/1.dcm": b"1"})
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        path = f"http://127.0.0.1:{server.server_address[1]}/test.zip"
+        found = find_source(path, cast(Contract, None), model="model")
+        server.shutdown()
+    assert found == Source(dicom=path)
