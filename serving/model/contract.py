@@ -141,19 +141,23 @@ class Contract:
         return json.dumps(self.to_json(), indent=1, sort_keys=True) + "\n"
 
 
-def load_contract(path: files.StrPath) -> Contract:
+def load_contract(path: files.StrPath, *, name: str = "") -> Contract:
     """Reads a model's contract without loading the model.
 
+    Args:
+      path: of the model.
+      name: what to call it in messages; default `path`.
+
     Raises:
-      ContractError: there is none, or it is not one of ours; the message names the path.
+      ContractError: there is none, or it is not one of ours; the message names the model.
     """
-    file = files.join(path, CONTRACT_NAME)
+    name = name or files.text(path)
     try:
-        return Contract.from_json(json_object(files.read(file)))
+        return Contract.from_json(json_object(files.read(files.join(path, CONTRACT_NAME))))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ContractError(f"{path} is not a voxelbeam model: no {CONTRACT_NAME}") from error
+        raise ContractError(f"{name} is not a voxelbeam model: no {CONTRACT_NAME}") from error
     except ContractError as error:
-        raise ContractError(f"{file}: {error}") from error
+        raise ContractError(f"{files.join(name, CONTRACT_NAME)}: {error}") from error
 
 
 def load_statistics(path: files.StrPath) -> Statistics | None:

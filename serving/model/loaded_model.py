@@ -115,14 +115,15 @@ def load_model(path: str | os.PathLike[str], *, name: str = "") -> LoadedModel:
     Raises:
       ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
     """
-    contract = load_contract(path)
+    name = name or str(path)
+    contract = load_contract(path, name=name)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up chatter; errors still raise
     import tensorflow as tf
 
     try:
         model = tf.saved_model.load(str(path))
     except (OSError, tf.errors.OpError) as error:
-        raise ContractError(f"{path}: the SavedModel does not load: {error}") from error
-    if missing := [name for name in SIGNATURES if name not in model.signatures]:
-        raise ContractError(f"{path}: the SavedModel lacks the signatures {', '.join(missing)}")
-    return LoadedModel(name or str(path), contract, model)
+        raise ContractError(f"{name}: the SavedModel does not load: {error}") from error
+    if missing := [signature for signature in SIGNATURES if signature not in model.signatures]:
+        raise ContractError(f"{name}: the SavedModel lacks the signatures {', '.join(missing)}")
+    return LoadedModel(name, contract, model)

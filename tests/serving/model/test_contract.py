@@ -85,6 +85,15 @@ def test_a_directory_without_a_contract_is_no_model(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+def test_a_fetched_model_is_named_by_its_own_place(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(ContractError, match=r"^s3://b/m is not a voxelbeam model"):
+        load_model(tmp_path, name="s3://b/m")
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "saved_model.pb").unlink()
+    with pytest.raises(ContractError, match=r"^s3://b/m: the SavedModel does not load"):
+        load_model(tmp_path / "model", name="s3://b/m")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
