@@ -105,6 +105,7 @@ class Dataset:
           folds: those to read (None among them: patients without a label); None reads all.
 
         Raises:
+          UsageError: there is no such fold.
           ContractError: a shard is damaged, or a record is not of the manifest's schema.
           FileNotFoundError: a shard is gone.
         """

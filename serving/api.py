@@ -66,6 +66,7 @@ class Model:
           `.attrs["rejects"]`, a table with the columns of rejects.csv.
 
         Raises:
+          TypeError: `source` is neither a path nor made of records.
           UsageError: there is nothing at `source`.
           ContractError: the records are not of this model's contract.
           CommandError: a store refuses or fails.
@@ -100,6 +101,8 @@ class Model:
     def _encoded(self, record: PreparedCase | bytes) -> bytes:
         if isinstance(record, bytes):
             return record
+        if not isinstance(record, PreparedCase):
+            raise TypeError(f"a prepared case or an Example's bytes required, {record!r} found")
         record.check(self.contract.schema)
         return encode_case(record, self.contract.schema)
 

@@ -129,8 +129,15 @@ class Manifest:
         return {fold: dict(sorted(labels.items())) for fold, labels in sorted(balance.items())}
 
     def shards_of(self, folds: Iterable[int | None]) -> list[ShardEntry]:
-        """The shards of the given folds (None: the unlabelled ones), in name order."""
+        """The shards of the given folds (None: the unlabelled ones), in name order.
+
+        Raises:
+          UsageError: there is no such fold.
+        """
         wanted = set(folds)
+        known = range(self.folds)
+        if unknown := [fold for fold in wanted if fold is not None and fold not in known]:
+            raise UsageError(f"no fold {min(unknown)}: the dataset has folds 0 to {self.folds - 1}")
         return [shard for shard in self.shards if shard.fold in wanted]
 
     def check(self) -> None:

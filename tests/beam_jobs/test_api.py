@@ -71,6 +71,13 @@ def test_a_dataset_has_its_records_and_its_tables(dataset: Path) -> None:
     assert (opened.rejects.reason == "not_dicom").sum() == 1
 
 
+def test_a_fold_that_the_dataset_does_not_have_is_refused(dataset: Path) -> None:
+    opened = api.open_dataset(dataset)
+    with pytest.raises(cli.UsageError, match="no fold 2: the dataset has folds 0 to 1"):
+        list(opened.cases(folds=[0, 2]))
+    assert list(opened.cases(folds=[None])) == []
+
+
 def test_what_is_no_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(cli.UsageError, match=r"no manifest\.json"):
         api.open_dataset(tmp_path)

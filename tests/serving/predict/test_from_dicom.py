@@ -103,6 +103,8 @@ def test_dicom_and_its_records_give_the_same_predictions(
     assert answers.attrs["rejects"].reason.tolist().count("not_dicom") == 1
     cases = open_dataset(tmp_path / "dataset").cases()
     assert model.predict(cases).equals(model.predict(tmp_path / "dataset"))
+    with pytest.raises(TypeError, match=r"bytes required, 'a\.tfrecord' found"):
+        model.predict(["a.tfrecord"])  # type: ignore[arg-type]
 
 
 def test_a_patient_that_cannot_be_prepared_gets_the_prevalence_and_a_reason(
