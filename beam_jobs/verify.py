@@ -80,6 +80,10 @@ def main(argv: Sequence[str]) -> int:
         print(fault, file=sys.stderr)
     if faults:
         raise cli.CommandError(f"{directory}: {len(faults)} faults in {checked}")
+    if decode is not None and not counts[second_decoder.Verdict.SAME]:
+        raise cli.CommandError(
+            f"--against {flags.against}: nothing was checked, {len(compared)} slices: {found}"
+        )
     for name, text in rows:
         terminal.row(name, text)
     terminal.row("verdict", "all as the manifest says")

@@ -145,6 +145,15 @@ def test_other_samples_are_a_fault_with_the_files_name(dataset, tmp_path, capsys
     assert all(line.endswith(".dcm: 1 of 480 pixels are others by DCMTK") for line in lines)
 
 
+def test_where_nothing_could_be_decoded_twice_nothing_is_called_sound(dataset, monkeypatch):
+    train, directory = dataset
+    monkeypatch.setattr(second_decoder, "load_decoder", lambda: lambda data: np.empty(0))
+    argv = [str(directory), "--workers", "1", "--against", str(train), "--samples", "3"]
+    message = "nothing was checked, 3 slices: 3 not decodable there"
+    with pytest.raises(cli.CommandError, match=message):
+        verify.main(argv)
+
+
 def test_only_the_datasets_patients_are_sampled_and_another_input_is_refused(
     dataset, tmp_path, capsys
 ):
