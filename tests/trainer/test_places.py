@@ -111,6 +111,7 @@ def test_a_baseline_in_a_store_is_the_one_on_a_disk_and_found_again(
         baseline.main(["--data", data, "--output_dir", data])
 
 
+@pytest.mark.slow
 def test_a_study_in_a_store_is_the_one_on_a_disk_and_is_resumed(
     dataset: Path, tmp_path: Path, root: str, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
