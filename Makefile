@@ -88,7 +88,7 @@ $(STAMP): requirements.lock setup.py
 # Make prints each command as it runs it, so that a reader can repeat it.
 demo: $(STAMP) ## synthetic patients through the whole chain, DICOM to submission.csv, into demo/
 	@rm -rf demo
-	@echo; echo '1/6 phantoms: DICOM series of 100 patients to train on and 60 to be asked about'
+	@echo; echo '1/6 phantoms: DICOM series of 100 patients to train on and 60 to predict'
 	$(BIN)/python -m beam_jobs.phantoms --output demo/cohort --patients 100 --test_patients 60 \
 	  --seed 1 --workers 2
 	@echo; echo '2/6 conversion: DICOM to sharded 3D TFRecords'

@@ -40,7 +40,7 @@ import tensorflow as tf
 from beam_jobs.core.tfrecord import read_records
 answer = tf.saved_model.load(sys.argv[1]).signatures["serving_default"]
 batch = []
-def ask():
+def answer_batch():
     answer(examples=tf.constant(batch))["probability"].numpy()
     batch.clear()
 for path in sorted(glob.glob(sys.argv[2] + "/*.tfrecord")):
@@ -48,9 +48,9 @@ for path in sorted(glob.glob(sys.argv[2] + "/*.tfrecord")):
         for record in read_records(stream):
             batch.append(record)
             if len(batch) == {BATCH}:
-                ask()
+                answer_batch()
 if batch:
-    ask()
+    answer_batch()
 """
 
 # The networks are made in a process of their own: TensorFlow must not be in this one's memory.

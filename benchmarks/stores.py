@@ -68,13 +68,13 @@ SIDES = {
 SERVER = """
 import asyncio, sys, urllib.parse
 count, size, delay = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-content, asked = bytes(size), 0
+content, requests = bytes(size), 0
 def answer(method, target, headers):
-    global asked
+    global requests
     url = urllib.parse.urlsplit(target)
-    if url.path == "/asked":
-        return "200 OK", "", str(asked).encode()
-    asked += 1
+    if url.path == "/requests":
+        return "200 OK", "", str(requests).encode()
+    requests += 1
     if "list-type" in url.query:
         keys = "".join(
             f"<Contents><Key>exam/{n:05}.dcm</Key><Size>{size}</Size><ETag>&quot;{n}&quot;</ETag>"
@@ -128,7 +128,7 @@ def serving(files: int, size: int, delay: float) -> Iterator[str]:
 
 def measured(side: str, code: Path, url: str) -> dict[str, Any]:
     """One process of one side: what it says of itself, and how many requests it sent."""
-    before = _asked(url)
+    before = _requests(url)
     done = run(
         [sys.executable, "-c", SIDES[side], "s3://bucket/exam", str(code)],
         AWS_ENDPOINT_URL=url,
@@ -137,11 +137,11 @@ def measured(side: str, code: Path, url: str) -> dict[str, Any]:
         AWS_DEFAULT_REGION="us-east-1",
     )
     found: dict[str, Any] = json.loads(done.stdout)
-    return {**found, "requests": _asked(url) - before}
+    return {**found, "requests": _requests(url) - before}
 
 
-def _asked(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/asked") as answer:
+def _requests(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/requests") as answer:
         return int(answer.read())
 
 

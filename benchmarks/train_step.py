@@ -6,7 +6,7 @@ so for both; each block is one time a step, and the ratio is the median over pai
 
 Limit: real input costs at most 1.05 times the constant batch. Exit code 1: it was missed.
 
-On a CPU mixed_float16 is emulated and slow: it is measured where a GPU is, or asked for.
+On a CPU mixed_float16 is emulated and slow: it is measured where a GPU is, or where requested.
 """
 
 from __future__ import annotations

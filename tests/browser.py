@@ -244,12 +244,12 @@ class Page:
             for event in self._of("Runtime.consoleAPICalled")
             if event["params"]["type"] in ("error", "warning", "assert")
         ]
-        told = [
+        blocked = [
             str(event["params"])
             for event in self._of("Log.entryAdded")
             if event["params"]["entry"]["level"] in ("error", "warning")
         ]
-        return thrown + logged + told
+        return thrown + logged + blocked
 
     def _of(self, method: str) -> list[dict[str, Any]]:
         self.value("1")  # collects what is on its way

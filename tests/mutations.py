@@ -233,9 +233,9 @@ def read(
             continue
         if not set(paths).isdisjoint(stack.paths):
             volumes.append((stack, volume))
-    told = {path for stack, _ in volumes for path in stack.paths}
-    told |= {path for each in rejections for path in each.paths}
-    assert told.issuperset(paths), "a file is neither in a series nor in a rejection"
+    accounted = {path for stack, _ in volumes for path in stack.paths}
+    accounted |= {path for each in rejections for path in each.paths}
+    assert accounted.issuperset(paths), "a file is neither in a series nor in a rejection"
     reasons = [
         f"{each.reason.value}: {each.detail}"
         for each in rejections

@@ -103,20 +103,20 @@ class Front:
                 path = urllib.parse.unquote(self.path)
                 time.sleep(front.delay)
                 status = front.fault(self.command, path)
-                told = {
+                sent = {
                     name: value for name, value in self.headers.items() if name.lower() not in _HOP
                 }
                 if status is None:
-                    status = speaks.request(self.command, path, told)
+                    status = speaks.request(self.command, path, sent)
                 headers: list[tuple[str, str]] = []
                 content = b'{"error": {"message": "refused by the test"}}'
                 if status is None:
                     connection = http.client.HTTPConnection(
                         speaks.host(self.path) or host, timeout=60
                     )
-                    told["Content-Length"] = str(len(body))
+                    sent["Content-Length"] = str(len(body))
                     connection.request(
-                        self.command, speaks.target(self.path), body=body, headers=told
+                        self.command, speaks.target(self.path), body=body, headers=sent
                     )
                     answer = connection.getresponse()
                     content, status = answer.read(), answer.status

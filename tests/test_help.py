@@ -107,7 +107,7 @@ def test_every_command_can_be_quiet_or_loud_and_tells_its_exit_codes(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("quiet", [False, True], ids=["told", "quiet"])
+@pytest.mark.parametrize("quiet", [False, True], ids=["shown", "quiet"])
 def test_the_examples_run_and_print_no_foreign_warning(tmp_path: Path, quiet: bool) -> None:
     (tmp_path / "s.json").write_text('{"network": "slice_cnn", "precision": "float32"}')
     for module, number, small in RUNS:
@@ -116,11 +116,11 @@ def test_the_examples_run_and_print_no_foreign_warning(tmp_path: Path, quiet: bo
             words = ["cohort" if word == "/tmp/cohort" else word for word in words]
         words = [*words, *small, *(["--quiet"] if quiet else [])]
         done = _python(["-m", module, *words], tmp_path)
-        told = f"{module} {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        assert done.returncode == 0, told
-        assert done.stderr == "", told
-        assert bool(done.stdout) != quiet, told
-        assert not re.search(r"(?i)warning|deprecat|^[WEI]\d{4} ", done.stdout), told
+        context = f"{module} {' '.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        assert done.returncode == 0, context
+        assert done.stderr == "", context
+        assert bool(done.stdout) != quiet, context
+        assert not re.search(r"(?i)warning|deprecat|^[WEI]\d{4} ", done.stdout), context
         if module == "beam_jobs.phantoms":  # what later examples call what this one made
             shutil.copytree(tmp_path / "cohort/test", tmp_path / "test")
             shutil.copy(tmp_path / "cohort/sample_submission.csv", tmp_path)

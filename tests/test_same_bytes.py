@@ -155,7 +155,7 @@ def test_a_difference_is_found_and_placed(name, before, after, place):
     assert place in found.detail
 
 
-def test_the_number_of_places_is_told_beside_the_first():
+def test_the_number_of_places_is_reported_beside_the_first():
     found = verdict("a.json", text({"x": 1, "y": 1, "z": 1}), text({"x": 1, "y": 2, "z": 3}))
     assert found.detail == "y: 1 → 2 (and 1 more place)"
 

@@ -5,8 +5,8 @@ Exit codes: 0 done, 1 failed (bad data, a contract that does not fit, an I/O err
 was rejected and `--strict` was given, 130 interrupted.
 
 An error is one line on stderr, "python -m <module>: error: <what>"; `Parser` and `run` get that
-name as `prog`. `--quiet` and `--log_level` are every command's: who prints asks `is_quiet`
-(`beam_jobs.common.terminal` does), and who imports a library that talks asks `log_level`.
+name as `prog`. `--quiet` and `--log_level` are every command's: what prints reads `is_quiet`
+(`beam_jobs.common.terminal` does), and what imports a library that logs reads `log_level`.
 
 A reader that closes its pipe (`| head`) is no error: the command ends without a word, with its own
 code where the work was done and with 1 where it was cut short.
@@ -45,7 +45,7 @@ _LOG_LEVEL = "VOXELBEAM_LOG_LEVEL"
 
 
 class UsageError(ValueError):
-    """The command was asked for something that cannot be; the message is one line."""
+    """Something was requested that cannot be; the message is one line."""
 
 
 class CommandError(RuntimeError):
@@ -146,7 +146,7 @@ def is_quiet() -> bool:
 
 
 def log_level() -> str | None:
-    """The level from which libraries are to be heard, of `LOG_LEVELS`; None if nobody asked."""
+    """The level from which libraries may log, of `LOG_LEVELS`; None where none was requested."""
     level = os.environ.get(_LOG_LEVEL)
     return level if level in LOG_LEVELS else None
 
@@ -212,7 +212,7 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
     except UsageError as error:
         return _fail(prog, error, EXIT_USAGE)
     except (ContractError, CommandError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads(sys.stdout):
+        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
             return EXIT_FAILURE
         return _fail(prog, error, EXIT_FAILURE)
     except KeyboardInterrupt:
@@ -223,12 +223,12 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
 
 def _fail(prog: str, error: object, code: int) -> int:
     line = _as_called(" ".join(f"{prog}: error: {error}".split()))
-    with contextlib.suppress(OSError):  # nobody listens on stderr either
+    with contextlib.suppress(OSError):  # stderr is closed too
         print(line, file=sys.stderr)
     return code
 
 
-def _nobody_reads(stream: TextIO | None) -> bool:
+def _is_unread(stream: TextIO | None) -> bool:
     """Whether a stream is a pipe whose reader is gone (other pipes break too: a store's)."""
     if stream is None:
         return False

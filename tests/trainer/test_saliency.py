@@ -164,7 +164,7 @@ def test_the_map_lies_where_the_record_lies_and_sums_to_the_logits_difference(
         np.testing.assert_allclose(patient["peak"]["lps_mm"], mm[:3], atol=0.01)
 
 
-def test_shares_of_modalities_are_told_and_an_absent_one_has_none(saved: Saved) -> None:
+def test_shares_of_modalities_are_reported_and_an_absent_one_has_none(saved: Saved) -> None:
     first, absent, *_ = (patient["share_of_modality"] for patient in saved.summary["patients"])
     assert sum(first.values()) == pytest.approx(1)
     assert min(first.values()) > 0.05

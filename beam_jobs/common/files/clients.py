@@ -146,9 +146,9 @@ def in_pool() -> bool:
 
 
 def call(request: Callable[[], _Answer]) -> _Answer:
-    """Runs a request so that an interrupt is heard meanwhile.
+    """Runs a request so that an interrupt is handled meanwhile.
 
-    obstore does not return to Python before the answer, so the main thread, which alone hears of
+    obstore does not return to Python before the answer, so the main thread, which alone handles
     Ctrl-C, leaves the request to another.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -176,7 +176,7 @@ def translated(path: str, of: str = "object") -> Iterator[None]:
 
     Raises:
       FileNotFoundError: there is no such object, or no such bucket.
-      OSError: its name is none that a store's client can ask for.
+      OSError: its name is none that a store's client can request.
       StoreError: anything else.
     """
     from obstore.exceptions import BaseError, InvalidPathError

@@ -33,7 +33,7 @@ class Lock(Protocol):
 
 class _KernelLock:
     def require(self) -> None:
-        """The kernel takes it from nobody."""
+        """The kernel takes it from no holder."""
 
 
 @contextmanager

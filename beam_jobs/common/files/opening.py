@@ -73,7 +73,7 @@ def entries(root: str) -> list[Entry]:
 def _expanded(archive: str) -> list[Entry]:
     try:
         return archives.entries(archive)
-    except OSError:  # whoever opens it hears of it again
+    except OSError:  # whoever opens it gets the error again
         return [Entry(f"{archive}{MEMBER}")]
 
 

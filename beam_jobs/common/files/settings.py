@@ -1,4 +1,4 @@
-"""Where a store is and who asks: from the variables that users of that store always set.
+"""Where a store is, and whose credentials open it: by the variables its users always set.
 
 obstore reads many of them by itself. Here are those that it does not know, or knows by another
 name: `STORAGE_EMULATOR_HOST`, `AZURE_STORAGE_CONNECTION_STRING`, AWS profiles, Google's federated

@@ -41,7 +41,7 @@ def into_closed_pipe(argv: list[str], **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_finished_work_that_nobody_reads_of_is_done() -> None:
+def test_finished_work_that_has_no_reader_is_done() -> None:
     assert into_closed_pipe(command("print('done')")) == (0, "")
 
 
@@ -55,7 +55,7 @@ def test_help_may_be_cut_off() -> None:
     assert into_closed_pipe([sys.executable, "-m", "trainer.evaluate", "--help"]) == (0, "")
 
 
-def test_an_error_is_told_though_nobody_reads_the_output() -> None:
+def test_an_error_is_reported_though_the_output_has_no_reader() -> None:
     body = "print('half')\nraise cli.CommandError('no luck')"
     assert into_closed_pipe(command(body)) == (1, "python -m some.command: error: no luck\n")
 
@@ -71,7 +71,7 @@ def test_another_broken_pipe_than_ours_is_an_error() -> None:
     assert done.stderr == "python -m some.command: error: [Errno 32] a store hung up\n"
 
 
-def test_a_full_disk_behind_stdout_is_told() -> None:
+def test_a_full_disk_behind_stdout_is_reported() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             command("print('lost')"), stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT

@@ -99,7 +99,7 @@ def test_quiet_leaves_hints_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")]
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")]
 )
-def test_durations_are_told_in_the_unit_one_would_use(seconds: float, told: str) -> None:
-    assert terminal.duration(seconds) == told
+def test_durations_are_reported_in_the_unit_one_would_use(seconds: float, text: str) -> None:
+    assert terminal.duration(seconds) == text

@@ -243,7 +243,9 @@ def test_another_number_of_records_than_the_manifests_is_refused(dataset) -> Non
 
 
 @pytest.mark.parametrize("cache", ["none", "file"])
-def test_damage_that_comes_while_a_run_reads_is_told_by_shard(tmp_path, cache, monkeypatch) -> None:
+def test_damage_that_comes_while_a_run_reads_is_reported_by_shard(
+    tmp_path, cache, monkeypatch
+) -> None:
     """Or that was hashed with the rest when the shard was written."""
     manifest = write_dataset(tmp_path, patients=3, folds=1, modalities=("T1w",))
     file = tmp_path / manifest.shards[0].name

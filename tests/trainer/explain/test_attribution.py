@@ -92,7 +92,7 @@ def test_a_step_in_the_gradient_takes_more_steps_not_a_wrong_sum() -> None:
     assert found.logit == pytest.approx(0.025 * size, rel=1e-3)
 
 
-def test_attributions_that_do_not_add_up_are_told() -> None:
+def test_attributions_that_do_not_add_up_are_reported() -> None:
     values = np.full((*SHAPE, 1), 1.0 / np.prod(SHAPE))
     assert Attribution(values=values, logit=3.0, baseline=2.0).complete
     assert not Attribution(values=values, logit=3.1, baseline=2.0).complete

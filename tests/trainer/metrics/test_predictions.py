@@ -107,7 +107,7 @@ def test_scores_that_are_no_probabilities_have_none(tmp_path: Path) -> None:
     assert found.logits is None
 
 
-def test_labels_other_than_the_files_own_are_told(tmp_path: Path) -> None:
+def test_labels_other_than_the_files_own_are_reported(tmp_path: Path) -> None:
     file = _write(tmp_path / "oof.csv", OOF, "1,0,0,0,1,0.5", "2,1,0,0,2,0.5", "3,1,0,0,2,0.5")
     found = read_predictions(file, {"1": "1.0", "2": "1.0", "9": "0", "3": ""})
     assert found.relabelled == ("1",)

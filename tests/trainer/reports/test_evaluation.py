@@ -136,7 +136,7 @@ def test_folds_are_listed_and_labels_are_shuffled_within_them(
     assert metrics["permutation"]["p_value"] < 0.001
 
 
-def test_a_scanner_of_one_class_is_told_as_not_measurable(
+def test_a_scanner_of_one_class_is_reported_as_not_measurable(
     written: tuple[Path, dict[str, Any], _Page],
 ) -> None:
     _, metrics, found = written

@@ -55,7 +55,7 @@ class Archive(NamedTuple):
 
 
 class _Opened:
-    """The archives that this process knows; each is read once, whoever asks for it first."""
+    """The archives that this process knows; each is read once, whoever needs it first."""
 
     def __init__(self) -> None:
         self.archives: OrderedDict[tuple[str, Status | None], Future[Archive]] = OrderedDict()
@@ -242,7 +242,7 @@ def span_of(path: str, name: str, length: int) -> Span | None:
     """
     try:
         archive, member = find(path, name)
-    except OSError:  # whoever opens it hears of it again
+    except OSError:  # whoever opens it gets the error again
         return None
     if archive.inflated is not None:
         return None

@@ -106,7 +106,7 @@ def test_two_directories_of_one_id_are_both_refused():
     assert reasons == {Reason.AMBIGUOUS_PATIENT}
 
 
-def test_labels_and_patients_that_do_not_meet_are_told():
+def test_labels_and_patients_that_do_not_meet_are_reported():
     planner = Planner(
         labels=labels_of("id,y\n5,1\n6,0\n"),
         id_policy=IdPolicy(), folds=2, seed=0, patients_per_shard=9, record_bytes=1,
