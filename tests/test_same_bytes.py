@@ -207,3 +207,10 @@ def test_a_stage_runs_after_all_that_it_reads():
         for place, step in enumerate(steps):
             assert set(step.needs) <= {earlier.stage for earlier in steps[:place]} | {step.stage}
     assert len({step.name for step in STEPS}) == len(STEPS)
+
+
+@pytest.mark.parametrize(("after", "word"), [(0.3 + 1e-16, "expected"), (0.3001, "differs")])
+def test_last_bits_that_are_meant_are_no_licence_for_more(after: float, word: str) -> None:
+    meant = Expected(file="m.json", place="interval.*", why="another library", relative=1e-12)
+    one, other = (text({"interval": [value]}) for value in (0.3 - 1e-16, after))
+    assert verdict("m.json", one, other, meant).word == word

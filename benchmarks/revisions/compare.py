@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,11 +24,31 @@ class Expected:
       file: pattern of the files' paths, as fnmatch's.
       place: pattern of the places within, as they are printed; "file" for one that is on one side.
       why: what changed and why.
+      relative: two numbers that differ by more than this part of the greater are not meant; None
+        takes whatever differs.
     """
 
     file: str
     place: str
     why: str
+    relative: float | None = None
+
+    def takes(self, place: str, how: str) -> bool:
+        """Whether a difference is this one.
+
+        Args:
+          place: where it is.
+          how: what differs, for two numbers "before → after".
+        """
+        if not fnmatch.fnmatchcase(place, self.place):
+            return False
+        if self.relative is None:
+            return True
+        try:
+            before, after = map(float, how.split(" → "))
+        except ValueError:
+            return False
+        return math.isclose(before, after, rel_tol=self.relative)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +135,7 @@ def _judged(name: str, places: dict[str, str], word: str, expected: Sequence[Exp
     of_file = [entry for entry in expected if fnmatch.fnmatchcase(name, entry.file)]
     used, left = [], {}
     for place, how in places.items():
-        meant = [entry for entry in of_file if fnmatch.fnmatchcase(place, entry.place)]
+        meant = [entry for entry in of_file if entry.takes(place, how)]
         used += meant
         if not meant:
             left[place] = how
