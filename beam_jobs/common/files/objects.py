@@ -45,13 +45,14 @@ def stamp_of(tag: object) -> int:
     return int.from_bytes(hashlib.sha256(str(tag).encode()).digest()[:7], "big")
 
 
-def read(path: str, start: int, length: int, tag: str = "") -> Piece:
+def read(path: str, start: int, length: int, tag: str = "", client: Any = None) -> Piece:
     """Reads a part of an object.
 
     Args:
       path: of the object.
       start, length: of the part, in bytes.
       tag: of the version it has to be, "" for any.
+      client: of the object's bucket, where many are read; None finds it by the environment.
 
     Raises:
       FileNotFoundError: no such object.
@@ -59,32 +60,33 @@ def read(path: str, start: int, length: int, tag: str = "") -> Piece:
     """
     if length <= 0:
         return Piece(b"", None, "")
-    return call(lambda: _read(path, start, length, tag))
+    return call(lambda: _read(path, start, length, tag, client))
 
 
-def _read(path: str, start: int, length: int, tag: str) -> Piece:
+def _read(path: str, start: int, length: int, tag: str, client: Any) -> Piece:
     import obstore
     from obstore.exceptions import BaseError, NotSupportedError, PreconditionError
 
-    client, name = client_of(path)
+    if client is None:
+        client, name = client_of(path)
+    else:
+        name = split(path)[2]
     options: dict[str, Any] = {"range": (start, start + length)}
     if tag:
         options["if_match"] = tag
-    with translated(path):
-        try:
-            found = obstore.get(client, name, options=options)  # type: ignore[arg-type]
-            meta = found.meta
-            return Piece(found.bytes().to_bytes(), meta["size"], _tag_of(meta))
-        except PreconditionError as error:
-            raise StoreError(f"{path}: was replaced while it was read") from error
-        except NotSupportedError:
-            if start:
-                raise
-            # A plain web server, which gives files whole.
-            data = obstore.get(client, name).bytes().to_bytes()
-            return Piece(data[:length], len(data), "")
-        except BaseError as error:
-            if _PAST_THE_END.search(str(error)):
+    try:
+        found = obstore.get(client, name, options=options)  # type: ignore[arg-type]
+        meta = found.meta
+        return Piece(found.bytes().to_bytes(), meta["size"], _tag_of(meta))
+    except (BaseError, OSError, ValueError) as error:
+        with translated(path):
+            if isinstance(error, PreconditionError):
+                raise StoreError(f"{path}: was replaced while it was read") from error
+            if isinstance(error, NotSupportedError) and not start:
+                # A plain web server, which gives files whole.
+                data = obstore.get(client, name).bytes().to_bytes()
+                return Piece(data[:length], len(data), "")
+            if isinstance(error, BaseError) and _PAST_THE_END.search(str(error)):
                 return Piece(b"", None, "")
             raise
 
@@ -96,9 +98,9 @@ def _tag_of(meta: Any) -> str:
     return f'"{bare}"' if bare else ""
 
 
-def read_range(path: str, start: int, length: int, tag: str = "") -> Piece:
+def read_range(path: str, start: int, length: int, tag: str = "", client: Any = None) -> Piece:
     """`read` of any length: a long part in several requests, of which some run at once."""
-    first = read(path, start, min(length, PART_BYTES), tag)
+    first = read(path, start, min(length, PART_BYTES), tag, client)
     if first.size is None or length <= PART_BYTES:
         return first
     starts = range(start + PART_BYTES, min(start + length, first.size), PART_BYTES)
