@@ -237,23 +237,29 @@ def put_new(path: str, data: bytes) -> bool:
     return call(lambda: _put(path, data, "create")) or _is_there(path, data)
 
 
-def put_over(path: str, data: bytes) -> bool:
-    """Replaces an object unless another writer does meanwhile; False then, and where it is gone."""
+def put_over(path: str, data: bytes, over: bytes) -> bool:
+    """Replaces an object that holds `over`; False where it holds something else, or is gone.
 
-    def over() -> bool:
+    Of two writers who replace the same content, one gets True.
+    """
+
+    def replaced() -> bool:
         import obstore
 
         client, name = _writable(path)
         try:
             with translated(path):
-                meta = obstore.head(client, name)
+                found = obstore.get(client, name)
+                content = found.bytes().to_bytes()
         except FileNotFoundError:
             return False
+        if content != over:
+            return False
         # S3 and Azure go by the tag, Google by the version.
-        expected = {"e_tag": meta["e_tag"], "version": meta["version"]}
+        expected = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
         return _put(path, data, {name: value for name, value in expected.items() if value})
 
-    return call(over) or _is_there(path, data)
+    return call(replaced) or _is_there(path, data)
 
 
 def _put(path: str, data: bytes, mode: Any) -> bool:

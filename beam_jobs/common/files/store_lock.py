@@ -28,6 +28,7 @@ LEASE_S = 90.0  # four heartbeats may fail
 _POLL_S = 2.0
 _JOIN_S = 5.0  # a heartbeat that is on its way meets a condition that no longer holds
 _OWNER_BYTES = 4096
+_GONE = b"it has just ended"
 _HOLDER = re.compile(r"process (\d+) on (\S+) since ")
 
 
@@ -69,13 +70,12 @@ class StoreLock:
         """
         content = self._content()
         taken = objects.put_new(self._path, content)
-        if not taken:
-            holder = _read(self._path)
-            if break_lock or self._is_dead(holder) or (wait and self._is_silent()):
-                # Of two who see that, one gets it.
-                taken = objects.put_over(self._path, content) or objects.put_new(
-                    self._path, content
-                )
+        holder = b"" if taken else _read(self._path)
+        if not taken and (
+            break_lock or self._is_dead(holder) or (wait and self._is_silent(holder))
+        ):
+            # Of two who see that, one gets it.
+            taken = self._take_over(holder, content)
         if not taken:
             raise LockedError(held(self._message, _read(self._path)))
         self._held.add(self._token)
@@ -87,14 +87,23 @@ class StoreLock:
         self._thread.join(_JOIN_S)
         self._held.discard(self._token)
         with suppress(CommandError, OSError):  # one that cannot be looked at now stays too
-            if self._is_own():
+            if self._is_own(_read(self._path)):
                 objects.delete([self._path])
+
+    def _take_over(self, holder: bytes, content: bytes) -> bool:
+        """Replaces a holder's object, though its heartbeat comes between; never another's."""
+        found = holder
+        while found != _GONE and _first_line(found) == _first_line(holder):
+            if objects.put_over(self._path, content, found):
+                return True
+            found = _read(self._path)
+        return objects.put_new(self._path, content)
 
     def _content(self) -> bytes:
         return f"{self._token}\n{_machine()}\n{self._beats}\n".encode()
 
-    def _is_own(self) -> bool:
-        return _read(self._path).startswith(f"{self._token}\n".encode())
+    def _is_own(self, holder: bytes) -> bool:
+        return holder.startswith(f"{self._token}\n".encode())
 
     def _is_dead(self, holder: bytes) -> bool:
         """Whether the holder is a process of this machine that is no more."""
@@ -112,13 +121,13 @@ class StoreLock:
             pass
         return False
 
-    def _is_silent(self) -> bool:
+    def _is_silent(self, holder: bytes) -> bool:
         """Whether the object stays as it is, or goes, while a heartbeat would change it."""
-        first = _read(self._path)
-        deadline = time.monotonic() + LEASE_S
-        while time.monotonic() < deadline:
+        found, deadline = holder, time.monotonic() + LEASE_S
+        while found != _GONE and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-            if _read(self._path) != first:
+            found = _read(self._path)
+            if found not in (holder, _GONE):
                 return False
         return True
 
@@ -126,8 +135,12 @@ class StoreLock:
         while not self._released.wait(HEARTBEAT_S):
             with suppress(CommandError, OSError):  # the next one may get through
                 self._beats += 1
-                if not (self._is_own() and objects.put_over(self._path, self._content())):
-                    self._lost = not self._is_own()
+                holder = _read(self._path)
+                # Over the very content that is its own: another's may come between.
+                if not (
+                    self._is_own(holder) and objects.put_over(self._path, self._content(), holder)
+                ):
+                    self._lost = not self._is_own(_read(self._path))
                     if self._lost:
                         return
 
@@ -150,8 +163,12 @@ def store_lock(
 
 def held(message: str, holder: bytes) -> str:
     """The message for one who does not get a lock, with its holder."""
-    line = holder.decode(errors="replace").partition("\n")[0].strip()
+    line = _first_line(holder)
     return f"{message} ({line or 'it has just begun'})"
+
+
+def _first_line(holder: bytes) -> str:
+    return holder.decode(errors="replace").partition("\n")[0].strip()
 
 
 def owner() -> str:
@@ -170,4 +187,4 @@ def _machine() -> str:
 def _read(path: str) -> bytes:
     with suppress(FileNotFoundError):
         return objects.read(path, 0, _OWNER_BYTES).data
-    return b"it has just ended"
+    return _GONE
