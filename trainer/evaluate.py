@@ -13,7 +13,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from trainer.config.run_layout import CONFIG_NAME, REPORT_NAME, RUN_NAME
-from trainer.metrics.auc import metrics_of
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
 from trainer.metrics.wording import p_text, summary_line, verdict
 
@@ -99,7 +99,7 @@ def main(argv: Sequence[str]) -> int:
     ]
     first, *others = _distinct(models)
     try:
-        metrics = metrics_of(first.labels, first.scores)
+        metrics = estimate_of(first.labels, first.scores)
     except ValueError as error:
         raise ContractError(str(error)) from error
     row("auc", summary_line(metrics))

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from trainer.evaluate import main
-from trainer.metrics.auc import auc, auc_interval, metrics_of
+from trainer.metrics.auc import auc, auc_interval
 from trainer.metrics.logits import log_loss, sigmoid
 from trainer.metrics.predictions import read_column
 from trainer.metrics.wording import summary_line, verdict
@@ -97,12 +98,16 @@ def test_log_loss_is_scikit_learns_and_finite_for_great_logits() -> None:
 
 
 def test_summary_and_verdict_say_it_in_words() -> None:
-    metrics = {"auc": 0.934, "auc_interval": [0.85, 0.98], "level": 0.95, "n": 60, "positive": 30}
+    metrics: dict[str, Any] = {
+        "auc": 0.934, "auc_interval": [0.85, 0.98], "level": 0.95, "n": 60, "positive": 30,
+        "better_than_chance": True, "worse_than_chance": False, "no_claim": [],
+    }  # fmt: skip
     expected = "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"
     assert summary_line(metrics) == expected
     assert "above 0.5" in verdict(metrics)
-    assert "contains 0.5" in verdict({"auc_interval": [0.499, 0.501]})
-    assert "below 0.5" in verdict({"auc_interval": [0.1, 0.4]})
+    neither = {**metrics, "better_than_chance": False}
+    assert "contains 0.5" in verdict(neither)
+    assert "below 0.5" in verdict({**neither, "worse_than_chance": True})
 
 
 def _write(file: Path, *lines: str) -> Path:
@@ -218,11 +223,6 @@ def test_a_missing_file_or_column_is_a_usage_error(tmp_path: Path) -> None:
     file = _write(tmp_path / "p.csv", "id,v", "1,1")
     with pytest.raises(UsageError, match=r"no column w; it has id, v"):
         read_column(file, ["id"], ["w"])
-
-
-def test_metrics_of_counts_both_classes() -> None:
-    metrics = metrics_of([0, 1, 1], [0.0, 1.0, 2.0])
-    assert (metrics["n"], metrics["positive"]) == (3, 2)
 
 
 def test_commands_start_without_tensorflow_and_without_the_other_rooms() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,66 +47,65 @@ def midranks(values: npt.ArrayLike) -> Floats:
 def auc_interval(
     labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95
 ) -> tuple[float, float]:
-    """Confidence interval of the AUC: Newcombe's method 5.
-
-    The limits are the values θ whose distance from the estimate is z standard errors *at θ*
-    (as in Wilson's interval for a proportion), with Hanley and McNeil's variance under the
-    exponential model and both group sizes in it replaced by their mean. It keeps its coverage for
-    small groups and is neither empty nor outside 0 .. 1 at an AUC of 0 or 1.
-
-    Source: R. G. Newcombe, Statistics in Medicine 25 (2006) 559-573.
+    """Confidence interval of the AUC of one network on patients it never saw: `newcombe_limits`.
 
     Raises:
       ValueError: as `auc`, or a level outside (0, 1).
     """
+    z = z_of(level)
+    positive = int(np.sum(labels))
+    negative = np.size(labels) - positive
+    return newcombe_limits(auc(labels, scores), positive, negative, (z, z))
+
+
+def newcombe_limits(
+    estimate: float, positive: int, negative: int, reach: tuple[float, float], factor: float = 1.0
+) -> tuple[float, float]:
+    """Limits of an AUC: the values θ that lie so many standard errors *at θ* from the estimate.
+
+    Newcombe's method 5, as Wilson's interval for a proportion. It keeps its coverage for small
+    groups and is neither empty nor outside 0 .. 1 at an AUC of 0 or 1. The standard error
+    is concave in θ, so that each side has one limit, and 0.5 lies outside exactly where it is
+    further from the estimate than `reach` standard errors at 0.5.
+
+    Args:
+      estimate: the AUC.
+      positive, negative: counts of patients, at least 1.
+      reach: standard errors to the lower and to the upper limit, at least 0.
+      factor: what the variance is multiplied by.
+
+    Source: R. G. Newcombe, Statistics in Medicine 25 (2006) 559-573.
+    """
     from scipy.optimize import brentq
 
-    z = z_of(level)
-    estimate = auc(labels, scores)
-    truth = np.asarray(labels)
-    positive = int(truth.sum())
-    negative = truth.size - positive
+    def lower(value: float, errors: float) -> float:
+        def beyond(theta: float) -> float:
+            variance = factor * newcombe_variance(theta, positive, negative)
+            return value - theta - errors * math.sqrt(variance)
 
-    def limit(end: float, sign: float) -> float:
-        """The root between the estimate and `end`; where they meet, the estimate is the limit."""
-        if estimate == end:
+        if value <= 0:
+            return 0.0
+        # Which side of 0.5 the limit is on is asked first: no rounding may put it on the other.
+        above = value > 0.5 and beyond(0.5) > 0
+        start, end = (0.5, value) if above else (0.0, min(value, 0.5))
+        end = min(end, 1 - 1e-12)  # the trivial root at 1 lies outside
+        if beyond(end) >= 0:
             return end
-        near = min(max(estimate, 1e-12), 1 - 1e-12)  # the trivial root at 0 and 1 lies outside
-        return float(
-            brentq(
-                lambda t: sign * (t - estimate) - z * _newcombe_error(t, positive, negative),
-                near,
-                end,
-            )
-        )
+        found = float(brentq(beyond, start, end))
+        return max(found, math.nextafter(0.5, 1)) if above else found
 
-    return limit(0.0, -1.0), limit(1.0, 1.0)
+    # The variance is the same at θ and 1 - θ: the upper limit is the lower one of 1 - AUC.
+    return lower(estimate, reach[0]), 1 - lower(1 - estimate, reach[1])
 
 
-def metrics_of(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) -> dict[str, Any]:
-    """AUC, its interval and the counts behind it, as a JSON object."""
-    truth = np.asarray(labels)
-    low, high = auc_interval(labels, scores, level)
-    return {
-        "auc": auc(labels, scores),
-        "auc_interval": [low, high],
-        "level": level,
-        "n": int(truth.size),
-        "positive": int(truth.sum()),
-        "interval_method": "Newcombe 2006, method 5",
-    }
+def newcombe_variance(theta: float, positive: int, negative: int) -> float:
+    """Variance of an AUC whose true value is θ: Hanley and McNeil's under the exponential model.
 
-
-def least_auc_above_chance(positive: int, negative: int, level: float = 0.95) -> float:
-    """The AUC whose `auc_interval` would just begin at 0.5, for these group sizes; at most 1."""
-    return min(1.0, 0.5 + z_of(level) * _newcombe_error(0.5, positive, negative))
-
-
-def _newcombe_error(theta: float, positive: int, negative: int) -> float:
-    """Standard error of an AUC whose true value is θ (Newcombe's method 5)."""
+    Both group sizes in it are replaced by their mean (Newcombe 2006, method 5).
+    """
     excess = (positive + negative) / 2 - 1
     spread = 1 + excess * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-    return math.sqrt(theta * (1 - theta) * spread / (positive * negative))
+    return theta * (1 - theta) * spread / (positive * negative)
 
 
 def delong(labels: npt.ArrayLike, scores: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Members' held-out predictions taken together: one score a patient, so that n is honest."""
+"""Members' held-out predictions taken together: patients count once, so that n is honest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.metrics.auc import metrics_of
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.wording import summary_line
 
 
@@ -34,35 +34,62 @@ class Scored:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def pooled(members: Sequence[Scored]) -> dict[str, Any]:
-    """Metrics over all patients; a patient's score is the mean logit over the members."""
+def pooled(
+    members: Sequence[Scored],
+    *,
+    null: npt.ArrayLike | None = None,
+    no_claim: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`estimate_of` over all patients, each seed a repeat."""
     labels: dict[Any, int] = {}
-    logits: dict[Any, list[float]] = {}
+    folds: dict[Any, int] = {}
+    logits: dict[int, dict[Any, float]] = {}
     for member in members:
         columns = (member.patients, member.labels.tolist(), member.logits.tolist())
         for patient, label, logit in zip(*columns, strict=True):
-            labels[patient] = label
-            logits.setdefault(patient, []).append(logit)
-    return metrics_of(
-        np.array(list(labels.values())), np.array([np.mean(logits[name]) for name in labels])
+            labels[patient], folds[patient] = label, member.fold
+            logits.setdefault(member.seed, {})[patient] = logit
+    return estimate_of(
+        np.array(list(labels.values())),
+        np.array([[of.get(patient, np.nan) for patient in labels] for of in logits.values()]),
+        folds=np.array([folds[patient] for patient in labels]),
+        null=null,
+        no_claim=no_claim,
     )
 
 
-def metrics_of_members(members: Sequence[Scored]) -> dict[str, Any]:
-    """All patients together, each fold's members and each seed."""
+def metrics_of_members(
+    members: Sequence[Scored],
+    *,
+    null: npt.ArrayLike | None = None,
+    no_claim: Sequence[str] = (),
+) -> dict[str, Any]:
+    """`estimate_of` all patients; of each fold's members alone; and of each seed.
+
+    Args:
+      members: all of a run.
+      null: AUCs of its retrainings on permuted labels.
+      no_claim: reasons why the scores allow no claim (`wording.REASONS`).
+
+    Raises:
+      ValueError: as `estimate_of`.
+    """
     return {
-        **pooled(members),
+        **pooled(members, null=null, no_claim=no_claim),
         "folds": [
             {
                 "fold": member.fold,
                 "seed": member.seed,
                 **member.details,
-                **metrics_of(member.labels, member.logits),
+                **estimate_of(member.labels, member.logits, no_claim=no_claim),
             }
             for member in members
         ],
         "seeds": [
-            {"seed": seed, **pooled([member for member in members if member.seed == seed])}
+            {
+                "seed": seed,
+                **pooled([one for one in members if one.seed == seed], no_claim=no_claim),
+            }
             for seed in sorted({member.seed for member in members})
         ],
     }
@@ -77,10 +104,10 @@ def summary_rows(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     several = len(metrics["seeds"]) > 1
     for fold in metrics["folds"]:
         seed = f", seed {fold['seed']}" if several else ""
-        epoch = f", epoch {fold['best_epoch']} of {fold['epochs']}" if "epochs" in fold else ""
+        epoch = f", epoch {fold['epoch']} of {fold['epochs']}" if "epoch" in fold else ""
         yield f"fold {fold['fold']}", f"{summary_line(fold)}{seed}{epoch}"
     if several:
         each = [seed["auc"] for seed in metrics["seeds"]]
         alone = f"alone: AUC {min(each):.2f} to {max(each):.2f}"
-        yield "seeds", f"{alone}; below, a patient's score is the mean over seeds"
+        yield "seeds", f"{alone}; below, their mean"
     yield "out of fold", summary_line(metrics)

@@ -4,6 +4,8 @@
 
   format, name, n, positive, prevalence, level
   auc, auc_interval, interval_method     the headline: Newcombe's method 5
+  estimator, repeats, variance_factor, p_value, decided_by, better_than_chance, worse_than_chance,
+  permutations, no_claim                 as `estimate.estimate_of` says
   auc_told_from_chance                   the lowest AUC that these group sizes tell from 0.5
   verdict, reading, warnings             in words
   intervals                              newcombe, delong, bootstrap: [low, high] or null
@@ -54,9 +56,8 @@ from trainer.metrics.auc import (
     delong_interval,
     delong_test,
     holm,
-    least_auc_above_chance,
-    metrics_of,
 )
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.groups import read_groups
 from trainer.metrics.logits import log_loss
 from trainer.metrics.predictions import Predictions
@@ -105,7 +106,7 @@ def evaluation_of(
     """
     truth, scores = predictions.labels, predictions.scores
     try:
-        metrics = metrics_of(truth, scores, level)
+        metrics = estimate_of(truth, scores, level=level)
     except ValueError as error:
         raise ContractError(str(error)) from error
     n, positive = metrics["n"], metrics["positive"]
@@ -131,7 +132,6 @@ def evaluation_of(
         "name": predictions.name,
         **metrics,
         "prevalence": positive / n,
-        "auc_told_from_chance": least_auc_above_chance(positive, n - positive, level),
         "verdict": verdict(metrics),
         "intervals": {
             "newcombe": metrics["auc_interval"],
@@ -288,7 +288,7 @@ def _groups(
         truth = predictions.labels[inside]
         one: dict[str, Any] = {"name": name, "n": truth.size, "positive": int(truth.sum())}
         if 0 < one["positive"] < one["n"]:
-            measured = metrics_of(truth, values[inside], level)
+            measured = estimate_of(truth, values[inside], level=level)
             one.update(auc=measured["auc"], auc_interval=measured["auc_interval"])
         else:
             one["not_measurable"] = f"all {'positive' if one['positive'] else 'negative'}"
@@ -329,7 +329,10 @@ def comparisons_of(
             raise ContractError(
                 f"{predictions.name} and {other.name} in common: {error}"
             ) from error
-        one, another = metrics_of(truth, first, level), metrics_of(truth, second, level)
+        one, another = (
+            estimate_of(truth, first, level=level),
+            estimate_of(truth, second, level=level),
+        )
         rates, hits = _roc(truth, second)
         found.append(
             {

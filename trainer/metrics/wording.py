@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trainer.metrics.predictions import Predictions
 
-PERMUTED = "The labels were permuted: this is what the recipe scores without any signal."
+# Why scores allow no claim: what stands in no_claim, and what it means.
+REASONS = {
+    "own_fold": "A version before 0.3 kept the epochs that scored best on these same patients.",
+    "searched": "The settings were searched on some of these same patients.",
+    "permuted": "The labels were permuted: this is what the recipe scores without any signal.",
+}
+PERMUTED = REASONS["permuted"]
 
 
 def summary_line(metrics: Mapping[str, Any]) -> str:
     """`metrics_of`'s object as "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"."""
-    low, high = metrics["auc_interval"]
+    interval = ""
+    if metrics["auc_interval"]:
+        low, high = metrics["auc_interval"]
+        interval = f"{100 * metrics['level']:g} % interval {low:.2f} to {high:.2f}, "
+    name = auc_name(metrics["no_claim"])
     return (
-        f"AUC {metrics['auc']:.2f} ({100 * metrics['level']:g} % interval {low:.2f} to {high:.2f}, "
-        f"n = {metrics['n']}: {metrics['positive']} positive)"
+        f"{name} {metrics['auc']:.2f} ({interval}n = {metrics['n']}: {metrics['positive']} "
+        "positive)"
     )
+
+
+def auc_name(no_claim: Sequence[str]) -> str:
+    """What an AUC is called that has these reasons against a claim."""
+    if "permuted" in no_claim:
+        return "AUC of permuted labels"
+    return "optimistic AUC" if no_claim else "AUC"
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
     """What the interval allows one to say, in words."""
-    low, high = metrics["auc_interval"]
-    if low > 0.5:
+    if metrics["no_claim"]:
+        reasons = " ".join(REASONS[reason] for reason in metrics["no_claim"])
+        return f"No claim. {reasons}"
+    if metrics["better_than_chance"]:
         return "The interval lies above 0.5: better than chance on patients like these."
-    if high < 0.5:
+    if metrics["worse_than_chance"]:
         return "The interval lies below 0.5: worse than chance; are labels or ids swapped?"
     return "The interval contains 0.5: these predictions cannot be told from chance."
 

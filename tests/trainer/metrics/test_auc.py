@@ -21,7 +21,6 @@ from trainer.metrics.auc import (
     delong_interval,
     delong_test,
     holm,
-    least_auc_above_chance,
 )
 from trainer.metrics.resampling import bootstrap, percentile_interval, permutation_test
 from trainer.metrics.roc_and_calibration import wilson_interval
@@ -214,18 +213,6 @@ def test_shuffling_within_folds_sees_through_a_fold_that_is_all_high() -> None:
 def test_wilson_interval_is_scipys(hits: int, n: int) -> None:
     expected = binomtest(hits, n).proportion_ci(0.9, method="wilson")
     assert wilson_interval(hits, n, 0.9) == pytest.approx(tuple(expected), abs=1e-12)
-
-
-def test_told_from_chance_is_where_the_interval_leaves_the_half() -> None:
-    labels = np.repeat([0, 1], [40, 60])
-    limit = least_auc_above_chance(60, 40)
-    noise = np.random.default_rng(2).normal(size=100)
-    lows = {}
-    for shift in np.linspace(0, 0.8, 60):
-        scores = noise + shift * labels
-        lows[auc(labels, scores)] = auc_interval(labels, scores)[0]
-    assert min(lows) < limit < max(lows)
-    assert all((low > 0.5) == (value > limit) for value, low in lows.items())
 
 
 @pytest.mark.slow

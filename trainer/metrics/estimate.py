@@ -1,0 +1,198 @@
+"""The one estimate of an AUC and the one rule of what it allows one to say.
+
+Interval, p-value, `better_than_chance`, and every word in pages and on terminals follow from the
+object that `estimate_of` makes.
+
+Out of fold, networks share most of their training patients, so each pair of patients counts twice:
+over repeated cross-validations an AUC without signal varies up to twice as much as a formula for
+independent patients says (`benchmarks/honesty.py`). Levels of folds' networks differ, so that only
+pairs within a fold are compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.metrics.auc import Floats, auc, checked, newcombe_limits, newcombe_variance, z_of
+
+WITHIN_FOLDS = "pairs within folds"
+ALL_PAIRS = "all pairs"
+BY_INTERVAL = "interval"
+BY_PERMUTATIONS = "permutations"
+METHOD = "Newcombe 2006, method 5"
+OUT_OF_FOLD_FACTOR = 2.0  # the limit of what shared training patients add; small networks: 1.7
+_SAME = 1e-12  # AUCs nearer than that are equal but for rounding
+
+
+def estimate_of(
+    labels: npt.ArrayLike,
+    scores: npt.ArrayLike,
+    *,
+    folds: npt.ArrayLike | None = None,
+    level: float = 0.95,
+    null: npt.ArrayLike | None = None,
+    no_claim: Sequence[str] = (),
+) -> dict[str, Any]:
+    """AUC with its interval, and whether it differs from chance.
+
+    With folds of two or more values the scores are out of fold: the AUC is that of pairs within
+    folds, and its variance is doubled. Otherwise it is that of all pairs, with its plain variance.
+    The estimate over R repeats is the mean of theirs; what they vary by is taken off the doubled
+    variance V: of 2 V, 2 V - (1 - 1 / R) s² is left, V at least, s² the variance of the repeats'
+    AUCs, all at an AUC of 0.5; the interval keeps that proportion everywhere.
+
+    With so many retrainings on permuted labels that `(1 - level) / 2` can be reached on each side
+    (39 at 95 %), these decide: the limits are as many standard errors away as the AUC without
+    signal comes to in that share of them.
+
+    Args:
+      labels: 0 or 1, (n,).
+      scores: any numbers, (n,), or (repeats, n) with NaN where a repeat lacks a patient.
+      folds: which each patient was held out in, (n,); None for a test set.
+      level: of the interval.
+      null: AUCs, estimated alike, of retrainings of the whole recipe on permuted labels.
+      no_claim: reasons why these scores allow no claim (`wording.REASONS`).
+
+    Returns:
+      JSON object: auc, auc_interval ([low, high]; null with no_claim), level, n, positive,
+      estimator (`WITHIN_FOLDS` or `ALL_PAIRS`), repeats, variance_factor, interval_method, p_value
+      (two-sided; null with no_claim), decided_by (`BY_INTERVAL` or `BY_PERMUTATIONS`; null with
+      no_claim), better_than_chance, worse_than_chance, auc_told_from_chance (the AUC from where
+      better_than_chance begins; null with no_claim), permutations (null, or count, as_high and the
+      one-sided p_value), no_claim. A claim is made exactly where 0.5 lies outside the interval,
+      which is where p_value is below 1 - level (or at it, where permutations decide).
+
+    Raises:
+      ValueError: as `auc.auc`, no fold with both classes, a patient without a score, a null AUC
+        outside 0 .. 1, or a level outside (0, 1).
+
+    Sources: Newcombe 2006 (`auc.newcombe_limits`); Airola et al. 2009 and Bengio and Grandvalet,
+    JMLR 5 (2004) 1089-1105, on cross-validated variance; Phipson and Smyth 2010 on the count of
+    one more.
+    """
+    from scipy.special import ndtr
+
+    truth, each = _repeats(labels, scores)
+    out_of_fold = folds is not None and np.unique(np.asarray(folds)).size > 1
+    areas = []
+    for one in each:
+        known = np.isfinite(one)
+        try:
+            areas.append(
+                within_folds_auc(truth[known], one[known], np.asarray(folds)[known])
+                if out_of_fold
+                else auc(truth[known], one[known])
+            )
+        except ValueError:
+            if len(each) == 1:
+                raise
+    if not areas:
+        raise ValueError("an AUC needs both classes: no repeat has them in one fold")
+    value = float(np.mean(areas))
+    positive = int(truth.sum())
+    negative = truth.size - positive
+    variance = newcombe_variance(0.5, positive, negative)
+    factor = 1.0
+    if out_of_fold:
+        spread = float(np.var(areas, ddof=1)) if len(areas) > 1 else 0.0
+        factor = max(1.0, OUT_OF_FOLD_FACTOR - (1 - 1 / len(areas)) * spread / variance)
+    permutations, tails = _permutations(value, null)
+    # How many of the retrainings may lie beyond a limit, the run itself counted among them.
+    allowed = math.floor((1 - level) / 2 * (tails.size + 1) + 1e-9) if tails.size else 0
+    if allowed:
+        decided_by, factor = BY_PERMUTATIONS, 1.0
+        error = math.sqrt(variance)
+        reach = (
+            (max(0.0, float(tails[-allowed]) - 0.5) + _SAME) / error,
+            (max(0.0, 0.5 - float(tails[allowed - 1])) + _SAME) / error,
+        )
+        beyond = tails >= value - _SAME if value > 0.5 else tails <= value + _SAME
+        p_value = min(1.0, 2 * float(1 + beyond.sum()) / (tails.size + 1))
+    else:
+        decided_by, error = BY_INTERVAL, math.sqrt(factor * variance)
+        reach = (z_of(level), z_of(level))
+        p_value = 2 * float(ndtr(-abs(value - 0.5) / error))
+    if abs(value - 0.5) < _SAME:
+        p_value = 1.0
+    low, high = newcombe_limits(value, positive, negative, reach, factor)
+    silent = bool(no_claim)
+    return {
+        "auc": value,
+        "auc_interval": None if silent else [low, high],
+        "level": level,
+        "n": int(truth.size),
+        "positive": positive,
+        "estimator": WITHIN_FOLDS if out_of_fold else ALL_PAIRS,
+        "repeats": len(areas),
+        "variance_factor": factor,
+        "interval_method": METHOD,
+        "p_value": None if silent else p_value,
+        "decided_by": None if silent else decided_by,
+        "better_than_chance": low > 0.5 and not silent,
+        "worse_than_chance": high < 0.5 and not silent,
+        "auc_told_from_chance": None if silent else min(1.0, 0.5 + reach[0] * error),
+        "permutations": permutations,
+        "no_claim": list(no_claim),
+    }
+
+
+def within_folds_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.ArrayLike) -> float:
+    """Share of (positive, negative) pairs of one fold that are ranked right, over all folds.
+
+    Folds without one of the classes have no pairs.
+
+    Args:
+      labels: 0 or 1, (n,).
+      scores: finite, (n,); compared within folds only.
+      folds: (n,).
+
+    Raises:
+      ValueError: as `auc.auc`, or no fold has both classes.
+    """
+    truth, values = checked(labels, scores)
+    right, pairs = 0.0, 0
+    for inside in both_classes(truth, np.asarray(folds)):
+        positive = int(truth[inside].sum())
+        count = positive * (truth[inside].size - positive)
+        right += count * auc(truth[inside], values[inside])
+        pairs += count
+    if not pairs:
+        raise ValueError("an AUC out of fold needs both classes in a fold: no fold has them")
+    return right / pairs
+
+
+def both_classes(
+    truth: npt.NDArray[np.bool_], folds: npt.NDArray[Any]
+) -> list[npt.NDArray[np.bool_]]:
+    """Which patients, (n,), stand in each fold that has both classes."""
+    members = [folds == fold for fold in np.unique(folds)]
+    return [inside for inside in members if 0 < truth[inside].sum() < inside.sum()]
+
+
+def _repeats(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Labels (n,) and scores (repeats, n), checked; NaN only where another repeat has a number."""
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 2 or not len(values):
+        truth, values = checked(labels, values)
+        return truth, values[np.newaxis]
+    if np.isinf(values).any() or np.isnan(values).all(axis=0).any():
+        raise ValueError("scores must be finite numbers, one a patient at least")
+    truth, _ = checked(labels, np.nanmean(values, axis=0))
+    return truth, values
+
+
+def _permutations(value: float, null: npt.ArrayLike | None) -> tuple[dict[str, Any] | None, Floats]:
+    """What is told of the retrainings, and their AUCs in rising order."""
+    tails = np.sort(np.asarray([] if null is None else null, dtype=np.float64))
+    if not tails.size:
+        return None, tails
+    if not (np.isfinite(tails).all() and tails[0] >= 0 and tails[-1] <= 1):
+        raise ValueError("AUCs of permuted labels must lie in 0 .. 1")
+    as_high = int((tails >= value - _SAME).sum())
+    count = int(tails.size)
+    return {"count": count, "as_high": as_high, "p_value": (1 + as_high) / (count + 1)}, tails
