@@ -29,9 +29,12 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="Write a synthetic brain MR cohort: DIR/train/<id>/<modality>/Image-<n>.dcm,\n"
         "train_labels.csv, test/, sample_submission.csv, and the truth about it in DIR/truth/.\n"
-        "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.",
+        "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.\n"
+        "--difficulty mixes the two, so that no reader can tell all of them apart.",
         examples="  # 64 labelled and 16 test patients (about 300 MB)\n"
         f"  {PROG} --output /tmp/cohort --patients 64 --seed 7\n\n"
+        "  # as hard as real cohorts often are: some signal, and 5 % of the labels wrong\n"
+        f"  {PROG} --output /tmp/hard --patients 100 --difficulty 0.75 --label_noise 0.05\n\n"
         "  # few but large, for benchmarks (360 MB a patient)\n"
         f"  {PROG} --output /tmp/big --patients 2 --test_patients 0 \\\n"
         "      --matrix 512,512 --slices 170,170",
@@ -70,6 +73,25 @@ def _parser() -> argparse.ArgumentParser:
         help="series of a patient",
     )
     parser.add_argument(
+        "--difficulty",
+        type=float,
+        default=PhantomConfig.difficulty,
+        metavar="D",
+        help="0..1, how alike the two kinds of lesion look; 1: a network has nothing to learn",
+    )
+    parser.add_argument(
+        "--label_noise",
+        type=float,
+        default=PhantomConfig.label_noise,
+        metavar="P",
+        help="0..0.5, share of wrong labels in train_labels.csv; truth/ has the true ones",
+    )
+    parser.add_argument(
+        "--no_signal",
+        action="store_true",
+        help="lesions have nothing to do with the labels: whatever is learnt is a leak",
+    )
+    parser.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count() or 1,
@@ -92,6 +114,9 @@ def main(argv: Sequence[str]) -> int:
             matrix=flags.matrix,
             slices=flags.slices,
             modalities=tuple(flags.modalities.split(",")),
+            difficulty=flags.difficulty,
+            label_noise=flags.label_noise,
+            no_signal=flags.no_signal,
         )
         truth = write_cohort(config, flags.output, workers=flags.workers)
     except (ValueError, FileExistsError) as error:

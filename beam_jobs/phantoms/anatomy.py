@@ -78,12 +78,15 @@ class Lesion:
         centre: patient LPS, mm.
         radius: mm, the outer radius.
         rim_fraction: thickness of the rim as a part of the radius; unused in a solid lesion.
+        mixture: how far rim and core are mixed towards the other kind's brightness: 0 looks as its
+            kind says, 0.5 lies half-way, 1 looks like the other kind.
     """
 
     kind: LesionKind
     centre: Vector
     radius: float
     rim_fraction: float = 0.34
+    mixture: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("ring", "solid"):
@@ -93,6 +96,13 @@ class Lesion:
                 "a lesion needs radius > 0 mm and 0 < rim_fraction < 1, found "
                 f"{self.radius} and {self.rim_fraction}"
             )
+        if not 0 <= self.mixture <= 1:
+            raise ValueError(f"a lesion's mixture must lie in 0..1, found {self.mixture}")
+
+    @property
+    def ring_share(self) -> float:
+        """How much of a ring it looks like: 1 a ring, 0 homogeneous."""
+        return 1 - self.mixture if self.kind == "ring" else self.mixture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +264,9 @@ def _healthy(x: Array, y: Array, z: Array, tissue: Tissues, phases: tuple[float,
 def _with_lesion(value: Array, distance: Array, lesion: Lesion, tissue: Tissues) -> Array:
     """`value` with the lesion painted over, `distance` mm from the lesion's centre."""
     outer = _soft(lesion.radius - distance)
-    if lesion.kind == "solid":
+    share = lesion.ring_share
+    if share == 0:
         return _mix(value, tissue.solid, outer)
+    rim, in_core = (share * ring + (1 - share) * tissue.solid for ring in tissue[-2:])
     core = _soft(lesion.radius * (1 - lesion.rim_fraction) - distance)
-    return _mix(_mix(value, tissue.rim, outer), tissue.core, core)
+    return _mix(_mix(value, rim, outer), in_core, core)

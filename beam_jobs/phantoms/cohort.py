@@ -6,7 +6,8 @@ thickness and spacing tags, blank end slices, black series, missing series, resc
 12-bit pixels, implicit VR. `truth/truth.json` says what was done.
 
 The label decides only how the lesion looks (1: bright rim around a dark core; 0: homogeneous), so
-that a small 3D network can learn it and a leak elsewhere would be a fault.
+that a small 3D network can learn it and a leak elsewhere would be a fault. How hard that is, how
+many labels are wrong, and whether there is anything to learn at all, the config says.
 """
 
 import contextlib
@@ -31,9 +32,9 @@ from beam_jobs.phantoms.plan import (
     Patient,
     PhantomConfig,
     plan_cohort,
-    write_truth,
 )
 from beam_jobs.phantoms.series import IntensityFunction, write_series
+from beam_jobs.phantoms.truth import write_truth
 
 LABEL_HEADER = ("BraTS21ID", "MGMT_value")
 
@@ -125,9 +126,12 @@ def _write(plan: CohortTruth, output: Path, workers: int) -> CohortTruth:
     with contextlib.closing(_write_patients(plan, output, workers)) as written:
         patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
     truth = replace(plan, patients=patients)
-    train = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
+    train = [(int(p.patient_id), p.written_label) for p in patients if p.split == "train"]
     test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
     write_table(output / "train_labels.csv", LABEL_HEADER, train)
+    if plan.config.label_noise:
+        true = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
+        write_table(output / "truth" / "train_labels.csv", LABEL_HEADER, true)
     write_table(output / "truth" / "test_labels.csv", LABEL_HEADER, test)
     write_table(
         output / "sample_submission.csv", LABEL_HEADER, [(number, 0.5) for number, _ in test]

@@ -5,23 +5,21 @@ what a test reads back is what decided the pixels.
 """
 
 import functools
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.anatomy import (
-    CONTRAST,
     MARKER_CENTRE,
     MARKER_RADIUS,
     TISSUES,
     Head,
     Lesion,
+    LesionKind,
     Vector,
     cerebrum_radius,
     is_brain,
@@ -59,6 +57,11 @@ class PhantomConfig:
         trouble_rate: share of series that are missing, and again of series that are black; at most
             one a patient, and from 20 training patients on at least one of each. 0 gives a cohort
             without either.
+        difficulty: 0..1, how alike the two kinds of lesion look. 0: every lesion looks as its kind
+            says. Above, each patient's lesion lies somewhere between the two kinds; `best_auc` is
+            what a reader reaches who sees exactly where. 1: kinds look the same.
+        label_noise: 0..0.5, share of training patients whose label is written wrong.
+        no_signal: whether lesions are drawn without regard to the label.
     """
 
     patients: int
@@ -68,6 +71,9 @@ class PhantomConfig:
     slices: tuple[int, int] = (32, 42)
     modalities: tuple[str, ...] = tuple(TISSUES)
     trouble_rate: float = 0.03
+    difficulty: float = 0.0
+    label_noise: float = 0.0
+    no_signal: bool = False
 
     def __post_init__(self) -> None:
         if self.patients < 1:
@@ -101,6 +107,9 @@ class PhantomConfig:
                 f"trouble_rate must be in 0..{0.5 / len(self.modalities):g}, "
                 f"found {self.trouble_rate}"
             )
+        for name, most in (("difficulty", 1.0), ("label_noise", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} must be in 0..{most:g}, found {getattr(self, name)}")
 
     @property
     def test_count(self) -> int:
@@ -116,9 +125,10 @@ class Patient:
         patient_id: five digits, the directory's name and PatientID.
         index: place in the cohort, training patients first; decides the noise.
         split: "train" or "test".
-        label: 1 has a ring lesion, 0 a solid one.
+        label: the true one; 1 has a ring lesion, 0 a solid one, unless the cohort has no signal.
         head: the physical head, lesion included.
         series: one spec a modality, missing ones too (`missing=True`).
+        flipped: whether the label is written wrong.
     """
 
     patient_id: str
@@ -127,6 +137,12 @@ class Patient:
     label: int
     head: Head
     series: tuple[SeriesSpec, ...]
+    flipped: bool = False
+
+    @property
+    def written_label(self) -> int:
+        """The label as train_labels.csv has it."""
+        return 1 - self.label if self.flipped else self.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,41 +175,58 @@ def plan_cohort(config: PhantomConfig) -> CohortTruth:
     ids = np.concatenate([np.sort(ids[: config.patients]), np.sort(ids[config.patients :])])
     labels = [*_balanced(config.patients, rng), *_balanced(config.test_count, rng)]
     troubles = _troubles(config, rng)
+    flipped = _flipped(config)
     return CohortTruth(
         config=config,
         patients=tuple(
-            _plan_patient(config, index, f"{ids[index]:05d}", labels[index], troubles[index])
+            replace(
+                _plan_patient(config, index, f"{ids[index]:05d}", labels[index], troubles[index]),
+                flipped=index in flipped,
+            )
             for index in range(total)
         ),
     )
 
 
-def write_truth(truth: CohortTruth, output: Path) -> None:
-    """Write `output/truth/truth.json`."""
-    text = json.dumps(_as_json(truth), indent=1)
-    files.write_text(output / "truth" / "truth.json", text + "\n")
-
-
-def read_truth(output: files.StrPath) -> CohortTruth:
-    """The truth of a cohort that was written to `output`.
-
-    Raises:
-        FileNotFoundError: no `truth/truth.json` there: no phantom cohort, or one cut short.
-    """
-    text = files.read_text(files.join(output, "truth", "truth.json"))
-    found = json.loads(text, object_hook=_tuples)
-    patients = []
-    for item in found["patients"]:
-        lesion = Lesion(**item["head"].pop("lesion"))
-        item["head"] = Head(**item["head"], lesion=lesion)
-        item["series"] = tuple(SeriesSpec(**series) for series in item["series"])
-        patients.append(Patient(**item))
-    return CohortTruth(config=PhantomConfig(**found["config"]), patients=tuple(patients))
-
-
 def _balanced(count: int, rng: np.random.Generator) -> list[int]:
     """Half ones, half zeros (an odd count: one more positive), shuffled."""
     return [int(value) for value in rng.permutation((np.arange(count) + 1) % 2)]
+
+
+def _flipped(config: PhantomConfig) -> set[int]:
+    """The training patients whose labels are written wrong."""
+    rng = np.random.default_rng([config.seed, 4])
+    order = rng.permutation(config.patients)
+    return set(order[: round(config.label_noise * config.patients)].tolist())
+
+
+def draw_appearance(
+    config: PhantomConfig, label: int, rng: np.random.Generator
+) -> tuple[LesionKind, float]:
+    """A lesion's kind, and how far it is mixed towards the other kind.
+
+    A latent normal variable, of unit variance and with a mean on its kind's side of 0, becomes the
+    share of a ring by the normal distribution function. A patient's deviation from that mean is the
+    same at every difficulty.
+    """
+    coin, deviation = int(rng.integers(2)), float(rng.standard_normal())
+    kind: LesionKind = "ring" if (coin if config.no_signal else label) else "solid"
+    mean = _separation(config.difficulty) / math.sqrt(2)
+    return kind, round(NormalDist().cdf(-mean - deviation), 4)
+
+
+def best_auc(difficulty: float) -> float:
+    """The AUC of a reader who sees exactly how each lesion is mixed, over endless patients."""
+    return NormalDist().cdf(_separation(difficulty))
+
+
+def _separation(difficulty: float) -> float:
+    """The z of that AUC: infinite at 0, none at 1.
+
+    By measurement, so that a small network trained on 80 patients falls evenly from 1 to 0.5: it
+    loses much more than a perfect reader to lesions that lie between the kinds.
+    """
+    return 1.9 * ((1 - difficulty) / difficulty) ** 0.25 if difficulty else math.inf
 
 
 def _troubles(config: PhantomConfig, rng: np.random.Generator) -> list[tuple[str, str] | None]:
@@ -222,7 +255,8 @@ def _plan_patient(
     config: PhantomConfig, index: int, patient_id: str, label: int, trouble: tuple[str, str] | None
 ) -> Patient:
     rng = np.random.default_rng([config.seed, 1, index])
-    head = _draw_head(label, rng)
+    looks = draw_appearance(config, label, np.random.default_rng([config.seed, 5, index]))
+    head = _draw_head(*looks, rng)
     series = []
     for place, modality in enumerate(config.modalities):
         spec = _draw_series(
@@ -242,7 +276,7 @@ def _plan_patient(
     )
 
 
-def _draw_head(label: int, rng: np.random.Generator) -> Head:
+def _draw_head(kind: LesionKind, mixture: float, rng: np.random.Generator) -> Head:
     head = Head(
         centre=_vector(rng.uniform(-35, 35, 3)),
         rotation_degrees=_vector(rng.uniform(-8, 8, 3)),
@@ -260,10 +294,11 @@ def _draw_head(label: int, rng: np.random.Generator) -> Head:
         if clear_of_marker and cerebrum_radius(x, y, z).max() < 0.98:
             break
     lesion = Lesion(
-        kind="ring" if label else "solid",
+        kind=kind,
         centre=_vector(head.to_patient(centre)),
         radius=radius,
         rim_fraction=rim_fraction,
+        mixture=mixture,
     )
     return replace(head, lesion=lesion)
 
@@ -338,21 +373,3 @@ def _unit_sphere(count: int) -> NDArray[np.float64]:
 def _vector(values: NDArray[np.float64]) -> Vector:
     x, y, z = (round(float(value), 4) for value in values)
     return x, y, z
-
-
-def _as_json(truth: CohortTruth) -> dict[str, Any]:
-    return {
-        "about": "Phantom cohort of Voxelbeam. Points are patient LPS, mm. In every modality the "
-        "lesion's voxels (a ring's rim) are those of the head beyond the contrast's threshold, in "
-        "rescaled units.",
-        "contrast": {name: CONTRAST[name]._asdict() for name in truth.config.modalities},
-        "marker": {"canonical_centre": MARKER_CENTRE, "canonical_radius": MARKER_RADIUS},
-        **asdict(truth),
-    }
-
-
-def _tuples(item: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: tuple(value) if isinstance(value, list) and key != "patients" else value
-        for key, value in item.items()
-    }

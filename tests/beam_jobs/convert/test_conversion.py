@@ -20,8 +20,9 @@ from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.core.record import FEATURES
 from beam_jobs.core.tfrecord import read_records
 from beam_jobs.phantoms.cohort import write_cohort
-from beam_jobs.phantoms.plan import PhantomConfig, read_truth
+from beam_jobs.phantoms.plan import PhantomConfig
 from beam_jobs.phantoms.series import SeriesSpec, write_series
+from beam_jobs.phantoms.truth import read_truth
 from tests.beam_jobs.core.test_grid import read_series
 from tests.real_series import unpack_real_series
 

@@ -22,7 +22,8 @@ from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
 from beam_jobs.phantoms import __main__ as phantoms
 from beam_jobs.phantoms.cohort import write_cohort
-from beam_jobs.phantoms.plan import PhantomConfig, read_truth
+from beam_jobs.phantoms.plan import PhantomConfig
+from beam_jobs.phantoms.truth import read_truth
 from beam_jobs.report import __main__ as report
 from tests import stores
 from tests.dicom_files import enhanced_dataset, group, save

@@ -20,13 +20,22 @@ import pytest
 import SimpleITK
 from numpy.typing import NDArray
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from sklearn.metrics import roc_auc_score
 
 from beam_jobs.common import cli
 from beam_jobs.phantoms.__main__ import PROG, main
 from beam_jobs.phantoms.anatomy import CONTRAST, MARKER_CENTRE, TISSUES, Head, Lesion
 from beam_jobs.phantoms.cohort import imaged, write_cohort
-from beam_jobs.phantoms.plan import CohortTruth, Patient, PhantomConfig, plan_cohort, read_truth
+from beam_jobs.phantoms.plan import (
+    CohortTruth,
+    Patient,
+    PhantomConfig,
+    best_auc,
+    draw_appearance,
+    plan_cohort,
+)
 from beam_jobs.phantoms.series import Plane, SeriesSpec, write_series
+from beam_jobs.phantoms.truth import read_truth
 
 SMALL = PhantomConfig(patients=4, test_patients=2, seed=11, matrix=(44, 56), slices=(22, 28))
 
@@ -381,6 +390,82 @@ def test_label_decides_appearance_and_nothing_else() -> None:
     assert abs(np.mean(radii[0]) - np.mean(radii[1])) < 4 * np.std(radii[0]) / np.sqrt(100)
 
 
+def test_a_plain_cohort_is_what_it_was_before_there_were_harder_ones(
+    cohort: tuple[Path, CohortTruth],
+) -> None:
+    truth = (cohort[0] / "truth" / "truth.json").read_bytes()
+    expected = "b5fe0ab9f81385f1d249e616928be2520b071298c5279d89623958a98e7aac5d"
+    assert hashlib.sha256(truth).hexdigest() == expected
+    assert not (cohort[0] / "truth" / "train_labels.csv").exists()
+
+
+def ring_shares(truth: CohortTruth) -> list[float]:
+    lesions = [patient.head.lesion for patient in truth.patients]
+    return [lesion.ring_share for lesion in lesions if lesion is not None]
+
+
+def auc_of_reader(config: PhantomConfig) -> float:
+    """The AUC of 4000 patients' ring shares, as their lesions are drawn."""
+    labels = np.arange(4000) % 2
+    rng = np.random.default_rng(0)
+    drawn = (draw_appearance(config, label, rng) for label in labels.tolist())
+    shares = [mixture if kind == "solid" else 1 - mixture for kind, mixture in drawn]
+    return float(roc_auc_score(labels, shares))
+
+
+@pytest.mark.parametrize("difficulty", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_the_best_readers_auc_falls_with_difficulty_as_said(difficulty: float) -> None:
+    config = PhantomConfig(patients=1, difficulty=difficulty)
+    assert auc_of_reader(config) == pytest.approx(best_auc(difficulty), abs=0.02)
+
+
+def test_difficulty_changes_the_lesions_brightness_and_nothing_else() -> None:
+    plain, hard = (
+        plan_cohort(replace(SMALL, patients=12, difficulty=difficulty)) for difficulty in (0, 0.6)
+    )
+    for one, other in zip(plain.patients, hard.patients, strict=True):
+        assert one.head.lesion is not None
+        assert other.head.lesion is not None
+        assert replace(other.head.lesion, mixture=0.0) == one.head.lesion
+        assert replace(other, head=one.head) == one
+    assert len(set(ring_shares(hard))) > 10
+
+
+@pytest.mark.parametrize("modality", TISSUES)
+def test_a_mixed_lesion_lies_between_the_two_kinds(modality: str) -> None:
+    ring = Lesion(kind="ring", centre=(-30.0, 10.0, 15.0), radius=18.0)
+    points = np.array(ring.centre) + np.array([[0.0, 0, 0], [15.0, 0, 0]])
+    ends = [Head(lesion=replace(ring, mixture=share)) for share in (0.0, 0.5, 1.0)]
+    full, half, none = (head.intensity(points, modality) for head in ends)
+    assert np.allclose(half, (full + none) / 2, rtol=1e-5)
+    solid = Head(lesion=replace(ring, kind="solid")).intensity(points, modality)
+    assert (none == solid).all()
+
+
+def test_noisy_labels_are_written_and_true_ones_stand_in_the_truth(tmp_path: Path) -> None:
+    config = replace(SMALL, patients=10, matrix=(16, 16), slices=(4, 4), label_noise=0.3)
+    truth = write_cohort(config, tmp_path)
+    assert read_truth(tmp_path) == truth
+    written, true = (
+        pd.read_csv(tmp_path / name).MGMT_value
+        for name in ("train_labels.csv", "truth/train_labels.csv")
+    )
+    train = [patient for patient in truth.patients if patient.split == "train"]
+    assert list(true) == [patient.label for patient in train]
+    assert list(written != true) == [patient.flipped for patient in train]
+    assert (written != true).sum() == 3
+    hidden = pd.read_csv(tmp_path / "truth" / "test_labels.csv").MGMT_value
+    assert list(hidden) == [p.label for p in truth.patients if p.split == "test"]
+
+
+def test_without_signal_the_lesion_tells_nothing_of_the_label() -> None:
+    config = replace(SMALL, no_signal=True)
+    assert auc_of_reader(config) == pytest.approx(0.5, abs=0.03)
+    silent, plain = (plan_cohort(replace(config, no_signal=value)) for value in (True, False))
+    assert [one.label for one in silent.patients] == [one.label for one in plain.patients]
+    assert set(ring_shares(silent)) == {0.0, 1.0}
+
+
 def test_noise_and_bias_stay_within_the_head() -> None:
     head = Head(centre=(5.0, 6.0, 7.0))
     points = _line(0, (0.0, 6.0, 7.0))
@@ -422,6 +507,9 @@ def test_command_summarises_in_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--patients", "2", "--slices", "x"], "must be 'min,max' in whole numbers"),
         (["--patients", "2", "--workers", "0"], "workers must be >= 1"),
         (["--patients", "2", "--seed", "-1"], "seed must be >= 0"),
+        (["--patients", "2", "--difficulty", "1.5"], "difficulty must be in 0..1, found 1.5"),
+        (["--patients", "2", "--difficulty", "nan"], "difficulty must be in 0..1, found nan"),
+        (["--patients", "2", "--label_noise", "0.6"], "label_noise must be in 0..0.5, found 0.6"),
     ],
 )
 def test_bad_flags_end_with_one_line_and_code_2(
