@@ -86,8 +86,8 @@ with open(next(Path(sys.argv[2]).glob("*.tfrecord")), "rb") as stream:
         counted += of_case(decode_case(record, spec.schema), spec.schema)
 contract = Contract(
     schema=spec.schema, spec=spec.to_json(), modalities=spec.modalities,
-    members=({"run": "none", "model": "bench", "fold": 0, "seed": 0, "best_epoch": 0,
-              "val_auc": 0.5},),
+    members=({"run": "none", "model": "bench", "fold": 0, "seed": 0, "epoch": 0,
+              "epoch_choice": "last", "val_auc": 0.5},),
     ensemble="logits", calibration=Calibration(), prevalence=0.5, cohort={}, training=(),
     versions={},
 )

@@ -198,7 +198,8 @@ def contract_of(
                 "precision": run.precision,
                 "fold": member.fold,
                 "seed": member.seed,
-                "best_epoch": member.best_epoch,
+                "epoch": member.epoch,
+                "epoch_choice": run.epoch_choice,
                 "val_auc": member.val_auc,
             }
             for name, run in zip(names, runs, strict=True)

@@ -104,8 +104,8 @@ def test_times_and_the_directory_are_left_out_of_text(name, before, after):
 @pytest.mark.parametrize(
     ("name", "before", "after"),
     [
-        ("best.keras", keras_file("2026-01-01", 1, 2), keras_file("2026-01-02", 1, 2)),
-        ("best.keras", shared(140, 150, 140), shared(7, 3, 7)),
+        ("network.keras", keras_file("2026-01-01", 1, 2), keras_file("2026-01-02", 1, 2)),
+        ("network.keras", shared(140, 150, 140), shared(7, 3, 7)),
         ("events.out.tfevents.*.0.v2", session(1.5, "0"), session(2.5, "0")),
         ("map.bin.gz", gzip.compress(b"\x93", mtime=1), gzip.compress(b"\x93", mtime=2)),
         ("logs/events.out.tfevents.*.0.v2", events(1.5, 0.25), events(2.5, 0.25)),

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,7 @@ def train(
     *,
     overwrite: bool = False,
     cache: str = "auto",
+    no_claim: Sequence[str] = (),
 ) -> Run | None:
     """Trains every member of a run and writes its report; what `voxelbeam train` does.
 
@@ -102,6 +103,8 @@ def train(
         alone, otherwise each in turn.
       overwrite: replace the run that lies there.
       cache: how records are kept between epochs.
+      no_claim: reason codes for which the scores allow no claim: "searched" where the settings
+        were searched on some of these patients.
 
     Returns:
       The finished run; None in the processes of a cluster that are not its chief.
@@ -123,7 +126,14 @@ def train(
     def train_into(directories: RunDirectories) -> None:
         try:
             train_members(
-                config, files.text(data), manifest, folds, directories, cluster, cache=cache
+                config,
+                files.text(data),
+                manifest,
+                folds,
+                directories,
+                cluster,
+                cache=cache,
+                no_claim=no_claim,
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error

@@ -17,6 +17,7 @@ from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
 from trainer.config.run import (
     CACHES,
     CLASS_WEIGHTS,
+    EPOCH_CHOICES,
     PRECISIONS,
     SCHEDULES,
     XLA,
@@ -25,7 +26,7 @@ from trainer.config.run import (
 )
 from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.ensemble import summary_rows
-from trainer.metrics.wording import PERMUTED, summary_line, verdict
+from trainer.metrics.wording import verdict
 from trainer.training.environment import run_addresses
 
 PROG = "python -m trainer.task"
@@ -112,8 +113,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("head", "over the slices, of slice networks", choices=HEADS)
     add("encoder_weights", "weights of a slice network's 2D encoder", metavar="FILE")
     add = adder(parser.add_argument_group("training"))
-    add("epochs", "at most so many", type=int)
-    add("patience", "stop after so many epochs without a better validation AUC", type=int)
+    add("epochs", "passes over the training folds", type=int)
+    add("epoch_choice", "crossfit: a fold's epoch by the other folds' loss", choices=EPOCH_CHOICES)
     add("learning_rate", "the highest", type=float)
     add("schedule", "of the learning rate", choices=SCHEDULES)
     add("warmup_epochs", "of the cosine schedule", type=int)
@@ -174,11 +175,7 @@ def _print_summary(trained: Run, address: str) -> None:
     metrics = trained.metrics
     for name, text in summary_rows(metrics):
         row(name, text)
-    row("last epochs", f"instead of the best: {summary_line(metrics['last_epoch'])}")
     row("verdict", verdict(metrics))
-    row("mind", "The best epochs were chosen on these same patients, which flatters them.")
-    if trained.config["permute_labels"]:
-        row("mind", PERMUTED)
     row(
         "time",
         f"{trained.wall_seconds:.0f} s, {trained.step_seconds:.2g} s a step, "

@@ -59,9 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", choices=OBJECTIVES, help="what is maximised")
     add("--folds", type=int, metavar="K", help="hold out the first K folds in turn (default: all)")
     add("--seeds", type=int, metavar="S", help="networks a fold and trial")
-    add("--epochs", type=int, help="at most so many a trial; of hyperband's last round")
-    add("--patience", type=int,
-        help="stop a network after so many epochs without a better validation AUC")  # fmt: skip
+    add("--epochs", type=int, help="of a trial; of hyperband's last round")
     add("--space", metavar="FILE",
         help="JSON: a hyperparameter's name with its value (fixed), a list of values (restricted) "
         "or null (left at the trainer's default)")  # fmt: skip

@@ -15,7 +15,7 @@ def model_card(contract: Contract, statistics: Statistics | None) -> str:
     schema = contract.schema
     runs = "\n".join(_run_row(run) for run in contract.training)
     members = "\n".join(
-        f"| {m['run']} | {m['model']} | {m['fold']} | {m['seed']} | {m['best_epoch']} "
+        f"| {m['run']} | {m['model']} | {m['fold']} | {m['seed']} | {m['epoch']} "
         f"| {m['val_auc']:.3f} |"
         for m in contract.members
     )
@@ -43,14 +43,13 @@ that the cohort does not hold, and not without a test on patients of the place i
 Out of fold: every patient was scored by a network that did not see that patient. The ensemble
 itself was not measured; there is no patient left that none of its members has seen.
 
-| run | patients | positive | AUC | interval | AUC of the last epochs |
-|---|---|---|---|---|---|
+| run | patients | positive | AUC | interval |
+|---|---|---|---|---|
 {runs}
 
-An interval that holds 0.5 does not tell the model from a coin. The epochs served were chosen on the
-same folds, so that their AUC leans to the bright side; the last epochs nobody chose.
+An interval that holds 0.5 does not tell the model from a coin.
 
-| run | network | fold left out | seed | best epoch | AUC of that fold |
+| run | network | fold left out | seed | epoch | AUC of that fold |
 |---|---|---|---|---|---|
 {members}
 
@@ -148,7 +147,6 @@ def _run_row(run: Mapping[str, Any]) -> str:
         metrics.get("positive", "not known"),
         _auc(metrics),
         interval,
-        _auc(metrics.get("last_epoch", {})),
     )
     return f"| {' | '.join(map(str, cells))} |"
 

@@ -45,7 +45,8 @@ class Contract:
       schema: the record contract of the volumes it takes (all channels of a record).
       spec: the `PreprocessSpec` behind them, as JSON: the recipe from DICOM to such a volume.
       modalities: the channels the networks look at, in order; a subset of the schema's.
-      members: one a network: run, model, fold, seed, best_epoch, val_auc, precision.
+      members: one a network: run, model, fold, seed, epoch, epoch_choice, val_auc,
+        precision.
       ensemble: what of the members' answers is averaged: "logits" or "probabilities".
       calibration: what the ensemble's logit goes through, and how it was measured.
       prevalence: share of positives in the training data; the answer where there is no image.

@@ -14,6 +14,7 @@ import pytest
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import fingerprint
 from beam_jobs.core.record import RecordSchema
+from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS
 from trainer.training.run_files import Member, Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +26,6 @@ METRICS = {
     "level": 0.95,
     "n": 60,
     "positive": 31,
-    "last_epoch": {"auc": 0.57},
 }
 
 
@@ -63,7 +63,7 @@ def write_run(
     schema: RecordSchema | None = None,
     modalities: Sequence[str] = MODALITIES,
     seeds: Sequence[int] = (0, 1),
-    prevalence: float = 0.52,
+    trained_on: tuple[int, int] = (100, 52),
     precision: str = "float32",
     dataset_fingerprint: str = "0" * 64,
     config: dict[str, Any] | None = None,
@@ -73,14 +73,14 @@ def write_run(
     schema = schema_of(spec) if schema is None else schema
     members = []
     for fold, seed in enumerate(seeds):
-        path = f"fold-{fold}/best.keras"
+        path = f"fold-{fold}/{NETWORK_NAME}"
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
         keras.config.set_dtype_policy(precision)
         try:
             network(schema, len(modalities), seed).save(directory / path)
         finally:
             keras.config.set_dtype_policy("float32")
-        members.append(Member(fold=fold, seed=seed, path=path, best_epoch=3, val_auc=0.6))
+        members.append(Member(fold=fold, seed=seed, path=path, epoch=3, val_auc=0.6))
     run = Run(
         directory=str(directory),
         config=config or {},
@@ -90,7 +90,9 @@ def write_run(
         modalities=tuple(modalities),
         model="tiny",
         members=tuple(members),
-        prevalence=prevalence,
+        trained_on={"patients": trained_on[0], "positive": trained_on[1]},
+        epoch_choice="last",
+        no_claim=(),
         metrics=METRICS,
         precision=precision,
         versions={},
@@ -104,12 +106,13 @@ def write_run(
 def write_out_of_fold(run: Run, *, patients: int, sharpness: float = 3.0) -> None:
     """oof_predictions.csv of patients 00000, ... dealt as `make_cases` does, logits too sharp."""
     rng = np.random.default_rng(1)
-    lines = ["patient_id,label,fold,seed,logit,probability"]
+    lines = [",".join(OOF_COLUMNS)]
     for number in range(patients):
         label, fold = number % 2, number // 2 % len(run.members)
         logit = sharpness * (rng.normal() + (1.0 if label else -1.0))
         seed = run.members[fold].seed
-        lines.append(f"{number:05d},{label},{fold},{seed},{logit},{1 / (1 + np.exp(-logit))}")
+        probability = 1 / (1 + np.exp(-logit))
+        lines.append(f"{number:05d},{label},{fold},{seed},{logit},{probability},3,last,")
     Path(run.directory, "oof_predictions.csv").write_text("\n".join(lines) + "\n")
 
 

@@ -78,15 +78,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             model = build_model(NetworkConfig(width=0.25), SHAPE, 2, schema.dtype)
             kernel = model.get_layer("logit").kernel
             kernel.assign(kernel * 200)  # an untrained network hardly answers
-            path = f"fold-{fold}-seed-{seed}/best.keras"
+            path = f"fold-{fold}-seed-{seed}/network.keras"
             (base / "run" / path).parent.mkdir(parents=True)
             model.save(base / "run" / path)
-            members.append(Member(fold=fold, seed=seed, path=path, best_epoch=1, val_auc=0.5))
+            members.append(Member(fold=fold, seed=seed, path=path, epoch=1, val_auc=0.5))
             for case in cases:
                 if case.fold == fold:
                     given = case.volume[None][..., [2, 0]]
                     logit = float(model(given, training=False)[0, 0])
-                    rows.append((case.patient_id, case.label, fold, seed, logit, 0.5))
+                    row = (case.patient_id, case.label, fold, seed, logit, 0.5, 1, "last", "")
+                    rows.append(row)
     Run(
         directory=str(base / "run"),
         config={},
@@ -96,7 +97,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         modalities=MODALITIES,
         model="seed_cnn",
         members=tuple(members),
-        prevalence=0.5,
+        trained_on={"patients": 6, "positive": 3},
+        epoch_choice="last",
+        no_claim=(),
         metrics={},
         precision="float32",
         versions={},
@@ -130,7 +133,7 @@ def test_a_patient_is_explained_by_the_members_that_did_not_train_on_it(
     for patient_id, patient in by_id.items():
         fold = made.cases[patient_id].fold
         folds = (0, 1) if fold is None else (fold,)
-        expected = {f"fold-{f}-seed-{seed}/best.keras" for f in folds for seed in (0, 1)}
+        expected = {f"fold-{f}-seed-{seed}/network.keras" for f in folds for seed in (0, 1)}
         assert set(patient["members"]) == expected
         assert len(patient["members"]) == len(expected)
         if fold is not None:  # the mean over the seeds, as the run itself predicted

@@ -20,6 +20,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.datasets import write_dataset
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.metrics.auc import auc
+from trainer.metrics.estimate import estimate_of
 from trainer.task import main
 from trainer.training.run_files import Run
 
@@ -80,18 +81,46 @@ def test_every_labelled_patient_is_predicted_once_by_a_member_that_did_not_see_i
     assert len(rows) == 64
 
 
-def test_the_kept_epoch_is_the_best_of_the_history(trained: Trained) -> None:
-    for member in Run.load(trained.directory).members:
-        file = trained.directory / f"fold-{member.fold}" / "history.csv"
-        with file.open(newline="") as stream:
-            history = list(csv.DictReader(stream))
-        assert [row["epoch"] for row in history] == ["1", "2", "3", "4"]
-        best = max(history, key=lambda row: (float(row["val_auc"]), -float(row["val_loss"])))
-        assert member.best_epoch == int(best["epoch"])
-        assert member.val_auc == float(best["val_auc"])
-        assert any(
-            line.startswith(f"fold-{member.fold} ") and "*" in line for line in trained.printed
-        )
+def _history(directory: Path, fold: int) -> list[dict[str, float]]:
+    with (directory / f"fold-{fold}" / "history.csv").open(newline="") as stream:
+        rows = csv.DictReader(stream)
+        return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def test_the_kept_epoch_is_the_last_whatever_its_own_patients_say(trained: Trained) -> None:
+    finished = Run.load(trained.directory)
+    assert finished.epoch_choice == "last"
+    for member, of_fold in zip(finished.members, finished.metrics["folds"], strict=True):
+        history = _history(trained.directory, member.fold)
+        assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+        assert (member.epoch, member.val_auc) == (4, history[-1]["val_auc"])
+        best = max(history, key=lambda row: (row["val_auc"], -row["val_loss"]))
+        assert of_fold["optimistic"] == {"epoch": best["epoch"], "auc": best["val_auc"]}
+    assert {
+        (row["epoch"], row["epoch_choice"], row["no_claim"]) for row in _oof(trained.directory)
+    } == {("4", "last", "")}
+    assert not any("best" in line for line in trained.printed)
+
+
+def test_a_crossfitted_epoch_is_that_of_the_least_loss_on_the_other_folds(
+    dataset: Path, tmp_path: Path
+) -> None:
+    options = ("--cross_validate", "--epochs", "3", "--repeats", "2", "--width", "0.25")
+    assert main(_train(dataset, tmp_path, *options, "--epoch_choice", "crossfit")) == 0
+    finished = Run.load(tmp_path)
+    losses = {0: np.zeros(3), 1: np.zeros(3)}
+    for member in finished.members:
+        with (tmp_path / member.path).with_name("history.csv").open(newline="") as stream:
+            losses[member.fold] += [float(row["val_loss"]) for row in csv.DictReader(stream)]
+    chosen = {fold: int(np.argmin(losses[1 - fold])) + 1 for fold in losses}
+    assert {(member.fold, member.epoch) for member in finished.members} == set(chosen.items())
+    assert {(row["fold"], row["epoch"], row["epoch_choice"]) for row in _oof(tmp_path)} == {
+        (str(fold), str(epoch), "crossfit") for fold, epoch in chosen.items()
+    }
+    assert {file.name for file in tmp_path.glob("fold-*/*.keras")} == {"network.keras"}
+    assert not list(tmp_path.glob("fold-*/.epoch-*"))
+    assert main(_train(dataset, tmp_path, *options, "--epochs", "1", "--overwrite")) == 0
+    assert {member.epoch for member in Run.load(tmp_path).members} == {1}
 
 
 def test_a_member_read_back_repeats_its_out_of_fold_predictions(trained: Trained) -> None:
@@ -185,13 +214,18 @@ def test_tensorboard_gets_scalars_and_slices_of_training_volumes(trained: Traine
 
 
 def test_permuted_labels_teach_nothing(tmp_path: Path) -> None:
-    """Two epochs: choosing the best of many would itself lift the AUC."""
     data, directory = tmp_path / "data", tmp_path / "run"
     write_dataset(data, patients=160, folds=2, signal=1.5, shape=(10, 10, 10))
     options = ("--fold", "1", "--epochs", "2", "--permute_labels", "--batch_size", "16")
     assert main(_train(data, directory, *options)) == 0
-    low, high = Run.load(directory).metrics["auc_interval"]
+    finished = Run.load(directory)
+    rows = _oof(directory)
+    scores = [float(row["logit"]) for row in rows]
+    low, high = estimate_of([int(row["label"]) for row in rows], scores)["auc_interval"]
     assert low <= 0.5 <= high
+    assert finished.no_claim == ("permuted",)
+    assert finished.metrics["no_claim"] == ["permuted"]
+    assert {row["no_claim"] for row in rows} == {"permuted"}
 
 
 def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> None:
@@ -215,6 +249,7 @@ def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> 
         (("--fold", "0", "--data", "."), 2, "no manifest.json"),
         ((), 2, "one of the arguments --fold --cross_validate is required"),
         (("--fold", "0", "--epochs", "0"), 2, "--epochs must be at least 1"),
+        (("--fold", "0", "--epoch_choice", "crossfit"), 2, "not with --fold 0"),
     ],
 )
 def test_a_wrong_request_fails_in_one_line(

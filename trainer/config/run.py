@@ -16,6 +16,7 @@ SCHEDULES = ("exponential", "cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
 XLA = ("auto", "on", "off")
 CACHES = ("auto", "memory", "file", "none")
+EPOCH_CHOICES = ("last", "crossfit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,9 +76,10 @@ class TrainConfig:
       repeats: members a fold, of seeds `seed`, `seed + 1`, ...
       network: architecture.
       modalities: channels to train on, in this order; None takes all of the dataset's.
-      epochs: at most so many passes over the training folds.
+      epochs: passes over the training folds.
+      epoch_choice: which epoch's network is kept, one of `EPOCH_CHOICES`; never one chosen on the
+        patients it is scored on. "crossfit" chooses a fold's epoch by the other folds' log loss.
       batch_size: patients an optimizer step, all devices together.
-      patience: stop after so many epochs without a better validation AUC.
       precision: one of `PRECISIONS`; "auto" is float32 on a CPU, mixed on a GPU.
       xla: compile the step with XLA; "auto" does on a single GPU.
       seed: of weights, dropout, augmentation, order of the records and label permutation.
@@ -97,8 +99,8 @@ class TrainConfig:
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     modalities: tuple[str, ...] | None = None
     epochs: int = 100
+    epoch_choice: str = "last"
     batch_size: int = 8
-    patience: int = 50
     precision: str = "auto"
     xla: str = "auto"
     seed: int = 0
@@ -109,7 +111,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "epochs", "batch_size", "patience"):
+        for name in ("repeats", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
         if self.fold is not None and self.fold < 0:
@@ -121,6 +123,11 @@ class TrainConfig:
         _require_one_of("precision", self.precision, PRECISIONS)
         _require_one_of("xla", self.xla, XLA)
         _require_one_of("class_weights", self.class_weights, CLASS_WEIGHTS)
+        _require_one_of("epoch_choice", self.epoch_choice, EPOCH_CHOICES)
+        if self.epoch_choice == "crossfit" and self.fold is not None:
+            raise UsageError(
+                f"--epoch_choice crossfit needs other folds' networks: not with --fold {self.fold}"
+            )
         if self.modalities is not None:
             object.__setattr__(self, "modalities", tuple(self.modalities))
             if not self.modalities or len(set(self.modalities)) != len(self.modalities):

@@ -3,10 +3,11 @@
 run/
   config.json            what was requested, of which dataset; written first
   run.json               the contract (`trainer.training.run_files.Run`); written last
-  oof_predictions.csv    patient_id, label, fold, seed, logit, probability: out of fold only
+  oof_predictions.csv    `OOF_COLUMNS`, out of fold only; how the epoch was chosen, and by which
+                         reasons no claim can be made of the scores, stand in every row
   report.html            what they are worth, for people; metrics.json is the same in numbers
-  fold-0/best.keras      the member: weights of the epoch with the best validation AUC
-  fold-0/last.keras      the last epoch's
+  fold-0/network.keras   the member
+  fold-0/.epoch-7.keras  an epoch that may become it; gone when the run is done
   fold-0/history.csv     one row an epoch
   fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
   fold-0/state.npz       what a restart resumes from; gone when the fold is done
@@ -19,9 +20,12 @@ CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
 REPORT_NAME = "report.html"
 OOF_NAME = "oof_predictions.csv"
-OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability")
-BEST_NETWORK_NAME = "best.keras"
-LAST_NETWORK_NAME = "last.keras"
+OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + (
+    "epoch",
+    "epoch_choice",
+    "no_claim",
+)
+NETWORK_NAME = "network.keras"
 HISTORY_NAME = "history.csv"
 FOLD_RESULT_NAME = "result.json"
 FOLD_STATE_NAME = "state.npz"

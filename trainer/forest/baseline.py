@@ -134,8 +134,9 @@ def write_baseline(
 ) -> dict[str, Any]:
     """Writes the three files, baseline.json last; returns its object."""
     files.delete([files.join(directory, BASELINE_NAME)])  # first: what is half gone is unfinished
+    chosen = ("", "none", "permuted" if request["config"]["permute_labels"] else "")
     rows = [
-        (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability)
+        (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability, *chosen)
         for result in held_out
         for row, logit, probability in zip(
             result.rows, result.logits.tolist(), sigmoid(result.logits).tolist(), strict=True

@@ -60,12 +60,8 @@ def result_of(run_: Run) -> dict[str, Any]:
         "objective": objective,
         "interval": list(interval),
         "n": run_.metrics["n"],
-        "folds": [
-            {name: one[name] for name in ("fold", "seed", "auc", "best_epoch", "epochs")}
-            for one in folds
-        ],
-        "last_epoch": run_.metrics["last_epoch"]["auc"],
-        "epochs": max(one["epochs"] for one in folds),
+        "folds": [{name: one[name] for name in ("fold", "seed", "auc", "epoch")} for one in folds],
+        "epochs": run_.config["epochs"],
         "batch_size": run_.config["batch_size"],
         "precision": run_.precision,
         "seconds": run_.wall_seconds,

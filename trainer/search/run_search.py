@@ -25,7 +25,7 @@ from trainer.search.trial import Request
 TUNERS = ("hyperband", "bayesian", "random", "grid")
 OBJECTIVES = ("val_auc",)
 # Settings whose change makes another study; more trials or another cache do not.
-_TELLING = ("tuner", "objective", "seeds", "epochs", "patience", "seed")
+_TELLING = ("tuner", "objective", "seeds", "epochs", "seed")
 _WARMUP = 5  # epochs of a cosine schedule's rise, a quarter of a short training at most
 
 
@@ -38,8 +38,7 @@ class SearchConfig:
       objective: what is maximised, one of `OBJECTIVES`.
       max_trials: at most so many.
       seeds: networks a fold and trial.
-      epochs: at most so many a trial; of hyperband's last round.
-      patience: epochs without a better validation AUC after which a network stops.
+      epochs: of a trial; of hyperband's last round.
       seed: of the search and of the trials' networks.
       cache: how records are kept between epochs.
       memory_gb: memory a trial may take on a device; None for what the machine has.
@@ -54,7 +53,6 @@ class SearchConfig:
     max_trials: int = 30
     seeds: int = 1
     epochs: int = 27
-    patience: int = TrainConfig().patience
     seed: int = 0
     cache: str = "auto"
     memory_gb: float | None = None
@@ -167,7 +165,6 @@ class Search:
                 active[choice.name] = values[choice.name]
         settings = {
             "epochs": epochs,
-            "patience": self.config.patience,
             "repeats": self.config.seeds,
             "seed": self.config.seed,
             "optimizer": {"warmup_epochs": min(_WARMUP, epochs // 4)},

@@ -69,10 +69,10 @@ class FinishedTrial:
     result: Mapping[str, Any]
 
     @property
-    def order(self) -> tuple[float, float, int]:
-        """Greater is better: the objective; of equal ones the last epochs'; then the earlier."""
+    def order(self) -> tuple[float, int]:
+        """Greater is better: the objective; of equal ones the earlier."""
         assert self.objective is not None
-        return self.objective, self.result.get("last_epoch") or 0.0, -int(self.trial)
+        return self.objective, -int(self.trial)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Study:
             if status == COMPLETED:
                 pruned = _pruned(name, requests, results, finished=finished)
                 status = PRUNED if pruned else COMPLETED
-                reason = "; ".join(filter(None, [reason, pruned or _early(request, result)]))
+                reason = "; ".join(filter(None, [reason, pruned]))
             interval = result.get("interval")
             rows.append(
                 FinishedTrial(
@@ -297,15 +297,4 @@ def _pruned(
     return (
         f"pruned after {epochs}: rank {len(before) + 1} of {len(same & results.keys())} "
         f"in its round, {why}"
-    )
-
-
-def _early(request: Request, result: Mapping[str, Any]) -> str:
-    """Says that every network stopped before its last epoch."""
-    epochs, most = result.get("epochs"), request.config["epochs"]
-    if epochs is None or epochs >= most:
-        return ""
-    return (
-        f"early stop after {epochs} of {most} epochs: no better validation AUC in "
-        f"{request.config['patience']}"
     )

@@ -52,11 +52,6 @@ class Validated(NamedTuple):
     val_auc: float
     val_loss: float
 
-    @property
-    def rank(self) -> tuple[float, float]:
-        """Greater is better: the AUC; of equal ones, which small folds have often, the loss."""
-        return self.val_auc, -self.val_loss
-
 
 def learn(
     trainee: Trainee,

@@ -1,7 +1,7 @@
-"""Training one fold: batches in, the best epoch's network and its held-out predictions out.
+"""Training one fold: batches in, networks of some epochs and their held-out predictions out.
 
 An epoch learns from every training patient once, predicts the held-out fold whole, keeps the
-network where its exact AUC is the best so far, and saves what a restart needs.
+network where the epoch is a candidate, and saves what a restart needs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import tensorflow as tf
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import BEST_NETWORK_NAME, FOLD_STATE_NAME, LAST_NETWORK_NAME
+from trainer.config.run_layout import FOLD_STATE_NAME
 from trainer.data.records import Records, contract_error, open_records
 from trainer.data.split import labels_of
-from trainer.metrics.auc import auc
-from trainer.training.checkpoint import Checkpoint, FoldState
+from trainer.metrics.epoch_choice import candidate_epochs
+from trainer.training.checkpoint import FoldState, candidate, load_state, save_state
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.epoch import Batch, Learnt, Validated, learn, validate
 from trainer.training.fold_result import FoldResult, HeldOutLogits
@@ -62,6 +62,12 @@ class RunSetup:
     cache: str = "auto"
 
     @property
+    def candidates(self) -> tuple[int, ...]:
+        """Epochs whose networks are kept until all folds are done."""
+        epochs = self.config.epochs
+        return candidate_epochs(epochs) if self.config.epoch_choice == "crossfit" else (epochs,)
+
+    @property
     def request(self) -> str:
         """Identifies this run's states."""
         text = json.dumps(
@@ -77,7 +83,7 @@ def member_name(config: TrainConfig, fold: int, seed: int) -> str:
 
 
 def train_fold(setup: RunSetup, *, fold: int, seed: int, later: int = 0) -> FoldResult | None:
-    """Trains one network on all folds but one, and predicts that one with its best epoch.
+    """Trains one network on all folds but one, and predicts that one at each candidate epoch.
 
     Resumes where an earlier start was stopped; a fold that is done is read, not trained.
 
@@ -95,9 +101,18 @@ def train_fold(setup: RunSetup, *, fold: int, seed: int, later: int = 0) -> Fold
       FloatingPointError: training diverged.
     """
     name = member_name(setup.config, fold, seed)
-    done = FoldResult.load(setup.directories.run / name)
-    if done is not None:
-        return done
+    left = setup.directories.checkpoints / name / FOLD_STATE_NAME
+    done = FoldResult.load(setup.directories.run / name) or _train_fold(
+        setup, name=name, fold=fold, seed=seed, later=later
+    )
+    if setup.cluster.is_chief:
+        left.unlink(missing_ok=True)
+    return done
+
+
+def _train_fold(
+    setup: RunSetup, *, name: str, fold: int, seed: int, later: int
+) -> FoldResult | None:
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(setup.precision)
@@ -130,15 +145,14 @@ def _train(
 ) -> FoldState:
     """Trains the epochs that are missing. The chief alone validates and keeps books."""
     config, hosts = setup.config, len(setup.cluster.workers)
-    limits = {"epochs": config.epochs, "patience": config.patience}
     infer = inference(trainee.evaluated)
     state = FoldState() if books is None else books.resume(trainee)
     if hosts > 1:
         trainee.share_state()
-        _share(trainee, state)
+        state.epoch = int(trainee.from_chief(np.array(state.epoch)))
     begun = time.perf_counter() - state.seconds
     batches: Iterator[Batch] = iter(())
-    if not state.stopped(**limits):
+    if state.epoch < config.epochs:
         batches = iter(
             training.training_batches(
                 batch_size=config.batch_size,
@@ -148,7 +162,7 @@ def _train(
                 part=(setup.cluster.index, hosts),
             )
         )
-    while not state.stopped(**limits):
+    while state.epoch < config.epochs:
         epoch_begun = time.perf_counter()
         label = f"{name}, epoch {state.epoch + 1}"
         learnt = learn(
@@ -168,8 +182,6 @@ def _train(
             now = time.perf_counter()
             _note(state, learnt, validated, epoch_seconds=now - epoch_begun, seconds=now - begun)
             books.keep(state, trainee, network)
-        if hosts > 1:
-            _share(trainee, state)
     return state
 
 
@@ -181,26 +193,16 @@ def _note(
     epoch_seconds: float,
     seconds: float,
 ) -> None:
-    """Takes an epoch into the state; it is the best so far where its rank is."""
+    """Takes an epoch into the state."""
     state.epoch += 1
-    is_best = validated.rank > state.best
-    if is_best:
-        state.best, state.best_epoch = validated.rank, state.epoch
     state.seconds = seconds
     row = {
         "epoch": state.epoch,
         **learnt._asdict(),
         **validated._asdict(),
-        "best": int(is_best),
         "epoch_seconds": epoch_seconds,
     }
     state.history.append({column: row[column] for column in HISTORY_COLUMNS})
-
-
-def _share(trainee: Trainee, state: FoldState) -> None:
-    """The chief alone validates: the others take from it how far it is, and so when to stop."""
-    own = np.array([state.epoch, state.best_epoch])
-    state.epoch, state.best_epoch = trainee.from_chief(own).tolist()
 
 
 class _Books:
@@ -208,16 +210,11 @@ class _Books:
 
     def __init__(self, setup: RunSetup, *, name: str, later: int) -> None:
         directories = setup.directories
-        self.name = name
+        self.candidates, self.push = setup.candidates, directories.push
         self.directory = directories.run / name
-        self.checkpoint = Checkpoint(
-            directory=self.directory,
-            state_directory=directories.checkpoints / name,
-            request=setup.request,
-            push=directories.push,
-        )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.checkpoint.state_directory.mkdir(parents=True, exist_ok=True)
+        self._states, self._request = directories.checkpoints / name, setup.request
+        for directory in (self.directory, self._states):
+            directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(
             name=name,
             directory=self.directory,
@@ -231,7 +228,7 @@ class _Books:
 
     def resume(self, trainee: Trainee) -> FoldState:
         """The state of an earlier start, restored; a new one where there was none."""
-        found = self.checkpoint.load()
+        found = load_state(self._states, request=self._request)
         if found is None:
             self.journal.write_history([])
             return FoldState()
@@ -239,7 +236,7 @@ class _Books:
         try:
             trainee.restore(arrays)
         except ValueError as error:
-            file = self.checkpoint.state_directory / FOLD_STATE_NAME
+            file = self._states / FOLD_STATE_NAME
             raise ContractError(f"{file}: {error}; --overwrite starts the run over") from error
         self.journal.say(f"resumes after epoch {state.epoch}")
         self.journal.write_history(state.history)
@@ -247,7 +244,10 @@ class _Books:
 
     def keep(self, state: FoldState, trainee: Trainee, network: keras.Model) -> None:
         """Saves an epoch, then reports it."""
-        self.checkpoint.save(state, trainee.state(), network)
+        if state.epoch in self.candidates:
+            network.save(candidate(self.directory, state.epoch))
+        save_state(self._states, state, trainee.state(), request=self._request)
+        self.push()
         self.journal.write_history(state.history)
         self.journal.log(state.history)
 
@@ -261,33 +261,28 @@ def _finish(
     fold: int,
     seed: int,
 ) -> FoldResult:
-    """Predicts with the last epoch's network and with the best, read back from its file."""
-    directory, batch_size = books.directory, trainee.config.batch_size
-    last = trainee.settle()
-    temporary = directory / f".{LAST_NETWORK_NAME}"
-    last.save(temporary)
-    temporary.replace(directory / LAST_NETWORK_NAME)
-    _, _, last_logits = predict(inference(last), held_out, batch_size=batch_size)
-    best = keras.saving.load_model(directory / BEST_NETWORK_NAME, compile=False)
-    ids, truth, logits = predict(inference(best), held_out, batch_size=batch_size)
+    """Predicts with the candidates' networks, read back from their files."""
+    logits = []
+    for epoch in books.candidates:
+        network = keras.saving.load_model(candidate(books.directory, epoch), compile=False)
+        ids, truth, found = predict(
+            inference(network), held_out, batch_size=trainee.config.batch_size
+        )
+        logits.append(found)
     rows = state.history[1:] or state.history
+    best = max(state.history, key=lambda row: (row["val_auc"], -row["val_loss"]))
     result = FoldResult(
         fold=fold,
         seed=seed,
-        path=f"{books.name}/{BEST_NETWORK_NAME}",
-        best_epoch=state.best_epoch,
-        epochs=state.epoch,
-        val_auc=auc(truth, logits),
+        epochs=books.candidates,
+        optimistic={"epoch": best["epoch"], "auc": best["val_auc"]},
         step_seconds=statistics.median(row["step_seconds"] for row in rows),
         input_wait=statistics.median(row["input_wait"] for row in rows),
         seconds=state.seconds,
-        held_out=HeldOutLogits(
-            patient_ids=ids, labels=truth, logits=logits, last_logits=last_logits
-        ),
+        held_out=HeldOutLogits(patient_ids=ids, labels=truth, logits=np.array(logits)),
     )
-    result.save(directory)
-    books.checkpoint.push()
-    books.checkpoint.discard()
+    result.save(books.directory)
+    books.push()
     return result
 
 

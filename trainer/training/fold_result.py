@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +18,17 @@ from trainer.config.run_layout import FOLD_RESULT_NAME
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutLogits:
-    """The held-out patients, in one order for all arrays (n,).
+    """The held-out patients, in one order for all arrays.
 
     Attributes:
       patient_ids: as in the records.
-      labels: 0 or 1; permuted ones where the run permutes them.
-      logits: of the best epoch's network, read back from its file.
-      last_logits: of the last epoch's network: no epoch chosen on these very patients.
+      labels: 0 or 1, (n,); permuted ones where the run permutes them.
+      logits: of the candidate epochs' networks, read back from their files, (candidates, n).
     """
 
     patient_ids: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float64]
-    last_logits: npt.NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,8 @@ class FoldResult:
     Attributes:
       fold: the fold held out.
       seed: of this member.
-      path: of the kept network, relative to the run.
-      best_epoch: from 1; its weights are in best.keras.
-      epochs: trained until the early stop or the end.
-      val_auc: of the best epoch.
+      epochs: the candidates, from 1: one of them is kept.
+      optimistic: `epoch` and `auc` of the epoch that is best on these very patients.
       step_seconds: median over epochs, the first (tracing) left out where there are more.
       input_wait: share of the training time spent waiting for a batch, median likewise.
       seconds: spent on this fold, over all starts.
@@ -50,14 +48,21 @@ class FoldResult:
 
     fold: int
     seed: int
-    path: str
-    best_epoch: int
-    epochs: int
-    val_auc: float
+    epochs: tuple[int, ...]
+    optimistic: Mapping[str, Any]
     step_seconds: float
     input_wait: float
     seconds: float
     held_out: HeldOutLogits
+
+    def at(self, place: int) -> FoldResult:
+        """This result with one of its candidates alone."""
+        logits = self.held_out.logits[[place]]
+        return dataclasses.replace(
+            self,
+            epochs=(self.epochs[place],),
+            held_out=dataclasses.replace(self.held_out, logits=logits),
+        )
 
     def save(self, directory: Path) -> None:
         """Writes result.json; floats come back bit for bit."""
@@ -77,12 +82,11 @@ class FoldResult:
         try:
             held_out = data.pop("held_out")
             return cls(
-                **data,
+                **{**data, "epochs": tuple(data["epochs"])},
                 held_out=HeldOutLogits(
                     patient_ids=tuple(held_out["patient_ids"]),
                     labels=np.array(held_out["labels"], np.int64),
                     logits=np.array(held_out["logits"], np.float64),
-                    last_logits=np.array(held_out["last_logits"], np.float64),
                 ),
             )
         except (ValueError, TypeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""A whole run: every member trained, the out-of-fold predictions and run.json written."""
+"""A whole run: members trained, epochs chosen, out-of-fold predictions and run.json written."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.cli import UsageError, quiet_tensorflow
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
-from trainer.data.split import labels_of, permuted_labels
-from trainer.metrics.ensemble import Scored, metrics_of_members, pooled
-from trainer.metrics.logits import sigmoid
+from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS, OOF_NAME
+from trainer.data.split import permuted_labels
+from trainer.metrics.ensemble import Scored, metrics_of_members
+from trainer.metrics.epoch_choice import crossfit
+from trainer.metrics.logits import log_loss, sigmoid
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.run_files import Member, Run
 
 if TYPE_CHECKING:
+    from trainer.training.fold import RunSetup
     from trainer.training.fold_result import FoldResult
 
 
@@ -35,8 +36,9 @@ def train(
     cluster: Cluster,
     *,
     cache: str = "auto",
+    no_claim: Sequence[str] = (),
 ) -> Run | None:
-    """Trains the members, writes the out-of-fold predictions, then run.json.
+    """Trains the members, chooses their epochs, writes the out-of-fold predictions, then run.json.
 
     Args:
       config: resolved.
@@ -46,16 +48,21 @@ def train(
       directories: claimed for this run.
       cluster: the processes that train together; all but the chief write nothing and get None.
       cache: how records are kept between epochs.
+      no_claim: reason codes for which the scores allow no claim, beside those of the config.
 
     Raises:
+      UsageError: epochs are to be chosen by other folds, and only one is held out.
       ContractError: the dataset is not what its manifest says.
       FloatingPointError: training diverged.
     """
+    if config.epoch_choice == "crossfit" and len(folds) < 2:
+        raise UsageError("--epoch_choice crossfit needs at least 2 folds to hold out")
     quiet_tensorflow()
     # TensorFlow: seconds, only from here on
     from trainer.data.records import open_records
+    from trainer.training.checkpoint import keep
     from trainer.training.devices import prepare_devices, resolve_precision
-    from trainer.training.fold import RunSetup, train_fold
+    from trainer.training.fold import RunSetup, member_name, train_fold
 
     strategy = prepare_devices(cluster, seed=config.seed)
     setup = RunSetup(
@@ -79,30 +86,45 @@ def train(
             train_fold(setup, fold=fold, seed=seed, later=len(members) - place)
             for place, (fold, seed) in enumerate(members, 1)
         ]
-    results = [result for result in made if result is not None]
     if not cluster.is_chief:
         return None
-    _write_predictions(directories.run / OOF_NAME, results)
-    return _finish(setup.precision, config, manifest, folds, directories, results)
+    results = _at_chosen_epochs(config, [result for result in made if result is not None])
+    kept = {directories.run / member_name(config, r.fold, r.seed): r.epochs[0] for r in results}
+    keep(kept, directories.push)
+    reasons = (*no_claim, "permuted") if config.permute_labels else tuple(no_claim)
+    _write_predictions(directories.run / OOF_NAME, config, results, reasons)
+    return _finish(setup, folds, results, reasons)
+
+
+def _at_chosen_epochs(config: TrainConfig, results: Sequence[FoldResult]) -> list[FoldResult]:
+    """Each member's result at the one epoch whose network is kept."""
+    if config.epoch_choice == "last":
+        return list(results)
+    losses: dict[int, list[list[float]]] = {}
+    for result in results:
+        held_out = result.held_out
+        of_candidates = [log_loss(held_out.labels, logits) for logits in held_out.logits]
+        losses.setdefault(result.fold, []).append(of_candidates)
+    chosen = crossfit(losses)
+    return [result.at(chosen[result.fold]) for result in results]
 
 
 def _finish(
-    precision: str,
-    config: TrainConfig,
-    manifest: Manifest,
-    folds: Sequence[int],
-    directories: RunDirectories,
-    results: Sequence[FoldResult],
+    setup: RunSetup, folds: Sequence[int], results: Sequence[FoldResult], no_claim: tuple[str, ...]
 ) -> Run:
     """Writes run.json."""
+    from trainer.training.fold import member_name
+
+    config, manifest = setup.config, setup.manifest
     trained_on = [
         label
-        for patient_id, label in labels_of(manifest).items()
-        if len(folds) > 1 or patient_id not in results[0].held_out.patient_ids
+        for _, label, own in manifest.patients
+        if own is not None and label is not None and any(fold != own for fold in folds)
     ]
+    metrics = _metrics(config, results, no_claim)
     assert config.modalities is not None
     finished = Run(
-        directory=str(directories.run),
+        directory=str(setup.directories.run),
         config=config.to_json(),
         schema=manifest.schema,
         spec=manifest.spec,
@@ -113,15 +135,17 @@ def _finish(
             Member(
                 fold=result.fold,
                 seed=result.seed,
-                path=result.path,
-                best_epoch=result.best_epoch,
-                val_auc=result.val_auc,
+                path=f"{member_name(config, result.fold, result.seed)}/{NETWORK_NAME}",
+                epoch=result.epochs[0],
+                val_auc=of_fold["auc"],
             )
-            for result in results
+            for result, of_fold in zip(results, metrics["folds"], strict=True)
         ),
-        prevalence=sum(trained_on) / len(trained_on),
-        metrics=_metrics(results),
-        precision=precision,
+        trained_on={"patients": len(trained_on), "positive": sum(trained_on)},
+        epoch_choice=config.epoch_choice,
+        no_claim=no_claim,
+        metrics=metrics,
+        precision=setup.precision,
         versions={
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
@@ -134,33 +158,40 @@ def _finish(
     return finished
 
 
-def _metrics(results: Sequence[FoldResult]) -> dict[str, Any]:
-    """All held-out patients, each seed and fold, and the last epochs, which were not chosen."""
-
-    def scored(result: FoldResult, logits: npt.NDArray[np.float64]) -> Scored:
-        return Scored(
+def _metrics(
+    config: TrainConfig, results: Sequence[FoldResult], no_claim: Sequence[str]
+) -> dict[str, Any]:
+    """All held-out patients, each seed and each fold."""
+    members = [
+        Scored(
             fold=result.fold,
             seed=result.seed,
             patients=result.held_out.patient_ids,
             labels=result.held_out.labels,
-            logits=logits,
-            details={"best_epoch": result.best_epoch, "epochs": result.epochs},
+            logits=result.held_out.logits[0],
+            details={
+                "epoch": result.epochs[0],
+                "epochs": config.epochs,
+                "optimistic": result.optimistic,
+            },
         )
-
-    return {
-        **metrics_of_members([scored(result, result.held_out.logits) for result in results]),
-        "last_epoch": pooled([scored(result, result.held_out.last_logits) for result in results]),
-    }
+        for result in results
+    ]
+    return metrics_of_members(members, no_claim=no_claim)
 
 
-def _write_predictions(file: Path, results: Sequence[FoldResult]) -> None:
+def _write_predictions(
+    file: Path, config: TrainConfig, results: Sequence[FoldResult], no_claim: Sequence[str]
+) -> None:
     """oof_predictions.csv."""
     rows: list[tuple[Any, ...]] = []
     for result in results:
         held_out = result.held_out
-        columns = (held_out.labels, held_out.logits, sigmoid(held_out.logits))
+        logits = held_out.logits[0]
+        columns = (held_out.labels, logits, sigmoid(logits))
+        chosen = (result.epochs[0], config.epoch_choice, "+".join(no_claim))
         rows += [
-            (patient_id, label, result.fold, result.seed, logit, probability)
+            (patient_id, label, result.fold, result.seed, logit, probability, *chosen)
             for patient_id, label, logit, probability in zip(
                 held_out.patient_ids, *(column.tolist() for column in columns), strict=True
             )

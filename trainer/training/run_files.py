@@ -19,13 +19,13 @@ FORMAT = "voxelbeam-run"
 
 # What run.json must hold, by type; the schema checks itself.
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("config", "schema", "spec", "metrics", "versions"), dict),
-    **dict.fromkeys(("dataset_fingerprint", "model", "precision"), str),
-    **dict.fromkeys(("prevalence", "wall_seconds", "step_seconds", "input_wait"), float),
-    "modalities": list,
+    **dict.fromkeys(("config", "schema", "spec", "trained_on", "metrics", "versions"), dict),
+    **dict.fromkeys(("dataset_fingerprint", "model", "epoch_choice", "precision"), str),
+    **dict.fromkeys(("wall_seconds", "step_seconds", "input_wait"), float),
+    **dict.fromkeys(("modalities", "no_claim"), list),
 }
 _MEMBER_KINDS: dict[str, type] = {
-    **dict.fromkeys(("fold", "seed", "best_epoch"), int),
+    **dict.fromkeys(("fold", "seed", "epoch"), int),
     "path": str,
     "val_auc": float,
 }
@@ -39,14 +39,14 @@ class Member:
       fold: the fold it did not see in training.
       seed: of its weights and record order.
       path: of the .keras file, relative to the run's directory.
-      best_epoch: the epoch (from 1) whose weights were kept.
+      epoch: the epoch (from 1) whose weights were kept.
       val_auc: AUC of that epoch over the whole held-out fold.
     """
 
     fold: int
     seed: int
     path: str
-    best_epoch: int
+    epoch: int
     val_auc: float
 
 
@@ -63,7 +63,9 @@ class Run:
       modalities: channels the members take, in order; a subset of the schema's.
       model: name in `trainer.networks.registry`' registry.
       members: one a trained fold.
-      prevalence: share of positive labels among the patients the members were trained on.
+      trained_on: `patients`, of whom `positive`, that at least one member was trained on.
+      epoch_choice: how the members' epochs were chosen, one of `EPOCH_CHOICES`.
+      no_claim: reason codes for which the metrics allow no claim ("searched", "permuted").
       metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
       precision: the policy it was trained under ("float32", ...), never "auto".
       versions: of the libraries that trained it.
@@ -80,13 +82,20 @@ class Run:
     modalities: tuple[str, ...]
     model: str
     members: tuple[Member, ...]
-    prevalence: float
+    trained_on: Mapping[str, int]
+    epoch_choice: str
+    no_claim: tuple[str, ...]
     metrics: Mapping[str, Any]
     precision: str
     versions: Mapping[str, str]
     wall_seconds: float
     step_seconds: float
     input_wait: float = 0.0
+
+    @property
+    def prevalence(self) -> float:
+        """Share of positive labels among the patients trained on."""
+        return self.trained_on["positive"] / self.trained_on["patients"]
 
     def to_json(self) -> dict[str, Any]:
         """The object that run.json holds."""
@@ -100,6 +109,7 @@ class Run:
             "format": FORMAT,
             "schema": self.schema.to_json(),
             "modalities": list(self.modalities),
+            "no_claim": list(self.no_claim),
             "members": [dataclasses.asdict(member) for member in self.members],
         }
 
@@ -124,6 +134,11 @@ class Run:
             raise ContractError(f"{directory}: no {RUN_NAME} ({reason})") from error
         if data.get("format") != FORMAT:
             raise ContractError(f"{file}: format {data.get('format')!r}, {FORMAT!r} required")
+        if "epoch_choice" not in data:
+            raise ContractError(
+                f"{file}: of a version before 0.3, which chose epochs on the very patients they "
+                "were scored on; train it again"
+            )
         names = {field.name for field in dataclasses.fields(cls)} - {"directory"}
         if missing := names - set(data):
             raise ContractError(f"{file}: lacks {', '.join(sorted(missing))}")
@@ -131,14 +146,19 @@ class Run:
             require_kinds(data, _KINDS)
             for place, member in enumerate(objects_of(data, "members")):
                 require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
-            if not 0 <= data["prevalence"] <= 1:
-                raise ContractError(f"prevalence: {data['prevalence']} found, 0 to 1 required")
+            trained_on = data["trained_on"]
+            require_kinds(trained_on, {"patients": int, "positive": int}, where="trained_on.")
+            if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:
+                raise ContractError(f"trained_on: {trained_on} found, some of patients required")
+            if not all(isinstance(reason, str) for reason in data["no_claim"]):
+                raise ContractError(f"no_claim: {data['no_claim']} found, texts required")
             return cls(
                 directory=directory,
                 **{
                     **{name: data[name] for name in names},
                     "schema": RecordSchema.from_json(data["schema"]),
                     "modalities": tuple(data["modalities"]),
+                    "no_claim": tuple(data["no_claim"]),
                     "members": tuple(Member(**member) for member in data["members"]),
                 },
             )

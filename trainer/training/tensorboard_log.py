@@ -20,7 +20,6 @@ HISTORY_COLUMNS = (
     "loss",
     "val_loss",
     "val_auc",
-    "best",
     "learning_rate",
     "step_seconds",
     "input_wait",
@@ -61,23 +60,22 @@ class Journal:
         row = history[-1]
         with self._summaries():
             for name in HISTORY_COLUMNS[1:]:
-                if name != "best":
-                    tf.summary.scalar(name, row[name], step=row["epoch"])
+                tf.summary.scalar(name, row[name], step=row["epoch"])
         self._writer.flush()
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
-            f"val_auc {row['val_auc']:.4f}{'*' if row['best'] else ' '}  "
+            f"val_auc {row['val_auc']:.4f}  "
             f"{row['epoch_seconds']:.1f} s{self._left(history)}"
         )
 
     def _left(self, history: Sequence[Mapping[str, Any]]) -> str:
-        """What the run may still take, if no member stops early; the first epoch makes graphs."""
+        """What the run will still take; the first epoch makes graphs."""
         epochs = self.epochs - history[-1]["epoch"] + self.later * self.epochs
         if len(history) < 2:
             return ""
         left = epochs * statistics.median(row["epoch_seconds"] for row in history[1:])
-        return f", at most {duration(left)} left" if left >= 1 else ""
+        return f", {duration(left)} left" if left >= 1 else ""
 
     def picture(self, stored: tf.Tensor, augmented: tf.Tensor) -> None:
         """Middle slices of a few volumes, channels side by side, on one scale of grey.

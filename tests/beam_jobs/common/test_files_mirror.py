@@ -58,7 +58,7 @@ def test_a_mirror_brings_new_changed_and_deleted_files(store: Emulator, root: st
 
 def test_what_was_written_last_arrives_last(store: Emulator, root: str) -> None:
     names = [
-        "fold-0/best.keras",
+        "fold-0/network.keras",
         "z.csv",
         "fold-0/result.json",
         "metrics.json",

@@ -61,7 +61,8 @@ def test_merging_keeps_what_is_not_named() -> None:
     [
         ({"epochs": 0}, "--epochs"),
         ({"batch_size": 0}, "--batch_size"),
-        ({"patience": 0}, "--patience"),
+        ({"epoch_choice": "best"}, "--epoch_choice must be one of last, crossfit"),
+        ({"epoch_choice": "crossfit", "fold": 2}, "not with --fold 2"),
         ({"fold": -1}, "--fold"),
         ({"seed": -1}, "--seed"),
         ({"precision": "half"}, "mixed_bfloat16"),

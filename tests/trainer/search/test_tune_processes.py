@@ -226,6 +226,6 @@ def test_the_best_settings_trained_again_reach_the_studys_area_within_its_interv
         with predicted.open(newline="") as stream:
             held = {row["patient_id"]: row["fold"] for row in csv.DictReader(stream)}
         assert held == fold_of  # every patient once, by the network that held out its fold
-    kept = {file.parts[-4] for file in study.glob("trials/*/*/*/best.keras")}
+    kept = {file.parts[-4] for file in study.glob("trials/*/*/*/network.keras")}
     assert kept <= {row["trial"] for row in rows if row["objective"] == best["objective"]}
     assert list((study / "logs").glob("*/events.*"))

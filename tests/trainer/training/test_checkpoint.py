@@ -1,25 +1,23 @@
-"""The state of an unfinished fold: all or nothing, this run's or refused."""
+"""The state of an unfinished fold: all or nothing, this run's or refused; members get networks."""
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
-from trainer.training.checkpoint import Checkpoint, FoldState, load_state, save_state
+from trainer.training.checkpoint import FoldState, candidate, keep, load_state, save_state
 
 
 def _state() -> FoldState:
     history = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1 / 3}]
-    return FoldState(epoch=2, best_epoch=1, best=(0.75, -0.5), history=history, seconds=1.5)
+    return FoldState(epoch=2, history=history, seconds=1.5)
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
@@ -54,63 +52,41 @@ def test_another_run_s_state_and_a_damaged_one_are_refused_by_their_path(tmp_pat
             load_state(tmp_path, request="a")
 
 
-@pytest.mark.parametrize("push", range(6))
-def test_the_kept_network_is_the_one_the_state_speaks_of(tmp_path: Path, push: int) -> None:
-    """Epochs 1 and 2 are each the best so far; a run is killed in one of its pushes.
-
-    What is found after it, on the disk or in the store that was pushed to, is one of these.
-    """
+@pytest.mark.parametrize("moment", range(6))
+def test_a_kill_never_leaves_a_member_without_its_network(
+    tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at a copy, the push or a removal: started again, every member has the chosen one."""
 
     class Killed(BaseException):
         pass
 
-    def network(value: float) -> keras.Model:
-        inputs = keras.Input((1,))
-        made = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-        made.set_weights([np.full((1, 1), value), np.zeros(1)])
-        return made
+    chosen = {tmp_path / "fold-0": 2, tmp_path / "fold-1": 4}
+    for directory in chosen:
+        directory.mkdir()
+        for epoch in (2, 4):
+            candidate(directory, epoch).write_bytes(directory.name.encode() + bytes([epoch]))
+    left = moment
 
-    pushed: list[Path] = []
+    def or_die(function: Callable[..., object]) -> Callable[..., object]:
+        def once(*args: object) -> object:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return function(*args)
 
-    def pushes() -> None:
-        pushed.append(shutil.copytree(tmp_path / "run", tmp_path / str(len(pushed))))
-        if len(pushed) > push:
-            raise Killed
+        return once
 
-    def checkpoint(directory: Path, push: Callable[[], None]) -> Checkpoint:
-        return Checkpoint(directory=directory, state_directory=directory, request="a", push=push)
-
-    (tmp_path / "run").mkdir()
-    saving = checkpoint(tmp_path / "run", pushes)
-    with contextlib.suppress(Killed):
-        for epoch in (1, 2, 3):
-            best = min(epoch, 2)
-            saving.save(FoldState(epoch=epoch, best_epoch=best), [], network(float(epoch)))
-    for left in (tmp_path / "run", *pushed):
-        found = checkpoint(left, lambda: None).load()
-        assert found is not None
-        kept = keras.saving.load_model(left / "best.keras")
-        assert kept.get_weights()[0].item() == float(found[0].best_epoch)
-        assert sorted(file.name for file in left.iterdir()) == ["best.keras", "state.npz"]
-
-
-def test_a_network_that_no_state_speaks_of_is_removed(tmp_path: Path) -> None:
-    """The run was killed between the two."""
-    (tmp_path / ".best-1.keras").write_bytes(b"whatever")
-    checkpoint = Checkpoint(
-        directory=tmp_path, state_directory=tmp_path, request="a", push=lambda: None
-    )
-    assert checkpoint.load() is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_fold_ends_at_its_last_epoch_or_when_patience_does() -> None:
-    def stopped(epoch: int, best_epoch: int) -> bool:
-        return FoldState(epoch=epoch, best_epoch=best_epoch).stopped(epochs=10, patience=3)
-
-    assert [stopped(0, 0), stopped(4, 2), stopped(5, 2), stopped(10, 10)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", or_die(shutil.copyfile))
+        patch.setattr(Path, "unlink", or_die(Path.unlink))
+        with pytest.raises(Killed):
+            keep(chosen, or_die(lambda: None))  # type: ignore[arg-type]
+    pushed: list[int] = []
+    keep(chosen, lambda: pushed.append(len(list(tmp_path.glob("*/network.keras")))))
+    assert pushed == [2]
+    for directory, epoch in chosen.items():
+        assert [file.name for file in directory.iterdir()] == ["network.keras"]
+        kept = (directory / "network.keras").read_bytes()
+        assert kept == directory.name.encode() + bytes([epoch])

@@ -26,6 +26,7 @@ from beam_jobs.common.files import interface as files
 from tests.datasets import write_dataset
 from tests.stores import s3
 from trainer.config.network import NetworkConfig
+from trainer.config.run_layout import NETWORK_NAME
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
 
@@ -106,13 +107,13 @@ def _addresses(count: int) -> tuple[str, ...]:
     return addresses
 
 
-def _apart(run: Path, alone: Path, name: str) -> dict[str, float]:
+def _apart(run: Path, alone: Path) -> dict[str, float]:
     """Path of a weight tensor → how far two runs are apart, as a share of the way it was moved."""
     keras.utils.set_random_seed(0)
     model = build_model(NetworkConfig(dropout=0.0), SHAPE, 2)
     before = [np.asarray(weight, np.float64) for weight in model.weights]
     found, expected = (
-        keras.saving.load_model(directory / "fold-0" / name, compile=False).get_weights()
+        keras.saving.load_model(directory / "fold-0" / NETWORK_NAME, compile=False).get_weights()
         for directory in (run, alone)
     )
     shares = {}
@@ -124,10 +125,9 @@ def _apart(run: Path, alone: Path, name: str) -> dict[str, float]:
 
 
 def _assert_same(run: Path, alone: Path) -> None:
-    for name in ("last.keras", "best.keras"):
-        for path, share in _apart(run, alone, name).items():
-            vanishing = re.fullmatch(r"conv3d(_\d+)?/bias", path) is not None
-            assert share < (VANISHING if vanishing else ROUNDING), f"{name}: {path}"
+    for path, share in _apart(run, alone).items():
+        vanishing = re.fullmatch(r"conv3d(_\d+)?/bias", path) is not None
+        assert share < (VANISHING if vanishing else ROUNDING), path
     losses = []
     for directory in (run, alone):
         with (directory / "fold-0" / "history.csv").open(newline="") as stream:
@@ -189,5 +189,5 @@ def test_devices_with_statistics_of_their_own_are_not_taken_for_one(
     """The comparison can fail: it finds the commonest mistake of distributed training."""
     code = TWO_DEVICES.format(change=UNSYNCHRONISED)
     _finish([_start(dataset, tmp_path / "run", code=code)])
-    shares = _apart(tmp_path / "run", alone, "best.keras")
+    shares = _apart(tmp_path / "run", alone)
     assert min(shares.values()) > 2 * VANISHING

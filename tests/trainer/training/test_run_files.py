@@ -29,8 +29,10 @@ def _run(directory: Path) -> Run:
         dataset_fingerprint="a",
         modalities=("T1wCE",),
         model="seed_cnn",
-        members=(Member(fold=0, seed=1, path="fold-0/best.keras", best_epoch=2, val_auc=0.7),),
-        prevalence=0.5,
+        members=(Member(fold=0, seed=1, path="fold-0/network.keras", epoch=2, val_auc=0.7),),
+        trained_on={"patients": 80, "positive": 40},
+        epoch_choice="last",
+        no_claim=(),
         metrics={"auc": 0.7},
         precision="float32",
         versions={"keras": "3"},
@@ -65,8 +67,9 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
         ({"members": ["a"]}, r"members\[0\]: 'a' found"),
         ({"members": [{"fold": "0"}]}, r"members\[0\]\.fold: '0' found"),
         ({"modalities": "T1w"}, "modalities: 'T1w' found"),
-        ({"prevalence": "0.5"}, "prevalence: '0.5' found"),
-        ({"prevalence": 5}, "prevalence: 5 found"),
+        ({"trained_on": {"patients": 80}}, r"trained_on\.positive is missing"),
+        ({"trained_on": {"patients": 0, "positive": 0}}, "trained_on: .* found"),
+        ({"no_claim": [1]}, r"no_claim: \[1\] found"),
     ],
 )
 def test_a_run_with_a_malformed_field_is_refused_by_field(
@@ -79,6 +82,18 @@ def test_a_run_with_a_malformed_field_is_refused_by_field(
         Run.load(tmp_path)
 
 
+def test_a_run_of_before_0_3_is_refused_for_what_it_was(tmp_path: Path) -> None:
+    """Every epoch of it was chosen on the patients it was scored on."""
+    _run(tmp_path).save()
+    old = json.loads((tmp_path / "run.json").read_text())
+    for name in ("epoch_choice", "no_claim", "trained_on"):
+        del old[name]
+    old["members"][0]["best_epoch"] = old["members"][0].pop("epoch")
+    (tmp_path / "run.json").write_text(json.dumps({**old, "prevalence": 0.5}))
+    with pytest.raises(ContractError, match=r"run\.json: of a version before 0\.3.*train it again"):
+        Run.load(tmp_path)
+
+
 def test_a_run_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(bytes(range(128, 256)))
     with pytest.raises(ContractError, match=r"run\.json: not UTF-8 text"):
@@ -86,7 +101,7 @@ def test_a_run_of_random_bytes_is_refused_by_its_path(tmp_path: Path) -> None:
 
 
 def test_a_member_that_is_gone_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ContractError, match=r"fold-0/best\.keras"):
+    with pytest.raises(ContractError, match=r"fold-0/network\.keras"):
         _run(tmp_path).load_member(0)
 
 
@@ -103,7 +118,7 @@ def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) ->
 
 def test_runs_are_kept_finished_or_not_until_they_are_replaced(tmp_path: Path) -> None:
     claim(tmp_path, REQUEST, overwrite=False)
-    left = tmp_path / "fold-0" / "best.keras"
+    left = tmp_path / "fold-0" / "network.keras"
     left.parent.mkdir()
     left.touch()
     assert claim(tmp_path, REQUEST, overwrite=False) is False
