@@ -21,7 +21,7 @@ from trainer.forest.baseline import BaselineConfig, claim, write_baseline
 from trainer.forest.model import cross_validate
 from trainer.forest.table import measure_features
 from trainer.metrics.ensemble import summary_rows
-from trainer.metrics.wording import PERMUTED, verdict
+from trainer.metrics.wording import verdict
 
 PROG = "python -m trainer.baseline"
 
@@ -95,8 +95,6 @@ def _print_summary(directory: str, done: Mapping[str, Any]) -> None:
     for name, text in summary_rows(metrics):
         row(name, text)
     row("verdict", verdict(metrics))
-    if done["config"]["permute_labels"]:
-        row("mind", PERMUTED)
     row("features", f"that mattered most: {', '.join(done['top_features'])}")
     row(
         "time",

@@ -24,7 +24,7 @@ from trainer.baseline import main
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.data.split import permuted_labels
 from trainer.forest.features import case_features, feature_names
-from trainer.forest.model import cross_validate, fit_forest, pooled_metrics
+from trainer.forest.model import cross_validate, fit_forest, forest_metrics
 from trainer.forest.table import FeatureTable, measure_features
 
 VOXEL_MM = (2.0, 1.5, 4.0)
@@ -295,6 +295,7 @@ def test_every_labelled_patient_is_predicted_once_in_its_own_fold(baseline: Base
         if label is not None
     }
     for row in rows:
+        assert (row["epoch"], row["epoch_choice"], row["no_claim"]) == ("", "none", "")
         odds = np.exp(float(row["logit"]))
         assert float(row["probability"]) == pytest.approx(odds / (1 + odds))
 
@@ -333,15 +334,28 @@ def test_a_finished_baseline_is_not_repeated_and_another_is_refused(
     assert (baseline.directory / "baseline.json").stat().st_mtime_ns == before
 
 
+def test_a_baseline_of_an_earlier_version_is_refused(baseline: Baseline, tmp_path: Path) -> None:
+    """Its numbers were those of logits pooled over folds."""
+    done = json.loads((baseline.directory / "baseline.json").read_text())
+    done["metrics"] = {"auc": 0.9, "auc_interval": [0.8, 0.95], "n": 48, "positive": 24}
+    (tmp_path / "baseline.json").write_text(json.dumps(done))
+    argv = [str(tmp_path) if part == str(baseline.directory) else part for part in baseline.argv]
+    with pytest.raises(ContractError, match=r"of a version before 0\.3; --overwrite"):
+        main(argv)
+
+
 def test_permuted_labels_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One draw's interval, and the mean of several draws, which would show a small leak."""
     data = tmp_path / "data"
     manifest = write_dataset(data, patients=120, folds=3, signal=1.5, modalities=("T1wCE",))
     assert main(_argv(data, tmp_path / "null", "--permute_labels")) == 0
-    assert "The labels were permuted" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "out of fold AUC of permuted labels 0." in said
+    assert "verdict     No claim. The labels were permuted" in said
+    assert "chance" not in said
     done = json.loads((tmp_path / "null" / "baseline.json").read_text())
-    low, high = done["metrics"]["auc_interval"]
-    assert low <= 0.5 <= high
+    assert done["metrics"]["auc_interval"] is None
+    assert {row["no_claim"] for row in _rows(tmp_path / "null")} == {"permuted"}
     assert any(int(row["label"]) != int(row["patient_id"]) % 2 for row in _rows(tmp_path / "null"))
 
     table = measure_features(str(data), manifest, ("T1wCE",))
@@ -349,7 +363,7 @@ def test_permuted_labels_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     for seed in range(6):
         truth = table.labels_from(permuted_labels(manifest, seed))
         results = cross_validate(table, truth, trees=20, seed=seed, repeats=1)
-        scores.append(pooled_metrics(truth, results)["auc"])
+        scores.append(forest_metrics(truth, results)["auc"])
     assert abs(np.mean(scores) - 0.5) < 3 * 0.057 / 6**0.5  # one draw deviates by 0.057
 
 

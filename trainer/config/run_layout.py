@@ -25,6 +25,7 @@ OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + 
     "epoch_choice",
     "no_claim",
 )
+PERMUTATIONS_NAME = "permutations.csv"
 NETWORK_NAME = "network.keras"
 HISTORY_NAME = "history.csv"
 FOLD_RESULT_NAME = "result.json"

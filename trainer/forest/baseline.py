@@ -19,7 +19,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
-from trainer.forest.model import FoldForest, pooled_metrics
+from trainer.forest.model import FoldForest, forest_metrics
 from trainer.forest.table import FeatureTable
 from trainer.metrics.logits import sigmoid
 from trainer.training.claim import differences, marker_of
@@ -109,6 +109,8 @@ def claim(
         raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
     if overwrite:
         return None
+    if "no_claim" not in there.get("metrics", {}):
+        raise ContractError(f"{file}: of a version before 0.3; --overwrite makes it again")
     try:
         require_kinds(there, _KINDS)
     except ContractError as error:
@@ -134,7 +136,8 @@ def write_baseline(
 ) -> dict[str, Any]:
     """Writes the three files, baseline.json last; returns its object."""
     files.delete([files.join(directory, BASELINE_NAME)])  # first: what is half gone is unfinished
-    chosen = ("", "none", "permuted" if request["config"]["permute_labels"] else "")
+    no_claim = ("permuted",) if request["config"]["permute_labels"] else ()
+    chosen = ("", "none", "+".join(no_claim))  # no epoch, and no choice of one
     rows = [
         (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability, *chosen)
         for result in held_out
@@ -163,7 +166,7 @@ def write_baseline(
     done = {
         "format": FORMAT,
         **request,
-        "metrics": pooled_metrics(truth, held_out),
+        "metrics": forest_metrics(truth, held_out, no_claim=no_claim),
         "features": len(table.names),
         "top_features": [table.names[at] for at in order[:_SHOWN]],
         "versions": {

@@ -144,8 +144,10 @@ def permutation_importance(
     return lost, gained
 
 
-def pooled_metrics(truth: npt.NDArray[np.int64], held_out: Sequence[FoldForest]) -> dict[str, Any]:
-    """All patients together, each fold and each seed; a patient's score is its mean logit."""
+def forest_metrics(
+    truth: npt.NDArray[np.int64], held_out: Sequence[FoldForest], *, no_claim: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`ensemble.metrics_of_members` of forests."""
     return metrics_of_members(
         [
             Scored(
@@ -156,5 +158,6 @@ def pooled_metrics(truth: npt.NDArray[np.int64], held_out: Sequence[FoldForest])
                 logits=result.logits,
             )
             for result in held_out
-        ]
+        ],
+        no_claim=no_claim,
     )
