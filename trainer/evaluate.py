@@ -9,13 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
-from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from trainer.config.run_layout import CONFIG_NAME, REPORT_NAME, RUN_NAME
-from trainer.metrics.estimate import estimate_of
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
-from trainer.metrics.wording import p_text, summary_line, verdict
+from trainer.metrics.wording import comparison_line, permutations_text, summary_line, verdict
 
 PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all
@@ -30,6 +28,8 @@ def _parser() -> argparse.ArgumentParser:
             f"  {PROG} --predictions submission.csv --labels labels.csv\n"
             f"  {PROG} --predictions run/oof_predictions.csv \\\n"
             "      --series dataset/series.csv --output report\n"
+            f"  {PROG} --predictions test/submission.csv \\\n"
+            "      --labels labels.csv --run run\n"
             f"  {PROG} --predictions a/oof_predictions.csv \\\n"
             "      b/oof_predictions.csv --output report"
         ),
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--run",
-        help="directory of the training run, for its learning curves (default: where the first "
-        "predictions lie, if that is a run)",
+        help="directory of the training run that made the first predictions (default: where they "
+        "lie, if that is a run); those of a test set must be of patients that it never saw",
     )
     add(
         "--output",
@@ -98,14 +98,22 @@ def main(argv: Sequence[str]) -> int:
         for file in args.predictions
     ]
     first, *others = _distinct(models)
-    try:
-        metrics = estimate_of(first.labels, first.scores)
-    except ValueError as error:
-        raise ContractError(str(error)) from error
-    row("auc", summary_line(metrics))
-    row("verdict", verdict(metrics))
-    if others:
-        _print_comparisons(first, others)
+    run_ = args.run or _run_beside(args.predictions[0])
+    # pandas and scikit-learn take a second to import.
+    from trainer.metrics.comparisons import comparisons_of
+    from trainer.metrics.run_facts import headline_of
+
+    headline = headline_of(first, run_)
+    estimate = headline.estimate
+    row("auc", summary_line(estimate))
+    row("verdict", verdict(estimate))
+    if estimate["permutations"]:
+        row("permuted", permutations_text(estimate))
+    if headline.out_of_fold:
+        row("out of fold", summary_line(headline.out_of_fold))
+    first = dataclasses.replace(first, no_claim=tuple(estimate["no_claim"]))
+    for one in comparisons_of(first, others):
+        row("against", comparison_line(one))
     _print_missing(first)
     if args.output:
         # Drawing libraries take a second to import.
@@ -116,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
             first,
             others=others,
             series=args.series,
-            run=args.run or _run_beside(args.predictions[0]),
+            run=run_,
         )
         row("numbers", files.join(args.output, METRICS_NAME))
         row("report", files.join(args.output, REPORT_NAME))
@@ -143,20 +151,6 @@ def _distinct(models: Sequence[Predictions]) -> list[Predictions]:
         model if count == 1 else dataclasses.replace(model, name=f"{model.name} ({count})")
         for model, count in zip(models, counts, strict=True)
     ]
-
-
-def _print_comparisons(first: Predictions, others: Sequence[Predictions]) -> None:
-    # scikit-learn and pandas take a second to import.
-    from trainer.metrics.evaluation import comparisons_of
-
-    for one in comparisons_of(first, others):
-        low, high = one["difference_interval"]
-        test = "no test" if one["p_value"] is None else p_text(one["p_value"])
-        row(
-            "against",
-            f"{one['name']}: {one['auc']:.2f} and {one['other_auc']:.2f} on {one['n']} "
-            f"patients, difference {one['difference']:+.2f} ({low:+.2f} to {high:+.2f}), {test}",
-        )
 
 
 def _print_missing(predictions: Predictions) -> None:

@@ -17,11 +17,15 @@ from sklearn.metrics import roc_auc_score
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
 from trainer.metrics.auc import auc, auc_interval
 from trainer.metrics.logits import log_loss, sigmoid
 from trainer.metrics.predictions import read_column
 from trainer.metrics.wording import summary_line, verdict
+
+OOF = ",".join(OOF_COLUMNS)
+OLD = "patient_id,label,fold,seed,logit,probability"  # of versions before 0.3
 
 
 @pytest.mark.parametrize("levels", [2, 5, 10_000])
@@ -101,6 +105,7 @@ def test_summary_and_verdict_say_it_in_words() -> None:
     metrics: dict[str, Any] = {
         "auc": 0.934, "auc_interval": [0.85, 0.98], "level": 0.95, "n": 60, "positive": 30,
         "better_than_chance": True, "worse_than_chance": False, "no_claim": [],
+        "auc_told_from_chance": 0.66,
     }  # fmt: skip
     expected = "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"
     assert summary_line(metrics) == expected
@@ -146,15 +151,12 @@ def test_command_reads_out_of_fold_predictions_as_they_are(
 ) -> None:
     predictions = _write(
         tmp_path / "oof.csv",
-        "patient_id,label,fold,seed,logit,probability",
-        *("00001,0,0,0,-1,0.27", "00002,1,0,0,1,0.73"),
+        OOF,
+        *("00001,0,0,0,-1,0.27,3,last,", "00002,1,0,0,1,0.73,3,last,"),
     )
     labels = _write(tmp_path / "l.csv", "BraTS21ID,MGMT_value", "1,0", "2,1")
     assert main(["--predictions", str(predictions), "--labels", str(labels)]) == 0
     assert "contains 0.5" in capsys.readouterr().out
-
-
-OOF = "patient_id,label,fold,seed,logit,probability"
 
 
 def test_command_takes_labels_from_out_of_fold_predictions_and_compares_models(
@@ -164,7 +166,7 @@ def test_command_takes_labels_from_out_of_fold_predictions_and_compares_models(
     for place, logits in enumerate(([-2, -1, 1, 2], [2, -1, 1, -2], [-2, 1, -1, 2])):
         file = tmp_path / str(place) / "run" / "oof_predictions.csv"
         file.parent.mkdir(parents=True)
-        rows = [f"{i},{int(i > 1)},0,0,{logit},0.5" for i, logit in enumerate(logits)]
+        rows = [f"{i},{int(i > 1)},0,0,{logit},0.5,3,last," for i, logit in enumerate(logits)]
         files.append(str(_write(file, OOF, *rows)))
     assert main(["--predictions", *files]) == 0
     said = capsys.readouterr().out
@@ -181,18 +183,170 @@ def test_command_takes_labels_from_out_of_fold_predictions_and_compares_models(
     ],
 )
 def test_command_says_what_a_report_needs(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
-    file = _write(tmp_path / "oof.csv", OOF, "1,0,0,0,-1,0.3", "2,1,0,0,1,0.7")
+    file = _write(tmp_path / "oof.csv", OOF, "1,0,0,0,-1,0.3,3,last,", "2,1,0,0,1,0.7,3,last,")
     with pytest.raises(UsageError, match=said):
         main(["--predictions", str(file), *more])
 
 
-def test_out_of_fold_predictions_without_their_run_are_warned_of(tmp_path: Path) -> None:
-    rows = [f"{i},{i % 2},{i % 3},0,{i % 2},0.5" for i in range(12)]
-    file = _write(tmp_path / "oof.csv", OOF, *rows)
-    assert main(["--predictions", str(file), "--output", str(tmp_path / "out")]) == 0
+def _oof(file: Path, *, signal: float = 3.0, no_claim: str = "", old: bool = False) -> Path:
+    """Out-of-fold predictions of sixty patients in five folds."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    new = "" if old else f",3,last,{no_claim}"
+    logits = [rng.normal() + signal * (i % 2) for i in range(60)]
+    rows = [f"{i},{i % 2},{i // 12},0,{logit!r},0.5{new}" for i, logit in enumerate(logits)]
+    return _write(file, OLD if old else OOF, *rows)
+
+
+def _run(directory: Path, **more: Any) -> Path:
+    """A run whose out-of-fold predictions have a signal."""
+    _oof(directory / "oof_predictions.csv", no_claim="+".join(more.get("no_claim", ())))
+    run = {"config": {"permute_labels": False}, "epoch_choice": "last", "no_claim": [], **more}
+    (directory / "run.json").write_text(json.dumps(run))
+    return directory
+
+
+def _told(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["--predictions", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_out_of_fold_predictions_are_measured_within_folds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _oof(tmp_path / "oof.csv")
+    said = _told(capsys, str(file), "--output", str(tmp_path / "out"))
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert "without their run" in written["warnings"][0]
-    assert written["run"] is None
+    assert (written["estimator"], written["variance_factor"]) == ("pairs within folds", 2)
+    assert summary_line(written) in said
+    assert "better than chance" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "reason"),
+    [
+        ({"old": True}, "optimistic AUC", "A version before 0.3 kept the epochs"),
+        ({"no_claim": "searched"}, "optimistic AUC", "The settings were searched"),
+        ({"no_claim": "permuted"}, "AUC of permuted labels", "The labels were permuted"),
+        ({"no_claim": "searched+permuted"}, "AUC of permuted labels", "The settings were searched"),
+    ],
+)
+def test_predictions_that_allow_no_claim_get_none_on_the_terminal_and_in_json(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, Any],
+    name: str,
+    reason: str,
+) -> None:
+    file, sound = _oof(tmp_path / "oof.csv", **options), _oof(tmp_path / "sound.csv", signal=1)
+    said = _told(capsys, str(file), str(sound), "--output", str(tmp_path / "out"))
+    assert f"{name} 0." in said
+    assert f"No claim. {reason}" in said
+    assert "against     sound: " in said
+    assert "no test: oof: " in said
+    assert "chance" not in said
+    assert "interval" not in said
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["p_value"] is written["auc_interval"] is None
+    assert not written["better_than_chance"]
+    assert written["comparisons"][0]["p_value"] is None
+    # And where the marked one is the other.
+    said = _told(capsys, str(sound), str(file))
+    assert "better than chance" in said
+    assert "no test: oof: " in said
+
+
+def test_a_file_beside_the_run_of_an_earlier_version_is_optimistic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = _oof(tmp_path / "oof.csv")
+    (tmp_path / "run.json").write_text(json.dumps({"config": {}}))
+    assert "No claim. A version before 0.3" in _told(capsys, str(file))
+
+
+def test_a_run_of_permuted_labels_prints_no_claim(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path / "run", config={"permute_labels": True})
+    assert "chance" not in _told(capsys, str(run / "oof_predictions.csv"))
+
+
+def test_retrainings_on_permuted_labels_decide_for_the_runs_own_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path / "run")
+    null = run / "permutations.csv"
+    _write(null, "permutation,seed,auc", *(f"{i},{i},1.0" for i in range(39)))
+    said = _told(capsys, str(run / "oof_predictions.csv"))
+    assert "cannot be told from chance" in said
+    assert "39 score as high: p = 1, two-sided" in said
+    _write(null, "permutation,seed,auc", *(f"{i},{i},0.5" for i in range(19)))
+    said = _told(capsys, str(run / "oof_predictions.csv"))
+    assert "better than chance" in said
+    assert "so few cannot decide" in said
+    _write(null, "permutation,seed,auc", "0,0,1.2")
+    with pytest.raises(ContractError, match=r"permutations.csv: auc '1.2': a number in 0 .. 1"):
+        main(["--predictions", str(run / "oof_predictions.csv")])
+
+
+def test_a_test_set_is_the_headline_and_the_run_out_of_fold_comes_second(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path / "run", no_claim=["searched"])
+    rng = np.random.default_rng(1)
+    rows = [f"{i},{sigmoid(rng.normal() + 2 * (i % 2))!r}" for i in range(100, 140)]
+    test = _write(tmp_path / "submission.csv", "BraTS21ID,MGMT_value", *rows)
+    labels = _write(
+        tmp_path / "l.csv", "BraTS21ID,MGMT_value", *(f"{i},{i % 2}" for i in range(100, 140))
+    )
+    argv = (str(test), "--labels", str(labels), "--run", str(run), "--output", str(tmp_path / "o"))
+    said = _told(capsys, *argv).splitlines()
+    assert said[0].startswith("auc         AUC 0.")
+    assert "n = 40" in said[0]
+    assert "better than chance" in said[1]  # the search never saw these patients
+    assert said[2].startswith("out of fold optimistic AUC 0.")
+    assert "n = 60" in said[2]
+    written = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert (written["estimator"], written["variance_factor"]) == ("all pairs", 1)
+    assert written["out_of_fold"]["no_claim"] == ["searched"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_test_set_of_patients_that_the_run_has_seen_is_refused(
+    tmp_path: Path, labelled: bool
+) -> None:
+    run = _run(tmp_path / "run")
+    test = _write(
+        tmp_path / "p.csv", "BraTS21ID,MGMT_value", "00059,0.1", "100,0.2", "101,0.3", "102,0.9"
+    )
+    labels = _write(
+        tmp_path / "l.csv", "BraTS21ID,MGMT_value", f"59,{1 if labelled else ''}",
+        "100,0", "101,1", "102,0",
+    )  # fmt: skip
+    with pytest.raises(ContractError, match=r"p is no test set: 59 of its patients stand in .*oof"):
+        main(["--predictions", str(test), "--labels", str(labels), "--run", str(run)])
+
+
+def test_out_of_fold_predictions_of_another_run_are_refused(tmp_path: Path) -> None:
+    run, other = _run(tmp_path / "run"), _oof(tmp_path / "other.csv", signal=0)
+    with pytest.raises(ContractError, match="the run of other predictions"):
+        main(["--predictions", str(other), "--run", str(run)])
+    probabilities = ["--predictions", str(run / "oof_predictions.csv")]
+    assert main([*probabilities, "--probability_column", "logit"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["1,0,0,0,1,0.5,3,last,odd", "2,1,1,0,1,0.5,3,last,"], "no_claim 'odd': one of own_fold"),
+        (["1,0,0,0,1,0.5,3,last,", "2,1,1,0,1,0.5,3,last,"], "no fold has them"),
+    ],
+)
+def test_files_that_cannot_be_judged_are_refused(
+    tmp_path: Path, rows: list[str], said: str
+) -> None:
+    with pytest.raises(ContractError, match=said):
+        main(["--predictions", str(_write(tmp_path / "oof.csv", OOF, *rows))])
 
 
 def test_drawing_and_templates_are_imported_for_a_report_only() -> None:

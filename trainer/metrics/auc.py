@@ -1,4 +1,4 @@
-"""Statistics of ranked predictions: AUC, its intervals and tests.
+"""The AUC of ranked predictions and the limits of an AUC.
 
 Everywhere a label is 0 or 1 and a score any finite number of which only the order matters. SciPy is
 imported where it is called: its statistics take a second, and every command's --help passes here.
@@ -6,9 +6,7 @@ imported where it is called: its statistics take a second, and every command's -
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -106,113 +104,6 @@ def newcombe_variance(theta: float, positive: int, negative: int) -> float:
     excess = (positive + negative) / 2 - 1
     spread = 1 + excess * ((1 - theta) / (2 - theta) + theta / (1 + theta))
     return theta * (1 - theta) * spread / (positive * negative)
-
-
-def delong(labels: npt.ArrayLike, scores: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
-    """AUCs of several models on the same patients, with the covariance of their estimates.
-
-    Structural components by midranks, so n log n instead of all pairs.
-
-    Args:
-      labels: (n,).
-      scores: of k models, each (n,).
-
-    Returns:
-      AUCs (k,) and their covariance matrix (k, k).
-
-    Raises:
-      ValueError: as `auc`, or a class of one patient, which has no variance.
-
-    Source: DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988) 837-845; by midranks: Sun and
-    Xu, IEEE Signal Processing Letters 21 (2014) 1389-1393.
-    """
-    of_positive, of_negative = [], []
-    for one in scores:
-        truth, values = checked(labels, one)
-        positive, negative = int(truth.sum()), int((~truth).sum())
-        if min(positive, negative) < 2:
-            raise ValueError(
-                f"DeLong's variance needs two of each class: {positive} positive and {negative} "
-                "negative"
-            )
-        ranks = midranks(values)
-        # The share of the other class that each patient is ranked right against.
-        of_positive.append((ranks[truth] - midranks(values[truth])) / negative)
-        of_negative.append(1 - (ranks[~truth] - midranks(values[~truth])) / positive)
-    areas = np.array([share.mean() for share in of_positive])
-    covariance = np.atleast_2d(np.cov(of_positive)) / len(of_positive[0])
-    covariance += np.atleast_2d(np.cov(of_negative)) / len(of_negative[0])
-    return areas, covariance
-
-
-def delong_interval(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95
-) -> tuple[float, float]:
-    """Estimate ± z of DeLong's standard errors, cut to 0 .. 1; no width at an AUC of 0 or 1.
-
-    Raises:
-      ValueError: as `delong`.
-    """
-    areas, covariance = delong(labels, [scores])
-    reach = z_of(level) * math.sqrt(max(covariance[0, 0], 0.0))
-    return max(0.0, float(areas[0]) - reach), min(1.0, float(areas[0]) + reach)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PairedTest:
-    """DeLong's test of two AUCs on the same patients.
-
-    Attributes:
-      difference: first AUC minus second.
-      interval: of the difference.
-      z: difference in standard errors; None where the standard error is 0.
-      p_value: two-sided; None where a difference has no standard error to be held against.
-    """
-
-    difference: float
-    interval: Interval
-    z: float | None
-    p_value: float | None
-
-
-def delong_test(
-    labels: npt.ArrayLike, first: npt.ArrayLike, second: npt.ArrayLike, level: float = 0.95
-) -> PairedTest:
-    """Whether two models differ in AUC, patients paired.
-
-    Raises:
-      ValueError: as `delong`.
-    """
-    from scipy.special import ndtr
-
-    areas, covariance = delong(labels, [first, second])
-    difference = float(areas[0] - areas[1])
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    error = math.sqrt(variance) if variance > 1e-15 else 0.0  # what rounding leaves of nothing
-    reach = z_of(level) * error
-    z = difference / error if error else None
-    p_value: float | None = None
-    if z is not None:
-        p_value = float(2 * ndtr(-abs(z)))
-    elif abs(difference) < 1e-12:
-        p_value = 1.0
-    return PairedTest(
-        difference=difference,
-        interval=(difference - reach, difference + reach),
-        z=z,
-        p_value=p_value,
-    )
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number, in the given order; None stays (Holm 1979)."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for place, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        adjusted[i] = highest
-    return adjusted
 
 
 def z_of(level: float) -> float:

@@ -77,22 +77,15 @@ def estimate_of(
     """
     from scipy.special import ndtr
 
-    truth, each = _repeats(labels, scores)
-    out_of_fold = folds is not None and np.unique(np.asarray(folds)).size > 1
+    truth, each = as_repeats(labels, scores)
+    out_of_fold = is_out_of_fold(folds)
     areas = []
     for one in each:
-        known = np.isfinite(one)
-        try:
-            areas.append(
-                within_folds_auc(truth[known], one[known], np.asarray(folds)[known])
-                if out_of_fold
-                else auc(truth[known], one[known])
-            )
-        except ValueError:
-            if len(each) == 1:
-                raise
+        parts = comparable(truth, one, folds if out_of_fold else None)
+        if parts:  # a repeat may lack so many patients that it has none
+            areas.append(sum(share * auc(truth[rows], one[rows]) for rows, share in parts))
     if not areas:
-        raise ValueError("an AUC needs both classes: no repeat has them in one fold")
+        raise ValueError("an AUC out of fold needs both classes in a fold: no fold has them")
     value = float(np.mean(areas))
     positive = int(truth.sum())
     negative = truth.size - positive
@@ -141,41 +134,38 @@ def estimate_of(
     }
 
 
-def within_folds_auc(labels: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.ArrayLike) -> float:
-    """Share of (positive, negative) pairs of one fold that are ranked right, over all folds.
+def comparable(
+    truth: npt.NDArray[np.bool_], values: Floats, folds: npt.ArrayLike | None
+) -> list[tuple[npt.NDArray[np.intp], float]]:
+    """Places of the patients of each fold that has both classes, with its share of all pairs.
 
-    Folds without one of the classes have no pairs.
+    Patients whose value is NaN are left out. Without folds all patients are one.
+    """
+    place = np.zeros(truth.size, np.int64) if folds is None else np.asarray(folds)
+    known = np.isfinite(values)
+    found = []
+    for fold in np.unique(place[known]):
+        rows = np.flatnonzero(known & (place == fold))
+        positive = int(truth[rows].sum())
+        if pairs := positive * (rows.size - positive):
+            found.append((rows, pairs))
+    total = sum(pairs for _, pairs in found)
+    return [(rows, pairs / total) for rows, pairs in found]
 
-    Args:
-      labels: 0 or 1, (n,).
-      scores: finite, (n,); compared within folds only.
-      folds: (n,).
+
+def is_out_of_fold(folds: npt.ArrayLike | None) -> bool:
+    """Whether scores come from networks of several folds, (n,); one fold alone is a test set."""
+    return folds is not None and np.unique(np.asarray(folds)).size > 1
+
+
+def as_repeats(
+    labels: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Labels (n,) and scores (repeats, n), checked; NaN only where another repeat has a number.
 
     Raises:
-      ValueError: as `auc.auc`, or no fold has both classes.
+      ValueError: as `estimate_of`.
     """
-    truth, values = checked(labels, scores)
-    right, pairs = 0.0, 0
-    for inside in both_classes(truth, np.asarray(folds)):
-        positive = int(truth[inside].sum())
-        count = positive * (truth[inside].size - positive)
-        right += count * auc(truth[inside], values[inside])
-        pairs += count
-    if not pairs:
-        raise ValueError("an AUC out of fold needs both classes in a fold: no fold has them")
-    return right / pairs
-
-
-def both_classes(
-    truth: npt.NDArray[np.bool_], folds: npt.NDArray[Any]
-) -> list[npt.NDArray[np.bool_]]:
-    """Which patients, (n,), stand in each fold that has both classes."""
-    members = [folds == fold for fold in np.unique(folds)]
-    return [inside for inside in members if 0 < truth[inside].sum() < inside.sum()]
-
-
-def _repeats(labels: npt.ArrayLike, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.bool_], Floats]:
-    """Labels (n,) and scores (repeats, n), checked; NaN only where another repeat has a number."""
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or not len(values):
         truth, values = checked(labels, values)

@@ -20,6 +20,7 @@ from beam_jobs.core.cohort.ids import normalised_id
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
+from trainer.metrics.wording import REASONS
 
 IDS = ("BraTS21ID", "patient_id")
 SCORES = ("MGMT_value", "logit", "probability")
@@ -38,6 +39,7 @@ class Predictions:
       logits: (n,), of the probabilities; None with them.
       folds: (n,) the fold each was held out in, None where the file has none.
       seeds: seed → scores (n,), NaN for patients without; empty where it has none.
+      no_claim: reasons why these scores allow no claim (`wording.REASONS`).
       without_label, without_prediction: keys of patients that only the other side has.
       relabelled: patients whose label in the labels file is not the predictions file's own.
     """
@@ -50,9 +52,15 @@ class Predictions:
     logits: Floats | None = None
     folds: npt.NDArray[np.int64] | None = None
     seeds: Mapping[int, Floats] = dataclasses.field(default_factory=dict)
+    no_claim: tuple[str, ...] = ()
     without_label: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     relabelled: tuple[str, ...] = ()
+
+    @property
+    def repeats(self) -> Floats:
+        """Scores of each seed, (seeds, n), NaN for patients without; (1, n) without seeds."""
+        return np.array(list(self.seeds.values()) or [self.scores])
 
     def common(self, other: Predictions) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Places of the patients that both have, in this one and in the other."""
@@ -131,7 +139,8 @@ def read_predictions(
     Raises:
       UsageError: as `read_rows`, or no labels at all.
       ContractError: a patient twice for one seed, rows of one patient that disagree, a value that
-        is no number, or no patient with both a prediction and a label.
+        is no number, an unknown reason in no_claim, or no patient with both a prediction and a
+        label.
     """
     columns, rows = read_rows(file, id_columns, score_columns)
     id_column = _column(file, columns, id_columns)
@@ -180,10 +189,27 @@ def read_predictions(
         logits=logits,
         folds=(np.array([_whole(file, "fold", text) for text in folds]) if all(folds) else None),
         seeds=dict(sorted(seeds.items())),
+        no_claim=_no_claim(file, columns, rows),
         without_label=tuple(sorted(found.keys() - known.keys())),
         without_prediction=tuple(sorted(known.keys() - found.keys())),
         relabelled=tuple(key for key in keys if own[key] and _differ(own[key], known[key])),
     )
+
+
+def _no_claim(
+    file: files.StrPath, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
+) -> tuple[str, ...]:
+    """Why a file's scores allow no claim, in `REASONS`' order.
+
+    Files of versions before 0.3 do not say how their epochs were chosen: on the patients scored.
+    """
+    if {"fold", "seed", "logit"} <= set(columns) and "epoch_choice" not in columns:
+        return ("own_fold",)
+    found = {code for row in rows for code in row.get("no_claim", "").split("+")} - {""}
+    if unknown := found - set(REASONS):
+        known = ", ".join(REASONS)
+        raise ContractError(f"{file}: no_claim {min(unknown)!r}: one of {known} required")
+    return tuple(code for code in REASONS if code in found)
 
 
 def _name(file: files.StrPath) -> str:

@@ -8,13 +8,62 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 from sklearn.metrics import roc_curve
 
-from trainer.metrics.auc import Floats, Interval, checked
+from trainer.metrics.auc import Floats, Interval, checked, z_of
+from trainer.metrics.estimate import as_repeats, comparable
 
 BINS = 10  # of a calibration curve, where there are patients enough
 _PER_BIN = 10  # patients that a bin of the calibration curve wants
+
+
+def mean_roc(
+    labels: npt.ArrayLike, scores: npt.ArrayLike, folds: npt.ArrayLike | None = None
+) -> tuple[Floats, Floats]:
+    """The ROC curve whose area is `estimate.estimate_of`'s AUC.
+
+    At each false positive rate, the sensitivities of the folds weighted by their pairs, and the
+    mean of that over repeats.
+
+    Args:
+      labels: 0 or 1, (n,).
+      scores: (n,) or (repeats, n), NaN where a repeat lacks a patient.
+      folds: (n,), or None for one curve of all patients.
+
+    Returns:
+      False positive rates, rising, and sensitivities, (points,) each.
+
+    Raises:
+      ValueError: as `estimate.estimate_of`.
+    """
+    truth, repeats = as_repeats(labels, scores)
+    curves, weights = [], []
+    for values in repeats:
+        for rows, share in comparable(truth, values, folds):
+            curves.append(roc_curve(truth[rows], values[rows], drop_intermediate=False)[:2])
+            weights.append(share)
+    if not curves:
+        raise ValueError("a ROC curve needs both classes in a fold: no fold has them")
+    grid = np.unique(np.concatenate([rates for rates, _ in curves]))
+    ends = [_at(grid, rates, hits) for rates, hits in curves]
+    mean = np.average(ends, axis=0, weights=weights)
+    return np.repeat(grid, 2), mean.T.ravel()
+
+
+def _at(grid: Floats, rates: Floats, hits: Floats) -> Floats:
+    """The lower and the upper end of a ROC curve's step at each rate, (2, rates)."""
+    distinct, first = np.unique(rates, return_index=True)
+    last = np.append(first[1:], rates.size) - 1
+    right = np.searchsorted(distinct, grid)
+    left = np.where(distinct[right] == grid, right, right - 1)
+    share = np.zeros(grid.size)
+    between = left < right
+    start, end = distinct[left[between]], distinct[right[between]]
+    share[between] = (grid[between] - start) / (end - start)
+    line = hits[last[left]] + share * (hits[first[right]] - hits[last[left]])
+    return np.stack(
+        [np.where(between, line, hits[first[right]]), np.where(between, line, hits[last[left]])]
+    )
 
 
 def thinned(x: Floats, y: Floats, most: int = 500) -> tuple[Floats, Floats]:
@@ -57,6 +106,7 @@ def calibration_bins(
     *,
     bins: int | None = None,
     level: float = 0.95,
+    factor: float = 1.0,
 ) -> tuple[CalibrationBin, ...]:
     """Observed against predicted, in bins of about equally many patients.
 
@@ -65,6 +115,7 @@ def calibration_bins(
       probabilities: (n,), 0 .. 1.
       bins: how many at most; equal probabilities stay together. None: 10, fewer below 100 patients.
       level: of the intervals.
+      factor: what patients are divided by in them (`wilson_interval`).
 
     Raises:
       ValueError: labels or probabilities that are none; one class may be absent.
@@ -81,16 +132,23 @@ def calibration_bins(
                 positive=positive,
                 predicted=float(values[inside].mean()),
                 observed=positive / n,
-                interval=wilson_interval(positive, n, level),
+                interval=wilson_interval(positive, n, level, factor),
             )
         )
     return tuple(found)
 
 
-def wilson_interval(hits: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion; n must be positive."""
-    low, high = binomtest(hits, n).proportion_ci(level, method="wilson")
-    return float(low), float(high)
+def wilson_interval(hits: int, n: int, level: float = 0.95, factor: float = 1.0) -> Interval:
+    """Wilson's score interval of a proportion; n must be positive.
+
+    A factor divides hits and n: out of fold, each patient counts half.
+    """
+    z2, size, share = z_of(level) ** 2, n / factor, hits / n
+    middle = (share + z2 / (2 * size)) / (1 + z2 / size)
+    reach = math.sqrt(z2 * (share * (1 - share) / size + z2 / (4 * size**2))) / (1 + z2 / size)
+    # Rounding leaves no limit beyond 0 or 1, nor short of them.
+    low = 0.0 if not hits else middle - reach
+    return low, 1.0 if hits == n else middle + reach
 
 
 def _bin_of(values: Floats, bins: int | None) -> npt.NDArray[np.intp]:

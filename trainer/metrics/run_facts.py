@@ -1,18 +1,29 @@
-"""What a training run's directory tells of it beside its predictions: settings, learning curves."""
+"""Predictions measured as their training run allows, and what its directory tells beside them."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
-from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
-
-HISTORY_NAME = "history.csv"
+from trainer.config.run_layout import (
+    CONFIG_NAME,
+    HISTORY_NAME,
+    OOF_NAME,
+    PERMUTATIONS_NAME,
+    RUN_NAME,
+)
+from trainer.metrics.estimate import estimate_of
+from trainer.metrics.logits import sigmoid
+from trainer.metrics.predictions import Predictions, read_predictions, read_rows
+from trainer.metrics.wording import REASONS
 
 
 def run_facts(run: files.StrPath) -> dict[str, Any] | None:
@@ -22,16 +33,137 @@ def run_facts(run: files.StrPath) -> dict[str, Any] | None:
         if files.stat(path) is not None:
             found = read_json(path)
             config = found.get("config") or {}
-            last_epoch = (found.get("metrics") or {}).get("last_epoch") or {}
             return {
                 "model": found.get("model") or config.get("model"),
                 "modalities": found.get("modalities") or config.get("modalities"),
                 "permute_labels": bool(config.get("permute_labels")),
                 "precision": found.get("precision"),
                 "dataset_fingerprint": found.get("dataset_fingerprint"),
-                "last_epoch_auc": last_epoch.get("auc"),
+                "epoch_choice": found.get("epoch_choice") or config.get("epoch_choice"),
+                "no_claim": _no_claim(found, config),
             }
     return None
+
+
+def _no_claim(found: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Why the run's out-of-fold scores allow no claim, in `REASONS`' order."""
+    codes = set(found.get("no_claim") or ())
+    if config.get("permute_labels"):
+        codes.add("permuted")
+    if "epoch_choice" not in found and "epoch_choice" not in config:
+        codes.add("own_fold")
+    return [code for code in REASONS if code in codes]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Headline:
+    """The estimate that an evaluation is about, and what its run adds.
+
+    Attributes:
+      estimate: `estimate.estimate_of`'s object of the predictions.
+      null: AUCs of the run's retrainings on permuted labels, of its own out-of-fold predictions.
+      out_of_fold: of a test set, the estimate of the run's own out-of-fold predictions; None
+        without them.
+      facts: `run_facts`; None without a run.
+    """
+
+    estimate: dict[str, Any]
+    null: list[float]
+    out_of_fold: dict[str, Any] | None
+    facts: dict[str, Any] | None
+
+
+def headline_of(
+    predictions: Predictions, run: files.StrPath | None = None, level: float = 0.95
+) -> Headline:
+    """Measures predictions, as the run they come from allows.
+
+    Predictions with folds are the run's own, out of fold. Without folds they are of a test set,
+    whose patients no network of the run may have seen.
+
+    Args:
+      predictions: of one model.
+      run: directory of the training run that made them.
+      level: of the interval.
+
+    Raises:
+      ContractError: no fold has both classes, patients of the test set stand in the run's
+        out-of-fold predictions, or predictions with folds are not the run's.
+    """
+    facts = run_facts(run) if run else None
+    own = None
+    if run and files.stat(files.join(run, OOF_NAME)) is not None:
+        own = read_predictions(files.join(run, OOF_NAME))
+    codes = set(predictions.no_claim)
+    null: list[float] = []
+    out_of_fold = None
+    if predictions.folds is not None:
+        codes.update(facts["no_claim"] if facts else ())
+        if run and own:
+            _check_own(predictions, own, run)
+            null = read_null(run)
+    else:
+        codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
+        if run and own:
+            _check_unseen(predictions, own, run)
+            out_of_fold = headline_of(own, run, level).estimate
+    try:
+        estimate = estimate_of(
+            predictions.labels,
+            predictions.repeats,
+            folds=predictions.folds,
+            level=level,
+            null=null or None,
+            no_claim=[code for code in REASONS if code in codes],
+        )
+    except ValueError as error:
+        raise ContractError(str(error)) from error
+    return Headline(estimate=estimate, null=null, out_of_fold=out_of_fold, facts=facts)
+
+
+def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
+    mine, theirs = predictions.common(own)
+    scores, there = predictions.repeats[:, mine], own.repeats[:, theirs]
+    same = scores.shape == there.shape and any(
+        np.allclose(scores, known, rtol=0, atol=1e-9, equal_nan=True)
+        for known in (there, sigmoid(there))  # the file's logits, or its probabilities
+    )
+    if len(mine) < len(predictions.keys) or not same:
+        raise ContractError(
+            f"{run}: {OOF_NAME} there has other patients or scores than {predictions.name}: "
+            "the run of other predictions?"
+        )
+
+
+def _check_unseen(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
+    if seen := sorted({*predictions.keys, *predictions.without_label} & {*own.keys}):
+        more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+        raise ContractError(
+            f"{predictions.name} is no test set: {', '.join(seen[:3])}{more} of its patients "
+            f"stand in {files.join(run, OOF_NAME)}, so that networks of the run have seen them"
+        )
+
+
+def read_null(run: files.StrPath) -> list[float]:
+    """AUCs of a run's retrainings on permuted labels, in permutations.csv; [] where it is absent.
+
+    Raises:
+      ContractError: a value that is no AUC.
+    """
+    file = files.join(run, PERMUTATIONS_NAME)
+    if files.stat(file) is None:
+        return []
+    _, rows = read_rows(file, ("auc",))
+    found = []
+    for row in rows:
+        try:
+            value = float(row["auc"])
+        except ValueError:
+            value = np.nan
+        if not 0 <= value <= 1:
+            raise ContractError(f"{file}: auc {row['auc']!r}: a number in 0 .. 1 required")
+        found.append(value)
+    return found
 
 
 def read_histories(run: files.StrPath) -> dict[str, dict[str, list[float | None]]]:

@@ -20,6 +20,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from trainer.metrics.wording import auc_text, mark
+
 # What matplotlib draws with, and what the page calls it.
 _COLOURS = {
     "#010101": "var(--ink)",
@@ -59,24 +61,27 @@ def roc(evaluation: Evaluation) -> str:
             linewidth=0,
         )
         models = [
-            (evaluation["name"], curve),
-            *((other["name"], other["roc"]) for other in others[: len(_LINES) - 1]),
+            (evaluation["name"], evaluation["no_claim"], curve),
+            *(
+                (one["name"], one["other_no_claim"], one["roc"])
+                for one in others[: len(_LINES) - 1]
+            ),
         ]
-        for (name, one), colour, dashes in zip(models, _LINES, _DASHES, strict=False):
+        for (name, no_claim, one), colour, dashes in zip(models, _LINES, _DASHES, strict=False):
             axes.plot(
                 one["false_positive_rate"],
                 one["sensitivity"],
                 color=colour,
                 linestyle=dashes,
                 linewidth=1.8,
-                label=name,
+                label=f"{name} ({mark(no_claim)})" if no_claim else name,
             )
         if others:
             axes.legend(loc="lower right")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         _unit_square(axes)
 
-    description = f"ROC curve, AUC {evaluation['auc']:.2f}, with a pointwise confidence band"
+    description = f"ROC curve, AUC {auc_text(evaluation)}, with a pointwise confidence band"
     return svg("roc", "ROC curve", description, draw, height=4.1)
 
 
@@ -149,14 +154,14 @@ def histogram(evaluation: Evaluation) -> str:
 
 
 def chance(evaluation: Evaluation) -> str:
-    """AUCs under shuffled labels, with the true one."""
-    counts = evaluation["permutation"]["histogram"]
-    edges, value = np.array(counts["edges"]), evaluation["auc"]
+    """AUCs of retrainings on permuted labels, with the run's own."""
+    found, value = evaluation["permutations"], evaluation["auc"]
+    counts, edges = found["histogram"]["counts"], np.array(found["histogram"]["edges"])
 
     def draw(axes: Axes) -> None:
         axes.bar(
             edges[:-1],
-            counts["counts"],
+            counts,
             width=np.diff(edges) * 0.92,
             align="edge",
             color=MUTED,
@@ -166,7 +171,7 @@ def chance(evaluation: Evaluation) -> str:
         axes.axvline(value, color=POSITIVE, linewidth=2)
         middle = (min(edges[0], value) + max(edges[-1], value)) / 2
         axes.annotate(
-            f"true labels: {value:.2f}",
+            f"this run: {auc_text(evaluation)}",
             (value, 0.97),
             xycoords=("data", "axes fraction"),
             xytext=(-5 if value > middle else 5, 0),
@@ -175,14 +180,15 @@ def chance(evaluation: Evaluation) -> str:
             va="top",
             color=INK,
         )
-        axes.set_ylim(0, 1.22 * max(counts["counts"]))
-        axes.set(xlabel="AUC with shuffled labels", ylabel="shuffles")
+        axes.set_ylim(0, 1.22 * max(counts))
+        whole_numbers(axes.yaxis)
+        axes.set(xlabel="AUC with permuted labels", ylabel="retrainings")
 
     description = (
-        f"histogram of {evaluation['permutation']['permutations']:,} AUCs under shuffled labels; "
-        f"the true labels give {value:.2f}"
+        f"histogram of the AUCs of {found['count']:,} retrainings on permuted labels; this run "
+        f"has {auc_text(evaluation)}"
     )
-    return svg("chance", "What chance gives", description, draw)
+    return svg("chance", "What the recipe gives without signal", description, draw)
 
 
 def group_aucs(evaluation: Evaluation) -> str:
@@ -201,9 +207,10 @@ def group_aucs(evaluation: Evaluation) -> str:
                 axes.text(0.52, place, one["not_measurable"], color=MUTED, va="center")
                 continue
             whole = one is evaluation
-            axes.plot(
-                one["auc_interval"], [place] * 2, color=POSITIVE, linewidth=2 if whole else 1.2
-            )
+            if one["auc_interval"]:
+                axes.plot(
+                    one["auc_interval"], [place] * 2, color=POSITIVE, linewidth=2 if whole else 1.2
+                )
             axes.plot(
                 [one["auc"]], [place], "D" if whole else "o", color=POSITIVE, markersize=5,
                 clip_on=False,
@@ -218,7 +225,7 @@ def group_aucs(evaluation: Evaluation) -> str:
         axes.grid(False, axis="y")
         axes.set(xlabel="AUC")
 
-    description = f"AUC with interval of {len(evaluation['groups'])} groupings of the patients"
+    description = f"AUC of {len(evaluation['groups'])} groupings of the patients"
     return svg("groups", "AUC by group", description, draw, height=0.9 + 0.25 * len(rows))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,15 @@ from beam_jobs.common.templating import render
 from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
-from trainer.metrics.wording import p_text
+from trainer.metrics.wording import (
+    auc_name,
+    auc_text,
+    interval_text,
+    mark,
+    number_apart,
+    p_text,
+    permutations_text,
+)
 from trainer.reports import charts
 
 METRICS_NAME = "metrics.json"
@@ -41,7 +49,7 @@ def write_report(
       series: the dataset's series.csv, for groups by scanner and plane.
       run: the training run's directory, for learning curves.
       level: of every interval.
-      seed: of bootstrap and permutation.
+      seed: of the bootstrap.
 
     Returns:
       The report's path.
@@ -65,7 +73,11 @@ def page(evaluation: dict[str, Any]) -> str:
         "number": _number,
         "share": _share,
         "span": _span,
-        "p": lambda p: p_text(p).replace(" ", "\N{NO-BREAK SPACE}"),
+        "p": lambda p: p_text(p, 1 - evaluation["level"]).replace(" ", "\N{NO-BREAK SPACE}"),
+        "auc": auc_text,
+        "interval": interval_text,
+        "difference": _difference,
+        "mark": mark,
         "member": charts.member_name,
     }
     drawn = {
@@ -73,7 +85,7 @@ def page(evaluation: dict[str, Any]) -> str:
         "precision_recall": charts.precision_recall(evaluation),
         "calibration": charts.calibration(evaluation) if evaluation["calibration"] else "",
         "histogram": charts.histogram(evaluation),
-        "chance": charts.chance(evaluation),
+        "chance": charts.chance(evaluation) if evaluation["permutations"] else "",
         "groups": charts.group_aucs(evaluation) if evaluation["groups"] else "",
     }
     return render(
@@ -82,6 +94,8 @@ def page(evaluation: dict[str, Any]) -> str:
         filters=filters,
         e=evaluation,
         charts={name: Markup(svg) for name, svg in drawn.items()},
+        permutations=permutations_text(evaluation) if evaluation["permutations"] else "",
+        called=auc_name(evaluation["no_claim"]),
         learning=[Markup(svg) for svg in charts.learning(evaluation)],
         learnt=_learnt(evaluation),
         roc_rows=_sensitivity_at(evaluation["curves"]["roc"]),
@@ -142,6 +156,13 @@ def _precision_at(curve: dict[str, Any]) -> list[dict[str, float]]:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _difference(one: Mapping[str, Any]) -> str:
+    """A comparison's difference and its interval, each on its side of 0."""
+    values = (one["difference"], *one["difference_interval"])
+    each = [number_apart(value, 0.0).replace("-", "\N{MINUS SIGN}") for value in values]
+    return f"{each[0]} ({each[1]} to {each[2]})"
 
 
 def _share(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -15,42 +16,55 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from beam_jobs.common.contract_json import ContractError
+from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
 from trainer.metrics import evaluation
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.predictions import Predictions, read_predictions
-from trainer.metrics.wording import p_text, reading
 from trainer.reports.evaluation import page, write_report
 
 N = 60
 
 
-def _run(directory: Path, *, seeds: tuple[int, ...] = (0, 1), strength: float = 2.0) -> Path:
+def _run(
+    directory: Path,
+    *,
+    seeds: tuple[int, ...] = (0, 1),
+    strength: float = 2.0,
+    no_claim: str = "",
+    null: tuple[float, ...] = (),
+) -> Path:
     """A run's directory with out-of-fold predictions, histories and a series.csv."""
     rng = np.random.default_rng(8)
     labels = np.tile([0, 1], N // 2)
     directory.mkdir(parents=True)
     with (directory / "oof_predictions.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["patient_id", "label", "fold", "seed", "logit", "probability"])
+        writer.writerow(OOF_COLUMNS)
         for seed in seeds:
             logits = rng.normal(size=N) + strength * (labels - 0.5)
             for i in range(N):
-                writer.writerow([f"{i:05d}", labels[i], i % 3, seed, logits[i], sigmoid(logits[i])])
+                own = f"{i:05d}", labels[i], i // 20, seed, logits[i], sigmoid(logits[i])
+                writer.writerow([*own, 2, "last", no_claim])
             for fold in range(3):
                 member = directory / f"fold-{fold}-seed-{seed}"
                 member.mkdir()
                 (member / "history.csv").write_text(
-                    "epoch,loss,val_loss,val_auc,best\n1,0.7,0.7,0.5,\n2,0.6,nan,0.7,best\n"
+                    "epoch,loss,val_loss,val_auc\n1,0.7,0.7,0.8\n2,0.6,nan,0.7\n"
                 )
     run = {
         "model": "seed_cnn",
         "modalities": ["T1wCE"],
-        "config": {"permute_labels": True},
-        "metrics": {"last_epoch": {"auc": 0.531}},
+        "config": {"permute_labels": no_claim == "permuted"},
+        "epoch_choice": "last",
+        "no_claim": [no_claim] if no_claim else [],
     }
     (directory / "run.json").write_text(json.dumps(run))
+    if null:
+        rows = "".join(f"{i},{2 * i},{auc}\n" for i, auc in enumerate(null))
+        (directory / "permutations.csv").write_text("permutation,seed,auc\n" + rows)
     with (directory / "series.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["patient", "modality", "verdict", "plane", "field_strength"])
@@ -100,7 +114,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
     return root, metrics, _Page((root / "out" / "report.html").read_text(encoding="utf-8"))
 
 
-def test_headline_is_the_mean_logits_and_each_seed_is_listed(
+def test_headline_is_the_mean_of_the_seeds_within_folds_and_each_seed_is_listed(
     written: tuple[Path, dict[str, Any], _Page],
 ) -> None:
     root, metrics, _ = written
@@ -108,12 +122,19 @@ def test_headline_is_the_mean_logits_and_each_seed_is_listed(
     rows = list(csv.DictReader(text.splitlines()))
     logits = np.array([float(row["logit"]) for row in rows]).reshape(2, N)
     labels = np.array([int(row["label"]) for row in rows[:N]])
-    assert metrics["n"] == N
-    assert metrics["auc"] == pytest.approx(roc_auc_score(labels, logits.mean(axis=0)))
-    each = [roc_auc_score(labels, one) for one in logits]
+    assert (metrics["n"], metrics["repeats"]) == (N, 2)
+    # Three folds of as many pairs each.
+    each = [
+        np.mean([roc_auc_score(labels[k : k + 20], one[k : k + 20]) for k in (0, 20, 40)])
+        for one in logits
+    ]
+    assert metrics["auc"] == pytest.approx(np.mean(each))
     by_seed = next(group for group in metrics["groups"] if group["by"] == "seed")
     assert [one["auc"] for one in by_seed["groups"]] == pytest.approx(each)
     assert metrics["seeds"]["auc_sd"] == pytest.approx(np.std(each, ddof=1))
+    roc = metrics["curves"]["roc"]
+    area = np.trapezoid if hasattr(np, "trapezoid") else np.trapz
+    assert area(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(metrics["auc"])
     probabilities = sigmoid(logits.mean(axis=0))
     expected = brier_score_loss(labels, probabilities)
     assert metrics["calibration"]["brier"] == pytest.approx(expected)
@@ -123,17 +144,39 @@ def test_headline_is_the_mean_logits_and_each_seed_is_listed(
 def test_every_key_is_documented(written: tuple[Path, dict[str, Any], _Page]) -> None:
     _, metrics, _ = written
     words = set(re.findall(r"\w+", evaluation.__doc__ or ""))
-    assert set(metrics) | set(metrics["calibration"]) | set(metrics["permutation"]) <= words
+    assert set(metrics) | set(metrics["calibration"]) | set(metrics["comparisons"][0]) <= words
 
 
-def test_folds_are_listed_and_labels_are_shuffled_within_them(
+def test_folds_are_listed_each_with_its_own_plain_interval(
     written: tuple[Path, dict[str, Any], _Page],
 ) -> None:
-    _, metrics, _ = written
+    root, metrics, _ = written
     by_fold = next(group for group in metrics["groups"] if group["by"] == "fold")
     assert [one["n"] for one in by_fold["groups"]] == [20, 20, 20]
-    assert metrics["permutation"]["within_folds"] is True
-    assert metrics["permutation"]["p_value"] < 0.001
+    predictions = read_predictions(root / "first-run" / "oof_predictions.csv")
+    inside = predictions.folds == 0
+    alone = estimate_of(predictions.labels[inside], predictions.repeats[:, inside])
+    assert by_fold["groups"][0]["auc_interval"] == alone["auc_interval"]
+
+
+def test_out_of_fold_every_interval_is_wider_than_of_a_test_set(
+    written: tuple[Path, dict[str, Any], _Page],
+) -> None:
+    root, metrics, found = written
+    predictions = read_predictions(root / "first-run" / "oof_predictions.csv")
+    plain = evaluation_of(dataclasses.replace(predictions, folds=None))
+
+    def widths(one: dict[str, Any]) -> list[float]:
+        band = one["curves"]["roc"]["band"]
+        point = one["operating_points"][-1]["sensitivity"]["interval"]
+        bars = [bar["interval"] for bar in one["calibration"]["bins"]]
+        spans = [one["auc_interval"], one["average_precision"]["interval"], point, bars[2]]
+        return [high - low for low, high in spans] + [band["high"][30] - band["low"][30]]
+
+    for doubled, single in zip(widths(metrics), widths(plain), strict=True):
+        assert 1.1 < doubled / single < 1.6
+    assert "its variance doubled" in found.text
+    assert "doubled" not in page(plain)
 
 
 def test_a_scanner_of_one_class_is_reported_as_not_measurable(
@@ -160,23 +203,15 @@ def test_models_are_compared_on_the_patients_both_have(
     assert "second-run" in found.text
 
 
-def test_warnings_tell_the_choice_of_epochs_and_permuted_labels(
-    written: tuple[Path, dict[str, Any], _Page],
-) -> None:
-    _, metrics, found = written
-    assert "chosen on these same patients" in metrics["warnings"][0]
-    assert "score 0.53" in metrics["warnings"][0]
-    assert "labels were permuted" in metrics["warnings"][1]
-    assert all(sentence in found.text for sentence in metrics["warnings"])
-
-
 def test_learning_curves_are_found_in_the_run_that_the_predictions_lie_in(
     written: tuple[Path, dict[str, Any], _Page],
 ) -> None:
     _, metrics, found = written
     assert len(metrics["learning_curves"]) == 6
     assert metrics["learning_curves"]["fold-0-seed-1"]["val_loss"] == [0.7, None]
-    assert "fold 0, seed 1 2 0.70 2 0.70 0.600 0.700" in " ".join(found.text.split())
+    text = " ".join(found.text.split())
+    assert "Optimistic: best epoch's AUC" in text
+    assert "fold 0, seed 1 2 0.70 0.80 1 0.600 0.700" in text
 
 
 def test_report_asks_for_nothing_but_itself(written: tuple[Path, dict[str, Any], _Page]) -> None:
@@ -210,7 +245,7 @@ def test_every_chart_says_what_it_shows_and_takes_the_pages_colours(
 ) -> None:
     root, _, found = written
     drawings = [attributes for tag, attributes in found.tags if tag == "svg"]
-    assert len(drawings) == 9  # ROC, PR, calibration, scores, chance, groups, three of learning
+    assert len(drawings) == 8  # ROC, PR, calibration, scores, groups, three of learning
     ids = {attributes.get("id") for _, attributes in found.tags}
     for attributes in drawings:
         assert attributes["role"] == "img"
@@ -241,7 +276,6 @@ def test_smallest_cohorts_have_a_report(positive: int, tmp_path: Path) -> None:
     write_report(tmp_path / "out", _predictions(labels, labels * 30.0))
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["auc"] == 1
-    assert metrics["intervals"]["delong"] == (None if positive == 1 else [1, 1])
     assert metrics["calibration"] is None
     text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "calibration is not measurable" in text
@@ -253,7 +287,7 @@ def test_scores_all_alike_have_a_report() -> None:
     labels, half = np.tile([0, 1], 8), np.full(16, 0.5)
     found = evaluation_of(_predictions(labels, half, probabilities=half, logits=np.zeros(16)))
     assert found["auc"] == 0.5
-    assert found["permutation"]["p_value"] == 1
+    assert found["p_value"] == 1
     assert found["calibration"]["slope"] is None
     json.dumps(found, allow_nan=False)
     assert "cannot be told from chance" in page(found)
@@ -265,9 +299,9 @@ def test_scores_that_tell_the_fold_alone_are_no_evidence_and_names_are_text() ->
     scores = 10 * folds + np.random.default_rng(3).normal(size=120)
     predictions = _predictions(labels, scores, folds=folds)
     found = evaluation_of(predictions, others=[_predictions(labels, labels - 0.5)])
-    assert found["auc"] > 0.8
-    assert found["permutation"]["null_mean"] > 0.8
-    assert found["permutation"]["p_value"] > 0.05
+    assert roc_auc_score(labels, scores) > 0.8
+    assert abs(found["auc"] - 0.5) < 0.1
+    assert not found["better_than_chance"]
     drawn = page(found)
     assert drawn.count("a &lt;b&gt;&amp;") > 5  # the legend's too
     assert "<b>" not in drawn
@@ -285,35 +319,65 @@ def test_comparison_needs_the_same_labels(tmp_path: Path) -> None:
         evaluation_of(_predictions(labels, scores), others=[_predictions(1 - labels, scores)])
 
 
+_NULL = tuple(np.linspace(0.36, 0.62, 99).tolist())
+
+
 @pytest.mark.parametrize(
-    ("interval", "value", "said"),
+    ("options", "lead", "kicker"),
     [
-        ([0.46, 0.70], 0.58, "This AUC of 0.58 on 87 patients cannot be told from chance."),
-        ([0.51, 0.70], 0.61, "This AUC of 0.61 on 87 patients is better than chance"),
-        ([0.30, 0.49], 0.39, "This AUC of 0.39 on 87 patients is worse than chance"),
+        ({"strength": 0.0}, "cannot be told from chance", "Against chance"),
+        ({"strength": 2.0}, "is better than chance on patients like these", "by the interval"),
+        ({"strength": 2.0, "null": _NULL}, "is better than chance", "by the permuted runs"),
+        ({"strength": 0.0, "null": _NULL}, "cannot be told from chance", "by the permuted runs"),
+        ({"strength": 2.0, "null": _NULL[:19]}, "is better than chance", "so few cannot decide"),
+        ({"no_claim": "permuted"}, "is that of permuted labels", "no claim"),
+        ({"no_claim": "permuted", "null": _NULL}, "is that of permuted labels", "no claim"),
+        ({"no_claim": "searched"}, "is optimistic", "no claim"),
     ],
 )
-def test_reading_says_what_the_interval_allows(
-    interval: list[float], value: float, said: str
+def test_the_headline_is_true_of_every_kind_of_run(
+    tmp_path: Path, options: dict[str, Any], lead: str, kicker: str
 ) -> None:
-    found = {
-        "n": 87, "positive": 40, "auc": value, "auc_interval": interval,
-        "auc_told_from_chance": 0.623, "permutation": {"permutations": 10_000, "p_value": 0.2},
-    }  # fmt: skip
-    first, second, third = reading(found)
-    assert first.startswith(said)
-    assert "40 positive and 47 negative" in second
-    assert "above 0.62" in second
-    assert "10,000 times" in third
-    assert third.endswith("p = 0.2.")
+    run = _run(tmp_path / "run", **options)
+    out = write_report(tmp_path / "out", read_predictions(run / "oof_predictions.csv"), run=run)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    text = _Page(out.read_text(encoding="utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert lead in metrics["reading"][0]
+    assert metrics["reading"][0] in text
+    assert kicker in text
+    assert metrics["better_than_chance"] == ("better than chance" in text)
+    assert all(sentence in text for sentence in (*metrics["reading"], *metrics["warnings"]))
+    drawn = 'id="chance-title"' in out.read_text(encoding="utf-8")
+    assert drawn == bool(options.get("null"))
+    if metrics["no_claim"]:
+        assert "% interval" not in text[: text.index("Discrimination")]
+        assert not re.search(r"p [=<] ", text)
 
 
-@pytest.mark.parametrize(
-    ("p", "said"),
-    [(0.031, "p = 0.031"), (1.0, "p = 1"), (9.999e-5, "p = 0.0001"), (1e-9, "p < 0.0001")],
-)
-def test_p_values_are_written_without_exponents(p: float, said: str) -> None:
-    assert p_text(p) == said
+def test_permuted_retrainings_are_drawn_with_the_runs_own_auc(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", null=_NULL)
+    found = evaluation_of(read_predictions(run / "oof_predictions.csv"), run=run)
+    assert found["decided_by"] == "permutations"
+    assert sum(found["permutations"]["histogram"]["counts"]) == 99
+    drawing = re.search(r'<svg[^>]*aria-labelledby="chance.*?</svg>', page(found), re.DOTALL)
+    assert drawing is not None
+    assert f"this run: {found['auc']:.2f}" in drawing[0]
+
+
+def test_an_old_file_is_optimistic_on_the_page_and_in_comparisons(tmp_path: Path) -> None:
+    new = _run(tmp_path / "new", seeds=(0,))
+    rows = list(csv.reader((new / "oof_predictions.csv").read_text().splitlines()))
+    old = tmp_path / "old.csv"
+    old.write_text("\n".join(",".join(row[:6]) for row in rows) + "\n")
+    out, both = tmp_path / "out", (new / "oof_predictions.csv", old)
+    assert main(["--predictions", *map(str, both), "--output", str(out)]) == 0
+    text = _Page((out / "report.html").read_text(encoding="utf-8")).text
+    assert "no test: old: A version before 0.3 kept the epochs" in text
+    assert main(["--predictions", str(old), "--output", str(out)]) == 0
+    text = _Page((out / "report.html").read_text(encoding="utf-8")).text
+    assert "is optimistic: no measure" in text
+    assert "than chance" not in text
+    assert "from chance" not in text
 
 
 def test_report_is_the_same_for_the_same_predictions(tmp_path: Path) -> None:
