@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
 from serving.model.saved_model import write_model
 from trainer.config.run_layout import OOF_NAME
+from trainer.metrics.wording import summary_line, verdict
 from trainer.training.run_files import Run
 
 PROG = "python -m serving.export"
@@ -56,12 +56,14 @@ def main(argv: Sequence[str]) -> int:
     runs = [Run.load(path) for path in args.runs]
     _require_true_labels(runs)
     data = None if args.data is None else _dataset(args.data, runs)
-    calibration, evidence = _calibrated(runs, data, args.ensemble, args.calibration)
-    statistics = None if data is None else of_dataset(args.data, data)
+    calibration = _calibrated(runs, data, args.ensemble, args.calibration)
+    statistics = None
+    if data is not None:
+        statistics = of_dataset(args.data, data, _trained_folds(runs, range(data.folds)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
     cli.quiet_tensorflow()
     contract = contract_of(
-        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(data, evidence)
+        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(runs, data)
     )
     difference = export(runs, contract, args.output, statistics=statistics)
     terminal.row(
@@ -77,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
 def _require_true_labels(runs: Sequence[Run]) -> None:
     """Refuses runs whose labels were permuted: what they learnt is noise by design."""
     for run in runs:
-        if run.config.get("permute_labels"):
+        if "permuted" in run.no_claim:
             raise ContractError(
                 f"run {run.directory} was trained on permuted labels (--permute_labels): its "
                 "answers are noise by design and are not to be served"
@@ -106,22 +108,21 @@ def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
 
 def _calibrated(
     runs: Sequence[Run], data: Manifest | None, ensemble: str, method: str | None
-) -> tuple[Calibration, OutOfFold | None]:
-    """The calibration, and the out-of-fold predictions it was fitted on where it was.
+) -> Calibration:
+    """The calibration, fitted on the runs' out-of-fold predictions.
 
     Raises:
       ContractError: a row that is not out of fold, or no file though `method` was requested.
     """
     if method == "none":
-        return Calibration(why="--calibration none was requested"), None
+        return Calibration(why="--calibration none was requested")
     for run in runs:
         file = files.join(run.directory, OOF_NAME)
         if files.stat(file) is None:
             if method is not None:
                 raise ContractError(f"--calibration {method}: {file} is not there")
-            return Calibration(why=f"run {run.directory} has no {OOF_NAME}"), None
-    evidence = _evidence(runs, data)
-    return fit(evidence, ensemble, method), evidence
+            return Calibration(why=f"run {run.directory} has no {OOF_NAME}")
+    return fit(_evidence(runs, data), ensemble, method)
 
 
 def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
@@ -141,16 +142,33 @@ def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
     return pooled(tables)
 
 
-def _cohort(data: Manifest | None, evidence: OutOfFold | None) -> dict[str, Any]:
-    """Size and balance of the patients trained on, as far as they are known."""
+def _trained_folds(runs: Sequence[Run], folds: Iterable[int]) -> set[int]:
+    """The folds, of these, whose patients at least one member was trained on."""
+    return {
+        fold
+        for run in runs
+        for member in run.members
+        for fold in folds
+        if fold not in (member.fold, run.config.get("outer_fold"))
+    }
+
+
+def _cohort(runs: Sequence[Run], data: Manifest | None) -> dict[str, int]:
+    """Size and balance of the patients that at least one member was trained on, where known."""
     if data is not None:
-        labels = [label for _, label, _ in data.patients if label is not None]
-        source = f"of the dataset {data.dataset_fingerprint[:12]}"
-        return {"patients": len(labels), "positive": sum(labels), "source": source}
-    if evidence is not None:
-        count, positive = len(evidence.labels), int(evidence.labels.sum())
-        return {"patients": count, "positive": positive, "source": "those scored out of fold"}
-    return {}
+        folds = _trained_folds(runs, range(data.folds))
+        labels = [label for _, label, fold in data.patients if fold in folds and label is not None]
+        return {"patients": len(labels), "positive": sum(labels)}
+    # Runs may share patients or not; that they share them all is sure of the same folds alone.
+    left_out = {
+        (
+            run.dataset_fingerprint,
+            frozenset.intersection(*(frozenset([member.fold]) for member in run.members)),
+            run.config.get("outer_fold"),
+        )
+        for run in runs
+    }
+    return dict(runs[0].trained_on) if len(left_out) == 1 else {}
 
 
 def _summary(calibration: Calibration) -> str:
@@ -173,9 +191,9 @@ def contract_of(
     *,
     ensemble: str = "logits",
     calibration: Calibration | None = None,
-    cohort: Mapping[str, Any] | None = None,
+    cohort: Mapping[str, int] | None = None,
 ) -> Contract:
-    """The contract of the model that `runs` make together.
+    """The contract of the model that `runs` make together; `cohort` as far as they know it.
 
     Raises:
       ContractError: runs that do not take the same volumes; the message names each field.
@@ -187,6 +205,7 @@ def contract_of(
     for run in runs[1:]:
         _require_same_volumes(first, run)
     names = _names([files.text(run.directory) for run in runs])
+    known = cohort if cohort is not None else _cohort(runs, None)
     return Contract(
         schema=first.schema,
         spec=dict(first.spec),
@@ -207,13 +226,20 @@ def contract_of(
         ),
         ensemble=ensemble,
         calibration=calibration or Calibration(),
-        prevalence=float(np.mean([run.prevalence for run in runs])),
-        cohort=dict(cohort or {}),
+        prevalence=(
+            known["positive"] / known["patients"]
+            if known
+            else float(np.mean([run.prevalence for run in runs]))
+        ),
+        cohort=dict(known),
         training=tuple(
             {
                 "run": name,
                 "dataset_fingerprint": run.dataset_fingerprint,
+                "trained_on": dict(run.trained_on),
+                "no_claim": list(run.no_claim),
                 "metrics": dict(run.metrics),
+                "said": f"{summary_line(run.metrics)}. {verdict(run.metrics)}",
             }
             for name, run in zip(names, runs, strict=True)
         ),

@@ -7,7 +7,7 @@ Both leave what a conversion leaves: shards named by fold, and `manifest.json` w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,28 @@ from beam_jobs.core.example import encode_case
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import write_record
+from trainer.metrics.ensemble import Scored, metrics_of_members
 
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
+
+
+def make_metrics(
+    members: Collection[tuple[int, int]], *, patients: int = 20, no_claim: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Metrics of a run whose members (fold, seed) score so many patients a fold, half positive."""
+    labels = np.arange(patients) % 2
+    scored = [
+        Scored(
+            fold=fold,
+            seed=seed,
+            patients=[f"{fold}-{number}" for number in range(patients)],
+            labels=labels,
+            logits=labels + 2 * np.random.default_rng([fold, seed]).normal(size=patients),
+            details={"epoch": 3, "epochs": 3, "optimistic": {"epoch": 2, "auc": 0.8}},
+        )
+        for fold, seed in members
+    ]
+    return metrics_of_members(scored, no_claim=no_claim)
 
 
 def make_schema(

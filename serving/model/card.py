@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.core.drift import Statistics
-from serving.model.calibration import Calibration
 from serving.model.contract import Contract
+
+_EPOCHS = {
+    "last": "The number of epochs was fixed beforehand.",
+    "crossfit": "A fold's epoch was chosen by the log loss of the other folds, not by its own.",
+}
+_SPREAD = "- The spread between members tells how far they disagree, not how far they are off.\n"
 
 
 def model_card(contract: Contract, statistics: Statistics | None) -> str:
     """The card as Markdown, from contract and statistics alone: no number is typed by hand."""
     schema = contract.schema
-    runs = "\n".join(_run_row(run) for run in contract.training)
+    silent = {run["run"] for run in contract.training if run["no_claim"]}
     members = "\n".join(
         f"| {m['run']} | {m['model']} | {m['fold']} | {m['seed']} | {m['epoch']} "
-        f"| {m['val_auc']:.3f} |"
+        f"| {m['val_auc']:.3f}{', no claim' if m['run'] in silent else ''} |"
         for m in contract.members
     )
     return f"""# Model card
@@ -24,8 +29,7 @@ def model_card(contract: Contract, statistics: Statistics | None) -> str:
 **For research. No clinical use:** not a medical device; no diagnosis, no treatment may rest on it.
 
 ## What it is
-An ensemble (mean of {contract.ensemble}) of {len(contract.members)} network(s) that answers with
-the probability of the positive class of one patient.
+{_what(contract)} that answers with the probability of the positive class of one patient.
 It takes prepared volumes of {" × ".join(map(str, schema.shape))} voxels (row, column, slice),
 stored as {schema.dtype}, with the channels {", ".join(schema.modalities)}, and looks at
 {", ".join(contract.modalities)}. The recipe from DICOM to such a volume is `spec` in
@@ -40,21 +44,14 @@ that the cohort does not hold, and not without a test on patients of the place i
 {_cohort(contract, statistics)}
 
 ## What it was measured to do
-Out of fold: every patient was scored by a network that did not see that patient. The ensemble
-itself was not measured; there is no patient left that none of its members has seen.
-
-| run | patients | positive | AUC | interval |
-|---|---|---|---|---|
-{runs}
-
-An interval that holds 0.5 does not tell the model from a coin.
+{_measured(contract)}
 
 | run | network | fold left out | seed | epoch | AUC of that fold |
 |---|---|---|---|---|---|
 {members}
 
 ## Calibration
-{_calibration(contract.calibration)}
+{_calibration(contract)}
 
 ## Limits
 - Measured on one cohort only; scanners, protocols and patients elsewhere differ.
@@ -62,20 +59,61 @@ An interval that holds 0.5 does not tell the model from a coin.
   are off.
 - A patient who cannot be predicted gets that share as answer, and a line in the failures file.
 - A missing modality reaches the networks as a channel of zeros.
-- The spread between members tells how far they disagree, not how far they are off.
-"""
+{_SPREAD if len(contract.members) > 1 else ""}"""
+
+
+def _what(contract: Contract) -> str:
+    count = len(contract.members)
+    return "One network" if count == 1 else f"A mean of {contract.ensemble} of {count} networks"
+
+
+def _measured(contract: Contract) -> str:
+    """A paragraph a run: what its networks were trained and measured on, and what came out."""
+    runs = [
+        _measured_run(run, [member for member in contract.members if member["run"] == run["run"]])
+        for run in contract.training
+    ]
+    if len(runs) > 1:
+        runs.append("Each run was measured by itself; the ensemble of all of them was not.")
+    return "\n\n".join(runs)
+
+
+def _measured_run(run: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> str:
+    patients, metrics = run["trained_on"]["patients"], run["metrics"]
+    folds = {member["fold"] for member in members}
+    if len(folds) > 1:
+        counts = sorted({patients - of_fold["n"] for of_fold in metrics["folds"]})
+        trained = " to ".join(str(count) for count in (counts[0], counts[-1])[: len(counts)])
+        how = (
+            f"its {len(members)} networks were trained on {trained} of {patients} patients each, "
+            f"and {metrics['n']} were scored by networks that had not seen them. The ensemble "
+            "itself was not measured: every patient scored was seen by some of its networks."
+        )
+    elif len(members) > 1:
+        how = (
+            f"its {len(members)} networks were trained on the same {patients} patients, and the "
+            f"{metrics['n']} of fold {min(folds)}, whom none of them saw, measured each of them; "
+            "the AUC is the mean of theirs. Their ensemble was not measured."
+        )
+    else:
+        how = (
+            f"its network was trained on {patients} patients, and the {metrics['n']} of fold "
+            f"{min(folds)}, whom it did not see, measured this very network."
+        )
+    said = run["said"][0].upper() + run["said"][1:]
+    return f"Run {run['run']}: {how} {_EPOCHS[members[0]['epoch_choice']]}\n{said}"
 
 
 def _cohort(contract: Contract, statistics: Statistics | None) -> str:
     cohort = contract.cohort
     if cohort:
         negative = cohort["patients"] - cohort["positive"]
-        size = (
-            f"{cohort['patients']} patients: {cohort['positive']} positive, {negative} negative "
-            f"({cohort['source']})."
-        )
+        size = f"{cohort['patients']} patients: {cohort['positive']} positive, {negative} negative."
     else:
-        size = "How many patients it was trained on was not known at export (`--data` says it)."
+        size = (
+            "Its runs' patients, below, may be the same or not: how many they are together was not "
+            "known at export (`--data` says it)."
+        )
     if statistics is None:
         return f"{size}\nWhat their images looked like was not known at export (`--data` says it)."
     rows = [_channel_row(name, statistics) for name in contract.schema.modalities]
@@ -107,7 +145,8 @@ def _mix(bins: Mapping[str, int], unit: str = "") -> str:
     return ", ".join(shares) or "not known"
 
 
-def _calibration(calibration: Calibration) -> str:
+def _calibration(contract: Contract) -> str:
+    calibration = contract.calibration
     method: Sequence[str] = {
         "none": ["None: logits are as the networks give them."],
         "temperature": [f"The logit is divided by the temperature {calibration.temperature:.4g}."],
@@ -129,27 +168,11 @@ def _calibration(calibration: Calibration) -> str:
                 for name, key in (("log loss (nats)", "log_loss"), ("Brier score", "brier"))
             ),
             "",
-            "The order of patients, and with it the AUC, stays as it is. The ensemble of all folds",
-            "is a little less sharp than the members measured here.",
+            "The order of patients, and with it the AUC, stays as it is.",
         ]
+        datasets = {run["run"]: run["dataset_fingerprint"] for run in contract.training}
+        if len({(datasets[member["run"]], member["fold"]) for member in contract.members}) > 1:
+            lines.append(
+                "The ensemble of all folds is a little less sharp than the members measured here."
+            )
     return "\n".join(lines)
-
-
-def _run_row(run: Mapping[str, Any]) -> str:
-    metrics = run["metrics"]
-    interval = "not measured"
-    if metrics.get("auc_interval"):
-        low, high = metrics["auc_interval"]
-        interval = f"{low:.3f} to {high:.3f} ({100 * metrics.get('level', 0.95):g} %)"
-    cells = (
-        run["run"],
-        metrics.get("n", "not known"),
-        metrics.get("positive", "not known"),
-        _auc(metrics),
-        interval,
-    )
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _auc(metrics: Mapping[str, Any]) -> str:
-    return "not measured" if metrics.get("auc") is None else f"{metrics['auc']:.3f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
@@ -43,15 +43,15 @@ def of_series_table(dataset: str, modalities: Iterable[str], patients: set[str])
     )
 
 
-def of_dataset(path: str, manifest: Manifest) -> Statistics:
-    """The labelled patients of a dataset: what a model of it was trained on.
+def of_dataset(path: str, manifest: Manifest, folds: Collection[int]) -> Statistics:
+    """The patients of a dataset's folds: those that a model of it was trained on.
 
     Raises:
       ContractError: a shard is not the one that the manifest lists.
     """
-    patients = {name for name, label, _ in manifest.patients if label is not None}
+    patients = {name for name, _, fold in manifest.patients if fold in folds}
     found = of_series_table(path, manifest.schema.modalities, patients)
-    shards = [shard for shard in manifest.shards if shard.fold is not None]
+    shards = [shard for shard in manifest.shards if shard.fold in folds]
     for shard in terminal.track(shards, "reading records", len(shards)):
         file = files.join(path, shard.name)
         if difference := shard.difference(file):

@@ -50,8 +50,9 @@ class Contract:
       ensemble: what of the members' answers is averaged: "logits" or "probabilities".
       calibration: what the ensemble's logit goes through, and how it was measured.
       prevalence: share of positives in the training data; the answer where there is no image.
-      cohort: patients trained on, as far as it is known: `patients`, `positive`; {} unknown.
-      training: one a run: name, dataset_fingerprint, metrics (out of fold).
+      cohort: `patients`, of whom `positive`, that at least one member was trained on; {} unknown.
+      training: one a run: name, dataset_fingerprint, trained_on (as cohort), no_claim, metrics (of
+        held-out patients), and what they allow one to say.
       versions: of the libraries that exported it.
     """
 

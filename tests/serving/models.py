@@ -14,19 +14,13 @@ import pytest
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import fingerprint
 from beam_jobs.core.record import RecordSchema
+from tests.datasets import make_metrics
 from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS
 from trainer.training.run_files import Member, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 MODALITIES = ("FLAIR", "T1w", "T1wCE")
 SHAPE = (6, 5, 4)
-METRICS = {
-    "auc": 0.61,
-    "auc_interval": [0.48, 0.73],
-    "level": 0.95,
-    "n": 60,
-    "positive": 31,
-}
 
 
 def spec_of(**changes: Any) -> dict[str, Any]:
@@ -67,6 +61,7 @@ def write_run(
     precision: str = "float32",
     dataset_fingerprint: str = "0" * 64,
     config: dict[str, Any] | None = None,
+    no_claim: tuple[str, ...] = (),
 ) -> Run:
     """Writes a finished run with one untrained member a seed, which held out fold 0, 1, ..."""
     spec = spec_of() if spec is None else spec
@@ -92,8 +87,8 @@ def write_run(
         members=tuple(members),
         trained_on={"patients": trained_on[0], "positive": trained_on[1]},
         epoch_choice="last",
-        no_claim=(),
-        metrics=METRICS,
+        no_claim=no_claim,
+        metrics=make_metrics([(member.fold, member.seed) for member in members]),
         precision=precision,
         versions={},
         wall_seconds=1.0,

@@ -167,7 +167,8 @@ def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
     assert "has no oof_predictions.csv" in contract.calibration.why
     card = (model / CARD_NAME).read_text()
     assert "No clinical use" in card
-    assert "| run | 60 | 31 | 0.610 | 0.480 to 0.730 (95 %) |" in card
+    assert contract.cohort == {"patients": 100, "positive": 52}
+    assert "100 patients: 52 positive, 48 negative." in card
 
 
 def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
 from tests.browser import Browser
-from tests.datasets import make_cases, make_schema, write_cases
+from tests.datasets import make_cases, make_metrics, make_schema, write_cases
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.explain import explainer
 from trainer.explain.summary import half_in, map_name
@@ -100,7 +100,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         trained_on={"patients": 6, "positive": 3},
         epoch_choice="last",
         no_claim=(),
-        metrics={},
+        metrics=make_metrics([(0, 0), (1, 0)]),
         precision="float32",
         versions={},
         wall_seconds=1.0,

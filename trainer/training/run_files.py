@@ -11,6 +11,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
+from trainer.metrics.wording import REASONS
 
 if TYPE_CHECKING:
     import keras
@@ -29,6 +30,13 @@ _MEMBER_KINDS: dict[str, type] = {
     "path": str,
     "val_auc": float,
 }
+# What of the metrics is told elsewhere; `estimate_of`'s other values may be null, or are no kind.
+_METRIC_KINDS: dict[str, type] = {
+    **dict.fromkeys(("auc", "level"), float),
+    **dict.fromkeys(("n", "positive"), int),
+    "no_claim": list,
+}
+_METRICS = ("auc_interval", "better_than_chance", "worse_than_chance")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,8 +158,15 @@ class Run:
             require_kinds(trained_on, {"patients": int, "positive": int}, where="trained_on.")
             if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:
                 raise ContractError(f"trained_on: {trained_on} found, some of patients required")
-            if not all(isinstance(reason, str) for reason in data["no_claim"]):
-                raise ContractError(f"no_claim: {data['no_claim']} found, texts required")
+            require_kinds(data["metrics"], _METRIC_KINDS, where="metrics.")
+            for place, of_fold in enumerate(objects_of(data["metrics"], "folds", where="metrics.")):
+                require_kinds(of_fold, {"n": int}, where=f"metrics.folds[{place}].")
+            if missing := set(_METRICS) - set(data["metrics"]):
+                raise ContractError(f"metrics lacks {', '.join(sorted(missing))}")
+            for no_claim in (data["no_claim"], data["metrics"]["no_claim"]):
+                if not set(no_claim) <= REASONS.keys():
+                    known = ", ".join(REASONS)
+                    raise ContractError(f"no_claim: {no_claim} found, some of {known} required")
             return cls(
                 directory=directory,
                 **{

@@ -108,6 +108,18 @@ def test_training_statistics_are_of_the_labelled_patients(exported: Path, traini
         assert statistics.bins(modality, "intensity")["n"] == PATIENTS
 
 
+def test_a_held_out_fold_is_no_part_of_what_was_trained_on(training: Path, tmp_path: Path) -> None:
+    manifest = Manifest.loads((training / "data" / "manifest.json").read_bytes())
+    write_run(tmp_path / "run", seeds=(3,), dataset_fingerprint=manifest.dataset_fingerprint)
+    argv = ["--runs", tmp_path / "run", "--data", training / "data", "--output", tmp_path / "model"]
+    assert export.main([*map(str, argv)]) == 0
+    statistics = load_statistics(tmp_path / "model")
+    assert statistics is not None
+    assert statistics.patients == PATIENTS // 2
+    cohort = {"patients": PATIENTS // 2, "positive": PATIENTS // 4}
+    assert load_contract(tmp_path / "model").cohort == cohort
+
+
 def test_the_card_tells_cohort_calibration_use_and_limits(exported: Path) -> None:
     card = (exported / CARD_NAME).read_text()
     measured = load_contract(exported).calibration.measured
@@ -237,7 +249,7 @@ def test_what_cannot_be_exported_is_one_line(
 def test_a_run_on_permuted_labels_is_not_served(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_run(tmp_path / "run", seeds=(0,), config={"permute_labels": True})
+    write_run(tmp_path / "run", seeds=(0,), no_claim=("permuted",))
     flags = ["--runs", tmp_path / "run", "--output", tmp_path / "model", "--calibration", "none"]
     code, _, err = outcome(export.main, flags, capsys, monkeypatch)
     assert (code, err.count("\n")) == (1, 1)

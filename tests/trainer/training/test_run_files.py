@@ -10,7 +10,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from tests.datasets import make_schema
+from tests.datasets import make_metrics, make_schema
 from trainer.training.claim import claim
 from trainer.training.run_files import Member, Run
 
@@ -33,7 +33,7 @@ def _run(directory: Path) -> Run:
         trained_on={"patients": 80, "positive": 40},
         epoch_choice="last",
         no_claim=(),
-        metrics={"auc": 0.7},
+        metrics=make_metrics([(0, 1)]),
         precision="float32",
         versions={"keras": "3"},
         wall_seconds=1.0,
@@ -69,6 +69,8 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
         ({"modalities": "T1w"}, "modalities: 'T1w' found"),
         ({"trained_on": {"patients": 80}}, r"trained_on\.positive is missing"),
         ({"trained_on": {"patients": 0, "positive": 0}}, "trained_on: .* found"),
+        ({"metrics": {}}, r"metrics\.auc is missing"),
+        ({"metrics": {**make_metrics([(0, 1)]), "folds": [{}]}}, r"folds\[0\]\.n is missing"),
         ({"no_claim": [1]}, r"no_claim: \[1\] found"),
     ],
 )
