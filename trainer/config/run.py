@@ -73,6 +73,8 @@ class TrainConfig:
 
     Attributes:
       fold: the fold held out for validation; None trains one member a fold (cross-validation).
+      outer_fold: a fold that is neither trained on nor scored: it is kept for the score of settings
+        that were searched on the others.
       repeats: members a fold, of seeds `seed`, `seed + 1`, ...
       network: architecture.
       modalities: channels to train on, in this order; None takes all of the dataset's.
@@ -95,6 +97,7 @@ class TrainConfig:
     """
 
     fold: int | None = None
+    outer_fold: int | None = None
     repeats: int = 1
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     modalities: tuple[str, ...] | None = None
@@ -114,8 +117,12 @@ class TrainConfig:
         for name in ("repeats", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
-        if self.fold is not None and self.fold < 0:
-            raise UsageError(f"--fold must be 0 or more: {self.fold}")
+        for name in ("fold", "outer_fold"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UsageError(f"--{name} must be 0 or more: {value}")
+        if self.fold is not None and self.fold == self.outer_fold:
+            raise UsageError(f"--fold {self.fold} is the outer fold, which is not to be scored")
         if not 0 <= self.seed <= 2**31 - self.repeats:
             raise UsageError(f"--seed must lie in 0 .. 2**31 - 1: {self.seed}")
         if not 0 <= self.label_smoothing < 1:

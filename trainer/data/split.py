@@ -11,19 +11,29 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 
 
-def folds_to_train(manifest: Manifest, fold: int | None) -> tuple[int, ...]:
-    """The folds to hold out, one after the other: the given one, or all.
+def folds_in_use(manifest: Manifest, outer: int | None) -> tuple[int, ...]:
+    """The folds that a run trains on or scores: all but an outer one."""
+    return tuple(fold for fold in range(manifest.folds) if fold != outer)
+
+
+def folds_to_train(
+    manifest: Manifest, fold: int | None, outer: int | None = None
+) -> tuple[int, ...]:
+    """The folds to hold out, one after the other: the given one, or all but an outer one.
 
     Raises:
       UsageError: the dataset has no such fold, or too few folds to hold one out.
     """
     if manifest.folds < 2:
         raise UsageError(f"the dataset has {manifest.folds} fold: at least 2 are needed to train")
-    if fold is None:
-        return tuple(range(manifest.folds))
-    if fold >= manifest.folds:
-        raise UsageError(f"--fold {fold}: the dataset has folds 0 to {manifest.folds - 1}")
-    return (fold,)
+    for name, one in (("fold", fold), ("outer_fold", outer)):
+        if one is not None and one >= manifest.folds:
+            raise UsageError(f"--{name} {one}: the dataset has folds 0 to {manifest.folds - 1}")
+    if outer is not None and manifest.folds < 3:
+        raise UsageError(
+            f"--outer_fold {outer}: the dataset has {manifest.folds} folds, at least 3 are needed"
+        )
+    return folds_in_use(manifest, outer) if fold is None else (fold,)
 
 
 def check_folds(manifest: Manifest) -> None:

@@ -23,7 +23,7 @@ from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import FOLD_STATE_NAME
 from trainer.data.records import Records, contract_error, open_records
-from trainer.data.split import labels_of
+from trainer.data.split import folds_in_use, labels_of
 from trainer.metrics.epoch_choice import candidate_epochs
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_state
 from trainer.training.environment import Cluster, RunDirectories
@@ -116,7 +116,8 @@ def _train_fold(
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     keras.config.set_dtype_policy(setup.precision)
-    others = [other for other in range(setup.manifest.folds) if other != fold]
+    in_use = folds_in_use(setup.manifest, setup.config.outer_fold)
+    others = [other for other in in_use if other != fold]
     try:
         with _records(setup, others) as training, _records(setup, [fold]) as held_out:
             trainee = _trainee(setup, others, training, seed=seed)

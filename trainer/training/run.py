@@ -15,7 +15,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS, OOF_NAME
-from trainer.data.split import permuted_labels
+from trainer.data.split import folds_in_use, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.epoch_choice import crossfit
 from trainer.metrics.logits import log_loss, sigmoid
@@ -78,9 +78,8 @@ def train(
     )
     assert config.modalities is not None
     # Held open around all members: they share what is cached, and a store is read once.
-    with open_records(
-        data, manifest, range(manifest.folds), modalities=config.modalities, cache=cache
-    ):
+    in_use = folds_in_use(manifest, config.outer_fold)
+    with open_records(data, manifest, in_use, modalities=config.modalities, cache=cache):
         members = [(fold, seed) for seed in config.seeds for fold in folds]
         made = [
             train_fold(setup, fold=fold, seed=seed, later=len(members) - place)
@@ -116,10 +115,11 @@ def _finish(
     from trainer.training.fold import member_name
 
     config, manifest = setup.config, setup.manifest
+    in_use = folds_in_use(manifest, config.outer_fold)
     trained_on = [
         label
         for _, label, own in manifest.patients
-        if own is not None and label is not None and any(fold != own for fold in folds)
+        if own in in_use and label is not None and any(fold != own for fold in folds)
     ]
     metrics = _metrics(config, results, no_claim)
     assert config.modalities is not None

@@ -11,7 +11,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest, ShardPatient
 from tests.datasets import write_dataset
-from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
+from trainer.data.split import check_folds, folds_in_use, folds_to_train, labels_of, permuted_labels
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,16 @@ def test_a_fold_without_one_class_is_refused(manifest: Manifest) -> None:
 def test_a_fold_the_dataset_lacks_is_refused_with_those_it_has(manifest: Manifest) -> None:
     with pytest.raises(UsageError, match="folds 0 to 2"):
         folds_to_train(manifest, 3)
+
+
+def test_an_outer_fold_is_in_no_training(manifest: Manifest) -> None:
+    assert folds_in_use(manifest, None) == (0, 1, 2)
+    assert folds_in_use(manifest, 1) == folds_to_train(manifest, None, 1) == (0, 2)
+    assert folds_to_train(manifest, 2, 1) == (2,)
+    with pytest.raises(UsageError, match="--outer_fold 3: the dataset has folds 0 to 2"):
+        folds_to_train(manifest, None, 3)
+    with pytest.raises(UsageError, match="at least 3 are needed"):
+        folds_to_train(dataclasses.replace(manifest, folds=2), None, 1)
 
 
 def test_permutation_keeps_each_folds_balance_and_depends_on_the_seed(manifest: Manifest) -> None:
