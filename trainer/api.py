@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,12 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
 from beam_jobs.core.manifest import read_manifest
+from trainer.config.provenance import SEARCHED, split_provenance
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
+from trainer.search.child_process import train_apart
+from trainer.search.permutations import check_permutations, retrain
 from trainer.training.claim import claimed
 from trainer.training.environment import RunDirectories, cluster_of, run_addresses
 from trainer.training.run import train as train_members
@@ -90,7 +93,8 @@ def train(
     *,
     overwrite: bool = False,
     cache: str = "auto",
-    no_claim: Sequence[str] = (),
+    permutations: int = 0,
+    processes: int = 1,
 ) -> Run | None:
     """Trains every member of a run and writes its report; what `voxelbeam train` does.
 
@@ -100,11 +104,13 @@ def train(
       data: the dataset's directory.
       output_dir: of the run; None where Vertex AI's environment says it.
       config: what is to be trained, or its JSON; default `TrainConfig()`. A `fold` is held out
-        alone, otherwise each in turn.
+        alone, otherwise each in turn. JSON may carry its provenance: where the run scores patients
+        on whom its settings were searched, run.json makes no claim of the scores.
       overwrite: replace the run that lies there.
       cache: how records are kept between epochs.
-      no_claim: reason codes for which the scores allow no claim: "searched" where the settings
-        were searched on some of these patients.
+      permutations: whole retrainings on permuted labels after the run itself, those of earlier
+        starts among them; all then train in processes of their own.
+      processes: retrainings at the same time.
 
     Returns:
       The finished run; None in the processes of a cluster that are not its chief.
@@ -116,12 +122,19 @@ def train(
     """
     addresses, cluster = run_addresses(output_dir), cluster_of()
     manifest = read_manifest(data)
+    searched_on: frozenset[str] = frozenset()
     if not isinstance(config, TrainConfig):
-        config = TrainConfig.from_json(config or {})
+        settings, searched_on = split_provenance(config or {})
+        config = TrainConfig.from_json(settings)
     config = config.resolve(manifest.schema.modalities)
     config.network.require_files()
-    folds = folds_to_train(manifest, config.fold)
+    folds = folds_to_train(manifest, config.fold, config.outer_fold)
     check_folds(manifest)
+    searched = any(n in searched_on for n, _, fold in manifest.patients if fold in folds)
+    if permutations:
+        check_permutations(
+            config, permutations, processes, cluster=len(cluster.workers) > 1, searched=searched
+        )
 
     def train_into(directories: RunDirectories) -> None:
         try:
@@ -133,7 +146,7 @@ def train(
                 directories,
                 cluster,
                 cache=cache,
-                no_claim=no_claim,
+                no_claim=(SEARCHED,) if searched else (),
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
@@ -145,8 +158,26 @@ def train(
             train_into(RunDirectories(run=run, checkpoints=checkpoints, logs=logs))
         return None
     request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    if searched:
+        request["no_claim"] = [SEARCHED]  # with and without it are two runs
+    if permutations:
+        # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
+        if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
+            train_apart(files.text(data), addresses.run, config, cache=cache, overwrite=overwrite)
+        overwrite = False
     with claimed(addresses, request, overwrite=overwrite) as (directories, finished):
-        if finished:
+        if finished and permutations:
+            retrain(
+                directories.run,
+                config,
+                data=files.text(data),
+                count=permutations,
+                processes=processes,
+                cache=cache,
+                push=directories.push,
+                resumable=not files.is_remote(addresses.run),
+            )
+        elif finished:
             say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
         else:
             train_into(directories)

@@ -14,6 +14,7 @@ from beam_jobs.common.terminal import row
 from trainer.api import Run, train
 from trainer.config.augment import PRESETS
 from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
+from trainer.config.provenance import split_provenance
 from trainer.config.run import (
     CACHES,
     CLASS_WEIGHTS,
@@ -50,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
             f"  {PROG} --data dataset --output_dir run --cross_validate\n"
             f"  {PROG} --data dataset --output_dir run0 --fold 0 \\\n"
             "      --modalities T1wCE --model resnet10 --epochs 30\n"
-            f"  {PROG} --data dataset --output_dir null --cross_validate \\\n"
-            "      --permute_labels"
+            f"  {PROG} --data dataset --output_dir run --cross_validate \\\n"
+            "      --permutations 39 --processes 4"
         ),
     )
     add = parser.add_argument
@@ -63,9 +64,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace the run that lies in RUN")
     add("--cache", default="auto", choices=CACHES, help="keep records between epochs")
     add(
+        "--permutations",
+        type=int,
+        default=0,
+        metavar="Q",
+        help="then train everything anew on Q labelings permuted within folds: p = (1 + those at "
+        "least as good) / (Q + 1); 39 decide at 5 %%",
+    )
+    add("--processes", type=int, default=1, metavar="N", help="permutations at the same time")
+    add(
         "--hyperparameters",
         metavar="FILE",
-        help="JSON of settings, as the search writes it; flags given beside it win",
+        help="JSON of settings, as the search writes it; flags given beside it win; where it was "
+        "searched on patients that are scored here, the scores are called optimistic",
     )
     _add_settings(parser)
     return parser
@@ -127,8 +138,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("xla", "compile the step; auto: on one GPU", choices=XLA)
 
 
-def _config(args: argparse.Namespace) -> TrainConfig:
-    """The config of the file and, over it, of the flags.
+def _config(args: argparse.Namespace) -> dict[str, Any]:
+    """The config, as JSON, of the file and, over it, of the flags; the file's provenance with it.
 
     Raises:
       UsageError: a file that is no JSON of settings, or a value that cannot be.
@@ -153,18 +164,26 @@ def _config(args: argparse.Namespace) -> TrainConfig:
             given.setdefault(part, {})[field] = getattr(args, name)
     if "modalities" in given:
         given["modalities"] = items(given["modalities"])
+    settings = merged(settings, given)
     try:
-        return TrainConfig.from_json(merged(settings, given))
+        TrainConfig.from_json(split_provenance(settings)[0])
     except UsageError as error:
         where = "" if args.hyperparameters is None else f"{args.hyperparameters} and flags: "
         raise UsageError(f"{where}{error}") from error
+    return settings
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     args = _parser().parse_args(argv)
     trained = train(
-        args.data, args.output_dir, _config(args), overwrite=args.overwrite, cache=args.cache
+        args.data,
+        args.output_dir,
+        _config(args),
+        overwrite=args.overwrite,
+        cache=args.cache,
+        permutations=args.permutations,
+        processes=args.processes,
     )
     if trained is not None:
         _print_summary(trained, run_addresses(args.output_dir).run)

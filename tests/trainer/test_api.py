@@ -1,12 +1,16 @@
 """For Python users: records as a tf.data.Dataset, and a run from a config."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.manifest import read_manifest
 from tests.datasets import write_dataset
+from tests.trainer.search import toy_recipe
+from trainer import api
 from trainer.api import Run, TrainConfig, open_records, train
 
 CONFIG = {
@@ -53,3 +57,35 @@ def test_a_config_or_its_json_gives_the_same_run(dataset: Path, tmp_path: Path) 
     assert same.to_json() == run.to_json()
     with pytest.raises(ContractError, match="holds another run"):
         train(dataset, tmp_path / "run", {**CONFIG, "epochs": 2})
+
+
+def test_scores_of_patients_on_whom_the_settings_were_searched_make_no_claim(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons: list[tuple[str, ...]] = []
+
+    def toy(config: Any, _: Any, manifest: Any, folds: Any, places: Any, *__: Any, **more: Any):
+        reasons.append(more["no_claim"])
+        toy_recipe.train(places.run, config, manifest, folds)
+
+    monkeypatch.setattr(api, "train_members", toy)
+    monkeypatch.setattr(api, "_write_report", lambda *_: None)
+    inner = [name for name, _, fold in read_manifest(dataset).patients if fold == 0]
+    searched = {**CONFIG, "provenance": {"patients": inner, "trials": 20}}
+    train(dataset, tmp_path / "outer", searched)  # CONFIG holds out fold 1
+    train(dataset, tmp_path / "by hand", CONFIG)
+    train(dataset, tmp_path / "same", {**searched, "fold": 0})
+    train(dataset, tmp_path / "all", {**searched, "fold": None})
+    assert reasons == [(), (), ("searched",), ("searched",)]
+    # Neither is the other's: a finished run does not lose its reason.
+    with pytest.raises(ContractError, match="no_claim"):
+        train(dataset, tmp_path / "same", {**CONFIG, "fold": 0})
+    with pytest.raises(UsageError, match="would not search anew"):
+        train(dataset, tmp_path / "same", {**searched, "fold": 0}, permutations=39)
+
+
+def test_an_outer_fold_is_neither_trained_on_nor_scored(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--outer_fold 1: the dataset has 2 folds, at least 3"):
+        train(dataset, tmp_path / "run", {**CONFIG, "fold": None, "outer_fold": 1})
+    with pytest.raises(UsageError, match="--fold 1 is the outer fold"):
+        train(dataset, tmp_path / "run", {**CONFIG, "outer_fold": 1})

@@ -11,6 +11,8 @@ run/
   fold-0/history.csv     one row an epoch
   fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
   fold-0/state.npz       what a restart resumes from; gone when the fold is done
+  permutations.csv       with --permutations: permutation, seed, auc of each finished retraining
+  permutations/          the same, a file each, and retrainings that are not finished
   logs/fold-0/           TensorBoard scalars and pictures
 
 With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
@@ -18,6 +20,8 @@ With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 
 CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
+PERMUTATIONS_NAME = "permutations.csv"
+PERMUTATIONS = "permutations"
 REPORT_NAME = "report.html"
 OOF_NAME = "oof_predictions.csv"
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + (

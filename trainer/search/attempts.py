@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
+from trainer.search.child_process import run_to_end
 from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
@@ -34,12 +32,6 @@ COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
 _NO_MEMORY = re.compile(
     r"ResourceExhaustedError|RESOURCE_EXHAUSTED|OOM when allocating|CUDA_ERROR_OUT_OF_MEMORY"
     r"|std::bad_alloc|MemoryError"
-)
-# Of the surroundings that belong to the search, not to a trial: a trial trains alone.
-_NOT_THE_TRIALS = (
-    *("TF_CONFIG", "CLUSTER_SPEC"),
-    *("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"),
-    *("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"),
 )
 _BATCH_NAME = ".batch.json"  # the batch that memory has come down to
 _TAIL = 20_000  # bytes of the log in which a reason is looked for
@@ -133,32 +125,10 @@ def _delete_networks(directory: Path) -> None:
 def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended | None:
     """One process; None where it left a result."""
     file = request.save(directory)
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_THE_TRIALS}
     log = directory / LOG_NAME
     with log.open("ab") as stream:
         begun = stream.tell()
-        try:
-            process = subprocess.Popen(
-                [*command, str(file)],
-                stdin=subprocess.PIPE,  # its end tells the process that this one is gone
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=environ,
-            )
-        except OSError as error:
-            raise CommandError(
-                f"{command[0]}: {error.strerror}: no trial can be started"
-            ) from error
-        try:
-            code = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            if process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
+        code = run_to_end([*command, str(file)], log=stream)
     if (directory / RESULT_NAME).is_file():
         return None
     with contextlib.suppress(ValueError, TypeError):

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +19,9 @@ from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
+from trainer.config.provenance import SEARCHED
 from trainer.config.run import TrainConfig
+from trainer.search.child_process import end_with_parent
 from trainer.search.objective import result_of
 from trainer.search.trial import (
     ATTEMPT_NAME,
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError(f"{PROG} REQUEST: it is started by trainer.tune")
     file = Path(argv[0])
     directory = file.parent
-    _end_with_parent()
+    end_with_parent()
     request = Request.load(file)
     with _turn(directory):
         if (directory / RESULT_NAME).is_file():  # another process was faster
@@ -99,6 +98,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             RunDirectories(run=place, checkpoints=place, logs=logs),
             Cluster(),
             cache=request.cache,
+            no_claim=(SEARCHED,),  # its networks may be exported
         )
     result = {**result_of(Run.load(place)), "parameters": parameters}
     _write_hparams(Path(request.logs), request, result)
@@ -174,22 +174,6 @@ def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> N
         api.hparams(dict(request.values), trial_id=request.trial)
         tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
     writer.close()
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the one that started it is gone, however it went.
-
-    It holds the other end of this one's standard input, and the kernel closes it.
-    """
-
-    def watch() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1):
-                pass
-        os._exit(1)
-
-    if not sys.stdin.isatty():
-        threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

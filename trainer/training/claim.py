@@ -12,7 +12,14 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
-from trainer.config.run_layout import CONFIG_NAME, OOF_NAME, REPORT_NAME, RUN_NAME
+from trainer.config.run_layout import (
+    CONFIG_NAME,
+    OOF_NAME,
+    PERMUTATIONS,
+    PERMUTATIONS_NAME,
+    REPORT_NAME,
+    RUN_NAME,
+)
 from trainer.training.environment import RunAddresses, RunDirectories
 
 CONFIG_FORMAT = "voxelbeam-run-config"
@@ -110,9 +117,10 @@ def claim(
             return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
         push()
-        for name in (OOF_NAME, REPORT_NAME, "metrics.json"):
+        for name in (OOF_NAME, REPORT_NAME, "metrics.json", PERMUTATIONS_NAME):
             (directory / name).unlink(missing_ok=True)
-        for folder in (*directory.glob("fold-*"), directory / "logs"):
+        own = ("logs", PERMUTATIONS)
+        for folder in (*directory.glob("fold-*"), *(directory / name for name in own)):
             shutil.rmtree(folder, ignore_errors=True)
     write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
     push()

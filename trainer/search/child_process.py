@@ -1,0 +1,136 @@
+"""A process that trains for this one: alone, and ended with whoever started it.
+
+    python -m trainer.search.child_process trainer.task --data dataset --output_dir run ...
+
+runs a command that ends when its parent is gone, however that went. A process of its own, because
+memory that TensorFlow has taken comes back only with the process's end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import IO
+
+from beam_jobs.common.cli import CommandError, is_quiet
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import write_json
+from trainer.config.run import TrainConfig
+
+TRAIN = (sys.executable, "-m", "trainer.search.child_process", "trainer.task")
+# Of the surroundings that belong to the parent, not to a child: it trains alone, where it is told.
+_NOT_THE_CHILDS = (
+    *("TF_CONFIG", "CLUSTER_SPEC"),
+    *("AIP_MODEL_DIR", "AIP_CHECKPOINT_DIR", "AIP_TENSORBOARD_LOG_DIR"),
+    *("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"),
+)
+
+
+def start(
+    command: Sequence[str],
+    *,
+    log: IO[bytes] | None = None,
+    alone: bool = True,
+    sharing: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Starts a child; it ends when this process does (`end_with_parent`).
+
+    Args:
+      command: and its arguments.
+      log: takes what it writes; None: it writes where this process does.
+      alone: without the variables of a cluster, a search or Vertex AI.
+      sharing: others use the same GPU: memory is taken as it is needed, not all at once.
+
+    Raises:
+      CommandError: it cannot be started.
+    """
+    left_out = _NOT_THE_CHILDS if alone else ()
+    environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    if sharing:
+        environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,  # its end tells the child that this process is gone
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
+            env=environ,
+        )
+    except OSError as error:
+        raise CommandError(f"{command[0]}: {error.strerror}: no process can be started") from error
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Kills a child that still works, and closes its input."""
+    if child.poll() is None:
+        child.kill()
+        child.wait()
+    if child.stdin is not None:
+        with contextlib.suppress(OSError):
+            child.stdin.close()
+
+
+def run_to_end(command: Sequence[str], *, log: IO[bytes] | None = None, alone: bool = True) -> int:
+    """Starts a child and gives its exit code; negative for a signal, as `subprocess` has it."""
+    child = start(command, log=log, alone=alone)
+    try:
+        return child.wait()
+    finally:
+        end(child)
+
+
+def train_arguments(
+    data: str, output_dir: str, settings: files.StrPath, *, fold: int | None, cache: str
+) -> list[str]:
+    """Arguments of `trainer.task` for a run whose other settings stand in a file."""
+    return [
+        *("--data", data, "--output_dir", output_dir, "--hyperparameters", files.text(settings)),
+        *(("--cross_validate",) if fold is None else ("--fold", str(fold))),
+        *("--cache", cache),
+        *(("--quiet",) if is_quiet() else ()),
+    ]
+
+
+def train_apart(
+    data: str, output_dir: str, config: TrainConfig, *, cache: str, overwrite: bool
+) -> None:
+    """Trains a run in a process of its own, which writes where this one does.
+
+    Raises:
+      CommandError: it fails; it has said why.
+    """
+    with tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch:
+        settings = os.path.join(scratch, "settings.json")
+        write_json(settings, config.to_json())
+        arguments = train_arguments(data, output_dir, settings, fold=config.fold, cache=cache)
+        again = ("--overwrite",) if overwrite else ()
+        if code := run_to_end([*TRAIN, *arguments, *again], alone=False):
+            raise CommandError(f"{output_dir}: the run ended with exit code {code}")
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, however it went.
+
+    It holds the other end of this one's standard input, and the kernel closes it.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(0, 1):
+                pass
+        os._exit(1)
+
+    if not sys.stdin.isatty():
+        threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
