@@ -7,16 +7,22 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, run
+from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, UsageError, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.common.terminal import row, show
+from beam_jobs.common.terminal import row, say, show
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import CACHES
+from trainer.config.run_layout import REPORT_NAME
 from trainer.config.search_space import read_space, space_of
 from trainer.data.split import check_folds
+from trainer.metrics.predictions import read_predictions
+from trainer.metrics.wording import summary_line, verdict
 from trainer.search.attempts import COMMAND
-from trainer.search.board import leaderboard, line
+from trainer.search.board import leaderboard
+from trainer.search.child_process import TRAIN
+from trainer.search.objective import measured
+from trainer.search.outer import ALL, outer_folds, pool, score_outer
 from trainer.search.roles import Role
 from trainer.search.run_search import (
     OBJECTIVES,
@@ -25,7 +31,16 @@ from trainer.search.run_search import (
     SearchConfig,
     folds_to_hold_out,
 )
-from trainer.search.study import SETTINGS_NAME, TRIALS_NAME, FinishedTrial, best_of, caveat, claimed
+from trainer.search.study import (
+    OUTER,
+    SETTINGS_NAME,
+    TRIALS_NAME,
+    best_of,
+    caveat,
+    claimed,
+    optimistic,
+)
+from trainer.training.run_files import Run
 
 PROG = "python -m trainer.tune"
 
@@ -35,13 +50,16 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROG,
         description="Searches for the network and the settings with the best mean validation AUC "
         "over a dataset's folds. Killed at any moment, the same command resumes it; no finished "
-        "trial is run again.",
+        "trial is run again. The best of many trials is optimistic: --outer_fold keeps patients "
+        "out of all of them and scores them once, at the end.",
         examples=(
             f"  {PROG} --data dataset --output_dir study --tuner hyperband \\\n"
             "      --max_trials 30 --epochs 27 --folds 3\n"
+            f"  {PROG} --data dataset --output_dir nested --outer_fold all --max_trials 20\n"
             '  echo \'{"network": ["resnet10", "slice_cnn"], "fusion": "early"}\' > space.json\n'
             f"  {PROG} --data dataset --output_dir study --tuner bayesian \\\n"
             "      --max_trials 20 --space space.json\n"
+            "      --outer_fold 0\n"
             "  python -m trainer.task --data dataset --output_dir run --cross_validate \\\n"
             "      --hyperparameters study/best_hyperparameters.json\n"
             "several machines that all see the study's directory: the same command on each, with\n"
@@ -59,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--objective", choices=OBJECTIVES, help="what is maximised")
     add("--folds", type=int, metavar="K", help="hold out the first K folds in turn (default: all)")
     add("--seeds", type=int, metavar="S", help="networks a fold and trial")
+    add("--outer_fold", metavar="K|all",
+        help="a fold that no trial trains on or scores, for the score of the best settings; all: "
+        "a search for each fold, and the score of all together")  # fmt: skip
     add("--epochs", type=int, help="of a trial; of hyperband's last round")
     add("--space", metavar="FILE",
         help="JSON: a hyperparameter's name with its value (fixed), a list of values (restricted) "
@@ -72,12 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
+def main(
+    argv: Sequence[str], *, command: Sequence[str] = COMMAND, train: Sequence[str] = TRAIN
+) -> int:
     """The command; returns its exit code.
 
     Args:
       argv: arguments.
       command: starts a trial's process; tests put another one here.
+      train: starts the outer run's process; tests put another one here.
     """
     args = _parser().parse_args(argv)
     config = SearchConfig(
@@ -85,7 +109,14 @@ def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
     )
     role = Role.of(os.environ)
     manifest = read_manifest(args.data)
-    folds = folds_to_hold_out(manifest, args.folds)
+    nested = args.outer_fold == ALL
+    if nested and role.address:
+        raise UsageError(
+            "--outer_fold all searches in one process; on several machines search each fold alone "
+            "(--outer_fold 0 --output_dir STUDY/outer-0, ...), then start it once more on one"
+        )
+    outer = (None,) if args.outer_fold is None else outer_folds(args.outer_fold, manifest)
+    folds = [folds_to_hold_out(manifest, args.folds, one) for one in outer]
     check_folds(manifest)
     modalities = manifest.schema.modalities
     if args.space is None:
@@ -93,38 +124,90 @@ def main(argv: Sequence[str], *, command: Sequence[str] = COMMAND) -> int:
     else:
         text = read_named(args.space, flag="--space")
         space = read_space(text, modalities, source=args.space)
-    search = Search(
-        config, data=args.data, manifest=manifest, space=space, folds=folds, command=command
-    )
+    searches = [
+        Search(
+            config,
+            data=args.data,
+            manifest=manifest,
+            space=space,
+            folds=held_out,
+            outer_fold=one,
+            command=command,
+        )
+        for one, held_out in zip(outer, folds, strict=True)
+    ]
     directory = args.output_dir
     if not files.is_remote(directory):
         directory = os.path.abspath(directory)
     if role.is_worker:
-        search.work(directory, role)
-        return EXIT_OK
-    with claimed(directory, search.request, config.max_trials) as study:
-        trials = search.lead(study, role)
-        # scikit-learn and drawing libraries take seconds to import.
-        from trainer.reports.study import REPORT_NAME, write_report
-
-        write_report(study.directory, search.request, space, trials)
-    _print_summary(args.output_dir, search, trials)
-    row("report", files.join(args.output_dir, REPORT_NAME))
+        searches[0].work(directory, role)
+    elif nested:
+        _nested(directory, searches, role, train)
+    else:
+        _study(directory, searches[0], role, train)
     return EXIT_OK
 
 
-def _print_summary(directory: str, search: Search, trials: Sequence[FinishedTrial]) -> None:
-    best = best_of(trials)
+def _study(directory: str, search: Search, role: Role, train: Sequence[str]) -> Run | None:
+    """One search, and the score of its outer fold where it has one."""
+    with claimed(directory, search.request, search.config.max_trials) as study:
+        trials = search.lead(study, role)
+        best = best_of(trials)
+        outer = None
+        if best is not None and search.outer_fold is not None:
+            outer = score_outer(
+                study,
+                data=search.data,
+                fold=search.outer_fold,
+                cache=search.config.cache,
+                command=train,
+            )
+            study.keep_outer(outer.metrics, fold=search.outer_fold)
+        # scikit-learn and drawing libraries take seconds to import.
+        from trainer.reports.study import write_report
+
+        write_report(study.directory, search.request, search.space, trials, outer)
     if best is None:
         raise CommandError(
             f"{directory}: none of {len(trials)} trials succeeded; {TRIALS_NAME} has the reasons"
         )
+    if outer is not None:
+        row("outer fold", f"{summary_line(outer.metrics)}, fold {search.outer_fold}, in no trial")
+        row("verdict", verdict(outer.metrics))
     show(leaderboard(search.space, trials), width=100)
     failed = sum(trial.objective is None for trial in trials)
-    row("best", line(best))
+    row("best", f"trial {best.trial}, AUC {best.objective:.3f}{optimistic(trials)}")
     row("mind", caveat(trials))
     row("trials", f"{len(trials)}, {failed} failed; {TRIALS_NAME} in {directory}")
     row("settings", f"{files.join(directory, SETTINGS_NAME)}, for trainer.task --hyperparameters")
+    row("report", files.join(directory, REPORT_NAME))
+    return outer
+
+
+def _nested(directory: str, searches: Sequence[Search], role: Role, train: Sequence[str]) -> None:
+    """A search an outer fold, then the score of all outer folds together."""
+    first = searches[0]
+    request = {**first.request, "folds": len(first.request["folds"]), "outer_fold": ALL}
+    with claimed(directory, request, first.config.max_trials) as study:
+        runs = []
+        for search in searches:
+            say(f"outer fold {search.outer_fold} of {len(searches)}")
+            place = files.join(directory, f"{OUTER}-{search.outer_fold}")
+            outer = _study(place, search, role, train)
+            assert outer is not None  # without a best trial it has raised
+            runs.append(outer)
+        predictions = pool(directory, runs)
+        metrics = measured(predictions)
+        # scikit-learn and drawing libraries take seconds to import.
+        from trainer.reports.evaluation import write_report
+
+        write_report(directory, read_predictions(predictions))
+        study.keep_outer(metrics, fold=ALL)
+        study.finish()
+    row("nested", f"{len(runs)} searches, each scored on the fold that none of its trials has seen")
+    row("out of fold", summary_line(metrics))
+    row("verdict", verdict(metrics))
+    row("report", files.join(directory, REPORT_NAME))
 
 
 if __name__ == "__main__":

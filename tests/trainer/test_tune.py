@@ -31,6 +31,7 @@ from tests.trainer.search.searches import (  # noqa: F401
     starts,
     trials_started,
 )
+from trainer.config.provenance import split_provenance
 from trainer.config.run import TrainConfig
 from trainer.search import attempts, run_search
 from trainer.search.roles import Role
@@ -49,12 +50,18 @@ def test_a_search_ends_with_every_trial_once_and_the_best_one_reported(
     assert sorted(trials_started(starts)) == sorted(row["trial"] for row in rows)
     best = max(rows, key=lambda row: float(row["objective"]))
     settings = read_json(tmp_path / "study" / "best_hyperparameters.json")
-    config = TrainConfig.from_json(settings)
+    rest, patients = split_provenance(settings)
+    config = TrainConfig.from_json(rest)
     assert config.optimizer.learning_rate == float(best["learning_rate"])
     assert config.network.width == float(best["width"])
+    seen = {f"{number:05}" for number in range(24)}
+    assert patients == seen  # as the manifest has them, and nobody without a label
+    assert settings["provenance"]["trials"] == 12
+    assert settings["provenance"]["folds"] == [0, 1, 2]
+    assert {row["no_claim"] for row in rows} == {"searched"}
     out = capsys.readouterr().out
     assert "at most 12 trials of 48 combinations" in out
-    assert "AUC is the best of 12 trials, chosen on the same folds that measured it" in out
+    assert "AUC is the best of 12, chosen on the same folds that measured it" in out
     settled = [tuple(row[n] for n in (*SPACE, "epochs")) for row in rows]
     assert len(set(settled)) == 12  # nothing was tried twice
     if tuner == "bayesian":  # guided, it meets the best rate and width more often than by chance
@@ -231,7 +238,7 @@ def test_the_report_stands_alone_and_says_what_the_best_is_not(
         argv = argv_of(dataset, tmp_path / "study", "--tuner", "random", "--max_trials", trials)
         assert main(argv, command=FAKE) == 0
         page = _Page((tmp_path / "study" / "report.html").read_text())
-        assert f"the best of {trials} trials, chosen on the same folds" in page.text
+        assert f"the best of {trials}, chosen on the same folds" in page.text
         assert importance in page.text
         assert not [tag for tag, _ in page.tags if tag in ("script", "img", "iframe")]
         for _, attributes in page.tags:

@@ -15,11 +15,19 @@ from sklearn.model_selection import KFold
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.templating import render
+from trainer.config.run_layout import REPORT_NAME
 from trainer.config.search_space import Choice, Space
+from trainer.metrics.wording import summary_line, verdict
 from trainer.reports import charts
-from trainer.search.study import FinishedTrial, best_of, caveat, ranking
+from trainer.search.study import (
+    FinishedTrial,
+    best_of,
+    caveat,
+    optimistic,
+    ranking,
+)
+from trainer.training.run_files import Run
 
-REPORT_NAME = "report.html"
 _FEWEST = 20  # trials, or 3 a hyperparameter if that is more
 _PARTS, _REPEATS, _SHUFFLES, _TREES = 5, 2, 10, 60
 _LEAST = 0.1  # of the variance; forests of this size predict a few hundredths of mere noise
@@ -133,6 +141,7 @@ def write_report(
     request: Mapping[str, Any],
     space: Space,
     rows: Sequence[FinishedTrial],
+    outer: Run | None = None,
 ) -> None:
     """Writes report.html.
 
@@ -141,12 +150,19 @@ def write_report(
       request: its settings.
       space: what could be chosen.
       rows: finished trials.
+      outer: the run that scores the outer fold, where there is one.
     """
-    text = page(files.name_of(directory), request, space, rows)
+    text = page(files.name_of(directory), request, space, rows, outer)
     files.write_text(files.join(directory, REPORT_NAME), text)
 
 
-def page(name: str, request: Mapping[str, Any], space: Space, rows: Sequence[FinishedTrial]) -> str:
+def page(
+    name: str,
+    request: Mapping[str, Any],
+    space: Space,
+    rows: Sequence[FinishedTrial],
+    outer: Run | None = None,
+) -> str:
     """The page: needs nothing but itself, no script, no request."""
     filters: dict[str, Callable[..., str]] = {
         "number": lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}",
@@ -171,6 +187,10 @@ def page(name: str, request: Mapping[str, Any], space: Space, rows: Sequence[Fin
         leaders=leaders,
         best=best_of(rows),
         caveat=caveat(rows),
+        optimistic=optimistic(rows),
+        outer=None if outer is None else {**outer.metrics, "fold": outer.config["fold"]},
+        outer_text="" if outer is None else summary_line(outer.metrics),
+        outer_verdict="" if outer is None else verdict(outer.metrics),
         importance=importance,
         scored=len(leaders),
         charts={key: Markup(svg) for key, svg in drawn.items()},

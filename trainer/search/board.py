@@ -89,7 +89,7 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", no_wrap=True)
     table.add_column("AUC", justify="right", no_wrap=True)
-    table.add_column("95 % interval", no_wrap=True)
+    table.add_column("alone, 95 %", no_wrap=True)
     table.add_column("epochs", justify="right")
     table.add_column("choices")
     for row in ranking(rows)[:_LEADERS]:

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig, merged
 from trainer.config.search_space import Space, Value
-from trainer.data.split import folds_to_train
+from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.attempts import COMMAND, run_trial
 from trainer.search.board import Board
 from trainer.search.roles import Role
@@ -68,17 +68,22 @@ class SearchConfig:
                 raise UsageError(f"--{name} must be a positive number: {value}")
 
 
-def folds_to_hold_out(manifest: Manifest, count: int | None) -> tuple[int, ...]:
-    """The manifest's first folds, or all of them.
+def folds_to_hold_out(
+    manifest: Manifest, count: int | None, outer: int | None = None
+) -> tuple[int, ...]:
+    """The manifest's first folds, or all of them; never an outer one.
 
     Raises:
       UsageError: it has not so many.
     """
-    every = folds_to_train(manifest, None)
+    every = folds_to_train(manifest, None, outer)
     if count is None:
         return every
     if not 1 <= count <= len(every):
-        raise UsageError(f"--folds {count}: the dataset has {len(every)}, at least 1 is needed")
+        beside = "" if outer is None else " beside the outer one"
+        raise UsageError(
+            f"--folds {count}: the dataset has {len(every)}{beside}, at least 1 is needed"
+        )
     return every[:count]
 
 
@@ -91,10 +96,13 @@ class Search:
       manifest: the dataset's.
       space: what may be chosen.
       folds: held out in turn.
+      outer_fold: of which no trial sees a patient; None: there is none.
       command: starts a trial's process; tests put another one here.
 
     Attributes:
+      data, config, space, outer_fold: as given.
       request: what tells its study from others, as JSON.
+      provenance: what its settings carry along, of which trials nothing is known yet.
 
     Raises:
       UsageError: settings that no trial can have.
@@ -108,30 +116,39 @@ class Search:
         manifest: Manifest,
         space: Space,
         folds: tuple[int, ...],
+        outer_fold: int | None = None,
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self.config, self.space = config, space
-        self._data, self._manifest, self._folds = data, manifest, folds
+        self.config, self.space, self.outer_fold = config, space, outer_fold
+        self.data, self._manifest, self._folds = data, manifest, folds
         self._command = command
         self.request: dict[str, Any] = {
             **{name: getattr(config, name) for name in _TELLING},
             "dataset_fingerprint": manifest.dataset_fingerprint,
             "folds": list(folds),
+            "outer_fold": outer_fold,
             "space": space.to_json(),
+        }
+        seen = folds_in_use(manifest, outer_fold)
+        self.provenance: dict[str, Any] = {
+            "study": fingerprint(self.request),
+            **{name: self.request[name] for name in ("dataset_fingerprint", "folds", "outer_fold")},
+            "objective": config.objective,
+            "patients": sorted(name for name, _, fold in manifest.patients if fold in seen),
         }
         self._settings({one.name: one.values[0] for one in space.choices}, config.epochs)
 
     def lead(self, study: Study, role: Role) -> list[FinishedTrial]:
         """Searches alone, or as the chief of others; gives every finished trial."""
         names = [choice.name for choice in self.space.choices]
-        trials = study.write(names)
+        trials = study.write(names, self.provenance)
         self._print_plan()
         if trials:
             row("resumed", f"{len(trials)} trials are finished already")
         if not study.is_over:
             with Board(self.space, self.config.max_trials, trials) as board:
-                self._search(study, role, lambda: board.update(study.write(names)))
-        trials = study.write(names, finished=True)
+                self._search(study, role, lambda: board.update(study.write(names, self.provenance)))
+        trials = study.write(names, self.provenance, finished=True)
         study.finish()
         return trials
 
@@ -165,6 +182,7 @@ class Search:
                 active[choice.name] = values[choice.name]
         settings = {
             "epochs": epochs,
+            "outer_fold": self.outer_fold,
             "repeats": self.config.seeds,
             "seed": self.config.seed,
             "optimizer": {"warmup_epochs": min(_WARMUP, epochs // 4)},
@@ -184,10 +202,14 @@ class Search:
         patients = sum(fold in self._folds for _, _, fold in self._manifest.patients)
         row(
             "objective",
-            f"mean of the exact validation AUC over {len(self._folds)} of the dataset's "
+            f"mean AUC at the last epoch over {len(self._folds)} of the dataset's "
             f"{self._manifest.folds} folds, {config.seeds} "
             f"network{'s' if config.seeds > 1 else ''} each ({patients} patients), maximised",
         )
+        if self.outer_fold is not None:
+            row(
+                "outer", f"fold {self.outer_fold} stands in no trial; it is scored once, at the end"
+            )
 
     def _search(self, study: Study, role: Role, on_trial_end: Callable[[], None]) -> None:
         quiet_tensorflow()
@@ -220,7 +242,7 @@ class Search:
                     trial=trial,
                     values=values,
                     config=settings.to_json(),
-                    data=self._data,
+                    data=self.data,
                     dataset_fingerprint=self._manifest.dataset_fingerprint,
                     folds=self._folds,
                     cache=config.cache,

@@ -5,7 +5,9 @@ study/
   oracle.json                 KerasTuner's state, what a restart resumes from
   trials/07/                  a trial (`trainer.search.trial`); its result.json marks it finished
   trials.csv                  a row a finished trial, written anew after each
-  best_hyperparameters.json   settings of the best trial: `trainer.task --hyperparameters` takes it
+  best_hyperparameters.json   settings of the best trial: `trainer.task --hyperparameters` takes it;
+                              their provenance says whose patients the trials have seen
+  outer/                      with an outer fold: the run that scores it (`trainer.search.outer`)
   report.html                 the search's picture
   logs/07/                    TensorBoard: HParams, and the curves of every trial
   workers/                    heartbeats of the processes that share the study
@@ -25,6 +27,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
+from trainer.config.provenance import PROVENANCE, SEARCHED
 from trainer.search.trial import (
     COMPLETED,
     REQUEST_NAME,
@@ -39,8 +42,13 @@ FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"
 SETTINGS_NAME = "best_hyperparameters.json"
 WORKERS = "workers"
+OUTER = "outer"
 PRUNED = "pruned"
-_COLUMNS = ("trial", "status", "reason", "objective", "interval_low", "interval_high")
+_COLUMNS = ("trial", "status", "reason", "objective", "interval_low", "interval_high", "no_claim")
+_SCORE = (
+    *("auc", "auc_interval", "level", "n", "positive", "p_value"),
+    *("better_than_chance", "worse_than_chance"),
+)
 _AFTER = ("epochs", "batch_size_used", "seconds", "parameters")
 
 
@@ -51,9 +59,9 @@ class FinishedTrial:
     Attributes:
       trial: its id.
       status: "completed"; "pruned", where a search in rounds did not promote it; "failed".
-      reason: why it was pruned or failed, stopped early or took a smaller batch; else empty.
+      reason: why it was pruned or failed or took a smaller batch; else empty.
       objective: mean AUC; None where it failed.
-      interval: its confidence interval.
+      interval: its confidence interval, had the trial been the only one.
       values: hyperparameters.
       config: settings, as `TrainConfig` writes them.
       result: result.json.
@@ -105,6 +113,17 @@ class Study:
         """Says that no trial is left."""
         file = files.join(self.directory, STUDY_NAME)
         write_json(file, {**read_json(file), "finished": True})
+
+    def keep_outer(self, metrics: Mapping[str, Any], **more: Any) -> None:
+        """Puts the score of patients that stand in no trial into study.json.
+
+        Args:
+          metrics: `estimate_of`'s object.
+          more: what else is said of it.
+        """
+        file, names = files.join(self.directory, STUDY_NAME), (*_SCORE, *more)
+        score = {name: {**metrics, **more}[name] for name in names}
+        write_json(file, {**read_json(file), OUTER: score})
 
     def rows(self, *, finished: bool = False) -> list[FinishedTrial]:
         """Every finished trial once, in order.
@@ -158,23 +177,28 @@ class Study:
             )
         return rows
 
-    def write(self, names: Sequence[str], *, finished: bool = False) -> list[FinishedTrial]:
+    def write(
+        self, names: Sequence[str], provenance: Mapping[str, Any], *, finished: bool = False
+    ) -> list[FinishedTrial]:
         """Writes trials.csv and best_hyperparameters.json; gives the rows.
 
         Networks of trials that are not the best so far are removed: they are many and large.
 
         Args:
           names: of the hyperparameters, the columns.
+          provenance: what best_hyperparameters.json says of the study beside trials and best AUC.
           finished: the search is over.
         """
         self.require()
         trials = self._files()
         rows = self._rows(trials, finished=finished)
         table = []
+        scored = len(ranking(rows))
         for row in rows:
             result, (low, high) = row.result, row.interval or (None, None)
             table.append(
                 [row.trial, row.status, row.reason, row.objective, low, high]
+                + ["" if row.objective is None or scored < 2 else SEARCHED]
                 + [row.values.get(name) for name in names]
                 + [result.get("epochs"), result.get("batch_size")]
                 + [result.get("seconds"), result.get("parameters")]
@@ -183,7 +207,11 @@ class Study:
         write_table(file, [*_COLUMNS, *names, *_AFTER], table)
         best = best_of(rows)
         if best is not None:
-            write_json(files.join(self.directory, SETTINGS_NAME), best.config)
+            # `fold` and `outer_fold` are the search's, not of what it found.
+            settings = {k: v for k, v in best.config.items() if k not in ("fold", "outer_fold")}
+            told = {**provenance, "trials": scored, "auc": best.objective}
+            file = files.join(self.directory, SETTINGS_NAME)
+            write_json(file, {**settings, PROVENANCE: told})
             files.delete(
                 files.join(self.trial(row.trial), name)
                 for row in rows
@@ -207,15 +235,18 @@ def ranking(rows: Sequence[FinishedTrial]) -> list[FinishedTrial]:
 def caveat(rows: Sequence[FinishedTrial]) -> str:
     """What must be said beside the best trial's AUC."""
     n = len(ranking(rows))
-    chosen = f"the best of {n} trials" if n > 1 else "of the only trial that has one"
+    if n < 2:
+        return "The best trial's AUC is of the only one that has any: nothing was chosen by it."
     return (
-        f"This AUC is {chosen}, chosen on the same folds that measured it, and its epochs were "
-        "chosen on them too: it is optimistic. Expect less on new patients; the interval knows "
-        "nothing of this choice."
-        if n > 1
-        else f"This AUC is {chosen}; its epochs were chosen on the same patients that measured "
-        "it: it is optimistic."
+        f"The best trial's AUC is the best of {n}, chosen on the same folds that measured it: "
+        "it is optimistic. Expect less on new patients; a trial's interval knows nothing of this "
+        "choice."
     )
+
+
+def optimistic(rows: Sequence[FinishedTrial]) -> str:
+    """What follows the best trial's AUC wherever it stands; nothing where none was chosen."""
+    return ", optimistic" if len(ranking(rows)) > 1 else ""
 
 
 @contextlib.contextmanager
@@ -231,14 +262,15 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
 
     Raises:
       UsageError: the directory holds something that is not a study, or cannot be written to.
-      ContractError: it holds a study of other settings.
+      ContractError: it holds a study of other settings, or one whose outer fold has been scored
+        after fewer trials.
       LockedError: another search works there.
     """
     marker_of(directory, STUDY_NAME, kind="study", spared=WORKERS)  # before a lock is put there
     file = files.join(directory, STUDY_NAME)
     message = f"{directory}: another search works on this study"
     with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:
-        over = False
+        over, kept = False, {}
         before = read_if_there(file)
         if before is not None:
             over = bool(before.get("finished")) and max_trials <= before.get("max_trials", 0)
@@ -246,9 +278,14 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
                 raise ContractError(
                     f"{directory} holds another study ({differing}); choose another --output_dir"
                 )
-        write_json(
-            file, {"format": FORMAT, "asked": request, "max_trials": max_trials, "finished": over}
-        )
+            if before.get("finished") and not over and request.get("outer_fold") is not None:
+                raise ContractError(
+                    f"{directory}: the outer fold was scored after {before['max_trials']} trials; "
+                    "more would be chosen by who knows its score: choose another --output_dir"
+                )
+            kept = {OUTER: before[OUTER]} if over and OUTER in before else {}
+        state = {"asked": request, "max_trials": max_trials, "finished": over}
+        write_json(file, {"format": FORMAT, **state, **kept})
         yield Study(directory, lock.require)
 
 
