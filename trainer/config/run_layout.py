@@ -20,7 +20,6 @@ With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 
 CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
-PERMUTATIONS_NAME = "permutations.csv"
 PERMUTATIONS = "permutations"
 REPORT_NAME = "report.html"
 OOF_NAME = "oof_predictions.csv"

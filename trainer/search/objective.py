@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from beam_jobs.common.files import interface as files
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.estimate import estimate_of
@@ -17,7 +15,7 @@ from trainer.training.run_files import Run
 def measured(predictions: files.StrPath) -> dict[str, Any]:
     """`estimate_of` oof_predictions.csv, each seed a repeat."""
     found = read_predictions(predictions)
-    return estimate_of(found.labels, np.array(list(found.seeds.values())), folds=found.folds)
+    return estimate_of(found.labels, found.repeats, folds=found.folds)
 
 
 def result_of(run_: Run) -> dict[str, Any]:

@@ -243,6 +243,8 @@ def test_nested_folds_agree_with_nested_loops(
         assert metrics["auc"] == pytest.approx(areas[own], abs=1e-12)
     pooled = read_json(study / "study.json")["outer"]
     assert pooled["auc"] == pytest.approx(np.average(areas, weights=pairs), abs=1e-12)
+    measured = read_json(study / "metrics.json")
+    assert (measured["auc"], measured["variance_factor"]) == (pooled["auc"], 2)
     with (study / "oof_predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert sorted(row["patient_id"] for row in rows) == sorted(truth)

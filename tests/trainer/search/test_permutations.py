@@ -244,6 +244,7 @@ def test_whole_retrainings_by_the_trainer_itself(dataset: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     rows = _rows(directory)
     assert [row["seed"] for row in rows] == ["4", "5"]
+    assert "Of 2 whole retrainings on permuted labels" in done.stdout
     by_hand = tmp_path / "by hand"
     hand = [str(by_hand) if part == str(directory) else part for part in command]
     hand[hand.index("--seed") + 1] = "4"
