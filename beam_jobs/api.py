@@ -102,7 +102,8 @@ class Dataset:
         """The records, one at a time, in shard order; each is checked against the schema.
 
         Args:
-          folds: those to read (None among them: patients without a label); None reads all.
+          folds: those to read (None among them: test patients and those without a label); None
+            reads all.
 
         Raises:
           UsageError: there is no such fold.

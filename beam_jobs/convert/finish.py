@@ -13,7 +13,7 @@ from beam_jobs.convert.npz import npz_names, remove_strays
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Verdict
 
@@ -62,6 +62,7 @@ class DatasetWriter:
             id_policy=self.planner.id_policy.name,
             counts=self._counts(series, rejects, entries, assignments),
             shards=tuple(entries),
+            fold_rule=self.planner.fold_rule,
         )
         manifest.check()
         if entries:
@@ -70,8 +71,8 @@ class DatasetWriter:
             )
         if self.npz:
             names = [
-                npz_names(patient_id, label, self.spec.schema)
-                for patient_id, label, _ in manifest.patients
+                npz_names(patient_id, fold, self.spec.schema)
+                for patient_id, _, fold in manifest.patients
             ]
             remove_strays(self.store.output, set(itertools.chain.from_iterable(names)))
         self._write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
@@ -87,7 +88,7 @@ class DatasetWriter:
         self,
         series: Sequence[Mapping[str, Any]],
         rejects: Sequence[RejectRow],
-        entries: Sequence[Any],
+        entries: Sequence[ShardEntry],
         assignments: Assignments,
     ) -> dict[str, Any]:
         used: Counter[str] = Counter()
@@ -100,7 +101,11 @@ class DatasetWriter:
         reasons = Counter(row.reason for row in rejects)
         reasons.update(row["reason"] for row in series if row["verdict"] == Verdict.UNUSED.value)
         verdicts = [verdict.value for verdict in Verdict]
+        by_rule = {}
+        if self.planner.fold_rule != "patients":
+            by_rule["folds"] = _fold_counts(entries, assignments)
         return {
+            **by_rule,
             "files": {verdict: used[verdict] for verdict in verdicts},
             "series": {verdict: stacks[verdict] for verdict in verdicts},
             "patients": {
@@ -111,3 +116,17 @@ class DatasetWriter:
             },
             "reasons": dict(sorted(reasons.items())),
         }
+
+
+def _fold_counts(entries: Sequence[ShardEntry], assignments: Assignments) -> dict[str, Any]:
+    """Ids listed for no patient; by groups, how many stand in each fold, and the largest's size."""
+    counts: dict[str, Any] = {"listed_without_patient": assignments.listed_without_patient}
+    if assignments.groups:
+        sizes: dict[str, Counter[int]] = {}
+        for entry in entries:
+            if entry.fold is not None:
+                groups = (assignments.groups[patient.patient_id] for patient in entry.patients)
+                sizes.setdefault(str(entry.fold), Counter()).update(groups)
+        counts["groups"] = {fold: len(found) for fold, found in sizes.items()}
+        counts["largest_group"] = max(max(found.values()) for found in sizes.values())
+    return counts

@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.common import cli
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import entries_of
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
-from beam_jobs.core.cohort.ids import read_id_policy
-from beam_jobs.core.cohort.labels import read_labels
+from beam_jobs.core.cohort.ids import normalised_id, read_id_policy
+from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.layout import find_owners
 from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
+
+_FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,7 @@ class Conversion:
             id_policy=planner.id_policy.name,
             id_key=key_check(planner.id_policy),
             patients_per_shard=planner.patients_per_shard,
+            **_identity_of(planner),
         )
         return StateStore(output=self.output, job=job)
 
@@ -83,6 +86,18 @@ class Conversion:
             raise cli.UsageError(f"--input {self.input} holds no file")
         if files.is_remote(self.output):
             files.names(self.output)
+
+
+def _identity_of(planner: Planner) -> dict[str, str]:
+    """What tells a job by groups or given folds from another, without naming a group.
+
+    Nothing for a job without either: its identity is what it was before there were any.
+    """
+    if (column := planner.groups or planner.given) is None:
+        return {}
+    rows = sorted((normalised_id(name), str(value)) for name, value in column.by_spelling.items())
+    digest = fingerprint({"rows": rows})
+    return {planner.fold_rule: planner.id_policy.token(digest)[:16]}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +142,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default="tfrecord",
         help="npz writes <train|test>/<modality>/<id>.npz (arr_0) beside the records, for old code",
     )
-    add("--folds", type=int, default=5, help="cross-validation folds, fixed in the dataset")
+    add(
+        "--folds",
+        type=int,
+        help="cross-validation folds, fixed in the dataset "
+        f"(default {_FOLDS}, or those of --folds_csv)",
+    )
+    rule = parser.add_mutually_exclusive_group()
+    rule.add_argument(
+        "--groups",
+        metavar="CSV",
+        help="CSV of patients' groups (site, scanner, family): none stands in two folds",
+    )
+    rule.add_argument(
+        "--folds_csv",
+        metavar="CSV",
+        help="CSV of patients and their `fold`: 0, 1, ..., or test for those of no fold, who are "
+        "neither trained on nor validated on",
+    )
+    add("--group_column", default="group", help="the column of --groups; an empty cell: no group")
     add("--seed", type=int, default=0, help="of folds and of the order of patients")
     add(
         "--patients_per_shard",
@@ -174,7 +207,7 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
     planner = Planner(
         id_policy=read_id_policy(flags.id_policy, flags.id_key),
         labels=None,
-        folds=flags.folds,
+        folds=flags.folds or _FOLDS,
         seed=flags.seed,
         patients_per_shard=flags.patients_per_shard,
         record_bytes=spec.schema.volume_bytes,
@@ -203,8 +236,13 @@ def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -
 
 
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
-    if flags.folds < 2:
+    if flags.folds is not None and flags.folds < 2:
         raise cli.UsageError("--folds must be at least 2")
+    for name in ("groups", "folds_csv"):
+        if getattr(flags, name) is not None and flags.labels is None:
+            raise cli.UsageError(f"--{name} needs --labels: folds are of labelled patients")
+    if flags.folds_csv is not None and flags.folds is not None:
+        raise cli.UsageError("--folds and --folds_csv exclude each other: the file has its folds")
     for name in ("patients_per_shard", "processes"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -262,10 +300,10 @@ def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -
 
 
 def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion:
-    """The conversion with the labels that the flags name.
+    """The conversion with the labels, groups and folds that the flags name.
 
     Raises:
-      UsageError: there is no such file, or it holds no labels.
+      UsageError: there is no such file, or it does not hold what it should.
       OSError: it cannot be read.
     """
     if flags.labels is None:
@@ -277,4 +315,18 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
         label_column=flags.label_column,
     )
     planner = dataclasses.replace(conversion.planner, labels=labels)
+    id_columns = (flags.id_column, "patient_id")
+    if flags.groups is not None:
+        groups = read_groups(
+            read_named(flags.groups, flag="--groups"),
+            name=flags.groups,
+            id_columns=id_columns,
+            group_column=flags.group_column,
+        )
+        planner = dataclasses.replace(planner, groups=groups)
+    if flags.folds_csv is not None:
+        text = read_named(flags.folds_csv, flag="--folds_csv")
+        given = read_folds(text, name=flags.folds_csv, id_columns=id_columns)
+        folds = 1 + max(place for place in given.by_spelling.values() if isinstance(place, int))
+        planner = dataclasses.replace(planner, given=given, folds=folds)
     return dataclasses.replace(conversion, planner=planner)

@@ -28,16 +28,16 @@ def explode_shard(output: str, shard: str, schema: RecordSchema) -> None:
                 files.write(path, payload)
 
 
-def npz_names(patient_id: str, label: int | None, schema: RecordSchema) -> list[str]:
-    """Every npz file that a patient may have."""
-    split = SPLITS[label is None]
+def npz_names(patient_id: str, fold: int | None, schema: RecordSchema) -> list[str]:
+    """Every npz file that a patient may have: in "train" who has a fold, else in "test"."""
+    split = SPLITS[fold is None]
     return [f"{split}/{modality}/{patient_id}.npz" for modality in schema.modalities]
 
 
 def _payloads(case: PreparedCase, schema: RecordSchema) -> dict[str, bytes]:
     """Name to bytes: (row, column, slice) in the stored dtype; absent modalities have no file."""
     payloads = {}
-    names = npz_names(case.patient_id, case.label, schema)
+    names = npz_names(case.patient_id, case.fold, schema)
     for channel, (name, there) in enumerate(zip(names, case.present, strict=True)):
         if there:
             buffer = io.BytesIO()

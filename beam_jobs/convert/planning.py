@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.cohort.folds import assign_folds, assign_shards
+from beam_jobs.core.cohort.folds import assign_folds, assign_grouped_folds, assign_shards
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
-from beam_jobs.core.cohort.labels import Labels
+from beam_jobs.core.cohort.labels import Labels, PatientColumn
 from beam_jobs.core.cohort.layout import patient_id_of
+from beam_jobs.core.manifest import TEST, Place
 from beam_jobs.core.reasons import Reason
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,16 @@ class Assignments:
         patient that has one.
       labels_without_patient: labelled ids, as the labels spell them, of no patient found.
       patients_without_label: ids of patients the labels do not have.
+      groups: patient id to a number that stands for its group; empty without groups.
+      listed_without_patient: ids of groups or given folds of no patient found.
     """
 
     by_key: Mapping[str, Assignment]
     refused: Mapping[str, tuple[Reason, str] | None]
     labels_without_patient: tuple[str, ...]
     patients_without_label: tuple[str, ...]
+    groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    listed_without_patient: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,8 @@ class Planner:
       seed: of folds and order.
       patients_per_shard: at most; None chooses by `patients_a_shard`.
       record_bytes: of one record.
+      groups: which never stand on both sides; None where every patient stands alone.
+      given: folds as they shall be; None where they are dealt here.
     """
 
     labels: Labels | None
@@ -61,6 +71,15 @@ class Planner:
     seed: int
     patients_per_shard: int | None
     record_bytes: int
+    groups: PatientColumn[str] | None = None
+    given: PatientColumn[Place] | None = None
+
+    @property
+    def fold_rule(self) -> str:
+        """One of the manifest's `FOLD_RULES`."""
+        if self.groups is not None:
+            return "groups"
+        return "patients" if self.given is None else "given"
 
     @classmethod
     def for_prediction(cls, id_policy: IdPolicy, record_bytes: int) -> Planner:
@@ -75,16 +94,86 @@ class Planner:
         )
 
 
-def _spelling(key: str, planner: Planner) -> str | None:
-    """The labels' spelling of a patient; under `hmac` an error names no patient."""
-    if planner.labels is None:
+def _spelling(key: str, column: PatientColumn[Any] | None, id_policy: IdPolicy) -> str | None:
+    """A file's spelling of a patient; under `hmac` an error names no patient."""
+    if column is None:
         return None
     try:
-        return planner.labels.spelling_of(patient_id_of(key))
+        return column.spelling_of(patient_id_of(key))
     except UsageError:
-        if planner.id_policy.key is None:
+        if id_policy.key is None:
             raise
-        raise UsageError("the labels have one patient under several spellings") from None
+        message = f"{column.source} have one patient under several spellings"
+        raise UsageError(message) from None
+
+
+def _of_labelled(
+    column: PatientColumn[Value], keys: Mapping[str, str], planner: Planner, hint: str
+) -> dict[str, Value]:
+    """What a file says of every labelled patient.
+
+    Args:
+      column: the file.
+      keys: written id of each labelled patient to its key.
+      planner: whose id policy says whether a patient may be named.
+      hint: what the file should have said.
+
+    Raises:
+      UsageError: it does not list one of them, or lists it under several spellings.
+    """
+    spellings = {name: _spelling(key, column, planner.id_policy) for name, key in keys.items()}
+    missing = sorted(name for name, spelling in spellings.items() if spelling is None)
+    if missing:
+        named = "" if planner.id_policy.key else f" ({', '.join(missing[:5])})"
+        raise UsageError(
+            f"{column.source} do not list {len(missing)} of {len(keys)} labelled patients found"
+            f"{named}; {hint}"
+        )
+    return {
+        name: column.by_spelling[spelling]
+        for name, spelling in spellings.items()
+        if spelling is not None
+    }
+
+
+def _places(
+    labels: Mapping[str, int], keys: Mapping[str, str], planner: Planner
+) -> tuple[dict[str, Place], dict[str, int]]:
+    """Where every patient stands who has a label or is a given test patient, and groups' numbers.
+
+    Args:
+      labels: written id of each labelled patient to its label.
+      keys: written id of each patient to its key.
+      planner: the rule.
+
+    Raises:
+      UsageError: groups or given folds do not fit the labelled patients.
+    """
+    if not labels:
+        return {}, {}
+    labelled = {name: keys[name] for name in labels}
+    if planner.groups is not None:
+        cells = _of_labelled(planner.groups, labelled, planner, "an empty cell: no group")
+        # A patient without a group is one; no group's name is empty or begins with a tab.
+        groups = {name: cell or f"\t{name}" for name, cell in cells.items()}
+        try:
+            dealt = assign_grouped_folds(labels, groups, planner.folds, planner.seed)
+        except ValueError as error:
+            raise UsageError(f"{planner.groups.source}: {error}") from error
+        numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
+        return dict(dealt), {name: numbers[group] for name, group in groups.items()}
+    if planner.given is None:
+        return dict(assign_folds(labels, planner.folds, planner.seed)), {}
+    places = _of_labelled(planner.given, labelled, planner, f"a fold or {TEST} for each")
+    if gone := set(range(planner.folds)) - set(places.values()):
+        raise UsageError(
+            f"{planner.given.source}: no labelled patient found is of fold {min(gone)}"
+        )
+    for name in keys.keys() - labels.keys():
+        spelling = _spelling(keys[name], planner.given, planner.id_policy)
+        if spelling is not None and planner.given.by_spelling[spelling] == TEST:
+            places[name] = TEST
+    return places, {}
 
 
 def _no_match(ids: Iterable[str], labels: Labels, id_policy: IdPolicy) -> str:
@@ -128,7 +217,8 @@ def assign_patients(
       planner: labels and parameters.
 
     Raises:
-      UsageError: a patient's id is ambiguous in the labels, or no label is of any patient.
+      UsageError: a patient's id is ambiguous in the labels, no label is of any patient, or groups
+        or given folds do not fit the labelled patients.
     """
     by_id: dict[str, list[str]] = defaultdict(list)
     refused: dict[str, tuple[Reason, str] | None] = {}
@@ -156,25 +246,27 @@ def assign_patients(
         key = keys[0]
         if key in refused:
             continue
-        spelling = _spelling(key, planner)
+        spelling = _spelling(key, labels, planner.id_policy)
         ids[key] = planner.id_policy.apply(spelling or patient_id_of(key))
         if labels is not None and spelling is not None:
             values[ids[key]] = labels.by_spelling[spelling]
             labelled.add(spelling)
     if labels is not None and ids and not values:
         raise UsageError(_no_match(ids.values(), labels, planner.id_policy))
-    folds = assign_folds(values, planner.folds, planner.seed) if values else {}
+    places, groups = _places(values, {name: key for key, name in ids.items()}, planner)
     shards = assign_shards(
-        {patient_id: folds.get(patient_id) for patient_id in ids.values()},
+        {patient_id: places.get(patient_id) for patient_id in ids.values()},
         planner.patients_per_shard or patients_a_shard(len(ids), planner.record_bytes),
         planner.seed,
     )
+    listed = planner.groups or planner.given
+    found_in = [_spelling(key, listed, planner.id_policy) is not None for key in ids]
     return Assignments(
         by_key={
             key: Assignment(
                 patient_id=patient_id,
                 label=values.get(patient_id),
-                fold=folds.get(patient_id),
+                fold=None if (place := places.get(patient_id)) == TEST else place,
                 shard=shards[patient_id],
             )
             for key, patient_id in ids.items()
@@ -182,4 +274,6 @@ def assign_patients(
         refused=refused,
         labels_without_patient=tuple(sorted(set(labels.by_spelling) - labelled) if labels else ()),
         patients_without_label=tuple(sorted(set(ids.values()) - set(values)) if labels else ()),
+        groups=groups,
+        listed_without_patient=len(listed or ()) - sum(found_in),
     )

@@ -30,7 +30,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient, dig
 STATE_NAME = ".state"
 REPORT_NAME = "report.html"
 # A shard or its state.
-_SHARD = re.compile(r"((?:fold-\d+|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?$")
+_SHARD = re.compile(r"((?:fold-\d+|test|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?$")
 _OURS = re.compile(
     rf"{_SHARD.pattern}|(?:manifest\.json|job\.json|series\.csv|rejects\.csv|report\.html)$"
 )

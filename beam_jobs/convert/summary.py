@@ -10,7 +10,7 @@ from beam_jobs.convert.finish import REJECTS_NAME
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.planning import patients_a_shard, workers_for
 from beam_jobs.core.cohort.layout import find_owners
-from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest
 
 _CONVERTED_SHOWN = 20
 
@@ -98,15 +98,42 @@ def print_sums(conversion: Conversion) -> bool:
             f"{patients['without_label']} patients without a label, "
             f"{patients['labels_without_patient']} labels without a patient",
         )
-    for fold, balance in manifest.label_balance.items():
-        if fold == "unlabelled":
-            row(fold, str(balance["none"]))
-        else:
-            counts = (f"{count} of label {label}" for label, count in balance.items())
-            row(f"fold {fold}", ", ".join(counts))
+    _print_folds(manifest)
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])
+
+
+def _print_folds(manifest: Manifest) -> None:
+    """Labels of each fold; where groups or a file decided, what follows from that."""
+    decided = manifest.counts.get("folds", {})
+    groups: dict[str, int] = decided.get("groups", {})
+    if groups:
+        row(
+            "groups",
+            f"{sum(groups.values())} in {manifest.folds} folds, none in two; the largest has "
+            f"{decided['largest_group']} patients",
+        )
+    if unknown := decided.get("listed_without_patient"):
+        row("mind", f"{unknown} patients of the groups or folds given are not in the input")
+    for place, balance in manifest.label_balance.items():
+        if place == "unlabelled":
+            row(place, str(balance["none"]))
+            continue
+        counts = ", ".join(
+            f"{count} without a label" if label == "none" else f"{count} of label {label}"
+            for label, count in balance.items()
+        )
+        of = f" of {groups[place]} groups" if place in groups else ""
+        row(place if place == TEST else f"fold {place}", f"{counts}{of}")
+    lacking = [
+        f"fold {fold} has no label {label}"
+        for fold in range(manifest.folds)
+        for label in ("0", "1")
+        if label not in manifest.label_balance.get(str(fold), {})
+    ]
+    if lacking and manifest.fold_rule != "patients":
+        row("mind", f"{lacking[0]}: such a fold has no AUC, and the trainer refuses it")

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
@@ -27,7 +27,12 @@ from beam_jobs.core.record import RecordSchema
 FORMAT = "voxelbeam-dataset"
 MANIFEST_NAME = "manifest.json"
 # A name that leads nowhere else: the directory is joined with it.
-SHARD_NAME = re.compile(r"(?:fold-(\d+)|unlabelled)-\d{5}-of-\d{5}\.tfrecord", re.ASCII)
+SHARD_NAME = re.compile(r"(?:fold-(\d+)|test|unlabelled)-\d{5}-of-\d{5}\.tfrecord", re.ASCII)
+TEST: Literal["test"] = "test"
+# Where a patient stands: in a fold, among test patients of no fold, or (None) without a label.
+Place = int | Literal["test"] | None
+# How folds came about: dealt patient by patient, whole groups at a time, or as a file gives them.
+FOLD_RULES = ("patients", "groups", "given")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,7 +50,7 @@ class ShardEntry:
 
     Attributes:
       name: file name inside the dataset directory.
-      fold: the fold its patients belong to, None for patients without a label.
+      fold: the fold its patients belong to, None for test patients and those without a label.
       bytes: file size.
       sha256: of the file, hex.
       patients: its records, in file order.
@@ -61,6 +66,11 @@ class ShardEntry:
     def count(self) -> int:
         """Records in the shard."""
         return len(self.patients)
+
+    @property
+    def place(self) -> Place:
+        """Its fold, `TEST`, or None for patients without a label."""
+        return TEST if self.name.startswith(f"{TEST}-") else self.fold
 
     def difference(self, path: files.StrPath) -> str:
         """How a file differs from the shard that was written, for a message; "" where it is it."""
@@ -93,6 +103,7 @@ class Manifest:
       id_policy: "keep" or "hmac".
       counts: files, series and patients seen and what became of them.
       shards: every shard, sorted by name.
+      fold_rule: one of `FOLD_RULES`.
     """
 
     schema: RecordSchema
@@ -102,6 +113,7 @@ class Manifest:
     id_policy: str
     counts: Mapping[str, Any]
     shards: tuple[ShardEntry, ...]
+    fold_rule: str = "patients"
 
     @property
     def patients(self) -> list[tuple[str, int | None, int | None]]:
@@ -121,15 +133,16 @@ class Manifest:
 
     @property
     def label_balance(self) -> dict[str, dict[str, int]]:
-        """Per fold ("0", ..., "unlabelled"): records of each label."""
+        """Per fold ("0", ..., "test", "unlabelled"): records of each label."""
         balance: dict[str, Counter[str]] = {}
-        for _, label, fold in self.patients:
-            key = "unlabelled" if fold is None else str(fold)
-            balance.setdefault(key, Counter())["none" if label is None else str(label)] += 1
+        for shard in self.shards:
+            key = "unlabelled" if shard.place is None else str(shard.place)
+            labels = ("none" if p.label is None else str(p.label) for p in shard.patients)
+            balance.setdefault(key, Counter()).update(labels)
         return {fold: dict(sorted(labels.items())) for fold, labels in sorted(balance.items())}
 
     def shards_of(self, folds: Iterable[int | None]) -> list[ShardEntry]:
-        """The shards of the given folds (None: the unlabelled ones), in name order.
+        """The shards of the given folds (None: those of no fold), in name order.
 
         Raises:
           UsageError: there is no such fold.
@@ -151,6 +164,20 @@ class Manifest:
         if twice:
             raise ContractError(f"patients in more than one record: {', '.join(twice[:10])}")
 
+    def check_groups(self) -> None:
+        """Refuses numbers of groups a fold that its patients cannot be of.
+
+        Raises:
+          ContractError: names the fold.
+        """
+        if self.fold_rule != "groups":
+            return
+        groups = self.counts.get("folds", {}).get("groups", {})
+        for fold, balance in self.label_balance.items():
+            patients, found = sum(balance.values()), groups.get(fold, 0)
+            if fold.isdigit() and not 0 < found <= patients:
+                raise ContractError(f"fold {fold} has {patients} patients of {found} groups")
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
         return {
@@ -161,6 +188,7 @@ class Manifest:
             "dataset_fingerprint": self.dataset_fingerprint,
             "folds": self.folds,
             "seed": self.seed,
+            **({} if self.fold_rule == "patients" else {"fold_rule": self.fold_rule}),
             "id_policy": self.id_policy,
             "counts": dict(self.counts),
             "label_balance": self.label_balance,
@@ -199,6 +227,8 @@ class Manifest:
         require_that(data["id_policy"] in ("keep", "hmac"), data, "id_policy", "keep or hmac")
         require_that(len(data["shards"]) > 0, data, "shards", "at least one shard")
         _require_counts(data["counts"], "counts.")
+        fold_rule = data.get("fold_rule", "patients")
+        require_that(fold_rule in FOLD_RULES, data, "fold_rule", f"one of {', '.join(FOLD_RULES)}")
         manifest = cls(
             schema=RecordSchema.from_json(data["schema"]),
             spec=data["spec"],
@@ -210,11 +240,13 @@ class Manifest:
                 _shard(shard, folds, f"shards[{number}].")
                 for number, shard in enumerate(objects_of(data, "shards"))
             ),
+            fold_rule=fold_rule,
         )
         names = Counter(shard.name for shard in manifest.shards)
         if twice := sorted(name for name, count in names.items() if count > 1):
             raise ContractError(f"shards listed twice: {', '.join(twice[:10])}")
         manifest.check()
+        manifest.check_groups()
         for name, value in (
             ("dataset_fingerprint", manifest.dataset_fingerprint),
             ("spec_fingerprint", manifest.schema.spec_fingerprint),

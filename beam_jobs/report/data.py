@@ -6,6 +6,7 @@ manifest.json, series.csv, rejects.csv, records --`summarise`--> numbers --`repo
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.finish import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS
-from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.manifest import TEST, Manifest, Place
 from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
 from beam_jobs.report.advice import ADVICE
 from beam_jobs.report.cases import LEVELS, CaseFacts
@@ -57,6 +58,15 @@ class DatasetFacts:
     series: list[dict[str, str]] | None
     rejects: list[dict[str, str]] | None
     cases: list[CaseFacts]
+
+    @functools.cached_property
+    def places(self) -> dict[str, Place]:
+        """Where each patient stands."""
+        return {
+            patient.patient_id: shard.place
+            for shard in self.manifest.shards
+            for patient in shard.patients
+        }
 
     def used(self, modality: str) -> list[dict[str, str]]:
         """The rows of series.csv of the series that became channels of a modality."""
@@ -148,6 +158,7 @@ def summarise(facts: DatasetFacts) -> dict[str, Any]:
             "dtype": schema.dtype,
             "spacing": [round(step, 4) for step in facts.cases[0].spacing],
             "folds": manifest.folds,
+            "fold_rule": manifest.fold_rule,
             "seed": manifest.seed,
             "id_policy": manifest.id_policy,
             "spec": dict(manifest.spec),
@@ -166,7 +177,7 @@ def summarise(facts: DatasetFacts) -> dict[str, Any]:
             {
                 "id": case.patient_id,
                 "label": case.label,
-                "fold": case.fold,
+                "fold": facts.places[case.patient_id],
                 "present": [int(there) for there in case.present],
                 "slice": case.slice,
                 "blank": list(case.blank_slices),
@@ -182,14 +193,16 @@ def summarise(facts: DatasetFacts) -> dict[str, Any]:
 def _cohort(facts: DatasetFacts) -> dict[str, Any]:
     labels = Counter("none" if case.label is None else str(case.label) for case in facts.cases)
     folds = []
-    for fold in sorted({case.fold for case in facts.cases}, key=lambda n: (n is None, n or 0)):
-        members = [case for case in facts.cases if case.fold == fold]
+    groups = facts.manifest.counts.get("folds", {}).get("groups", {})
+    for place in sorted(set(facts.places.values()), key=lambda n: (n is None, n == TEST, n)):
+        members = [case for case in facts.cases if facts.places[case.patient_id] == place]
         positive = sum(case.label == 1 for case in members)
         labelled = sum(case.label is not None for case in members)
         folds.append(
             {
-                "fold": fold,
+                "fold": place,
                 "patients": len(members),
+                "groups": groups.get(str(place)),
                 "positive": positive,
                 "negative": labelled - positive,
                 "share": positive / labelled if labelled else None,

@@ -209,7 +209,7 @@ def open_records(
     Args:
       data: the dataset's directory, local or in a store.
       manifest: the dataset's.
-      folds: which to read; None among them stands for the unlabelled.
+      folds: which to read; None among them stands for patients of no fold.
       modalities: channels to deliver, in this order; each must be in the schema.
       labels: replaces the records' labels.
       cache: "memory" keeps the shards' bytes, "file" a copy on a local disk, "none" reads local

@@ -8,7 +8,8 @@ import numpy as np
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.manifest import Manifest
+from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.manifest import TEST, Manifest, Place
 
 
 def folds_in_use(manifest: Manifest, outer: int | None) -> tuple[int, ...]:
@@ -40,13 +41,17 @@ def check_folds(manifest: Manifest) -> None:
     """Refuses folds that cannot be trained on or would leak.
 
     Raises:
-      ContractError: a patient stands in two places, has a fold but no label, or a fold lacks a
-        class; the message names patients or fold.
+      ContractError: a patient stands in two places (a test shard is one), under whatever spelling
+        of the id, has a fold but no label, or a fold lacks a class; the message names patients or
+        fold.
     """
-    places: dict[str, list[str]] = {}
-    for patient_id, _, fold in manifest.patients:
-        places.setdefault(patient_id, []).append("unlabelled" if fold is None else f"fold {fold}")
-    twice = [f"{name} ({', '.join(where)})" for name, where in places.items() if len(where) > 1]
+    places: dict[str, tuple[str, list[str]]] = {}
+    for shard in manifest.shards:
+        where = _name_of(shard.place)
+        for patient in shard.patients:
+            name = patient.patient_id
+            places.setdefault(normalised_id(name), (name, []))[1].append(where)
+    twice = [f"{name} ({', '.join(where)})" for name, where in places.values() if len(where) > 1]
     if twice:
         raise ContractError(f"patients in more than one place: {'; '.join(twice[:5])}")
     odd = [name for name, label, fold in manifest.patients if fold is not None and label is None]
@@ -59,6 +64,12 @@ def check_folds(manifest: Manifest) -> None:
                 f"fold {fold} has {counts[0]} negative and {counts[1]} positive patients: "
                 "AUC needs both, in every fold (fewer folds, or more patients)"
             )
+
+
+def _name_of(place: Place) -> str:
+    if place is None:
+        return "unlabelled"
+    return TEST if place == TEST else f"fold {place}"
 
 
 def labels_of(manifest: Manifest) -> dict[str, int]:

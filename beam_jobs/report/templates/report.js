@@ -21,10 +21,11 @@
     (want.has === "" ||
       (want.has === "all" ? !patient.present.includes(0) : !patient.present[Number(want.has)]));
   const last = Number.MAX_SAFE_INTEGER;
+  const inFold = ({ fold }) => (fold === "test" ? last - 1 : (fold ?? last));
   const orders = {
     id: () => 0,
     label: (a, b) => (b.label ?? -1) - (a.label ?? -1),
-    fold: (a, b) => (a.fold ?? last) - (b.fold ?? last),
+    fold: (a, b) => inFold(a) - inFold(b),
     missing: (a, b) => a.present.filter(Boolean).length - b.present.filter(Boolean).length,
   };
   let shown = cards.map((_, place) => place);
@@ -111,7 +112,7 @@
     $("who").textContent = patient.id;
     $("what").className = `label l${patient.label}`;
     $("what").textContent = patient.label === null ? "no label" : `label ${patient.label}`;
-    $("fold").textContent = patient.fold === null ? "no fold" : `fold ${patient.fold}`;
+    $("fold").textContent = patient.fold === null ? "no fold" : patient.fold === "test" ? "test patient" : `fold ${patient.fold}`;
     const ratio = (box[3] * patient.spacing[1]) / (box[2] * patient.spacing[0]);
     viewer.style.setProperty("--ratio", ratio.toFixed(4));
     figures.forEach((figure, index) => {

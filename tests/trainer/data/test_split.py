@@ -71,3 +71,33 @@ def test_permutation_keeps_each_folds_balance_and_depends_on_the_seed(manifest: 
     for fold in range(3):
         names = [name for name, _, own in manifest.patients if own == fold]
         assert sum(permuted[n] for n in names) == sum(labels[n] for n in names)
+
+
+@pytest.mark.parametrize(("name", "where"), [("unlabelled", "unlabelled"), ("test", "test")])
+def test_a_patient_in_a_fold_and_outside_is_refused_under_any_spelling(
+    manifest: Manifest, name: str, where: str
+) -> None:
+    """A test set that was trained on would be none."""
+    stolen = manifest.shards_of([0])[0].patients[1]
+    outside = dataclasses.replace(
+        manifest.shards_of([None])[0],
+        name=f"{name}-00000-of-00001.tfrecord",
+        patients=(ShardPatient(patient_id=stolen.patient_id.lstrip("0"), label=1),),
+    )
+    inside = [shard for shard in manifest.shards if shard.fold is not None]
+    leaking = dataclasses.replace(manifest, shards=(*inside, outside))
+    with pytest.raises(ContractError, match=rf"\(fold 0, {where}\)"):
+        check_folds(leaking)
+
+
+def test_test_patients_are_in_no_fold_and_lend_no_label(manifest: Manifest) -> None:
+    outside = dataclasses.replace(
+        manifest.shards_of([None])[0],
+        name="test-00000-of-00001.tfrecord",
+        patients=(ShardPatient(patient_id="held out", label=1),),
+    )
+    inside = [shard for shard in manifest.shards if shard.fold is not None]
+    with_test = dataclasses.replace(manifest, shards=(*inside, outside))
+    check_folds(with_test)
+    assert labels_of(with_test) == labels_of(manifest)
+    assert permuted_labels(with_test, 1) == permuted_labels(manifest, 1)

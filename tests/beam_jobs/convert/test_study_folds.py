@@ -1,0 +1,150 @@
+"""Groups and given folds, run as a user runs them: manifest, summary, report, resume, privacy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from beam_jobs import dicom_to_tfrecord, verify
+from beam_jobs.api import open_dataset
+from beam_jobs.common import cli
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.plan import PhantomConfig
+
+SITES = ["Charité", "Charité", "Mayo", "Mayo", "Bern", "Bern", "Oslo", ""]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight patients with a small series each, their sites, and folds with two test patients."""
+    root = tmp_path_factory.mktemp("cohort") / "phantoms"
+    config = PhantomConfig(
+        patients=8, test_patients=0, matrix=(16, 20), slices=(6, 8), modalities=("T1w",)
+    )
+    write_cohort(config, root)
+    table = pd.read_csv(root / "train_labels.csv", dtype=str)
+    ids = table.BraTS21ID.to_numpy()
+    pd.DataFrame({"patient_id": ids, "site": SITES}).to_csv(root / "sites.csv", index=False)
+    by_label = table.groupby("MGMT_value").cumcount().replace({2: "test", 3: "test"})
+    pd.DataFrame({"patient_id": ids, "fold": by_label}).to_csv(root / "folds.csv", index=False)
+    return root
+
+
+def convert(cohort: Path, output: Path, *more: str) -> int:
+    return dicom_to_tfrecord.main(
+        [
+            *("--input", str(cohort / "train"), "--output", str(output), "--shape", "8,8,6"),
+            *("--labels", str(cohort / "train_labels.csv"), "--modalities", "T1w", *more),
+        ]
+    )
+
+
+def by_sites(cohort: Path) -> tuple[str, ...]:
+    return "--groups", str(cohort / "sites.csv"), "--group_column", "site", "--folds", "2"
+
+
+@pytest.fixture(scope="module")
+def hashed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By sites, with hashed ids."""
+    output = tmp_path_factory.mktemp("hashed") / "d"
+    key = output.parent / "key"
+    key.write_text("0123456789abcdef")
+    policy = ("--id_policy", "hmac", "--id_key", str(key))
+    assert convert(cohort, output, *by_sites(cohort), *policy) == cli.EXIT_OK
+    return output
+
+
+@pytest.fixture(scope="module")
+def given(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("given") / "d"
+    assert convert(cohort, output, "--folds_csv", str(cohort / "folds.csv")) == cli.EXIT_OK
+    return output
+
+
+def test_manifest_and_report_tell_groups_a_fold_and_no_file_names_one(hashed: Path) -> None:
+    manifest = open_dataset(hashed).manifest
+    assert manifest.fold_rule == "groups"
+    decided = manifest.counts["folds"]
+    assert sum(decided["groups"].values()) == 5
+    assert decided["largest_group"] == 2
+    assert decided["listed_without_patient"] == 0
+    assert "no group in two" in (hashed / "report.html").read_text()
+    for path in hashed.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not any(name and name.encode() in content for name in SITES), path
+        assert b"Charit" not in content, path
+
+
+def test_a_rerun_keeps_every_shard_and_says_the_balance(
+    cohort: Path, given: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(cohort, given, "--folds_csv", str(cohort / "folds.csv")) == cli.EXIT_OK
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "shards 8 kept, 0 converted" in lines
+    assert "fold 1 1 of label 0, 1 of label 1" in lines
+    assert "test 2 of label 0, 2 of label 1" in lines
+
+
+def test_test_patients_stand_in_shards_of_their_own_with_their_labels(given: Path) -> None:
+    dataset = open_dataset(given)
+    assert dataset.manifest.label_balance["test"] == {"0": 2, "1": 2}
+    assert dataset.manifest.folds == 2
+    cases = list(dataset.cases([None]))
+    assert len(cases) == 4
+    assert {case.fold for case in cases} == {None}
+    assert {case.label for case in cases} == {0, 1}
+    assert len(list(given.glob("test-*.tfrecord"))) == 4
+    assert '<option value="test">' in (given / "report.html").read_text()
+    assert verify.main([str(given), "--workers", "1"]) == cli.EXIT_OK
+
+
+def test_other_groups_or_folds_make_another_dataset(
+    cohort: Path, given: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "folds.csv"
+    table = pd.read_csv(cohort / "folds.csv", dtype=str).replace({"fold": {"0": "1", "1": "0"}})
+    table.iloc[::-1].to_csv(other, index=False)
+    with pytest.raises(cli.UsageError, match=r"another dataset \(given: '\w{16}' there, '\w{16}'"):
+        convert(cohort, given, "--folds_csv", str(other))
+    with pytest.raises(cli.UsageError, match=r"given: .* there, None requested; groups: None"):
+        convert(cohort, given, *by_sites(cohort))
+    again = pd.read_csv(cohort / "folds.csv", dtype=str).iloc[::-1]
+    again["patient_id"] = again["patient_id"].str.zfill(5)
+    again.to_csv(other, index=False)  # the same folds in another order and spelling
+    assert convert(cohort, given, "--folds_csv", str(other), "--quiet") == cli.EXIT_OK
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--folds_csv", "f.csv", "--folds", "3"), "--folds and --folds_csv exclude each other"),
+        (("--folds_csv", "gone.csv"), "--folds_csv: gone.csv does not exist"),
+        (("--groups", "gone.csv"), "--groups: gone.csv does not exist"),
+    ],
+)
+def test_flags_that_make_no_sense_are_one_line(
+    cohort: Path, tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(cli.UsageError, match=message):
+        convert(cohort, tmp_path / "d", *flags)
+
+
+def test_folds_without_labels_are_wrong_usage(cohort: Path, tmp_path: Path) -> None:
+    argv = ["--input", str(cohort / "train"), "--output", str(tmp_path / "d")]
+    with pytest.raises(cli.UsageError, match="--groups needs --labels"):
+        dicom_to_tfrecord.main([*argv, *by_sites(cohort)])
+
+
+def test_a_manifest_whose_groups_cannot_be_is_refused(hashed: Path) -> None:
+    data = json.loads((hashed / MANIFEST_NAME).read_text())
+    data["counts"]["folds"]["groups"]["0"] = 99
+    with pytest.raises(ContractError, match=r"fold 0 has \d patients of 99 groups"):
+        Manifest.from_json(data)
+    data["fold_rule"] = "dice"
+    with pytest.raises(ContractError, match="fold_rule: 'dice' found"):
+        Manifest.from_json(data)
