@@ -90,7 +90,7 @@ demo: $(STAMP) ## synthetic patients through the whole chain, DICOM to submissio
 	@rm -rf demo
 	@echo; echo '1/6 phantoms: DICOM series of 100 patients to train on and 60 to predict'
 	$(BIN)/python -m beam_jobs.phantoms --output demo/cohort --patients 100 --test_patients 60 \
-	  --seed 1 --workers 2
+	  --seed 1 --difficulty 0.6 --workers 2
 	@echo; echo '2/6 conversion: DICOM to sharded 3D TFRecords'
 	$(BIN)/python -m beam_jobs.dicom_to_tfrecord --input demo/cohort/train \
 	  --labels demo/cohort/train_labels.csv --output demo/dataset --shape 48,48,32
