@@ -24,6 +24,7 @@ from beam_jobs.common.cli import CommandError, quiet_tensorflow
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
+from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.provenance import SEARCHED, split_provenance
 from trainer.config.run import TrainConfig
@@ -130,7 +131,8 @@ def train(
     config.network.require_files()
     folds = folds_to_train(manifest, config.fold, config.outer_fold)
     check_folds(manifest)
-    searched = any(n in searched_on for n, _, fold in manifest.patients if fold in folds)
+    scored = {normalised_id(name) for name, _, fold in manifest.patients if fold in folds}
+    searched = not scored.isdisjoint(searched_on)
     if permutations:
         check_permutations(
             config, permutations, processes, cluster=len(cluster.workers) > 1, searched=searched

@@ -54,8 +54,9 @@ def test_a_search_ends_with_every_trial_once_and_the_best_one_reported(
     config = TrainConfig.from_json(rest)
     assert config.optimizer.learning_rate == float(best["learning_rate"])
     assert config.network.width == float(best["width"])
-    seen = {f"{number:05}" for number in range(24)}
-    assert patients == seen  # as the manifest has them, and nobody without a label
+    seen = {str(number) for number in range(24)}
+    assert patients == seen  # and nobody without a label
+    assert set(settings["provenance"]["patients"]) == {f"{n:05}" for n in range(24)}
     assert settings["provenance"]["trials"] == 12
     assert settings["provenance"]["folds"] == [0, 1, 2]
     assert {row["no_claim"] for row in rows} == {"searched"}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.ids import normalised_id
 
 PROVENANCE = "provenance"
 SEARCHED = "searched"  # the reason in no_claim where searched patients are scored
@@ -21,8 +22,7 @@ def split_provenance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], froze
       settings: as JSON.
 
     Returns:
-      The settings, and the ids as the searched dataset's manifest has them; none without a
-      provenance.
+      The settings, and the ids as `normalised_id` has them; none without a provenance.
 
     Raises:
       UsageError: a provenance that does not name its patients.
@@ -34,4 +34,4 @@ def split_provenance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], froze
     patients = found.get("patients") if isinstance(found, Mapping) else None
     if not isinstance(patients, list) or not all(isinstance(name, str) for name in patients):
         raise UsageError(f"{PROVENANCE}: an object with the list of its patients is needed")
-    return rest, frozenset(patients)
+    return rest, frozenset(map(normalised_id, patients))

@@ -12,7 +12,7 @@ def test_settings_without_a_provenance_were_searched_on_nobody() -> None:
 
 def test_a_provenance_is_taken_out_of_the_settings() -> None:
     settings = {"epochs": 3, "provenance": {"patients": ["00001", "00003"], "trials": 9}}
-    assert split_provenance(settings) == ({"epochs": 3}, frozenset({"00001", "00003"}))
+    assert split_provenance(settings) == ({"epochs": 3}, frozenset({"1", "3"}))
     assert "provenance" in settings
 
 

@@ -252,7 +252,7 @@ def test_no_real_trial_of_a_killed_study_reads_a_patient_of_its_outer_fold(tmp_p
     environ = {**os.environ, "WATCHED": str(seen)}
     for moment in ("trials/0/result.json", "outer/config.json"):
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
-        _until(lambda moment=moment: (study / moment).exists(), process)
+        _until(lambda moment=moment: (study / moment).exists(), process, seconds=600)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert subprocess.run(command, env=environ, stdout=subprocess.DEVNULL).returncode == 0
