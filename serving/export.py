@@ -16,6 +16,7 @@ import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
 from serving.model.saved_model import write_model
 from trainer.config.run_layout import OOF_NAME
-from trainer.metrics.wording import summary_line, verdict
+from trainer.metrics.wording import permutations_text, summary_line, verdict
 from trainer.training.run_files import Run
 
 PROG = "python -m serving.export"
@@ -204,7 +205,11 @@ def contract_of(
     first = runs[0]
     for run in runs[1:]:
         _require_same_volumes(first, run)
+    # pandas takes half a second to import
+    from trainer.metrics.run_facts import decided
+
     names = _names([files.text(run.directory) for run in runs])
+    metrics = [decided(run.metrics, run.directory) for run in runs]
     known = cohort if cohort is not None else _cohort(runs, None)
     return Contract(
         schema=first.schema,
@@ -238,13 +243,19 @@ def contract_of(
                 "dataset_fingerprint": run.dataset_fingerprint,
                 "trained_on": dict(run.trained_on),
                 "no_claim": list(run.no_claim),
-                "metrics": dict(run.metrics),
-                "said": f"{summary_line(run.metrics)}. {verdict(run.metrics)}",
+                "metrics": measured,
+                "said": _said(measured),
             }
-            for name, run in zip(names, runs, strict=True)
+            for name, run, measured in zip(names, runs, metrics, strict=True)
         ),
         versions={"tensorflow": tf.__version__, "keras": keras.__version__},
     )
+
+
+def _said(metrics: Mapping[str, Any]) -> str:
+    """What a run's metrics allow one to say, for the card."""
+    retrained = f" {permutations_text(metrics)}" if metrics["permutations"] else ""
+    return f"{summary_line(metrics)}. {verdict(metrics)}{retrained}"
 
 
 def export(

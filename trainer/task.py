@@ -25,9 +25,8 @@ from trainer.config.run import (
     TrainConfig,
     merged,
 )
-from trainer.config.run_layout import OOF_NAME, PERMUTATIONS_NAME, REPORT_NAME
+from trainer.config.run_layout import REPORT_NAME
 from trainer.metrics.ensemble import summary_rows
-from trainer.metrics.predictions import read_predictions
 from trainer.metrics.wording import permutations_text, verdict
 from trainer.training.environment import run_addresses
 
@@ -192,13 +191,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _print_summary(trained: Run, address: str) -> None:
-    metrics = trained.metrics
-    if files.stat(files.join(address, PERMUTATIONS_NAME)) is not None:
-        # pandas takes half a second to import
-        from trainer.metrics.run_facts import headline_of
+    # pandas takes half a second to import
+    from trainer.metrics.run_facts import decided
 
-        own = headline_of(read_predictions(files.join(address, OOF_NAME)), address)
-        metrics = {**metrics, **own.estimate}
+    metrics = decided(trained.metrics, address)
     for name, text in summary_rows(metrics):
         row(name, text)
     if metrics["permutations"]:

@@ -121,6 +121,18 @@ def headline_of(
     return Headline(estimate=estimate, null=null, out_of_fold=out_of_fold, facts=facts)
 
 
+def decided(metrics: Mapping[str, Any], run: files.StrPath) -> dict[str, Any]:
+    """A run's metrics, with its retrainings on permuted labels where there are any by now.
+
+    Raises:
+      ContractError: as `headline_of`.
+    """
+    if files.stat(files.join(run, PERMUTATIONS_NAME)) is None:
+        return dict(metrics)
+    own = read_predictions(files.join(run, OOF_NAME))
+    return {**metrics, **headline_of(own, run).estimate}
+
+
 def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
     mine, theirs = predictions.common(own)
     scores, there = predictions.repeats[:, mine], own.repeats[:, theirs]

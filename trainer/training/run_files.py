@@ -36,7 +36,10 @@ _METRIC_KINDS: dict[str, type] = {
     **dict.fromkeys(("n", "positive"), int),
     "no_claim": list,
 }
-_METRICS = ("auc_interval", "better_than_chance", "worse_than_chance")
+_METRICS = ("auc_interval", "auc_told_from_chance", "permutations") + (
+    "better_than_chance",
+    "worse_than_chance",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from serving import export
@@ -12,6 +15,7 @@ from serving.model.calibration import Calibration
 from serving.model.card import model_card
 from tests.datasets import make_metrics
 from tests.serving.models import MODALITIES, schema_of, spec_of
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME, PERMUTATIONS_NAME
 from trainer.training.run_files import Member, Run
 
 FOLDS, PATIENTS = 5, 20  # a fold's patients, half of them positive
@@ -137,6 +141,24 @@ def test_what_is_said_of_chance_is_the_metrics_own_word() -> None:
     alone = run_of("run", [3])
     assert not alone.metrics["better_than_chance"]
     assert "cannot be told from chance" in card_of(alone)
+
+
+def test_retrainings_on_permuted_labels_decide_in_the_card_too(tmp_path: Path) -> None:
+    run = dataclasses.replace(run_of("run", range(5)), directory=str(tmp_path))
+    run.save()
+    rng = np.random.default_rng(0)
+    lines = [
+        f"{fold}-{number},{number % 2},{fold},0,{number % 2 + 2 * rng.normal()},0.5,3,last,"
+        for fold in range(5)
+        for number in range(PATIENTS)
+    ]
+    (tmp_path / OOF_NAME).write_text("\n".join([",".join(OOF_COLUMNS), *lines]) + "\n")
+    rows = [f"{number},{number},{0.8 + number / 1000}" for number in range(1, 40)]
+    (tmp_path / PERMUTATIONS_NAME).write_text("\n".join(["permutation,seed,auc", *rows]) + "\n")
+    card = card_of(run)
+    assert "Of 39 whole retrainings on permuted labels, 39 score as high" in card
+    assert run.metrics["better_than_chance"]
+    assert "cannot be told from chance" in card
 
 
 def test_several_runs_are_told_one_by_one_and_their_ensemble_was_not_measured() -> None:
