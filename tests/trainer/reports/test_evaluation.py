@@ -16,6 +16,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from beam_jobs.common.contract_json import ContractError
+from tests.browser import Browser
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
 from trainer.metrics import evaluation
@@ -352,6 +353,24 @@ def test_the_headline_is_true_of_every_kind_of_run(
     if metrics["no_claim"]:
         assert "% interval" not in text[: text.index("Discrimination")]
         assert not re.search(r"p [=<] ", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_a_phone_and_begins_with_the_headline(tmp_path: Path, dark: bool) -> None:
+    kinds: list[dict[str, Any]] = [{"strength": 0.0}, {"null": _NULL}, {"no_claim": "permuted"}]
+    pages = []
+    for place, options in enumerate(kinds):
+        run = _run(tmp_path / str(place), **options)
+        predictions = read_predictions(run / "oof_predictions.csv")
+        pages.append(write_report(tmp_path / f"out-{place}", predictions, run=run))
+    with Browser(dark=dark) as browser:
+        for path in pages:
+            shown = browser.open(path, width=390, height=844)
+            assert shown.value("document.documentElement.scrollWidth") <= 390
+            bottom = "document.querySelector('.lead').getBoundingClientRect().bottom"
+            assert shown.value(bottom) < 844
+            assert (len(shown.requests), shown.complaints) == (1, [])
 
 
 def test_permuted_retrainings_are_drawn_with_the_runs_own_auc(tmp_path: Path) -> None:
