@@ -168,32 +168,36 @@ def comparisons_of(
 ) -> list[dict[str, Any]]:
     """DeLong's paired test against each other model, on the patients both have.
 
-    Like is compared with like: a model whose scores allow no claim is marked and gets no test.
+    Like is compared with like: a model whose scores allow no claim is marked and gets no test;
+    one of permuted labels is measured by these.
 
     Raises:
-      ContractError: labels differ, or the common patients are too few of a class.
+      ContractError: labels differ that were not permuted, or the common patients are too few of a
+        class.
     """
     found: list[dict[str, Any]] = []
     for other in others:
         mine, theirs = predictions.common(other)
-        truth = predictions.labels[mine]
-        if (truth != other.labels[theirs]).any():
+        truth, others_truth = predictions.labels[mine], other.labels[theirs]
+        silent = {*predictions.no_claim, *other.no_claim}
+        if (truth != others_truth).any() and "permuted" not in silent:
             raise ContractError(f"{predictions.name} and {other.name} have different labels")
         first, second = predictions.repeats[:, mine], other.repeats[:, theirs]
         own = None if predictions.folds is None else predictions.folds[mine]
         others_own = None if other.folds is None else other.folds[theirs]
+        test = None
         try:
-            test = delong_test(truth, first, second, level, (own, others_own))
+            if not silent:
+                test = delong_test(truth, first, second, level, (own, others_own))
             one = estimate_of(truth, first, folds=own, level=level, no_claim=predictions.no_claim)
             another = estimate_of(
-                truth, second, folds=others_own, level=level, no_claim=other.no_claim
+                others_truth, second, folds=others_own, level=level, no_claim=other.no_claim
             )
         except ValueError as error:
             raise ContractError(
                 f"{predictions.name} and {other.name} in common: {error}"
             ) from error
-        silent = predictions.no_claim or other.no_claim
-        rates, hits = thinned(*mean_roc(truth, second, others_own))
+        rates, hits = thinned(*mean_roc(others_truth, second, others_own))
         found.append(
             {
                 "name": other.name,
@@ -206,10 +210,10 @@ def comparisons_of(
                 "other_auc": another["auc"],
                 "other_auc_interval": another["auc_interval"],
                 "other_no_claim": another["no_claim"],
-                "difference": test.difference,
-                "difference_interval": None if silent else list(test.interval),
-                "z": None if silent else test.z,
-                "p_value": None if silent else test.p_value,
+                "difference": one["auc"] - another["auc"],
+                "difference_interval": list(test.interval) if test else None,
+                "z": test.z if test else None,
+                "p_value": test.p_value if test else None,
                 "no_test": "; ".join(
                     f"{model.name}: {' '.join(REASONS[reason] for reason in model.no_claim)}"
                     for model in (predictions, other)

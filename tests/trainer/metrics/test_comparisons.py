@@ -213,6 +213,15 @@ def test_what_allows_no_claim_is_marked_and_gets_no_test(reason: str, first: boo
     assert sound["p_value"] < 0.05
 
 
+def test_a_model_of_permuted_labels_is_measured_by_these() -> None:
+    labels, folds = np.tile([0, 1], 20), np.arange(40) // 8
+    plain = _predictions("plain", labels, labels + 0.0, folds=folds)
+    null = _predictions("null", 1 - labels, 1.0 - labels, folds=folds, no_claim=("permuted",))
+    (found,) = comparisons_of(plain, [null])
+    assert (found["auc"], found["other_auc"], found["difference"]) == (1, 1, 0)
+    assert found["no_test"].startswith("null: The labels were permuted")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [0, 10])
 def test_two_equal_cross_validated_models_differ_in_five_of_a_hundred_at_most(shared: int) -> None:
