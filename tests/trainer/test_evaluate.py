@@ -19,7 +19,8 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
-from trainer.metrics.auc import auc, auc_interval
+from trainer.metrics.auc import auc
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.logits import log_loss, sigmoid
 from trainer.metrics.predictions import read_column
 from trainer.metrics.wording import summary_line, verdict
@@ -59,7 +60,7 @@ def test_limits_are_z_standard_errors_at_the_limit_away() -> None:
     scores = rng.normal(size=65) + labels
     m, n = 25, 40
     star = (m + n) / 2 - 1
-    for limit in auc_interval(labels, scores, 0.9):
+    for limit in estimate_of(labels, scores, level=0.9)["auc_interval"]:
         q1, q2 = limit / (2 - limit), 2 * limit**2 / (1 + limit)
         variance = (limit * (1 - limit) + star * (q1 + q2 - 2 * limit**2)) / (m * n)
         distance = abs(auc(labels, scores) - limit)
@@ -73,7 +74,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     shift = math.sqrt(2) * float(ndtri(truth))
     hits = 0
     for _ in range(300):
-        low, high = auc_interval(labels, rng.normal(size=30) + shift * labels)
+        low, high = estimate_of(labels, rng.normal(size=30) + shift * labels)["auc_interval"]
         hits += low <= truth <= high
     assert 0.92 <= hits / 300 <= 0.99
 
@@ -81,7 +82,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_perfect_auc_still_has_an_interval(sign: int) -> None:
     labels = np.repeat([0, 1], 10)
-    low, high = auc_interval(labels, sign * labels)
+    low, high = estimate_of(labels, sign * labels)["auc_interval"]
     assert (high if sign == 1 else low) == (1.0 if sign == 1 else 0.0)
     assert 0.1 < high - low < 0.4
 
@@ -89,7 +90,7 @@ def test_a_perfect_auc_still_has_an_interval(sign: int) -> None:
 def test_more_patients_narrow_the_interval() -> None:
     widths = []
     for n in (10, 100, 1000):
-        low, high = auc_interval(np.tile([0, 1, 0, 1], n), np.tile([1, 2, 3, 4], n))
+        low, high = estimate_of(np.tile([0, 1, 0, 1], n), np.tile([1, 2, 3, 4], n))["auc_interval"]
         widths.append(high - low)
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
 

@@ -42,20 +42,6 @@ def midranks(values: npt.ArrayLike) -> Floats:
     return ranks
 
 
-def auc_interval(
-    labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95
-) -> tuple[float, float]:
-    """Confidence interval of the AUC of one network on patients it never saw: `newcombe_limits`.
-
-    Raises:
-      ValueError: as `auc`, or a level outside (0, 1).
-    """
-    z = z_of(level)
-    positive = int(np.sum(labels))
-    negative = np.size(labels) - positive
-    return newcombe_limits(auc(labels, scores), positive, negative, (z, z))
-
-
 def newcombe_limits(
     estimate: float, positive: int, negative: int, reach: tuple[float, float], factor: float = 1.0
 ) -> tuple[float, float]:

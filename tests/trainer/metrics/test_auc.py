@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_curve
 
-from trainer.metrics.auc import auc_interval
+from trainer.metrics.estimate import estimate_of
 from trainer.metrics.resampling import bootstrap, percentile_interval, sensitivities_within_folds
 from trainer.metrics.roc_and_calibration import wilson_interval
 
@@ -89,7 +89,7 @@ def test_interval_covers_the_true_auc_in_93_to_97_of_100(
     times, hits = 1500, 0
     for _ in range(times):
         scores = rng.normal(size=labels.size) + shift * labels
-        low, high = auc_interval(labels, scores)
+        low, high = estimate_of(labels, scores)["auc_interval"]
         hits += low <= truth <= high
     print(positive, negative, truth, hits / times)
     assert 0.93 <= hits / times <= 0.97
