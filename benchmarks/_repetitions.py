@@ -28,7 +28,7 @@ from _stand_in import (
 )
 from sklearn.metrics import average_precision_score
 
-from trainer.metrics.auc import auc, auc_interval, newcombe_variance
+from trainer.metrics.auc import newcombe_variance
 from trainer.metrics.comparisons import delong_test
 from trainer.metrics.epoch_choice import candidate_epochs, crossfit
 from trainer.metrics.estimate import OUT_OF_FOLD_FACTOR, estimate_of
@@ -180,8 +180,8 @@ def _tell(
             estimate = estimate_of(labels, told, folds=folds)
             measured.told[rule].add(estimate["auc"], estimate["auc_interval"], fresh[rule][row])
         pooled = scores[BEFORE][0]
-        interval = auc_interval(labels, pooled)
-        measured.told[BEFORE].add(auc(labels, pooled), interval, fresh[BEFORE][row])
+        plain = estimate_of(labels, pooled)
+        measured.told[BEFORE].add(plain["auc"], plain["auc_interval"], fresh[BEFORE][row])
         pairs = {"seed": (scores["last"][0], scores["last"][1])}
         for kind, model in other.items():
             pairs[kind] = scores["last"][0], model.held_out[row, 0, -2]
