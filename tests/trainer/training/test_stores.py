@@ -103,9 +103,9 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(
 def test_a_run_cut_off_from_its_store_resumes_to_the_same_end(
     store: Emulator, dataset: Path, local: Path
 ) -> None:
-    """After that many writes the store refuses all others, the lock's removal too: as a kill."""
+    """After so many writes the store refuses all others, the lock's removal too: as a kill."""
     resumed = 0
-    for allowed in range(3, 66, 3):
+    for allowed in range(3, 67, 4):
         run = store.path(f"cut-{store.scheme}-{allowed}", "run")
         argv = ["--data", str(dataset), "--output_dir", run, *SETTINGS]
         writes = 0
