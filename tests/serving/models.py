@@ -86,6 +86,7 @@ def write_run(
         model="tiny",
         members=tuple(members),
         trained_on={"patients": trained_on[0], "positive": trained_on[1]},
+        trained_ids=tuple(map(str, range(trained_on[0]))),
         epoch_choice="last",
         no_claim=no_claim,
         metrics=make_metrics([(member.fold, member.seed) for member in members]),

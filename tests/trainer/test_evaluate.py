@@ -324,8 +324,16 @@ def test_a_test_set_of_patients_that_the_run_has_seen_is_refused(
         tmp_path / "l.csv", "BraTS21ID,MGMT_value", f"59,{1 if labelled else ''}",
         "100,0", "101,1", "102,0",
     )  # fmt: skip
-    with pytest.raises(ContractError, match=r"p is no test set: 59 of its patients stand in .*oof"):
-        main(["--predictions", str(test), "--labels", str(labels), "--run", str(run)])
+    argv = ["--predictions", str(test), "--labels", str(labels), "--run", str(run)]
+    with pytest.raises(ContractError, match=r"p is no test set: .*oof_.* 1 of its patients: 59$"):
+        main(argv)
+    # A run of one fold has trained on patients that its file does not list.
+    _run(run, trained_ids=["0", "00102", "103", "101"])
+    with pytest.raises(ContractError, match=r"p is no test set: .*trained on 2 .*: 101, 102$"):
+        main(argv)
+    (run / "oof_predictions.csv").unlink()
+    with pytest.raises(ContractError, match=r"trained on 2"):
+        main(argv)
 
 
 def test_out_of_fold_predictions_of_another_run_are_refused(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
         model="seed_cnn",
         members=tuple(members),
         trained_on={"patients": 6, "positive": 3},
+        trained_ids=tuple("012345"),
         epoch_choice="last",
         no_claim=(),
         metrics=make_metrics([(0, 0), (1, 0)]),

@@ -147,6 +147,8 @@ def test_a_run_says_what_it_was_made_of(trained: Trained) -> None:
     assert finished.dataset_fingerprint == manifest.dataset_fingerprint
     assert (finished.modalities, finished.precision) == (("T1wCE",), "float32")
     assert finished.prevalence == 0.5
+    labelled = {name for name, label, _ in manifest.patients if label is not None}
+    assert set(finished.trained_ids) == labelled
     assert finished.step_seconds > 0
     assert list((trained.directory / "logs" / "fold-1").glob("events.*"))
 
@@ -185,6 +187,8 @@ def test_repeats_give_every_patient_a_row_a_seed_and_one_score(
     assert finished.metrics["n"] == len(logits) == 32
     assert finished.metrics["auc"] == pytest.approx(np.mean(each))
     assert [seed["seed"] for seed in finished.metrics["seeds"]] == [4, 5]
+    assert len(finished.trained_ids) == 32
+    assert logits.keys().isdisjoint(finished.trained_ids)
 
 
 def test_settings_come_from_a_file_and_flags_win(dataset: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
+from beam_jobs.core.cohort.ids import normalised_id
 from trainer.config.run_layout import (
     CONFIG_NAME,
     HISTORY_NAME,
@@ -87,8 +88,8 @@ def headline_of(
       level: of the interval.
 
     Raises:
-      ContractError: no fold has both classes, patients of the test set stand in the run's
-        out-of-fold predictions, or predictions with folds are not the run's.
+      ContractError: no fold has both classes, the run was trained on patients of the test set or
+        scored them out of fold, or predictions with folds are not the run's.
     """
     facts = run_facts(run) if run else None
     own = None
@@ -104,8 +105,9 @@ def headline_of(
             null = read_null(run)
     else:
         codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
-        if run and own:
+        if run:
             _check_unseen(predictions, own, run)
+        if run and own:
             out_of_fold = headline_of(own, run, level).estimate
     try:
         estimate = estimate_of(
@@ -147,13 +149,20 @@ def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -
         )
 
 
-def _check_unseen(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
-    if seen := sorted({*predictions.keys, *predictions.without_label} & {*own.keys}):
-        more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
-        raise ContractError(
-            f"{predictions.name} is no test set: {', '.join(seen[:3])}{more} of its patients "
-            f"stand in {files.join(run, OOF_NAME)}, so that networks of the run have seen them"
-        )
+def _check_unseen(predictions: Predictions, own: Predictions | None, run: files.StrPath) -> None:
+    asked = {*predictions.keys, *predictions.without_label}
+    of_run = files.join(run, RUN_NAME)
+    trained = read_json(of_run).get("trained_ids", ()) if files.stat(of_run) else ()
+    for known, what in (
+        (map(normalised_id, trained), f"networks of {run} were trained on"),
+        (own.keys if own else (), f"{files.join(run, OOF_NAME)} scores, out of fold,"),
+    ):
+        if seen := sorted(asked.intersection(known)):
+            more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+            raise ContractError(
+                f"{predictions.name} is no test set: {what} {len(seen)} of its patients: "
+                f"{', '.join(seen[:3])}{more}"
+            )
 
 
 def read_null(run: files.StrPath) -> list[float]:

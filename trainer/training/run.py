@@ -116,11 +116,11 @@ def _finish(
 
     config, manifest = setup.config, setup.manifest
     in_use = folds_in_use(manifest, config.outer_fold)
-    trained_on = [
-        label
-        for _, label, own in manifest.patients
+    trained_on = {
+        name: label
+        for name, label, own in manifest.patients
         if own in in_use and label is not None and any(fold != own for fold in folds)
-    ]
+    }
     metrics = _metrics(config, results, no_claim)
     assert config.modalities is not None
     finished = Run(
@@ -141,7 +141,8 @@ def _finish(
             )
             for result, of_fold in zip(results, metrics["folds"], strict=True)
         ),
-        trained_on={"patients": len(trained_on), "positive": sum(trained_on)},
+        trained_on={"patients": len(trained_on), "positive": sum(trained_on.values())},
+        trained_ids=tuple(trained_on),
         epoch_choice=config.epoch_choice,
         no_claim=no_claim,
         metrics=metrics,

@@ -23,7 +23,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("config", "schema", "spec", "trained_on", "metrics", "versions"), dict),
     **dict.fromkeys(("dataset_fingerprint", "model", "epoch_choice", "precision"), str),
     **dict.fromkeys(("wall_seconds", "step_seconds", "input_wait"), float),
-    **dict.fromkeys(("modalities", "no_claim"), list),
+    **dict.fromkeys(("modalities", "no_claim", "trained_ids"), list),
 }
 _MEMBER_KINDS: dict[str, type] = {
     **dict.fromkeys(("fold", "seed", "epoch"), int),
@@ -75,6 +75,7 @@ class Run:
       model: name in `trainer.networks.registry`' registry.
       members: one a trained fold.
       trained_on: `patients`, of whom `positive`, that at least one member was trained on.
+      trained_ids: their ids, as the dataset spells them; a model's contract does not have them.
       epoch_choice: how the members' epochs were chosen, one of `EPOCH_CHOICES`.
       no_claim: reason codes for which the metrics allow no claim ("searched", "permuted").
       metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
@@ -94,6 +95,7 @@ class Run:
     model: str
     members: tuple[Member, ...]
     trained_on: Mapping[str, int]
+    trained_ids: tuple[str, ...]
     epoch_choice: str
     no_claim: tuple[str, ...]
     metrics: Mapping[str, Any]
@@ -121,6 +123,7 @@ class Run:
             "schema": self.schema.to_json(),
             "modalities": list(self.modalities),
             "no_claim": list(self.no_claim),
+            "trained_ids": list(self.trained_ids),
             "members": [dataclasses.asdict(member) for member in self.members],
         }
 
@@ -161,6 +164,11 @@ class Run:
             require_kinds(trained_on, {"patients": int, "positive": int}, where="trained_on.")
             if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:
                 raise ContractError(f"trained_on: {trained_on} found, some of patients required")
+            if len(data["trained_ids"]) != trained_on["patients"]:
+                raise ContractError(
+                    f"trained_ids: {len(data['trained_ids'])} found, those of "
+                    f"{trained_on['patients']} patients required"
+                )
             require_kinds(data["metrics"], _METRIC_KINDS, where="metrics.")
             for place, of_fold in enumerate(objects_of(data["metrics"], "folds", where="metrics.")):
                 require_kinds(of_fold, {"n": int}, where=f"metrics.folds[{place}].")
@@ -177,6 +185,7 @@ class Run:
                     "schema": RecordSchema.from_json(data["schema"]),
                     "modalities": tuple(data["modalities"]),
                     "no_claim": tuple(data["no_claim"]),
+                    "trained_ids": tuple(data["trained_ids"]),
                     "members": tuple(Member(**member) for member in data["members"]),
                 },
             )

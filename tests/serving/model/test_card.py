@@ -47,6 +47,7 @@ def run_of(
             Member(fold=fold, seed=seed, path="", epoch=3, val_auc=0.6) for fold, seed in members
         ),
         trained_on={"patients": trained_on, "positive": trained_on // 2},
+        trained_ids=tuple(map(str, range(trained_on))),
         epoch_choice=epoch_choice,
         no_claim=no_claim,
         metrics=make_metrics(members, patients=PATIENTS, no_claim=no_claim),

@@ -132,6 +132,7 @@ def train(directory: Path, config: TrainConfig, manifest: Manifest, folds: Seque
             for m in members
         ),
         trained_on={"patients": len(truth), "positive": sum(truth.values())},
+        trained_ids=tuple(truth),
         epoch_choice="last",
         no_claim=(),
         metrics=metrics,

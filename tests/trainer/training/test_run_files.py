@@ -31,6 +31,7 @@ def _run(directory: Path) -> Run:
         model="seed_cnn",
         members=(Member(fold=0, seed=1, path="fold-0/network.keras", epoch=2, val_auc=0.7),),
         trained_on={"patients": 80, "positive": 40},
+        trained_ids=tuple(map(str, range(80))),
         epoch_choice="last",
         no_claim=(),
         metrics=make_metrics([(0, 1)]),
@@ -69,6 +70,7 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
         ({"modalities": "T1w"}, "modalities: 'T1w' found"),
         ({"trained_on": {"patients": 80}}, r"trained_on\.positive is missing"),
         ({"trained_on": {"patients": 0, "positive": 0}}, "trained_on: .* found"),
+        ({"trained_ids": ["0", "1"]}, "trained_ids: 2 found, those of 80 patients required"),
         ({"metrics": {}}, r"metrics\.auc is missing"),
         ({"metrics": {**make_metrics([(0, 1)]), "folds": [{}]}}, r"folds\[0\]\.n is missing"),
         ({"no_claim": [1]}, r"no_claim: \[1\] found"),
@@ -88,7 +90,7 @@ def test_a_run_of_before_0_3_is_refused_for_what_it_was(tmp_path: Path) -> None:
     """Every epoch of it was chosen on the patients it was scored on."""
     _run(tmp_path).save()
     old = json.loads((tmp_path / "run.json").read_text())
-    for name in ("epoch_choice", "no_claim", "trained_on"):
+    for name in ("epoch_choice", "no_claim", "trained_on", "trained_ids"):
         del old[name]
     old["members"][0]["best_epoch"] = old["members"][0].pop("epoch")
     (tmp_path / "run.json").write_text(json.dumps({**old, "prevalence": 0.5}))
