@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="CSV",
         help="submission.csv or oof_predictions.csv; further ones are compared with the first, "
-        "patients paired",
+        "patients paired, each judged by the run it lies in",
     )
     add(
         "--labels",
@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
         for file in args.predictions
     ]
     first, *others = _distinct(models)
-    run_ = args.run or _run_beside(args.predictions[0])
+    run_, *other_runs = map(_run_beside, args.predictions)
+    run_ = args.run or run_
     # pandas and scikit-learn take a second to import.
     from trainer.metrics.comparisons import comparisons_of
     from trainer.metrics.run_facts import headline_of
@@ -111,8 +112,11 @@ def main(argv: Sequence[str]) -> int:
         row("permuted", permutations_text(estimate))
     if headline.out_of_fold:
         row("out of fold", summary_line(headline.out_of_fold))
-    first = dataclasses.replace(first, no_claim=tuple(estimate["no_claim"]))
-    for one in comparisons_of(first, others):
+    others = [
+        headline_of(other, beside).predictions
+        for other, beside in zip(others, other_runs, strict=True)
+    ]
+    for one in comparisons_of(headline.predictions, others):
         row("against", comparison_line(one))
     _print_missing(first)
     if args.output:

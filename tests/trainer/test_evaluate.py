@@ -265,6 +265,31 @@ def test_a_file_beside_the_run_of_an_earlier_version_is_optimistic(
     assert "No claim. A version before 0.3" in _told(capsys, str(file))
 
 
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        ({"config": {}}, "A version before 0.3"),
+        ({"epoch_choice": "last", "no_claim": ["searched"]}, "The settings were searched"),
+        ({"config": {"permute_labels": True, "epoch_choice": "last"}}, "The labels were permuted"),
+    ],
+)
+def test_a_further_file_is_marked_by_the_run_it_lies_in_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], run: dict[str, Any], reason: str
+) -> None:
+    sound = _oof(tmp_path / "sound.csv")
+    marked = _oof(tmp_path / "marked" / "oof_predictions.csv", signal=1)
+    (marked.parent / "run.json").write_text(json.dumps(run))
+    said = _told(capsys, str(sound), str(marked), "--output", str(tmp_path / "out"))
+    assert "better than chance" in said
+    assert f"no test: marked: {reason}" in said
+    comparison = json.loads((tmp_path / "out" / "metrics.json").read_text())["comparisons"][0]
+    assert comparison["p_value"] is comparison["other_auc_interval"] is None
+    # Whatever is asked of the first.
+    _run(tmp_path / "run")
+    argv = (str(tmp_path / "run" / "oof_predictions.csv"), "--run", str(tmp_path / "run"))
+    assert f"no test: marked: {reason}" in _told(capsys, argv[0], str(marked), *argv[1:])
+
+
 def test_a_run_of_permuted_labels_prints_no_claim(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,10 +102,9 @@ def evaluation_of(
       ContractError: as `run_facts.headline_of`, or a file does not fit.
       UsageError: a file does not exist.
     """
-    truth, scores = predictions.labels, predictions.scores
     headline = headline_of(predictions, run, level)
-    estimate, facts = headline.estimate, headline.facts
-    predictions = dataclasses.replace(predictions, no_claim=tuple(estimate["no_claim"]))
+    predictions, estimate, facts = headline.predictions, headline.estimate, headline.facts
+    truth, scores = predictions.labels, predictions.scores
     n, positive = estimate["n"], estimate["positive"]
     factor = OUT_OF_FOLD_FACTOR if estimate["estimator"] != ALL_PAIRS else 1.0
     resamples = max(200, min(2000, _BUDGET // n))

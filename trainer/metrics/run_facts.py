@@ -61,6 +61,7 @@ class Headline:
     """The estimate that an evaluation is about, and what its run adds.
 
     Attributes:
+      predictions: as given, with their run's reasons why they allow no claim.
       estimate: `estimate.estimate_of`'s object of the predictions.
       null: AUCs of the run's retrainings on permuted labels, of its own out-of-fold predictions.
       out_of_fold: of a test set, the estimate of the run's own out-of-fold predictions; None
@@ -68,6 +69,7 @@ class Headline:
       facts: `run_facts`; None without a run.
     """
 
+    predictions: Predictions
     estimate: dict[str, Any]
     null: list[float]
     out_of_fold: dict[str, Any] | None
@@ -109,6 +111,8 @@ def headline_of(
             _check_unseen(predictions, own, run)
         if run and own:
             out_of_fold = headline_of(own, run, level).estimate
+    no_claim = tuple(code for code in REASONS if code in codes)
+    predictions = dataclasses.replace(predictions, no_claim=no_claim)
     try:
         estimate = estimate_of(
             predictions.labels,
@@ -116,11 +120,13 @@ def headline_of(
             folds=predictions.folds,
             level=level,
             null=null or None,
-            no_claim=[code for code in REASONS if code in codes],
+            no_claim=no_claim,
         )
     except ValueError as error:
         raise ContractError(str(error)) from error
-    return Headline(estimate=estimate, null=null, out_of_fold=out_of_fold, facts=facts)
+    return Headline(
+        predictions=predictions, estimate=estimate, null=null, out_of_fold=out_of_fold, facts=facts
+    )
 
 
 def decided(metrics: Mapping[str, Any], run: files.StrPath) -> dict[str, Any]:
