@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 
+CANARY = "Zebra"
 SITES = ["Charité", "Charité", "Mayo", "Mayo", "Bern", "Bern", "Oslo", ""]
 
 
@@ -49,13 +51,28 @@ def by_sites(cohort: Path) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def hashed(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def named(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same cohort under ids that would be found anywhere."""
+    root = tmp_path_factory.mktemp("named")
+    for patient in (cohort / "train").iterdir():
+        shutil.copytree(patient, root / "train" / f"{CANARY}-{int(patient.name)}")
+    for name in ("train_labels.csv", "sites.csv", "folds.csv"):
+        first, *rows = (cohort / name).read_text().splitlines()
+        lines = [first, *(f"{CANARY}-{row}" for row in rows)]
+        (root / name).write_text("\n".join(lines) + "\n")
+    (root / "key").write_text("0123456789abcdef")
+    return root
+
+
+def hashing(named: Path) -> tuple[str, ...]:
+    return "--id_policy", "hmac", "--id_key", str(named / "key")
+
+
+@pytest.fixture(scope="module")
+def hashed(named: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """By sites, with hashed ids."""
     output = tmp_path_factory.mktemp("hashed") / "d"
-    key = output.parent / "key"
-    key.write_text("0123456789abcdef")
-    policy = ("--id_policy", "hmac", "--id_key", str(key))
-    assert convert(cohort, output, *by_sites(cohort), *policy) == cli.EXIT_OK
+    assert convert(named, output, *by_sites(named), *hashing(named)) == cli.EXIT_OK
     return output
 
 
@@ -66,6 +83,15 @@ def given(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def assert_unnamed(output: Path, said: str = "") -> None:
+    """No id and no group stands in what a conversion wrote or said."""
+    names = [CANARY.encode(), b"Charit", *(name.encode() for name in SITES if name)]
+    for path in output.rglob("*"):
+        content = path.read_bytes() if path.is_file() else b""
+        assert not any(name in content + str(path).encode() for name in names), path
+    assert not any(name in said.encode() for name in names)
+
+
 def test_manifest_and_report_tell_groups_a_fold_and_no_file_names_one(hashed: Path) -> None:
     manifest = open_dataset(hashed).manifest
     assert manifest.fold_rule == "groups"
@@ -74,10 +100,20 @@ def test_manifest_and_report_tell_groups_a_fold_and_no_file_names_one(hashed: Pa
     assert decided["largest_group"] == 2
     assert decided["listed_without_patient"] == 0
     assert "no group in two" in (hashed / "report.html").read_text()
-    for path in hashed.rglob("*"):
-        content = path.read_bytes() if path.is_file() else b""
-        assert not any(name and name.encode() in content for name in SITES), path
-        assert b"Charit" not in content, path
+    assert_unnamed(hashed)
+
+
+def test_given_folds_with_hashed_ids_name_nobody(
+    named: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--folds_csv", str(named / "folds.csv"))
+    assert convert(named, tmp_path / "d", *options, *hashing(named)) == cli.EXIT_OK
+    assert open_dataset(tmp_path / "d").manifest.label_balance["test"] == {"0": 2, "1": 2}
+    assert_unnamed(tmp_path / "d", "".join(capfd.readouterr()))
+    # Without hashes it would be found.
+    assert convert(named, tmp_path / "clear", *options, "--quiet") == cli.EXIT_OK
+    with pytest.raises(AssertionError, match=r"clear/"):
+        assert_unnamed(tmp_path / "clear")
 
 
 def test_a_rerun_keeps_every_shard_and_says_the_balance(
