@@ -104,19 +104,22 @@ def page(evaluation: dict[str, Any]) -> str:
 
 
 def _learnt(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a history: epochs, the best validation AUC and when, the last of it and the losses."""
+    """A row a history: epochs, the last validation AUC and losses, and its optimistic epoch.
+
+    That is the best one on the fold's own patients: shown, and nothing is chosen by it.
+    """
     rows = []
     for name, history in evaluation["learning_curves"].items():
         areas = [(value, epoch) for epoch, value in enumerate(history.get("val_auc", ()), 1)]
         known = [one for one in areas if one[0] is not None]
         if known:
-            best, epoch = max(known, key=lambda one: (one[0], -one[1]))
+            optimistic, epoch = max(known, key=lambda one: (one[0], -one[1]))
             rows.append(
                 {
                     "name": name,
                     "epochs": len(areas),
-                    "best": best,
-                    "best_epoch": epoch,
+                    "optimistic": optimistic,
+                    "optimistic_epoch": epoch,
                     "last": known[-1][0],
                     "loss": _last(history, "loss"),
                     "val_loss": _last(history, "val_loss"),

@@ -212,6 +212,7 @@ def test_learning_curves_are_found_in_the_run_that_the_predictions_lie_in(
     assert metrics["learning_curves"]["fold-0-seed-1"]["val_loss"] == [0.7, None]
     text = " ".join(found.text.split())
     assert "Optimistic: best epoch's AUC" in text
+    assert text.count("Optimistic: best epoch") == 2
     assert "fold 0, seed 1 2 0.70 0.80 1 0.600 0.700" in text
 
 
