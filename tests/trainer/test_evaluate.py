@@ -202,8 +202,9 @@ def _oof(file: Path, *, signal: float = 3.0, no_claim: str = "", old: bool = Fal
 def _run(directory: Path, **more: Any) -> Path:
     """A run whose out-of-fold predictions have a signal."""
     _oof(directory / "oof_predictions.csv", no_claim="+".join(more.get("no_claim", ())))
-    run = {"config": {"permute_labels": False}, "epoch_choice": "last", "no_claim": [], **more}
-    (directory / "run.json").write_text(json.dumps(run))
+    run = {"config": {"permute_labels": False}, "epoch_choice": "last", "no_claim": []}
+    run["trained_ids"] = []
+    (directory / "run.json").write_text(json.dumps({**run, **more}))
     return directory
 
 
@@ -358,6 +359,9 @@ def test_a_test_set_of_patients_that_the_run_has_seen_is_refused(
         main(argv)
     (run / "oof_predictions.csv").unlink()
     with pytest.raises(ContractError, match=r"trained on 2"):
+        main(argv)
+    _run(run, trained_ids=None)
+    with pytest.raises(ContractError, match=r"before 0\.3\): whether p is a test set cannot be"):
         main(argv)
 
 

@@ -91,7 +91,8 @@ def headline_of(
 
     Raises:
       ContractError: no fold has both classes, the run was trained on patients of the test set or
-        scored them out of fold, or predictions with folds are not the run's.
+        scored them out of fold, or does not say on whom it was trained; or predictions with folds
+        are not the run's.
     """
     facts = run_facts(run) if run else None
     own = None
@@ -158,7 +159,12 @@ def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -
 def _check_unseen(predictions: Predictions, own: Predictions | None, run: files.StrPath) -> None:
     asked = {*predictions.keys, *predictions.without_label}
     of_run = files.join(run, RUN_NAME)
-    trained = read_json(of_run).get("trained_ids", ()) if files.stat(of_run) else ()
+    trained = read_json(of_run).get("trained_ids") if files.stat(of_run) else None
+    if trained is None:
+        raise ContractError(
+            f"{run} does not name the patients it was trained on (not finished, or of a version "
+            f"before 0.3): whether {predictions.name} is a test set cannot be told"
+        )
     for known, what in (
         (map(normalised_id, trained), f"networks of {run} were trained on"),
         (own.keys if own else (), f"{files.join(run, OOF_NAME)} scores, out of fold,"),
