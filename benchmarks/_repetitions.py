@@ -64,7 +64,7 @@ class Cell:
     def variance(self) -> float:
         """Newcombe's at an AUC of 0.5."""
         positive = round(self.positive * self.n)
-        return newcombe_variance(0.5, positive, self.n - positive)
+        return newcombe_variance(0.5, [(positive, self.n - positive)])
 
     @property
     def names(self) -> tuple[str, ...]:

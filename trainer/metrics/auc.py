@@ -7,6 +7,7 @@ imported where it is called: its statistics take a second, and every command's -
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +44,10 @@ def midranks(values: npt.ArrayLike) -> Floats:
 
 
 def newcombe_limits(
-    estimate: float, positive: int, negative: int, reach: tuple[float, float], factor: float = 1.0
+    estimate: float,
+    groups: Sequence[tuple[int, int]],
+    reach: tuple[float, float],
+    factor: float = 1.0,
 ) -> tuple[float, float]:
     """Limits of an AUC: the values θ that lie so many standard errors *at θ* from the estimate.
 
@@ -54,7 +58,7 @@ def newcombe_limits(
 
     Args:
       estimate: the AUC.
-      positive, negative: counts of patients, at least 1.
+      groups: as `newcombe_variance` takes them.
       reach: standard errors to the lower and to the upper limit, at least 0.
       factor: what the variance is multiplied by.
 
@@ -64,7 +68,7 @@ def newcombe_limits(
 
     def lower(value: float, errors: float) -> float:
         def beyond(theta: float) -> float:
-            variance = factor * newcombe_variance(theta, positive, negative)
+            variance = factor * newcombe_variance(theta, groups)
             return value - theta - errors * math.sqrt(variance)
 
         if value <= 0:
@@ -82,14 +86,25 @@ def newcombe_limits(
     return lower(estimate, reach[0]), 1 - lower(1 - estimate, reach[1])
 
 
-def newcombe_variance(theta: float, positive: int, negative: int) -> float:
+def newcombe_variance(theta: float, groups: Sequence[tuple[int, int]]) -> float:
     """Variance of an AUC whose true value is θ: Hanley and McNeil's under the exponential model.
 
-    Both group sizes in it are replaced by their mean (Newcombe 2006, method 5).
+    Both group sizes in it are replaced by their mean (Newcombe 2006, method 5). Of pairs within
+    folds it is the weighted sum of the folds' own: they have fewer pairs than all patients have.
+
+    Args:
+      theta: in 0 .. 1.
+      groups: counts of positive and negative patients whose pairs are compared, at least 1 each:
+        of all patients, or of each fold.
     """
-    excess = (positive + negative) / 2 - 1
-    spread = 1 + excess * ((1 - theta) / (2 - theta) + theta / (1 + theta))
-    return theta * (1 - theta) * spread / (positive * negative)
+
+    def spread(positive: int, negative: int) -> float:
+        excess = (positive + negative) / 2 - 1
+        return 1 + excess * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+
+    pairs = sum(positive * negative for positive, negative in groups)
+    summed = sum(positive * negative * spread(positive, negative) for positive, negative in groups)
+    return theta * (1 - theta) * summed / pairs**2
 
 
 def z_of(level: float) -> float:

@@ -41,10 +41,10 @@ def estimate_of(
     """AUC with its interval, and whether it differs from chance.
 
     With folds of two or more values the scores are out of fold: the AUC is that of pairs within
-    folds, and its variance is doubled. Otherwise it is that of all pairs, with its plain variance.
-    The estimate over R repeats is the mean of theirs; what they vary by is taken off the doubled
-    variance V: of 2 V, 2 V - (1 - 1 / R) s² is left, V at least, s² the variance of the repeats'
-    AUCs, all at an AUC of 0.5; the interval keeps that proportion everywhere.
+    folds, and the variance of such pairs is doubled. Otherwise it is that of all pairs, with its
+    plain variance. The estimate over R repeats is the mean of theirs; what they vary by is taken
+    off the doubled variance V: of 2 V, 2 V - (1 - 1 / R) s² is left, V at least, s² the variance of
+    the repeats' AUCs, all at an AUC of 0.5; the interval keeps that proportion everywhere.
 
     With so many retrainings on permuted labels that `(1 - level) / 2` can be reached on each side
     (39 at 95 %), these decide: the limits are as many standard errors away as the AUC without
@@ -87,9 +87,9 @@ def estimate_of(
     if not areas:
         raise ValueError("an AUC out of fold needs both classes in a fold: no fold has them")
     value = float(np.mean(areas))
-    positive = int(truth.sum())
-    negative = truth.size - positive
-    variance = newcombe_variance(0.5, positive, negative)
+    compared = comparable(truth, np.zeros(truth.size), folds if out_of_fold else None)
+    groups = [(int(truth[rows].sum()), int((~truth[rows]).sum())) for rows, _ in compared]
+    variance = newcombe_variance(0.5, groups)
     factor = 1.0
     if out_of_fold:
         spread = float(np.var(areas, ddof=1)) if len(areas) > 1 else 0.0
@@ -112,14 +112,14 @@ def estimate_of(
         p_value = 2 * float(ndtr(-abs(value - 0.5) / error))
     if abs(value - 0.5) < _SAME:
         p_value = 1.0
-    low, high = newcombe_limits(value, positive, negative, reach, factor)
+    low, high = newcombe_limits(value, groups, reach, factor)
     silent = bool(no_claim)
     return {
         "auc": value,
         "auc_interval": None if silent else [low, high],
         "level": level,
         "n": int(truth.size),
-        "positive": positive,
+        "positive": int(truth.sum()),
         "estimator": WITHIN_FOLDS if out_of_fold else ALL_PAIRS,
         "repeats": len(areas),
         "variance_factor": factor,

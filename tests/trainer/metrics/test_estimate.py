@@ -32,6 +32,17 @@ def _newcombe(theta: float, m: int, n: int) -> float:
     return (theta * (1 - theta) + star * (q1 + q2 - 2 * theta**2)) / (m * n)
 
 
+def _of_folds(theta: float, labels: Any, folds: Any) -> float:
+    """The variance of folds' independent AUCs in their mean weighted by pairs."""
+    counts = [(int((of == 1).sum()), int((of == 0).sum())) for of in _each(labels, folds)]
+    weights = [m * n / sum(a * b for a, b in counts) for m, n in counts]
+    return sum(w**2 * _newcombe(theta, m, n) for w, (m, n) in zip(weights, counts, strict=True))
+
+
+def _each(labels: Any, folds: Any) -> list[Any]:
+    return [labels[folds == fold] for fold in np.unique(folds)]
+
+
 def _sklearns(labels: Any, scores: Any, folds: Any) -> float:
     """roc_auc_score of each fold, weighted by its pairs."""
     weights, areas = [], []
@@ -69,14 +80,14 @@ def test_limits_and_p_value_are_those_of_the_doubled_variance(level: float) -> N
     a, z = _sklearns(labels, scores, folds), float(norm.ppf(0.5 + level / 2))
 
     def low(t: float) -> float:
-        return float(a - t - z * math.sqrt(2 * _newcombe(t, 20, 40)))
+        return float(a - t - z * math.sqrt(2 * _of_folds(t, labels, folds)))
 
     def high(t: float) -> float:
-        return float(t - a - z * math.sqrt(2 * _newcombe(t, 20, 40)))
+        return float(t - a - z * math.sqrt(2 * _of_folds(t, labels, folds)))
 
     expected = (brentq(low, 0, a), brentq(high, a, 1 - 1e-9))
     assert found["auc_interval"] == pytest.approx(expected, abs=1e-9)
-    at_half = math.sqrt(2 * _newcombe(0.5, 20, 40))
+    at_half = math.sqrt(2 * _of_folds(0.5, labels, folds))
     assert found["p_value"] == pytest.approx(2 * norm.sf(abs(a - 0.5) / at_half), rel=1e-9)
     assert found["auc_told_from_chance"] == pytest.approx(0.5 + z * at_half)
 
@@ -87,7 +98,7 @@ def test_repeats_are_averaged_and_what_they_vary_by_is_taken_off_the_doubled_var
     found = estimate_of(labels, scores, folds=folds)
     areas = [_sklearns(labels, one, folds) for one in scores]
     assert (found["auc"], found["repeats"]) == (pytest.approx(np.mean(areas)), 4)
-    v = _newcombe(0.5, 20, 40)
+    v = _of_folds(0.5, labels, folds)
     w = max(v, 2 * v - (1 - 1 / 4) * float(np.var(areas, ddof=1)))
     assert v < w < 2 * v
     expected = 2 * norm.sf(abs(found["auc"] - 0.5) / math.sqrt(w))
@@ -122,8 +133,8 @@ def test_forty_permutations_decide_and_thirty_eight_cannot() -> None:
     assert found["p_value"] == pytest.approx(0.05)
     # The lower limit is as many standard errors away as the highest of them is from 0.5.
     low = found["auc_interval"][0]
-    errors = (below.max() - 0.5) / math.sqrt(_newcombe(0.5, 20, 40))
-    assert (value - low) / math.sqrt(_newcombe(low, 20, 40)) == pytest.approx(errors)
+    errors = (below.max() - 0.5) / math.sqrt(_of_folds(0.5, labels, folds))
+    assert (value - low) / math.sqrt(_of_folds(low, labels, folds)) == pytest.approx(errors)
     one_as_good = estimate_of(labels, scores, folds=folds, null=[*below[:-1], value])
     assert not one_as_good["better_than_chance"]
     assert one_as_good["p_value"] == pytest.approx(0.1)
