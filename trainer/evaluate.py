@@ -118,6 +118,8 @@ def main(argv: Sequence[str]) -> int:
     ]
     for one in comparisons_of(headline.predictions, others):
         row("against", comparison_line(one))
+    for note in (*headline.notes, *(note for other in others for note in other.notes)):
+        row("mind", note)
     _print_missing(first)
     if args.output:
         # Drawing libraries take a second to import.

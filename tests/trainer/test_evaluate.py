@@ -303,17 +303,89 @@ def test_retrainings_on_permuted_labels_decide_for_the_runs_own_predictions(
 ) -> None:
     run = _run(tmp_path / "run")
     null = run / "permutations.csv"
-    _write(null, "permutation,seed,auc", *(f"{i},{i},1.0" for i in range(39)))
+    _write(null, "permutation,seed,auc", *(f"{i},{i},1.0" for i in range(1, 40)))
     said = _told(capsys, str(run / "oof_predictions.csv"))
     assert "cannot be told from chance" in said
     assert "39 score as high: p = 1, two-sided" in said
-    _write(null, "permutation,seed,auc", *(f"{i},{i},0.5" for i in range(19)))
+    _write(null, "permutation,seed,auc", *(f"{i},{i},0.5" for i in range(1, 20)))
     said = _told(capsys, str(run / "oof_predictions.csv"))
     assert "better than chance" in said
     assert "so few cannot decide" in said
-    _write(null, "permutation,seed,auc", "0,0,1.2")
-    with pytest.raises(ContractError, match=r"permutations.csv: auc '1.2': a number in 0 .. 1"):
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["1,0,1.2"], "auc '1.2': a number in 0 .. 1"),
+        (["1,0,0.5", "1,0,0.5"], "permutation '1': a number from 1 on that stands once"),
+        (["0,0,0.5"], "permutation '0': a number from 1"),
+        (["-1,0,0.5"], "permutation '-1': a number from 1"),
+    ],
+)
+def test_retrainings_that_cannot_be_are_refused(tmp_path: Path, rows: list[str], said: str) -> None:
+    run = _run(tmp_path / "run")
+    _write(run / "permutations.csv", "permutation,seed,auc", *rows)
+    with pytest.raises(ContractError, match=rf"permutations.csv: {said}"):
         main(["--predictions", str(run / "oof_predictions.csv")])
+
+
+@pytest.mark.parametrize("other", ["patients", "labels"])
+def test_retrainings_decide_for_all_patients_of_the_run_with_its_labels_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    run = _run(tmp_path / "run")
+    _write(run / "permutations.csv", "permutation,seed,auc", *(f"{i},0,1" for i in range(1, 40)))
+    labels = {i: i % 2 for i in range(60)}
+    if other == "patients":
+        del labels[59]
+    else:
+        labels[59] = 0
+    file = _write(
+        tmp_path / "l.csv", "patient_id,MGMT_value", *(f"{i},{labels[i]}" for i in labels)
+    )
+    argv = (str(run / "oof_predictions.csv"), "--labels", str(file))
+    said = _told(capsys, *argv, "--output", str(tmp_path / "out"))
+    assert "better than chance" in said
+    assert "permutations.csv of" in said
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (written["decided_by"], written["permutations"]) == ("interval", None)
+    assert any("other patients or labels" in warning for warning in written["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ({"config": 5}, "config: 5 found, an object required"),
+        ({"config": {"modalities": 5}}, "config.modalities: 5 found, a list required"),
+        ({"epoch_choice": "best"}, "epoch_choice: 'best' found, one of last, crossfit, none"),
+        ({"no_claim": "searched"}, "no_claim: 'searched' found, a list required"),
+        ({"no_claim": ["odd"]}, "no_claim: .'odd'. found, some of own_fold"),
+        ({"trained_ids": [5]}, "trained_ids: .5. found, a list of texts required"),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_refused_in_a_line(
+    tmp_path: Path, run: dict[str, Any], said: str
+) -> None:
+    file = _oof(tmp_path / "oof_predictions.csv")
+    (tmp_path / "run.json").write_text(json.dumps({"epoch_choice": "last", **run}))
+    with pytest.raises(ContractError, match=rf"run\.json: {said}"):
+        main(["--predictions", str(file)])
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_of_folds_that_does_not_tell_how_its_epochs_were_chosen_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    plain = [",".join(row.split(",")[:3] + row.split(",")[4:5])
+             for row in _oof(tmp_path / "oof.csv").read_text().splitlines()]  # fmt: skip
+    mute = _write(tmp_path / "mute.csv", *plain)
+    files = (mute, tmp_path / "oof.csv") if first else (tmp_path / "oof.csv", mute)
+    said = _told(capsys, *map(str, files), "--output", str(tmp_path / "out"))
+    warning = "mute.csv does not say how its epochs were chosen"
+    assert f"mind        {warning}" in said
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert any(warning in one for one in written["warnings"])
+    assert warning not in _told(capsys, str(tmp_path / "oof.csv"))
 
 
 def test_a_test_set_is_the_headline_and_the_run_out_of_fold_comes_second(

@@ -172,12 +172,14 @@ def comparisons_of(
     one of permuted labels is measured by these.
 
     Raises:
-      ContractError: labels differ that were not permuted, or the common patients are too few of a
-        class.
+      ContractError: labels differ that were not permuted, or the common patients are none, or too
+        few of a class.
     """
     found: list[dict[str, Any]] = []
     for other in others:
         mine, theirs = predictions.common(other)
+        if not mine.size:
+            raise ContractError(f"{predictions.name} and {other.name} have no patient in common")
         truth, others_truth = predictions.labels[mine], other.labels[theirs]
         silent = {*predictions.no_claim, *other.no_claim}
         if (truth != others_truth).any() and "permuted" not in silent:

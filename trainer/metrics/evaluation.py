@@ -150,7 +150,10 @@ def evaluation_of(
         **evaluation,
         "reading": reading(evaluation),
         "warnings": warnings_of(
-            evaluation, relabelled=len(predictions.relabelled), lacking=lacking
+            evaluation,
+            relabelled=len(predictions.relabelled),
+            lacking=lacking,
+            notes=[*headline.notes, *(note for other in others for note in other.notes)],
         ),
     }
 

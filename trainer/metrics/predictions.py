@@ -17,6 +17,7 @@ from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
+from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
@@ -24,6 +25,7 @@ from trainer.metrics.wording import REASONS
 
 IDS = ("BraTS21ID", "patient_id")
 SCORES = ("MGMT_value", "logit", "probability")
+KNOWN_CHOICES = (*EPOCH_CHOICES, "none")  # of epochs, in a predictions file; "none": no epochs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +42,7 @@ class Predictions:
       folds: (n,) the fold each was held out in, None where the file has none.
       seeds: seed → scores (n,), NaN for patients without; empty where it has none.
       no_claim: reasons why these scores allow no claim (`wording.REASONS`).
+      notes: what else to mind about these scores, a sentence each.
       without_label, without_prediction: keys of patients that only the other side has.
       relabelled: patients whose label in the labels file is not the predictions file's own.
     """
@@ -53,6 +56,7 @@ class Predictions:
     folds: npt.NDArray[np.int64] | None = None
     seeds: Mapping[int, Floats] = dataclasses.field(default_factory=dict)
     no_claim: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     without_label: tuple[str, ...] = ()
     without_prediction: tuple[str, ...] = ()
     relabelled: tuple[str, ...] = ()
@@ -139,8 +143,8 @@ def read_predictions(
     Raises:
       UsageError: as `read_rows`, or no labels at all.
       ContractError: a patient twice for one seed, rows of one patient that disagree, a value that
-        is no number, an unknown reason in no_claim, or no patient with both a prediction and a
-        label.
+        is no number, a column fold that is empty for some patients, an epoch_choice or a reason in
+        no_claim that is unknown, or no patient with both a prediction and a label.
     """
     columns, rows = read_rows(file, id_columns, score_columns)
     id_column = _column(file, columns, id_columns)
@@ -179,7 +183,17 @@ def read_predictions(
         wrong = keys[int(np.argmin(np.isin(truth, (0, 1))))]
         raise ContractError(f"label of {spelt[wrong]}: 0 or 1 required, {known[wrong]} found")
     seeds = {_whole(file, "seed", seed): by_seed[seed] for seed in every_seed if every_seed != {""}}
-    folds = [_one(file, spelt[key], "fold", found[key].values()) for key in keys]
+    folds = None
+    if "fold" in columns:
+        each = (_one(file, spelt[key], "fold", found[key].values()) for key in keys)
+        folds = np.array([_whole(file, "fold", text) for text in each])
+    no_claim = _no_claim(file, columns, rows)
+    notes = []
+    if folds is not None and "epoch_choice" not in columns and not no_claim:
+        notes.append(
+            f"{files.name_of(file)} does not say how its epochs were chosen: if by the patients it "
+            "scores, its AUC is optimistic."
+        )
     return Predictions(
         name=_name(file),
         keys=tuple(keys),
@@ -187,9 +201,10 @@ def read_predictions(
         scores=scores,
         probabilities=probabilities,
         logits=logits,
-        folds=(np.array([_whole(file, "fold", text) for text in folds]) if all(folds) else None),
+        folds=folds,
         seeds=dict(sorted(seeds.items())),
-        no_claim=_no_claim(file, columns, rows),
+        no_claim=no_claim,
+        notes=tuple(notes),
         without_label=tuple(sorted(found.keys() - known.keys())),
         without_prediction=tuple(sorted(known.keys() - found.keys())),
         relabelled=tuple(key for key in keys if own[key] and _differ(own[key], known[key])),
@@ -197,7 +212,7 @@ def read_predictions(
 
 
 def _no_claim(
-    file: files.StrPath, columns: Sequence[str], rows: Iterable[Mapping[str, str]]
+    file: files.StrPath, columns: Sequence[str], rows: Sequence[Mapping[str, str]]
 ) -> tuple[str, ...]:
     """Why a file's scores allow no claim, in `REASONS`' order.
 
@@ -205,6 +220,13 @@ def _no_claim(
     """
     if {"fold", "seed", "logit"} <= set(columns) and "epoch_choice" not in columns:
         return ("own_fold",)
+    if "epoch_choice" in columns:
+        unknown_choices = {row["epoch_choice"] for row in rows} - set(KNOWN_CHOICES)
+        if unknown_choices:
+            raise ContractError(
+                f"{file}: epoch_choice {min(unknown_choices)!r}: one of "
+                f"{', '.join(KNOWN_CHOICES)} required"
+            )
     found = {code for row in rows for code in row.get("no_claim", "").split("+")} - {""}
     if unknown := found - set(REASONS):
         known = ", ".join(REASONS)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, require_kinds, require_that
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from beam_jobs.core.cohort.ids import normalised_id
@@ -23,17 +23,32 @@ from trainer.config.run_layout import (
 )
 from trainer.metrics.estimate import estimate_of
 from trainer.metrics.logits import sigmoid
-from trainer.metrics.predictions import Predictions, read_predictions, read_rows
+from trainer.metrics.predictions import (
+    KNOWN_CHOICES,
+    Predictions,
+    read_predictions,
+    read_rows,
+)
 from trainer.metrics.wording import REASONS
+
+_LISTS = ("modalities", "no_claim", "trained_ids")
+_TEXTS = ("model", "precision", "dataset_fingerprint", "epoch_choice")
 
 
 def run_facts(run: files.StrPath) -> dict[str, Any] | None:
-    """What run.json, or config.json of a run not finished, says; None without either."""
+    """What run.json, or config.json of a run not finished, says; None without either.
+
+    Raises:
+      ContractError: a member of it is of another type, or unknown; the message names it.
+    """
     for name in (RUN_NAME, CONFIG_NAME):
         path = files.join(run, name)
         if files.stat(path) is not None:
             found = read_json(path)
-            config = found.get("config") or {}
+            config = {} if found.get("config") is None else found["config"]
+            require_kinds({"config": config}, {"config": dict}, where=f"{files.text(path)}: ")
+            _check(found, f"{files.text(path)}: ")
+            _check(config, f"{files.text(path)}: config.")
             return {
                 "model": found.get("model") or config.get("model"),
                 "modalities": found.get("modalities") or config.get("modalities"),
@@ -44,6 +59,19 @@ def run_facts(run: files.StrPath) -> dict[str, Any] | None:
                 "no_claim": _no_claim(found, config),
             }
     return None
+
+
+def _check(data: Mapping[str, Any], where: str) -> None:
+    kinds = {**dict.fromkeys(_LISTS, list), **dict.fromkeys(_TEXTS, str)}
+    there = {name: kind for name, kind in kinds.items() if data.get(name) is not None}
+    require_kinds(data, there, where=where)
+    for name in there.keys() & set(_LISTS):
+        fits = all(isinstance(one, str) for one in data[name])
+        require_that(fits, data, name, "a list of texts", where=where)
+    fits = set(data.get("no_claim") or ()) <= REASONS.keys()
+    require_that(fits, data, "no_claim", f"some of {', '.join(REASONS)}", where=where)
+    fits = data.get("epoch_choice") in (None, *KNOWN_CHOICES)
+    require_that(fits, data, "epoch_choice", f"one of {', '.join(KNOWN_CHOICES)}", where=where)
 
 
 def _no_claim(found: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -67,6 +95,7 @@ class Headline:
       out_of_fold: of a test set, the estimate of the run's own out-of-fold predictions; None
         without them.
       facts: `run_facts`; None without a run.
+      notes: the predictions' own, and whether the run's retrainings are left out.
     """
 
     predictions: Predictions
@@ -74,6 +103,7 @@ class Headline:
     null: list[float]
     out_of_fold: dict[str, Any] | None
     facts: dict[str, Any] | None
+    notes: tuple[str, ...]
 
 
 def headline_of(
@@ -101,11 +131,18 @@ def headline_of(
     codes = set(predictions.no_claim)
     null: list[float] = []
     out_of_fold = None
+    notes = list(predictions.notes)
     if predictions.folds is not None:
         codes.update(facts["no_claim"] if facts else ())
         if run and own:
             _check_own(predictions, own, run)
             null = read_null(run)
+            if null and not _as_measured(predictions, own):
+                null = []
+                notes.append(
+                    f"{PERMUTATIONS_NAME} of {run} is of other patients or labels than these, and "
+                    "is left out."
+                )
     else:
         codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
         if run:
@@ -126,7 +163,12 @@ def headline_of(
     except ValueError as error:
         raise ContractError(str(error)) from error
     return Headline(
-        predictions=predictions, estimate=estimate, null=null, out_of_fold=out_of_fold, facts=facts
+        predictions=predictions,
+        estimate=estimate,
+        null=null,
+        out_of_fold=out_of_fold,
+        facts=facts,
+        notes=tuple(notes),
     )
 
 
@@ -140,6 +182,11 @@ def decided(metrics: Mapping[str, Any], run: files.StrPath) -> dict[str, Any]:
         return dict(metrics)
     own = read_predictions(files.join(run, OOF_NAME))
     return {**metrics, **headline_of(own, run).estimate}
+
+
+def _as_measured(predictions: Predictions, own: Predictions) -> bool:
+    """Whether patients and labels are all those that the run's retrainings were scored on."""
+    return predictions.keys == own.keys and np.array_equal(predictions.labels, own.labels)
 
 
 def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
@@ -181,14 +228,22 @@ def read_null(run: files.StrPath) -> list[float]:
     """AUCs of a run's retrainings on permuted labels, in permutations.csv; [] where it is absent.
 
     Raises:
-      ContractError: a value that is no AUC.
+      ContractError: a value that is no AUC, or a permutation's number that is none or stands twice.
     """
     file = files.join(run, PERMUTATIONS_NAME)
     if files.stat(file) is None:
         return []
-    _, rows = read_rows(file, ("auc",))
-    found = []
+    _, rows = read_rows(file, ("permutation",), ("auc",))
+    found: list[float] = []
+    numbers: set[int] = set()
     for row in rows:
+        text = row["permutation"]
+        number = int(text) if text.isdecimal() else 0
+        if number < 1 or number in numbers:
+            raise ContractError(
+                f"{file}: permutation {text!r}: a number from 1 on that stands once required"
+            )
+        numbers.add(number)
         try:
             value = float(row["auc"])
         except ValueError:

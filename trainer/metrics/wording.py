@@ -145,7 +145,7 @@ def p_text(p: float, alpha: float = 0.05) -> str:
 
 
 def comparison_line(one: Mapping[str, Any]) -> str:
-    """One of `comparisons.comparisons_of` for the terminal."""
+    """One of `comparisons.comparisons_of` for the terminal, p adjusted for their number (Holm)."""
     first, second = (
         f"{one[auc]:.2f}" + (f" ({mark(one[reasons])})" if one[reasons] else "")
         for auc, reasons in (("auc", "no_claim"), ("other_auc", "other_no_claim"))
@@ -154,7 +154,10 @@ def comparison_line(one: Mapping[str, Any]) -> str:
     if one["no_test"]:
         return f"{text}, no test: {one['no_test']}"
     low, high = one["difference_interval"]
-    test = "no test" if one["p_value"] is None else p_text(one["p_value"], 1 - one["level"])
+    p = one["p_value_holm"]
+    test = "no test" if p is None else p_text(p, 1 - one["level"])
+    if p != one["p_value"]:
+        test += " (Holm)"
     return (
         f"{text}, difference {_signed(one['difference'])} ({_signed(low)} to {_signed(high)}), "
         f"{test}"
@@ -167,15 +170,18 @@ def _signed(value: float) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def warnings_of(evaluation: Mapping[str, Any], *, relabelled: int, lacking: int) -> list[str]:
+def warnings_of(
+    evaluation: Mapping[str, Any], *, relabelled: int, lacking: int, notes: Sequence[str] = ()
+) -> list[str]:
     """What stands between these numbers and new patients, a sentence each.
 
     Args:
       evaluation: `evaluation.evaluation_of`'s object.
       relabelled: patients whose label differs from that in the predictions file.
       lacking: patients that lack some of the seeds.
+      notes: of the predictions compared (`predictions.Predictions.notes`).
     """
-    warnings = [REASONS[reason] for reason in evaluation["no_claim"]]
+    warnings = [*(REASONS[reason] for reason in evaluation["no_claim"]), *notes]
     if (out_of_fold := evaluation["out_of_fold"]) and out_of_fold["no_claim"]:
         warnings.append(f"The run's own AUC out of fold: {verdict(out_of_fold)}")
     if relabelled:

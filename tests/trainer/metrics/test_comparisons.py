@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 from scipy.stats import chi2, norm
 
+from beam_jobs.common.contract_json import ContractError
 from trainer.metrics.comparisons import comparisons_of, delong, delong_test, holm
 from trainer.metrics.estimate import estimate_of
 from trainer.metrics.predictions import Predictions
@@ -220,6 +222,13 @@ def test_a_model_of_permuted_labels_is_measured_by_these() -> None:
     (found,) = comparisons_of(plain, [null])
     assert (found["auc"], found["other_auc"], found["difference"]) == (1, 1, 0)
     assert found["no_test"].startswith("null: The labels were permuted")
+
+
+def test_models_without_a_patient_in_common_are_not_compared() -> None:
+    labels = np.tile([0, 1], 3)
+    other = dataclasses.replace(_predictions("b", labels, labels + 0.0), keys=tuple("abcdef"))
+    with pytest.raises(ContractError, match="a and b have no patient in common"):
+        comparisons_of(_predictions("a", labels, labels + 0.0), [other])
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def test_a_seed_that_a_patient_lacks_is_not_counted_as_zero(tmp_path: Path) -> N
         (("1,0,0,0,nan,0.5",), "logit of 1: 'nan' is no finite number"),
         (("1,0,0,0,1,1", "1,0,0,,1,1"), "seed '' is no whole number"),
         (("1,2,0,0,1,0.5",), "label of 1: 0 or 1 required, 2 found"),
+        (("1,0,0,0,1,0.5", "2,1,,0,2,0.5"), "fold '' is no whole number"),
     ],
 )
 def test_rows_that_contradict_each_other_are_refused(
@@ -79,6 +80,13 @@ def test_rows_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ContractError, match=said):
         read_predictions(_write(tmp_path / "oof.csv", OOF, *rows))
+
+
+@pytest.mark.parametrize("choice", ["best_auc_own", ""])
+def test_an_unknown_choice_of_epochs_is_refused(tmp_path: Path, choice: str) -> None:
+    file = _write(tmp_path / "oof.csv", f"{OOF},epoch_choice", f"1,0,0,0,1,0.5,{choice}")
+    with pytest.raises(ContractError, match=f"epoch_choice '{choice}': one of last, crossfit, no"):
+        read_predictions(file)
 
 
 @pytest.mark.parametrize("row", ["1,0,0,0,1", "1,0,0,0,1,0.5,x"])

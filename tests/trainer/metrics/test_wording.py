@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.trainer.metrics.estimates import cases
@@ -34,6 +34,7 @@ def _claimed(text: str) -> str:
 
 
 @given(cases())
+@settings(deadline=None)  # the first call imports scipy
 def test_printed_numbers_stand_on_the_side_of_the_words_beside_them(case: dict[str, Any]) -> None:
     found = estimate_of(**case)
     line, lead, more = summary_line(found), *reading(found)[:2]
@@ -133,6 +134,7 @@ def test_a_comparison_without_a_test_says_why() -> None:
     )
     tested = {
         **one, "other_no_claim": [], "no_test": "", "difference": -0.17, "p_value": 0.0496,
-        "difference_interval": [-0.339, -0.0004],
+        "p_value_holm": 0.0496, "difference_interval": [-0.339, -0.0004],
     }  # fmt: skip
     assert comparison_line(tested).endswith("difference -0.17 (-0.34 to -0.0004), p = 0.0496")
+    assert comparison_line({**tested, "p_value_holm": 0.0992}).endswith(", p = 0.099 (Holm)")

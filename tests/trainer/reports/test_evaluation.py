@@ -64,7 +64,7 @@ def _run(
     }
     (directory / "run.json").write_text(json.dumps(run))
     if null:
-        rows = "".join(f"{i},{2 * i},{auc}\n" for i, auc in enumerate(null))
+        rows = "".join(f"{i},{2 * i},{auc}\n" for i, auc in enumerate(null, 1))
         (directory / "permutations.csv").write_text("permutation,seed,auc\n" + rows)
     with (directory / "series.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
