@@ -65,6 +65,15 @@ def test_out_of_fold_auc_is_scikit_learns_of_each_fold_weighted_by_its_pairs(see
     assert estimate_of(labels, scores + 10 * folds, folds=folds) == found
 
 
+@pytest.mark.parametrize("counts", [[(1, 21)] * 4 + [(29, 1)], [(3, 3), (12, 0), (0, 12)]])
+def test_folds_of_few_pairs_are_not_counted_as_many(counts: list[tuple[int, int]]) -> None:
+    labels = np.concatenate([np.repeat([1, 0], pair) for pair in counts])
+    folds = np.repeat(np.arange(len(counts)), [sum(pair) for pair in counts])
+    draws = np.random.default_rng(0).normal(size=(300, labels.size))
+    claims = [estimate_of(labels, draw, folds=folds) for draw in draws]
+    assert sum(one["better_than_chance"] or one["worse_than_chance"] for one in claims) <= 6
+
+
 def test_a_test_set_keeps_all_pairs_and_the_plain_variance() -> None:
     labels, scores, _ = _cohort(0)
     for one_fold in (None, np.full(60, 3)):
