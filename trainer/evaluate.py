@@ -97,14 +97,15 @@ def main(argv: Sequence[str]) -> int:
         )
         for file in args.predictions
     ]
-    first, *others = _distinct(models)
+    models = _distinct(models)
+    first, *others = models
     run_, *other_runs = map(_run_beside, args.predictions)
     run_ = args.run or run_
     # pandas and scikit-learn take a second to import.
     from trainer.metrics.comparisons import comparisons_of
     from trainer.metrics.run_facts import headline_of
 
-    headline = headline_of(first, run_)
+    headline = headline_of(first, run_, others=others)
     estimate = headline.estimate
     row("auc", summary_line(estimate))
     row("verdict", verdict(estimate))
@@ -113,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
     if headline.out_of_fold:
         row("out of fold", summary_line(headline.out_of_fold))
     others = [
-        headline_of(other, beside).predictions
+        headline_of(other, beside, others=models).predictions
         for other, beside in zip(others, other_runs, strict=True)
     ]
     for one in comparisons_of(headline.predictions, others):

@@ -291,6 +291,43 @@ def test_a_further_file_is_marked_by_the_run_it_lies_in_too(
     assert f"no test: marked: {reason}" in _told(capsys, argv[0], str(marked), *argv[1:])
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_without_folds_is_not_like_one_that_scores_its_patients_out_of_fold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    """As of the run's own ensemble, which was trained on these patients."""
+    run = _run(tmp_path / "run")
+    rows = [f"{i},{0.1 + 0.8 * (i % 2)},{i % 2}" for i in range(60)]
+    answers = _write(tmp_path / "all.csv", "patient_id,probability,label", *rows)
+    files = [str(run / "oof_predictions.csv"), str(answers)]
+    if first:
+        files.reverse()
+    said = _told(capsys, *files, "--output", str(tmp_path / "out"))
+    reason = "It has no folds, and a file beside it scores the same patients out of fold"
+    assert f"no test: all: {reason}" in said
+    assert ("No claim." in said) == first
+    written = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert written["no_claim"] == (["no_folds"] if first else [])
+    assert written["comparisons"][0]["p_value"] is None
+    # By itself, and beside a file of its kind, nothing is known of it.
+    again = _write(tmp_path / "again.csv", "patient_id,probability,label", *rows)
+    assert "no test" not in _told(capsys, str(answers), str(again))
+
+
+def test_a_test_set_that_its_run_vouches_for_is_compared_with_scores_out_of_fold(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _run(tmp_path / "run")
+    rows = [f"{i},{0.1 + 0.8 * (i % 2)},{i % 2}" for i in range(100, 160)]
+    test = _write(tmp_path / "test.csv", "patient_id,probability,label", *rows)
+    other = _oof(tmp_path / "other.csv", signal=1).read_text().splitlines()
+    shifted = (f"{100 + int(i)},{rest}" for i, _, rest in (row.partition(",") for row in other[1:]))
+    _write(tmp_path / "other.csv", OOF, *shifted)
+    said = _told(capsys, str(test), str(tmp_path / "other.csv"), "--run", str(run))
+    assert "no test" not in said
+    assert "better than chance" in said
+
+
 def test_a_run_of_permuted_labels_prints_no_claim(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@
   out_of_fold                            of a test set, the same of the run's own predictions, or
                                          null
   verdict, reading, warnings             in words
-  bootstrap                              resamples, seed; patients drawn within each class
+  bootstrap                              resamples, seed; patients drawn within each class; or null
   average_precision                      of all patients' mean scores: value, interval (bootstrap),
                                          at_random (the prevalence)
   log_loss, calibration                  null where the scores are no probabilities; calibration
@@ -37,8 +37,8 @@
                                          roc (the other's)
   without_label, without_prediction      ids that only one side has
 
-With no_claim, auc_interval, p_value, decided_by and auc_told_from_chance are null. Out of fold, the
-variance behind every other interval is doubled too.
+With no_claim, p_value, decided_by, auc_told_from_chance, bootstrap, every interval of these
+predictions and the band are null. Out of fold, the variance behind every interval is doubled.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def evaluation_of(
 
     Args:
       predictions: the model's.
-      others: those of models to compare it with, on the patients that both have.
+      others: those of models to compare it with, on the patients that both have; each as
+        `run_facts.headline_of` marks it.
       series: a dataset's series.csv, for groups by scanner and plane.
       run: the directory of the training run that made the predictions.
       level: of every interval.
@@ -102,14 +103,17 @@ def evaluation_of(
       ContractError: as `run_facts.headline_of`, or a file does not fit.
       UsageError: a file does not exist.
     """
-    headline = headline_of(predictions, run, level)
+    headline = headline_of(predictions, run, level, others)
     predictions, estimate, facts = headline.predictions, headline.estimate, headline.facts
     truth, scores = predictions.labels, predictions.scores
     n, positive = estimate["n"], estimate["positive"]
     factor = OUT_OF_FOLD_FACTOR if estimate["estimator"] != ALL_PAIRS else 1.0
-    resamples = max(200, min(2000, _BUDGET // n))
-    drawn = bootstrap(truth, scores, resamples=resamples, seed=seed)
-    low, high = percentile_interval(drawn.average_precision, level, factor)
+    resamples = 0 if estimate["no_claim"] else max(200, min(2000, _BUDGET // n))
+    spread = None
+    if resamples:
+        drawn = bootstrap(truth, scores, resamples=resamples, seed=seed)
+        limits = percentile_interval(drawn.average_precision, level, factor)
+        spread = [float(limit) for limit in limits]
     modalities = facts["modalities"] if facts else None
     of_series = read_groups(series, predictions.keys, modalities) if series else {}
     by_seed = _groups("seed", {str(one): ~np.isnan(s) for one, s in predictions.seeds.items()},
@@ -119,7 +123,7 @@ def evaluation_of(
         *([by_seed] if len(predictions.seeds) > 1 else []),
         *(_groups(by, members, predictions, estimate) for by, members in of_series.items()),
     ]
-    evaluation = {
+    evaluation: dict[str, Any] = {
         "format": FORMAT,
         "name": predictions.name,
         **estimate,
@@ -127,10 +131,10 @@ def evaluation_of(
         "out_of_fold": headline.out_of_fold,
         "prevalence": positive / n,
         "verdict": verdict(estimate),
-        "bootstrap": {"resamples": resamples, "seed": seed},
+        "bootstrap": {"resamples": resamples, "seed": seed} if resamples else None,
         "average_precision": {
             "value": float(average_precision_score(truth, scores)),
-            "interval": [float(low), float(high)],
+            "interval": spread,
             "at_random": positive / n,
         },
         **_calibration(predictions, level, factor, seed),
@@ -145,6 +149,8 @@ def evaluation_of(
         "without_label": list(predictions.without_label),
         "without_prediction": list(predictions.without_prediction),
     }
+    if estimate["no_claim"]:
+        _silence(evaluation)
     lacking = int(np.isnan(predictions.repeats).any(axis=0).sum())
     return {
         **evaluation,
@@ -156,6 +162,15 @@ def evaluation_of(
             notes=[*headline.notes, *(note for other in others for note in other.notes)],
         ),
     }
+
+
+def _silence(evaluation: Mapping[str, Any]) -> None:
+    """Sets the intervals of calibration and operating points to null."""
+    for one in (evaluation["calibration"] or {}).get("bins", ()):
+        one["interval"] = None
+    for point in evaluation["operating_points"]:
+        for name in ("sensitivity", "specificity", "ppv", "npv"):
+            point[name]["interval"] = None
 
 
 def _calibration(
@@ -224,19 +239,19 @@ def _curves(
     precision, recall, _ = precision_recall_curve(truth, scores)
     # By rising recall, and without the point that no threshold gives.
     recall, precision = thinned(recall[-2::-1], precision[-2::-1])
-    draws = sensitivities_within_folds(
-        truth, predictions.repeats, folds, rates=_RATES, resamples=resamples, seed=seed
-    )
-    low, high = percentile_interval(draws, level, factor)
+    band = None
+    if resamples:
+        draws = sensitivities_within_folds(
+            truth, predictions.repeats, folds, rates=_RATES, resamples=resamples, seed=seed
+        )
+        low, high = percentile_interval(draws, level, factor)
+        rates_and_limits = {"false_positive_rate": _RATES, "low": low, "high": high}
+        band = {name: values.tolist() for name, values in rates_and_limits.items()}
     return {
         "roc": {
             "false_positive_rate": rates.tolist(),
             "sensitivity": hits.tolist(),
-            "band": {
-                "false_positive_rate": _RATES.tolist(),
-                "low": low.tolist(),
-                "high": high.tolist(),
-            },
+            "band": band,
         },
         "precision_recall": {"recall": recall.tolist(), "precision": precision.tolist()},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,17 +107,22 @@ class Headline:
 
 
 def headline_of(
-    predictions: Predictions, run: files.StrPath | None = None, level: float = 0.95
+    predictions: Predictions,
+    run: files.StrPath | None = None,
+    level: float = 0.95,
+    others: Sequence[Predictions] = (),
 ) -> Headline:
     """Measures predictions, as the run they come from allows.
 
     Predictions with folds are the run's own, out of fold. Without folds they are of a test set,
-    whose patients no network of the run may have seen.
+    whose patients no network of the run may have seen; without a run that vouches for that, they
+    are not like with like beside another file that scores some of them out of fold.
 
     Args:
       predictions: of one model.
       run: directory of the training run that made them.
       level: of the interval.
+      others: predictions that they are compared with.
 
     Raises:
       ContractError: no fold has both classes, the run was trained on patients of the test set or
@@ -147,6 +152,8 @@ def headline_of(
         codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
         if run:
             _check_unseen(predictions, own, run)
+        elif any(one.folds is not None and predictions.common(one)[0].size for one in others):
+            codes.add("no_folds")
         if run and own:
             out_of_fold = headline_of(own, run, level).estimate
     no_claim = tuple(code for code in REASONS if code in codes)

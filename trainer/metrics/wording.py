@@ -15,6 +15,8 @@ from trainer.metrics.estimate import ALL_PAIRS, BY_PERMUTATIONS
 REASONS = {
     "own_fold": "A version before 0.3 kept the epochs that scored best on these same patients.",
     "searched": "The settings were searched on some of these same patients.",
+    "no_folds": "It has no folds, and a file beside it scores the same patients out of fold: its "
+    "model may have been trained on these patients.",
     "permuted": "The labels were permuted: this is what the recipe scores without any signal.",
 }
 PERMUTED = REASONS["permuted"]

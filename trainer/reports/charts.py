@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trainer.metrics.wording import auc_text, mark
+from trainer.metrics.wording import auc_name, auc_text, mark
 
 # What matplotlib draws with, and what the page calls it.
 _COLOURS = {
@@ -50,16 +50,16 @@ def roc(evaluation: Evaluation) -> str:
     curve, others = evaluation["curves"]["roc"], evaluation["comparisons"]
 
     def draw(axes: Axes) -> None:
-        band = curve["band"]
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.fill_between(
-            band["false_positive_rate"],
-            band["low"],
-            band["high"],
-            color=POSITIVE,
-            alpha=0.18,
-            linewidth=0,
-        )
+        if band := curve["band"]:
+            axes.fill_between(
+                band["false_positive_rate"],
+                band["low"],
+                band["high"],
+                color=POSITIVE,
+                alpha=0.18,
+                linewidth=0,
+            )
         models = [
             (evaluation["name"], evaluation["no_claim"], curve),
             *(
@@ -81,7 +81,9 @@ def roc(evaluation: Evaluation) -> str:
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
         _unit_square(axes)
 
-    description = f"ROC curve, AUC {auc_text(evaluation)}, with a pointwise confidence band"
+    description = f"ROC curve, {auc_name(evaluation['no_claim'])} {auc_text(evaluation)}"
+    if curve["band"]:
+        description += ", with a pointwise confidence band"
     return svg("roc", "ROC curve", description, draw, height=4.1)
 
 
@@ -101,7 +103,7 @@ def precision_recall(evaluation: Evaluation) -> str:
 
 
 def calibration(evaluation: Evaluation) -> str:
-    """Observed share of positives over mean probability, with Wilson intervals."""
+    """Observed share of positives over mean probability, with Wilson intervals if there are any."""
     bins = evaluation["calibration"]["bins"]
 
     def draw(axes: Axes) -> None:
@@ -109,7 +111,8 @@ def calibration(evaluation: Evaluation) -> str:
         predicted = [one["predicted"] for one in bins]
         observed = [one["observed"] for one in bins]
         for one in bins:
-            axes.plot([one["predicted"]] * 2, one["interval"], color=POSITIVE, linewidth=1.1)
+            if one["interval"]:
+                axes.plot([one["predicted"]] * 2, one["interval"], color=POSITIVE, linewidth=1.1)
         axes.plot(
             predicted, observed, "o-", color=POSITIVE, markersize=4.5, linewidth=0.9, clip_on=False
         )

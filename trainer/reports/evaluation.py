@@ -134,15 +134,15 @@ def _last(history: dict[str, Any], column: str) -> float | None:
 
 
 def _sensitivity_at(roc: dict[str, Any]) -> list[dict[str, Any]]:
-    """Sensitivity and its band at every tenth of the false positive rate."""
+    """Sensitivity and its band, if there is one, at every tenth of the false positive rate."""
     band = roc["band"]
-    grid = band["false_positive_rate"]
+    grid = np.linspace(0, 1, 101).tolist()
     values = np.interp(grid, roc["false_positive_rate"], roc["sensitivity"])
     return [
         {
             "rate": grid[place],
             "sensitivity": float(values[place]),
-            "interval": [band["low"][place], band["high"][place]],
+            "interval": [band["low"][place], band["high"][place]] if band else None,
         }
         for place in range(10, 100, 10)
     ]

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -352,8 +353,23 @@ def test_the_headline_is_true_of_every_kind_of_run(
     drawn = 'id="chance-title"' in out.read_text(encoding="utf-8")
     assert drawn == bool(options.get("null"))
     if metrics["no_claim"]:
-        assert "% interval" not in text[: text.index("Discrimination")]
-        assert not re.search(r"p [=<] ", text)
+        assert not re.search(r"p [=<] |[Ii]nterval(?! nor p-value)|[Bb]ootstrap|\bband\b", text)
+        assert not list(_intervals(metrics))
+        assert metrics["average_precision"]["interval"] is None
+        assert metrics["curves"]["roc"]["band"] is metrics["bootstrap"] is None
+    else:
+        assert len(list(_intervals(metrics))) > 25
+
+
+def _intervals(data: Any) -> Iterator[Any]:
+    """Every interval and band that a JSON object holds."""
+    if isinstance(data, list):
+        data = dict(enumerate(data))
+    if isinstance(data, dict):
+        for name, value in data.items():
+            if value is not None and re.search("interval$|^band$", str(name)):
+                yield value
+            yield from _intervals(value)
 
 
 @pytest.mark.slow
