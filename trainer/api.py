@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import CommandError, quiet_tensorflow
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import read_manifest
-from trainer.config.provenance import SEARCHED, split_provenance
+from trainer.config.provenance import PROVENANCE, SEARCHED, split_provenance
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
@@ -106,7 +106,8 @@ def train(
       output_dir: of the run; None where Vertex AI's environment says it.
       config: what is to be trained, or its JSON; default `TrainConfig()`. A `fold` is held out
         alone, otherwise each in turn. JSON may carry its provenance: where the run scores patients
-        on whom its settings were searched, run.json makes no claim of the scores.
+        on whom its settings were searched, run.json makes no claim of the scores; `searched_ids`
+        there names them for test sets.
       overwrite: replace the run that lies there.
       cache: how records are kept between epochs.
       permutations: whole retrainings on permuted labels after the run itself, those of earlier
@@ -149,6 +150,7 @@ def train(
                 cluster,
                 cache=cache,
                 no_claim=(SEARCHED,) if searched else (),
+                searched_ids=searched_on,
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
@@ -160,12 +162,14 @@ def train(
             train_into(RunDirectories(run=run, checkpoints=checkpoints, logs=logs))
         return None
     request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
-    if searched:
-        request["no_claim"] = [SEARCHED]  # with and without it are two runs
+    settings = config.to_json()
+    if searched_on:
+        settings[PROVENANCE] = {"patients": sorted(searched_on)}
+        request[PROVENANCE] = fingerprint(settings[PROVENANCE])  # with and without are two runs
     if permutations:
         # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
         if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
-            train_apart(files.text(data), addresses.run, config, cache=cache, overwrite=overwrite)
+            train_apart(files.text(data), addresses.run, settings, cache=cache, overwrite=overwrite)
         overwrite = False
     with claimed(addresses, request, overwrite=overwrite) as (directories, finished):
         if finished and permutations:

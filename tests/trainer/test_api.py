@@ -7,11 +7,14 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.json_file import read_json
+from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import read_manifest
 from tests.datasets import write_dataset
 from tests.trainer.search import toy_recipe
 from trainer import api
 from trainer.api import Run, TrainConfig, open_records, train
+from trainer.search import child_process
 
 CONFIG = {
     "network": "slice_cnn",
@@ -63,9 +66,11 @@ def test_scores_of_patients_on_whom_the_settings_were_searched_make_no_claim(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reasons: list[tuple[str, ...]] = []
+    searched_ids: list[set[str]] = []
 
     def toy(config: Any, _: Any, manifest: Any, folds: Any, places: Any, *__: Any, **more: Any):
         reasons.append(more["no_claim"])
+        searched_ids.append(set(more["searched_ids"]))
         toy_recipe.train(places.run, config, manifest, folds)
 
     monkeypatch.setattr(api, "train_members", toy)
@@ -77,11 +82,36 @@ def test_scores_of_patients_on_whom_the_settings_were_searched_make_no_claim(
     train(dataset, tmp_path / "same", {**searched, "fold": 0})
     train(dataset, tmp_path / "all", {**searched, "fold": None})
     assert reasons == [(), (), ("searched",), ("searched",)]
-    # Neither is the other's: a finished run does not lose its reason.
-    with pytest.raises(ContractError, match="no_claim"):
-        train(dataset, tmp_path / "same", {**CONFIG, "fold": 0})
+    known = {normalised_id(name) for name in inner}
+    assert searched_ids == [known, set(), known, known]
+    # Neither is the other's: a finished run does not lose its reason, nor whom its settings know.
+    for place, fold in (("same", 0), ("outer", 1)):
+        with pytest.raises(ContractError, match="provenance"):
+            train(dataset, tmp_path / place, {**CONFIG, "fold": fold})
     with pytest.raises(UsageError, match="would not search anew"):
         train(dataset, tmp_path / "same", {**searched, "fold": 0}, permutations=39)
+
+
+def test_a_process_that_trains_the_run_is_told_whom_its_settings_know(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, Any]] = []
+
+    class _StopError(Exception):
+        pass
+
+    def child(command: list[str], **_: Any) -> int:
+        told.append(read_json(command[command.index("--hyperparameters") + 1]))
+        raise _StopError
+
+    monkeypatch.setattr(child_process, "run_to_end", child)
+    inner = [name for name, _, fold in read_manifest(dataset).patients if fold == 0]
+    searched = {**CONFIG, "provenance": {"patients": inner, "trials": 20}}
+    for settings in (searched, CONFIG):  # fold 1 stood in no trial: its score may be tested
+        with pytest.raises(_StopError):
+            train(dataset, tmp_path / "run", settings, permutations=39)
+    assert set(told[0]["provenance"]["patients"]) == {normalised_id(name) for name in inner}
+    assert "provenance" not in told[1]
 
 
 def test_an_outer_fold_is_neither_trained_on_nor_scored(dataset: Path, tmp_path: Path) -> None:

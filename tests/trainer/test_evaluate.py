@@ -445,6 +445,12 @@ def test_a_test_set_is_the_headline_and_the_run_out_of_fold_comes_second(
     written = json.loads((tmp_path / "o" / "metrics.json").read_text())
     assert (written["estimator"], written["variance_factor"]) == ("all pairs", 1)
     assert written["out_of_fold"]["no_claim"] == ["searched"]
+    # The same patients, had the settings been searched on one of them.
+    _run(run, searched_ids=["00139", "7"])
+    said = _told(capsys, *argv).splitlines()
+    assert said[0].startswith("auc         optimistic AUC 0.")
+    assert said[1].split(maxsplit=1)[1].startswith("No claim. The settings were searched")
+    assert said[2].startswith("out of fold AUC 0.")
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -32,6 +32,7 @@ def split_provenance(settings: Mapping[str, Any]) -> tuple[dict[str, Any], froze
         return rest, frozenset()
     found = settings[PROVENANCE]
     patients = found.get("patients") if isinstance(found, Mapping) else None
-    if not isinstance(patients, list) or not all(isinstance(name, str) for name in patients):
+    named = isinstance(patients, list) and all(isinstance(name, str) for name in patients)
+    if not (patients and named):
         raise UsageError(f"{PROVENANCE}: an object with the list of its patients is needed")
     return rest, frozenset(map(normalised_id, patients))

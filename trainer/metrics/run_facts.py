@@ -31,7 +31,7 @@ from trainer.metrics.predictions import (
 )
 from trainer.metrics.wording import REASONS
 
-_LISTS = ("modalities", "no_claim", "trained_ids")
+_LISTS = ("modalities", "no_claim", "trained_ids", "searched_ids")
 _TEXTS = ("model", "precision", "dataset_fingerprint", "epoch_choice")
 
 
@@ -152,6 +152,9 @@ def headline_of(
         codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
         if run:
             _check_unseen(predictions, own, run)
+            searched = read_json(files.join(run, RUN_NAME)).get("searched_ids") or ()
+            if not {normalised_id(name) for name in searched}.isdisjoint(predictions.keys):
+                codes.add("searched")
         elif any(one.folds is not None and predictions.common(one)[0].size for one in others):
             codes.add("no_folds")
         if run and own:

@@ -15,13 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 from beam_jobs.common.cli import CommandError, is_quiet
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
-from trainer.config.run import TrainConfig
 
 TRAIN = (sys.executable, "-m", "trainer.search.child_process", "trainer.task")
 # Of the surroundings that belong to the parent, not to a child: it trains alone, where it is told.
@@ -98,17 +97,23 @@ def train_arguments(
 
 
 def train_apart(
-    data: str, output_dir: str, config: TrainConfig, *, cache: str, overwrite: bool
+    data: str, output_dir: str, settings: Mapping[str, Any], *, cache: str, overwrite: bool
 ) -> None:
     """Trains a run in a process of its own, which writes where this one does.
+
+    Args:
+      data: the dataset's address.
+      output_dir: of the run.
+      settings: `TrainConfig`'s JSON, with its provenance where it has one.
+      cache, overwrite: as `trainer.api.train` takes them.
 
     Raises:
       CommandError: it fails; it has said why.
     """
     with tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch:
-        settings = os.path.join(scratch, "settings.json")
-        write_json(settings, config.to_json())
-        arguments = train_arguments(data, output_dir, settings, fold=config.fold, cache=cache)
+        file = os.path.join(scratch, "settings.json")
+        write_json(file, settings)
+        arguments = train_arguments(data, output_dir, file, fold=settings["fold"], cache=cache)
         again = ("--overwrite",) if overwrite else ()
         if code := run_to_end([*TRAIN, *arguments, *again], alone=False):
             raise CommandError(f"{output_dir}: the run ended with exit code {code}")

@@ -13,6 +13,7 @@ from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
+from trainer.config.provenance import PROVENANCE
 from trainer.config.run import TrainConfig, merged
 from trainer.config.search_space import Space, Value
 from trainer.data.split import folds_in_use, folds_to_train
@@ -241,7 +242,7 @@ class Search:
                 request = Request(
                     trial=trial,
                     values=values,
-                    config=settings.to_json(),
+                    config={**settings.to_json(), PROVENANCE: self.provenance},
                     data=self.data,
                     dataset_fingerprint=self._manifest.dataset_fingerprint,
                     folds=self._folds,

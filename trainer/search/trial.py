@@ -34,7 +34,7 @@ class Request:
     Attributes:
       trial: its id.
       values: hyperparameters, complete.
-      config: settings of its runs, resolved, as `TrainConfig` writes them.
+      config: settings of its runs, resolved, as `TrainConfig` writes them, and their provenance.
       data: the dataset's address.
       dataset_fingerprint: of the dataset the study was begun on.
       folds: held out in turn; the manifest's.

@@ -19,7 +19,7 @@ from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
-from trainer.config.provenance import SEARCHED
+from trainer.config.provenance import SEARCHED, split_provenance
 from trainer.config.run import TrainConfig
 from trainer.search.child_process import end_with_parent
 from trainer.search.objective import result_of
@@ -74,7 +74,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _train(request: Request, directory: Path) -> dict[str, Any]:
-    config = TrainConfig.from_json(request.config)
+    settings, searched_on = split_provenance(request.config)
+    config = TrainConfig.from_json(settings)
     manifest = read_manifest(request.data)
     if manifest.dataset_fingerprint != request.dataset_fingerprint:
         raise CommandError(
@@ -99,6 +100,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             Cluster(),
             cache=request.cache,
             no_claim=(SEARCHED,),  # its networks may be exported
+            searched_ids=searched_on,
         )
     result = {**result_of(Run.load(place)), "parameters": parameters}
     _write_hparams(Path(request.logs), request, result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ def train(
     *,
     cache: str = "auto",
     no_claim: Sequence[str] = (),
+    searched_ids: Collection[str] = (),
 ) -> Run | None:
     """Trains the members, chooses their epochs, writes the out-of-fold predictions, then run.json.
 
@@ -49,6 +50,7 @@ def train(
       cluster: the processes that train together; all but the chief write nothing and get None.
       cache: how records are kept between epochs.
       no_claim: reason codes for which the scores allow no claim, beside those of the config.
+      searched_ids: patients on whom the settings were searched, scored here or not; for run.json.
 
     Raises:
       UsageError: epochs are to be chosen by other folds, and only one is held out.
@@ -92,7 +94,7 @@ def train(
     keep(kept, directories.push)
     reasons = (*no_claim, "permuted") if config.permute_labels else tuple(no_claim)
     _write_predictions(directories.run / OOF_NAME, config, results, reasons)
-    return _finish(setup, folds, results, reasons)
+    return _finish(setup, folds, results, reasons, tuple(sorted(searched_ids)))
 
 
 def _at_chosen_epochs(config: TrainConfig, results: Sequence[FoldResult]) -> list[FoldResult]:
@@ -109,7 +111,11 @@ def _at_chosen_epochs(config: TrainConfig, results: Sequence[FoldResult]) -> lis
 
 
 def _finish(
-    setup: RunSetup, folds: Sequence[int], results: Sequence[FoldResult], no_claim: tuple[str, ...]
+    setup: RunSetup,
+    folds: Sequence[int],
+    results: Sequence[FoldResult],
+    no_claim: tuple[str, ...],
+    searched_ids: tuple[str, ...],
 ) -> Run:
     """Writes run.json."""
     from trainer.training.fold import member_name
@@ -143,6 +149,7 @@ def _finish(
         ),
         trained_on={"patients": len(trained_on), "positive": sum(trained_on.values())},
         trained_ids=tuple(trained_on),
+        searched_ids=searched_ids,
         epoch_choice=config.epoch_choice,
         no_claim=no_claim,
         metrics=metrics,

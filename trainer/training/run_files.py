@@ -23,7 +23,7 @@ _KINDS: dict[str, type] = {
     **dict.fromkeys(("config", "schema", "spec", "trained_on", "metrics", "versions"), dict),
     **dict.fromkeys(("dataset_fingerprint", "model", "epoch_choice", "precision"), str),
     **dict.fromkeys(("wall_seconds", "step_seconds", "input_wait"), float),
-    **dict.fromkeys(("modalities", "no_claim", "trained_ids"), list),
+    **dict.fromkeys(("modalities", "no_claim", "trained_ids", "searched_ids"), list),
 }
 _MEMBER_KINDS: dict[str, type] = {
     **dict.fromkeys(("fold", "seed", "epoch"), int),
@@ -76,6 +76,7 @@ class Run:
       members: one a trained fold.
       trained_on: `patients`, of whom `positive`, that at least one member was trained on.
       trained_ids: their ids, as the dataset spells them; a model's contract does not have them.
+      searched_ids: ids, normalised, of those on whom a study chose the settings; none without one.
       epoch_choice: how the members' epochs were chosen, one of `EPOCH_CHOICES`.
       no_claim: reason codes for which the metrics allow no claim ("searched", "permuted").
       metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
@@ -96,6 +97,7 @@ class Run:
     members: tuple[Member, ...]
     trained_on: Mapping[str, int]
     trained_ids: tuple[str, ...]
+    searched_ids: tuple[str, ...] = ()
     epoch_choice: str
     no_claim: tuple[str, ...]
     metrics: Mapping[str, Any]
@@ -124,6 +126,7 @@ class Run:
             "modalities": list(self.modalities),
             "no_claim": list(self.no_claim),
             "trained_ids": list(self.trained_ids),
+            "searched_ids": list(self.searched_ids),
             "members": [dataclasses.asdict(member) for member in self.members],
         }
 
@@ -186,6 +189,7 @@ class Run:
                     "modalities": tuple(data["modalities"]),
                     "no_claim": tuple(data["no_claim"]),
                     "trained_ids": tuple(data["trained_ids"]),
+                    "searched_ids": tuple(data["searched_ids"]),
                     "members": tuple(Member(**member) for member in data["members"]),
                 },
             )

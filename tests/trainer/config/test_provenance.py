@@ -16,7 +16,10 @@ def test_a_provenance_is_taken_out_of_the_settings() -> None:
     assert "provenance" in settings
 
 
-@pytest.mark.parametrize("odd", [None, [], "study", {}, {"patients": "00001"}, {"patients": [1]}])
+@pytest.mark.parametrize(
+    "odd",
+    [None, [], "study", {}, {"patients": "00001"}, {"patients": [1]}, {"patients": []}],
+)
 def test_a_provenance_that_names_no_patients_is_refused(odd: object) -> None:
     with pytest.raises(UsageError, match="provenance: an object with the list of its patients"):
         split_provenance({"provenance": odd})

@@ -148,7 +148,7 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) == 1:
         file = Path(argv[0])
         request = Request.load(file)
-        config = TrainConfig.from_json(request.config)
+        config = TrainConfig.from_json(split_provenance(request.config)[0])
         place = file.parent / f"batch-{config.batch_size}"
         train(place, config, read_manifest(request.data), request.folds)
         write_json(file.parent / "result.json", result_of(Run.load(place)))
