@@ -119,7 +119,7 @@ def _of_labelled(
       hint: what the file should have said.
 
     Raises:
-      UsageError: it does not list one of them, or lists it under several spellings.
+      UsageError: it does not list one of them.
     """
     spellings = {name: _spelling(key, column, planner.id_policy) for name, key in keys.items()}
     missing = sorted(name for name, spelling in spellings.items() if spelling is None)

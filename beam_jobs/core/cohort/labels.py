@@ -100,7 +100,7 @@ def read_groups(
       UsageError: not a CSV, a column is not there, or an id is empty or stands twice.
     """
     source = f"groups {name}"
-    found = _read_column(text, source, id_columns, group_column, str)
+    found = _read_column(text, source, id_columns, group_column, str, normalised_id)
     if not found:
         raise UsageError(f"{source} hold no patient")
     return PatientColumn(by_spelling=found, source=source)
@@ -128,7 +128,7 @@ def read_folds(text: str, *, name: str, id_columns: tuple[str, ...]) -> PatientC
         return int(number)
 
     source = f"folds {name}"
-    found = _read_column(text, source, id_columns, "fold", place_of)
+    found = _read_column(text, source, id_columns, "fold", place_of, normalised_id)
     folds = {place for place in found.values() if isinstance(place, int)}
     if len(folds) < 2:
         raise UsageError(f"{source}: {len(folds)} folds named, at least 2 required")
@@ -144,8 +144,12 @@ def _read_column(
     id_columns: tuple[str, ...],
     column: str,
     parse: Callable[[str], Value],
+    patient_of: Callable[[str], str] = str,
 ) -> dict[str, Value]:
     """Patient id, as the CSV spells it, to the parsed cell of `column`.
+
+    Args:
+      patient_of: id to what no two lines may share.
 
     Raises:
       UsageError: not a CSV, a column is not there, an id is empty or stands twice, or `parse`
@@ -163,11 +167,8 @@ def _read_column(
         patient_id = row[id_column]
         if not patient_id:
             raise UsageError(f"{source} line {line}: the patient id is empty")
-        if patient_id in lines:
-            raise UsageError(
-                f"{source} line {line}: the patient of line {lines[patient_id]} stands twice"
-            )
-        lines[patient_id] = line
+        if (known := lines.setdefault(patient_of(patient_id), line)) != line:
+            raise UsageError(f"{source} line {line}: the patient of line {known} stands twice")
         try:
             values[patient_id] = parse(row[column])
         except ValueError as error:
