@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--no_signal",
         action="store_true",
-        help="lesions have nothing to do with the labels: whatever is learnt is a leak",
+        help="lesions have nothing to do with the labels: whatever is learnt is a leak; not with "
+        "--difficulty",
     )
     parser.add_argument(
         "--workers",

@@ -111,6 +111,9 @@ class PhantomConfig:
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in 0..{most:g}, found {getattr(self, name)}")
 
+        if self.no_signal and self.difficulty:
+            raise ValueError("no_signal leaves nothing to tell apart: not with a difficulty")
+
     @property
     def test_count(self) -> int:
         """The number of test patients, the default worked out."""

@@ -156,10 +156,16 @@ def _calibration(contract: Contract) -> str:
     if calibration.why:
         lines.append(f"({calibration.why[0].upper()}{calibration.why[1:]}.)")
     measured = calibration.measured
-    if "before" in measured:
+    if "before" not in measured:
+        return "\n".join(lines)
+    on = f"On {measured['n']} patients out of fold ({measured['positive']} positive)"
+    if calibration.method == "none":
+        before = measured["before"]
+        scores = f"log loss {before['log_loss']:.4f} nats, Brier score {before['brier']:.4f}"
+        lines.append(f"{on}: {scores}.")
+    else:
         lines += [
-            f"On {measured['n']} patients out of fold ({measured['positive']} positive), each "
-            "tenth by a map fitted on the others:",
+            f"{on}, each tenth by a map fitted on the others:",
             "",
             "| | before | after |",
             "|---|---|---|",
@@ -170,9 +176,9 @@ def _calibration(contract: Contract) -> str:
             "",
             "The order of patients, and with it the AUC, stays as it is.",
         ]
-        datasets = {run["run"]: run["dataset_fingerprint"] for run in contract.training}
-        if len({(datasets[member["run"]], member["fold"]) for member in contract.members}) > 1:
-            lines.append(
-                "The ensemble of all folds is a little less sharp than the members measured here."
-            )
+    datasets = {run["run"]: run["dataset_fingerprint"] for run in contract.training}
+    if len({(datasets[member["run"]], member["fold"]) for member in contract.members}) > 1:
+        lines.append(
+            "The ensemble of all folds is a little less sharp than the members measured here."
+        )
     return "\n".join(lines)

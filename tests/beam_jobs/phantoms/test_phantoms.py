@@ -509,6 +509,7 @@ def test_command_summarises_in_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--patients", "2", "--seed", "-1"], "seed must be >= 0"),
         (["--patients", "2", "--difficulty", "1.5"], "difficulty must be in 0..1, found 1.5"),
         (["--patients", "2", "--difficulty", "nan"], "difficulty must be in 0..1, found nan"),
+        (["--patients", "2", "--no_signal", "--difficulty", "0.5"], "not with a difficulty"),
         (["--patients", "2", "--label_noise", "0.6"], "label_noise must be in 0..0.5, found 0.6"),
     ],
 )

@@ -84,6 +84,15 @@ def test_one_member_of_one_fold_was_measured_itself_on_the_patients_it_did_not_s
         assert untrue not in card
 
 
+def test_where_nothing_calibrates_no_map_is_told_of() -> None:
+    card = card_of(run_of("run", [2]))
+    assert (
+        "On 20 patients out of fold (10 positive): log loss 0.6000 nats, Brier score 0.2000" in card
+    )
+    assert "by a map" not in card
+    assert "after" not in card
+
+
 def test_members_of_one_fold_were_each_measured_on_the_same_unseen_patients() -> None:
     card = card_of(run_of("run", [2], seeds=3))
     assert "A mean of logits of 3 networks" in card
