@@ -134,7 +134,7 @@ def train(
     check_folds(manifest)
     scored = {normalised_id(name) for name, _, fold in manifest.patients if fold in folds}
     searched = not scored.isdisjoint(searched_on)
-    if permutations:
+    if permutations or processes < 1:
         check_permutations(
             config, permutations, processes, cluster=len(cluster.workers) > 1, searched=searched
         )

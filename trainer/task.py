@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         metavar="Q",
         help="then train everything anew on Q labelings permuted within folds: p = (1 + those at "
-        "least as good) / (Q + 1); 39 decide at 5 %%",
+        "least as good) / (Q + 1); 39 decide at 5 %%; choose Q before looking: raised "
+        "until it pleases, p is small too often",
     )
     add("--processes", type=int, default=1, metavar="N", help="permutations at the same time")
     add(

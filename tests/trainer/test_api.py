@@ -88,6 +88,8 @@ def test_scores_of_patients_on_whom_the_settings_were_searched_make_no_claim(
     for place, fold in (("same", 0), ("outer", 1)):
         with pytest.raises(ContractError, match="provenance"):
             train(dataset, tmp_path / place, {**CONFIG, "fold": fold})
+    with pytest.raises(UsageError, match="--processes must be at least 1: 0"):
+        train(dataset, tmp_path / "none", CONFIG, processes=0)
     with pytest.raises(UsageError, match="would not search anew"):
         train(dataset, tmp_path / "same", {**searched, "fold": 0}, permutations=39)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.common.terminal import duration, say
@@ -47,6 +48,9 @@ def check_permutations(
       UsageError: no such number of retrainings or processes, seeds that run out, a run whose own
         labels are permuted, or one that retrainings cannot repeat.
     """
+    for name, value in (("processes", processes), ("permutations", count)):
+        if value < 1:
+            raise UsageError(f"--{name} must be at least 1: {value}")
     if cluster:
         raise UsageError("--permutations: not on a cluster (TF_CONFIG); --processes trains several")
     if searched:
@@ -54,9 +58,6 @@ def check_permutations(
             "--permutations: the settings were searched on these patients, and a retraining would "
             "not search anew; score them on the search's outer fold (--fold)"
         )
-    for name, value in (("permutations", count), ("processes", processes)):
-        if value < 1:
-            raise UsageError(f"--{name} must be at least 1: {value}")
     if config.permute_labels:
         raise UsageError("--permutations retrains on permuted labels: not with --permute_labels")
     if _seed(config, count) > 2**31 - config.repeats:
@@ -90,6 +91,7 @@ def retrain(
 
     Raises:
       CommandError: a retraining ended without a result; what is finished stays.
+      ContractError: what is finished is not readable.
     """
     folder, own = run / PERMUTATIONS, float(Run.load(run).metrics["auc"])
     folder.mkdir(exist_ok=True)
@@ -153,11 +155,19 @@ def _seed(config: TrainConfig, number: int) -> int:
 
 
 def _finished(folder: Path) -> dict[int, tuple[int, float]]:
-    """Number → (seed, AUC) of every finished retraining."""
+    """Number → (seed, AUC) of every finished retraining.
+
+    Raises:
+      ContractError: a file that is not one's result.
+    """
     found = {}
     for file in sorted(folder.glob("[0-9]*.json")):
         data = read_json(file)
-        found[int(data["permutation"])] = (int(data["seed"]), float(data["auc"]))
+        try:
+            require_kinds(data, dict(zip(COLUMNS, (int, int, float), strict=True)))
+        except ContractError as error:
+            raise ContractError(f"{file}: {error}") from error
+        found[data["permutation"]] = (data["seed"], float(data["auc"]))
     return found
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import read_manifest
 from tests.beam_jobs.common.conftest import root, store  # noqa: F401
@@ -201,6 +202,20 @@ def test_one_that_another_process_still_trains_is_refused(dataset: Path, run: Pa
     assert _rows(run) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"permutation": 40}', "seed is missing"),
+        ('{"permutation": "40", "seed": 1, "auc": 0.5}', "permutation: '40' found"),
+    ],
+)
+def test_a_result_that_is_none_is_named(dataset: Path, run: Path, text: str, said: str) -> None:
+    (run / "permutations").mkdir()
+    (run / "permutations" / "0040.json").write_text(text)
+    with pytest.raises(ContractError, match=rf"0040\.json: {said}"):
+        again(dataset, run, count=1)
+
+
 def test_what_retrainings_cannot_repeat_is_refused_at_once() -> None:
     options: dict[str, Any] = {"cluster": False, "searched": False}
     check_permutations(CONFIG, 39, 4, **options)
@@ -208,6 +223,7 @@ def test_what_retrainings_cannot_repeat_is_refused_at_once() -> None:
     for config, count, processes, more, said in (
         (CONFIG, -1, 1, {}, "--permutations must be at least 1: -1"),
         (CONFIG, 1, 0, {}, "--processes must be at least 1: 0"),
+        (CONFIG, 0, 0, {}, "--processes must be at least 1: 0"),
         (permuted, 1, 1, {}, "not with --permute_labels"),
         (TrainConfig(seed=2**31 - 5), 5, 1, {}, "the seeds run out"),
         (CONFIG, 1, 1, {"cluster": True}, "not on a cluster"),
