@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             f"  {PROG} --data dataset --output_dir nested --outer_fold all --max_trials 20\n"
             '  echo \'{"network": ["resnet10", "slice_cnn"], "fusion": "early"}\' > space.json\n'
             f"  {PROG} --data dataset --output_dir study --tuner bayesian \\\n"
-            "      --max_trials 20 --space space.json\n"
+            "      --max_trials 20 --space space.json \\\n"
             "      --outer_fold 0\n"
             "  python -m trainer.task --data dataset --output_dir run --cross_validate \\\n"
             "      --hyperparameters study/best_hyperparameters.json\n"

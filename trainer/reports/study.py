@@ -204,8 +204,6 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
     values = [row.objective for row in scored if row.objective is not None]
 
     def draw(axes: Axes) -> None:
-        for place, row in zip(order, scored, strict=True):
-            axes.plot([place] * 2, row.interval or (), color=charts.MUTED, linewidth=0.8, alpha=0.6)
         axes.plot(order, values, "o", color=charts.POSITIVE, markersize=4, label="trial")
         axes.step(
             order,

@@ -89,18 +89,14 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", no_wrap=True)
     table.add_column("AUC", justify="right", no_wrap=True)
-    table.add_column("alone, 95 %", no_wrap=True)
     table.add_column("epochs", justify="right")
     table.add_column("choices")
     for row in ranking(rows)[:_LEADERS]:
         assert row.objective is not None
-        assert row.interval is not None
-        low, high = row.interval
         chosen = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
         table.add_row(
             row.trial,
             f"{row.objective:.3f}",
-            f"{low:.2f} to {high:.2f}",
             str(row.result.get("epochs", "")),
             ", ".join(chosen),
         )
@@ -112,10 +108,9 @@ def line(row: FinishedTrial) -> str:
     seconds = row.result.get("seconds")
     took = "" if seconds is None else f"  {seconds:.0f} s"
     reason = f"  ({row.reason})" if row.reason else ""
-    if row.objective is None or row.interval is None:
+    if row.objective is None:
         return f"trial {row.trial}  {row.status}{took}{reason}"
-    low, high = row.interval
-    return f"trial {row.trial}  AUC {row.objective:.3f} ({low:.2f} to {high:.2f}){took}{reason}"
+    return f"trial {row.trial}  AUC {row.objective:.3f}{took}{reason}"
 
 
 def _text(value: object) -> str:

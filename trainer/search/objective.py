@@ -19,7 +19,7 @@ def measured(predictions: files.StrPath) -> dict[str, Any]:
 
 
 def result_of(run_: Run) -> dict[str, Any]:
-    """result.json of a finished run: what the trial alone is worth, had nobody chosen among many.
+    """result.json of a finished run; without an interval, for a trial is chosen among many.
 
     The objective is the mean over seeds and folds of the AUC, a fold weighed by its pairs.
     """
@@ -27,7 +27,6 @@ def result_of(run_: Run) -> dict[str, Any]:
     return {
         "status": COMPLETED,
         "objective": estimate["auc"],
-        "interval": estimate["auc_interval"],
         "n": estimate["n"],
         "folds": [
             {name: one[name] for name in ("fold", "seed", "auc")} for one in run_.metrics["folds"]

@@ -44,7 +44,7 @@ SETTINGS_NAME = "best_hyperparameters.json"
 WORKERS = "workers"
 OUTER = "outer"
 PRUNED = "pruned"
-_COLUMNS = ("trial", "status", "reason", "objective", "interval_low", "interval_high", "no_claim")
+_COLUMNS = ("trial", "status", "reason", "objective", "no_claim")
 _SCORE = (
     *("auc", "auc_interval", "level", "n", "positive", "p_value"),
     *("better_than_chance", "worse_than_chance"),
@@ -61,7 +61,6 @@ class FinishedTrial:
       status: "completed"; "pruned", where a search in rounds did not promote it; "failed".
       reason: why it was pruned or failed or took a smaller batch; else empty.
       objective: mean AUC; None where it failed.
-      interval: its confidence interval, had the trial been the only one.
       values: hyperparameters.
       config: settings, as `TrainConfig` writes them.
       result: result.json.
@@ -71,7 +70,6 @@ class FinishedTrial:
     status: str
     reason: str
     objective: float | None
-    interval: tuple[float, float] | None
     values: Mapping[str, Any]
     config: Mapping[str, Any]
     result: Mapping[str, Any]
@@ -162,14 +160,12 @@ class Study:
                 pruned = _pruned(name, requests, results, finished=finished)
                 status = PRUNED if pruned else COMPLETED
                 reason = "; ".join(filter(None, [reason, pruned]))
-            interval = result.get("interval")
             rows.append(
                 FinishedTrial(
                     trial=name,
                     status=status,
                     reason=reason,
                     objective=result.get("objective"),
-                    interval=None if interval is None else (interval[0], interval[1]),
                     values=request.values,
                     config=request.config,
                     result=result,
@@ -195,9 +191,9 @@ class Study:
         table = []
         scored = len(ranking(rows))
         for row in rows:
-            result, (low, high) = row.result, row.interval or (None, None)
+            result = row.result
             table.append(
-                [row.trial, row.status, row.reason, row.objective, low, high]
+                [row.trial, row.status, row.reason, row.objective]
                 + ["" if row.objective is None or scored < 2 else SEARCHED]
                 + [row.values.get(name) for name in names]
                 + [result.get("epochs"), result.get("batch_size")]
@@ -239,8 +235,7 @@ def caveat(rows: Sequence[FinishedTrial]) -> str:
         return "The best trial's AUC is of the only one that has any: nothing was chosen by it."
     return (
         f"The best trial's AUC is the best of {n}, chosen on the same folds that measured it: "
-        "it is optimistic. Expect less on new patients; a trial's interval knows nothing of this "
-        "choice."
+        "it is optimistic. Expect less on new patients."
     )
 
 
