@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.ids import normalised_id
 from tests.beam_jobs.common.conftest import emulator, root, store  # noqa: F401
 from tests.datasets import write_dataset
 from tests.trainer.search.searches import FAKE, argv_of, dataset, rows_of, starts, trials_started  # noqa: F401
@@ -269,4 +270,7 @@ def test_no_real_trial_of_a_killed_study_reads_a_patient_of_its_outer_fold(tmp_p
     assert lines.index(last[0]) > lines.index(trials[-1])
     finished = Run.load(study / "outer")
     assert (finished.metrics["n"], finished.no_claim) == (12, ())
-    assert Run.load(next(study.glob("trials/*/batch-8"))).no_claim == ("searched",)
+    trial = Run.load(next(study.glob("trials/*/batch-8")))
+    assert trial.no_claim == ("searched",)
+    inner = {normalised_id(name) for name, _, fold in manifest.patients if fold in (0, 2)}
+    assert set(trial.searched_ids) == set(finished.searched_ids) == inner
