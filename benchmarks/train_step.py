@@ -58,7 +58,12 @@ def measure(
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(precision)
     config = TrainConfig.from_json(
-        {"network": network, "modalities": ["T1w"], "batch_size": args.batch_size}
+        {
+            "network": network,
+            "modalities": ["T1w"],
+            "batch_size": args.batch_size,
+            "optimizer": {"ema": None},  # PyTorch's step has no moving average either
+        }
     )
     setup = FoldSetup(manifest.schema, (1.0, 1.0, 1.0), precision, 100, (1.0, 1.0), 0)
     trainee = Trainee(config, setup, strategy=tf.distribute.get_strategy(), cluster=Cluster())

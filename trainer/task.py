@@ -132,7 +132,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("warmup_epochs", "of the cosine schedule", type=int)
     add("weight_decay", "of AdamW; 0 is Adam", type=float)
     add("clip_norm", "limit to the norm of all gradients", type=float)
-    add("ema", "decay of a moving average of the weights, which is then kept", type=float)
+    add("ema", "decay of a moving average of the weights, which is kept; 0: without", type=float)
     add("label_smoothing", "training labels move by half of it towards 1/2", type=float)
     add("class_weights", "balanced: both classes weigh alike", choices=CLASS_WEIGHTS)
     add("precision", "auto is float32 on a CPU, mixed on a GPU", choices=PRECISIONS)

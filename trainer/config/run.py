@@ -35,7 +35,8 @@ class OptimizerConfig:
       weight_decay: decoupled (AdamW); 0 is plain Adam. Biases and normalisation are left out.
       clip_norm: gradients are scaled down to this norm of them all together; None leaves them.
       ema: decay of the exponential moving average of the weights, which is then what is validated,
-        kept and exported; None trains without. Early on the decay is at most (1 + t) / (10 + t).
+        kept and exported; None, or 0, trains without. In step t the decay is at most
+        (1 + t) / (10 + t): a decay near 1 averages over about the last ninth of a run.
     """
 
     learning_rate: float = 1.5e-4
@@ -45,7 +46,7 @@ class OptimizerConfig:
     warmup_epochs: int = 5
     weight_decay: float = 0.0
     clip_norm: float | None = None
-    ema: float | None = None
+    ema: float | None = 0.9999
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -63,8 +64,9 @@ class OptimizerConfig:
             math.isfinite(self.clip_norm) and self.clip_norm > 0
         ):
             raise UsageError(f"--clip_norm must be a positive number: {self.clip_norm}")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UsageError(f"--ema must lie between 0 and 1: {self.ema}")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UsageError(f"--ema must lie in [0, 1): {self.ema}")
+        object.__setattr__(self, "ema", self.ema or None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
