@@ -183,12 +183,22 @@ def train(
                 push=directories.push,
                 resumable=not files.is_remote(addresses.run),
             )
+            _decide(directories.run)
         elif finished:
             say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
         else:
             train_into(directories)
         _write_report(directories.run, files.text(data))
     return Run.load(addresses.run)
+
+
+def _decide(directory: Path) -> None:
+    """Puts what the retrainings decide into run.json, where they are enough."""
+    # pandas: half a second
+    from trainer.metrics.run_facts import decided
+
+    done = Run.load(directory)
+    dataclasses.replace(done, metrics=decided(done.metrics, directory)).save()
 
 
 def _write_report(directory: Path, data: str) -> None:

@@ -270,6 +270,8 @@ def test_whole_retrainings_by_the_trainer_itself(dataset: Path, tmp_path: Path) 
     as_high = sum(float(row["auc"]) >= metrics["auc"] for row in rows)
     assert metrics["permutations"]["count"] == 2
     assert metrics["permutations"]["p_value"] == pytest.approx((1 + as_high) / 3)
+    kept = Run.load(directory).metrics["permutations"]
+    assert kept == {name: metrics["permutations"][name] for name in kept}
 
 
 @pytest.mark.slow
