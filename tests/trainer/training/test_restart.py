@@ -95,7 +95,9 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the code under test catches it."""
 
 
-@pytest.mark.parametrize("moment", ["before the state", "after the state"])
+@pytest.mark.parametrize(
+    "moment", ["before the state", pytest.param("after the state", marks=pytest.mark.slow)]
+)
 def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     dataset: Path,
     uninterrupted: Path,
@@ -125,6 +127,7 @@ def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     _assert_same_run(uninterrupted, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_its_epochs_are_chosen_chooses_the_same(
     dataset: Path, crossfitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
