@@ -8,6 +8,9 @@ Text must be equal but for times and the directory's name, archives (.keras, .np
 member, SavedModels in their variables and answers. What commands print is kept and not compared;
 their exit codes are. Exit code 1: a difference that `EXPECTED` does not name, or a command that
 failed. A side takes about three minutes.
+
+`EXPECTED` names what the move of all modules changed: `--before e7e189f --after 626104e`. Version
+0.3 keeps other networks and scores them otherwise: of its stages, `--only` those before training.
 """
 
 from __future__ import annotations
