@@ -172,7 +172,9 @@ def train(
             train_apart(files.text(data), addresses.run, settings, cache=cache, overwrite=overwrite)
         overwrite = False
     with claimed(addresses, request, overwrite=overwrite) as (directories, finished):
-        if finished and permutations:
+        if not finished:
+            train_into(directories)
+        elif permutations:
             retrain(
                 directories.run,
                 config,
@@ -183,22 +185,22 @@ def train(
                 push=directories.push,
                 resumable=not files.is_remote(addresses.run),
             )
-            _decide(directories.run)
-        elif finished:
-            say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
         else:
-            train_into(directories)
+            say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")
+        _decide(directories.run)
         _write_report(directories.run, files.text(data))
     return Run.load(addresses.run)
 
 
 def _decide(directory: Path) -> None:
-    """Puts what the retrainings decide into run.json, where they are enough."""
+    """Puts what retrainings on permuted labels decide into run.json, where there are any."""
     # pandas: half a second
     from trainer.metrics.run_facts import decided
 
     done = Run.load(directory)
-    dataclasses.replace(done, metrics=decided(done.metrics, directory)).save()
+    metrics = decided(done.metrics, directory)
+    if metrics != done.metrics:
+        dataclasses.replace(done, metrics=metrics).save()
 
 
 def _write_report(directory: Path, data: str) -> None:

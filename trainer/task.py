@@ -192,10 +192,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _print_summary(trained: Run, address: str) -> None:
-    # pandas takes half a second to import
-    from trainer.metrics.run_facts import decided
-
-    metrics = decided(trained.metrics, address)
+    metrics = trained.metrics
     for name, text in summary_rows(metrics):
         row(name, text)
     if metrics["permutations"]:

@@ -34,12 +34,7 @@ class Scored:
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def pooled(
-    members: Sequence[Scored],
-    *,
-    null: npt.ArrayLike | None = None,
-    no_claim: Sequence[str] = (),
-) -> dict[str, Any]:
+def pooled(members: Sequence[Scored], *, no_claim: Sequence[str] = ()) -> dict[str, Any]:
     """`estimate_of` over all patients, each seed a repeat."""
     labels: dict[Any, int] = {}
     folds: dict[Any, int] = {}
@@ -53,29 +48,24 @@ def pooled(
         np.array(list(labels.values())),
         np.array([[of.get(patient, np.nan) for patient in labels] for of in logits.values()]),
         folds=np.array([folds[patient] for patient in labels]),
-        null=null,
         no_claim=no_claim,
     )
 
 
 def metrics_of_members(
-    members: Sequence[Scored],
-    *,
-    null: npt.ArrayLike | None = None,
-    no_claim: Sequence[str] = (),
+    members: Sequence[Scored], *, no_claim: Sequence[str] = ()
 ) -> dict[str, Any]:
     """`estimate_of` all patients; of each fold's members alone; and of each seed.
 
     Args:
       members: all of a run.
-      null: AUCs of its retrainings on permuted labels.
       no_claim: reasons why the scores allow no claim (`wording.REASONS`).
 
     Raises:
       ValueError: as `estimate_of`.
     """
     return {
-        **pooled(members, null=null, no_claim=no_claim),
+        **pooled(members, no_claim=no_claim),
         "folds": [
             {
                 "fold": member.fold,

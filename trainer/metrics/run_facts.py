@@ -151,9 +151,7 @@ def headline_of(
     else:
         codes.update({"permuted"} & set(facts["no_claim"] if facts else ()))
         if run:
-            _check_unseen(predictions, own, run)
-            searched = read_json(files.join(run, RUN_NAME)).get("searched_ids") or ()
-            if not {normalised_id(name) for name in searched}.isdisjoint(predictions.keys):
+            if not _checked_unseen(predictions, own, run).isdisjoint(predictions.keys):
                 codes.add("searched")
         elif any(one.folds is not None and predictions.common(one)[0].size for one in others):
             codes.add("no_folds")
@@ -213,10 +211,14 @@ def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -
         )
 
 
-def _check_unseen(predictions: Predictions, own: Predictions | None, run: files.StrPath) -> None:
+def _checked_unseen(
+    predictions: Predictions, own: Predictions | None, run: files.StrPath
+) -> set[str]:
+    """Refuses patients whom the run has seen; keys of those on whom its settings were searched."""
     asked = {*predictions.keys, *predictions.without_label}
     of_run = files.join(run, RUN_NAME)
-    trained = read_json(of_run).get("trained_ids") if files.stat(of_run) else None
+    record = read_json(of_run) if files.stat(of_run) else {}
+    trained = record.get("trained_ids")
     if trained is None:
         raise ContractError(
             f"{run} does not name the patients it was trained on (not finished, or of a version "
@@ -232,6 +234,7 @@ def _check_unseen(predictions: Predictions, own: Predictions | None, run: files.
                 f"{predictions.name} is no test set: {what} {len(seen)} of its patients: "
                 f"{', '.join(seen[:3])}{more}"
             )
+    return set(map(normalised_id, record.get("searched_ids") or ()))
 
 
 def read_null(run: files.StrPath) -> list[float]:
