@@ -138,3 +138,17 @@ def test_a_comparison_without_a_test_says_why() -> None:
     }  # fmt: skip
     assert comparison_line(tested).endswith("difference -0.17 (-0.34 to -0.0004), p = 0.0496")
     assert comparison_line({**tested, "p_value_holm": 0.0992}).endswith(", p = 0.099 (Holm)")
+
+
+def test_summary_and_verdict_say_it_in_words() -> None:
+    metrics: dict[str, Any] = {
+        "auc": 0.934, "auc_interval": [0.85, 0.98], "level": 0.95, "n": 60, "positive": 30,
+        "better_than_chance": True, "worse_than_chance": False, "no_claim": [],
+        "auc_told_from_chance": 0.66,
+    }  # fmt: skip
+    expected = "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"
+    assert summary_line(metrics) == expected
+    assert "above 0.5" in verdict(metrics)
+    neither = {**metrics, "better_than_chance": False}
+    assert "contains 0.5" in verdict(neither)
+    assert "below 0.5" in verdict({**neither, "worse_than_chance": True})

@@ -36,9 +36,19 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file: Path = tmp_path / "starts.txt"
+    """A file with a line for each start of a fake trial's process."""
+    return _written_by_children(tmp_path / "starts.txt", "FAKE_STARTS", monkeypatch)
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a line for each run of the toy recipe: where, and on whom."""
+    return _written_by_children(tmp_path / "seen.jsonl", "TOY_SEEN", monkeypatch)
+
+
+def _written_by_children(file: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.touch()
-    monkeypatch.setenv("FAKE_STARTS", str(file))
+    monkeypatch.setenv(variable, str(file))
     return file
 
 

@@ -1,5 +1,7 @@
 """Outer folds: what is scored on patients that no trial has seen, and that none has."""
 
+# ruff: noqa: F811  fixtures come by import
+
 from __future__ import annotations
 
 import csv
@@ -19,7 +21,7 @@ from beam_jobs.common.json_file import read_json
 from beam_jobs.core.manifest import Manifest, read_manifest
 from tests.datasets import write_dataset
 from tests.trainer.search import toy_recipe
-from tests.trainer.search.searches import argv_of
+from tests.trainer.search.searches import argv_of, seen  # noqa: F401
 from tests.trainer.search.toy_recipe import TOY, logits_of
 from trainer import tune
 from trainer.config.provenance import split_provenance
@@ -44,14 +46,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory, patients=112, folds=4, unlabelled=2, shape=(4, 4, 4), modalities=("T1wCE",)
     )
     return directory
-
-
-@pytest.fixture
-def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file: Path = tmp_path / "seen.jsonl"
-    file.touch()
-    monkeypatch.setenv("TOY_SEEN", str(file))
-    return file
 
 
 def _argv(data: Path, study: Path, *more: str, **space: Any) -> list[str]:

@@ -25,6 +25,7 @@ from tests.beam_jobs.common.conftest import root, store  # noqa: F401
 from tests.datasets import write_dataset
 from tests.stores import Emulator, s3
 from tests.trainer.search import toy_recipe
+from tests.trainer.search.searches import seen  # noqa: F401
 from tests.trainer.search.toy_recipe import TOY
 from trainer import task
 from trainer.config.run import TrainConfig
@@ -60,14 +61,6 @@ def run(dataset: Path, tmp_path: Path) -> Path:
     """A finished run."""
     toy_recipe.train(tmp_path / "run", CONFIG, read_manifest(dataset), range(3))
     return tmp_path / "run"
-
-
-@pytest.fixture
-def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    file: Path = tmp_path / "seen.jsonl"
-    file.touch()
-    monkeypatch.setenv("TOY_SEEN", str(file))
-    return file
 
 
 def again(data: Path, run: Path, *, count: int, processes: int = 1, **options: Any) -> None:

@@ -1,5 +1,7 @@
 """Trials of a search: how they end, what is tried again, and what their objective is."""
 
+# ruff: noqa: F811  fixtures come by import
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,12 +20,11 @@ from sklearn.metrics import roc_auc_score
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.json_file import read_json
+from tests.trainer.search.searches import FAKE, starts  # noqa: F401
 from trainer.config.run import TrainConfig
 from trainer.search.attempts import classify, run_trial
 from trainer.search.objective import measured
 from trainer.search.trial import Request
-
-COMMAND = (sys.executable, str(Path(__file__).with_name("fake_trial.py")))
 
 
 def _request(batch_size: int = 16, **values: object) -> Request:
@@ -40,15 +41,6 @@ def _request(batch_size: int = 16, **values: object) -> Request:
     )
 
 
-@pytest.fixture
-def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a line for each start of a trial's process."""
-    file: Path = tmp_path / "starts.txt"
-    file.touch()
-    monkeypatch.setenv("FAKE_STARTS", str(file))
-    return file
-
-
 def _batches(starts: Path) -> list[int]:
     return [int(line.split()[1]) for line in starts.read_text().splitlines()]
 
@@ -58,7 +50,7 @@ def test_a_trial_out_of_memory_is_tried_again_at_half_the_batch(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setenv(how, "4")
-    result = run_trial(tmp_path / "3", _request(16), COMMAND)
+    result = run_trial(tmp_path / "3", _request(16), FAKE)
     assert _batches(starts) == [16, 8, 4]
     assert (result["status"], result["batch_size"]) == ("completed", 4)
     assert result["reason"].startswith("batch 4 instead of 16: out of memory at batch 16")
@@ -69,7 +61,7 @@ def test_a_trial_that_does_not_fit_at_batch_1_is_a_failed_trial(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FITS", "0")
-    result = run_trial(tmp_path / "3", _request(4), COMMAND)
+    result = run_trial(tmp_path / "3", _request(4), FAKE)
     assert _batches(starts) == [4, 2, 1]
     assert (result["status"], result["kind"]) == ("failed", "memory")
     assert "out of memory at batch 1 (" in result["reason"]
@@ -80,15 +72,15 @@ def test_a_trial_taken_up_again_does_not_try_the_batches_that_did_not_fit(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_FITS", "4")
-    done = run_trial(tmp_path / "3", _request(8), COMMAND)
+    done = run_trial(tmp_path / "3", _request(8), FAKE)
     (tmp_path / "3" / "result.json").unlink()  # as if it had been killed in the second attempt
-    assert run_trial(tmp_path / "3", _request(8), COMMAND)["reason"] == done["reason"]
+    assert run_trial(tmp_path / "3", _request(8), FAKE)["reason"] == done["reason"]
     assert _batches(starts) == [8, 4, 4]
 
 
 def test_a_finished_trial_is_not_run_again(tmp_path: Path, starts: Path) -> None:
-    first = run_trial(tmp_path / "3", _request(), COMMAND)
-    assert run_trial(tmp_path / "3", _request(), COMMAND) == first
+    first = run_trial(tmp_path / "3", _request(), FAKE)
+    assert run_trial(tmp_path / "3", _request(), FAKE) == first
     assert len(_batches(starts)) == 1
 
 
@@ -96,7 +88,7 @@ def test_a_diverging_trial_fails_with_its_reason_and_is_not_tried_again(
     tmp_path: Path, starts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_DIVERGES", "0.001")
-    result = run_trial(tmp_path / "3", _request(), COMMAND)
+    result = run_trial(tmp_path / "3", _request(), FAKE)
     assert (result["status"], result["kind"]) == ("failed", "diverged")
     assert result["reason"] == "fold-0, epoch 1: the loss is nan"
     assert len(_batches(starts)) == 1
@@ -146,7 +138,7 @@ def test_a_trials_process_ends_with_the_one_that_started_it(tmp_path: Path, star
         "import sys; from pathlib import Path; from trainer.search.trial import Request; "
         "from trainer.search.attempts import run_trial; "
         f"run_trial(Path({str(tmp_path / '3')!r}), Request.load(Path({str(file)!r})), "
-        f"{COMMAND!r})"
+        f"{FAKE!r})"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "FAKE_SECONDS": "60"}
