@@ -10,16 +10,26 @@ import mmap
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pydicom
 from pydicom.dataset import Dataset
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.dicom import header_walk
+from beam_jobs.core.dicom import header_walk, mosaics
 from beam_jobs.core.dicom.fields import FIELDS, PARSE, pydicom_value
 from beam_jobs.core.dicom.multi_frame import frame_fields
+from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+
+__all__ = [
+    "ENCAPSULATED",
+    "SliceHeader",
+    "group_paths",
+    "index_files",
+    "read_headers",
+    "require_pixel_bytes",
+]
 
 # Syntaxes whose data set is plain Explicit VR Little Endian around encapsulated pixels (PS3.5 A.4).
 ENCAPSULATED = frozenset(
@@ -40,97 +50,13 @@ ENCAPSULATED = frozenset(
 )
 
 
-class SliceHeader(NamedTuple):
-    """What one image (a file, or a frame of one) says about itself.
-
-    Text is stripped of padding; absent text is "", absent numbers are None; `modified` is the
-    file's time of change in ns, 0 where it is unknown. Geometry is as in
-    PS3.3 C.7.6.2: `position` is the centre of the first pixel in patient LPS mm; `orientation`
-    is the direction of increasing column index, then of increasing row index; `pixel_spacing` is
-    (between rows, between columns) in mm. `volume_index` is a frame's DimensionIndexValues less
-    those that count positions, so that frames of one repetition share it.
-    """
-
-    path: str
-    file_size: int
-    transfer_syntax: str
-    pixel_offset: int
-    pixel_length: int | None
-    frame: int = 0
-    sop_class: str = ""
-    sop_uid: str = ""
-    study_uid: str = ""
-    series_uid: str = ""
-    frame_of_reference: str = ""
-    patient_id: str = ""
-    modality: str = ""
-    manufacturer: str = ""
-    series_description: str = ""
-    protocol_name: str = ""
-    sequence_name: str = ""
-    image_type: tuple[str, ...] = ()
-    complex_component: str = ""
-    scanning_sequence: tuple[str, ...] = ()
-    sequence_variant: tuple[str, ...] = ()
-    contrast_agent: str = ""
-    burned_in: str = ""
-    field_strength: float | None = None
-    echo_time: float | None = None
-    repetition_time: float | None = None
-    inversion_time: float | None = None
-    flip_angle: float | None = None
-    echo_number: int | None = None
-    temporal_position: int | None = None
-    b_value: float | None = None
-    stack_id: str = ""
-    volume_index: tuple[int, ...] = ()
-    acquisition_number: int | None = None
-    series_number: int | None = None
-    instance_number: int | None = None
-    slice_thickness: float | None = None
-    spacing_between_slices: float | None = None
-    position: tuple[float, ...] = ()
-    orientation: tuple[float, ...] = ()
-    pixel_spacing: tuple[float, ...] = ()
-    samples: int | None = None
-    photometric: str = ""
-    frames: int | None = None
-    rows: int | None = None
-    columns: int | None = None
-    bits_allocated: int | None = None
-    bits_stored: int | None = None
-    high_bit: int | None = None
-    pixel_representation: int | None = None
-    slope: float | None = None
-    intercept: float | None = None
-    has_modality_lut: bool = False
-    modified: int = 0
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the pixels lie in the file as plain little-endian samples."""
-        return self.pixel_length is not None and self.transfer_syntax in (
-            header_walk.IMPLICIT_LITTLE,
-            header_walk.EXPLICIT_LITTLE,
-        )
-
-    @property
-    def frame_bytes(self) -> int:
-        """Bytes of one native frame: rows x columns x samples x allocated bits."""
-        return (
-            (self.rows or 0)
-            * (self.columns or 0)
-            * (self.samples or 1)
-            * (self.bits_allocated or 0)
-            // 8
-        )
-
-
 _MODALITY_LUT = 0x00283000
 _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
 _WANTED = frozenset(FIELDS) | _UNUSUAL
+# Values of ImageType that say: a whole volume in one image (Siemens, UIH).
+_TILED = frozenset({"MOSAIC", "VFRAME"})
 
 
 def index_files(paths: Iterable[files.StrPath]) -> tuple[list[SliceHeader], list[Rejection]]:
@@ -176,12 +102,14 @@ def read_headers(path: files.StrPath) -> list[SliceHeader]:
                 header._replace(modified=source.modified)
                 for header in _read_with_pydicom(path, source)
             ]
+            for header in headers[:1]:
+                _require_image_plane(header)
+            if len(headers) == 1 and not _TILED.isdisjoint(headers[0].image_type):
+                return mosaics.expand(headers[0], path, source)
+            return headers
     except OSError as error:
         detail = error.strerror or type(error).__name__
         raise RejectedError(Reason.UNREADABLE_FILE, detail, path=path) from error
-    for header in headers[:1]:
-        _require_image_plane(header)
-    return headers
 
 
 def _is_utf8(path: str) -> bool:

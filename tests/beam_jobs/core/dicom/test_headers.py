@@ -192,3 +192,14 @@ def test_paths_may_be_path_objects(tmp_path):
     found, rejections = index_files([*written.paths, absent])
     assert [header.path for header in found] == [str(path) for path in written.paths]
     assert [rejection.paths for rejection in rejections] == [(str(absent),)]
+
+
+@pytest.mark.parametrize("kind", ["MOSAIC", "VFRAME"])
+def test_an_image_of_tiles_that_cannot_be_split_is_refused_as_one(series_folder, kind):
+    image = next(series_folder.iterdir())
+    dataset = pydicom.dcmread(image)
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", kind]
+    dataset.save_as(image)
+    found, (rejection,) = index_files([image])
+    assert not found
+    assert rejection.reason is Reason.MOSAIC
