@@ -24,6 +24,12 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from beam_jobs.phantoms.anatomy import Array, Vector
+from beam_jobs.phantoms.vendor_headers import (
+    VENDORS,
+    Vendor,
+    add_series_elements,
+    slice_elements,
+)
 
 Plane = Literal["axial", "coronal", "sagittal"]
 IntensityFunction = Callable[[NDArray[np.float64]], Array]
@@ -66,6 +72,8 @@ class SeriesSpec:
         bits_stored: 12 or 16, in 16 allocated.
         signed: PixelRepresentation 1.
         transfer_syntax: "explicit" or "implicit" VR little endian.
+        vendor: whose classic MR headers the files' are shaped like (`vendor_headers`): "GE",
+            "Philips", "UIH", "Siemens"; "" is a short header of the package's own.
         slice_thickness: the tag's value; None writes `slice_step`.
         spacing_between_slices: the tag's value, which may lie; None writes no tag.
         file_numbers: the n of `Image-<n>.dcm` for each slice, in order along the normal; empty
@@ -92,6 +100,7 @@ class SeriesSpec:
     bits_stored: int = 16
     signed: bool = False
     transfer_syntax: Literal["explicit", "implicit"] = "explicit"
+    vendor: Vendor = ""
     slice_thickness: float | None = None
     spacing_between_slices: float | None = None
     file_numbers: tuple[int, ...] = ()
@@ -106,6 +115,10 @@ class SeriesSpec:
         if self.transfer_syntax not in TRANSFER_SYNTAXES:
             raise ValueError(
                 f"transfer_syntax must be explicit or implicit, found {self.transfer_syntax!r}"
+            )
+        if self.vendor and self.vendor not in VENDORS:
+            raise ValueError(
+                f"vendor must be one of {', '.join(VENDORS)} or '', found {self.vendor!r}"
             )
         if min(self.rows, self.columns, self.slices) < 1:
             raise ValueError(
@@ -183,9 +196,13 @@ def write_series(
         OSError: a file that cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+
+    def uid(*sources: str) -> str:
+        return str(generate_uid(entropy_srcs=[str(seed), patient_id, *sources]))
+
     implicit = spec.transfer_syntax == "implicit"
     # Elements that do not change are encoded once: a third of the time of writing whole datasets.
-    shared = _encoded(_series_dataset(spec, patient_id, seed), implicit=implicit)
+    shared = _encoded(_series_dataset(spec, patient_id, uid), implicit=implicit)
     affine, normal = spec.affine, spec.directions[2]
     row, column = np.arange(spec.rows)[:, None, None], np.arange(spec.columns)[None, :, None]
     in_plane = row * affine[:3, 0] + column * affine[:3, 1]
@@ -201,14 +218,15 @@ def write_series(
         if not values.any():
             blank_slices.append(index)
         dataset = Dataset()
-        dataset.SOPInstanceUID = generate_uid(
-            entropy_srcs=[str(seed), patient_id, spec.modality, "slice", str(index)]
-        )
+        dataset.SOPInstanceUID = uid(spec.modality, "slice", str(index))
         dataset.InstanceNumber = instance_numbers[index]
-        dataset.ImagePositionPatient = [_decimal(value) for value in position]
+        place = [_decimal(value) for value in position]
+        dataset.ImagePositionPatient = place
         dataset.SliceLocation = _decimal(position @ normal)
         dataset.WindowCenter, dataset.WindowWidth = _window(values)
         dataset.add_new("PixelData", "OW", _stored(values, spec).tobytes())
+        if spec.vendor:
+            dataset.update(slice_elements(spec.vendor, index, place, uid))
         elements = shared | _encoded(dataset, implicit=implicit)
         path = folder / f"Image-{file_numbers[index]}.dcm"
         path.write_bytes(
@@ -219,12 +237,8 @@ def write_series(
     return WrittenSeries(tuple(paths), tuple(blank_slices))
 
 
-def _series_dataset(spec: SeriesSpec, patient_id: str, seed: int) -> Dataset:
+def _series_dataset(spec: SeriesSpec, patient_id: str, uid: Callable[..., str]) -> Dataset:
     """The attributes that all slices of a series share."""
-
-    def uid(*sources: str) -> str:
-        return generate_uid(entropy_srcs=[str(seed), patient_id, *sources])
-
     dataset = Dataset()
     dataset.SOPClassUID = MRImageStorage
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
@@ -272,6 +286,8 @@ def _series_dataset(spec: SeriesSpec, patient_id: str, seed: int) -> Dataset:
             _decimal(spec.intercept),
         )
         dataset.RescaleType = "US"
+    if spec.vendor:
+        add_series_elements(dataset, spec.vendor, spec.modality, uid)
     return dataset
 
 

@@ -45,6 +45,9 @@ def _as_json(truth: CohortTruth) -> dict[str, Any]:
             del patient["flipped"]
         if not patient["head"]["lesion"]["mixture"]:
             del patient["head"]["lesion"]["mixture"]
+        for series in patient["series"]:
+            if not series["vendor"]:
+                del series["vendor"]
     return {
         "about": "Phantom cohort of Voxelbeam. Points are patient LPS, mm. In every modality the "
         "lesion's voxels (a ring's rim) are those of the head beyond the contrast's threshold, in "
