@@ -178,13 +178,27 @@ def _compare_file(
     except RejectedError:
         yield from (Compared(header, Verdict.REFUSED) for header in headers)
         return
-    frames = _decoded(data, headers[0], decode)
+    frames = _tiles_of(_decoded(data, headers[0], decode), headers[0].tiles)
     for header, samples in zip(headers, ours, strict=True):
         if header.frame >= len(frames) or frames[header.frame].shape != samples.shape:
             yield Compared(header, Verdict.NOT_DECODABLE)
             continue
         pixels = _differing(samples, frames[header.frame], header)
         yield Compared(header, Verdict.DIFFERS if pixels else Verdict.SAME, pixels)
+
+
+def _tiles_of(frames: npt.NDArray[Any], tiles: int) -> npt.NDArray[Any]:
+    """A mosaic's tiles in place of its one frame.
+
+    Args:
+      frames: (frame, row, column).
+      tiles: along one side, 0 for plain images.
+    """
+    count, rows, columns = frames.shape
+    if not tiles or rows % tiles or columns % tiles:
+        return frames
+    cut = frames.reshape(count, tiles, rows // tiles, tiles, columns // tiles)
+    return cut.swapaxes(2, 3).reshape(-1, rows // tiles, columns // tiles)
 
 
 def _differing(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], header: SliceHeader) -> int:

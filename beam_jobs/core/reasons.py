@@ -67,7 +67,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.UNSUPPORTED_PIXELS: "No decoder under a permissive licence reads this pixel encoding.",
     Reason.TRUNCATED_PIXELS: "There are fewer pixel bytes than rows, columns and bits require.",
     Reason.UNDECODABLE_PIXELS: "The pixel data cannot be decoded.",
-    Reason.MOSAIC: "A Siemens mosaic holds many slices in one image and is not split yet.",
+    Reason.MOSAIC: "An image of tiles (mosaic, grid) does not say where its slices lie.",
     Reason.NO_PATIENT_ID: "Neither a directory nor PatientID says whose file it is.",
     Reason.UNUSABLE_NAME: "The file's name is not valid UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Different images claim the same place in one stack.",

@@ -129,8 +129,6 @@ def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
         raise RejectedError(Reason.LOCALIZER, "ImageType (0008,0008) says localizer")
     if kind == "derived":
         raise RejectedError(Reason.DERIVED_IMAGE, "ImageType (0008,0008) says derived view")
-    if kind == "mosaic":
-        raise RejectedError(Reason.MOSAIC, "ImageType (0008,0008) says MOSAIC")
     if not stack[0].position and not stack[0].orientation:
         return _order_without_geometry(stack), []
     try:

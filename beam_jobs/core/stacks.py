@@ -56,7 +56,7 @@ def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
             for part in parts
         )
 
-    for name in ("acquisition_number", "volume_index"):
+    for name in ("acquisition_number", "volume_index", "path"):
         parts: dict[Any, list[SliceHeader]] = defaultdict(list)
         for header in stack:
             parts[getattr(header, name)].append(header)
@@ -107,4 +107,4 @@ def kind_of(header: SliceHeader) -> str:
         return "localizer"
     if kinds & _DERIVED_TYPES:
         return "derived"
-    return "mosaic" if "MOSAIC" in kinds else ""
+    return ""

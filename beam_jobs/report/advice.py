@@ -24,8 +24,8 @@ ADVICE: dict[Reason, str] = {
     Reason.TRUNCATED_PIXELS: "The transfer broke off: copy the file again.",
     Reason.UNDECODABLE_PIXELS: "Copy the file again; if that does not help, decompress it with "
     "another tool and look at the image.",
-    Reason.MOSAIC: "Export as classic or enhanced multi-frame images; scanners and dcm2niix can "
-    "unpack mosaics.",
+    Reason.MOSAIC: "Export it again with the scanner's private elements, which anonymising often "
+    "removes, or as classic or enhanced multi-frame images.",
     Reason.NO_PATIENT_ID: "Put each patient's files in <patient>/<modality>/ directories, or fill "
     "in PatientID.",
     Reason.UNUSABLE_NAME: "Rename the file in UTF-8.",

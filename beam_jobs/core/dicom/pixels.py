@@ -22,6 +22,7 @@ from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
 from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
+from beam_jobs.core.dicom.mosaics import whole_image
 from beam_jobs.core.reasons import Reason, RejectedError
 
 
@@ -124,9 +125,12 @@ def _read_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     native = _NativeReader()
     compressed = _CompressedReader()
     opened = _DatasetReader()
+    tiled = _TileReader()
     for header in headers:
         try:
-            if header.is_native:
+            if header.tiles:
+                samples = tiled.read(header)
+            elif header.is_native:
                 samples = native.read(header)
             elif header.transfer_syntax in ENCAPSULATED:
                 samples = compressed.read(header)
@@ -215,6 +219,24 @@ class _NativeReader:
             bytes_each = (header.bits_allocated or 16) // 8
             samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bytes_each}")
         return only_stored_bits(header, samples).reshape(header.rows or 0, header.columns or 0)
+
+
+class _TileReader:
+    """Cuts tiles out of mosaics; a file is read once."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._image: npt.NDArray[Any] = np.empty((0, 0))
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        if header.path != self._path:
+            whole = whole_image(header)._replace(has_modality_lut=False)
+            self._image = next(_read_slices([whole])).samples
+            self._path = header.path
+        rows, columns = header.rows or 0, header.columns or 0
+        row, column = divmod(header.frame, header.tiles)
+        tile = self._image[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
+        return np.ascontiguousarray(tile)
 
 
 def _unpack_12_bits(packed: bytearray) -> npt.NDArray[np.uint16]:

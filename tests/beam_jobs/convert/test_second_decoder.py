@@ -27,6 +27,7 @@ from tests.dicom_files import (
     save,
     write_slices,
 )
+from tests.mosaics import write_mosaic
 
 pytestmark = pytest.mark.slow  # TensorFlow's import
 
@@ -73,6 +74,11 @@ def test_frames_of_one_file_are_compared_each(tmp_path, decode):
     frames = frames_of(16, 16)
     dataset = enhanced_dataset(groups, rows=frames[0].shape[0], columns=frames[0].shape[1])
     path = save(dataset, tmp_path / "a.dcm", uid.ExplicitVRLittleEndian, frames)
+    assert verdicts([path], decode) == [Verdict.SAME] * 3
+
+
+def test_tiles_of_a_mosaic_are_compared_each(tmp_path, decode):
+    path = write_mosaic(tmp_path / "a.dcm", frames_of(16, 12))
     assert verdicts([path], decode) == [Verdict.SAME] * 3
 
 

@@ -130,7 +130,6 @@ def test_single_slice_is_refused():
     [
         (("ORIGINAL", "PRIMARY", "LOCALIZER"), Reason.LOCALIZER),
         (("DERIVED", "SECONDARY", "PROJECTION IMAGE"), Reason.DERIVED_IMAGE),
-        (("ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"), Reason.MOSAIC),
     ],
 )
 def test_what_is_no_volume_is_left_out_by_rule(image_type, reason):
@@ -138,7 +137,7 @@ def test_what_is_no_volume_is_left_out_by_rule(image_type, reason):
     (series,), (rejection,) = assemble(stack() + localizer)
     assert len(series.headers) == 6
     assert rejection.reason is reason
-    assert rejection.verdict is (Verdict.REJECTED if reason is Reason.MOSAIC else Verdict.UNUSED)
+    assert rejection.verdict is Verdict.UNUSED
 
 
 def test_derived_secondary_alone_is_no_reason_to_refuse():
