@@ -1,8 +1,10 @@
 """Spoilt files: a short run of the harness, and the defects that its long runs have found."""
 
 import multiprocessing
+import random
 import struct
 import time
+from io import BytesIO
 
 import numpy as np
 import pydicom
@@ -14,17 +16,49 @@ from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
 from beam_jobs.phantoms.series import SeriesSpec, write_series
-from tests import mutations
-from tests.mutants import Layout, make_bases
+from tests.mutations import __main__ as mutations_main
+from tests.mutations import cases
+from tests.mutations.bases import make_bases
+from tests.mutations.layout import Layout
+from tests.mutations.sequences import ON_SEQUENCES
 
 
 def test_300_mutated_files_are_used_rightly_or_rejected(capsys, tmp_path):
-    failed = mutations.main(["--count", "300", "--seed", "1", "--keep", str(tmp_path)])
+    failed = mutations_main.main(["--count", "300", "--seed", "1", "--keep", str(tmp_path)])
     assert not failed, capsys.readouterr().out
 
 
+def test_50_mutated_files_of_vendors_shapes_are_used_rightly_or_rejected(capsys, tmp_path):
+    told = ["--bases", "vendors", "--count", "50", "--seed", "2", "--keep", str(tmp_path)]
+    assert not mutations_main.main(told), capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ON_SEQUENCES)
+def test_every_way_to_spoil_a_sequence_changes_vendors_files(kind):
+    changed = 0
+    bases = make_bases("vendors")
+    for seed, base in enumerate(bases):
+        layout = Layout.of(base.files[0])
+        ON_SEQUENCES[kind](layout, random.Random(seed))
+        changed += layout.join() != base.files[0]
+    assert changed >= len(bases) / 2 - (kind == "unknown")  # implicit files have no UN
+
+
+@pytest.mark.parametrize("kind", ["close", "icon"])
+def test_what_leaves_a_vendors_file_sound_is_read_as_before(kind):
+    for base in make_bases("vendors"):
+        layout = Layout.of(base.files[0])
+        ON_SEQUENCES[kind](layout, random.Random(3))
+        sound, changed = (pydicom.dcmread(BytesIO(d)) for d in (base.files[0], layout.join()))
+        changed.pop(0x00880200, None)
+        # Implicit, a private sequence of known length is bytes to who does not know its creator.
+        sound.remove_private_tags()
+        changed.remove_private_tags()
+        assert sound == changed, base.name
+
+
 def test_a_case_is_the_same_file_every_time(tmp_path):
-    one, other = (mutations.Bench(tmp_path) for _ in range(2))
+    one, other = (cases.Bench(tmp_path) for _ in range(2))
     assert [one.draw(5, n) for n in range(50)] == [other.draw(5, n) for n in range(50)]
 
 
@@ -51,29 +85,29 @@ def test_harness_notices(fault, message, tmp_path, monkeypatch):
         headers, rejections = index_files(paths)
         return [h._replace(slope=2.0) if fault == "wrong" else h for h in headers], rejections
 
-    bench = mutations.Bench(tmp_path)
-    monkeypatch.setattr(mutations, "mutate", lambda data, rng: (data, ["nothing"]))
+    bench = cases.Bench(tmp_path)
+    monkeypatch.setattr(cases, "mutate", lambda data, rng: (data, ["nothing"]))
     sound = bench.run(0, 0)
     assert (sound.failures, sound.verdict) == ([], "used")
-    monkeypatch.setattr(mutations, "index_files", faulty)
+    monkeypatch.setattr(cases, "index_files", faulty)
     assert any(message in failure for failure in bench.run(0, 0).failures)
 
 
 def _hang_or_die(directory, monkeypatch, act):
-    monkeypatch.setattr(mutations, "CPU_KILL_S", 0.5)
-    monkeypatch.setattr(mutations.Bench, "run", lambda self, seed, index: act(index))
-    monkeypatch.setattr(mutations, "make_bases", list)
+    monkeypatch.setattr(cases, "CPU_KILL_S", 0.5)
+    monkeypatch.setattr(cases.Bench, "run", lambda self, seed, index: act(index))
+    monkeypatch.setattr(cases, "make_bases", lambda which: [])
     monkeypatch.setattr(
         multiprocessing, "get_context", lambda _: multiprocessing.context.ForkContext()
     )
-    return list(mutations.outcomes(0, range(3)))
+    return list(cases.outcomes(0, range(3)))
 
 
 def test_a_hang_costs_one_case(tmp_path, monkeypatch):
     def act(index):
         while index == 1 and time.monotonic():
             pass
-        return mutations.Outcome(index=index)
+        return cases.Outcome(index=index)
 
     failures = [outcome.failures for outcome in _hang_or_die(tmp_path, monkeypatch, act)]
     assert failures == [[], ["hung"], []]

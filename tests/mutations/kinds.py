@@ -1,256 +1,18 @@
-"""Sound series to spoil, and the ways to spoil a file: bytes in, bytes out, all from one seed."""
+"""Ways to spoil a file: bytes in, bytes out, all from one seed."""
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import struct
-import tempfile
-import warnings
-import zlib
-from collections.abc import Callable, Iterator
-from io import BytesIO
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
-import pydicom
-from pydicom.data import get_testdata_files
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
-    EnhancedMRImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from tests.mutations.layout import UNDEFINED, Element, Layout
+from tests.mutations.sequences import ON_SEQUENCES, opened
 
-from beam_jobs.phantoms.series import SeriesSpec, write_series
-
-UNDEFINED = 0xFFFFFFFF
-_LONG_VRS = frozenset(b"OB OW OF OD OL OV SQ UN UT UC UR SV UV".split())
 _ALL_VRS = (
     b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US "
     b"OB OW OF OD OL OV SQ UN UT UC UR SV UV ZZ \0\0 \xff\xff"
 ).split(b" ")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Base:
-    """A sound series.
-
-    Attributes:
-      name: what it is good for.
-      files: its files' bytes.
-      weight: how often it is drawn; small where decoding is slow.
-    """
-
-    name: str
-    files: tuple[bytes, ...]
-    weight: float = 1.0
-
-
-def make_bases() -> list[Base]:
-    """The series: phantoms, pydicom's greyscale test files set in a stack, enhanced objects."""
-    bases = [
-        _phantom("explicit", 4.0),
-        _phantom("implicit", 4.0, transfer_syntax="implicit", slope=0.5, intercept=-100.0,
-                 signed=True, bits_stored=12),
-        _phantom("oblique", 1.5, obliquity_degrees=20.0, plane="coronal"),
-    ]  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # offline, only the files inside the package are listed
-        for name, weight in (
-            ("MR_small.dcm", 2.0), ("MR_small_implicit.dcm", 2.0), ("MR_small_bigendian.dcm", 2.0),
-            ("MR_small_RLE.dcm", 1.5), ("MR_small_jp2klossless.dcm", 1.0),
-            ("MR_small_jpeg_ls_lossless.dcm", 1.5), ("JPEGLSNearLossless_08.dcm", 1.0),
-            ("JPEGLSNearLossless_16.dcm", 1.0), ("CT_small.dcm", 1.0), ("rtdose_1frame.dcm", 1.0),
-            ("rtdose_rle_1frame.dcm", 1.0), ("JPEG-lossy.dcm", 0.1), ("693_J2KI.dcm", 0.05),
-        ):  # fmt: skip
-            bases.append(Base(name=name, files=_stack_of(name), weight=weight))
-    bases.append(Base(name="deflated", files=_stack_of("MR_small.dcm", deflate=True), weight=1.5))
-    bases.append(Base(name="packed", files=_packed(), weight=1.0))
-    bases.append(Base(name="enhanced", files=(_enhanced(),), weight=2.5))
-    bases.append(Base(name="enhanced RLE", files=(_enhanced(compress=True),), weight=1.0))
-    return bases
-
-
-def _phantom(name: str, weight: float, **changes: Any) -> Base:
-    spec = SeriesSpec(rows=24, columns=20, slices=4, row_spacing=6.0, column_spacing=7.0,
-                      slice_step=20.0, **changes)  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        written = write_series(spec, Path(folder), lambda xyz: 300 + np.rint(xyz @ [1, 2, 1.5]))
-        return Base(name=name, files=tuple(p.read_bytes() for p in written.paths), weight=weight)
-
-
-def _packed() -> tuple[bytes, ...]:
-    """A phantom whose samples are 12 bits allocated, two in three bytes (retired from PS3.5)."""
-    files = []
-    for data in _phantom("packed", 1.0, bits_stored=12).files:
-        dataset = pydicom.dcmread(BytesIO(data))
-        pairs = np.frombuffer(dataset.PixelData, "<u2").reshape(-1, 2)
-        low, high = pairs[:, 0], pairs[:, 1]
-        packed = np.stack([low & 255, low >> 8 | (high & 15) << 4, high >> 4], axis=1)
-        dataset.BitsAllocated = 12
-        dataset.PixelData = packed.astype(np.uint8).tobytes()
-        stream = BytesIO()
-        dataset.save_as(stream)
-        files.append(stream.getvalue())
-    return tuple(files)
-
-
-def _stack_of(name: str, count: int = 3, deflate: bool = False) -> tuple[bytes, ...]:
-    """`count` files like a bundled one, 5 mm apart; rolled a little where samples are plain."""
-    (path,) = get_testdata_files(name)
-    files = []
-    for index in range(count):
-        dataset = pydicom.dcmread(path)
-        for keyword, value in (("StudyInstanceUID", "1.2.3"), ("SeriesInstanceUID", "1.2.3.4")):
-            setattr(dataset, keyword, value)
-        dataset.SOPInstanceUID = f"1.2.3.4.{index + 1}"
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.InstanceNumber = index + 1
-        dataset.PixelSpacing = [240.0 / dataset.Rows, 240.0 / dataset.Columns]
-        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [-100, -100, 5.0 * index]
-        for stray in ("DataSetTrailingPadding", "NumberOfFrames"):
-            if stray in dataset:
-                delattr(dataset, stray)
-        dataset.ImageType = ["ORIGINAL", "PRIMARY"]
-        if not dataset["PixelData"].is_undefined_length:
-            step = 16 * index
-            dataset.PixelData = dataset.PixelData[step:] + dataset.PixelData[:step]
-        if deflate:
-            dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-        stream = BytesIO()
-        dataset.save_as(stream)
-        files.append(stream.getvalue())
-    return tuple(files)
-
-
-def _enhanced(frames: int = 5, compress: bool = False) -> bytes:
-    """An enhanced MR object with a rescale a frame (PS3.3 A.36.2), its sequences unbounded."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = EnhancedMRImageStorage, "1.2.3.5.1"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.3", "1.2.3.5"
-    dataset.Modality, dataset.SeriesDescription = "MR", "T1w"
-    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 12, 16, frames
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PixelRepresentation = 0
-    measures, plane, shared = Dataset(), Dataset(), Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [10.0, 9.0], 6.0
-    plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [plane]
-    groups = []
-    for index in range(frames):
-        group, position, values = Dataset(), Dataset(), Dataset()
-        position.ImagePositionPatient = [-60, -70, 6.0 * index]
-        values.RescaleSlope, values.RescaleIntercept = 1 + index / 4, 10 * index
-        group.PlanePositionSequence = [position]
-        group.PixelValueTransformationSequence = [values]
-        groups.append(group)
-    dataset.SharedFunctionalGroupsSequence = [shared]
-    dataset.PerFrameFunctionalGroupsSequence = groups
-    samples = np.arange(12 * 16 * frames, dtype="<u2").reshape(frames, 12, 16) * 3 % 4096
-    dataset.PixelData = samples.tobytes()
-    dataset["PixelData"].VR = "OW"
-    if compress:
-        dataset.compress(RLELossless, generate_instance_uid=False)
-    for element in dataset.iterall():
-        if element.VR == "SQ":
-            element.is_undefined_length = True
-            for item in element.value:
-                item.is_undefined_length_sequence_item = True
-    stream = BytesIO()
-    dataset.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()
-
-
-@dataclasses.dataclass(frozen=True)
-class Element:
-    """Where one element of a data set lies: bytes start..end, its value from `value`."""
-
-    tag: int
-    vr: bytes
-    start: int
-    value: int
-    end: int
-    length_at: int
-    length_size: int
-
-
-@dataclasses.dataclass
-class Layout:
-    """A file taken apart far enough to change an element: meta information, then the data set."""
-
-    head: bytes
-    body: bytearray
-    implicit: bool
-    order: str
-    deflated: bool
-
-    @classmethod
-    def of(cls, data: bytes) -> Layout:
-        """Takes a sound Part 10 file apart (PS3.10 7.1)."""
-        end = 144 + struct.unpack_from("<L", data, 140)[0]
-        at = data.index(b"\x02\0\x10\0UI", 132) + 8
-        (length,) = struct.unpack_from("<H", data, at - 2)
-        syntax = data[at : at + length].rstrip(b"\0").decode()
-        deflated = syntax == DeflatedExplicitVRLittleEndian
-        body = zlib.decompress(data[end:], -zlib.MAX_WBITS) if deflated else data[end:]
-        order = ">" if syntax == ExplicitVRBigEndian else "<"
-        return cls(data[:end], bytearray(body), syntax == ImplicitVRLittleEndian, order, deflated)
-
-    def join(self) -> bytes:
-        """The file again."""
-        if not self.deflated:
-            return self.head + bytes(self.body)
-        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        return self.head + packer.compress(bytes(self.body)) + packer.flush()
-
-    def elements(self) -> list[Element]:
-        """Elements in order, those inside sequences of undefined length too."""
-        return list(self._walk())
-
-    def _walk(self) -> Iterator[Element]:
-        body, at = self.body, 0
-        while at + 8 <= len(body):
-            group, element = struct.unpack_from(self.order + "HH", body, at)
-            tag, vr = group << 16 | element, bytes(body[at + 4 : at + 6])
-            if group == 0xFFFE:  # items and delimiters: go on with what is inside
-                at += 8
-                continue
-            if self.implicit:
-                vr, length_at, size = b"", at + 4, 4
-            elif vr in _LONG_VRS:
-                length_at, size = at + 8, 4
-            else:
-                length_at, size = at + 6, 2
-            code = self.order + ("H" if size == 2 else "L")
-            (length,) = struct.unpack_from(code, body, length_at)
-            value = length_at + size
-            if length == UNDEFINED and tag != 0x7FE00010:
-                yield Element(tag, vr, at, value, value, length_at, size)
-                at = value
-                continue
-            end = len(body) if length == UNDEFINED else min(value + length, len(body))
-            yield Element(tag, vr, at, value, end, length_at, size)
-            at = end
-
-    def encode(self, tag: int, vr: bytes, value: bytes) -> bytes:
-        """One element in this file's encoding."""
-        head = struct.pack(self.order + "HH", tag >> 16, tag & 0xFFFF)
-        if self.implicit:
-            return head + struct.pack("<L", len(value)) + value
-        if vr in _LONG_VRS:
-            return head + vr + b"\0\0" + struct.pack(self.order + "L", len(value)) + value
-        return head + vr + struct.pack(self.order + "H", len(value) & 0xFFFF) + value
-
-
 _TEXTS = (
     b"",
     b"\0\0",
@@ -303,8 +65,12 @@ def mutate(data: bytes, rng: random.Random) -> tuple[bytes, list[str]]:
     names = []
     layout = Layout.of(data)
     for _ in range(2 if rng.random() < 1 / 6 else 1):
-        name = rng.choices(list(_ON_ELEMENTS), [w for w, _ in _ON_ELEMENTS.values()])[0]
-        _ON_ELEMENTS[name][1](layout, rng)
+        if rng.random() < _OF_SEQUENCES and opened(layout):
+            name = rng.choice(list(ON_SEQUENCES))
+            ON_SEQUENCES[name](layout, rng)
+        else:
+            name = rng.choices(list(_ON_ELEMENTS), [w for w, _ in _ON_ELEMENTS.values()])[0]
+            _ON_ELEMENTS[name][1](layout, rng)
         names.append(name)
         if name == "none":
             break
@@ -509,6 +275,8 @@ _ON_ELEMENTS: dict[str, tuple[float, Callable[[Layout, random.Random], None]]] =
     "flip header": (1, _flip_header),
     "flip element": (2, _flip_element),
 }
+# Half of what is done to a file that has sequences of undefined length is done to these.
+_OF_SEQUENCES = 0.5
 _ON_BYTES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "truncate": _truncate,
     "flip anywhere": _flip_anywhere,
