@@ -9,8 +9,8 @@ from rich.table import Table
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.patient_plans import entries_of, plan_patients
-from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, to_csv
+from beam_jobs.convert.patient_plans import listing_of, plan_patients
+from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, left_out_row, to_csv
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.plan import SeriesRow
@@ -46,8 +46,10 @@ def main(argv: Sequence[str]) -> int:
     if flags.output:
         files.require_writable(flags.output)
     rules = read_rules_file(flags.series_rules)
-    found = entries_of(root, name=root)
-    rows = survey(found, cli.items(flags.modalities), rules)
+    found = listing_of(root, name=root)
+    rows = survey(found.entries, cli.items(flags.modalities), rules, root=root)
+    if found.left_out:
+        rows.append(left_out_row(root, found.left_out))
     tables = TableWriter(root=root, id_policy=IdPolicy())
     if flags.output:
         files.write_text(flags.output, to_csv(SERIES_COLUMNS, tables.series(rows)))
@@ -58,13 +60,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def survey(
-    found: Sequence[files.Entry], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+    found: Sequence[files.Entry],
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
+    *,
+    root: str = "",
 ) -> list[SeriesRow]:
     """A row for every series among the files found, and one for every file that is no image.
 
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
-    plans = plan_patients(found, modalities, rules)
+    plans = plan_patients(found, modalities, rules, root=root)
     rows = [_file_row(rejection, owner) for rejection, owner in plans.rejections]
     return rows + [row for plan in plans.patients for row in plan.rows]
 

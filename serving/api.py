@@ -117,7 +117,8 @@ class Model:
 
     def _of_dicom(self, root: str, rejects: list[Reject]) -> Iterator[bytes]:
         spec = PreprocessSpec.from_json(self.contract.spec)
-        plans = plan_patients(files.entries(root), spec.modalities, spec.series_rules)
+        found = files.entries(root)
+        plans = plan_patients(found, spec.modalities, spec.series_rules, root=root)
         tables = TableWriter(root=root, id_policy=IdPolicy())
         for case, refused in prepare_cohort(plans, spec, tables):
             rejects += map(dataclasses.asdict, refused)

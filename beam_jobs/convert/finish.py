@@ -15,7 +15,7 @@ from beam_jobs.convert.resume import ShardResult, StateStore
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.core.reasons import Verdict
+from beam_jobs.core.reasons import Reason, Verdict
 
 SERIES_NAME = "series.csv"
 REJECTS_NAME = "rejects.csv"
@@ -95,7 +95,8 @@ class DatasetWriter:
         stacks: Counter[str] = Counter()
         for row in series:
             used[row["verdict"]] += row["files"]
-            stacks[row["verdict"]] += 1
+            if row["reason"] != Reason.NOT_INPUT.value:  # no series, but in the sum of files
+                stacks[row["verdict"]] += 1
         lone_files = sum(row.files for row in rejects if row.scope == "file")
         used[Verdict.REJECTED.value] += lone_files
         reasons = Counter(row.reason for row in rejects)

@@ -12,7 +12,7 @@ from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.convert.patient_plans import entries_of
+from beam_jobs.convert.patient_plans import listing_of
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import normalised_id, read_id_policy
@@ -31,7 +31,7 @@ class Conversion:
 
     Attributes:
       input: directory of DICOM files.
-      files: those below it, none where listing them is the workers' work.
+      files: those below it that are read, none where listing them is the workers' work.
       output: directory of the dataset.
       spec: the recipe.
       planner: labels, ids, folds and shards.
@@ -261,20 +261,21 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
 
 
 def _directories(flags: argparse.Namespace) -> tuple[str, str]:
-    """Input and output, the output not inside the input."""
+    """Input and output, neither inside the other."""
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise cli.UsageError(f"--{name} is empty")
     source, output = map(files.trimmed, (flags.input, flags.output))
     files.require_writable(output)
-    if files.is_remote(source) or files.is_remote(output):
-        within = f"{output}/".startswith(f"{source}/")
-    else:
+    there, here = source, output
+    if not files.is_remote(source) and not files.is_remote(output):
         if os.path.exists(output) and not os.path.isdir(output):
             raise cli.UsageError(f"--output {output} is not a directory")
-        within = f"{os.path.realpath(output)}/".startswith(f"{os.path.realpath(source)}/")
-    if within:
+        there, here = map(os.path.realpath, (source, output))
+    if files.join(here, "").startswith(files.join(there, "")):
         raise cli.UsageError(f"--output {output} lies inside --input {source}")
+    if files.join(there, "").startswith(files.join(here, "")):
+        raise cli.UsageError(f"--input {source} lies inside --output {output}")
     return source, output
 
 
@@ -282,14 +283,14 @@ def _files_of(source: str) -> tuple[str, ...]:
     """The files to read, none where listing them is the workers' work."""
     if files.is_remote(source):
         return ()
-    return tuple(entry.path for entry in entries_of(source, name=f"--input {source}"))
+    return tuple(entry.path for entry in listing_of(source, name=f"--input {source}").entries)
 
 
 def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -> None:
     """Refuses a modality that neither a directory nor a rule could ever give."""
     if not paths:
         return
-    owners = find_owners(paths, spec.modalities).values()
+    owners = find_owners(paths, spec.modalities, root=source).values()
     known = {owner.modality for owner in owners} | known_modalities(spec.series_rules)
     unknown = [name for name in spec.modalities if name not in known]
     if unknown:

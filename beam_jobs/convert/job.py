@@ -78,7 +78,7 @@ def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
     assignments = plans | "Assign" >> AssignPatients(planner)
     shards = (plans, assignments) | "Shards" >> WriteShards(writer, ticks.planned)
     refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
-    results = (shards, refused) | "Results" >> beam.Flatten()
+    results = (shards, refused, read.left_out) | "Results" >> beam.Flatten()
     finish = beam.Map(
         dataset.finish,
         beam.pvalue.AsList(results),

@@ -35,27 +35,35 @@ class Plans:
     rejections: tuple[tuple[Rejection, DirectoryOwner | None], ...]
 
 
-def entries_of(root: str, *, name: str) -> list[files.Entry]:
-    """The files of an input.
+def listing_of(root: str, *, name: str) -> files.Listing:
+    """What lies below an input.
 
     Args:
       root: a directory, or an archive.
       name: what to call it in messages.
 
     Raises:
-      UsageError: it is not there, or holds no file.
+      UsageError: it is not there, cannot be listed, or holds no file that is read.
     """
     try:
-        found = files.entries(root)
+        found = files.listing(root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{name} is not a directory") from error
-    if not found:
-        raise UsageError(f"{name} holds no file")
+    except PermissionError as error:
+        raise UsageError(f"{name} cannot be listed: {error.strerror}") from error
+    if not found.entries:
+        hidden = sum(found.left_out.values())
+        but = f" but {hidden} that are never read (hidden, DICOMDIR)" if hidden else ""
+        raise UsageError(f"{name} holds no file{but}")
     return found
 
 
 def plan_patients(
-    found: Sequence[files.Entry], modalities: Sequence[str], rules: Sequence[ModalityRule] = ()
+    found: Sequence[files.Entry],
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule] = (),
+    *,
+    root: str = "",
 ) -> Plans:
     """Reads the headers of all files and plans each patient, with a bar on a terminal.
 
@@ -65,8 +73,9 @@ def plan_patients(
       found: the files, as `files.entries` lists them.
       modalities: the wanted ones.
       rules: tried before the built-in ones.
+      root: what they were listed below.
     """
-    owners = find_owners([entry.path for entry in found], modalities)
+    owners = find_owners([entry.path for entry in found], modalities, root=root)
 
     def owner_of(path: str) -> DirectoryOwner | None:
         return owners.get(posixpath.dirname(path))

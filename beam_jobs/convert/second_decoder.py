@@ -26,7 +26,7 @@ from pydicom.dataset import FileMetaDataset
 
 from beam_jobs.common.cli import CommandError, UsageError, log_level, quiet_tensorflow
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.patient_plans import entries_of, plan_patients
+from beam_jobs.convert.patient_plans import listing_of, plan_patients
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.layout import patient_id_of
 from beam_jobs.core.dicom.headers import SliceHeader
@@ -130,8 +130,8 @@ def sample_slices(
     Raises:
       UsageError: no file, no series that the recipe could use, or none of these patients.
     """
-    found = entries_of(root, name=f"--against {root}")
-    plans = plan_patients(found, spec.modalities, spec.series_rules).patients
+    found = listing_of(root, name=f"--against {root}").entries
+    plans = plan_patients(found, spec.modalities, spec.series_rules, root=root).patients
     usable = [plan for plan in plans if plan.refusal is None]
     theirs = [
         plan

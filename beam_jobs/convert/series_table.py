@@ -113,6 +113,26 @@ class TableWriter:
         ]
 
 
+def left_out_row(root: str, left_out: Mapping[str, int]) -> SeriesRow:
+    """The one row of all files of an input that are never read, so that its sum is even.
+
+    It names none of them: there may be one beside every image.
+
+    Args:
+      root: the input.
+      left_out: as `files.Listing` has it.
+    """
+    return SeriesRow(
+        patient="",
+        path=files.join(root, "."),
+        modality="",
+        files=sum(left_out.values()),
+        verdict=Verdict.UNUSED.value,
+        reason=Reason.NOT_INPUT.value,
+        detail=", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items())),
+    )
+
+
 def name_below(root: str, path: str) -> str:
     """A file's path relative to the input; an archive is the directory of its name.
 
@@ -122,10 +142,7 @@ def name_below(root: str, path: str) -> str:
     name = path.removesuffix(MEMBER) if damaged else files.logical(path)
     if name.lower().endswith(GZIPPED):
         name = name[: -len(".gz")]
-    root = root.rstrip("/")
-    if not path.startswith(f"{root}/"):  # not a directory, whatever its name looks like
-        root = files.logical(root)
-    return name.removeprefix(f"{root}/")
+    return name.removeprefix(f"{files.logical_root(root, path)}/")
 
 
 def _printable(name: str) -> str:

@@ -27,7 +27,7 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
         paths = tuple(entry.path for entry in files.entries(conversion.input))
     record_bytes = conversion.planner.record_bytes
     megabytes = record_bytes / 1e6
-    owners = find_owners(paths, conversion.spec.modalities).values()
+    owners = find_owners(paths, conversion.spec.modalities, root=conversion.input).values()
     patients = len({owner.patient for owner in owners if owner.modality})
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")

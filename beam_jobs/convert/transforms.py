@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -21,7 +21,7 @@ from beam_jobs.common.progress_files import tick
 from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
 from beam_jobs.convert.resume import ShardResult
-from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
@@ -53,8 +53,23 @@ class Setup(beam.DoFn):
         write_shard.limit_blas_threads()
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Read:
+    """What an input holds.
+
+    Attributes:
+      headers: (patient key, packed headers).
+      rejects: `RejectRow` of files.
+      left_out: a `ShardResult` without a shard that counts the files which are never read.
+    """
+
+    headers: Any
+    rejects: Any
+    left_out: Any
+
+
 class ReadHeaders(beam.PTransform):
-    """Pipeline root -> `.headers`: (patient key, packed headers) and `.rejects`: RejectRow.
+    """Pipeline root -> `Read`.
 
     Files are listed by the workers, in chunks of one directory's, and each is opened once.
     """
@@ -66,16 +81,21 @@ class ReadHeaders(beam.PTransform):
         self._ticks = ticks
 
     def expand(self, root: Any) -> Any:
-        return (
+        listed = (
             root
             | "Root" >> beam.Create([self._source])
-            | "List" >> beam.FlatMap(_chunks)
+            | "List" >> beam.FlatMap(_chunks).with_outputs("left_out", main="chunks")
+        )
+        read = (
+            listed.chunks
             | "Spread" >> beam.Reshuffle()
             | "Headers"
             >> beam.ParDo(_ReadHeaders(self._tables, self._ticks)).with_outputs(
                 "rejects", main="headers"
             )
         )
+        left_out = listed.left_out | "Left out" >> beam.Map(_left_out, self._tables)
+        return Read(headers=read.headers, rejects=read.rejects, left_out=left_out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,13 +111,20 @@ class Chunk:
     owner: DirectoryOwner | None
 
 
-def _chunks(source: Input) -> Iterator[Chunk]:
-    found = files.entries(source.root)
-    owners = find_owners([file.path for file in found], source.modalities)
+def _chunks(source: Input) -> Iterator[Any]:
+    found, left_out = files.listing(source.root)
+    if left_out:
+        yield beam.pvalue.TaggedOutput("left_out", left_out)
+    owners = find_owners([file.path for file in found], source.modalities, root=source.root)
     for directory, group in itertools.groupby(found, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
             yield Chunk(files=batch[start : start + _FILES_AT_ONCE], owner=owners.get(directory))
+
+
+def _left_out(counts: Mapping[str, int], tables: TableWriter) -> ShardResult:
+    row = left_out_row(tables.root, counts)
+    return ShardResult(entry=None, series=tuple(tables.series([row])), rejects=())
 
 
 def _directory(file: files.Entry) -> str:

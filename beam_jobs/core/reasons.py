@@ -48,6 +48,7 @@ class Reason(enum.StrEnum):
     AMBIGUOUS_PATIENT = "ambiguous_patient"
     MIXED_PATIENTS = "mixed_patients"
     # Unused by rule: nothing is wrong with the input.
+    NOT_INPUT = "not_input"
     LOCALIZER = "localizer"
     DERIVED_IMAGE = "derived_image"
     EXACT_DUPLICATE = "exact_duplicate"
@@ -80,6 +81,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_USABLE_SERIES: "No series of the patient could be used.",
     Reason.AMBIGUOUS_PATIENT: "Several patients of the input would get the same id.",
     Reason.MIXED_PATIENTS: "The files of one directory of the patient carry several PatientIDs.",
+    Reason.NOT_INPUT: "Hidden files, DICOMDIR and what file managers leave are never opened.",
     Reason.LOCALIZER: "A localizer (scout) is not a volume of the patient.",
     Reason.DERIVED_IMAGE: "A projection, reformat or screen save repeats other series' data.",
     Reason.EXACT_DUPLICATE: "The same image stands in another file too.",
@@ -90,6 +92,7 @@ SENTENCES: dict[Reason, str] = {
 
 UNUSED_BY_RULE = frozenset(
     {
+        Reason.NOT_INPUT,
         Reason.LOCALIZER,
         Reason.DERIVED_IMAGE,
         Reason.EXACT_DUPLICATE,

@@ -45,6 +45,7 @@ ADVICE: dict[Reason, str] = {
     "used.",
     Reason.AMBIGUOUS_PATIENT: "Give the patients ids that differ in more than leading zeros.",
     Reason.MIXED_PATIENTS: "Sort the files: one directory must hold one person's images.",
+    Reason.NOT_INPUT: "Nothing.",
     Reason.LOCALIZER: "Nothing.",
     Reason.DERIVED_IMAGE: "Nothing, unless the original series is missing: then export it.",
     Reason.EXACT_DUPLICATE: "Nothing; one copy was used.",

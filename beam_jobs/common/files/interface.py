@@ -29,11 +29,13 @@ from beam_jobs.common.files.lock import Lock, lock
 from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
 from beam_jobs.common.files.names import (
     Entry,
+    Listing,
     Status,
     StrPath,
     is_remote,
     join,
     logical,
+    logical_root,
     name_of,
     require_writable,
     require_written,
@@ -50,6 +52,7 @@ __all__ = [
     "HEAD_BYTES",
     "ByteSource",
     "Entry",
+    "Listing",
     "LocalBytes",
     "Lock",
     "LockedError",
@@ -69,8 +72,10 @@ __all__ = [
     "is_dir",
     "is_remote",
     "join",
+    "listing",
     "lock",
     "logical",
+    "logical_root",
     "mirrored",
     "name_of",
     "names",
@@ -97,13 +102,22 @@ def entries(root: StrPath) -> list[Entry]:
     """Every file below a root that is read, in the order of their paths.
 
     Hidden files and directories, DICOMDIR and what file managers leave behind are no input. An
-    archive, `root` itself or one below it, counts as a directory of its members; one that cannot
-    be read is an entry that `open_bytes` refuses.
+    archive, `root` itself or one below it, counts as a directory of its members. One that cannot
+    be read is an entry that `open_bytes` refuses, as is a directory below a local `root` that
+    cannot be listed, by its path with a slash at the end.
 
     Raises:
       NotADirectoryError: a local `root` that is no directory and no archive.
     """
-    return opening.entries(text(root))
+    return opening.listing(text(root), counted=False).entries
+
+
+def listing(root: StrPath) -> Listing:
+    """`entries`, and how many files below a root are none of them.
+
+    Together these are all files there are; of what cannot be listed, each counts as one.
+    """
+    return opening.listing(text(root))
 
 
 def holds_files(root: StrPath) -> bool:

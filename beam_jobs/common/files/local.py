@@ -8,10 +8,11 @@ import os
 import shutil
 import stat as modes
 import uuid
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from beam_jobs.common.files.names import Status, is_input
+from beam_jobs.common.files.names import HIDDEN, Status, left_out_as
 from beam_jobs.common.files.writer import Target, Writer
 
 
@@ -52,26 +53,96 @@ class LocalBytes:
         os.close(self.descriptor)
 
 
-def list_files(root: str) -> list[str]:
-    """Every file below a local directory, sorted; directories behind links once each.
+def list_files(root: str, left_out: Counter[str] | None = None) -> list[str]:
+    """Every file below a local directory that is read, sorted; directories behind links once each.
+
+    A directory that cannot be listed is a path too, with a slash at its end: see `unlisted`.
+
+    Args:
+      root: the directory.
+      left_out: counts the files that are never read, by what they are left out as; without it
+        hidden directories are not entered.
 
     Raises:
-      OSError: `root` is not a directory.
+      OSError: `root` is not a directory, or cannot be listed.
     """
     if not os.path.isdir(root):
         raise NotADirectoryError(errno.ENOTDIR, "not a directory", root)
-    paths = []
+    paths: list[str] = []
+    skipped: Counter[str] = Counter()
+    hidden: list[str] = []
     seen: set[tuple[int, int]] = set()
-    for directory, subdirectories, names in os.walk(root, followlinks=True):
-        status = os.stat(directory)
-        # A link to a directory above would be walked for ever.
-        if (status.st_dev, status.st_ino) in seen:
-            subdirectories.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        paths += [f"{directory}/{name}" for name in names if is_input(name)]
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        below: list[str] = []
+        try:
+            # A link to a directory above would be walked for ever.
+            if not _is_new(directory, seen):
+                continue
+            with os.scandir(directory) as found:
+                for entry in found:
+                    path = f"{directory.rstrip('/')}/{entry.name}"
+                    left_out_here = left_out_as(entry.name)
+                    if left_out_here != HIDDEN and _is_dir(entry):
+                        below.append(path)
+                    elif left_out_here == HIDDEN and _is_dir(entry, follow_symlinks=False):
+                        hidden.append(path)
+                    elif left_out_here:
+                        skipped[left_out_here] += 1
+                    else:
+                        paths.append(path)
+        except OSError:
+            if directory == root:
+                raise
+            paths.append(f"{directory}/")
+        waiting += sorted(below, reverse=True)
+    if left_out is not None:
+        skipped[HIDDEN] += sum(_count(directory, seen) for directory in hidden)
+        left_out.update(+skipped)
     return sorted(paths)
+
+
+def _is_dir(entry: os.DirEntry[str], *, follow_symlinks: bool = True) -> bool:
+    """Whether an entry is a directory; whoever opens what cannot be looked at gets the error."""
+    try:
+        return entry.is_dir(follow_symlinks=follow_symlinks)
+    except OSError:
+        return False
+
+
+def _is_new(directory: str, seen: set[tuple[int, int]]) -> bool:
+    """Whether a directory is not among those seen; adds it."""
+    status = os.stat(directory)
+    before = len(seen)
+    seen.add((status.st_dev, status.st_ino))
+    return len(seen) > before
+
+
+def _count(directory: str, seen: set[tuple[int, int]]) -> int:
+    """Files in a hidden directory, which follows no link; one where it cannot be listed."""
+    files = 0
+    try:
+        if not _is_new(directory, seen):  # a link from outside led here
+            return 0
+        with os.scandir(directory) as found:
+            for entry in found:
+                is_dir = _is_dir(entry, follow_symlinks=False)
+                files += _count(entry.path, seen) if is_dir else 1
+    except OSError:
+        return files + 1
+    return files
+
+
+def unlisted(directory: str) -> OSError:
+    """Why `list_files` could not list a directory."""
+    try:
+        with os.scandir(directory) as found:
+            next(found, None)
+    except OSError as error:
+        why = f"the directory cannot be listed: {error.strerror or error}"
+        return OSError(error.errno, why, directory)
+    return OSError(errno.EIO, "the directory could not be listed", directory)
 
 
 def stat(path: str) -> Status | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from beam_jobs.common.cli import UsageError
@@ -34,8 +35,9 @@ _FOLDED = re.compile(r"(gs|s3|az|https?):/(?=[^/])")
 _MEMBER = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))!/", re.IGNORECASE | re.DOTALL)
 _TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{12}\.part")
 
-# Files that no image hides in, so that a tidy directory gives no rejections.
-_NOT_INPUT = frozenset({"DICOMDIR", "Thumbs.db", "desktop.ini"})
+# Files that no image hides in, so that a tidy directory gives no rejections; in any case.
+_NOT_INPUT = {name.casefold(): name for name in ("DICOMDIR", "Thumbs.db", "desktop.ini")}
+HIDDEN = "hidden"
 
 
 class Entry(NamedTuple):
@@ -50,6 +52,18 @@ class Entry(NamedTuple):
     path: str
     size: int | None = None
     stamp: int = 0
+
+
+class Listing(NamedTuple):
+    """All that lies below a root.
+
+    Attributes:
+      entries: the files that are read, in the order of their paths.
+      left_out: how many files are not, by what they are left out as (`left_out_as`).
+    """
+
+    entries: list[Entry]
+    left_out: Mapping[str, int]
 
 
 class Status(NamedTuple):
@@ -236,15 +250,31 @@ def _without_suffix(archive: str) -> str:
     return archive[: -len(suffix)]
 
 
-def is_input(name: str) -> bool:
-    """Whether a file of that name is read at all: hidden files and DICOMDIR are not."""
-    return bool(name) and not name.startswith(".") and name not in _NOT_INPUT
+def logical_root(root: str, path: str) -> str:
+    """`logical` of a root, as the `logical` of a path below it begins; no slash at its end.
+
+    >>> logical_root("d/00001.zip", "d/00001.zip!/T1w/1.dcm")
+    'd/00001'
+    >>> logical_root("d/00001.zip", "d/00001.zip/1.dcm")  # a directory, whatever its name
+    'd/00001.zip'
+    """
+    bare = root.rstrip("/")
+    if MEMBER not in root and path.startswith(f"{bare}/"):
+        return bare
+    return logical(trimmed(root))
 
 
-def is_input_below(name: str) -> bool:
-    """Whether a name below a root is read: nothing in hidden directories is."""
-    *directories, file = name.split("/")
-    return is_input(file) and not any(part.startswith(".") for part in directories)
+def left_out_as(name: str) -> str:
+    """What a name below a root is never read as: hidden, or one of those that are no images.
+
+    Nothing in a hidden directory is read. "" for a name that is.
+
+    >>> left_out_as("1/.cache/a.dcm"), left_out_as("1/dicomdir"), left_out_as("1/a.dcm")
+    ('hidden', 'DICOMDIR', '')
+    """
+    if name.startswith(".") or "/." in name:
+        return HIDDEN
+    return _NOT_INPUT.get(name.rpartition("/")[2].casefold(), "")
 
 
 def temporary_of(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,11 +15,12 @@ from beam_jobs.common.files.names import (
     GZIPPED,
     MEMBER,
     Entry,
+    Listing,
     Status,
     is_archive,
-    is_input_below,
     is_remote,
     join,
+    left_out_as,
     logical,
     split_member,
 )
@@ -41,40 +43,57 @@ def open_source(path: str) -> ByteSource:
     """A file as it is; who calls it closes it."""
     if MEMBER in path and (found := split_member(path)):
         return archives.open_member(*found)
-    return ObjectBytes(path) if is_remote(path) else local.LocalBytes(path)
+    if is_remote(path):
+        return ObjectBytes(path)
+    if path.endswith("/"):
+        raise local.unlisted(path)
+    return local.LocalBytes(path)
 
 
-def entries(root: str) -> list[Entry]:
-    """The files below a root that are read, as `interface.entries` has them."""
+def listing(root: str, *, counted: bool = True) -> Listing:
+    """All below a root, as `interface.listing` has it.
+
+    Args:
+      root: a directory or an archive.
+      counted: also count files in hidden directories of a disk, which costs a look into each.
+    """
     if found := split_member(root):
-        return _in_order(archives.entries(*found))
+        files, left_out = archives.listing(*found)
+        return Listing(_in_order(files), left_out)
     if is_archive(root) and not _is_directory(root):
         archive = archives.archive_of(root)
         if archive.fault and not archive.members:
             raise OSError(archives.DAMAGED, archive.fault, root)
-        return _in_order(archives.entries(root))
+        files, left_out = archives.listing(root)
+        return Listing(_in_order(files), left_out)
+    skipped: Counter[str] = Counter()
     if not is_remote(root):
-        listed = [Entry(path) for path in local.list_files(root)]
+        files = [Entry(path) for path in local.list_files(root, skipped if counted else None)]
     else:
         prefix = join(root, "")
-        listed = sorted(
-            entry for entry in objects.entries(prefix) if is_input_below(entry.path[len(prefix) :])
-        )
-    packed = [entry.path for entry in listed if is_archive(entry.path)]
+        files = []
+        for entry in objects.entries(prefix):
+            if kind := left_out_as(entry.path[len(prefix) :]):
+                skipped[kind] += 1
+            else:
+                files.append(entry)
+        files.sort()
+    packed = [entry.path for entry in files if is_archive(entry.path)]
     if not packed:
-        return listed
-    files = [entry for entry in listed if not is_archive(entry.path)]
+        return Listing(files, skipped)
+    files = [entry for entry in files if not is_archive(entry.path)]
     # On a disk one after the other, for there the processor is what they wait for.
-    for members in pool().map(_expanded, packed) if is_remote(root) else map(_expanded, packed):
-        files += members
-    return _in_order(files)
+    for part in pool().map(_expanded, packed) if is_remote(root) else map(_expanded, packed):
+        files += part.entries
+        skipped.update(part.left_out)
+    return Listing(_in_order(files), skipped)
 
 
-def _expanded(archive: str) -> list[Entry]:
+def _expanded(archive: str) -> Listing:
     try:
-        return archives.entries(archive)
+        return archives.listing(archive)
     except OSError:  # whoever opens it gets the error again
-        return [Entry(f"{archive}{MEMBER}")]
+        return Listing([Entry(f"{archive}{MEMBER}")], {})
 
 
 def _in_order(found: list[Entry]) -> list[Entry]:
@@ -87,11 +106,11 @@ def _is_directory(path: str) -> bool:
 
 
 def holds_files(root: str) -> bool:
-    """Whether `entries` would find any."""
+    """Whether `listing` would find any that is read."""
     if not is_remote(root) or is_archive(root) or split_member(root):
-        return bool(entries(root))
+        return bool(listing(root, counted=False).entries)
     prefix = join(root, "")
-    return any(is_input_below(entry.path[len(prefix) :]) for entry in objects.entries(prefix))
+    return any(not left_out_as(entry.path[len(prefix) :]) for entry in objects.entries(prefix))
 
 
 def stat(path: str) -> Status | None:

@@ -7,6 +7,7 @@ any other heap of files                  PatientID decides
 from __future__ import annotations
 
 import dataclasses
+import os
 import posixpath
 from collections.abc import Iterable, Sequence
 
@@ -31,17 +32,21 @@ class DirectoryOwner:
     modality: str
 
 
-def find_owners(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, DirectoryOwner]:
+def find_owners(
+    paths: Iterable[str], modalities: Sequence[str], *, root: str = ""
+) -> dict[str, DirectoryOwner]:
     """The directories that follow the reference layout, among those of all files of an input.
 
     A directory that holds files and is named after a modality (a wanted one or one of the
-    defaults, without regard to case) makes its parent a patient. All that lies directly in such a
-    patient, or in another directory of it, is that patient's too and none of the wanted
-    modalities. An archive counts as the directory of its name without suffix.
+    defaults, without regard to case) makes its parent a patient, unless that is named after a
+    modality, too. All that lies directly in such a patient, or in another directory of it, is that
+    patient's too and none of the wanted modalities. An archive counts as the directory of its name
+    without suffix. The input itself may be the patient; what lies above it says nothing.
 
     Args:
       paths: all files of the input, "/" between names.
       modalities: the wanted modalities' names.
+      root: the input, whose own name is that of no modality.
 
     Returns:
       Directory → owner; the headers decide for a directory that is not in it.
@@ -51,19 +56,24 @@ def find_owners(paths: Iterable[str], modalities: Sequence[str]) -> dict[str, Di
     directories = {
         posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in paths
     }
-    patients = {
-        posixpath.dirname(directory)
-        for directory in directories.values()
-        if posixpath.basename(directory).casefold() in known and posixpath.dirname(directory)
-    }
+    top = files.logical_root(root, f"{next(iter(directories))}/") if root and directories else ""
+    patients: dict[str, str] = {}  # directory → its patient's key
+    for directory in directories.values():
+        if directory != top and posixpath.basename(directory).casefold() in known:
+            parent = posixpath.dirname(directory)
+            named = parent
+            if parent == top and top and not files.is_remote(top):
+                named = os.path.abspath(parent)  # it may be given as "." or ".."
+            if posixpath.basename(named) and posixpath.basename(named).casefold() not in known:
+                patients[parent] = _BY_DIRECTORY + named
     owners = {}
     for directory, logical in directories.items():
         parent, name = posixpath.split(logical)
-        if parent in patients:
+        if logical != top and parent in patients:
             modality = wanted.get(name.casefold(), "")
-            owners[directory] = DirectoryOwner(patient=_BY_DIRECTORY + parent, modality=modality)
+            owners[directory] = DirectoryOwner(patient=patients[parent], modality=modality)
         elif logical in patients:
-            owners[directory] = DirectoryOwner(patient=_BY_DIRECTORY + logical, modality="")
+            owners[directory] = DirectoryOwner(patient=patients[logical], modality="")
     return owners
 
 

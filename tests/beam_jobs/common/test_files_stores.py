@@ -114,6 +114,7 @@ def test_listing_is_that_of_a_disk_and_says_what_changed(
     found = files.entries(root)
     there = [entry.path.removeprefix(root) for entry in found]
     assert there == [e.path.removeprefix(str(tmp_path)) for e in files.entries(tmp_path)]
+    assert files.listing(root).left_out == files.listing(tmp_path).left_out
     assert files.names(root) == files.names(tmp_path)
     assert files.names(files.join(root, "b")) == [".hidden", "1.dcm", "2.dcm"]
     assert files.names(files.join(root, "nothing")) == []

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from concurrent.futures import Future
 from typing import NamedTuple
 
@@ -27,7 +27,14 @@ from beam_jobs.common.files.archives.gzip_index import GzipIndex
 from beam_jobs.common.files.archives.inflate import Window
 from beam_jobs.common.files.archives.members import Member, Members
 from beam_jobs.common.files.local import LocalBytes
-from beam_jobs.common.files.names import MEMBER, Entry, Status, is_input_below, is_remote
+from beam_jobs.common.files.names import (
+    MEMBER,
+    Entry,
+    Listing,
+    Status,
+    is_remote,
+    left_out_as,
+)
 from beam_jobs.common.files.sources import ByteSource, ObjectBytes
 from beam_jobs.common.files.streamed import StreamedBytes
 
@@ -157,8 +164,8 @@ def _stream(path: str, status: Status) -> ByteSource:
     return LocalBytes(path)
 
 
-def entries(path: str, below: str = "") -> list[Entry]:
-    """The members of an archive that are read, in no order.
+def listing(path: str, below: str = "") -> Listing:
+    """The members of an archive that are read, in no order, and how many are not.
 
     One more stands for what could not be found because the archive is damaged.
 
@@ -168,14 +175,18 @@ def entries(path: str, below: str = "") -> list[Entry]:
     """
     archive = archive_of(path)
     prefix = _prefix(below)
-    found = [
-        Entry(f"{path}{MEMBER}{name}", member.size, member.stamp)
-        for name, member in archive.members.items()
-        if name.startswith(prefix) and is_input_below(name[len(prefix) :])
-    ]
+    found: list[Entry] = []
+    skipped: Counter[str] = Counter()
+    for name, member in archive.members.items():
+        if not name.startswith(prefix):
+            continue
+        if kind := left_out_as(name[len(prefix) :]):
+            skipped[kind] += 1
+        else:
+            found.append(Entry(f"{path}{MEMBER}{name}", member.size, member.stamp))
     if archive.fault:
         found.append(Entry(f"{path}{MEMBER}"))
-    return found
+    return Listing(found, skipped)
 
 
 def stat(path: str, name: str) -> Status | None:
