@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 import struct
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
@@ -45,6 +47,29 @@ def _double(value: bytes) -> float | None:
     return float(struct.unpack("<d", value)[0]) if len(value) == 8 else None
 
 
+def _numbers(value: bytes, vr: str) -> tuple[float, ...]:
+    """Numbers of a value that nothing but the order of a series depends on; none if malformed."""
+    try:
+        if vr in _BINARY:
+            code, size = _BINARY[vr]
+            numbers = struct.unpack(f"<{len(value) // size}{code}", value)
+        else:
+            numbers = _decimals(value)
+    except (struct.error, ValueError):
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
+
+
+def _doubles(value: bytes) -> tuple[float, ...]:
+    return _numbers(value, "FD")
+
+
+def _time(value: bytes) -> float | None:
+    return next(iter(_numbers(value, "DS")), None)
+
+
+_BINARY = {"FL": ("f", 4), "FD": ("d", 8)}
+
 # Most values repeat from slice to slice, so parsing them is mostly a look-up.
 _PARSERS = {
     "text": functools.lru_cache(8192)(_text),
@@ -54,12 +79,15 @@ _PARSERS = {
     "integer": functools.lru_cache(4096)(_integer),
     "short": functools.lru_cache(1024)(_short),
     "double": functools.lru_cache(1024)(_double),
+    "doubles": functools.lru_cache(1024)(_doubles),
+    "time": functools.lru_cache(4096)(_time),
 }
 
 FIELDS: dict[int, tuple[str, str]] = {
     0x00080008: ("image_type", "texts"),
     0x00080016: ("sop_class", "text"),
     0x00080018: ("sop_uid", "text"),
+    0x00080032: ("acquisition_time", "text"),
     0x00080060: ("modality", "text"),
     0x00080070: ("manufacturer", "text"),
     0x0008103E: ("series_description", "text"),
@@ -77,8 +105,10 @@ FIELDS: dict[int, tuple[str, str]] = {
     0x00180087: ("field_strength", "decimal"),
     0x00180088: ("spacing_between_slices", "decimal"),
     0x00181030: ("protocol_name", "text"),
+    0x00181060: ("trigger_time", "time"),
     0x00181314: ("flip_angle", "decimal"),
     0x00189087: ("b_value", "double"),
+    0x00189089: ("diffusion_direction", "doubles"),
     0x0020000D: ("study_uid", "text"),
     0x0020000E: ("series_uid", "text"),
     0x00200011: ("series_number", "integer"),
@@ -105,8 +135,120 @@ FIELDS: dict[int, tuple[str, str]] = {
 PARSE = {tag: (name, _PARSERS[kind]) for tag, (name, kind) in FIELDS.items()}
 
 
+class PrivateField(NamedTuple):
+    """A private element that holds what a standard one may not.
+
+    Attributes:
+      name: the field.
+      vr: its value representation, where the file has none (implicit VR) or UN.
+      source: its group and creator.
+    """
+
+    name: str
+    vr: str
+    source: tuple[int, bytes]
+
+
+# (group, creator) to the elements of its block, whichever block that is (PS3.5 7.8.1). The meanings
+# are those that dcm2niix, gdcm and pydicom's private dictionary have found.
+PRIVATE: dict[tuple[int, bytes], dict[int, PrivateField]] = {
+    source: {number: PrivateField(name, vr, source) for number, (name, vr) in block.items()}
+    for source, block in {
+        (0x0019, b"SIEMENS MR HEADER"): {
+            0x0C: ("b_value", "IS"),
+            0x0E: ("diffusion_direction", "FD"),
+        },
+        (0x0019, b"GEMS_ACQU_01"): {
+            0xBB: ("diffusion_direction", "DS"),
+            0xBC: ("diffusion_direction", "DS"),
+            0xBD: ("diffusion_direction", "DS"),
+        },
+        (0x0043, b"GEMS_PARM_01"): {0x39: ("b_value", "IS")},
+        (0x0065, b"Image Private Header"): {
+            0x09: ("b_value", "FD"),
+            0x37: ("diffusion_direction", "FD"),
+        },
+        (0x2001, b"Philips Imaging DD 001"): {0x03: ("b_value", "FL")},
+        (0x2005, b"Philips MR Imaging DD 001"): {
+            0xB0: ("diffusion_direction", "FL"),
+            0xB1: ("diffusion_direction", "FL"),
+            0xB2: ("diffusion_direction", "FL"),
+        },
+        (0x2005, b"Philips MR Imaging DD 005"): {0x13: ("gradient_number", "IS")},
+    }.items()
+}
+CREATORS = frozenset(group << 16 | block for group, _ in PRIVATE for block in range(0x10, 0x100))
+
+
+def private_block(tag: int, creator: bytes) -> dict[int, PrivateField]:
+    """The wanted tags of the block that a creator element reserves.
+
+    Args:
+      tag: of the creator element.
+      creator: its value.
+    """
+    group, block = tag >> 16, tag & 0xFF
+    wanted = PRIVATE.get((group, creator.strip(b" \0")), {})
+    return {group << 16 | block << 8 | number: field for number, field in wanted.items()}
+
+
+def private_is_readable(field: PrivateField, vr: str | None) -> bool:
+    """Whether the file's value representation lets the value be what the field says."""
+    return vr in (None, field.vr, "UN", "OB")
+
+
+def private_values(found: Iterable[tuple[PrivateField, bytes]]) -> dict[str, Any]:
+    """Fields from private elements in the order of their tags; of several sources the first counts.
+
+    Malformed values count as absent: nothing but the order of a series depends on these.
+    """
+    numbers: dict[str, dict[tuple[int, bytes], tuple[float, ...]]] = {}
+    for field, value in found:
+        of_source = numbers.setdefault(field.name, {})
+        of_source[field.source] = of_source.get(field.source, ()) + _numbers(value, field.vr)
+    values: dict[str, Any] = {}
+    for name, of_source in numbers.items():
+        first = next((each for each in of_source.values() if each), ())
+        if name == "diffusion_direction":
+            values[name] = first
+        elif first:
+            # GE adds a multiple of 1e9 to the b-value.
+            values[name] = first[0] % 1e9 if name == "b_value" else int(first[0])
+    return values
+
+
+def fill(values: dict[str, Any], private: dict[str, Any]) -> None:
+    """Puts private values where the standard ones are absent."""
+    for name, value in private.items():
+        if values.get(name) in (None, ()):
+            values[name] = value
+
+
+def pydicom_private(dataset: Dataset) -> dict[str, Any]:
+    """`private_values` of a pydicom data set."""
+
+    def stored(tag: int, field: PrivateField | None = None) -> bytes | None:
+        raw: Any = dataset.get_item(tag, keep_deferred=True) if tag in dataset else None
+        if field and raw and not private_is_readable(field, raw.VR):
+            return None
+        return raw.value if raw and isinstance(raw.value, bytes) else None
+
+    blocks: dict[int, PrivateField] = {}
+    for tag in sorted(CREATORS.intersection(dataset.keys())):
+        blocks |= private_block(tag, stored(tag) or b"")
+    little = dataset.original_encoding[1]
+    found = [
+        (blocks[tag], value)
+        for tag in sorted(blocks)
+        if (value := stored(tag, blocks[tag])) and (little or blocks[tag].vr not in _BINARY)
+    ]
+    return private_values(found)
+
+
 def pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
     """One field from a pydicom data set, in the same type as the walk gives it."""
+    if kind in ("doubles", "time"):
+        return _lenient_value(dataset, tag, kind)
     element = dataset[tag]
     value = element.value
     if value is None or value == "":
@@ -126,3 +268,14 @@ def pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
     if not number.is_integer():
         raise ValueError(f"{number} is not an integer")
     return int(number)
+
+
+def _lenient_value(dataset: Dataset, tag: int, kind: str) -> Any:
+    try:
+        element = dataset[tag]
+        many = list(element.value) if element.VM > 1 else [element.value] * element.VM
+        numbers = tuple(float(part) for part in many)
+    except (TypeError, ValueError, NotImplementedError, struct.error):
+        numbers = ()
+    numbers = numbers if all(map(math.isfinite, numbers)) else ()
+    return numbers if kind == "doubles" else next(iter(numbers), None)

@@ -1,10 +1,10 @@
 """A fast walk over a plain DICOM header: wanted values as bytes, and where the pixels lie.
 
 pydicom needs about ten times as long, mostly to build objects that are not needed here. The walk
-knows only the plain case (Part 10, little endian, known lengths, ASCII text); whatever else it
+knows Part 10 files in little endian, with sequences nested as they may be; whatever else it
 meets it hands over (`HandOver`) to pydicom, which is also what the tests hold it to.
 
-Source: PS3.5 7.1 (data element structure), PS3.10 7.1 (file meta information).
+Source: PS3.5 7.1 (data element structure), 7.5 (nesting), PS3.10 7.1 (file meta information).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from beam_jobs.common.files.interface import ByteSource
+from beam_jobs.core.dicom.fields import CREATORS, PrivateField, private_block, private_is_readable
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -21,6 +22,9 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = 0x7FE00010
 _CHUNK = 8192
+_LARGEST_CHUNK = 1 << 16
+_LONGEST = 4096
+_DEEPEST = 64
 _UNDEFINED = 0xFFFFFFFF
 _EXPLICIT = struct.Struct("<HH2sH")
 _IMPLICIT = struct.Struct("<HHL")
@@ -28,11 +32,18 @@ _LONG_LENGTH = struct.Struct("<L")
 _LONG_VRS = frozenset(
     (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV")
 )
+_SEQUENCE_VRS = frozenset((b"SQ", b"UN"))
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 
 class HandOver(Exception):  # noqa: N818 - not an error: the slower reader takes over
     """The file is not plain; pydicom has to read it."""
+
+
+# Where one element, at any depth, lies in the file: (its tag, its value, its end, bytes of its
+# length field, which ends where the value begins). What only opens or closes a sequence or an item
+# of undefined length has no value, and 0 as the last. A bare tuple, for there are hundreds a file.
+Element = tuple[int, int, int, int]
 
 
 class Walk(NamedTuple):
@@ -41,84 +52,232 @@ class Walk(NamedTuple):
     Attributes:
       transfer_syntax: UID from the file meta information.
       values: wanted tag to its raw value bytes.
+      private: wanted private tags and what they hold.
       pixel_offset: byte offset of the pixel data's value.
       pixel_length: its bytes, None when encapsulated (undefined length).
+      elements: everything between the file meta information and the pixel data, in order.
     """
 
     transfer_syntax: str
     values: dict[int, bytes]
+    private: dict[int, PrivateField]
     pixel_offset: int
     pixel_length: int | None
+    elements: list[Element]
 
 
-def walk(source: ByteSource, wanted: Container[int], encapsulated: Container[str]) -> Walk:
+def walk(
+    source: ByteSource,
+    wanted: Container[int],
+    unusual: Container[int],
+    encapsulated: Container[str],
+) -> Walk:
     """Walks the header of an open file.
 
     Args:
       source: the file.
       wanted: tags (group << 16 | element) whose values are returned.
+      unusual: tags that need more than this walk.
       encapsulated: compressed transfer syntaxes whose headers may be walked too.
 
     Raises:
       HandOver: anything but the plain case, including a file without pixel data.
     """
-    buffer = source.read_at(0, _CHUNK)
-    transfer_syntax, position = _file_meta(buffer)
+    window = _Window(source)
+    transfer_syntax, position = _file_meta(window.buffer)
     implicit = transfer_syntax == IMPLICIT_LITTLE
+    vr = b""
     if not implicit and transfer_syntax != EXPLICIT_LITTLE and transfer_syntax not in encapsulated:
         raise HandOver("transfer syntax is not plain")
-    base = 0
+    buffer, base = window.buffer, 0
+    last = len(buffer) - 12
     previous = 0
     values: dict[int, bytes] = {}
+    private: dict[int, PrivateField] = {}
+    elements: list[Element] = []
     while True:
         start = position - base
-        if start + 12 > len(buffer):
-            buffer, base, start = source.read_at(position, _CHUNK), position, 0
-            if len(buffer) < 12:
-                raise HandOver("no pixel data")
+        if start > last:
+            buffer, base, start = window.at(position, 12), position, 0
+            last = len(buffer) - 12
         if implicit:
-            group, element, length = _IMPLICIT.unpack_from(buffer, start)
+            group, number, length = _IMPLICIT.unpack_from(buffer, start)
             start += 8
+            length_bytes = 4
         else:
-            group, element, vr, length = _EXPLICIT.unpack_from(buffer, start)
+            group, number, vr, length = _EXPLICIT.unpack_from(buffer, start)
             if vr in _SHORT_VRS:
                 start += 8
+                length_bytes = 2
             elif vr in _LONG_VRS:
                 (length,) = _LONG_LENGTH.unpack_from(buffer, start + 8)
                 start += 12
+                length_bytes = 4
             else:
                 raise HandOver("unknown value representation")
-        tag = group << 16 | element
+        tag = group << 16 | number
         if tag <= previous:
             raise HandOver("tags out of order")
         previous = tag
-        position = base + start
-        if tag == PIXEL_DATA:
+        opened, position = position, base + start
+        if tag >= PIXEL_DATA:
             break
+        if tag in unusual:
+            raise HandOver("a tag that needs more than a walk")
         if length == _UNDEFINED:
-            raise HandOver("undefined length")
-        if tag in wanted:
-            if length > _CHUNK:
+            if tag in wanted or (not implicit and vr not in _SEQUENCE_VRS):
+                raise HandOver("undefined length")
+            elements.append((opened, position, position, 0))
+            position = _past_sequence(window, position, implicit, elements)
+            buffer, base = window.buffer, window.base
+            last = len(buffer) - 12
+            continue
+        if tag in private and not implicit and not private_is_readable(private[tag], vr.decode()):
+            del private[tag]
+        if tag in wanted or tag in private:
+            if length > _LONGEST:
                 raise HandOver("long value")
             if start + length > len(buffer):
-                buffer, base, start = source.read_at(position, _CHUNK), position, 0
-                if length > len(buffer):
-                    raise HandOver("value past the end")
-            values[tag] = buffer[start : start + length]
+                buffer, base, start = window.at(position, length), position, 0
+                last = len(buffer) - 12
+            if tag in CREATORS:
+                private |= private_block(tag, buffer[start : start + length])
+            else:
+                values[tag] = buffer[start : start + length]
+        elements.append((opened, position, position + length, length_bytes))
         position += length
-    if length == _UNDEFINED:
-        if transfer_syntax not in encapsulated:
-            raise HandOver("undefined length of native pixels")
-        return Walk(transfer_syntax, values, position, None)
-    if transfer_syntax in encapsulated:
-        raise HandOver("encapsulated pixels of known length")
-    end = position + length
+    if tag != PIXEL_DATA:
+        raise HandOver("no pixel data")
+    pixel_length = pixels_end(source, transfer_syntax in encapsulated, position, length)
+    return Walk(transfer_syntax, values, private, position, pixel_length, elements)
+
+
+def pixels_end(source: ByteSource, encapsulated: bool, offset: int, length: int) -> int | None:
+    """The length of the pixel data, None where it is encapsulated.
+
+    Args:
+      source: the file.
+      encapsulated: whether the transfer syntax says so.
+      offset: of the pixel data's value.
+      length: as its element has it.
+
+    Raises:
+      HandOver: the length and the transfer syntax contradict each other, or something follows that
+        should have come before.
+    """
+    if encapsulated != (length == _UNDEFINED):
+        raise HandOver("the length of the pixel data is not that of its transfer syntax")
+    if encapsulated:
+        return None
+    end = offset + length
     if end < source.size:
         # What follows may be padding, never an element that should have come before.
         following = source.read_at(end, 4)
         if len(following) == 4 and _tag_of(following) <= PIXEL_DATA:
             raise HandOver("tags out of order")
-    return Walk(transfer_syntax, values, position, length)
+    return length
+
+
+class _Window:
+    """The part of a file that is in memory; grows while it is read on, stays small after a jump."""
+
+    __slots__ = ("_chunk", "_source", "base", "buffer")
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._chunk = _CHUNK
+        self.base = 0
+        self.buffer = source.read_at(0, _CHUNK)
+
+    def at(self, position: int, need: int) -> bytes:
+        """Makes the window begin at `position` and hold at least `need` bytes, or hands over."""
+        near = position < self.base + len(self.buffer) + _CHUNK
+        self._chunk = min(2 * self._chunk, _LARGEST_CHUNK) if near else _CHUNK
+        self.base, self.buffer = position, self._source.read_at(position, max(self._chunk, need))
+        if len(self.buffer) < need:
+            raise HandOver("the file ends in its header")
+        return self.buffer
+
+
+def _past_sequence(window: _Window, position: int, implicit: bool, elements: list[Element]) -> int:
+    """Skips a sequence of undefined length, whatever is nested in it.
+
+    Items and elements of known length are jumped over. An item of undefined length may be in
+    implicit VR within an explicit data set (UN, PS3.5 6.2.2 note; some writers do so in SQ): its
+    first element tells, as it tells pydicom.
+
+    Args:
+      window: on the file.
+      position: of the sequence's value.
+      implicit: whether the data set around it has implicit VR.
+      elements: is added to.
+
+    Returns:
+      The position behind the sequence's delimiter.
+    """
+    buffer, base = window.buffer, window.base
+    last = len(buffer) - 14
+    # Of every item that is open: whether the data set around its sequence has implicit VR.
+    around = [implicit]
+    in_item = False
+    while True:
+        start = position - base
+        if start > last:
+            buffer, base, start = window.at(position, 12), position, 0
+            last = max(len(buffer) - 14, 0)
+        group, number, length = _IMPLICIT.unpack_from(buffer, start)
+        if group == 0xFFFE:
+            opened, position = position, position + 8
+            if number == 0xE000 and not in_item:
+                if length != _UNDEFINED:
+                    elements.append((opened, position, position + length, 4))
+                    position += length
+                    continue
+                in_item = True
+                # The representation of the item's first element, behind the item and a tag.
+                implicit = around[-1] or not buffer[start + 12 : start + 14].isalpha()
+            elif length:
+                raise HandOver("a delimiter with a length")
+            elif number == 0xE00D and in_item:
+                in_item = False
+            elif number == 0xE0DD and not in_item:
+                implicit = around.pop()
+                if not around:
+                    elements.append((opened, position, position, 0))
+                    return position
+                in_item = True
+            else:
+                raise HandOver("an item or a delimiter out of place")
+            elements.append((opened, position, position, 0))
+            continue
+        if not in_item:
+            raise HandOver("no item in a sequence")
+        length_bytes = 4
+        opened = position
+        if implicit:
+            position += 8
+            sequence = True
+        else:
+            vr = buffer[start + 4 : start + 6]
+            sequence = vr in _SEQUENCE_VRS
+            if vr in _LONG_VRS:
+                (length,) = _LONG_LENGTH.unpack_from(buffer, start + 8)
+                position += 12
+            elif vr in _SHORT_VRS:
+                length >>= 16
+                position += 8
+                length_bytes = 2
+            else:
+                raise HandOver("unknown value representation")
+        if length != _UNDEFINED:
+            elements.append((opened, position, position + length, length_bytes))
+            position += length
+        elif sequence and len(around) < _DEEPEST:
+            elements.append((opened, position, position, 0))
+            around.append(implicit)
+            in_item = False
+        else:
+            raise HandOver("undefined length")
 
 
 def _tag_of(data: bytes) -> int:

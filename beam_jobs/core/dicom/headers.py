@@ -17,7 +17,15 @@ from pydicom.dataset import Dataset
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import header_walk, mosaics
-from beam_jobs.core.dicom.fields import FIELDS, PARSE, pydicom_value
+from beam_jobs.core.dicom.fields import (
+    CREATORS,
+    FIELDS,
+    PARSE,
+    fill,
+    private_values,
+    pydicom_private,
+    pydicom_value,
+)
 from beam_jobs.core.dicom.multi_frame import frame_fields
 from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
@@ -54,7 +62,7 @@ _MODALITY_LUT = 0x00283000
 _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
-_WANTED = frozenset(FIELDS) | _UNUSUAL
+_WANTED = frozenset(FIELDS) | CREATORS
 # Values of ImageType that say: a whole volume in one image (Siemens, UIH).
 _TILED = frozenset({"MOSAIC", "VFRAME"})
 
@@ -124,13 +132,16 @@ def _is_utf8(path: str) -> bool:
 def _read_plain(path: str, source: files.ByteSource) -> list[SliceHeader]:
     """The header by the fast walk, or nothing when pydicom has to read the file."""
     try:
-        walked = header_walk.walk(source, _WANTED, ENCAPSULATED)
+        walked = header_walk.walk(source, _WANTED, _UNUSUAL, ENCAPSULATED)
         values: dict[str, Any] = {}
+        private = []
         for tag, value in walked.values.items():
-            if tag in _UNUSUAL:
-                return []
-            name, parse = PARSE[tag]
-            values[name] = parse(value)
+            if tag in PARSE:
+                name, parse = PARSE[tag]
+                values[name] = parse(value)
+            else:
+                private.append((walked.private[tag], value))
+        fill(values, private_values(private))
     except (header_walk.HandOver, ValueError):  # ValueError: not ASCII, or a malformed number
         return []
     if values.get("frames", 1) not in (None, 1):
@@ -191,17 +202,19 @@ def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
     pixels: Any = dataset.get_item(header_walk.PIXEL_DATA, keep_deferred=True)
     offset = int(pixels.value_tell)
     undefined = pixels.length == 0xFFFFFFFF or syntax in ENCAPSULATED
+    values = {
+        name: pydicom_value(dataset, tag, kind)
+        for tag, (name, kind) in FIELDS.items()
+        if tag in dataset
+    }
+    fill(values, pydicom_private(dataset))
     header = SliceHeader(
         path,
         size,
         syntax,
         offset,
         None if undefined else int(pixels.length),
-        **{
-            name: pydicom_value(dataset, tag, kind)
-            for tag, (name, kind) in FIELDS.items()
-            if tag in dataset
-        },
+        **values,
         has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
     )
     if _PER_FRAME_GROUPS in dataset:
