@@ -18,7 +18,8 @@ from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import normalised_id, read_id_policy
 from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.layout import find_owners
-from beam_jobs.core.cohort.rules import known_modalities, read_rules_file
+from beam_jobs.core.cohort.modality import known_modalities
+from beam_jobs.core.cohort.rules import read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
 

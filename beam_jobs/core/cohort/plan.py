@@ -15,30 +15,11 @@ from pydicom.uid import UID
 
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.layout import DirectoryOwner
-from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules
+from beam_jobs.core.cohort.modality import combines_echoes, modality_of, why_unknown
+from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import Reason, Verdict
 from beam_jobs.core.series import Series, assemble
-
-
-def modality_of(
-    series: Series,
-    owner: DirectoryOwner | None,
-    modalities: Sequence[str],
-    rules: Sequence[ModalityRule] = (),
-) -> str | None:
-    """Which of `modalities` a series is, None when it is none of them.
-
-    The directory decides where it follows the layout; else a SeriesDescription that is a
-    modality's name; else the rules.
-    """
-    if owner is not None:
-        return owner.modality or None
-    for name in modalities:
-        if series.first.series_description.casefold() == name.casefold():
-            return name
-    found = modality_by_rules(series, rules)
-    return found if found in modalities else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +91,7 @@ def plan_patient(
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
     Among several candidates for a modality the first of these wins: geometry known, most slices,
-    finest voxels, smallest series UID.
+    finest voxels, echoes combined (the RMS of an MEMPRAGE), smallest series UID.
 
     Args:
       key: the patient's.
@@ -130,13 +111,20 @@ def plan_patient(
         people[posixpath.dirname(header.path)].add(normalised_id(header.patient_id))
     mixed = max((len(names - {""}) for names in people.values()), default=0)
     stacks, rejections = assemble(headers)
+    diffusion = {(h.study_uid, h.series_uid) for h in headers if (h.b_value or 0) >= 1}
     references = sorted({stack.first.frame_of_reference for stack in stacks})
     candidates: dict[str, list[Series]] = defaultdict(list)
     left: list[tuple[Series, str, Reason, str]] = []
     for stack in stacks:
-        modality = modality_of(stack, owner_of(stack.first.path), modalities, rules)
+        modality = modality_of(
+            stack,
+            owner_of(stack.first.path),
+            modalities,
+            rules,
+            diffusion=(stack.first.study_uid, stack.first.series_uid) in diffusion,
+        )
         if modality is None:
-            left.append((stack, "", Reason.UNKNOWN_MODALITY, "none of the wanted modalities"))
+            left.append((stack, "", Reason.UNKNOWN_MODALITY, why_unknown(stack)))
         else:
             candidates[modality].append(stack)
     chosen: dict[str, Series] = {}
@@ -192,7 +180,10 @@ def _preference(series: Series) -> tuple[object, ...]:
     geometry = series.geometry
     voxel = geometry.spacing[0] * geometry.spacing[1] * geometry.spacing[2]
     first = series.first
-    return (not series.geometry_known, -len(series.headers), voxel, first.series_uid, first.path)
+    return (
+        *(not series.geometry_known, -len(series.headers), voxel, not combines_echoes(first)),
+        *(first.series_uid, first.path),
+    )
 
 
 def _row(

@@ -1,8 +1,9 @@
-"""Which modality a series is, by what its headers say: rules as data, the first that fits decides.
+"""Rules that tell by a series' headers which modality it is: data, the first that fits decides.
 
-The built-in rules know the four series of a glioma protocol. A cohort with other habits brings its
-own (`--series_rules FILE`, a JSON list of objects with `ModalityRule`'s fields); they are tried
-before the built-in ones and travel in the recipe, so that prediction chooses as training did.
+The built-in rules (`cohort.builtin_rules`) know the four series of a glioma protocol. A cohort with
+other habits brings its own (`--series_rules FILE`, a JSON list of objects with `ModalityRule`'s
+fields); they are tried before the built-in ones and travel in the recipe, so that prediction
+chooses as training did.
 """
 
 from __future__ import annotations
@@ -10,29 +11,56 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
+from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.series import Series
 
 Range = tuple[float | None, float | None]
-_RANGES = ("echo_time", "repetition_time", "inversion_time", "field_strength", "slices")
+_RANGES = (
+    *("echo_time", "repetition_time", "inversion_time", "flip_angle"),
+    *("b_value", "field_strength", "slices"),
+)
+_PATTERNS = ("text", "image_type", "scanning_sequence")
+# What scanners and people write in ContrastBolusAgent where none was given.
+_NO_AGENT = re.compile(
+    r"\W*(?:(?:no|non|none|not given|nil|null|without|ohne|kein\w*|sans|n/?a|0+(?:[.,]0*)?) ?"
+    r"(?:contrast|kontrast\w*|km|agent|iv|gd|ml|cc)?)?\W*",
+    re.IGNORECASE,
+)
+# MR images, where Modality itself is absent (PS3.4 B.5).
+_MR_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.4",  # MR Image Storage
+        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR Image Storage
+        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR Image Storage
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModalityRule:
     """One rule; every condition that is given must hold.
 
+    Regular expressions are searched without regard to case.
+
     Attributes:
       modality: what a series is that fits; None: it is no modality and is left unused.
-      text: regular expression, searched without regard to case in SeriesDescription (0008,103E),
-        ProtocolName (0018,1030) and SequenceName (0018,0024).
-      contrast: whether ContrastBolusAgent (0018,0010) is filled.
+      dicom_modality: Modality (0008,0060), "MR" or "CT" for instance; without it a rule that gives
+        one of the built-in modalities fits MR only, any other rule every kind of image.
+      text: regular expression, searched in SeriesDescription (0008,103E), ProtocolName (0018,1030)
+        and SequenceName (0018,0024).
+      image_type: regular expression, searched in ImageType (0008,0008), values joined by "\\".
+      scanning_sequence: likewise in ScanningSequence (0018,0020), "SE\\IR" for instance.
+      contrast: whether ContrastBolusAgent (0018,0010) names an agent.
       plane: "axial", "coronal" or "sagittal".
       echo_time, repetition_time, inversion_time: in ms, least and greatest, None for no bound.
+      flip_angle: in degrees, likewise.
+      b_value: diffusion weighting in s/mm², likewise.
       field_strength: in tesla, likewise.
       slices: number of slices, likewise.
 
@@ -42,12 +70,17 @@ class ModalityRule:
     """
 
     modality: str | None
+    dicom_modality: str | None = None
     text: str | None = None
+    image_type: str | None = None
+    scanning_sequence: str | None = None
     contrast: bool | None = None
     plane: str | None = None
     echo_time: Range | None = None
     repetition_time: Range | None = None
     inversion_time: Range | None = None
+    flip_angle: Range | None = None
+    b_value: Range | None = None
     field_strength: Range | None = None
     slices: Range | None = None
 
@@ -56,6 +89,11 @@ class ModalityRule:
         given.pop("modality")
         if all(value is None for value in given.values()):
             raise ValueError("a rule needs a condition")
+        for name in ("modality", "dicom_modality", *_PATTERNS):
+            if not isinstance(getattr(self, name), str | None):
+                raise ValueError(f"{name} must be text")
+        if not isinstance(self.contrast, bool | None):
+            raise ValueError("contrast must be true or false")
         if self.plane not in (None, "axial", "coronal", "sagittal"):
             raise ValueError(f"plane {self.plane!r} is none of axial, coronal, sagittal")
         for name in _RANGES:
@@ -63,29 +101,46 @@ class ModalityRule:
             if bounds is None:
                 continue
             numbers = [bound for bound in bounds if bound is not None]
-            if len(bounds) != 2 or not all(isinstance(bound, (int, float)) for bound in numbers):
+            if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in numbers):
                 raise ValueError(f"{name} must be [least, greatest], null for no bound")
             object.__setattr__(self, name, tuple(bounds))
-        try:
-            re.compile(self.text or "")
-        except re.error as error:
-            raise ValueError(f"text {self.text!r} is no regular expression: {error}") from error
+        for name in _PATTERNS:
+            pattern = getattr(self, name)
+            try:
+                re.compile(pattern or "")
+            except re.error as error:
+                message = f"{name} {pattern!r} is no regular expression: {error}"
+                raise ValueError(message) from error
 
-    def fits(self, series: Series) -> bool:
-        """Whether every condition holds; a value that is absent fits no range."""
+    def fits(self, series: Series, texts: Sequence[str] | None = None) -> bool:
+        """Whether every condition holds; a value that is absent fits no range.
+
+        Args:
+          series: the series.
+          texts: what `text` is searched in, where it is not the header's three texts.
+        """
         first = series.first
-        if self.text is not None:
+        if self.dicom_modality is not None and self.dicom_modality.upper() != dicom_modality(first):
+            return False
+        if texts is None:
             texts = (first.series_description, first.protocol_name, first.sequence_name)
-            if not any(re.search(self.text, text, re.IGNORECASE) for text in texts):
+        if self.text is not None and not any(map(_searcher(self.text), texts)):
+            return False
+        for name in ("image_type", "scanning_sequence"):
+            pattern = getattr(self, name)
+            if pattern is not None and not _searcher(pattern)("\\".join(getattr(first, name))):
                 return False
-        if self.contrast is not None and self.contrast != bool(first.contrast_agent):
+        if self.contrast is not None and self.contrast != has_agent(first):
             return False
         if self.plane is not None and self.plane != series.geometry.plane:
             return False
         for name in _RANGES:
             bounds = getattr(self, name)
-            value = len(series.headers) if name == "slices" else getattr(first, name)
-            if bounds is not None and not _within(value, bounds):
+            if bounds is None:
+                continue
+            if not _within(
+                len(series.headers) if name == "slices" else getattr(first, name), bounds
+            ):
                 return False
         return True
 
@@ -99,11 +154,12 @@ class ModalityRule:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModalityRule:
-        """Reads `to_json`'s object.
+        """Reads `to_json`'s object; a "comment" is for whoever edits the file, and is dropped.
 
         Raises:
           ValueError: `modality` is missing, or a field is unknown or malformed.
         """
+        data = {key: value for key, value in data.items() if key != "comment"}
         names = {field.name for field in dataclasses.fields(cls)}
         if "modality" not in data or set(data) - names:
             raise ValueError(f"fields must be modality and conditions among {sorted(names)}")
@@ -113,85 +169,26 @@ class ModalityRule:
         return cls(**fields)
 
 
+def dicom_modality(header: SliceHeader) -> str:
+    """Modality (0008,0060) in capitals; "MR" by SOP class where it is absent, else ""."""
+    found = header.modality.strip().upper()
+    return found or ("MR" if header.sop_class in _MR_CLASSES else "")
+
+
+def has_agent(header: SliceHeader) -> bool:
+    """Whether ContrastBolusAgent (0018,0010) names an agent; "none" and its like name none."""
+    return not _NO_AGENT.fullmatch(header.contrast_agent)
+
+
+def _searcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(pattern, re.IGNORECASE).search  # compiled once: `re` keeps the last 512
+
+
 def _within(value: float | None, bounds: Range) -> bool:
     low, high = bounds
     if value is None:
         return False
     return (low is None or value >= low) and (high is None or value <= high)
-
-
-def _words(*alternatives: str) -> str:
-    """A pattern of whole words; digits, letters and "+" continue a word, "_" and "-" do not."""
-    return rf"(?<![a-z0-9+])(?:{'|'.join(alternatives)})(?![a-z0-9+])"
-
-
-_T1 = _words(
-    r"t1w?(?:ce|gd|c)?",
-    r"t1[_ -]?w?(?:se|tse|fse|ffe|gre|fl2d|fl3d|vibe|mpr|space|spgr)",
-    "mprage",
-    "mp2rage",
-    "i?r?[- ]?f?spgr",
-    "bravo",
-    "tfl3?d?",
-)
-_T2 = _words(r"t2w?", r"t2[_ -]?w?(?:se|tse|fse|frfse|space|blade|propeller)")
-_FLAIR = _words("t2[_ -]?flair", "flair", "dark[_ -]?fluid", "tirm")
-_ENHANCED = _words(
-    r"\+?gd",
-    r"gad\w*",
-    "post",
-    r"post[_ -]?(?:gd|gad|con|contrast)",
-    "contrast",
-    r"(?:t1w?)?\+?(?:ce|gd)",
-    r"\+c(?:on|ontrast)?",
-    r"c\+",
-    "enhanced",
-    "km",
-)
-_PLAIN = _words("pre", "without", "w/?o", "non?", "unenhanced", "native", "nativ")
-
-
-DEFAULT_RULES: tuple[ModalityRule, ...] = (
-    # What looks like a modality by its words or times and is none.
-    ModalityRule(
-        modality=None,
-        text=r"dwi|diff|dti|trace|perf|bold|fmri|scout|locali[sz]er|survey|smartbrain|subtr|"
-        r"field.?map|t2.?(?:\*|star)|"
-        + _words("adc", "e?adc", "dsc", "dce", "asl", "swi", "swan", "mip"),
-    ),
-    # T1-FLAIR is T1-weighted: the inversion shortens contrast, it does not make it T2.
-    ModalityRule(modality="T1w", text=f"^(?=.*{_T1})(?=.*{_PLAIN})"),
-    ModalityRule(modality="T1wCE", text=f"^(?=.*{_T1})(?=.*{_ENHANCED})"),
-    ModalityRule(modality="T1wCE", text=_T1, contrast=True),
-    ModalityRule(modality="T1w", text=_T1),
-    ModalityRule(modality="FLAIR", text=_FLAIR),
-    ModalityRule(modality="T2w", text=_T2),
-)
-# Tried where no description, protocol or sequence name is filled at all: echo, repetition and
-# inversion times of spin and gradient echo.
-TIME_RULES: tuple[ModalityRule, ...] = (
-    ModalityRule(modality="FLAIR", inversion_time=(1500, None), echo_time=(60, None)),
-    ModalityRule(modality="T2w", echo_time=(60, None), repetition_time=(1800, None)),
-    ModalityRule(
-        modality="T1wCE", echo_time=(None, 30), repetition_time=(None, 1200), contrast=True
-    ),
-    ModalityRule(modality="T1w", echo_time=(None, 30), repetition_time=(None, 1200)),
-)
-
-
-def known_modalities(rules: Sequence[ModalityRule]) -> set[str]:
-    """Every modality that some rule gives."""
-    return {rule.modality for rule in (*rules, *DEFAULT_RULES) if rule.modality}
-
-
-def modality_by_rules(series: Series, rules: Sequence[ModalityRule]) -> str | None:
-    """The modality of the first of `rules`, then of the built-in ones, that fits."""
-    first = series.first
-    silent = not (first.series_description or first.protocol_name or first.sequence_name)
-    for rule in (*rules, *(TIME_RULES if silent else DEFAULT_RULES)):
-        if rule.fits(series):
-            return rule.modality
-    return None
 
 
 def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:

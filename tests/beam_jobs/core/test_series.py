@@ -20,6 +20,7 @@ def header(z: float, **changes) -> SliceHeader:
         transfer_syntax="1.2.840.10008.1.2.1",
         pixel_offset=1000,
         pixel_length=8 * 9 * 2,
+        modality="MR",
         series_uid="1.2",
         position=(0.0, 0.0, z),
         orientation=AXIAL,

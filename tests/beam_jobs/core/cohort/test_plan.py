@@ -7,8 +7,9 @@ import pytest
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.cohort.layout import find_owners, patient_id_of, patient_of
+from beam_jobs.core.cohort.modality import modality_by_rules
 from beam_jobs.core.cohort.plan import plan_patient
-from beam_jobs.core.cohort.rules import ModalityRule, modality_by_rules, read_rules
+from beam_jobs.core.cohort.rules import ModalityRule, read_rules
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import assemble
@@ -150,6 +151,10 @@ def test_own_rules_come_before_the_built_in_ones():
         ('[{"modality": "T1w", "echo_time": [1]}]', "least, greatest"),
         ('[{"modality": "T1w", "plane": "upright"}]', "upright"),
         ("[3]", "rule 1"),
+        ('[{"modality": "T1w", "dicom_modality": 3}]', "dicom_modality must be text"),
+        ('[{"modality": "T1w", "image_type": "["}]', "image_type .* no regular expression"),
+        ('[{"modality": "T1w", "contrast": "yes"}]', "contrast must be true or false"),
+        ('[{"modality": "T1w", "flip_angle": 3}]', "rule 1"),
     ],
 )
 def test_bad_rules_are_one_clear_line(text, message):
@@ -162,6 +167,11 @@ def test_rules_travel_in_the_spec_and_change_its_fingerprint():
     spec = PreprocessSpec(series_rules=(rule,))
     assert PreprocessSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
     assert spec.fingerprint != PreprocessSpec().fingerprint
+    # Rules of older versions lack the conditions that came later; comments do not travel.
+    old = [
+        {"modality": "T1w", "text": "vibe", "slices": [3, None], "comment": "seen on 3 patients"}
+    ]
+    assert PreprocessSpec.from_json({**spec.to_json(), "series_rules": old}) == spec
     broken = {**spec.to_json(), "series_rules": [{"modality": "T1w"}]}
     with pytest.raises(ContractError, match="series_rules"):
         PreprocessSpec.from_json(broken)

@@ -1,0 +1,260 @@
+"""The built-in rules: what the words, names and times of MR headers say, as data.
+
+Words are those of descriptions and protocols in English, German, French, Spanish and Italian, and
+of the vendors' sequences; names are SequenceName's; times are in ms. What contradicts itself (a
+"T2" with the echo time of a proton density image) or says nothing is left unknown: a series that
+is missing is seen, one of the wrong kind is learnt from.
+
+Whether a T1-weighted series is enhanced is asked apart (`ENHANCED`, `PLAIN`): the rules here give
+"T1w" for both.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from beam_jobs.core.cohort.rules import ModalityRule
+
+T1, T1CE, T2, FLAIR = "T1w", "T1wCE", "T2w", "FLAIR"
+
+_LONGEST = 256  # characters of a text that are looked at; the standard allows 64
+_BIDS_SUBJECT = re.compile(r"^\s*sub-[a-z0-9]+_(?:ses-[a-z0-9]+_)?", re.IGNORECASE)
+# "T1-T4", "C7/T1" and "T1 to L5" are vertebrae.
+_VERTEBRAE = re.compile(
+    r"(?<![a-z0-9])[ctls]\d{1,2} ?(?:[-/–]|to|bis) ?[ctls]\d{1,2}(?![a-z0-9])", re.IGNORECASE
+)
+# "With and without contrast" names an exam, not a series.
+_BOTH = re.compile(
+    r"\b(?:wow|pre (?:and )?post|"
+    r"w(?:ith)? ?(?:and )?(?:wo|w ?o(?:ut)?|without)|mit und ohne|avec et sans)\b"
+    r"(?: (?:iv|contrast\w*|km|gd|gad\w*|c))*"
+)
+# Words of other scripts that change what a series is; the rest is dropped.
+_TRANSLATED = {
+    "增强": " gd ", "增強": " gd ", "造影": " gd ", "조영": " gd ", "контраст": " gd ",
+    "平扫": " plain ", "液体衰减": " flair ",
+}  # fmt: skip
+
+
+def normalised(text: str) -> str:
+    """A text as the rules below read it: small letters without accents, words apart by one blank.
+
+    >>> normalised("t2_tirm_tra_dark-fluid"), normalised("T1W_3D+C")
+    ('t2 tirm tra dark fluid', 't1w 3d +c')
+    """
+    text = text[:_LONGEST]
+    for word, meaning in _TRANSLATED.items():
+        text = text.replace(word, meaning)
+    text = unicodedata.normalize(
+        "NFKD", _VERTEBRAE.sub(" vertebrae ", _BIDS_SUBJECT.sub("", text)).casefold()
+    )
+    text = "".join(letter for letter in text if not unicodedata.combining(letter))
+    text = re.sub(r"[^a-z0-9+*]+", " ", text.replace("+", " +"))
+    return " ".join(_BOTH.sub(" ", " ".join(text.split())).split())
+
+
+def _words(*alternatives: str) -> str:
+    """A pattern of whole words of a normalised text."""
+    return rf"(?<![a-z0-9])(?:{'|'.join(alternatives)})(?![a-z0-9])"
+
+
+_PREFIX = r"(?:[es]|3d|2d|ax|sag|sg|cor|tra|o?ax|o?sag|o?cor)?"
+_T1_WORD = (
+    _words(
+        rf"{_PREFIX}t1(?:wi?|weighted)?(?:ce|gd|c|km)?(?:se|tse|fse|ffe|tfe|ir|gre|mpr|fl[23]d|vibe|"
+        r"mprage|space|spc|spgr|flair|tirm|fs|3d)?"
+    )
+    + "(?! level| vertebra)"
+)
+_T1_NAME = _words(
+    *(r"\w*mp ?rage\w*", r"\w*mp2rage\w*", r"bravo\w*", r"(?:ir ?)?f?spgr", "uni den")
+)
+_T1 = rf"(?:{_T1_WORD}|{_T1_NAME})"
+_T2 = _words(
+    _PREFIX + r"t2(?:wi?|weighted)?(?:se|tse|fse|frfse|space|spc|vista|cube|blade|propeller|"
+    r"haste|fs|3d)?"
+)
+_FLAIR = _words(r"\w*flair\w*", "dark ?fluid", "da ?fl")
+_T1_ALONE = rf"^(?!.*{_T2})(?=.*{_T1})"
+_T2_ALONE = rf"^(?!.*{_T1})(?!.*{_FLAIR})(?=.*{_T2})"
+_FLAIR_ALONE = rf"^(?!.*{_T1})(?=.*{_FLAIR})"
+
+_AGENT = r"(?:c|ce|con\w*|kontrast\w*|gd|gad\w*|km|iv|inj\w*|mdc|pdc|enh\w*)"
+ENHANCED = _words(
+    r"gd|gad\w*|contrast\w*|kontrast\w*|ce|enhanced|km|inj\w*|iv|mdc|pdc|apres|dopo|dotarem|prohance|"
+    r"magnevist|clariscan|multihance|omniscan|vueway|elucirem",
+    r"post(?! ?(?:op|proc|surg|rt|rad|treat|trauma|fossa))(?:gd|gad\w*|con\w*|km)?",
+    rf"\+ ?(?:k|{_AGENT})|c \+|(?<=\w )c$",
+    _PREFIX + r"t1(?:wi?)?(?:ce|gd|c|km)\w*",
+)
+PLAIN = _words(
+    rf"pre(?! ?(?:op|surg|rt|rad|treat|scan)){_AGENT}?|vor(?! ?op)|avant|unenhanced|plain|nativ\w*",
+    r"(?:without|w o|wo|w out|ohne|sans|senza|sin|zonder)(?! ?(?:fs|fat|sat|spir))",
+    rf"non? ?{_AGENT}",
+)
+
+_NOTHING = (
+    _words(
+        # Diffusion, perfusion, function.
+        r"dwi?|\w+dwi|dw(?:se|ssh)\w*|diff\w*|d?dti\w*|dmri\w*|tensor\w*|trace\w*|[a-z]*adc|ivim|"
+        r"noddi|dki|fa map|perf\w*|dsc|dce|pwi|[a-z]*asl|r?cb[fv]|mtt|ttp|tmax|\w*bold\w*|"
+        r"\w*fmri\w*|resting|rest state|task|dyn\w*|twist|tricks|time ?resolved|4d|ep[23]d\w*|epi|"
+        r"epi2d\w*|mbep2d\w*",
+        # Scouts, calibration, fields, reports.
+        r"\w*scout\w*|lo[ck]ali[sz]er\w*|loc|survey|smartbrain|pilot|3 ?plane|calib\w*|asset cal|"
+        r"ref ?scan|setter|field ?map\w*|fmap|gre field.*|b[01] ?map\w*|b1|screen ?s\w*|"
+        r"report|phoenix.*|posdisp|mobiview|key images?",
+        # What is computed of other images, and maps of quantities.
+        r"subtr\w*|(?<=\w )subs?|mip|minip|proj\w*|pha(?:se)? ?im\w*|phase|mag(?:nitude)? ?im\w*|"
+        r"(?:q?t[12]|pd|r2|r1)? ?maps?|qt[12]|r2 ?(?:s|star)|t1 images|t1 ?rho|cest|synthetic|"
+        r"\w*magic\w*|mre|elasto\w*|inv ?[12]|mrs|svs|csi|spectro\w*|colou?r",
+        # Vessels, susceptibility, steady state, fluids and fat.
+        r"\w*tof\w*|c?e?mra|mrv|mrcp|angio\w*|inhance|pca?|phase contrast|q ?flow|swip?|swan|"
+        r"\w*veno?bold|t2 ?\*.*|t2w? ?st(?:ar|ern)\w*|medic|merge|me ?gre|hemo|qsm|ciss|fiesta\w*|"
+        r"tru ?fi\w*|true ?fisp|b ?ffe|b?ssfp|dess|stir|dir|myelo\w*|mtc?|mt (?:on|off)|"
+        r"(?:opp\w*|out|in) ?phase|dixon (?:f|fat|opp|in)",
+    )
+    + r"|^fat (?!sat|sup)"
+)
+
+# Names of pulse sequences, at the beginning of SequenceName or of a text that repeats it.
+_NAME = r"^\*?(?:wip ?)?"
+_NO_WEIGHTING = _NAME + (
+    r"(?:ep|re ?b|resolve|fm\d|fm2d|swi|tof|fl[23]d\d+r|fl mt|me ?fl|qfl|tfi|ci3d|de3d|fid|svs|csi|"
+    r"tgse|pc|dwi|hdwi|gre fieldmap|gre fm|tfl b1|b1|asl|spiral|mag|pha)"
+)
+# Families whose times tell the weighting, whatever the description says.
+KNOWN_FAMILY = _NAME + (
+    r"(?:q?tse|se|spc|t?ir|tfl|fl[23]d|h2d|fse|frfse|gre|ffe|tfe|spgr|space|cube|vista|mx3d|efgre3d)"
+)
+
+# Texts and names that say nothing of the weighting: the times may.
+_SILENT_WORD = re.compile(
+    r"ax\w*|tra|trans\w*|sag\w*|sg|cor\w*|obl\w*|o(?:ax|sag|cor)|[23]d|\d*t|mri?|head|brain|neuro\w*|"
+    r"kopf|schadel|schaedel|hirn|gehirn|cerebr\w*|crane|cranio|encephale|tete|testa|"
+    r"routine|standard|protocol|protokoll|seri\w*|stud\w*|scan|sequence|images?|volume|wip|sense|cs|"
+    r"anon\w*|de|identified|removed|redacted|deleted|blank|unknown|unnamed|none|no|not|found|name|n|a|"
+    r"null|empty|default|x+|repeat|rpt|"
+    r"q?tse|f?se|gre|ffe|ir|iso\w*|mm|p\d|\d+\w?|fs|fat|sat|hr|hd|high|low|res|resolution|thin|thick|"
+    r"slices?|with|without|w|wo|o|and|contrast|tumou?r|mpr|[*+]+"
+)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a normalised text has no word that could tell what a series shows."""
+    text = re.sub(f"{ENHANCED}|{PLAIN}", " ", text)
+    return all(map(_SILENT_WORD.fullmatch, text.split()))
+
+
+# Images of no modality whatever their texts say: ImageType's values, diffusion, echo-planar images.
+EXCLUDED: tuple[ModalityRule, ...] = (
+    ModalityRule(
+        modality=None,
+        image_type=r"(?:^|\\|_)(?:ADC|EADC|TRACEW?|FA|DIFFUSION|PERFUSION|ASL|FMRI|MIP|MNIP|"
+        r"SUB(?:TRACT(?:ION)?)?|SWI|T[12]_?(?:STAR_?)? ?MAP|R2_?STAR.*|T1R?HO.*|PHASE(?: MAP)?|"
+        r"VELOCITY(?: MAP)?|(?:B0|B1|FIELD)[_ ]?MAP|FAT|FAT_FRACTION|OPP_PHASE|OUT_PHASE|IN_PHASE|"
+        r"R?CB[FV]|MTT|TTP|TMAX|CSA REPORT|POSDISP|SPECTROSCOPY|SYNTHETIC|DENSITY MAP)(?:\\|$)"
+        r"|^[^\\]*\\[^\\]*\\(?:P|I|IMAGINARY)(?:\\|$)|^[^\\]*\\[^\\]*\\[^\\]*\\P(?:\\|$)",
+    ),
+    ModalityRule(modality=None, b_value=(1, None)),
+    ModalityRule(modality=None, scanning_sequence=r"\bEP\b"),
+)
+
+# For one text at a time. T1-FLAIR is T1-weighted: the inversion shortens contrast, it does not make
+# it T2.
+_GRADIENT_ECHO = r"^(?!.*\bSE\b).*\b(?:GR|EP)\b"
+TEXT_RULES: tuple[ModalityRule, ...] = (
+    ModalityRule(modality=None, text=_NOTHING),
+    ModalityRule(modality=None, text=_T1_ALONE, echo_time=(40, None)),
+    ModalityRule(
+        modality=None, text=_T1_ALONE, scanning_sequence=_GRADIENT_ECHO, echo_time=(15, None)
+    ),
+    ModalityRule(modality=T1, text=_T1_ALONE),
+    ModalityRule(modality=None, text=_FLAIR_ALONE, echo_time=(0.1, 50)),
+    ModalityRule(
+        modality=None, text=_FLAIR_ALONE, scanning_sequence="IR", inversion_time=(1, 1000)
+    ),
+    ModalityRule(modality=FLAIR, text=_FLAIR_ALONE),
+    ModalityRule(
+        modality=FLAIR, text=_words("ti[rm]m"), inversion_time=(1100, None), echo_time=(60, None)
+    ),
+    ModalityRule(modality=None, text=_words("ti[rm]m")),
+    ModalityRule(modality=None, text=_T2_ALONE, scanning_sequence=_GRADIENT_ECHO),
+    ModalityRule(modality=None, text=rf"{_T2_ALONE}.*{_words('fl[23]d', 'gre', 'ffe')}"),
+    ModalityRule(modality=None, text=_T2_ALONE, echo_time=(0.1, 50)),
+    # Fat (STIR) or water suppressed by inversion: not what the name says.
+    ModalityRule(modality=None, text=_T2_ALONE, scanning_sequence="IR", inversion_time=(1, None)),
+    ModalityRule(modality=T2, text=_T2_ALONE),
+    ModalityRule(modality=None, text=rf"^(?!.*{_T1})(?!.*{_T2}).*{_words('pdw?', 'proton', 'dp')}"),
+)
+
+# Pulse sequences by name. MPRAGE is known by its name, where its times do not show the second image
+# of an MP2RAGE (its first and second have a long repetition, the second a long inversion time).
+NAME_RULES: tuple[ModalityRule, ...] = (
+    ModalityRule(modality=None, text=_NO_WEIGHTING),
+    ModalityRule(modality=T1, text=rf"{_NAME}tfl", image_type=r"\\UNI(?:\\|$)"),
+    ModalityRule(modality=None, text=rf"{_NAME}tfl", inversion_time=(1400, None)),
+    ModalityRule(modality=None, text=rf"{_NAME}tfl", repetition_time=(3600, None)),
+    ModalityRule(modality=None, text=rf"{_NAME}tfl", echo_time=(15, None)),
+    ModalityRule(modality=T1, text=rf"{_NAME}tfl3d\d+ \d*ns"),
+    ModalityRule(
+        modality=T1, text=rf"{_NAME}fl2d\d", echo_time=(None, 6), repetition_time=(60, 700),
+        flip_angle=(65, 90),
+    ),
+    # Over 28 degrees: time-of-flight has less, and its name ends on "r".
+    ModalityRule(
+        modality=T1, text=rf"{_NAME}fl3d\d", echo_time=(None, 12), repetition_time=(12, 60),
+        flip_angle=(28, 60),
+    ),
+    ModalityRule(
+        modality=T1, text=rf"{_NAME}fl3d\d", echo_time=(1.8, 6), repetition_time=(4, 12),
+        flip_angle=(7, 20), slices=(60, None),
+    ),
+    ModalityRule(modality=None, text=rf"{_NAME}fl[23]d"),
+)  # fmt: skip
+
+# Times alone, for spin echo (absent ScanningSequence counts as such) and gradient echo.
+_SPIN_ECHO = r"^(?!.*\b(?:GR|EP|IR)\b)"
+_NOT_GRADIENT = r"^(?!.*\b(?:GR|EP)\b)"
+_RECALLED = r"\b(?:GR|RM)\b"  # "RM", research mode, is what GE writes for its prepared 3D sequences
+TIME_RULES: tuple[ModalityRule, ...] = (
+    ModalityRule(modality=T1, image_type=r"\\UNI(?:\\|$)"),  # of an MP2RAGE
+    ModalityRule(
+        modality=FLAIR, scanning_sequence=_NOT_GRADIENT, echo_time=(60, None),
+        repetition_time=(4000, None), inversion_time=(1500, 2950),
+    ),
+    # Fluid is nulled sooner at low field.
+    ModalityRule(
+        modality=FLAIR, scanning_sequence=_NOT_GRADIENT, field_strength=(0.05, 0.6),
+        echo_time=(60, None), repetition_time=(3000, None), inversion_time=(1000, 2950),
+    ),
+    # MPRAGE, and T1-FLAIR.
+    ModalityRule(
+        modality=T1, echo_time=(None, 30), repetition_time=(1500, 3500), inversion_time=(500, 1300)
+    ),
+    # The same as GE and UIH write it: the repetition time is that between two echoes.
+    ModalityRule(
+        modality=T1, scanning_sequence=_RECALLED, echo_time=(None, 8), repetition_time=(4, 15),
+        inversion_time=(300, 1300),
+    ),
+    ModalityRule(modality=None, scanning_sequence=r"^$|\bIR\b", inversion_time=(1, None)),
+    ModalityRule(
+        modality=T2, scanning_sequence=_SPIN_ECHO, echo_time=(60, None),
+        repetition_time=(1800, None),
+    ),
+    ModalityRule(
+        modality=T1, scanning_sequence=_SPIN_ECHO, echo_time=(None, 30),
+        repetition_time=(250, 1200),
+    ),
+    # Gradient echo: the flip angle is far above Ernst's. Localizers, field maps, angiograms and
+    # steady states have other angles, or few slices.
+    ModalityRule(
+        modality=T1, scanning_sequence=_RECALLED, echo_time=(None, 6), repetition_time=(60, 700),
+        flip_angle=(65, 90),
+    ),
+    ModalityRule(
+        modality=T1, scanning_sequence=_RECALLED, echo_time=(1.8, 6), repetition_time=(4, 12),
+        flip_angle=(7, 20), slices=(60, None),
+    ),
+)  # fmt: skip
