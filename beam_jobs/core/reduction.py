@@ -11,8 +11,9 @@ inputs to exactly one and to exactly its own position: a linear ramp stays that 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from beam_jobs.core.dicom.pixels import StoredSlice
 
 Float32 = npt.NDArray[np.float32]
 
-# Output rows multiplied at once: wide enough for BLAS, narrow enough to stay banded.
+# Outputs multiplied at once: wide enough for BLAS, narrow enough to stay banded.
 _BLOCK = 8
 
 
@@ -44,21 +45,25 @@ class AxisWeights:
       matrix: (outputs, inputs) float32; rows of outputs outside the input are zero.
       inside: (outputs,) whether the output lies within the input, half a step beyond its ends
         included.
+      band: (2, outputs) the first input of each output and the one after its last; of outputs
+        outside the input, what widens no range: the number of inputs and 0.
     """
 
     matrix: Float32
     inside: npt.NDArray[np.bool_]
+    band: npt.NDArray[np.intp]
 
     @property
     def blocks(self) -> list[_Block]:
         """The matrix as a band of dense blocks of at most `_BLOCK` outputs."""
+        firsts = range(0, len(self.matrix), _BLOCK)
+        lows = np.minimum.reduceat(self.band[0], firsts).tolist()
+        highs = np.maximum.reduceat(self.band[1], firsts).tolist()
         blocks = []
-        for first in range(0, len(self.matrix), _BLOCK):
-            part = self.matrix[first : first + _BLOCK]
-            used = np.flatnonzero(part.any(axis=0))
-            if used.size:
-                low, high = int(used[0]), int(used[-1]) + 1
-                blocks.append(_Block(first, first + len(part), low, high, part[:, low:high].copy()))
+        for first, low, high in zip(firsts, lows, highs, strict=True):
+            if low < high:
+                weights = self.matrix[first : first + _BLOCK, low:high]
+                blocks.append(_Block(first, first + len(weights), low, high, weights))
         return blocks
 
 
@@ -79,7 +84,8 @@ def axis_weights(inputs: npt.ArrayLike, outputs: npt.ArrayLike, width: float) ->
     wanted = np.asarray(outputs, dtype=np.float64)
     if len(x) == 1:
         inside = np.abs(wanted - x[0]) <= width / 2 + 1e-9
-        return AxisWeights(matrix=inside[:, None].astype(np.float32), inside=inside)
+        band = np.stack([np.where(inside, 0, 1), np.where(inside, 1, 0)])
+        return AxisWeights(matrix=inside[:, None].astype(np.float32), inside=inside, band=band)
     steps = np.diff(x)
     margins = steps[0] / 2 + 1e-6, steps[-1] / 2 + 1e-6
     inside = (wanted >= x[0] - margins[0]) & (wanted <= x[-1] + margins[1])
@@ -90,8 +96,14 @@ def axis_weights(inputs: npt.ArrayLike, outputs: npt.ArrayLike, width: float) ->
     cells = np.empty_like(x)
     cells[1:-1] = (x[2:] - x[:-2]) / 2
     cells[0], cells[-1] = steps[0], steps[-1]
-    offset = x[None, :] - y[:, None]
-    weights = np.maximum(0.0, 1.0 - np.abs(offset) / half[:, None]) * cells
+    # The inputs under each output's triangle: a few of many.
+    band = np.stack([np.searchsorted(x, y - half), np.searchsorted(x, y + half, side="right")])
+    places = band[0][:, None] + np.arange((band[1] - band[0]).max(initial=0))
+    beyond = places >= band[1][:, None]
+    places[beyond] = 0
+    offset = x[places] - y[:, None]
+    weights = np.maximum(0.0, 1.0 - np.abs(offset) / half[:, None]) * cells[places]
+    weights[beyond] = 0.0
     total = weights.sum(axis=1)
     first = (weights * offset).sum(axis=1)
     second = (weights * offset**2).sum(axis=1)
@@ -100,8 +112,12 @@ def axis_weights(inputs: npt.ArrayLike, outputs: npt.ArrayLike, width: float) ->
     safe = determinant > 1e-12 * total**2 * half**2
     a = np.where(safe, second / np.where(safe, determinant, 1.0), 1.0 / total)
     b = np.where(safe, -first / np.where(safe, determinant, 1.0), 0.0)
-    matrix = weights * (a[:, None] + b[:, None] * offset) * inside[:, None]
-    return AxisWeights(matrix=matrix.astype(np.float32), inside=inside)
+    weights *= (a[:, None] + b[:, None] * offset) * inside[:, None]
+    matrix = np.zeros((len(y), len(x)), dtype=np.float32)
+    output, number = np.nonzero(~beyond)
+    matrix[output, places[output, number]] = weights[output, number]
+    band[:, ~inside] = [[len(x)], [0]]
+    return AxisWeights(matrix=matrix, inside=inside, band=band)
 
 
 def reduce_stack(
@@ -121,7 +137,7 @@ def reduce_stack(
     Returns:
       (output slices, output rows, output columns) float32 of rescaled values; 0 outside.
     """
-    outputs, inputs = row_weights.matrix.shape
+    outputs, rows = row_weights.matrix.shape
     final, columns = column_weights.matrix.shape
     matrix = slice_weights.matrix
     row_blocks, column_blocks = row_weights.blocks, column_weights.blocks
@@ -129,44 +145,39 @@ def reduce_stack(
     last_slices = {plane: index for index, planes in enumerate(touched) for plane in planes}
     result = np.zeros((len(matrix), outputs, final), dtype=np.float32)
     constants = np.zeros(len(matrix), dtype=np.float64)
-    # Output planes that slices still to come will add to, of the box's columns alone.
+    passes = _Passes(_Box(rows, 0, columns, 0), row_blocks, column_blocks)
+    # Output planes that slices still to come will add to, of the box alone; and finished ones.
     open_planes: dict[int, Float32] = {}
-    work = np.empty(inputs * columns, dtype=np.float32)
-    reduced = np.empty(outputs * columns, dtype=np.float32)
-    turned = np.empty(final * outputs, dtype=np.float32)
-    box = _Box(inputs, 0, columns, 0)
-    width = first = last = 0
+    spare: list[Float32] = []
     for index, stored in enumerate(slices):
         if not touched[index]:
             continue
-        flat = reduced[:0]
+        lines = np.empty(0, np.float32)
         # A slice of zeros adds nothing but its intercept.
         if not stored.blank or stored.samples.item(0):
-            old, box = box, _grown(box, stored.samples)
-            height, width = max(box.bottom - box.top, 0), max(box.right - box.left, 0)
-            if box[2:] != old[2:]:
-                for plane, values in open_planes.items():
-                    open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
-                    shift = old.left - box.left
-                    open_planes[plane][:, shift : shift + values.shape[1]] = values
-            image = work[: height * width].reshape(height, width)
-            image[:] = stored.samples[box.top : box.bottom, box.left : box.right]
-            lines = reduced[: outputs * width].reshape(outputs, width)
-            first, last = _reduce(image, box.top, row_blocks, lines)
-            flat = lines[first:last].reshape(-1)
+            box = _grown(passes.box, stored.samples)
+            if box != passes.box:
+                old, passes = passes, _Passes(box, row_blocks, column_blocks)
+                open_planes = {
+                    plane: passes.widened(values, old) for plane, values in open_planes.items()
+                }
+                spare = []
+            lines = passes.rows(stored.samples[box.top : box.bottom, box.left : box.right])
         for plane in touched[index]:
             weight = float(matrix[plane, index])
             constants[plane] += weight * stored.intercept
-            if plane not in open_planes:
-                open_planes[plane] = np.zeros((outputs, width), dtype=np.float32)
-            if flat.size:
-                target = open_planes[plane][first:last].reshape(-1)
-                blas.saxpy(flat, target, a=weight * stored.slope)
-            if index == last_slices[plane]:
-                finished = np.ascontiguousarray(open_planes.pop(plane)[first:last].T)
-                lanes = turned[: final * (last - first)].reshape(final, last - first)
-                start, end = _reduce(finished, box.left, column_blocks, lanes)
-                result[plane, first:last, start:end] = lanes[start:end].T
+            if lines.size and plane in open_planes:
+                target = open_planes[plane].reshape(-1)
+                blas.saxpy(lines.reshape(-1), target, a=weight * stored.slope)
+            elif lines.size:
+                target = spare.pop() if spare else np.empty_like(lines)
+                open_planes[plane] = np.multiply(
+                    lines, np.float32(weight * stored.slope), out=target
+                )
+            if index == last_slices[plane] and plane in open_planes:
+                spare.append(open_planes.pop(plane))
+                product = passes.columns(spare[-1].T).T
+                result[plane, passes.rows.outputs, passes.columns.outputs] = product
     if constants.any():
         inside = row_weights.inside[:, None] & column_weights.inside[None, :]
         result += constants.astype(np.float32)[:, None, None] * inside
@@ -216,34 +227,72 @@ def _grown(box: _Box, samples: npt.NDArray[np.generic]) -> _Box:
     )
 
 
-def _reduce(image: Float32, offset: int, blocks: Sequence[_Block], out: Float32) -> tuple[int, int]:
-    """out[first:last] = weights @ image along the first axis.
+class _Banded:
+    """Multiplies matrices by a band of weights along their first axis, block by block.
 
-    Args:
-      image: (inputs, n), C order: inputs `offset` onwards; those before and after are zero.
-      offset: of the image.
-      blocks: the weights.
-      out: (outputs, n), C order.
+    A block's samples become float32 in a buffer that stays in the processor's cache, which a whole
+    slice would not; the operands are made once for all slices.
 
-    Returns:
-      The range of outputs that was written; the others would be zero.
+    Attributes:
+      outputs: those that are computed; the others would be zero.
+      lines: (those outputs, width), the latest product.
     """
-    start, end = 0, 0
-    if not image.size:
-        return start, end
-    for block in blocks:
-        first, last = max(block.low, offset), min(block.high, offset + len(image))
-        if first >= last:
-            continue
-        # Fortran order sees the transposes: out.T = image.T @ weights.T.
-        blas.sgemm(
-            1.0,
-            image[first - offset : last - offset].T,
-            block.weights[:, first - block.low : last - block.low].T,
-            beta=0.0,
-            c=out[block.first : block.last].T,
-            overwrite_c=True,
-        )
-        start = start if end else block.first
-        end = block.last
-    return start, end
+
+    def __init__(self, blocks: Sequence[_Block], low: int, high: int, width: int) -> None:
+        """Prepares the products.
+
+        Args:
+          blocks: the weights.
+          low, high: inputs before and after are zero and not looked at.
+          width: columns of the matrices.
+        """
+        used = [block for block in blocks if block.low < high and low < block.high and width]
+        first, last = (used[0].first, used[-1].last) if used else (0, 0)
+        self.outputs = slice(first, last)
+        self.lines = np.empty((last - first, width), dtype=np.float32)
+        most = max((block.high - block.low for block in used), default=0)
+        buffer = np.empty(most * width, dtype=np.float32)
+        self._steps = []
+        for block in used:
+            start, end = max(block.low, low), min(block.high, high)
+            samples = buffer[: (end - start) * width].reshape(end - start, width)
+            weights = block.weights[:, start - block.low : end - block.low]
+            lines = self.lines[block.first - first : block.last - first]
+            # Fortran order sees the transposes: lines.T = samples.T @ weights.T.
+            operands = samples.T, np.asfortranarray(weights.T), lines.T
+            self._steps.append((slice(start - low, end - low), samples, operands))
+
+    def __call__(self, matrix: npt.NDArray[Any]) -> Float32:
+        """`lines`, valid until the next call, of inputs low..high: a matrix (high - low, width)."""
+        for inputs, samples, (left, right, product) in self._steps:
+            samples[:] = matrix[inputs]
+            # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c: by name they would cost as much
+            # again as the product.
+            blas.sgemm(1.0, left, right, 0.0, product, 0, 0, 1)
+        return self.lines
+
+
+class _Passes:
+    """The two passes within planes, of slices that are zero outside a box.
+
+    Attributes:
+      box: the box.
+      rows: makes lines of a slice's box: output rows, the box's columns.
+    """
+
+    def __init__(self, box: _Box, rows: Sequence[_Block], columns: Sequence[_Block]) -> None:
+        self.box = box
+        self.rows = _Banded(rows, box.top, box.bottom, max(box.right - box.left, 0))
+        self._column_blocks = columns
+
+    @functools.cached_property
+    def columns(self) -> _Banded:
+        """Makes output columns of lines, both turned: a box often grows before a plane is done."""
+        return _Banded(self._column_blocks, self.box.left, self.box.right, len(self.rows.lines))
+
+    def widened(self, lines: Float32, old: _Passes) -> Float32:
+        """Lines of a smaller box in their place among this one's."""
+        wide = np.zeros_like(self.rows.lines)
+        top, left = old.rows.outputs.start - self.rows.outputs.start, old.box.left - self.box.left
+        wide[top : top + len(lines), left : left + lines.shape[1]] = lines
+        return wide

@@ -143,22 +143,23 @@ def _crop(
 ) -> Resampled:
     """Cuts the grid out of an array on the same lattice, zeros where it reaches beyond."""
     shift = np.rint(lattice.to_index(grid.affine[:3, 3])).astype(int)
-    # In the memory order of `full`: turning float voxels round costs more than making them.
-    array = np.zeros_like(full, shape=grid.shape)
-    source, target = [], []
-    covered = []
+    source, target, within = [], [], []
     for axis in range(3):
         low = max(0, int(shift[axis]))
         high = max(low, min(full.shape[axis], int(shift[axis]) + grid.shape[axis]))
         place = slice(low - int(shift[axis]), high - int(shift[axis]))
         source.append(slice(low, high))
         target.append(place)
-        line = np.zeros(grid.shape[axis], dtype=bool)
-        line[place] = inside[axis][low:high]
-        covered.append(line)
-    array[tuple(target)] = full[tuple(source)]
-    mask = np.empty_like(array, dtype=bool)
-    np.logical_and(covered[0][:, None, None] & covered[1][None, :, None], covered[2], out=mask)
+        # The lattice's points within a stack are neighbours, for a stack has no holes.
+        covered = np.flatnonzero(inside[axis][low:high]) + place.start
+        within.append(slice(covered[0], covered[-1] + 1) if covered.size else slice(0))
+    array = full[tuple(source)]
+    if array.shape != grid.shape:
+        # In the memory order of `full`: turning float voxels round costs more than making them.
+        array = np.zeros_like(full, shape=grid.shape)
+        array[tuple(target)] = full[tuple(source)]
+    mask = np.zeros_like(array, dtype=bool)
+    mask[tuple(within)] = True
     return Resampled(array=array, inside=mask, geometry=grid)
 
 

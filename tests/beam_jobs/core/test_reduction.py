@@ -57,6 +57,16 @@ def test_reduction_is_the_dense_sum(dtype, seed):
     np.testing.assert_allclose(found, expected, atol=1e-5 * (1 + np.abs(expected).max()))
 
 
+def test_foreground_beside_every_output_leaves_zeros():
+    """The box holds samples, and no output row takes any of them."""
+    volume = np.zeros((2, 64, 64), np.int16)
+    volume[:, 40:, 8:16] = 7
+    weights = axis_weights(np.arange(64), np.arange(4.0, 24.0, 4.0), 4.0)
+    slices = axis_weights([0.0, 1.0], [0.0, 1.0], 1.0)
+    stored = (StoredSlice(plane, 1.0, 0.0, is_blank(plane)) for plane in volume)
+    assert not reduce_stack(stored, weights, weights, slices).any()
+
+
 @pytest.mark.parametrize("width", [0.3, 1.0, 2.5, 6.0])
 def test_weights_sum_to_one_and_keep_their_place(width):
     places = np.cumsum(np.random.default_rng(0).uniform(0.4, 1.6, 60))
