@@ -32,10 +32,10 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return
-    # Measured: 0.2 to 0.3 GB a worker, and 5.5 kB a file where plans are gathered.
+    # Measured: 0.2 to 0.3 GB a worker, and 1.5 kB a file where plans are gathered.
     row(
         "plan",
-        f"about 0.3 GB a process and {0.2 + 5.5e-6 * len(paths):.1f} GB where plans are "
+        f"about 0.3 GB a process and {0.3 + 1.5e-6 * len(paths):.1f} GB where plans are "
         f"gathered; on Dataflow {workers_for(len(paths))} workers of two cores",
     )
     most = conversion.planner.patients_per_shard
