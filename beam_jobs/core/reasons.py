@@ -37,6 +37,7 @@ class Reason(enum.StrEnum):
     UNUSABLE_NAME = "unusable_name"
     # Series.
     CONFLICTING_DUPLICATES = "conflicting_duplicates"
+    INCOMPLETE_REPETITION = "incomplete_repetition"
     TOO_FEW_SLICES = "too_few_slices"
     GAP_TOO_LARGE = "gap_too_large"
     NOT_A_STACK = "not_a_stack"
@@ -71,7 +72,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.MOSAIC: "An image of tiles (mosaic, grid) does not say where its slices lie.",
     Reason.NO_PATIENT_ID: "Neither a directory nor PatientID says whose file it is.",
     Reason.UNUSABLE_NAME: "The file's name is not valid UTF-8.",
-    Reason.CONFLICTING_DUPLICATES: "Different images claim the same place in one stack.",
+    Reason.CONFLICTING_DUPLICATES: "Different images claim one place; nothing tells them apart.",
+    Reason.INCOMPLETE_REPETITION: "A repetition lacks places that other repetitions hold.",
     Reason.TOO_FEW_SLICES: "A volume needs at least two slices at different places.",
     Reason.GAP_TOO_LARGE: "Slices are missing over a gap too large to interpolate.",
     Reason.NOT_A_STACK: "The slices do not lie on one straight line.",

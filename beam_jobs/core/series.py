@@ -1,7 +1,8 @@
 """Slice headers to ordered series: grouping, splitting, order, and a reason for every refusal.
 
     headers --group by UID--> --split into true stacks--> --drop localizers, derived images-->
-            --order along the normal, collapse duplicates--> --check steps--> Series | Rejection
+            --collapse copies, tell repetitions apart--> --order along the normal, check steps-->
+            Series | Rejection
 
 Slices are ordered by ImagePositionPatient projected on the slice normal (PS3.3 C.7.6.2.1.1), never
 by file name, InstanceNumber or SliceLocation, unless geometry is absent altogether; then the
@@ -16,10 +17,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from beam_jobs.core.dicom.duplicates import Fingerprints, collapse, name_of
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
-from beam_jobs.core.dicom.pixels import same_samples
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
+from beam_jobs.core.repetitions import Left, Part, left_of_copies, repetitions_of
 from beam_jobs.core.stacks import kind_of, split_stacks
 
 # Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
@@ -80,9 +82,10 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
       headers: what `index_files` found.
 
     Returns:
-      The series (sorted by series UID, then by place) and a rejection for every file left out,
-      be it by rule (localizer, derived image, exact duplicate) or for a fault. Every file stands
-      in exactly one of them, unless a multi-frame file holds several stacks.
+      The series (sorted by series UID, then by path, repetitions of one stack by time) and a
+      rejection for every file left out, be it by rule (localizer, derived image, exact duplicate)
+      or for a fault. Every file stands in exactly one of them, unless it holds several stacks or
+      repetitions.
     """
     groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
     for header in headers:
@@ -92,57 +95,92 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
     for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
         # Input order must not matter: ties below are broken by path and frame.
         members.sort(key=lambda header: (header.path, header.frame))
+        stacks: list[list[Series]] = []
         for stack in split_stacks(members):
-            try:
-                found, duplicates = _order(stack)
-            except RejectedError as error:
-                rejections.append(
-                    Rejection(
-                        paths=group_paths(stack),
-                        reason=error.reason,
-                        detail=str(error),
-                        series_uid=series_uid,
-                    )
+            volumes, left = _volumes(stack)
+            if volumes:
+                stacks.append(volumes)
+            rejections += [
+                Rejection(
+                    paths=group_paths(images), reason=reason, detail=detail, series_uid=series_uid
                 )
-                continue
-            series.append(found)
-            if duplicates:
-                rejections.append(
-                    Rejection(
-                        paths=group_paths(duplicates),
-                        reason=Reason.EXACT_DUPLICATE,
-                        detail="same place and same pixels as another image of the series",
-                        series_uid=series_uid,
-                    )
-                )
+                for images, reason, detail in left
+            ]
+        stacks.sort(key=lambda stack: (stack[0].first.temporal_position or 0, _first_path(stack)))
+        series += [volume for volumes in stacks for volume in volumes]
     return series, rejections
 
 
-def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
-    """The series of one stack, and its exact duplicates.
+def _first_path(volumes: Sequence[Series]) -> str:
+    return min(volume.first.path for volume in volumes)
 
-    Raises:
-      RejectedError: the stack is no volume.
-    """
+
+def _volumes(stack: list[SliceHeader]) -> tuple[list[Series], list[Left]]:
+    """The series of one stack, the earliest repetition first, and what is left of it."""
     kind = kind_of(stack[0])
     if kind == "localizer":
-        raise RejectedError(Reason.LOCALIZER, "ImageType (0008,0008) says localizer")
+        return [], [(stack, Reason.LOCALIZER, "ImageType (0008,0008) says localizer")]
     if kind == "derived":
-        raise RejectedError(Reason.DERIVED_IMAGE, "ImageType (0008,0008) says derived view")
-    if not stack[0].position and not stack[0].orientation:
-        return _order_without_geometry(stack), []
+        return [], [(stack, Reason.DERIVED_IMAGE, "ImageType (0008,0008) says derived view")]
     try:
-        along_column, along_row, normal = slice_directions(stack[0].orientation)
+        if not stack[0].position and not stack[0].orientation:
+            once = collapse(stack, [name_of(h) for h in stack], Fingerprints(), named=True)
+            return [_order_without_geometry(list(once.kept))], left_of_copies(once)
+        normal = _normal(stack[0])
+        placed = _placed(stack, normal)
+    except RejectedError as error:
+        return [], [(stack, error.reason, str(error))]
+    found, left = repetitions_of(placed)
+    volumes: list[Series] = []
+    for part in found.whole:
+        images = [header for header, _ in part]
+        try:
+            volumes.append(_order(images, normal))
+        except RejectedError as error:
+            left.append((images, error.reason, str(error)))
+    return volumes, left
+
+
+def _normal(header: SliceHeader) -> Array:
+    """The slice normal, (3,).
+
+    Raises:
+      RejectedError: the orientation is none.
+    """
+    try:
+        return slice_directions(header.orientation)[2]
     except ValueError as error:
         raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
-    positions = _positions(stack)
+
+
+def _placed(stack: Sequence[SliceHeader], normal: Array) -> Part:
+    """The images with the numbers of their places along the normal.
+
+    Raises:
+      RejectedError: a position is none.
+    """
+    along = _positions(stack) @ normal
+    order = np.argsort(along, kind="stable")
+    steps = np.diff(along[order])
+    apart = steps[steps > 1e-3]
+    same_place = max(SAME_PLACE * float(np.median(apart)), 1e-4) if apart.size else 1e-4
+    places = np.zeros(len(stack), dtype=np.int64)
+    places[order[1:]] = np.cumsum(steps > same_place)
+    return [(header, int(place)) for header, place in zip(stack, places, strict=True)]
+
+
+def _order(images: list[SliceHeader], normal: Array) -> Series:
+    """The series of images that lie at different places.
+
+    Raises:
+      RejectedError: they are no volume.
+    """
+    along_column, along_row, _ = slice_directions(images[0].orientation)
+    positions = _positions(images)
     along = positions @ normal
     order = np.argsort(along, kind="stable")
-    stack = [stack[index] for index in order]
-    keep, duplicates = _collapse_duplicates(stack, positions[order], along[order])
-    places = positions[order][keep]
-    heights = along[order][keep]
-    kept = [stack[index] for index in keep]
+    kept = [images[index] for index in order]
+    places, heights = positions[order], along[order]
     if len(kept) < 2:
         raise RejectedError(Reason.TOO_FEW_SLICES, "one slice place, at least two required")
     offsets, step = _ladder(heights)
@@ -160,8 +198,7 @@ def _order(stack: list[SliceHeader]) -> tuple[Series, list[SliceHeader]]:
         geometry = VolumeGeometry(shape=shape, affine=affine)
     except ValueError as error:
         raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
-    series = Series(headers=tuple(kept), geometry=geometry, offsets=tuple(offsets))
-    return series, [stack[index] for index in duplicates]
+    return Series(headers=tuple(kept), geometry=geometry, offsets=tuple(offsets))
 
 
 def _positions(stack: Sequence[SliceHeader]) -> Array:
@@ -202,39 +239,6 @@ def _require_plausible_size(shape: tuple[int, int, int], spacing: Array) -> None
             Reason.INVALID_GEOMETRY,
             f"the volume would measure {' x '.join(f'{extent:.4g}' for extent in extents)} mm",
         )
-
-
-def _collapse_duplicates(
-    stack: Sequence[SliceHeader], positions: Array, along: Array
-) -> tuple[list[int], list[int]]:
-    """Indices to keep and indices of exact duplicates, of slices sorted along the normal."""
-    steps = np.diff(along)
-    apart = steps[steps > 1e-3]
-    same_place = max(SAME_PLACE * float(np.median(apart)), 1e-4) if apart.size else 1e-4
-    keep, duplicates = [0], []
-    for index in range(1, len(stack)):
-        if along[index] - along[keep[-1]] > same_place:
-            keep.append(index)
-        elif _same_pixels(stack[keep[-1]], stack[index]) and np.allclose(
-            positions[index], positions[keep[-1]], atol=1e-3
-        ):
-            duplicates.append(index)
-        else:
-            raise RejectedError(
-                Reason.CONFLICTING_DUPLICATES,
-                f"{len(stack)} images, several at one place with different pixels",
-            )
-    return keep, duplicates
-
-
-def _same_pixels(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two images are one but for where they lie (needed for the rare duplicate only)."""
-    if one._replace(path="", frame=0, pixel_offset=0, file_size=0, modified=0) != other._replace(
-        path="", frame=0, pixel_offset=0, file_size=0, modified=0, sop_uid=one.sop_uid,
-        instance_number=one.instance_number,
-    ):  # fmt: skip
-        return False
-    return same_samples(one, other)
 
 
 def _ladder(heights: Array) -> tuple[list[float], float]:

@@ -1,10 +1,9 @@
-"""One series UID is not one volume: the true stacks among slice headers, and repetitions apart."""
+"""One series UID is not one volume: the true stacks among slice headers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -37,44 +36,7 @@ def split_stacks(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
             kind_of(header),
         )
         stacks[key].append(header)
-    return [part for stack in stacks.values() for part in _separate(stack)]
-
-
-def _separate(stack: list[SliceHeader]) -> list[list[SliceHeader]]:
-    """Repetitions of one stack (dynamics, diffusion directions), by the first key that parts them.
-
-    A key counts only where it gives whole repetitions: every part holds every place once. A stack
-    that no key separates stays as it is, for `_order` to collapse or to refuse.
-    """
-    places = {_place(header) for header in stack}
-    if len(places) < 2 or len(places) == len(stack) or len(stack) % len(places):
-        return [stack]
-
-    def whole(parts: list[list[SliceHeader]]) -> bool:
-        return all(
-            len(part) == len(places) and {_place(header) for header in part} == places
-            for part in parts
-        )
-
-    for name in ("acquisition_number", "volume_index", "path"):
-        parts: dict[Any, list[SliceHeader]] = defaultdict(list)
-        for header in stack:
-            parts[getattr(header, name)].append(header)
-        found = [parts[value] for value in sorted(parts, key=lambda value: (value is None, value))]
-        if whole(found):
-            return found
-    # Last, runs of consecutive InstanceNumbers, one run a repetition.
-    numbers = {header.instance_number for header in stack}
-    if None not in numbers and len(numbers) == len(stack):
-        ordered = sorted(stack, key=lambda header: header.instance_number or 0)
-        runs = [ordered[at : at + len(places)] for at in range(0, len(ordered), len(places))]
-        if whole(runs):
-            return runs
-    return [stack]
-
-
-def _place(header: SliceHeader) -> tuple[float, ...]:
-    return tuple(round(value, 2) for value in header.position)
+    return list(stacks.values())
 
 
 def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:

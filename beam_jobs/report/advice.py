@@ -31,6 +31,8 @@ ADVICE: dict[Reason, str] = {
     Reason.UNUSABLE_NAME: "Rename the file in UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Two different images stand at one place: keep the files of one "
     "reconstruction or repetition.",
+    Reason.INCOMPLETE_REPETITION: "Nothing where other repetitions were used; else copy the series "
+    "again.",
     Reason.TOO_FEW_SLICES: "Look whether the series was copied whole; a single image is no volume.",
     Reason.GAP_TOO_LARGE: "Slices are missing: copy the series again.",
     Reason.NOT_A_STACK: "Separate rotated or radial acquisitions; only parallel slices make a "

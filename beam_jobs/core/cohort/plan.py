@@ -91,7 +91,8 @@ def plan_patient(
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
     Among several candidates for a modality the first of these wins: geometry known, most slices,
-    finest voxels, echoes combined (the RMS of an MEMPRAGE), smallest series UID.
+    finest voxels, echoes combined (the RMS of an MEMPRAGE), smallest series UID, and of one series
+    its earliest repetition.
 
     Args:
       key: the patient's.
@@ -182,7 +183,7 @@ def _preference(series: Series) -> tuple[object, ...]:
     first = series.first
     return (
         *(not series.geometry_known, -len(series.headers), voxel, not combines_echoes(first)),
-        *(first.series_uid, first.path),
+        first.series_uid,  # of one series the first stack, its earliest repetition: as assembled
     )
 
 

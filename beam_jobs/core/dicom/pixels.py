@@ -105,16 +105,6 @@ def stored_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     return _resumed(next(slices), slices)
 
 
-def same_samples(one: SliceHeader, other: SliceHeader) -> bool:
-    """Whether two images hold the same samples; frames are compared as frames.
-
-    Raises:
-      RejectedError: as `stored_slices`.
-    """
-    first, second = next(stored_slices([one])), next(stored_slices([other]))
-    return np.array_equal(first.samples, second.samples)
-
-
 def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[StoredSlice]:
     yield first
     del first  # or its samples would stay to the end

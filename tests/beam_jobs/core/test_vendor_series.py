@@ -125,16 +125,17 @@ def test_repetitions_under_one_uid_are_the_volumes_of_dcm2niix(tmp_path, separat
         assert_same_as_nifti(image, volume, frame)
 
 
-def test_half_a_repetition_is_refused_not_mixed(tmp_path):
+def test_half_a_repetition_is_left_out_and_the_whole_one_kept(tmp_path):
     def change(dataset, index):
         dataset.ImagePositionPatient = [0.0, 0.0, 2.0 * (index % 6)]
         dataset.AcquisitionNumber = 1 + index // 6
 
     paths = write_slices(tmp_path, images(9), bits_stored=12, change=change)
     headers, _ = index_files(map(str, paths))
-    stacks, (rejection,) = assemble(headers)
-    assert not stacks
-    assert rejection.reason is Reason.CONFLICTING_DUPLICATES
+    (series,), (rejection,) = assemble(headers)
+    assert sorted(series.paths) == [str(path) for path in paths[:6]]
+    assert rejection.reason is Reason.INCOMPLETE_REPETITION
+    assert rejection.paths == tuple(str(path) for path in paths[6:])
 
 
 def test_interleaved_acquisitions_of_one_stack_stay_together(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from pydicom import uid
 
+from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.reasons import Reason
@@ -91,10 +92,12 @@ def test_mosaics_of_a_time_series_are_its_repetitions(tmp_path, write):
 def test_a_mosaic_is_read_once_for_all_its_tiles(tmp_path, monkeypatch):
     headers, _ = index_files([str(write_mosaic(tmp_path / "1.dcm", SLICES))])
     opened = []
-    from beam_jobs.core.dicom import pixels
 
-    real = pixels.open_bytes
-    monkeypatch.setattr(pixels, "open_bytes", lambda path: opened.append(path) or real(path))
+    def counting(path):
+        opened.append(path)
+        return open_bytes(path)
+
+    monkeypatch.setattr("beam_jobs.core.dicom.pixels.open_bytes", counting)
     assert len(list(stored_slices(headers))) == len(SLICES)
     assert len(opened) == 1
 
