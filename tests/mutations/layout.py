@@ -74,6 +74,8 @@ class Layout:
                 length_at, size = at + 8, 4
             else:
                 length_at, size = at + 6, 2
+            if length_at + size > len(body):
+                return
             code = self.order + ("H" if size == 2 else "L")
             (length,) = struct.unpack_from(code, body, length_at)
             value = length_at + size

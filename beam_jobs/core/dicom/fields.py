@@ -177,6 +177,7 @@ PRIVATE: dict[tuple[int, bytes], dict[int, PrivateField]] = {
         (0x2005, b"Philips MR Imaging DD 005"): {0x13: ("gradient_number", "IS")},
     }.items()
 }
+PRIVATE_NAMES = tuple({field.name: 0 for block in PRIVATE.values() for field in block.values()})
 CREATORS = frozenset(group << 16 | block for group, _ in PRIVATE for block in range(0x10, 0x100))
 
 

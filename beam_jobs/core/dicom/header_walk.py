@@ -21,9 +21,9 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 PIXEL_DATA = 0x7FE00010
-_CHUNK = 8192
+CHUNK = 8192
 _LARGEST_CHUNK = 1 << 16
-_LONGEST = 4096
+LONGEST = 4096
 _DEEPEST = 64
 _UNDEFINED = 0xFFFFFFFF
 _EXPLICIT = struct.Struct("<HH2sH")
@@ -55,7 +55,10 @@ class Walk(NamedTuple):
       private: wanted private tags and what they hold.
       pixel_offset: byte offset of the pixel data's value.
       pixel_length: its bytes, None when encapsulated (undefined length).
-      elements: everything between the file meta information and the pixel data, in order.
+      elements: all between the file meta information's group length and the end of the pixel
+        data, in order.
+      meta_end: where the file meta information ends.
+      parts: what was read of the file, as (offset, bytes) in order.
     """
 
     transfer_syntax: str
@@ -64,6 +67,8 @@ class Walk(NamedTuple):
     pixel_offset: int
     pixel_length: int | None
     elements: list[Element]
+    meta_end: int
+    parts: list[tuple[int, bytes]]
 
 
 def walk(
@@ -71,6 +76,7 @@ def walk(
     wanted: Container[int],
     unusual: Container[int],
     encapsulated: Container[str],
+    begin: bytes,
 ) -> Walk:
     """Walks the header of an open file.
 
@@ -79,12 +85,15 @@ def walk(
       wanted: tags (group << 16 | element) whose values are returned.
       unusual: tags that need more than this walk.
       encapsulated: compressed transfer syntaxes whose headers may be walked too.
+      begin: what was read of the file already.
 
     Raises:
       HandOver: anything but the plain case, including a file without pixel data.
     """
-    window = _Window(source)
-    transfer_syntax, position = _file_meta(window.buffer)
+    window = _Window(source, begin)
+    elements: list[Element] = []
+    transfer_syntax, meta_end = _file_meta(begin, elements)
+    position = meta_end
     implicit = transfer_syntax == IMPLICIT_LITTLE
     vr = b""
     if not implicit and transfer_syntax != EXPLICIT_LITTLE and transfer_syntax not in encapsulated:
@@ -94,7 +103,6 @@ def walk(
     previous = 0
     values: dict[int, bytes] = {}
     private: dict[int, PrivateField] = {}
-    elements: list[Element] = []
     while True:
         start = position - base
         if start > last:
@@ -135,7 +143,7 @@ def walk(
         if tag in private and not implicit and not private_is_readable(private[tag], vr.decode()):
             del private[tag]
         if tag in wanted or tag in private:
-            if length > _LONGEST:
+            if length > LONGEST:
                 raise HandOver("long value")
             if start + length > len(buffer):
                 buffer, base, start = window.at(position, length), position, 0
@@ -149,7 +157,10 @@ def walk(
     if tag != PIXEL_DATA:
         raise HandOver("no pixel data")
     pixel_length = pixels_end(source, transfer_syntax in encapsulated, position, length)
-    return Walk(transfer_syntax, values, private, position, pixel_length, elements)
+    elements.append((opened, position, position + length, length_bytes))
+    return Walk(
+        transfer_syntax, values, private, position, pixel_length, elements, meta_end, window.parts
+    )
 
 
 def pixels_end(source: ByteSource, encapsulated: bool, offset: int, length: int) -> int | None:
@@ -173,7 +184,7 @@ def pixels_end(source: ByteSource, encapsulated: bool, offset: int, length: int)
     if end < source.size:
         # What follows may be padding, never an element that should have come before.
         following = source.read_at(end, 4)
-        if len(following) == 4 and _tag_of(following) <= PIXEL_DATA:
+        if len(following) == 4 and tag_of(following) <= PIXEL_DATA:
             raise HandOver("tags out of order")
     return length
 
@@ -181,21 +192,22 @@ def pixels_end(source: ByteSource, encapsulated: bool, offset: int, length: int)
 class _Window:
     """The part of a file that is in memory; grows while it is read on, stays small after a jump."""
 
-    __slots__ = ("_chunk", "_source", "base", "buffer")
+    __slots__ = ("_chunk", "_source", "base", "buffer", "parts")
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, begin: bytes) -> None:
         self._source = source
-        self._chunk = _CHUNK
-        self.base = 0
-        self.buffer = source.read_at(0, _CHUNK)
+        self._chunk = CHUNK
+        self.base, self.buffer = 0, begin
+        self.parts = [(0, begin)]
 
     def at(self, position: int, need: int) -> bytes:
         """Makes the window begin at `position` and hold at least `need` bytes, or hands over."""
-        near = position < self.base + len(self.buffer) + _CHUNK
-        self._chunk = min(2 * self._chunk, _LARGEST_CHUNK) if near else _CHUNK
+        near = position < self.base + len(self.buffer) + CHUNK
+        self._chunk = min(2 * self._chunk, _LARGEST_CHUNK) if near else CHUNK
         self.base, self.buffer = position, self._source.read_at(position, max(self._chunk, need))
         if len(self.buffer) < need:
             raise HandOver("the file ends in its header")
+        self.parts.append((position, self.buffer))
         return self.buffer
 
 
@@ -280,12 +292,17 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
             raise HandOver("undefined length")
 
 
-def _tag_of(data: bytes) -> int:
+def tag_of(data: bytes) -> int:
     return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
 
 
-def _file_meta(buffer: bytes) -> tuple[str, int]:
-    """(transfer syntax, offset of the data set), from the file meta information (PS3.10 7.1)."""
+def _file_meta(buffer: bytes, elements: list[Element]) -> tuple[str, int]:
+    """(transfer syntax, offset of the data set), from the file meta information (PS3.10 7.1).
+
+    Args:
+      buffer: the begin of the file.
+      elements: is added to, the group length left out.
+    """
     if len(buffer) < 144 or buffer[128:132] != b"DICM":
         raise HandOver("no Part 10 preamble")
     if buffer[132:140] != b"\x02\0\0\0UL\x04\0":
@@ -296,6 +313,7 @@ def _file_meta(buffer: bytes) -> tuple[str, int]:
     position = 144
     transfer_syntax = ""
     while position + 12 <= end + 4:
+        opened, length_bytes = position, 2
         group, element, vr, length = _EXPLICIT.unpack_from(buffer, position)
         position += 8
         if group != 2:
@@ -303,11 +321,13 @@ def _file_meta(buffer: bytes) -> tuple[str, int]:
         if vr in _LONG_VRS:
             (length,) = _LONG_LENGTH.unpack_from(buffer, position)
             position += 4
+            length_bytes = 4
         elif vr not in _SHORT_VRS:
             raise HandOver("unknown value representation")
         if element == 0x0010:
             value = buffer[position : position + length]
             transfer_syntax = value.rstrip(b"\0 ").decode("ascii", "replace")
+        elements.append((opened, position, position + length, length_bytes))
         position += length
     # The next element must not be of group 2, or the group length lied.
     if position != end or buffer[end : end + 2] == b"\x02\0" or not transfer_syntax:

@@ -17,6 +17,7 @@ from pydicom.dataset import Dataset
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import header_walk, mosaics
+from beam_jobs.core.dicom.alike import Recent
 from beam_jobs.core.dicom.fields import (
     CREATORS,
     FIELDS,
@@ -62,6 +63,7 @@ _MODALITY_LUT = 0x00283000
 _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
+_recent = Recent()
 _WANTED = frozenset(FIELDS) | CREATORS
 # Values of ImageType that say: a whole volume in one image (Siemens, UIH).
 _TILED = frozenset({"MOSAIC", "VFRAME"})
@@ -131,8 +133,12 @@ def _is_utf8(path: str) -> bool:
 
 def _read_plain(path: str, source: files.ByteSource) -> list[SliceHeader]:
     """The header by the fast walk, or nothing when pydicom has to read the file."""
+    begin = source.read_at(0, _recent.reach)
+    alike = _recent.read(path, source, begin)
+    if alike:
+        return [alike] if alike.frames in (None, 1) else []
     try:
-        walked = header_walk.walk(source, _WANTED, _UNUSUAL, ENCAPSULATED)
+        walked = header_walk.walk(source, _WANTED, _UNUSUAL, ENCAPSULATED, begin)
         values: dict[str, Any] = {}
         private = []
         for tag, value in walked.values.items():
@@ -146,17 +152,17 @@ def _read_plain(path: str, source: files.ByteSource) -> list[SliceHeader]:
         return []
     if values.get("frames", 1) not in (None, 1):
         return []
-    return [
-        SliceHeader(
-            path,
-            source.size,
-            walked.transfer_syntax,
-            walked.pixel_offset,
-            walked.pixel_length,
-            **values,
-            modified=source.modified,
-        )
-    ]
+    header = SliceHeader(
+        path,
+        source.size,
+        walked.transfer_syntax,
+        walked.pixel_offset,
+        walked.pixel_length,
+        **values,
+        modified=source.modified,
+    )
+    _recent.learn(header, walked)
+    return [header]
 
 
 def _read_with_pydicom(path: str, source: files.ByteSource) -> list[SliceHeader]:
