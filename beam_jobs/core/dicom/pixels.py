@@ -187,28 +187,40 @@ class _NativeReader:
     """Reads native pixels at their offset into one buffer, used again for every slice."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._layout: object = None
+        self._buffer = memoryview(bytearray())
+        self._samples: npt.NDArray[Any] = np.empty((0, 0))
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
-        size = header.frame_bytes
-        if len(self._buffer) != size:
-            self._buffer = bytearray(size)
+        layout = (
+            header.rows,
+            header.columns,
+            header.samples,
+            header.bits_allocated,
+            header.pixel_representation,
+        )
+        if layout != self._layout:
+            self._layout = layout
+            self._buffer = memoryview(bytearray(header.frame_bytes))
+            kind, bits = "i" if header.pixel_representation else "u", header.bits_allocated or 16
+            if bits != 12:
+                samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bits // 8}")
+                self._samples = samples.reshape(header.rows or 0, header.columns or 0)
+        size = len(self._buffer)
         with open_bytes(header.path) as source:
-            start = header.pixel_offset + header.frame * size
-            found = source.read_into(memoryview(self._buffer), start)
+            found = source.read_into(self._buffer, header.pixel_offset + header.frame * size)
         if found < size:
             raise RejectedError(
                 Reason.TRUNCATED_PIXELS,
                 f"{size} pixel bytes required, {found} found",
                 path=header.path,
             )
-        kind = "i" if header.pixel_representation else "u"
         if header.bits_allocated == 12:
-            samples = _unpack_12_bits(self._buffer).astype(f"<{kind}2")
-        else:
-            bytes_each = (header.bits_allocated or 16) // 8
-            samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bytes_each}")
-        return only_stored_bits(header, samples).reshape(header.rows or 0, header.columns or 0)
+            samples = _unpack_12_bits(self._buffer)
+            self._samples = samples.reshape(header.rows or 0, header.columns or 0)
+            if header.pixel_representation:
+                self._samples = self._samples.view("<i2")
+        return only_stored_bits(header, self._samples)
 
 
 class _TileReader:
@@ -229,7 +241,7 @@ class _TileReader:
         return np.ascontiguousarray(tile)
 
 
-def _unpack_12_bits(packed: bytearray) -> npt.NDArray[np.uint16]:
+def _unpack_12_bits(packed: memoryview) -> npt.NDArray[np.uint16]:
     """Samples of 12 bits allocated (retired from PS3.5), two in three bytes, low bits first."""
     pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
     first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
