@@ -25,6 +25,8 @@ Float32 = npt.NDArray[np.float32]
 
 # Outputs multiplied at once: wide enough for BLAS, narrow enough to stay banded.
 _BLOCK = 8
+# Blocks whose inputs become float32 at once: few enough for the processor's cache.
+_TOGETHER = 4
 
 
 class _Block(NamedTuple):
@@ -203,27 +205,24 @@ def _grown(box: _Box, samples: npt.NDArray[np.generic]) -> _Box:
     The box never shrinks from slice to slice, so only what lies outside it is searched.
     """
     rows, columns = samples.shape
-    word = next(size for size in (8, 4, 2, 1) if columns * samples.itemsize % size == 0)
-    words = np.ascontiguousarray(samples).view(f"u{word}")
-    each = word // samples.itemsize
-    any_bit = np.bitwise_or.reduce
+    bits = np.ascontiguousarray(samples).view(f"u{samples.itemsize}")
+    highest = functools.partial(np.maximum.reduce, initial=0)  # of all its kin the fastest
     if box.bottom > box.top:
-        flat, stride = words.reshape(-1), words.shape[1]
-        left, right = box.left // each, box.right // each
+        flat, width = bits.reshape(-1), box.right - box.left
         # In memory what lies right of the box in one row touches what lies left of it in the next.
-        start, end = box.top * stride + left, (box.bottom - 1) * stride + right
-        between = flat[start - left + right : end].reshape(-1, stride)[:, : stride - right + left]
-        if not (any_bit(flat[:start]) or any_bit(flat[end:]) or any_bit(between, axis=None)):
+        start, end = box.top * columns + box.left, (box.bottom - 1) * columns + box.right
+        between = flat[start + width : end].reshape(-1, columns)[:, : columns - width]
+        if not (highest(flat[:start]) or highest(flat[end:]) or highest(between, axis=None)):
             return box
-    used_rows = np.flatnonzero(any_bit(words, axis=1))
+    used_rows = np.flatnonzero(highest(bits, axis=1))
     if not used_rows.size:
         return box
-    used_columns = np.flatnonzero(any_bit(words, axis=0))
+    used_columns = np.flatnonzero(highest(bits, axis=0))
     return _Box(
         min(box.top, int(used_rows[0]) // _GROWTH * _GROWTH),
         max(box.bottom, min(-(-int(used_rows[-1] + 1) // _GROWTH) * _GROWTH, rows)),
-        min(box.left, int(used_columns[0]) * each // _GROWTH * _GROWTH),
-        max(box.right, min(-(-int(used_columns[-1] + 1) * each // _GROWTH) * _GROWTH, columns)),
+        min(box.left, int(used_columns[0]) // _GROWTH * _GROWTH),
+        max(box.right, min(-(-int(used_columns[-1] + 1) // _GROWTH) * _GROWTH, columns)),
     )
 
 
@@ -250,25 +249,33 @@ class _Banded:
         first, last = (used[0].first, used[-1].last) if used else (0, 0)
         self.outputs = slice(first, last)
         self.lines = np.empty((last - first, width), dtype=np.float32)
-        most = max((block.high - block.low for block in used), default=0)
-        buffer = np.empty(most * width, dtype=np.float32)
+        groups = [used[at : at + _TOGETHER] for at in range(0, len(used), _TOGETHER)]
+        spans = [
+            (max(min(block.low for block in group), low), min(max(b.high for b in group), high))
+            for group in groups
+        ]
+        buffer = np.empty(max((e - s for s, e in spans), default=0) * width, dtype=np.float32)
         self._steps = []
-        for block in used:
-            start, end = max(block.low, low), min(block.high, high)
+        for group, (start, end) in zip(groups, spans, strict=True):
             samples = buffer[: (end - start) * width].reshape(end - start, width)
-            weights = block.weights[:, start - block.low : end - block.low]
-            lines = self.lines[block.first - first : block.last - first]
-            # Fortran order sees the transposes: lines.T = samples.T @ weights.T.
-            operands = samples.T, np.asfortranarray(weights.T), lines.T
+            operands = []
+            for block in group:
+                lowest, highest = max(block.low, low), min(block.high, high)
+                weights = block.weights[:, lowest - block.low : highest - block.low]
+                lines = self.lines[block.first - first : block.last - first]
+                # Fortran order sees the transposes: lines.T = samples.T @ weights.T.
+                inputs = samples[lowest - start : highest - start].T
+                operands.append((inputs, np.asfortranarray(weights.T), lines.T))
             self._steps.append((slice(start - low, end - low), samples, operands))
 
     def __call__(self, matrix: npt.NDArray[Any]) -> Float32:
         """`lines`, valid until the next call, of inputs low..high: a matrix (high - low, width)."""
-        for inputs, samples, (left, right, product) in self._steps:
+        for inputs, samples, operands in self._steps:
             samples[:] = matrix[inputs]
-            # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c: by name they would cost as much
-            # again as the product.
-            blas.sgemm(1.0, left, right, 0.0, product, 0, 0, 1)
+            for left, right, product in operands:
+                # alpha, a, b, beta, c, trans_a, trans_b, overwrite_c: by name they would cost as
+                # much again as the product.
+                blas.sgemm(1.0, left, right, 0.0, product, 0, 0, 1)
         return self.lines
 
 
