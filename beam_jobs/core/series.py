@@ -203,18 +203,18 @@ def _order(images: list[SliceHeader], normal: Array) -> Series:
 
 def _positions(stack: Sequence[SliceHeader]) -> Array:
     """ImagePositionPatient of each slice, (slices, 3) LPS mm."""
-    for header in stack:
-        if len(header.position) != 3 or not np.isfinite(header.position).all():
-            raise RejectedError(
-                Reason.INVALID_GEOMETRY,
-                "ImagePositionPatient (0020,0032) must be three finite numbers",
-            )
-        if max(map(abs, header.position)) > MAX_POSITION_MM:
-            raise RejectedError(
-                Reason.INVALID_GEOMETRY,
-                f"ImagePositionPatient (0020,0032) is over {MAX_POSITION_MM / 1e6:.0f} km away",
-            )
-    return np.array([header.position for header in stack], dtype=np.float64)
+    positions = np.array([header.position for header in stack if len(header.position) == 3])
+    if len(positions) < len(stack) or not np.isfinite(positions).all():
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY,
+            "ImagePositionPatient (0020,0032) must be three finite numbers",
+        )
+    if np.abs(positions).max() > MAX_POSITION_MM:
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY,
+            f"ImagePositionPatient (0020,0032) is over {MAX_POSITION_MM / 1e6:.0f} km away",
+        )
+    return positions
 
 
 def _pixel_spacing(header: SliceHeader) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -20,16 +21,20 @@ def split_stacks(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
     """The true stacks among the headers of one series UID."""
     stacks: dict[tuple[object, ...], list[SliceHeader]] = defaultdict(list)
     orientations: list[Array] = []
+    # Slices of a series mostly have one orientation, which costs as much as all the rest.
+    nearest: dict[tuple[float, ...], int] = {}
     for header in headers:
+        if header.orientation not in nearest:
+            nearest[header.orientation] = _nearest(header.orientation, orientations)
         key = (
             header.rows,
             header.columns,
-            tuple(round(value, 4) for value in header.pixel_spacing),
-            _nearest(header.orientation, orientations),
+            _rounded(header.pixel_spacing),
+            nearest[header.orientation],
             bool(header.position),
             header.echo_number,
             None if header.echo_time is None else round(header.echo_time, 3),
-            _complex_component(header),
+            _complex_component(header.complex_component, header.image_type),
             header.temporal_position,
             header.b_value,
             header.stack_id,
@@ -52,11 +57,17 @@ def _nearest(orientation: tuple[float, ...], known: list[Array]) -> int:
     return len(known) - 1
 
 
-def _complex_component(header: SliceHeader) -> str:
+@functools.lru_cache(256)
+def _rounded(spacing: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in spacing)
+
+
+@functools.lru_cache(256)
+def _complex_component(component: str, image_type: tuple[str, ...]) -> str:
     """Magnitude, phase, real or imaginary part, where ImageType says so (PS3.3 C.8.3.1.1.1)."""
     names = {"P": "P", "PHASE": "P", "R": "R", "REAL": "R", "I": "I", "IMAGINARY": "I"}
     # ComplexImageComponent (0008,9208) of enhanced objects, PS3.3 C.8.13.3.1.1.
-    for value in (header.complex_component, *header.image_type[2:]):
+    for value in (component, *image_type[2:]):
         if value in names:
             return names[value]
     return "M"
@@ -64,7 +75,12 @@ def _complex_component(header: SliceHeader) -> str:
 
 def kind_of(header: SliceHeader) -> str:
     """ "localizer", "derived" or "" for an image that may be a volume's slice."""
-    kinds = {value.upper() for value in header.image_type}
+    return _kind(header.image_type)
+
+
+@functools.lru_cache(256)
+def _kind(image_type: tuple[str, ...]) -> str:
+    kinds = {value.upper() for value in image_type}
     if kinds & _LOCALIZER_TYPES:
         return "localizer"
     if kinds & _DERIVED_TYPES:
