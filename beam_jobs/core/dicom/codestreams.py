@@ -102,6 +102,13 @@ def decode_frame(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:
             f"decoder {name} for {decoder.UID.name} is not installed",
             path=header.path,
         )
+    # PS3.5 8.2.1. GDCM does not refuse others: it ends the process.
+    if name == "gdcm" and header.bits_allocated not in (8, 16):
+        raise RejectedError(
+            Reason.UNDECODABLE_PIXELS,
+            f"JPEG holds 8 or 16 bits allocated, the header says {header.bits_allocated}",
+            path=header.path,
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

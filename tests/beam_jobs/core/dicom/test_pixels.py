@@ -475,6 +475,16 @@ def test_compressed_file_cut_short_is_refused(tmp_path, syntax):
     )  # fmt: skip
 
 
+def test_jpeg_of_32_bits_allocated_is_refused_where_gdcm_would_end_the_process(tmp_path):
+    dataset = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm"))
+    dataset.BitsAllocated = 32
+    dataset.save_as(tmp_path / "wide.dcm")
+    found, _ = index_files([tmp_path / "wide.dcm"])
+    with pytest.raises(RejectedError) as refused:
+        next(pixels.stored_slices(found))
+    assert refused.value.reason is Reason.UNDECODABLE_PIXELS
+
+
 def test_codestream_of_another_size_is_refused(tmp_path):
     stream = codestream("htj2k_u16")
     paths = write_slices(tmp_path, [stream] * 2, uid.HTJ2K, rows=16, columns=12)
