@@ -5,57 +5,83 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rich.table import Table
-
-from beam_jobs.common import cli, terminal
+from beam_jobs.common import cli, csv_table, terminal
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.patient_plans import listing_of, plan_patients
-from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter, left_out_row, to_csv
+from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import DirectoryOwner
-from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
-from beam_jobs.core.reasons import SENTENCES, Reason, Rejection, Verdict
+from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
+from beam_jobs.inventory import starter_rules
+from beam_jobs.inventory.listing import kinds, listing
+from beam_jobs.inventory.rows import (
+    SURVEY_COLUMNS,
+    SurveyRow,
+    row_of_files,
+    survey_rows,
+    values_of,
+)
 
 PROG = "python -m beam_jobs.survey"
 EXAMPLES = """\
   # What is in there, and what would the conversion use?
   python -m beam_jobs.survey cohort/train
 
-  # The same as a table for a spreadsheet, modalities by rules of one's own.
-  python -m beam_jobs.survey heap --modalities T1wCE --series_rules rules.json --output series.csv
+  # Every series with its geometry, times, texts and path, as a table for a spreadsheet.
+  python -m beam_jobs.survey heap --output series.csv
+
+  # Rules to begin with, for series that no rule knows: name their modality, look again, convert.
+  python -m beam_jobs.survey heap --write_rules rules.json
+  python -m beam_jobs.survey heap --series_rules rules.json
+  python -m beam_jobs.dicom_to_tfrecord --input heap --series_rules rules.json --output dataset
 """
+_SHOWN = 100  # series on the terminal; the CSV has all
 
 
 def main(argv: Sequence[str]) -> int:
-    """Flags to rows to a printed table."""
+    """Flags to rows to lines."""
     parser = cli.Parser(
         prog=PROG,
-        description="Lists the series of a directory, what the conversion would make of each and "
-        "why. Reads headers only; writes nothing but --output.",
+        description="Lists the series of a directory by patient: what their headers call them, "
+        "what the conversion would make of each, and why. Reads headers only; writes nothing but "
+        "--output and --write_rules. Both hold descriptions and names of files as they stand in "
+        "the input, which may be names of people: they are for you, and get into no dataset.",
         examples=EXAMPLES,
     )
     add = parser.add_argument
     add("directory", metavar="DIR", help="directory or archive of DICOM files, anywhere")
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
     add("--series_rules", help="JSON file of rules that give modalities by header")
-    add("--output", metavar="FILE", help="write the rows as CSV too")
+    add("--output", metavar="FILE", help="write every row as CSV: a series each, or a refused file")
+    add(
+        "--write_rules",
+        metavar="FILE",
+        help="write a --series_rules file to begin with: a rule for each kind of series that no "
+        "rule knows, for you to replace its null by a modality",
+    )
     flags = parser.parse_args(argv)
     root = files.trimmed(flags.directory)
-    if flags.output:
-        files.require_writable(flags.output)
+    for path in filter(None, (flags.output, flags.write_rules)):
+        files.require_writable(path)
     rules = read_rules_file(flags.series_rules)
     found = listing_of(root, name=root)
     rows = survey(found.entries, cli.items(flags.modalities), rules, root=root)
     if found.left_out:
-        rows.append(left_out_row(root, found.left_out))
-    tables = TableWriter(root=root, id_policy=IdPolicy())
+        tables = TableWriter(root=root, id_policy=IdPolicy())
+        rows.append(row_of_files(left_out_row(root, found.left_out), tables))
+    _print(rows)
     if flags.output:
-        files.write_text(flags.output, to_csv(SERIES_COLUMNS, tables.series(rows)))
-    _print(rows, tables)
-    if flags.output:
+        csv_table.write_table(flags.output, SURVEY_COLUMNS, values_of(rows))
         terminal.row("table", flags.output)
+    if flags.write_rules:
+        begun = starter_rules.starter_rules(rows)
+        files.write_text(flags.write_rules, starter_rules.to_json(begun))
+        hint = "each for no modality until you name one; rules travel in datasets made with them, "
+        hint += "so take out what names people or places"
+        if not begun:
+            hint = "rules know every series, or directories decide"
+        terminal.row("rules", f"{flags.write_rules}: {len(begun)}, {hint}")
     return cli.EXIT_OK
 
 
@@ -65,52 +91,40 @@ def survey(
     rules: Sequence[ModalityRule] = (),
     *,
     root: str = "",
-) -> list[SeriesRow]:
+) -> list[SurveyRow]:
     """A row for every series among the files found, and one for every file that is no image.
 
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
     plans = plan_patients(found, modalities, rules, root=root)
-    rows = [_file_row(rejection, owner) for rejection, owner in plans.rejections]
-    return rows + [row for plan in plans.patients for row in plan.rows]
+    return survey_rows(plans, TableWriter(root=root, id_policy=IdPolicy()))
 
 
-def _file_row(rejection: Rejection, owner: DirectoryOwner | None) -> SeriesRow:
-    return SeriesRow(
-        patient=owner.patient if owner else "",
-        path=rejection.paths[0],
-        modality=owner.modality if owner else "",
-        files=len(rejection.paths),
-        verdict=rejection.verdict.value,
-        reason=rejection.reason.value,
-        detail=rejection.detail,
+def _print(rows: Sequence[SurveyRow]) -> None:
+    terminal.show_lines(listing(rows, terminal.width(), _SHOWN))
+    used = Counter(row.modality for row in rows if row.verdict == Verdict.USED.value)
+    patients = len({row.patient for row in rows} - {""})
+    if used:
+        terminal.row("used", f"{_each(used)}, of {patients} patient{'' if patients == 1 else 's'}")
+    if unknown := kinds(rows):
+        terminal.row("unknown", "; ".join(unknown))
+    reasons = Counter(
+        reason for row in rows for reason in (row.reason, *row.other_reasons.split(";")) if reason
     )
-
-
-def _print(rows: Sequence[SeriesRow], tables: TableWriter) -> None:
-    table = Table("patient", "modality", "plane", "slices", "matrix", "spacing mm", "verdict")
-    for row in sorted(rows, key=lambda row: (tables.patient(row.patient), row.modality)):
-        spacing = (row.row_spacing, row.column_spacing, row.slice_step)
-        table.add_row(
-            tables.patient(row.patient) or tables.path(row.path),
-            row.modality,
-            f"{row.plane} {row.obliquity:.0f}°" if row.obliquity else row.plane,
-            str(row.slices or row.files),
-            f"{row.rows}×{row.columns}" if row.rows else "",
-            " × ".join(f"{step:.3g}" for step in spacing if step is not None),
-            row.verdict if row.verdict == Verdict.USED.value else f"{row.verdict}: {row.reason}",
-        )
-    terminal.show(table, width=200)
-    for reason, count in sorted(Counter(row.reason for row in rows if row.reason).items()):
+    for reason, count in sorted(reasons.items()):
         terminal.row("reason", f"{reason} {count}: {SENTENCES[Reason(reason)]}")
-    verdicts: Counter[str] = Counter()
-    for row in rows:
-        verdicts[row.verdict] += row.files
+    files_, used_, rejected = (
+        sum(getattr(row, name) for row in rows) for name in ("files", "used", "rejected")
+    )
     terminal.row(
         "files",
-        f"{sum(verdicts.values())} = {verdicts['used']} used + {verdicts['unused']} unused by rule "
-        f"+ {verdicts['rejected']} rejected",
+        f"{files_} = {used_} used + {files_ - used_ - rejected} unused by rule "
+        f"+ {rejected} rejected",
     )
+
+
+def _each(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import printable
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.cohort.ids import normalised_id
@@ -77,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         found = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in counts)
         rows.append(("slices", f"{len(compared)} decoded again by DCMTK: {found}"))
     for fault in faults:
-        print(fault, file=sys.stderr)
+        print(printable(fault), file=sys.stderr)
     if faults:
         raise cli.CommandError(f"{directory}: {len(faults)} faults in {checked}")
     if decode is not None and not counts[second_decoder.Verdict.SAME]:

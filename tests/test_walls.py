@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up: a room imports itself and the rooms before it. "" is the commands.
 ROOMS = {
-    "beam_jobs": ["common", "core", "runners", "convert", "phantoms", "report", "api", ""],
+    "beam_jobs": [
+        *("common", "core", "runners", "convert", "phantoms", "report", "inventory", "api", ""),
+    ],
     "trainer": [
         *("config", "data", "networks", "metrics", "training"),
         *("forest", "explain", "search", "reports", "api", ""),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import row
 from trainer.config.run_layout import CONFIG_NAME, REPORT_NAME, RUN_NAME
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
@@ -167,7 +168,8 @@ def _print_missing(predictions: Predictions) -> None:
     ):
         if missing:
             more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            print(f"{len(missing)} {text}: {', '.join(missing[:_SHOWN])}{more}", file=sys.stderr)
+            named = printable(", ".join(missing[:_SHOWN]))
+            print(f"{len(missing)} {text}: {named}{more}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.printable import printable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -114,7 +115,8 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message} (--help explains)\n")
+        line = printable(f"{self.prog}: error: {message} (--help explains)")
+        self.exit(EXIT_USAGE, f"{line}\n")
 
 
 class _Output:
@@ -222,7 +224,7 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
 
 
 def _fail(prog: str, error: object, code: int) -> int:
-    line = _as_called(" ".join(f"{prog}: error: {error}".split()))
+    line = _as_called(printable(" ".join(f"{prog}: error: {error}".split())))
     with contextlib.suppress(OSError):  # stderr is closed too
         print(line, file=sys.stderr)
     return code

@@ -5,18 +5,21 @@
 
 stdout has what the command found, stderr bars, hints and errors. On a terminal names are bold and
 long rows hang under their text; in a pipe or a file a row is one plain line, and there are no bars.
-`--quiet` leaves files, hints and errors. rich is imported where something is drawn with it: in a
+`--quiet` leaves files, hints and errors. What headers and file names say is shown without control
+characters. rich is imported where something is drawn with it: in a
 pipe nothing is.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from beam_jobs.common.cli import is_quiet
+from beam_jobs.common.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,13 +33,14 @@ _NAMES = 12  # characters of a row's name, the blanks behind it included
 def say(text: str) -> None:
     """Prints a line, at once: whoever reads a pipe sees how far the work is."""
     if not is_quiet():
-        print(text, flush=True)
+        print(printable(text, keep="\n"), flush=True)
 
 
 def row(name: str, text: str) -> None:
     """Prints a row: what it is about, and what there is to say."""
     if is_quiet():
         return
+    name, text = printable(name), printable(text)
     if not sys.stdout.isatty():
         print(f"{name:<{_NAMES - 1}} {text}", flush=True)
         return
@@ -48,6 +52,31 @@ def row(name: str, text: str) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(Text(name), Text(text))
     show(grid)
+
+
+def width() -> int:
+    """Columns that lines have: those of the terminal, of `COLUMNS`, or 100."""
+    return max(shutil.get_terminal_size((100, 24)).columns, 40)
+
+
+def show_lines(lines: Iterable[tuple[str, str]]) -> None:
+    """Prints lines of a listing, which its maker has cut to `width`.
+
+    Args:
+      lines: text, and rich's style of it ("" for none).
+    """
+    if is_quiet():
+        return
+    plain = not sys.stdout.isatty()
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False)
+    for text, style in lines:
+        if plain:
+            print(printable(text))
+        else:
+            console.print(Text(printable(text), style=style), no_wrap=True, crop=True)
 
 
 def show(what: RenderableType, *, width: int | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import posixpath
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
@@ -29,10 +29,12 @@ class Plans:
     Attributes:
       patients: a plan for each patient, in the order of their keys.
       rejections: files that are no image or unowned, each with the owner of its directory.
+      owners: what directories say of the files in them.
     """
 
     patients: tuple[PatientPlan, ...]
     rejections: tuple[tuple[Rejection, DirectoryOwner | None], ...]
+    owners: Mapping[str, DirectoryOwner]
 
 
 def listing_of(root: str, *, name: str) -> files.Listing:
@@ -96,4 +98,5 @@ def plan_patients(
             for key in sorted(headers)
         ),
         rejections=tuple((rejection, owner_of(rejection.paths[0])) for rejection in rejections),
+        owners=owners,
     )

@@ -71,12 +71,14 @@ class PatientPlan:
       key: as `patient_of` gives it.
       series: the series chosen for each modality.
       rows: a row for every series of the patient, the chosen ones first, as "used".
+      firsts: the first image of each row.
       refusal: why nothing can be made of the patient, None when something can.
     """
 
     key: str
     series: dict[str, Series]
     rows: tuple[SeriesRow, ...]
+    firsts: tuple[SliceHeader, ...]
     refusal: tuple[Reason, str] | None
 
 
@@ -143,7 +145,10 @@ def plan_patient(
         _row(key, stack, modality, references, counted, reason, detail)
         for stack, modality, reason, detail in left
     ]
+    firsts = [stack.first for stack in chosen.values()] + [stack.first for stack, *_ in left]
+    by_path = {header.path: header for header in headers} if rejections else {}
     for rejection in rejections:
+        firsts.append(by_path[rejection.paths[0]])
         owner = owner_of(rejection.paths[0])
         rows.append(
             SeriesRow(
@@ -161,7 +166,9 @@ def plan_patient(
         refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in one of its directories"
     elif not chosen:
         refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"
-    return PatientPlan(key=key, series=chosen, rows=tuple(rows), refusal=refusal)
+    return PatientPlan(
+        key=key, series=chosen, rows=tuple(rows), firsts=tuple(firsts), refusal=refusal
+    )
 
 
 def _count(paths: Iterable[str], counted: set[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common import terminal
+from beam_jobs.common.printable import printable
 
 ROOT = Path(__file__).resolve().parents[3]
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -19,6 +20,7 @@ CONTROL = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 WORK = """
 import sys, time
 from beam_jobs.common import terminal
+from beam_jobs.common.printable import printable
 from beam_jobs.common import cli
 def main(argv):
     cli.Parser(prog="python -m some.command", description="d", examples="  none").parse_args(argv)
@@ -42,12 +44,12 @@ def in_a_pipe(*argv: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def on_a_terminal(*argv: str, **environment: str) -> str:
+def on_a_terminal(*argv: str, code: str = WORK, status: int = 0, **environment: str) -> str:
     """All that a terminal of 60 columns gets."""
     master, slave = pty.openpty()
     environment = {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "24", **environment}
     process = subprocess.Popen(
-        [sys.executable, "-c", WORK, *argv],
+        [sys.executable, "-c", code, *argv],
         cwd=ROOT,
         stdin=slave,
         stdout=slave,
@@ -65,7 +67,7 @@ def on_a_terminal(*argv: str, **environment: str) -> str:
             break
         found += data
     os.close(master)
-    assert process.wait() == 0, found.decode()
+    assert process.wait() == status, found.decode()
     return found.decode().replace("\r\n", "\n")
 
 
@@ -90,6 +92,48 @@ def test_no_color_leaves_no_colour() -> None:
     colours = re.compile(r"\x1b\[[0-9;]*3[0-9](?:;[0-9;]*)?m")
     assert colours.search(on_a_terminal())
     assert not colours.search(on_a_terminal(NO_COLOR="1"))
+
+
+HOSTILE = "P\x1b[31m1\x1b]0;title\x07 \u202eevil\r\x9b2J\u2066 caf\u00e9"
+SHOWN = r"P\x1b[31m1\x1b]0;title\x07 \u202eevil\r\x9b2J\u2066 caf\u00e9".replace(
+    r"\u00e9", "\u00e9"
+)
+SAY = f"""
+import sys
+from beam_jobs.common import cli, terminal
+def main(argv):
+    terminal.say({HOSTILE!r})
+    terminal.row({HOSTILE!r}, {HOSTILE!r})
+    terminal.show_lines([({HOSTILE!r}, "bold")])
+    raise cli.UsageError({HOSTILE!r})
+cli.run(main, "python -m some.command")
+"""
+
+
+def test_what_headers_say_moves_no_cursor_and_hides_nothing() -> None:
+    argv = [sys.executable, "-c", SAY]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.count(SHOWN) == 4
+    assert done.stderr == f"python -m some.command: error: {SHOWN.replace(chr(92) + 'r', ' ')}\n"
+    assert all(line.isprintable() for line in done.stdout.split("\n"))
+    own = re.compile(r"\x1b\[[01]m")  # bold, and its end
+    shown = on_a_terminal(code=SAY, status=2, COLUMNS="200")
+    assert shown.count(SHOWN) == 4
+    assert all(line.isprintable() for line in own.sub("", shown).split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("t1_mprage · 256×256 ü 頭部", "t1_mprage · 256×256 ü 頭部"),
+        ("no\xa0break", "no break"),
+        ("a\tb\nc", r"a\tb\nc"),
+        ("\udcff", r"\udcff"),
+        ("[bold]", "[bold]"),
+    ],
+)
+def test_text_that_can_be_seen_stays(text: str, kept: str) -> None:
+    assert printable(text) == kept
 
 
 def test_quiet_leaves_hints_alone() -> None:

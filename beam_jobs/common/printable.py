@@ -1,0 +1,28 @@
+"""Text of headers and file names made fit for a terminal."""
+
+from __future__ import annotations
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""A text in which nothing but what is seen is left: the rest stands in escapes.
+
+    Control characters, escape sequences, marks of writing direction, lone surrogates and unassigned
+    characters could move the cursor, forge lines or hide what stands there.
+
+    Args:
+      text: any.
+      keep: characters to be left as they are.
+
+    >>> printable("T1\x1b[2J\u202e\xa0w")
+    'T1\\x1b[2J\\u202e w'
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter.isprintable() or letter in keep
+        else " "
+        if letter.isspace() and letter not in "\n\r\t\v\f\x1c\x1d\x1e\x1f\x85\u2028\u2029"
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

@@ -1,0 +1,248 @@
+"""What lies in an input, a row for each series, with what its headers call it.
+
+For whoever has the input: rows hold descriptions and paths, and never get into a dataset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from beam_jobs.common.printable import printable
+from beam_jobs.convert.patient_plans import Plans
+from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.core.cohort.layout import DirectoryOwner
+from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
+from beam_jobs.core.cohort.rules import dicom_modality
+from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.reasons import Reason, Rejection, Verdict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SurveyRow:
+    """One row of a survey: a series, or a file that is none.
+
+    Attributes:
+      patient: its id, "" when unknown.
+      series_number: (0020,0011).
+      description, protocol, sequence_name: of SeriesDescription (0008,103E), ProtocolName
+        (0018,1030) and SequenceName (0018,0024), without control characters.
+      dicom_modality: Modality (0008,0060).
+      modality: as recognised, "" when none.
+      verdict, reason, detail: what would become of it; of repetitions, of the best.
+      other_reasons: of the other repetitions and files, joined by ";".
+      plane, obliquity, rows, columns, slices, row_spacing, column_spacing, slice_step: as in
+        series.csv; mm and degrees; None unknown.
+      repetitions: how many volumes of this geometry the series holds.
+      scanning_sequence, image_type: values joined by "\\".
+      echo_time, repetition_time, inversion_time: ms.
+      flip_angle: degrees.
+      b_value: s/mm².
+      field_strength: tesla.
+      contrast_agent: (0018,0010).
+      manufacturer: (0008,0070).
+      files: how many files it stands for, copies and rejected ones included.
+      used: how many of them would be used.
+      copies: how many of them are exact duplicates.
+      rejected: how many of them are rejected.
+      path: a file or directory that stands for it, relative to the input.
+      by_directory: whether a directory's name, not a rule, decides what it is.
+    """
+
+    patient: str
+    series_number: int | None = None
+    description: str = ""
+    protocol: str = ""
+    sequence_name: str = ""
+    dicom_modality: str = ""
+    modality: str = ""
+    verdict: str
+    reason: str
+    detail: str
+    other_reasons: str = ""
+    plane: str = ""
+    obliquity: float | None = None
+    rows: int | None = None
+    columns: int | None = None
+    slices: int | None = None
+    repetitions: int | None = None
+    row_spacing: float | None = None
+    column_spacing: float | None = None
+    slice_step: float | None = None
+    scanning_sequence: str = ""
+    image_type: str = ""
+    echo_time: float | None = None
+    repetition_time: float | None = None
+    inversion_time: float | None = None
+    flip_angle: float | None = None
+    b_value: float | None = None
+    field_strength: float | None = None
+    contrast_agent: str = ""
+    manufacturer: str = ""
+    files: int
+    used: int = 0
+    copies: int = 0
+    rejected: int = 0
+    path: str
+    by_directory: bool = False
+
+    @property
+    def name(self) -> str:
+        """What to call the series: description, else protocol, else sequence name, else ""."""
+        return self.description or self.protocol or self.sequence_name
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it is a series; else files that are no image."""
+        return bool(self.dicom_modality or self.slices or self.name)
+
+
+SURVEY_COLUMNS = tuple(
+    field.name for field in dataclasses.fields(SurveyRow) if field.name != "by_directory"
+)
+
+
+def survey_rows(plans: Plans, tables: TableWriter) -> list[SurveyRow]:
+    """The rows of an input, by patient, series number and description.
+
+    Args:
+      plans: of the input.
+      tables: says how patients and paths are written.
+    """
+    decided = frozenset(
+        directory for directory, owner in plans.owners.items() if owner.modality is not None
+    )
+    rows = [_file_row(rejection, owner, tables) for rejection, owner in plans.rejections]
+    for plan in plans.patients:
+        rows += _patient_rows(plan, tables, decided)
+    return sorted(rows, key=_order)
+
+
+def row_of_files(row: SeriesRow, tables: TableWriter) -> SurveyRow:
+    """The row of files that were never looked into."""
+    return SurveyRow(
+        patient="",
+        verdict=row.verdict,
+        reason=row.reason,
+        detail=row.detail,
+        files=row.files,
+        path=printable(tables.path(row.path)),
+    )
+
+
+def values_of(rows: Iterable[SurveyRow]) -> list[list[Any]]:
+    """The rows' values of `SURVEY_COLUMNS`."""
+    return [[getattr(row, name) for name in SURVEY_COLUMNS] for row in rows]
+
+
+def _order(row: SurveyRow) -> tuple[Any, ...]:
+    number = row.series_number
+    return (
+        *(not row.patient, row.patient, not row.is_series, number is None, number or 0),
+        *(row.name, row.echo_time or 0, row.path),
+    )
+
+
+def _file_row(rejection: Rejection, owner: DirectoryOwner | None, tables: TableWriter) -> SurveyRow:
+    rejected = rejection.verdict is Verdict.REJECTED
+    return SurveyRow(
+        patient=printable(tables.patient(owner.patient)) if owner else "",
+        verdict=rejection.verdict.value,
+        reason=rejection.reason.value,
+        detail=rejection.detail,
+        files=len(rejection.paths),
+        rejected=len(rejection.paths) if rejected else 0,
+        path=printable(tables.path(rejection.paths[0])),
+    )
+
+
+def _patient_rows(
+    plan: PatientPlan, tables: TableWriter, decided: frozenset[str]
+) -> list[SurveyRow]:
+    """A row for each geometry of each series; repetitions, copies and rejects are counted in it."""
+    found: dict[tuple[object, ...], list[tuple[SeriesRow, SliceHeader]]] = {}
+    leftovers: dict[tuple[str, str], list[tuple[SeriesRow, SliceHeader]]] = {}
+    for row, header in zip(plan.rows, plan.firsts, strict=True):
+        if plan.refusal and row.verdict == Verdict.USED.value:
+            row = dataclasses.replace(
+                row,
+                verdict=Verdict.UNUSED.value,
+                reason=Reason.PATIENT_REJECTED.value,
+                detail=f"{plan.refusal[0].value}: {plan.refusal[1]}",
+            )
+        series = (header.study_uid, header.series_uid)
+        if row.slices is None:
+            leftovers.setdefault(series, []).append((row, header))
+        else:
+            key: tuple[object, ...] = (
+                *(*series, row.rows, row.columns, row.slices, row.plane, row.slice_step),
+                *(row.row_spacing, row.column_spacing, header.echo_time, row.modality),
+            )
+            found.setdefault(key, []).append((row, header))
+    rows = []
+    for key, members in found.items():
+        # What is left of the series is counted with the first of its geometries.
+        left = leftovers.pop((str(key[0]), str(key[1])), [])
+        rows.append(_merged(members, left, tables, decided))
+    for left in leftovers.values():
+        by_reason = itertools.groupby(
+            sorted(left, key=lambda item: item[0].reason), key=lambda item: item[0].reason
+        )
+        rows += [_merged(list(members), [], tables, decided) for _, members in by_reason]
+    return rows
+
+
+def _merged(
+    members: list[tuple[SeriesRow, SliceHeader]],
+    left: list[tuple[SeriesRow, SliceHeader]],
+    tables: TableWriter,
+    decided: frozenset[str],
+) -> SurveyRow:
+    order = [verdict.value for verdict in Verdict]
+    best, header = min(members, key=lambda item: order.index(item[0].verdict))
+    every = [row for row, _ in members + left]
+    others = sorted({row.reason for row in every} - {"", best.reason})
+
+    def files(column: str, value: str) -> int:
+        return sum(row.files for row in every if getattr(row, column) == value)
+
+    return SurveyRow(
+        patient=printable(tables.patient(best.patient)),
+        series_number=header.series_number,
+        description=printable(header.series_description),
+        protocol=printable(header.protocol_name),
+        sequence_name=printable(header.sequence_name),
+        dicom_modality=printable(dicom_modality(header)),
+        modality=best.modality,
+        verdict=best.verdict,
+        reason=best.reason,
+        detail=best.detail,
+        other_reasons=";".join(others),
+        plane=best.plane,
+        obliquity=best.obliquity,
+        rows=best.rows,
+        columns=best.columns,
+        slices=best.slices,
+        repetitions=len(members) if best.slices is not None else None,
+        row_spacing=best.row_spacing,
+        column_spacing=best.column_spacing,
+        slice_step=best.slice_step,
+        scanning_sequence=printable("\\".join(header.scanning_sequence)),
+        image_type=printable("\\".join(header.image_type)),
+        echo_time=header.echo_time,
+        repetition_time=header.repetition_time,
+        inversion_time=header.inversion_time,
+        flip_angle=header.flip_angle,
+        b_value=header.b_value,
+        field_strength=header.field_strength,
+        contrast_agent=printable(header.contrast_agent),
+        manufacturer=printable(header.manufacturer),
+        files=sum(row.files for row in every),
+        used=files("verdict", Verdict.USED.value),
+        copies=files("reason", Reason.EXACT_DUPLICATE.value),
+        rejected=files("verdict", Verdict.REJECTED.value),
+        path=printable(tables.path(best.path)),
+        by_directory=best.path.rpartition("/")[0] in decided,
+    )

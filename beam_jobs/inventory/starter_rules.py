@@ -1,0 +1,102 @@
+"""A file of series rules to begin with: one for each kind of series that no rule knows."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from beam_jobs.core.reasons import Reason
+from beam_jobs.inventory.rows import SurveyRow
+
+_TIMES = ("echo_time", "repetition_time", "inversion_time")
+
+
+def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
+    """A rule for each kind of series that no rule knows, the most frequent first.
+
+    Each says "no modality" and so changes nothing until it is edited; its comment tells of what it
+    was made. Numbers of three digits and more stand for any number: they count series, or name
+    people and days. Series whose directory decides what they are get none: no rule could.
+
+    Args:
+      rows: of a survey.
+    """
+    unknown = Reason.UNKNOWN_MODALITY.value
+    known = {
+        text
+        for row in rows
+        if row.modality and not row.by_directory
+        for text in (row.description, row.protocol, row.sequence_name)
+    }
+
+    @functools.cache
+    def pattern_of(name: str) -> tuple[str, bool]:
+        """A pattern of a series' name, and whether it finds a known series, too."""
+        for pattern in (re.sub(r"\d{3,}", r"\\d+", _escaped(name)), _escaped(name)):
+            search = re.compile(f"^{pattern}$", re.IGNORECASE).search
+            if not any(map(search, known)):
+                return f"^{pattern}$", False
+        return f"^{_escaped(name)}$", True
+
+    kinds: dict[str, list[SurveyRow]] = {}
+    for row in rows:
+        if row.reason == unknown and not row.by_directory and row.dicom_modality:
+            rule: dict[str, Any] = {"dicom_modality": row.dicom_modality}
+            if row.name:
+                rule["text"], ambiguous = pattern_of(row.name)
+            if not row.name or ambiguous:
+                rule |= _acquisition(row)
+            if len(rule) > 1:  # it says more than that the series is MR
+                kinds.setdefault(json.dumps(rule), []).append(row)
+    ordered = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
+    return [
+        {"modality": None, **json.loads(rule), "comment": _comment(members)}
+        for rule, members in ordered
+    ]
+
+
+def to_json(rules: Sequence[dict[str, Any]]) -> str:
+    """The rules as a file, one a line."""
+    lines = ",\n".join(f"  {json.dumps(rule, ensure_ascii=False)}" for rule in rules)
+    return f"[\n{lines}\n]\n" if rules else "[]\n"
+
+
+def _acquisition(row: SurveyRow) -> dict[str, Any]:
+    """Conditions that the series' sequence and times meet, and few others."""
+    rule: dict[str, Any] = {}
+    if row.scanning_sequence:
+        rule["scanning_sequence"] = f"^{_escaped(row.scanning_sequence)}$"
+    for name in _TIMES:
+        value = getattr(row, name)
+        if value:
+            rule[name] = [round(0.95 * value, 2), round(1.05 * value, 2)]
+    return rule
+
+
+def _escaped(text: str) -> str:
+    """The text as a regular expression; blanks and hyphens stay readable."""
+    return re.sub(r"[\\.*+?^$()\[\]{}|]", lambda found: f"\\{found[0]}", text)
+
+
+def _comment(rows: Sequence[SurveyRow]) -> str:
+    """How many there are, and what the first of them looks like."""
+    first = rows[0]
+    times = (
+        f"{name} {getattr(first, field):g}"
+        for name, field in (
+            *(("TE", "echo_time"), ("TR", "repetition_time"), ("TI", "inversion_time")),
+            ("flip angle", "flip_angle"),
+        )
+        if getattr(first, field) is not None
+    )
+    patients = len({row.patient for row in rows})
+    parts = (
+        f"{len(rows)} series of {patients} patient{'' if patients == 1 else 's'}",
+        f"{first.plane} {first.rows}×{first.columns}×{first.slices}" if first.slices else "",
+        " ".join(times),
+        first.sequence_name if first.sequence_name != first.name else "",
+    )
+    return ", ".join(filter(None, parts))

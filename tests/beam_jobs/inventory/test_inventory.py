@@ -1,0 +1,246 @@
+"""A survey tells what lies in an input, in lines that fit and cannot harm a terminal."""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pydicom
+import pytest
+from rich.cells import cell_len
+
+from beam_jobs import survey
+from beam_jobs.common.files import interface as files
+from beam_jobs.convert.series_table import SERIES_COLUMNS
+from beam_jobs.core.cohort.rules import read_rules_file
+from beam_jobs.inventory.listing import kinds, listing
+from beam_jobs.inventory.rows import SurveyRow
+from beam_jobs.inventory.starter_rules import starter_rules, to_json
+from beam_jobs.phantoms.series import SeriesSpec, write_series
+
+ROOT = Path(__file__).resolve().parents[3]
+HOSTILE = "T1 \x1b]0;owned\x07\x1b[2J \u202eevil\u200b\x9b31m [bold]x[/bold]"
+
+
+def write(folder, uid, number=1, patient="P1", slices=4, **header):
+    """A series of one UID; `header` is of every file."""
+    spec = SeriesSpec(modality="X", rows=8, columns=8, slices=slices)
+    paths = write_series(spec, folder, lambda xyz: xyz[..., 0] ** 2 + number, patient_id=patient)
+    for path in paths.paths:
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 192"
+        dataset.SeriesInstanceUID, dataset.SeriesNumber = f"1.2.{uid}", number
+        dataset.SOPInstanceUID = (
+            f"1.2.{uid}.{dataset.InstanceNumber}.{header.get('AcquisitionNumber', 0)}"
+        )
+        dataset.SeriesDescription = ""
+        for keyword, value in header.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
+    return paths.paths
+
+
+def rows_of(root, rules=()):
+    return survey.survey(
+        files.entries(root), ("FLAIR", "T1w", "T1wCE", "T2w"), rules, root=str(root)
+    )
+
+
+@pytest.fixture
+def heap(tmp_path):
+    root = tmp_path / "heap"
+    paths = write(
+        root / "a", 1, 2, SeriesDescription="t1_mprage", ProtocolName="t1_mprage_sag",
+        SequenceName="*tfl3d1_16ns", EchoTime="2.9", RepetitionTime="2300", InversionTime="900",
+    )  # fmt: skip
+    for number, path in enumerate(paths[:3]):
+        shutil.copy(path, root / f"copy-{number}.dcm")
+    for time in range(3):
+        write(root / f"b{time}", 2, 3, SeriesDescription="dyn 1001", AcquisitionNumber=time)
+    write(root / "c", 3, 4, SeriesDescription="Ganz Kopf 4711", Modality="CT")
+    write(root / "d", 4, 1, patient="P2", SeriesDescription="localizer", slices=1)
+    (root / "notes.txt").write_text("hello")
+    return root
+
+
+def test_a_series_is_one_row_with_its_repetitions_and_copies(heap):
+    rows = rows_of(heap)
+    assert [(row.patient, row.series_number, row.name) for row in rows] == [
+        ("P1", 2, "t1_mprage"), ("P1", 3, "dyn 1001"), ("P1", 4, "Ganz Kopf 4711"),
+        ("P2", 1, "localizer"), ("", None, ""),
+    ]  # fmt: skip
+    first, repeated, ct, alone, text = rows
+    assert (first.files, first.used, first.copies, first.rejected) == (7, 4, 3, 0)
+    assert (first.repetitions, first.other_reasons) == (1, "exact_duplicate")
+    assert (first.protocol, first.sequence_name) == ("t1_mprage_sag", "*tfl3d1_16ns")
+    assert (repeated.files, repeated.repetitions, repeated.slices) == (12, 3, 4)
+    assert (ct.dicom_modality, ct.reason) == ("CT", "unknown_modality")
+    assert ct.detail == "Modality (0008,0060) is CT, not MR"
+    assert (alone.reason, alone.rejected) == ("too_few_slices", 1)
+    assert (text.reason, text.path) == ("not_dicom", "notes.txt")
+    assert sum(row.files for row in rows) == 7 + 12 + 4 + 1 + 1
+
+
+def test_table_and_csv_name_the_series(heap, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    survey.main([str(heap), "--output", str(tmp_path / "s.csv")])
+    shown = capsys.readouterr().out
+    for text in ("t1_mprage", "t1_mprage_sag", "*tfl3d1_16ns", "CT", "a/Image-1.dcm", "×3"):
+        assert text in shown
+    assert "patient P1 · 3 series · 23 files" in shown
+    assert "files       25 = 4 used + 19 unused by rule + 2 rejected" in shown
+    (row,) = [
+        row
+        for row in csv.DictReader((tmp_path / "s.csv").open())
+        if row["description"] == "t1_mprage"
+    ]
+    assert (row["series_number"], row["dicom_modality"], row["copies"]) == ("2", "MR", "3")
+    assert (row["echo_time"], row["inversion_time"], row["verdict"]) == ("2.9", "900.0", "used")
+
+
+def test_what_a_survey_calls_series_is_no_column_of_a_dataset():
+    texts = {"description", "protocol", "sequence_name", "contrast_agent", "manufacturer"}
+    assert not texts & set(SERIES_COLUMNS)
+
+
+def test_patient_that_the_conversion_refuses_is_not_used(tmp_path):
+    for number, patient in enumerate("AB"):
+        for path in write(tmp_path / patient, number, patient=patient):
+            (tmp_path / "5" / "T1w").mkdir(parents=True, exist_ok=True)
+            path.rename(tmp_path / "5" / "T1w" / f"{patient}-{path.name}")
+    rows = [row for row in rows_of(tmp_path) if row.modality]
+    assert {(row.verdict, row.reason) for row in rows} >= {("unused", "patient_rejected")}
+    assert not sum(row.used for row in rows)
+
+
+def many(count):
+    row = SurveyRow(
+        patient="", series_number=7, description="頭部 " * 9, protocol="p" * 70,
+        dicom_modality="MR",
+        sequence_name="*tse", verdict="unused", reason="other_candidate_preferred", detail="",
+        plane="axial", obliquity=12.0, rows=256, columns=256, slices=40, repetitions=12, files=9,
+        path="a/" * 40 + "Image-1.dcm", row_spacing=0.9, column_spacing=0.9, slice_step=3.0,
+    )  # fmt: skip
+    for number in range(count):
+        yield dataclasses.replace(
+            row, patient=f"{number // 4:04}", series_number=10**number % 10**9
+        )
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 149, 150, 200])
+def test_no_line_is_wider_than_the_terminal(width):
+    lines = list(listing(list(many(40)), width, 100))
+    assert len(lines) == 1 + 10 + 40 * (1 if width >= 150 else 2)
+    assert all(cell_len(line.text) <= width for line in lines)
+    series = [line.text for line in lines if "頭部" in line.text]
+    assert all("…" in line for line in series if width <= 80)
+    assert all("Image-1.dcm" in line.text for line in lines if "a/a" in line.text)
+
+
+def test_thousands_of_series_end_in_a_line_that_says_where_the_rest_is():
+    lines = [line.text for line in listing(list(many(8000)), 80, 100)]
+    assert len(lines) < 300
+    assert lines[-1] == "… 7,900 more series of 1,975 patients; --output FILE has every row"
+    one = [dataclasses.replace(row, patient="1") for row in many(1000)]
+    lines = [line.text for line in listing(one, 80, 100)]
+    assert lines[-1] == "  … 800 more series of this patient; --output FILE has every row"
+
+
+def test_unknown_kinds_are_counted_by_name():
+    rows = [
+        dataclasses.replace(row, reason="unknown_modality", description=name)
+        for row, name in zip(many(4), ["dwi", "loc", "dwi", "x"], strict=True)
+    ]
+    assert kinds(rows, most=2) == ["dwi 2", "loc 1", "1 other kinds"]
+
+
+# Rules to begin with.
+
+
+def test_starter_rules_change_nothing_until_they_are_edited(heap, tmp_path, capsys):
+    path = tmp_path / "rules.json"
+    survey.main([str(heap), "--write_rules", str(path)])
+    assert f"rules       {path}: 2, each for no modality" in capsys.readouterr().out
+    rules = read_rules_file(str(path))
+    assert rows_of(heap, rules) == rows_of(heap)
+    data = json.loads(path.read_text())
+    assert [rule["text"] for rule in data] == [r"^Ganz Kopf \d+$", r"^dyn \d+$"]
+    assert data[1]["comment"].startswith("1 series of 1 patient, axial 8×8×4, TE 10")
+    data[1]["modality"] = "T2w"
+    path.write_text(json.dumps(data))
+    rows = rows_of(heap, read_rules_file(str(path)))
+    assert [row.name for row in rows if row.modality == "T2w"] == ["dyn 1001"]
+
+
+def test_starter_rule_of_a_name_that_known_series_have_is_told_by_its_times(tmp_path):
+    write(
+        tmp_path / "heap" / "a",
+        1,
+        SeriesDescription="Series 301",
+        EchoTime="10",
+        RepetitionTime="500",
+    )
+    write(
+        tmp_path / "heap" / "b",
+        2,
+        SeriesDescription="Series 302",
+        EchoTime="40",
+        RepetitionTime="500",
+    )
+    write(
+        tmp_path / "heap" / "c",
+        3,
+        SeriesDescription="series 301",
+        EchoTime="40",
+        RepetitionTime="500",
+    )
+    heap = tmp_path / "heap"
+    rows = rows_of(heap)
+    found = {rule["text"]: rule.get("echo_time") for rule in starter_rules(rows)}
+    assert found == {"^Series 302$": None, "^series 301$": [38.0, 42.0]}
+    (tmp_path / "rules.json").write_text(to_json(starter_rules(rows)))
+    assert rows_of(heap, read_rules_file(str(tmp_path / "rules.json"))) == rows
+
+
+def test_no_starter_rules_where_directories_decide(tmp_path, capsys):
+    write(tmp_path / "5" / "T1w", 1)
+    write(tmp_path / "5" / "other", 2, SeriesDescription="SWI")
+    survey.main([str(tmp_path), "--write_rules", str(tmp_path / "rules.json")])
+    assert (tmp_path / "rules.json").read_text() == "[]\n"
+    assert "directories decide" in capsys.readouterr().out
+
+
+# Whatever headers say, a terminal shows it and obeys none of it.
+
+
+def test_control_characters_reach_no_terminal(tmp_path):
+    root = tmp_path / "heap"
+    write(
+        root / "a\x1b[31m", 1, SeriesDescription=HOSTILE, ProtocolName=f"p{HOSTILE}",
+        SequenceName=f"s{HOSTILE}"[:16], PatientID=f"{HOSTILE}\nfiles 0 = 0", Modality="M\x1bR",
+    )  # fmt: skip
+    (root / "b\x1b[2J\r\u2066.txt").write_text("x")
+    argv = [
+        sys.executable,
+        "-m",
+        "beam_jobs.survey",
+        str(root),
+        "--output",
+        str(tmp_path / "s.csv"),
+    ]
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert all(line.isprintable() for line in done.stdout.split("\n"))
+    assert r"T1 \x1b]0;owned\x07\x1b[2J \u202eevil\u200b\x9b31m [bold]x[/bold]" in done.stdout
+    assert done.stdout.count("\nfiles ") == 1
+    assert all(line.isprintable() for line in (tmp_path / "s.csv").read_text().split("\n"))
