@@ -5,7 +5,8 @@
 
 Case n of a seed is always the same. A mutated file takes the place of one slice of a sound series
 or, three times in ten, all slices are mutated alike; the stack, and the file alone, then go through
-index, assembly, volume and prepared case.
+index, assembly, volume and prepared case. Every other case comes after its sound series, of which
+the reader then knows what the files have in common.
 
 A case fails when the reader raises anything but `RejectedError`, warns, dies, takes more than
 1 s of processor time, loses the file from its accounting, allocates beyond its allowance, or uses

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from beam_jobs.core.dicom import headers
+from beam_jobs.core.dicom.alike import Recent
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
 from beam_jobs.core.preprocess import PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import RejectedError, Rejection
@@ -83,19 +85,19 @@ class Bench:
         self.values: Images = {}
         self.sample_bytes: list[int] = []
         for number, base in enumerate(self.bases):
-            headers = []
+            images = []
             for place, data in enumerate(base.files):
                 path = directory / f"{number}-{place}.dcm"
                 path.write_bytes(data)
                 found, rejected = index_files([str(path)])
                 assert not rejected, (base.name, rejected)
-                headers.append(found)
-            self.headers.append(headers)
-            (series,), rejected = assemble(header for found in headers for header in found)
+                images.append(found)
+            self.headers.append(images)
+            (series,), rejected = assemble(header for found in images for header in found)
             assert not rejected, (base.name, rejected)
             values = image_values(series)
             self.values |= values
-            first = headers[0][0]
+            first = images[0][0]
             samples = sum(each.size for each in values.values()) * (first.bits_allocated or 0) // 8
             self.sample_bytes.append(0 if first.is_native else samples)
 
@@ -120,6 +122,11 @@ class Bench:
         number, mutated, label = self.draw(seed, index)
         outcome = Outcome(index=index, label=label)
         base, samples = self.bases[number], self.sample_bytes[number]
+        headers._recent = Recent()
+        if index % 2:
+            headers.index_files(
+                self.directory / f"{number}-{n}.dcm" for n in range(len(base.files))
+            )
         paths = []
         for place, data in mutated.items():
             path = self.directory / f"case-{index}-{place}.dcm"
@@ -185,8 +192,8 @@ def read(
     paths: Sequence[str], siblings: Sequence[SliceHeader]
 ) -> tuple[list[str], list[tuple[Series, Volume]]]:
     """Verdicts on mutated files, "used" first, and the volumes that hold any of them."""
-    headers, rejections = index_files(paths)
-    stacks, refused = assemble([*headers, *siblings])
+    found, rejections = index_files(paths)
+    stacks, refused = assemble([*found, *siblings])
     rejections += refused
     volumes = []
     for stack in stacks:
