@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from beam_jobs.common.files.interface import ByteSource
 from beam_jobs.core.dicom import header_walk
 from beam_jobs.core.dicom.fields import (
+    CHARACTER_SET,
     CREATORS,
     PARSE,
     PRIVATE_NAMES,
@@ -31,14 +32,15 @@ _SLOTS = {name: slot for slot, name in enumerate(SliceHeader._fields)}
 _FIELDS = len(_SLOTS)
 _PATH, _SIZE, _MODIFIED = _SLOTS["path"], _SLOTS["file_size"], _SLOTS["modified"]
 _OFFSET, _LENGTH = _SLOTS["pixel_offset"], _SLOTS["pixel_length"]
-_DECIDING = CREATORS | {0x00020010}  # private creators, and the transfer syntax
+# How others are read: private creators, the transfer syntax, the character set.
+_DECIDING = CREATORS | {0x00020010, CHARACTER_SET}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 # Longer values that nobody wants are jumped over, not compared.
 _LONG_RUN = 512
 _MOST_ELEMENTS = 4096
 _MOST_READ_AT_ONCE = 1 << 15
-_KEPT = 8
+_KEPT = 16
 
 # (bytes that must stand here, their number with that of the length field behind them, bytes of the
 # length field, slot of the value, its parser). Where the length field has none, the file meta
@@ -276,7 +278,7 @@ class Recent(threading.local):
     ) -> None:
         pairs = zip(anatomy.contents, other.contents, strict=True)
         differing = {index for index, (one, two) in enumerate(pairs) if one is None or one != two}
-        # What decides how other elements are read has to stay.
+        # What decides how others are read has to stay.
         if any(anatomy.tags[index] in _DECIDING for index in differing):
             return
         likeness = Likeness(header, walk, anatomy, known | differing)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 import struct
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset
 
 
 def _text(value: bytes) -> str:
+    if b"\x1b" in value:  # an escape to another character set (PS3.5 6.1.2.5)
+        raise UnicodeDecodeError("ascii", value, 0, len(value), "escape sequence")
     return value.decode("ascii").strip(" \0")
 
 
@@ -133,6 +138,35 @@ FIELDS: dict[int, tuple[str, str]] = {
     0x00281053: ("slope", "decimal"),
 }
 PARSE = {tag: (name, _PARSERS[kind]) for tag, (name, kind) in FIELDS.items()}
+
+
+CHARACTER_SET = 0x00080005
+# Text that may be of another character set than ASCII (LO and SH, PS3.5 6.1.2.3).
+_LOCAL_TEXT = frozenset((0x00080070, 0x0008103E, 0x00100020, 0x00180010, 0x00180024, 0x00181030))
+
+
+def local_text(tag: int, values: dict[int, bytes]) -> str:
+    """Text that is not ASCII, as pydicom decodes it.
+
+    Args:
+      tag: of the text.
+      values: the text and, where there is one, the Specific Character Set, by tag.
+
+    Raises:
+      ValueError: what is no text of its character set, or must be ASCII.
+    """
+    if tag not in _LOCAL_TEXT:
+        raise ValueError("not ASCII")
+    stored = b"".join(
+        struct.pack("<HHL", each >> 16, each & 0xFFFF, len(values[each])) + values[each]
+        for each in (CHARACTER_SET, tag)
+        if each in values
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = read_dataset(io.BytesIO(stored), is_implicit_VR=True, is_little_endian=True)
+        text: str = pydicom_value(dataset, tag, "text")
+    return text
 
 
 class PrivateField(NamedTuple):

@@ -32,6 +32,7 @@ _LONG_LENGTH = struct.Struct("<L")
 _LONG_VRS = frozenset(
     (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UN", b"UT", b"UC", b"UR", b"SV", b"UV")
 )
+_PIXEL_VRS = frozenset((b"OB", b"OW"))
 _SEQUENCE_VRS = frozenset((b"SQ", b"UN"))
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 
@@ -271,7 +272,8 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
             sequence = True
         else:
             vr = buffer[start + 4 : start + 6]
-            sequence = vr in _SEQUENCE_VRS
+            # An icon's pixels may be compressed; fragments are items of known length.
+            sequence = vr in _SEQUENCE_VRS or (group == 0x7FE0 and vr in _PIXEL_VRS)
             if vr in _LONG_VRS:
                 (length,) = _LONG_LENGTH.unpack_from(buffer, start + 8)
                 position += 12

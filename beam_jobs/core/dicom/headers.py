@@ -19,10 +19,12 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import header_walk, mosaics
 from beam_jobs.core.dicom.alike import Recent
 from beam_jobs.core.dicom.fields import (
+    CHARACTER_SET,
     CREATORS,
     FIELDS,
     PARSE,
     fill,
+    local_text,
     private_values,
     pydicom_private,
     pydicom_value,
@@ -64,7 +66,7 @@ _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
 _recent = Recent()
-_WANTED = frozenset(FIELDS) | CREATORS
+_WANTED = frozenset(FIELDS) | CREATORS | {CHARACTER_SET}
 # Values of ImageType that say: a whole volume in one image (Siemens, UIH).
 _TILED = frozenset({"MOSAIC", "VFRAME"})
 
@@ -144,11 +146,14 @@ def _read_plain(path: str, source: files.ByteSource) -> list[SliceHeader]:
         for tag, value in walked.values.items():
             if tag in PARSE:
                 name, parse = PARSE[tag]
-                values[name] = parse(value)
-            else:
+                try:
+                    values[name] = parse(value)
+                except UnicodeDecodeError:
+                    values[name] = local_text(tag, walked.values)
+            elif tag in walked.private:
                 private.append((walked.private[tag], value))
         fill(values, private_values(private))
-    except (header_walk.HandOver, ValueError):  # ValueError: not ASCII, or a malformed number
+    except (header_walk.HandOver, ValueError):  # ValueError: a malformed number
         return []
     if values.get("frames", 1) not in (None, 1):
         return []

@@ -53,6 +53,10 @@ def frame_fields(dataset: Dataset, count: int, path: str) -> list[dict[str, Any]
                 f"frame {index} has no ImagePositionPatient (0020,0032) of its own",
                 path=path,
             )
+        directions = macro("MRDiffusionSequence").get("DiffusionGradientDirectionSequence")
+        if directions and _DIRECTION in directions[0]:
+            name, kind = FIELDS[_DIRECTION]
+            changes[name] = pydicom_value(directions[0], _DIRECTION, kind)
         values = macro("FrameContentSequence").get("DimensionIndexValues")
         if values is not None and repeating:
             many = list(values) if isinstance(values, Sequence) else [values]
@@ -70,6 +74,8 @@ def _dimensions_but_position(dataset: Dataset) -> list[int]:
         if item.get("DimensionIndexPointer") not in places
     ]
 
+
+_DIRECTION = 0x00189089  # DiffusionGradientOrientation
 
 # (functional group, keyword, field, tag): PS3.3 C.7.6.16.2 and the MR macros of C.8.13.5.
 _FRAME_FIELDS = tuple(

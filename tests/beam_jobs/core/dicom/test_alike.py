@@ -134,3 +134,17 @@ def test_a_creator_that_changes_is_never_assumed(tmp_path, monkeypatch):
         dataset.save_as(path)
     found = [read(path)[0].b_value for path in paths]
     assert found == [1000.0 if number % 2 else None for number in range(8)]
+
+
+def test_the_same_bytes_in_another_character_set_are_another_text(tmp_path, walks, monkeypatch):
+    paths = series(tmp_path, slices=12)
+    for number, path in enumerate(paths):
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 100" if number < 8 else "ISO_IR 101"
+        dataset.save_as(path)
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"T1", b"\xa3\xa3"))
+    found = [read(path) for path in paths]
+    assert found == [read_anew(path, monkeypatch) for path in paths]
+    assert len({header.series_description for (header,) in found}) == 2
+    assert len(walks) < 8 + len(paths)  # the first 8 are alike

@@ -128,6 +128,48 @@ def test_a_modality_lut_at_the_top_is_noticed(tmp_path, implicit):
     assert parsed.has_modality_lut
 
 
+@pytest.mark.parametrize("implicit", [False, True])
+def test_an_icon_of_compressed_pixels_is_passed(tmp_path, implicit):
+    rows = element(0x00280010, "US", b"\x40\0", implicit=implicit)
+    fragments = item(b"", defined=True), item(b"\xff\xd8\xff\xd9", defined=True)
+    pixels = sequence(0x7FE00010, *fragments, vr="OB", implicit=implicit)
+    icon = sequence(0x00880200, item(rows + pixels), implicit=implicit)
+    walked, parsed = both(tmp_path, dicom({0x00880200: icon}, implicit=implicit))
+    assert walked == parsed
+    assert walked.rows == 4
+
+
+CHARACTER_SETS = {
+    b"ISO_IR 100": "Sch\xe4del".encode("latin-1"),
+    b"ISO_IR 192": "头部 T1 ".encode(),
+    b"GB18030 ": "头部 T1".encode("gb18030"),
+    b"\\ISO 2022 IR 87": b"T1 \x1b$B$3$s\x1b(B ",
+    b"nonsense": b"Sch\xe4del",
+    b"": b"Sch\xe4del",
+}
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("character_set", CHARACTER_SETS)
+def test_text_is_of_its_files_character_set(tmp_path, character_set, implicit):
+    text = CHARACTER_SETS[character_set]
+    text += b" " * (len(text) % 2)
+    extra = {
+        0x00080005: element(0x00080005, "CS", character_set, implicit=implicit),
+        0x0008103E: element(0x0008103E, "LO", text, implicit=implicit),
+        0x00181030: element(0x00181030, "LO", b"\\".join([text, text]), implicit=implicit),
+    }
+    for present in (extra, {tag: extra[tag] for tag in (0x0008103E, 0x00181030)}):
+        walked, parsed = both(tmp_path, dicom(present, implicit=implicit))
+        assert walked == parsed
+        assert walked.series_description
+
+
+def test_codes_that_are_not_ascii_are_left_to_pydicom(tmp_path):
+    walked, _ = both(tmp_path, dicom({0x00080060: element(0x00080060, "CS", b"M\xe4")}))
+    assert walked is None
+
+
 UNSOUND = {
     "delimiter with a length": sequence(0x00400275, item(b""))[:-4] + b"\2\0\0\0",
     "item's end with a length": element(

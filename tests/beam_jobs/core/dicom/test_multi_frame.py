@@ -118,6 +118,12 @@ def counted(k, t):
 
 
 # Macros of the frame at place k of repetition t.
+def direction(orientation):
+    item = Dataset()
+    item.DiffusionGradientOrientation = orientation
+    return item
+
+
 KINDS = {
     "echoes": lambda k, t: {
         "MREchoSequence": {"EffectiveEchoTime": [10.0, 90.0][t]},
@@ -139,6 +145,12 @@ KINDS = {
         "MRImageFrameTypeSequence": {"FrameType": ["ORIGINAL", "PRIMARY", "VOLUME", "RI"[t]]}
     },
     "b values": lambda k, t: {"MRDiffusionSequence": {"DiffusionBValue": [0.0, 1000.0][t]}},
+    "directions": lambda k, t: {
+        "MRDiffusionSequence": {
+            "DiffusionBValue": 1000.0,
+            "DiffusionGradientDirectionSequence": [direction([1.0, 0.0, float(t)])],
+        }
+    },
     "stack ids": lambda k, t: {"FrameContentSequence": {"StackID": str(t + 1)}},
     "acquisition numbers": lambda k, t: {"FrameContentSequence": {"FrameAcquisitionNumber": t + 1}},
     "dimension index values": lambda k, t: {

@@ -476,7 +476,7 @@ def test_compressed_file_cut_short_is_refused(tmp_path, syntax):
 
 
 def test_jpeg_of_32_bits_allocated_is_refused_where_gdcm_would_end_the_process(tmp_path):
-    dataset = pydicom.dcmread(get_testdata_file("JPEG-lossy.dcm"))
+    dataset = pydicom.dcmread(str(get_testdata_file("JPEG-lossy.dcm")))
     dataset.BitsAllocated = 32
     dataset.save_as(tmp_path / "wide.dcm")
     found, _ = index_files([tmp_path / "wide.dcm"])
