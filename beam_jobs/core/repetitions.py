@@ -35,6 +35,7 @@ Left = tuple[Sequence[SliceHeader], Reason, str]
 # is a repetition where it holds one volume. Times come last: of slices acquired one after another
 # they say little.
 _ELEMENTS = (
+    "temporal_position",
     "acquisition_number",
     "volume_index",
     "path",
@@ -258,16 +259,19 @@ def _judged(parts: list[Part], places: int) -> Repetitions:
         # Crumbs: what parts the images so finely is no repetition.
         return Repetitions(places=places, mixed=[list(itertools.chain(*parts))])
     return Repetitions(
-        places=len(required), whole=sorted(whole, key=_start), incomplete=incomplete, mixed=mixed
+        places=len(required),
+        whole=sorted(whole, key=lambda part: start_of([header for header, _ in part])),
+        incomplete=incomplete,
+        mixed=mixed,
     )
 
 
-def _start(part: Part) -> tuple[Any, ...]:
-    """When a repetition began, as far as it is known."""
-    headers = [header for header, _ in part]
+def start_of(headers: Sequence[SliceHeader]) -> tuple[Any, ...]:
+    """When a volume began, to sort by: its time, else whatever counts, else where it is stored."""
     numbers = [header.instance_number for header in headers if header.instance_number is not None]
     return (
         min(header.acquisition_time for header in headers),
+        min(header.temporal_position or 0 for header in headers),
         min(numbers, default=0),
         min(header.acquisition_number or 0 for header in headers),
         min(header.trigger_time or 0.0 for header in headers),

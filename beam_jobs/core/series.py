@@ -21,7 +21,7 @@ from beam_jobs.core.dicom.duplicates import Fingerprints, collapse, name_of
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.repetitions import Left, Part, left_of_copies, repetitions_of
+from beam_jobs.core.repetitions import Left, Part, left_of_copies, repetitions_of, start_of
 from beam_jobs.core.stacks import kind_of, split_stacks
 
 # Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
@@ -82,10 +82,9 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
       headers: what `index_files` found.
 
     Returns:
-      The series (sorted by series UID, then by path, repetitions of one stack by time) and a
-      rejection for every file left out, be it by rule (localizer, derived image, exact duplicate)
-      or for a fault. Every file stands in exactly one of them, unless it holds several stacks or
-      repetitions.
+      The series (sorted by series UID, then by time as far as it is known) and a rejection for
+      every file left out, be it by rule (localizer, derived image, exact duplicate) or for a fault.
+      Every file stands in exactly one of them, unless it holds several stacks or repetitions.
     """
     groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
     for header in headers:
@@ -95,28 +94,28 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
     for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
         # Input order must not matter: ties below are broken by path and frame.
         members.sort(key=lambda header: (header.path, header.frame))
-        stacks: list[list[Series]] = []
+        found: list[Series] = []
+        # Stacks left out for one reason are one rejection: two hundred mosaics stored twice.
+        unused: dict[tuple[Reason, str], list[SliceHeader]] = defaultdict(list)
         for stack in split_stacks(members):
             volumes, left = _volumes(stack)
-            if volumes:
-                stacks.append(volumes)
-            rejections += [
-                Rejection(
-                    paths=group_paths(images), reason=reason, detail=detail, series_uid=series_uid
-                )
-                for images, reason, detail in left
-            ]
-        stacks.sort(key=lambda stack: (stack[0].first.temporal_position or 0, _first_path(stack)))
-        series += [volume for volumes in stacks for volume in volumes]
+            found += volumes
+            for images, reason, detail in left:
+                unused[reason, detail] += images
+        if len(found) > 1:
+            found.sort(key=lambda volume: start_of(volume.headers))
+        series += found
+        rejections += [
+            Rejection(
+                paths=group_paths(images), reason=reason, detail=detail, series_uid=series_uid
+            )
+            for (reason, detail), images in unused.items()
+        ]
     return series, rejections
 
 
-def _first_path(volumes: Sequence[Series]) -> str:
-    return min(volume.first.path for volume in volumes)
-
-
 def _volumes(stack: list[SliceHeader]) -> tuple[list[Series], list[Left]]:
-    """The series of one stack, the earliest repetition first, and what is left of it."""
+    """The series of one stack, and what is left of it."""
     kind = kind_of(stack[0])
     if kind == "localizer":
         return [], [(stack, Reason.LOCALIZER, "ImageType (0008,0008) says localizer")]

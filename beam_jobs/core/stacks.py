@@ -35,9 +35,10 @@ def split_stacks(headers: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
             header.echo_number,
             None if header.echo_time is None else round(header.echo_time, 3),
             _complex_component(header.complex_component, header.image_type),
-            header.temporal_position,
             header.b_value,
             header.stack_id,
+            # A mosaic is a whole volume; where the scanner follows the head, each lies elsewhere.
+            header.sop_uid if header.tiles else "",
             kind_of(header),
         )
         stacks[key].append(header)

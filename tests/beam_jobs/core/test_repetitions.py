@@ -165,6 +165,10 @@ def test_philips_dynamics_with_temporal_positions_are_those_of_dcm2niix(tmp_path
 
 INCOMPLETE: dict[str, dict[str, Any]] = {
     "acquisition number": {"put": lambda d, t, k: setattr(d, "AcquisitionNumber", t + 1)},
+    "temporal position": {
+        "put": lambda d, t, k: setattr(d, "TemporalPositionIdentifier", t + 1),
+        "numbered": False,
+    },
     "direction": {"put": gradient, "numbered": False},
     "numbers by time": {"put": lambda d, t, k: None},
     "numbers by slice": {"put": lambda d, t, k: None, "slice_by_slice": True},

@@ -160,3 +160,20 @@ def test_mosaics_of_a_real_scanner_are_the_volumes_of_dcm2niix(tmp_path, name):
     volume = read_volume([path])
     assert volume.array.shape == (128, 128, 48)
     assert_same_as_dcm2niix(folder, volume, tmp_path)
+
+
+def test_mosaics_that_follow_the_head_are_a_volume_each(tmp_path):
+    """Prospective motion correction moves and turns the slices from volume to volume."""
+    paths = []
+    for t in range(3):
+        angle = np.deg2rad(0.3 * t)
+        paths.append(
+            write_mosaic(
+                tmp_path / f"{t}.dcm", SLICES, number=t + 1, corner=(-20.0, -30.0, 10.0 + 0.7 * t),
+                orientation=(1, 0, 0, 0, np.cos(angle), np.sin(angle)),
+            )
+        )  # fmt: skip
+    stacks = read_stacks(paths)
+    assert [stack.paths for stack in stacks] == [(str(path),) for path in paths]
+    heights = [stack.geometry.affine[2, 3] for stack in stacks]
+    assert heights == pytest.approx([10.0, 10.7, 11.4])
