@@ -15,7 +15,7 @@ from beam_jobs.convert.patient_plans import Plans
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
-from beam_jobs.core.cohort.rules import dicom_modality
+from beam_jobs.core.cohort.rules import dicom_modality, sequence_name
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
@@ -28,7 +28,8 @@ class SurveyRow:
       patient: its id, "" when unknown.
       series_number: (0020,0011).
       description, protocol, sequence_name: of SeriesDescription (0008,103E), ProtocolName
-        (0018,1030) and SequenceName (0018,0024), without control characters.
+        (0018,1030) and SequenceName (0018,0024) or PulseSequenceName (0018,9005), without control
+        characters.
       dicom_modality: Modality (0008,0060).
       modality: as recognised, "" when none.
       verdict, reason, detail: what would become of it; of repetitions, of the best.
@@ -213,7 +214,7 @@ def _merged(
         series_number=header.series_number,
         description=printable(header.series_description),
         protocol=printable(header.protocol_name),
-        sequence_name=printable(header.sequence_name),
+        sequence_name=printable(sequence_name(header)),
         dicom_modality=printable(dicom_modality(header)),
         modality=best.modality,
         verdict=best.verdict,

@@ -32,8 +32,8 @@ _BOTH = re.compile(
 )
 # Words of other scripts that change what a series is; the rest is dropped.
 _TRANSLATED = {
+    "增强前": " plain ", "造影前": " plain ", "без контраст": " plain ", "平扫": " plain ",
     "增强": " gd ", "增強": " gd ", "造影": " gd ", "조영": " gd ", "контраст": " gd ",
-    "平扫": " plain ", "液体衰减": " flair ",
 }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ _AGENT = r"(?:c|ce|con\w*|kontrast\w*|gd|gad\w*|km|iv|inj\w*|mdc|pdc|enh\w*)"
 ENHANCED = _words(
     r"gd|gad\w*|contrast\w*|kontrast\w*|ce|enhanced|km|inj\w*|iv|mdc|pdc|apres|dopo|dotarem|prohance|"
     r"magnevist|clariscan|multihance|omniscan|vueway|elucirem",
-    r"post(?! ?(?:op|proc|surg|rt|rad|treat|trauma|fossa))(?:gd|gad\w*|con\w*|km)?",
+    r"post(?! ?(?:op|surg|rt|rad|treat|trauma|fossa))(?:gd|gad\w*|con\w*|km)?",
     rf"\+ ?(?:k|{_AGENT})|c \+|(?<=\w )c$",
     _PREFIX + r"t1(?:wi?)?(?:ce|gd|c|km)\w*",
 )
@@ -153,7 +153,8 @@ EXCLUDED: tuple[ModalityRule, ...] = (
         modality=None,
         image_type=r"(?:^|\\|_)(?:ADC|EADC|TRACEW?|FA|DIFFUSION|PERFUSION|ASL|FMRI|MIP|MNIP|"
         r"SUB(?:TRACT(?:ION)?)?|SWI|T[12]_?(?:STAR_?)? ?MAP|R2_?STAR.*|T1R?HO.*|PHASE(?: MAP)?|"
-        r"VELOCITY(?: MAP)?|(?:B0|B1|FIELD)[_ ]?MAP|FAT|FAT_FRACTION|OPP_PHASE|OUT_PHASE|IN_PHASE|"
+        r"VELOCITY(?: MAP)?|MAP|T2_STAR|FLOW_ENCODED|STIR|PROTON_DENSITY|TEMPERATURE|TAGGING|"
+        r"(?:B0|B1|FIELD)[_ ]?MAP|FAT|FAT_FRACTION|OPP_PHASE|OUT_PHASE|IN_PHASE|"
         r"R?CB[FV]|MTT|TTP|TMAX|CSA REPORT|POSDISP|SPECTROSCOPY|SYNTHETIC|DENSITY MAP)(?:\\|$)"
         r"|^[^\\]*\\[^\\]*\\(?:P|I|IMAGINARY)(?:\\|$)|^[^\\]*\\[^\\]*\\[^\\]*\\P(?:\\|$)",
     ),
@@ -197,7 +198,7 @@ NAME_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality=None, text=rf"{_NAME}tfl", inversion_time=(1400, None)),
     ModalityRule(modality=None, text=rf"{_NAME}tfl", repetition_time=(3600, None)),
     ModalityRule(modality=None, text=rf"{_NAME}tfl", echo_time=(15, None)),
-    ModalityRule(modality=T1, text=rf"{_NAME}tfl3d\d+ \d*ns"),
+    ModalityRule(modality=T1, text=rf"{_NAME}tfl(?: me)?3d\d+ \d*ns"),
     ModalityRule(
         modality=T1, text=rf"{_NAME}fl2d\d", echo_time=(None, 6), repetition_time=(60, 700),
         flip_angle=(65, 90),
@@ -218,8 +219,13 @@ NAME_RULES: tuple[ModalityRule, ...] = (
 _SPIN_ECHO = r"^(?!.*\b(?:GR|EP|IR)\b)"
 _NOT_GRADIENT = r"^(?!.*\b(?:GR|EP)\b)"
 _RECALLED = r"\b(?:GR|RM)\b"  # "RM", research mode, is what GE writes for its prepared 3D sequences
+_FLAVOUR = r"^[^\\]*\\[^\\]*\\"
 TIME_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality=T1, image_type=r"\\UNI(?:\\|$)"),  # of an MP2RAGE
+    # The flavour of enhanced objects (PS3.3 C.8.13.3.1.1), where the echo time does not contradict.
+    ModalityRule(modality=T1, image_type=rf"{_FLAVOUR}T1\\", echo_time=(0.1, 40)),
+    ModalityRule(modality=T2, image_type=rf"{_FLAVOUR}T2\\", echo_time=(50, None)),
+    ModalityRule(modality=FLAIR, image_type=rf"{_FLAVOUR}FLUID_ATTENUATED\\", echo_time=(50, None)),
     ModalityRule(
         modality=FLAIR, scanning_sequence=_NOT_GRADIENT, echo_time=(60, None),
         repetition_time=(4000, None), inversion_time=(1500, 2950),

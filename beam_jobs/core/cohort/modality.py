@@ -25,7 +25,7 @@ from beam_jobs.core.cohort.builtin_rules import (
     says_nothing,
 )
 from beam_jobs.core.cohort.layout import DirectoryOwner
-from beam_jobs.core.cohort.rules import ModalityRule, dicom_modality, has_agent
+from beam_jobs.core.cohort.rules import ModalityRule, dicom_modality, has_agent, sequence_name
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.series import Series
 
@@ -126,11 +126,12 @@ def _by_built_in_rules(series: Series) -> str | None:
     A sequence's name knows no contrast, and a protocol's may be older than the description: neither
     overrules it.
     """
-    if _first_fit(EXCLUDED, series, "") is not _NO_FIT:
-        return None
     first = series.first
+    is_part = first.complex_component.upper() in ("PHASE", "IMAGINARY")
+    if is_part or _first_fit(EXCLUDED, series, "") is not _NO_FIT:
+        return None
     description, protocol, sequence = map(
-        normalised, (first.series_description, first.protocol_name, first.sequence_name)
+        normalised, (first.series_description, first.protocol_name, sequence_name(first))
     )
     if first.manufacturer.upper().startswith("GE"):  # ProtocolName is the whole exam's there
         protocol = ""

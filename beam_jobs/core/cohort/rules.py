@@ -53,7 +53,7 @@ class ModalityRule:
       dicom_modality: Modality (0008,0060), "MR" or "CT" for instance; without it a rule that gives
         one of the built-in modalities fits MR only, any other rule every kind of image.
       text: regular expression, searched in SeriesDescription (0008,103E), ProtocolName (0018,1030)
-        and SequenceName (0018,0024).
+        and SequenceName (0018,0024) or PulseSequenceName (0018,9005).
       image_type: regular expression, searched in ImageType (0008,0008), values joined by "\\".
       scanning_sequence: likewise in ScanningSequence (0018,0020), "SE\\IR" for instance.
       contrast: whether ContrastBolusAgent (0018,0010) names an agent.
@@ -123,7 +123,7 @@ class ModalityRule:
         if self.dicom_modality is not None and self.dicom_modality.upper() != dicom_modality(first):
             return False
         if texts is None:
-            texts = (first.series_description, first.protocol_name, first.sequence_name)
+            texts = (first.series_description, first.protocol_name, sequence_name(first))
         if self.text is not None and not any(map(_searcher(self.text), texts)):
             return False
         for name in ("image_type", "scanning_sequence"):
@@ -173,6 +173,11 @@ def dicom_modality(header: SliceHeader) -> str:
     """Modality (0008,0060) in capitals; "MR" by SOP class where it is absent, else ""."""
     found = header.modality.strip().upper()
     return found or ("MR" if header.sop_class in _MR_CLASSES else "")
+
+
+def sequence_name(header: SliceHeader) -> str:
+    """SequenceName (0018,0024), or what enhanced and newer Siemens objects have in its place."""
+    return header.sequence_name or header.pulse_sequence_name
 
 
 def has_agent(header: SliceHeader) -> bool:

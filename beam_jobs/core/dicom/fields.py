@@ -112,6 +112,7 @@ FIELDS: dict[int, tuple[str, str]] = {
     0x00181030: ("protocol_name", "text"),
     0x00181060: ("trigger_time", "time"),
     0x00181314: ("flip_angle", "decimal"),
+    0x00189005: ("pulse_sequence_name", "text"),
     0x00189087: ("b_value", "double"),
     0x00189089: ("diffusion_direction", "doubles"),
     0x0020000D: ("study_uid", "text"),

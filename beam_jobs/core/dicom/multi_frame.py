@@ -33,6 +33,7 @@ def frame_fields(dataset: Dataset, count: int, path: str) -> list[dict[str, Any]
             path=path,
         )
     repeating = _dimensions_but_position(dataset)
+    common = _sequence_fields(dataset)
     frames: list[dict[str, Any]] = []
     for index, group in enumerate(groups):
 
@@ -42,7 +43,7 @@ def frame_fields(dataset: Dataset, count: int, path: str) -> list[dict[str, Any]
             return item
 
         # Only its own macro places a frame: one position for all of them would be none.
-        changes: dict[str, Any] = {"frame": index, "position": ()}
+        changes: dict[str, Any] = {**common, "frame": index, "position": ()}
         for sequence, keyword, field, tag in _FRAME_FIELDS:
             item = macro(sequence)
             if keyword in item:
@@ -63,6 +64,26 @@ def frame_fields(dataset: Dataset, count: int, path: str) -> list[dict[str, Any]
             changes["volume_index"] = tuple(int(many[d]) for d in repeating if d < len(many))
         frames.append(changes)
     return frames
+
+
+def _sequence_fields(dataset: Dataset) -> dict[str, Any]:
+    """What classic objects say in ScanningSequence and ContrastBolusAgent, for all frames.
+
+    From the MR Pulse Sequence and the Enhanced Contrast/Bolus module (PS3.3 C.8.13.4, C.7.6.4b),
+    where the classic attribute itself is absent.
+    """
+    fields: dict[str, Any] = {}
+    if not dataset.get("ScanningSequence"):
+        echo = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}
+        prepared = (("InversionRecovery", "IR"), ("EchoPlanarPulseSequence", "EP"))
+        fields["scanning_sequence"] = (
+            *echo.get(str(dataset.get("EchoPulseSequence", "")), ()),
+            *(code for keyword, code in prepared if dataset.get(keyword) == "YES"),
+        )
+    agents = dataset.get("ContrastBolusAgentSequence")
+    if agents and not dataset.get("ContrastBolusAgent"):
+        fields["contrast_agent"] = str(agents[0].get("CodeMeaning", "")) or "unnamed agent"
+    return fields
 
 
 def _dimensions_but_position(dataset: Dataset) -> list[int]:
@@ -95,6 +116,7 @@ _FRAME_FIELDS = tuple(
         ("MREchoSequence", "EffectiveEchoTime", "echo_time"),
         ("MRTimingAndRelatedParametersSequence", "RepetitionTime", "repetition_time"),
         ("MRTimingAndRelatedParametersSequence", "FlipAngle", "flip_angle"),
+        ("MRModifierSequence", "InversionTimes", "inversion_time"),
         ("MRImageFrameTypeSequence", "FrameType", "image_type"),
         ("CTImageFrameTypeSequence", "FrameType", "image_type"),
         ("MRImageFrameTypeSequence", "ComplexImageComponent", "complex_component"),

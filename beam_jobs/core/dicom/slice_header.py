@@ -40,6 +40,7 @@ class SliceHeader(NamedTuple):
     series_description: str = ""
     protocol_name: str = ""
     sequence_name: str = ""
+    pulse_sequence_name: str = ""
     image_type: tuple[str, ...] = ()
     complex_component: str = ""
     scanning_sequence: tuple[str, ...] = ()

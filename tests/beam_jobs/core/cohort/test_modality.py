@@ -82,6 +82,17 @@ t1_mprage_sag_SUB |  |  | GR\IR | 1900 2.5 900 9 | agent=Gadovist | -
 tof_fl3d_tra_MIP_SAG |  | *fl3d1r | GR | 22 3.7 |  | -
 CV_map_neuro_qT1_FA12nTI128 |  | fl2d1 | GR\IR | 50 2.5 6376 12 |  | -
 Perfusion_Weighted | tgse_pcasl | tgse3d1 | - | 4000 21 |  | -
+anat-T1w_acq-tfl | = | *tfl3d1_16ns | GR\IR | 1800 2.41 900 9 | type=ORIGINAL\PRIMARY\M\NONE | T1w
+ABCD_T1w_MPR_vNav | = | tfl_me3d1_16ns | GR\IR | 2500 2.14 1060 8 |  | T1w
+ |  | tfl_me3d1_16ns | GR\IR | 2500 2.14 1060 8 |  | T1w
+ |  | spc_314ns | SE | 3200 564 - 120 |  | T2w
+t2_spc_da-fl_sag_p2_iso_1.0 | = | *spcir_284ns | SE\IR | 5000 397 1800 120 |  | FLAIR
+gre_field_mapping | = | *fm2d2r | GR | 600 10 - 90 |  | -
+ |  | *fm2d2r | GR | 600 10 - 90 |  | -
+ |  |  | GR | 600 10 - 90 |  | -
+DCE_noGd | = | fl3d1 | GR | 3.5 1.65 - 15 | slices=80 | -
+ |  | fl3d1 | GR | 3.5 1.65 - 15 | slices=80 | -
+T1w_TSE_pre | = | tse2d1_8 | SE | 456 5.3 - 180 |  | T1w
 <MPR Collection> | t1_vibe_fs_tra_bh_dyn | *fl3d1 | GR | 5.53 2.81 - 10 | agent=Gadovist | -
 """
 
@@ -109,6 +120,10 @@ SAG 3D BRAVO |  |  | GR | 8.2 3.2 450 12 |  | T1w
  |  |  | RM | 7 2.8 400 11 |  | T1w
  |  | EFGRE3D | GR | 8.2 3.2 450 12 |  | T1w
  |  |  | GR | 8.2 3.2 - 12 | slices=160 | T1w
+3D Ax T1 MP-RAGE_R22 | Brain Advanced Sequences |  | RM\IR | 2218 3.2 1000 8 |  | T1w
+ |  |  | RM\IR | 2218 3.2 1000 8 |  | T1w
+AX T1  POST : Processed_CaPTk |  |  | SE | 600 12 |  | T1wCE
+AXIAL T1 FLOW COMP POST : Processed_CaPTk |  |  | SE | 600 12 |  | T1wCE
 Ax IR-FSPGR |  |  | GR | 9 3.6 400 20 |  | T1w
  |  | BRAVO | GR | 8.2 3.2 450 12 |  | T1w
 Sag CUBE FLAIR |  |  | SE\IR | 6500 120 1850 |  | FLAIR
@@ -163,6 +178,15 @@ DwiSE |  | DwiSE | SE | 5000 70 |  | -
  |  | DwiSE | SE | 5000 70 |  | -
 SmartBrain |  |  | GR | 5 2 - 10 |  | -
 s3DI_MC_HR |  |  | GR | 23 3.5 - 18 | slices=160 | -
+AnatBrain_T1W3D | WIP AnatBrain_T1W3D |  | GR | 8 4.6 - 8 | type=ORIGINAL\PRIMARY\T1\MIXED | T1w
+ |  |  | GR | 8 4.6 - 8 | type=ORIGINAL\PRIMARY\T1\MIXED | T1w
+ |  |  | SE | 3000 90 | type=ORIGINAL\PRIMARY\T2\NONE | T2w
+ |  |  | SE | 3000 12 | type=ORIGINAL\PRIMARY\T2\NONE | -
+ |  |  | SE\IR | 8000 120 | type=ORIGINAL\PRIMARY\FLUID_ATTENUATED\NONE | FLAIR
+ |  |  | SE | 3000 90 | type=ORIGINAL\PRIMARY\STIR\NONE | -
+ |  |  | GR | 600 20 | type=ORIGINAL\PRIMARY\T2_STAR\NONE | -
+T2_map_5_echoes | WIP_T2_map_5_echoes |  | RM | 6385 80 - 90 | type=ORIGINAL\PRIMARY\T2\MAP | -
+ |  |  | RM | 6385 80 - 90 | type=ORIGINAL\PRIMARY\T2\MAP | -
 MPRAGE_S2 | MPRAGE_S2 SENSE |  | - |  |  | T1w
 FAST LOCALIZER | = |  | GR | 16 3.7 - 20 |  | -
 """
@@ -199,6 +223,9 @@ T1 senza mdc |  |  | - |  | agent=Gadovist | T1w
 T1 dopo mdc |  |  | - |  |  | T1wCE
 SAG T1 SIN CONTRASTE |  |  | - |  | agent=Gadovist | T1w
 SAG T1 CON CONTRASTE |  |  | - |  |  | T1wCE
+T1 平扫 |  |  | - |  | agent=Gadovist | T1w
+T1 без контраста |  |  | - |  | agent=Gadovist | T1w
+T1 с контрастом |  |  | - |  |  | T1wCE
 T1 增强 |  |  | - |  |  | T1wCE
 Ax T1 BRAVO daohang |  |  | - |  |  | T1w
 AXIAL | HEAD ROUTINE |  | SE | 520 14 |  | T1w
@@ -304,6 +331,21 @@ def test_modality_of_ones_own_may_be_any_kind_of_image():
     assert modality_of(ct, DirectoryOwner(patient="dir:5", modality="CT"), ("CT",)) == "CT"
     (named,), _ = assemble(stack(modality="CT", series_description="CT"))
     assert modality_of(named, None, ("CT",)) == "CT"
+
+
+@pytest.mark.parametrize("component", ["PHASE", "imaginary"])
+def test_parts_of_a_complex_image_are_no_modality(component):
+    (series,), _ = assemble(stack(series_description="T1 MPRAGE", complex_component=component))
+    assert modality_by_rules(series, ()) is None
+
+
+def test_pulse_sequence_name_stands_in_for_an_absent_sequence_name():
+    shared = {"repetition_time": 1800.0, "echo_time": 2.4, "inversion_time": 900.0}
+    (series,), _ = assemble(stack(pulse_sequence_name="*tfl3d1_16ns", **shared))
+    assert modality_by_rules(series, ()) == "T1w"
+    assert ModalityRule(modality="a", text="^.tfl3d").fits(series)
+    (series,), _ = assemble(stack(pulse_sequence_name="*fm2d2r", **shared))
+    assert modality_by_rules(series, ()) is None
 
 
 def test_rule_that_names_the_kind_of_image_may_call_it_what_it_likes():

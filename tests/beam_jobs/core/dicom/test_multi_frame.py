@@ -7,6 +7,7 @@ import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
 
+from beam_jobs.core.cohort.modality import modality_by_rules
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import assemble
@@ -249,3 +250,31 @@ def test_frames_at_one_place_are_duplicates_by_their_own_pixels(tmp_path, syntax
     reason = Reason.EXACT_DUPLICATE if same else Reason.CONFLICTING_DUPLICATES
     assert [rejection.reason for rejection in rejections] == [reason]
     assert [len(stack.headers) for stack in series] == ([251] if same else [])
+
+
+def test_frames_say_how_they_were_made_as_classic_images_do(tmp_path):
+    timing = {
+        "MRTimingAndRelatedParametersSequence": {"RepetitionTime": 9000.0, "FlipAngle": 90.0},
+        "MREchoSequence": {"EffectiveEchoTime": 120.0},
+        "MRModifierSequence": {"InversionTimes": [2500.0]},
+    }
+    agent = Dataset()
+    agent.CodeMeaning = "Gadobutrol"
+    path = write(
+        tmp_path / "m.dcm", [place(k, **timing) for k in range(3)], images(3),
+        EchoPulseSequence="SPIN", InversionRecovery="YES", EchoPlanarPulseSequence="NO",
+        PulseSequenceName="*spcir_278ns", ContrastBolusAgentSequence=[agent],
+    )  # fmt: skip
+    headers, _ = index_files([path])
+    assert {
+        (h.scanning_sequence, h.inversion_time, h.contrast_agent, h.pulse_sequence_name)
+        for h in headers
+    } == {(("SE", "IR"), 2500.0, "Gadobutrol", "*spcir_278ns")}
+    (series,), _ = assemble(headers)
+    assert modality_by_rules(series, ()) == "FLAIR"
+    path = write(
+        tmp_path / "e.dcm", [place(k, **timing) for k in range(3)], images(3),
+        EchoPulseSequence="BOTH", EchoPlanarPulseSequence="YES",
+    )  # fmt: skip
+    headers, _ = index_files([path])
+    assert headers[0].scanning_sequence == ("SE", "GR", "EP")
