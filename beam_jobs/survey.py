@@ -9,7 +9,7 @@ from beam_jobs.common import cli, csv_table, terminal
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.patient_plans import listing_of, plan_patients
 from beam_jobs.convert.series_table import TableWriter, left_out_row
-from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     add("directory", metavar="DIR", help="directory or archive of DICOM files, anywhere")
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
     add("--series_rules", help="JSON file of rules that give modalities by header")
+    add("--patient_from", **PATIENT_FROM_FLAG)
     add("--output", metavar="FILE", help="write every row as CSV: a series each, or a refused file")
     add(
         "--write_rules",
@@ -66,7 +67,13 @@ def main(argv: Sequence[str]) -> int:
         files.require_writable(path)
     rules = read_rules_file(flags.series_rules)
     found = listing_of(root, name=root)
-    rows = survey(found.entries, cli.items(flags.modalities), rules, root=root)
+    rows = survey(
+        found.entries,
+        cli.items(flags.modalities),
+        rules,
+        root=root,
+        patient_from=flags.patient_from or "",
+    )
     if found.left_out:
         tables = TableWriter(root=root, id_policy=IdPolicy())
         rows.append(row_of_files(left_out_row(root, found.left_out), tables))
@@ -91,12 +98,13 @@ def survey(
     rules: Sequence[ModalityRule] = (),
     *,
     root: str = "",
+    patient_from: str = "",
 ) -> list[SurveyRow]:
     """A row for every series among the files found, and one for every file that is no image.
 
     What pixels alone show (a black series, pixels that do not decode) is not looked at.
     """
-    plans = plan_patients(found, modalities, rules, root=root)
+    plans = plan_patients(found, modalities, rules, root=root, patient_from=patient_from)
     return survey_rows(plans, TableWriter(root=root, id_policy=IdPolicy()))
 
 

@@ -104,6 +104,7 @@ def _compared(
         count=flags.samples,
         seed=flags.seed,
         patients={normalised_id(name) for name, _, _ in manifest.patients} if kept else None,
+        patient_from=manifest.patient_from,
     )
     found = second_decoder.compare(slices, decode)
     return list(terminal.track(found, "decoding again", len(slices)))

@@ -24,7 +24,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
-from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.cohort.ids import PATIENT_FROM, IdPolicy
 from beam_jobs.core.example import encode_case
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import PreparedCase
@@ -51,13 +51,18 @@ class Model:
         self.contract = loaded.contract
 
     def predict(
-        self, source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes]
+        self,
+        source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
+        *,
+        patient_from: str = "",
     ) -> pd.DataFrame:
         """Answers for patients, a row each, in the order in which they are read.
 
         Args:
           source: a dataset's directory, a pattern of shards, DICOM (a directory or an archive),
             or records: prepared cases or serialized Examples.
+          patient_from: who is a patient of DICOM: "directory", "study" or "patient_id"; "" takes
+            <patient>/<modality>/ directories where there are any, else PatientID.
 
         Returns:
           patient_id; probability of the positive class and logit, both calibrated; spread, the
@@ -67,14 +72,17 @@ class Model:
 
         Raises:
           TypeError: `source` is neither a path nor made of records.
+          ValueError: `patient_from` is none of these.
           UsageError: there is nothing at `source`.
           ContractError: the records are not of this model's contract.
           CommandError: a store refuses or fails.
         """
+        if patient_from not in ("", *PATIENT_FROM):
+            raise ValueError(f"patient_from {patient_from!r} is none of {', '.join(PATIENT_FROM)}")
         rejects: list[Reject] = []
         rows = []
         batch: list[bytes] = []
-        for example in self._examples(source, rejects):
+        for example in self._examples(source, rejects, patient_from):
             batch.append(example)
             if len(batch) == _BATCH:
                 rows += self._loaded.predict(batch)
@@ -90,13 +98,14 @@ class Model:
         self,
         source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
         rejects: list[Reject],
+        patient_from: str,
     ) -> Iterator[bytes]:
         if not isinstance(source, str | os.PathLike):
             return map(self._encoded, source)
         found = find_source(files.text(source), self.contract, model=self._loaded.path)
         if found.dicom is None:
             return self._of_shards(found.shards, rejects)
-        return self._of_dicom(found.dicom, rejects)
+        return self._of_dicom(found.dicom, rejects, patient_from)
 
     def _encoded(self, record: PreparedCase | bytes) -> bytes:
         if isinstance(record, bytes):
@@ -115,10 +124,12 @@ class Model:
                     else:
                         rejects.append(record)
 
-    def _of_dicom(self, root: str, rejects: list[Reject]) -> Iterator[bytes]:
+    def _of_dicom(self, root: str, rejects: list[Reject], patient_from: str) -> Iterator[bytes]:
         spec = PreprocessSpec.from_json(self.contract.spec)
         found = files.entries(root)
-        plans = plan_patients(found, spec.modalities, spec.series_rules, root=root)
+        plans = plan_patients(
+            found, spec.modalities, spec.series_rules, root=root, patient_from=patient_from
+        )
         tables = TableWriter(root=root, id_policy=IdPolicy())
         for case, refused in prepare_cohort(plans, spec, tables):
             rejects += map(dataclasses.asdict, refused)

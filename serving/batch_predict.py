@@ -25,7 +25,7 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.core.cohort.ids import IdPolicy, read_id_policy
+from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
 from beam_jobs.core.drift import Statistics
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from serving.model.contract import Contract, load_contract, load_statistics
@@ -50,6 +50,8 @@ def main(argv: Sequence[str]) -> int:
     source = find_source(
         args.input, contract, model=args.model, requested=requested, id_policy=id_policy.name
     )
+    if args.patient_from and source.dicom is None:
+        raise cli.UsageError("--patient_from is for DICOM; records have their conversion's ids")
     quiet_beam()
     cli.quiet_tensorflow()
     # Beam takes seconds to import: all that can be wrong was reported before.
@@ -63,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
         options=pipeline_options(beam_args),
         id_policy=id_policy,
         batch_size=_batch_size(args, contract),
+        patient_from=args.patient_from or "",
         requested=requested,
         counted=training is not None,
     )
@@ -244,6 +247,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "dataset too); the submission keeps the spelling of --ids, the failures have hashes",
     )
     add("--id_key", metavar="FILE", help="key of --id_policy hmac, that of the conversion")
+    add("--patient_from", **PATIENT_FROM_FLAG)
     add("--strict", action="store_true", help="exit with 8 if a patient could not be predicted")
     return parser.parse_known_args(argv)
 

@@ -63,6 +63,7 @@ class DatasetWriter:
             counts=self._counts(series, rejects, entries, assignments),
             shards=tuple(entries),
             fold_rule=self.planner.fold_rule,
+            patient_from=self.planner.patient_from,
         )
         manifest.check()
         if entries:

@@ -15,7 +15,7 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import listing_of
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
-from beam_jobs.core.cohort.ids import normalised_id, read_id_policy
+from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, normalised_id, read_id_policy
 from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.layout import find_owners
 from beam_jobs.core.cohort.modality import known_modalities
@@ -90,15 +90,17 @@ class Conversion:
 
 
 def _identity_of(planner: Planner) -> dict[str, str]:
-    """What tells a job by groups or given folds from another, without naming a group.
+    """What tells a job by groups, given folds or a choice of patients from another.
 
-    Nothing for a job without either: its identity is what it was before there were any.
+    It names no group. Nothing for a job without any: its identity is what it was before there were
+    any.
     """
+    chosen = {"patient_from": planner.patient_from} if planner.patient_from else {}
     if (column := planner.groups or planner.given) is None:
-        return {}
+        return chosen
     rows = sorted((normalised_id(name), str(value)) for name, value in column.by_spelling.items())
     digest = fingerprint({"rows": rows})
-    return {planner.fold_rule: planner.id_policy.token(digest)[:16]}
+    return {**chosen, planner.fold_rule: planner.id_policy.token(digest)[:16]}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +131,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--series_rules",
         help="JSON file of rules that give modalities by header (docs/how-to/own-data.md)",
     )
+    add("--patient_from", **PATIENT_FROM_FLAG)
     add("--shape", **cli.LIST, default="128,128,32", help="grid: rows, columns, slices")
     add(
         "--fov_mm",
@@ -204,7 +207,6 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
     spec = _spec(flags)
     source, output = _directories(flags)
     paths = _files_of(source)
-    _check_modalities(spec, source, paths)
     planner = Planner(
         id_policy=read_id_policy(flags.id_policy, flags.id_key),
         labels=None,
@@ -212,7 +214,9 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
         seed=flags.seed,
         patients_per_shard=flags.patients_per_shard,
         record_bytes=spec.schema.volume_bytes,
+        patient_from=flags.patient_from or "",
     )
+    _check_modalities(spec, source, paths)
     return Conversion(
         input=source,
         files=paths,
@@ -292,7 +296,7 @@ def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -
     if not paths:
         return
     owners = find_owners(paths, spec.modalities, root=source).values()
-    known = {owner.modality for owner in owners} | known_modalities(spec.series_rules)
+    known = {owner.modality or "" for owner in owners} | known_modalities(spec.series_rules)
     unknown = [name for name in spec.modalities if name not in known]
     if unknown:
         raise cli.UsageError(

@@ -18,7 +18,7 @@ def prepare_cohort(
     """Every patient's case, one at a time, and the rows of what was refused on the way.
 
     Ids, refusals and voxels are those of the conversion. The first element has no case: it holds
-    the rows of files that are no image or unowned.
+    the rows of files that are no image.
 
     Args:
       plans: of `plan_patients`, for the spec's modalities and rules.

@@ -67,7 +67,12 @@ def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
       ticks: where workers note their progress.
     """
     spec, store, planner = conversion.spec, conversion.state, conversion.planner
-    source = Input(root=conversion.input, modalities=spec.modalities, rules=spec.series_rules)
+    source = Input(
+        root=conversion.input,
+        modalities=spec.modalities,
+        rules=spec.series_rules,
+        patient_from=planner.patient_from,
+    )
     tables = TableWriter(root=conversion.input, id_policy=planner.id_policy)
     dataset = DatasetWriter(store=store, spec=spec, planner=planner, npz=conversion.npz)
     writer = ShardWriter(

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
+from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
-from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
+from beam_jobs.core.dicom.headers import SliceHeader, index_files
 from beam_jobs.core.reasons import Rejection
 
 _FILES_AT_ONCE = 256
@@ -27,8 +27,9 @@ class Plans:
     """What the conversion would make of an input, as far as headers say.
 
     Attributes:
-      patients: a plan for each patient, in the order of their keys.
-      rejections: files that are no image or unowned, each with the owner of its directory.
+      patients: a plan for each patient, and for each series that is nobody's, in the order of
+        their keys.
+      rejections: files that are no image, each with the owner of its directory.
       owners: what directories say of the files in them.
     """
 
@@ -66,6 +67,7 @@ def plan_patients(
     rules: Sequence[ModalityRule] = (),
     *,
     root: str = "",
+    patient_from: str = "",
 ) -> Plans:
     """Reads the headers of all files and plans each patient, with a bar on a terminal.
 
@@ -76,8 +78,10 @@ def plan_patients(
       modalities: the wanted ones.
       rules: tried before the built-in ones.
       root: what they were listed below.
+      patient_from: one of `PATIENT_FROM`, or "" for the automatic choice.
     """
-    owners = find_owners([entry.path for entry in found], modalities, root=root)
+    paths = [entry.path for entry in found]
+    owners = find_owners(paths, modalities, root=root, patient_from=patient_from)
 
     def owner_of(path: str) -> DirectoryOwner | None:
         return owners.get(posixpath.dirname(path))
@@ -89,12 +93,18 @@ def plan_patients(
         with files.fetched_ahead(chunk, files.HEAD_BYTES):
             indexed, refused = index_files(entry.path for entry in chunk)
         for header in indexed:
-            headers[patient_of(header, owner_of(header.path))].append(header)
+            headers[patient_of(header, owner_of(header.path), patient_from)].append(header)
         rejections += refused
-    rejections += map(unowned, group_paths(headers.pop("", [])))
     return Plans(
         patients=tuple(
-            plan_patient(key, headers[key], modalities, owners=owners, rules=rules)
+            plan_patient(
+                key,
+                headers[key],
+                modalities,
+                owners=owners,
+                rules=rules,
+                patient_from=patient_from,
+            )
             for key in sorted(headers)
         ),
         rejections=tuple((rejection, owner_of(rejection.paths[0])) for rejection in rejections),

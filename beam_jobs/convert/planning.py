@@ -11,7 +11,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.folds import assign_folds, assign_grouped_folds, assign_shards
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
 from beam_jobs.core.cohort.labels import Labels, PatientColumn
-from beam_jobs.core.cohort.layout import patient_id_of
+from beam_jobs.core.cohort.layout import is_nobody, patient_id_of
 from beam_jobs.core.manifest import TEST, Place
 from beam_jobs.core.reasons import Reason
 
@@ -35,7 +35,7 @@ class Assignments:
     Attributes:
       by_key: patient key to assignment.
       refused: patient key to the reason it has none; to None where the files are strays of a
-        patient that has one.
+        patient that has one, or nobody's.
       labels_without_patient: labelled ids, as the labels spell them, of no patient found.
       patients_without_label: ids of patients the labels do not have.
       groups: patient id to a number that stands for its group; empty without groups.
@@ -63,6 +63,7 @@ class Planner:
       record_bytes: of one record.
       groups: which never stand on both sides; None where every patient stands alone.
       given: folds as they shall be; None where they are dealt here.
+      patient_from: who is a patient (`ids.PATIENT_FROM`, or "").
     """
 
     labels: Labels | None
@@ -73,6 +74,7 @@ class Planner:
     record_bytes: int
     groups: PatientColumn[str] | None = None
     given: PatientColumn[Place] | None = None
+    patient_from: str = ""
 
     @property
     def fold_rule(self) -> str:
@@ -228,6 +230,9 @@ def assign_patients(
         else:
             refused[key] = refusal
     for key, refusal in refused.items():
+        if is_nobody(key):
+            refused[key] = None  # its series say why
+            continue
         useless = refusal is not None and refusal[0] is Reason.NO_USABLE_SERIES
         if useless and normalised_id(patient_id_of(key)) in by_id:
             refused[key] = None  # stray files of a patient who is found elsewhere

@@ -117,6 +117,7 @@ def sample_slices(
     count: int,
     seed: int,
     patients: Collection[str] | None = None,
+    patient_from: str = "",
 ) -> list[SliceHeader]:
     """Some slices of the series that a conversion chooses, in the order of their files.
 
@@ -126,12 +127,15 @@ def sample_slices(
       count: at most so many.
       seed: same seed, same slices.
       patients: whose, by normalised ids; None where ids are hashes: everybody's.
+      patient_from: who was a patient in the conversion.
 
     Raises:
       UsageError: no file, no series that the recipe could use, or none of these patients.
     """
     found = listing_of(root, name=f"--against {root}").entries
-    plans = plan_patients(found, spec.modalities, spec.series_rules, root=root).patients
+    plans = plan_patients(
+        found, spec.modalities, spec.series_rules, root=root, patient_from=patient_from
+    ).patients
     usable = [plan for plan in plans if plan.refusal is None]
     theirs = [
         plan

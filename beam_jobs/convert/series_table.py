@@ -54,8 +54,9 @@ class TableWriter:
     id_policy: IdPolicy
 
     def patient(self, key: str) -> str:
-        """The id to write for a patient key."""
-        return _printable(self.id_policy.apply(patient_id_of(key))) if key else ""
+        """The id to write for a patient key, "" of nobody."""
+        patient_id = patient_id_of(key)
+        return _printable(self.id_policy.apply(patient_id)) if patient_id else ""
 
     def path(self, path: str) -> str:
         """The path to write: names of files and directories may be names of people."""
@@ -67,7 +68,7 @@ class TableWriter:
             scope="file",
             subject=self.path(rejection.paths[0]),
             patient=self.patient(owner.patient) if owner else "",
-            modality=owner.modality if owner else "",
+            modality=(owner.modality or "") if owner else "",
             reason=rejection.reason.value,
             detail=rejection.detail,
             files=len(rejection.paths),

@@ -27,8 +27,13 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
         paths = tuple(entry.path for entry in files.entries(conversion.input))
     record_bytes = conversion.planner.record_bytes
     megabytes = record_bytes / 1e6
-    owners = find_owners(paths, conversion.spec.modalities, root=conversion.input).values()
-    patients = len({owner.patient for owner in owners if owner.modality})
+    owners = find_owners(
+        paths,
+        conversion.spec.modalities,
+        root=conversion.input,
+        patient_from=conversion.planner.patient_from,
+    ).values()
+    patients = len({owner.patient for owner in owners if owner.patient and owner.modality != ""})
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return

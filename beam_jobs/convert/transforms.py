@@ -1,7 +1,7 @@
 """Thin transforms: each names, counts and calls a function of the core.
 
 ReadHeaders -> PlanPatients -> AssignPatients -> WriteShards (conversion)
-                                                 -> CasesFromDicom (prediction)
+                                                 -> `cases.CasesFromDicom` (prediction)
 """
 
 from __future__ import annotations
@@ -23,15 +23,11 @@ from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter, left_out_row
-from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of, unowned
-from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
+from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of
+from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
-from beam_jobs.core.dicom.headers import SliceHeader, group_paths, index_files
-from beam_jobs.core.example import encode_case
-from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.dicom.headers import SliceHeader, index_files
 from beam_jobs.core.reasons import Reason
-from beam_jobs.core.record import RecordSchema
 from beam_jobs.runners.options import use_workers_store_options
 
 _FILES_AT_ONCE = 64
@@ -39,11 +35,19 @@ _FILES_AT_ONCE = 64
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Input:
-    """What is read: a directory tree, the modalities wanted of it, and how to recognise them."""
+    """What is read.
+
+    Attributes:
+      root: a directory tree.
+      modalities: those wanted of it.
+      rules: by which they are recognised.
+      patient_from: who is a patient (`ids.PATIENT_FROM`, or "").
+    """
 
     root: str
     modalities: tuple[str, ...]
     rules: tuple[ModalityRule, ...] = ()
+    patient_from: str = ""
 
 
 class Setup(beam.DoFn):
@@ -91,9 +95,9 @@ class ReadHeaders(beam.PTransform):
             listed.chunks
             | "Spread" >> beam.Reshuffle()
             | "Headers"
-            >> beam.ParDo(_ReadHeaders(self._tables, self._ticks)).with_outputs(
-                "rejects", main="headers"
-            )
+            >> beam.ParDo(
+                _ReadHeaders(self._tables, self._ticks, self._source.patient_from)
+            ).with_outputs("rejects", main="headers")
         )
         left_out = listed.left_out | "Left out" >> beam.Map(_left_out, self._tables)
         return Read(headers=read.headers, rejects=read.rejects, left_out=left_out)
@@ -116,7 +120,12 @@ def _chunks(source: Input) -> Iterator[Any]:
     found, left_out = files.listing(source.root)
     if left_out:
         yield beam.pvalue.TaggedOutput("left_out", left_out)
-    owners = find_owners([file.path for file in found], source.modalities, root=source.root)
+    owners = find_owners(
+        [file.path for file in found],
+        source.modalities,
+        root=source.root,
+        patient_from=source.patient_from,
+    )
     for directory, group in itertools.groupby(found, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
@@ -133,10 +142,11 @@ def _directory(file: files.Entry) -> str:
 
 
 class _ReadHeaders(Setup):
-    def __init__(self, tables: TableWriter, ticks: str) -> None:
+    def __init__(self, tables: TableWriter, ticks: str, patient_from: str = "") -> None:
         super().__init__()
         self._tables = tables
         self._ticks = ticks
+        self._patient_from = patient_from
         self._files = Metrics.counter("voxelbeam", "files")
 
     def process(self, chunk: Chunk) -> Iterator[Any]:
@@ -146,8 +156,8 @@ class _ReadHeaders(Setup):
         tick(self._ticks, len(chunk.files))
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
-            by_patient.setdefault(patient_of(header, chunk.owner), []).append(header)
-        rejections += map(unowned, group_paths(by_patient.pop("", [])))
+            key = patient_of(header, chunk.owner, self._patient_from)
+            by_patient.setdefault(key, []).append(header)
         for key, found in by_patient.items():
             yield key, _pack((chunk.owner, found))
         for rejection in rejections:
@@ -163,7 +173,8 @@ def _pack(value: object) -> bytes:
     return zlib.compress(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL), level=1)
 
 
-def _unpack(packed: bytes) -> Any:
+def unpack(packed: bytes) -> Any:
+    """What travelled packed, as in `PackedPlan`."""
     return pickle.loads(zlib.decompress(packed))
 
 
@@ -195,11 +206,18 @@ def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
     key, groups = element
     headers: list[SliceHeader] = []
     owners: dict[str, DirectoryOwner] = {}
-    for owner, found in map(_unpack, groups):
+    for owner, found in map(unpack, groups):
         headers += found
         if owner is not None:
             owners.update((os.path.dirname(header.path), owner) for header in found)
-    plan = plan_patient(key, headers, source.modalities, owners=owners, rules=source.rules)
+    plan = plan_patient(
+        key,
+        headers,
+        source.modalities,
+        owners=owners,
+        rules=source.rules,
+        patient_from=source.patient_from,
+    )
     return key, plan.refusal, _pack(plan)
 
 
@@ -246,7 +264,7 @@ def _refuse(
     key, _, plan = packed
     if key in assignments.refused:
         refusal = assignments.refused[key]
-        rows, rejects = write_shard.refused_patient(_unpack(plan), refusal, tables)
+        rows, rejects = write_shard.refused_patient(unpack(plan), refusal, tables)
         for row in rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
         yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
@@ -290,82 +308,10 @@ class _WriteShard(Setup):
         self, element: tuple[str, Iterable[tuple[bytes, Assignment]]]
     ) -> Iterator[ShardResult]:
         name, packed = element
-        patients = [(_unpack(plan), assignment) for plan, assignment in packed]
+        patients = [(unpack(plan), assignment) for plan, assignment in packed]
         result, why = self._writer.write(name, patients)
         Metrics.counter("voxelbeam.shards", why).inc()
         Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
         for row in result.rejects:
             Metrics.counter(f"voxelbeam.{row.scope}", row.reason).inc()
         yield result
-
-
-class CasesFromDicom(beam.PTransform):
-    """Pipeline root -> `.examples`: (patient id, serialized Example), `.rejects` and `.series`.
-
-    Rejects are rows of rejects.csv, series those of series.csv that belong to the examples.
-
-    The same headers, plans and recipe as the conversion, without labels and without shards: what
-    a model predicts is prepared as what it was trained on.
-    """
-
-    def __init__(
-        self, *, root: str, spec: PreprocessSpec, schema: RecordSchema, id_policy: IdPolicy
-    ) -> None:
-        super().__init__()
-        spec.schema.require_equal(schema, ours="the recipe", theirs="the model's schema")
-        self._source = Input(root=root, modalities=spec.modalities, rules=spec.series_rules)
-        self._spec = spec
-        self._tables = TableWriter(root=root, id_policy=id_policy)
-
-    def expand(self, root: Any) -> Any:
-        read = root | "Read headers" >> ReadHeaders(self._source, self._tables)
-        plans = read.headers | "Plan patients" >> PlanPatients(self._source)
-        planner = Planner.for_prediction(self._tables.id_policy, self._spec.schema.volume_bytes)
-        assignments = plans | "Assign ids" >> AssignPatients(planner)
-        prepared = (
-            plans
-            | "Spread patients" >> beam.Reshuffle()
-            | "Prepare"
-            >> beam.ParDo(
-                _Prepare(self._spec, self._tables), beam.pvalue.AsSingleton(assignments)
-            ).with_outputs("rejects", "series", main="examples")
-        )
-        rejects = (
-            (read.rejects | "File rows" >> beam.Map(dataclasses.asdict)),
-            prepared.rejects,
-        ) | "Rejects" >> beam.Flatten()
-        return Cases(examples=prepared.examples, rejects=rejects, series=(prepared.series,))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cases:
-    """What is to be predicted; `series` holds the rows of DICOM, and nothing of records."""
-
-    examples: Any
-    rejects: Any
-    series: tuple[Any, ...] = ()
-
-
-class _Prepare(Setup):
-    def __init__(self, spec: PreprocessSpec, tables: TableWriter) -> None:
-        super().__init__()
-        self._spec = spec
-        self._tables = tables
-
-    def process(self, packed: PackedPlan, assignments: Assignments) -> Iterator[Any]:
-        plan: PatientPlan = _unpack(packed[2])
-        assignment = assignments.by_key.get(plan.key)
-        case = None
-        if assignment is None:
-            refusal = assignments.refused[plan.key]
-            rows, rejects = write_shard.refused_patient(plan, refusal, self._tables)
-        else:
-            case, rows, rejects = write_shard.prepare_patient(
-                plan, assignment, self._spec, self._tables
-            )
-        for row in rejects:
-            yield beam.pvalue.TaggedOutput("rejects", dataclasses.asdict(row))
-        if case is not None:
-            for series in self._tables.series(rows):
-                yield beam.pvalue.TaggedOutput("series", series)
-            yield case.patient_id, encode_case(case, self._spec.schema)

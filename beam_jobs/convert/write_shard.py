@@ -107,7 +107,7 @@ def refused_patient(
 
     Args:
       plan: the patient's.
-      refusal: why, None for stray files of a patient that is not refused.
+      refusal: why, None for stray files of a patient that is not refused, and for nobody's.
       tables: names for the rows.
     """
     rows = _final_rows(plan.rows, (), {}, refused=True)

@@ -22,6 +22,7 @@ from beam_jobs.common.contract_json import (
     require_that,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.ids import PATIENT_FROM
 from beam_jobs.core.record import RecordSchema
 
 FORMAT = "voxelbeam-dataset"
@@ -104,6 +105,8 @@ class Manifest:
       counts: files, series and patients seen and what became of them.
       shards: every shard, sorted by name.
       fold_rule: one of `FOLD_RULES`.
+      patient_from: who was a patient of the input, where a user chose it (`ids.PATIENT_FROM`);
+        it tells how to find the patients there again, and nothing of how a volume is made.
     """
 
     schema: RecordSchema
@@ -114,6 +117,7 @@ class Manifest:
     counts: Mapping[str, Any]
     shards: tuple[ShardEntry, ...]
     fold_rule: str = "patients"
+    patient_from: str = ""
 
     @property
     def patients(self) -> list[tuple[str, int | None, int | None]]:
@@ -189,6 +193,7 @@ class Manifest:
             "folds": self.folds,
             "seed": self.seed,
             **({} if self.fold_rule == "patients" else {"fold_rule": self.fold_rule}),
+            **({"patient_from": self.patient_from} if self.patient_from else {}),
             "id_policy": self.id_policy,
             "counts": dict(self.counts),
             "label_balance": self.label_balance,
@@ -229,6 +234,13 @@ class Manifest:
         _require_counts(data["counts"], "counts.")
         fold_rule = data.get("fold_rule", "patients")
         require_that(fold_rule in FOLD_RULES, data, "fold_rule", f"one of {', '.join(FOLD_RULES)}")
+        patient_from = data.get("patient_from", "")
+        require_that(
+            patient_from in ("", *PATIENT_FROM),
+            data,
+            "patient_from",
+            f"one of {', '.join(PATIENT_FROM)}",
+        )
         manifest = cls(
             schema=RecordSchema.from_json(data["schema"]),
             spec=data["spec"],
@@ -241,6 +253,7 @@ class Manifest:
                 for number, shard in enumerate(objects_of(data, "shards"))
             ),
             fold_rule=fold_rule,
+            patient_from=patient_from,
         )
         names = Counter(shard.name for shard in manifest.shards)
         if twice := sorted(name for name, count in names.items() if count > 1):

@@ -26,8 +26,8 @@ ADVICE: dict[Reason, str] = {
     "another tool and look at the image.",
     Reason.MOSAIC: "Export it again with the scanner's private elements, which anonymising often "
     "removes, or as classic or enhanced multi-frame images.",
-    Reason.NO_PATIENT_ID: "Put each patient's files in <patient>/<modality>/ directories, or fill "
-    "in PatientID.",
+    Reason.NO_PATIENT_ID: "Say who is a patient: --patient_from directory where each has a "
+    "directory below the input, else --patient_from study.",
     Reason.UNUSABLE_NAME: "Rename the file in UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Two different images stand at one place: keep the files of one "
     "reconstruction or repetition.",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.progress_files import Ticks
-from beam_jobs.convert.transforms import CasesFromDicom
+from beam_jobs.convert.cases import CasesFromDicom
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.preprocess import PreprocessSpec
@@ -51,6 +51,7 @@ def run_job(
     options: PipelineOptions,
     id_policy: IdPolicy,
     batch_size: int,
+    patient_from: str = "",
     requested: Sequence[str] | None = None,
     counted: bool = False,
 ) -> Answers:
@@ -64,6 +65,7 @@ def run_job(
       options: Beam's.
       id_policy: of the ids of a DICOM source.
       batch_size: most patients a call of the model gets.
+      patient_from: who is a patient of a DICOM source (`ids.PATIENT_FROM`, or "").
       requested: patients to predict, as the input has them; None for all.
       counted: whether to count what the cases look like.
 
@@ -78,7 +80,7 @@ def run_job(
     ):
         ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
         pipeline = make_pipeline(options, processes=1)
-        cases = pipeline | "Cases" >> _cases(source, contract, id_policy)
+        cases = pipeline | "Cases" >> _cases(source, contract, id_policy, patient_from)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)
         predictions = examples | "Predict" >> Predict(
             model, batch_size=batch_size, ticks=ticks.patients
@@ -97,7 +99,7 @@ def run_job(
     return Answers(predictions=answers, rejects=rejects, statistics=found)
 
 
-def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
+def _cases(source: Source, contract: Contract, id_policy: IdPolicy, patient_from: str) -> Any:
     """The transform from a pipeline's root to `Cases`."""
     if source.dicom is None:
         return ReadShards(source.shards, contract.schema, source.listed)
@@ -106,4 +108,5 @@ def _cases(source: Source, contract: Contract, id_policy: IdPolicy) -> Any:
         spec=PreprocessSpec.from_json(contract.spec),
         schema=contract.schema,
         id_policy=id_policy,
+        patient_from=patient_from,
     )

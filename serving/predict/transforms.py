@@ -13,7 +13,7 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
-from beam_jobs.convert.transforms import Cases
+from beam_jobs.convert.cases import Cases
 from beam_jobs.core import drift
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import Statistics

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import re
+from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
@@ -19,6 +21,62 @@ def normalised_id(patient_id: str) -> str:
 def is_number(patient_id: str) -> bool:
     """Whether an id is of digits alone: then leading zeros do not count."""
     return patient_id.isascii() and patient_id.isdigit()
+
+
+# What makes a patient, where a user says so by the flag of every command that reads DICOM.
+PATIENT_FROM = ("directory", "study", "patient_id")
+PATIENT_FROM_FLAG: dict[str, Any] = {
+    "choices": PATIENT_FROM,
+    "help": "what makes a patient: the first directory below the input, the study, or PatientID "
+    "(default: <patient>/<modality>/ directories where there are any, else PatientID)",
+}
+
+# What tools and people write into PatientID where they took the id away.
+PLACEHOLDERS = frozenset(
+    {
+        *("anon", "anonym", "anonyme", "anonymous", "anonymised", "anonymized", "anonymisiert"),
+        *("anonymisé", "anonimo", "anónimo", "anonimizado", "anoniem", "deidentified", "deid"),
+        *("unidentified", "unknown", "unk", "unnamed", "undefined", "unspecified", "nobody"),
+        *("none", "null", "nil", "nan", "na", "notavailable", "notapplicable", "empty", "blank"),
+        *("noid", "noname", "nopatientid", "id", "patientid", "patient", "subject", "default"),
+        *("removed", "deleted", "redacted", "masked", "hidden", "withheld", "confidential"),
+        *("dummy",),
+    }
+)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def is_placeholder(patient_id: str) -> bool:
+    """Whether what stands in PatientID is nobody's id, so that it must not bring people together.
+
+    It is without letters and digits, of zeros or X alone, or made of `PLACEHOLDERS`; case, spaces
+    and punctuation do not count. A number other than zero, and a placeholder with a number behind
+    it (`ANON007`), are ids.
+
+    >>> [is_placeholder(text) for text in ("", "***", "000", "N/A", "Patient^Anonymous")]
+    [True, True, True, True, True]
+    >>> [is_placeholder(text) for text in ("5", "00050", "ANON007", "Patient 1", "X1")]
+    [False, False, False, False, False]
+    """
+    words = _WORD.findall(patient_id.casefold())
+    text = "".join(words)
+    if not text.strip("0") or not text.strip("x") or text in PLACEHOLDERS:
+        return True
+    return all(word in PLACEHOLDERS for word in words)
+
+
+def may_be_number_zero(patient_id: str) -> bool:
+    """Whether a placeholder is also how a cohort that is numbered from 00000 spells its first."""
+    return len(patient_id) > 1 and is_number(patient_id) and not patient_id.strip("0")
+
+
+def study_id(study_uid: str) -> str:
+    """The id of a patient who is known by a study alone, the same in every input and run.
+
+    A hash of StudyInstanceUID, because the UID itself leads back to the person in any archive that
+    has the study. Whoever has the UID can make the hash, too: `hmac` keys it.
+    """
+    return f"study-{hashlib.sha256(study_uid.encode(errors='surrogateescape')).hexdigest()[:16]}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

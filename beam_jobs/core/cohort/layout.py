@@ -2,6 +2,9 @@
 
 <root>/…/<patient>/<modality>/<file>     the reference layout: names decide
 any other heap of files                  PatientID decides
+
+That is what happens by itself; `ids.PATIENT_FROM` are a user's own choices of who is a patient. The
+modality is the layout's wherever a directory follows it.
 """
 
 from __future__ import annotations
@@ -12,28 +15,29 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.ids import is_placeholder, may_be_number_zero, study_id
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
-from beam_jobs.core.reasons import Reason, Rejection
 
-_BY_DIRECTORY, _BY_HEADER = "dir:", "id:"
+_BY_DIRECTORY, _BY_HEADER, _BY_STUDY, _NOBODYS = "dir:", "id:", "study:", "nobody:"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DirectoryOwner:
-    """What a directory of the reference layout says of the files in it.
+    """What a directory says of the files in it.
 
     Attributes:
-      patient: key of the patient.
-      modality: the wanted modality it is named after, "" when it is none of them.
+      patient: key of the patient, "" where the headers decide.
+      modality: the wanted modality it is named after, "" when it is none of them; None where the
+        headers decide.
     """
 
     patient: str
-    modality: str
+    modality: str | None
 
 
 def find_owners(
-    paths: Iterable[str], modalities: Sequence[str], *, root: str = ""
+    paths: Iterable[str], modalities: Sequence[str], *, root: str = "", patient_from: str = ""
 ) -> dict[str, DirectoryOwner]:
     """The directories that follow the reference layout, among those of all files of an input.
 
@@ -47,6 +51,9 @@ def find_owners(
       paths: all files of the input, "/" between names.
       modalities: the wanted modalities' names.
       root: the input, whose own name is that of no modality.
+      patient_from: "directory" makes a patient of every directory that lies directly in the input,
+        but of none that is named after a modality; with "study" and "patient_id" directories give
+        modalities alone; "" is as above.
 
     Returns:
       Directory → owner; the headers decide for a directory that is not in it.
@@ -66,35 +73,88 @@ def find_owners(
                 named = os.path.abspath(parent)  # it may be given as "." or ".."
             if posixpath.basename(named) and posixpath.basename(named).casefold() not in known:
                 patients[parent] = _BY_DIRECTORY + named
+    if patient_from == "directory":
+        patients.pop(top, None)  # its patients lie below the input
     owners = {}
+    modality: str | None
     for directory, logical in directories.items():
         parent, name = posixpath.split(logical)
         if logical != top and parent in patients:
-            modality = wanted.get(name.casefold(), "")
-            owners[directory] = DirectoryOwner(patient=patients[parent], modality=modality)
+            patient, modality = patients[parent], wanted.get(name.casefold(), "")
         elif logical in patients:
-            owners[directory] = DirectoryOwner(patient=patients[logical], modality="")
+            patient, modality = patients[logical], ""
+        else:
+            patient, modality = "", None
+        if patient_from == "directory":
+            first = logical.removeprefix(top).lstrip("/").partition("/")[0]
+            is_person = first and first.casefold() not in known
+            patient = f"{_BY_DIRECTORY}{top}/{first}" if is_person else ""
+        elif patient_from in ("study", "patient_id"):
+            patient = ""
+        if patient or modality is not None:
+            owners[directory] = DirectoryOwner(patient=patient, modality=modality)
     return owners
 
 
-def patient_of(header: SliceHeader, owner: DirectoryOwner | None) -> str:
-    """The key of a file's patient: by the layout, else by PatientID; "" when neither says."""
-    if owner is not None:
+def patient_of(header: SliceHeader, owner: DirectoryOwner | None, patient_from: str = "") -> str:
+    """The key of a file's patient.
+
+    Args:
+      header: of one of the file's images.
+      owner: what the file's directory says, of `find_owners` with the same choice.
+      patient_from: one of `PATIENT_FROM`, "" for a directory of the layout, else PatientID.
+
+    Returns:
+      The patient's key, or a key of the series alone where there is no id (`is_nobody`).
+    """
+    if owner is not None and owner.patient:
         return owner.patient
-    return _BY_HEADER + header.patient_id if header.patient_id else ""
+    if patient_from == "study" and not is_placeholder(header.study_uid):
+        return _BY_STUDY + study_id(header.study_uid)
+    patient_id = header.patient_id
+    if patient_from in ("", "patient_id") and (
+        not is_placeholder(patient_id) or may_be_number_zero(patient_id)
+    ):
+        return _BY_HEADER + patient_id
+    return f"{_NOBODYS}{header.study_uid}/{header.series_uid}"
 
 
-def unowned(path: str) -> Rejection:
-    """The refusal of a file for which `patient_of` finds no patient."""
-    return Rejection(
-        paths=(path,),
-        reason=Reason.NO_PATIENT_ID,
-        detail="PatientID (0010,0020) is empty, and no directory is a patient's",
+def is_nobody(key: str) -> bool:
+    """Whether a key is that of one series, of which nothing says whose it is."""
+    return key.startswith(_NOBODYS)
+
+
+def is_study(key: str) -> bool:
+    """Whether a key is that of a study."""
+    return key.startswith(_BY_STUDY)
+
+
+def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = "") -> str:
+    """Why the images of one key of `patient_of` are no patient's, "" where they are one's.
+
+    An id of zeros is somebody's only within one study, which DICOM gives to one patient.
+    """
+    header = headers[0]
+    zeros = key.startswith(_BY_HEADER) and may_be_number_zero(patient_id_of(key))
+    if not is_nobody(key) and not (zeros and len({other.study_uid for other in headers}) > 1):
+        return ""
+    if patient_from == "directory":
+        return "--patient_from directory: it lies in no directory of a patient below the input"
+    if patient_from == "study":
+        return "--patient_from study: StudyInstanceUID (0020,000D) is empty"
+    said = "a placeholder, nobody's id" if header.patient_id else "empty"
+    layout = "" if patient_from else ", and no directory is a patient's"
+    return (
+        f"PatientID (0010,0020) is {said}{layout}; --patient_from directory or study takes "
+        "something else for the id"
     )
 
 
 def patient_id_of(key: str) -> str:
-    """The patient id of a key of `patient_of`."""
-    if key.startswith(_BY_HEADER):
-        return key.removeprefix(_BY_HEADER)
+    """The patient id of a key of `patient_of`, "" of nobody."""
+    if is_nobody(key):
+        return ""
+    for prefix in (_BY_HEADER, _BY_STUDY):
+        if key.startswith(prefix):
+            return key.removeprefix(prefix)
     return posixpath.basename(key)

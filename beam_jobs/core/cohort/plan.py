@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydicom import config
 from pydicom.uid import UID
 
-from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.cohort.layout import DirectoryOwner
+from beam_jobs.core.cohort.ids import is_placeholder, normalised_id
+from beam_jobs.core.cohort.layout import DirectoryOwner, is_study, why_nobodys
 from beam_jobs.core.cohort.modality import combines_echoes, modality_of, why_unknown
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader
-from beam_jobs.core.reasons import Reason, Verdict
+from beam_jobs.core.reasons import UNUSED_BY_RULE, Reason, Verdict
 from beam_jobs.core.series import Series, assemble
 
 
@@ -72,7 +72,8 @@ class PatientPlan:
       series: the series chosen for each modality.
       rows: a row for every series of the patient, the chosen ones first, as "used".
       firsts: the first image of each row.
-      refusal: why nothing can be made of the patient, None when something can.
+      refusal: why nothing can be made of the patient, None when something can. A series that is
+        nobody's has a plan of its own, which is refused.
     """
 
     key: str
@@ -89,6 +90,7 @@ def plan_patient(
     *,
     owners: Mapping[str, DirectoryOwner] | None = None,
     rules: Sequence[ModalityRule] = (),
+    patient_from: str = "",
 ) -> PatientPlan:
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
@@ -100,19 +102,19 @@ def plan_patient(
       key: the patient's.
       headers: of all the patient's files, in any order.
       modalities: the wanted ones.
-      owners: of the directories that the files lie in, as far as they follow the layout.
+      owners: of the directories that the files lie in, as far as they say anything.
       rules: tried before the built-in ones.
+      patient_from: how the key was found.
     """
     owners = owners or {}
 
     def owner_of(path: str) -> DirectoryOwner | None:
-        return owners.get(posixpath.dirname(path))
+        owner = owners.get(posixpath.dirname(path))
+        return owner if owner is not None and owner.modality is not None else None
 
     headers = list(headers)
-    people: dict[str, set[str]] = defaultdict(set)
-    for header in headers:
-        people[posixpath.dirname(header.path)].add(normalised_id(header.patient_id))
-    mixed = max((len(names - {""}) for names in people.values()), default=0)
+    mixed = _people_mixed(headers, together=is_study(key))
+    nobodys = why_nobodys(key, headers, patient_from)
     stacks, rejections = assemble(headers)
     diffusion = {(h.study_uid, h.series_uid) for h in headers if (h.b_value or 0) >= 1}
     references = sorted({stack.first.frame_of_reference for stack in stacks})
@@ -126,7 +128,9 @@ def plan_patient(
             rules,
             diffusion=(stack.first.study_uid, stack.first.series_uid) in diffusion,
         )
-        if modality is None:
+        if nobodys:
+            left.append((stack, modality or "", Reason.NO_PATIENT_ID, nobodys))
+        elif modality is None:
             left.append((stack, "", Reason.UNKNOWN_MODALITY, why_unknown(stack)))
         else:
             candidates[modality].append(stack)
@@ -150,11 +154,14 @@ def plan_patient(
     for rejection in rejections:
         firsts.append(by_path[rejection.paths[0]])
         owner = owner_of(rejection.paths[0])
+        if nobodys and rejection.verdict is Verdict.REJECTED:
+            reason, detail = Reason.NO_PATIENT_ID, nobodys
+            rejection = dataclasses.replace(rejection, reason=reason, detail=detail)
         rows.append(
             SeriesRow(
                 patient=key,
                 path=rejection.paths[0],
-                modality=owner.modality if owner else "",
+                modality=(owner.modality or "") if owner else "",
                 files=_count(rejection.paths, counted),
                 verdict=rejection.verdict.value,
                 reason=rejection.reason.value,
@@ -162,13 +169,26 @@ def plan_patient(
             )
         )
     refusal = None
-    if mixed > 1:
-        refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in one of its directories"
+    if nobodys:
+        refusal = Reason.NO_PATIENT_ID, nobodys
+    elif mixed > 1:
+        where = "the study" if is_study(key) else "one of its directories"
+        refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in {where}"
     elif not chosen:
         refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"
     return PatientPlan(
         key=key, series=chosen, rows=tuple(rows), firsts=tuple(firsts), refusal=refusal
     )
+
+
+def _people_mixed(headers: Iterable[SliceHeader], *, together: bool) -> int:
+    """The most PatientIDs in one directory, or in all files together; placeholders are none."""
+    people: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        if not is_placeholder(header.patient_id):
+            place = "" if together else posixpath.dirname(header.path)
+            people[place].add(normalised_id(header.patient_id))
+    return max(map(len, people.values()), default=0)
 
 
 def _count(paths: Iterable[str], counted: set[str]) -> int:
@@ -205,12 +225,15 @@ def _row(
 ) -> SeriesRow:
     geometry, first = series.geometry, series.first
     spacing = [round(step, 4) for step in geometry.spacing]
+    verdict = Verdict.USED
+    if reason is not None:
+        verdict = Verdict.UNUSED if reason in UNUSED_BY_RULE else Verdict.REJECTED
     return SeriesRow(
         patient=key,
         path=first.path,
         modality=modality,
         files=_count(series.paths, counted),
-        verdict=(Verdict.UNUSED if reason else Verdict.USED).value,
+        verdict=verdict.value,
         reason=reason.value if reason else "",
         detail=detail,
         plane=geometry.plane if series.geometry_known else "unknown",

@@ -26,7 +26,7 @@ def test_a_header_on_its_way_takes_a_fifth_of_its_pickle(tmp_path):
     assert len(packs) == 4
     plan = transforms._plan(("dir:00001", [pack for _, pack in packs]), source)
     headers = [
-        header for stack in transforms._unpack(plan[2]).series.values() for header in stack.headers
+        header for stack in transforms.unpack(plan[2]).series.values() for header in stack.headers
     ]
     assert sorted(header.path for header in headers) == [e.path for e in files.entries(source.root)]
     whole = len(pickle.dumps(headers))

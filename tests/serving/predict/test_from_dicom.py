@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.api import open_dataset
+from beam_jobs.core.cohort.ids import study_id
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
@@ -203,6 +205,44 @@ def test_real_ids_are_found_in_hashed_records_and_of_dicom_with_the_key(
     found, _, err = predict("--input", dataset, *output, *policy)
     assert found == 2
     assert "rows 1 and 2 name one patient" in err
+
+
+def test_patients_are_who_the_user_says(
+    predict: Command, cohort: Path, dicom_model: Path, tmp_path: Path
+) -> None:
+    """By study, as in a conversion; what cannot be listed or is never read stops nobody."""
+    heap = tmp_path / "heap"
+    uids = set()
+    for number, path in enumerate(sorted((cohort / "test").rglob("*/FLAIR/*.dcm"))):
+        if "00999" not in path.parts:
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = "ANONYMOUS"
+            (heap / path.parts[-3]).mkdir(parents=True, exist_ok=True)
+            dataset.save_as(heap / path.parts[-3] / f"{number}.dcm")
+            uids.add(dataset.StudyInstanceUID)
+    (heap / ".DS_Store").write_text("x")
+    code, _, err = predict("--input", heap, "--output", tmp_path / "none.csv")
+    assert (code, err.count("\n")) == (1, 1)
+    found = table(tmp_path / "none.rejects.csv")
+    assert [row[4] for row in found] == ["no_patient_id"] * 3
+    choice = ("--patient_from", "study")
+    convert(heap, tmp_path / "dataset", *choice)
+    from_records, from_dicom = tmp_path / "records.csv", tmp_path / "dicom.csv"
+    assert predict("--input", tmp_path / "dataset", "--output", from_records)[0] == 0
+    assert predict("--input", heap, "--output", from_dicom, *choice)[0] == 0
+    assert table(from_dicom) == table(from_records)
+    assert {row[0] for row in table(from_dicom)} == set(map(study_id, uids))
+    assert not (tmp_path / "dicom.rejects.csv").exists()
+    model = load_model(dicom_model)
+    answers = model.predict(heap, patient_from="directory")
+    names = [path.name for path in (cohort / "test").iterdir() if path.name != "00999"]
+    assert sorted(answers.patient_id) == sorted(names)
+    with pytest.raises(ValueError, match="patient_from 'series' is none of"):
+        model.predict(heap, patient_from="series")
+    output = ("--output", tmp_path / "no.csv")
+    code, _, err = predict("--input", tmp_path / "dataset", *output, *choice)
+    assert code == 2
+    assert "--patient_from is for DICOM" in err
 
 
 def test_an_empty_directory_is_one_line(predict: Command, tmp_path: Path) -> None:

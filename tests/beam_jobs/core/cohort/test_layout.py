@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-from beam_jobs.core.cohort.layout import find_owners, patient_id_of
+from beam_jobs.core.cohort.ids import study_id
+from beam_jobs.core.cohort.layout import find_owners, is_nobody, patient_id_of, patient_of
+from tests.beam_jobs.core.test_series import header
 
 ALL = ("FLAIR", "T1w", "T1wCE", "T2w")
 
@@ -57,3 +59,52 @@ def test_a_directory_that_cannot_be_listed_is_its_patients():
         "r/00005/T1w": ("00005", "T1w"),
         "r/00005/FLAIR": ("00005", "FLAIR"),
     }
+
+
+PATHS = (
+    "r/A/2020/s1/1.dcm", "r/A/2021/s1/1.dcm", "r/B/1.dcm", "r/B/2020/T1w/1.dcm", "r/1.dcm",
+    "r/FLAIR/1.dcm",
+)  # fmt: skip
+
+
+def test_a_directory_is_a_patient_where_it_lies_directly_in_the_input():
+    owners = find_owners(PATHS, ALL, root="r", patient_from="directory")
+    assert {name: (patient_id_of(o.patient), o.modality) for name, o in owners.items()} == {
+        "r/A/2020/s1": ("A", None),  # the headers give the modality
+        "r/A/2021/s1": ("A", None),
+        "r/B": ("B", None),
+        "r/B/2020/T1w": ("B", "T1w"),
+    }  # "r/FLAIR" is no patient's name
+
+
+def test_the_layouts_patient_is_its_first_directory_only_where_the_input_says_so():
+    paths = ["r/A/ses-1/T1w/1", "r/A/ses-2/T1w/1"]
+    for choice, patients in (("", ["ses-1", "ses-2"]), ("directory", ["A", "A"])):
+        owners = find_owners(paths, ALL, root="r", patient_from=choice).values()
+        assert [patient_id_of(owner.patient) for owner in owners] == patients
+    for choice in ("study", "patient_id"):
+        owners = find_owners(paths, ALL, root="r", patient_from=choice).values()
+        assert {(owner.patient, owner.modality) for owner in owners} == {("", "T1w")}
+
+
+@pytest.mark.parametrize(
+    ("choice", "patient"),
+    [("", "A7"), ("patient_id", "A7"), ("study", study_id("1.5")), ("directory", "")],
+)
+def test_who_is_a_patient_of_a_heap_is_as_chosen(choice, patient):
+    one = header(0.0, patient_id="A7", study_uid="1.5", series_uid="1.5.1")
+    assert patient_id_of(patient_of(one, None, choice)) == patient
+
+
+@pytest.mark.parametrize("choice", ["", "patient_id"])
+def test_placeholders_bring_nobody_together(choice):
+    series = [header(0.0, patient_id="ANONYMOUS", series_uid=uid) for uid in ("1", "2")]
+    keys = [patient_of(one, None, choice) for one in series]
+    assert len(set(keys)) == 2
+    assert all(map(is_nobody, keys))
+
+
+def test_a_placeholder_in_the_layout_changes_nothing():
+    (owner,) = find_owners(["r/0/T1w/1"], ALL, root="r").values()
+    assert patient_id_of(owner.patient) == "0"
+    assert patient_of(header(0.0, patient_id="ANONYMOUS"), owner) == owner.patient

@@ -6,7 +6,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.cohort.layout import find_owners, patient_id_of, patient_of
+from beam_jobs.core.cohort.layout import find_owners, is_nobody, patient_id_of, patient_of
 from beam_jobs.core.cohort.modality import modality_by_rules
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules
@@ -61,7 +61,9 @@ def test_patient_id_may_hold_a_slash():
 
 
 def test_file_of_nobody_has_no_patient():
-    assert patient_of(header(0.0), None) == ""
+    key = patient_of(header(0.0), None)
+    assert is_nobody(key)
+    assert patient_id_of(key) == ""
 
 
 def test_directory_with_several_patients_is_refused():
