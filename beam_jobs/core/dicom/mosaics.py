@@ -48,6 +48,7 @@ def expand(header: SliceHeader, path: str, source: ByteSource) -> list[SliceHead
                 positions = _siemens_positions(header, dataset)
             else:
                 positions = _uih_positions(dataset)
+            side = _side(header, len(positions))
     except RejectedError as error:
         raise RejectedError(error.reason, str(error), path=path) from error
     except Exception as error:  # private elements hold anything
@@ -56,14 +57,7 @@ def expand(header: SliceHeader, path: str, source: ByteSource) -> list[SliceHead
             f"the private elements that place the tiles are malformed ({type(error).__name__})",
             path=path,
         ) from error
-    side = _side(len(positions))
     rows, columns = header.rows or 0, header.columns or 0
-    if rows % side or columns % side:
-        raise RejectedError(
-            Reason.MOSAIC,
-            f"{rows} x {columns} pixels are not {side} x {side} tiles of {len(positions)} slices",
-            path=path,
-        )
     return [
         header._replace(
             frame=index,
@@ -86,9 +80,19 @@ def whole_image(tile: SliceHeader) -> SliceHeader:
     )
 
 
-def _side(count: int) -> int:
-    """Tiles along one side of a square that holds `count`."""
-    return math.isqrt(count - 1) + 1
+def _side(header: SliceHeader, count: int) -> int:
+    """Tiles along one side of the square that holds `count`.
+
+    Raises:
+      RejectedError: the image is no such square.
+    """
+    side = math.isqrt(count - 1) + 1
+    if (header.rows or 0) % side or (header.columns or 0) % side:
+        raise RejectedError(
+            Reason.MOSAIC,
+            f"{header.rows} x {header.columns} pixels are no {side} x {side} tiles of {count} slices",
+        )
+    return side
 
 
 def _siemens_positions(header: SliceHeader, dataset: Dataset) -> Array:
@@ -107,7 +111,9 @@ def _siemens_positions(header: SliceHeader, dataset: Dataset) -> Array:
     cosine = float(towards @ normal) / float(np.linalg.norm(towards))
     if abs(cosine) < _PARALLEL:
         raise RejectedError(Reason.MOSAIC, "SliceNormalVector is not normal to the orientation")
-    outside = 1 - 1 / _side(count)  # share of the mosaic's sides by which it exceeds a tile's
+    outside = 1 - 1 / _side(
+        header, count
+    )  # share of the mosaic's sides by which it exceeds a tile's
     first = np.asarray(header.position, dtype=np.float64)
     first = first + along_column * header.pixel_spacing[1] * (header.columns or 0) * outside / 2
     first = first + along_row * header.pixel_spacing[0] * (header.rows or 0) * outside / 2

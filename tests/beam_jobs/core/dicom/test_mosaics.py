@@ -102,7 +102,7 @@ def test_a_mosaic_is_read_once_for_all_its_tiles(tmp_path, monkeypatch):
     assert len(opened) == 1
 
 
-def without_normal(dataset):
+def across_the_normal(dataset):
     block = dataset.private_block(0x0029, "SIEMENS CSA HEADER")
     block[0x10].value = csa_header(
         {
@@ -111,6 +111,11 @@ def without_normal(dataset):
             "SliceNormalVector": ["1", "0", "0"],
         }
     )
+
+
+def countless(dataset):
+    block = dataset.private_block(0x0029, "SIEMENS CSA HEADER")
+    block[0x10].value = csa_header({"First": [], "NumberOfImagesInMosaic": ["2000000000"]})
 
 
 def damaged(dataset):
@@ -129,7 +134,8 @@ def no_frames(dataset):
     ("write", "options"),
     [
         (write_mosaic, {"csa": 0, "counted": False}),
-        (write_mosaic, {"change": without_normal}),
+        (write_mosaic, {"change": across_the_normal}),
+        (write_mosaic, {"change": countless}),
         (write_mosaic, {"change": damaged}),
         (write_mosaic, {"change": lambda dataset: delattr(dataset, "ImagePositionPatient")}),
         (write_mosaic, {"change": lambda dataset: delattr(dataset, "ImageOrientationPatient")}),
