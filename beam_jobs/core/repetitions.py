@@ -345,11 +345,11 @@ def _by_numbering(images: Part, places: int) -> Iterator[list[Part]]:
         since = [((header.instance_number or 0) - start, place) for header, place in images]
         slots = {place: number % places for number, place in since}
         if len(set(slots.values())) == places and all(slots[p] == n % places for n, p in since):
-            # Where a repetition begins is certain where its slices follow each other, or where
-            # numbers run from 1 in whole repetitions to the last.
+            # Where a repetition begins is certain where its slices follow each other, where the
+            # first image of all is there, or where numbers end with a whole repetition.
             order = [slots[place] for place in range(places)]
             if order in (sorted(order), sorted(order, reverse=True)) or (
-                start == 1 and low <= places and high % places == 0
+                start == 1 and (low == 1 or (low <= places and high % places == 0))
             ):
                 yield _grouped(images, [number // places for number, _ in since])
         blocks = {place: number // most for number, place in since}

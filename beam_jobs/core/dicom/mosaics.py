@@ -90,7 +90,7 @@ def _side(header: SliceHeader, count: int) -> int:
     if (header.rows or 0) % side or (header.columns or 0) % side:
         raise RejectedError(
             Reason.MOSAIC,
-            f"{header.rows} x {header.columns} pixels are no {side} x {side} tiles of {count} slices",
+            f"{header.rows} x {header.columns} pixels are not {count} slices in {side}²",
         )
     return side
 
