@@ -199,9 +199,9 @@ NAME_RULES: tuple[ModalityRule, ...] = (
     ModalityRule(modality=None, text=rf"{_NAME}tfl", repetition_time=(3600, None)),
     ModalityRule(modality=None, text=rf"{_NAME}tfl", echo_time=(15, None)),
     ModalityRule(modality=T1, text=rf"{_NAME}tfl(?: me)?3d\d+ \d*ns"),
+    ModalityRule(modality=None, text=rf"{_NAME}fl2d", flip_angle=(None, 64.9)),
     ModalityRule(
-        modality=T1, text=rf"{_NAME}fl2d\d", echo_time=(None, 6), repetition_time=(60, 700),
-        flip_angle=(65, 90),
+        modality=T1, text=rf"{_NAME}fl2d\d", echo_time=(None, 6), repetition_time=(60, 700)
     ),
     # Over 28 degrees: time-of-flight has less, and its name ends on "r".
     ModalityRule(

@@ -59,6 +59,9 @@ t1_space_sag_p2_iso |  | *spc_44ns | SE | 700 22 - 120 | agent=Gadovist | T1wCE
 t1_fl2d_tra |  | *fl2d1 | GR | 250 2.46 - 70 |  | T1w
  |  | *fl2d1 | GR | 250 2.46 - 70 |  | T1w
 localizer | = | *fl2d1 | GR | 8.6 4 - 20 |  | -
+ |  | *fl2d1 | GR | 250 2.46 |  | T1w
+ |  | *fl2d1 | GR | 250 2.46 - 30 |  | -
+ |  | *fl2d1 | GR | 500 18 - 70 |  | -
  |  | *fl2d1 | GR | 8.6 4 - 20 |  | -
 AAHead_Scout_32ch-head-coil |  | *fl3d1_ns | GR | 3.15 1.37 - 8 |  | -
  |  | *fl3d1_ns | GR | 3.15 1.37 - 8 | slices=160 | -
