@@ -140,12 +140,12 @@ def _particulars(row: SurveyRow, width: int) -> str:
         f"{row.plane} {row.obliquity:.0f}°" if row.obliquity else row.plane,
         f"{row.rows}×{row.columns}×{row.slices}" if row.slices else "",
         f"×{row.repetitions}" if (row.repetitions or 1) > 1 else "",
-        "×".join(f"{step:.3g}" for step in spacing if step is not None) + " mm"
-        if row.slices
-        else "",
         _count(row.copies, "duplicate") if row.copies else "",
         f"{row.rejected} of {_count(row.files, 'file')} rejected"
         if row.rejected and row.verdict != Verdict.REJECTED.value
+        else "",
+        "×".join(f"{step:.3g}" for step in spacing if step is not None) + " mm"
+        if row.slices
         else "",
         *dict.fromkeys(
             text for text in (row.protocol, row.sequence_name) if text and text != row.name

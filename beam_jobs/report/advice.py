@@ -52,7 +52,7 @@ ADVICE: dict[Reason, str] = {
     Reason.DERIVED_IMAGE: "Nothing, unless the original series is missing: then export it.",
     Reason.EXACT_DUPLICATE: "Nothing; one copy was used.",
     Reason.UNKNOWN_MODALITY: "Nothing, unless it is a wanted modality under another description: "
-    "then name it in --series_rules.",
+    "then name it in --series_rules (`voxelbeam survey INPUT --write_rules FILE` begins one).",
     Reason.OTHER_CANDIDATE_PREFERRED: "Nothing, unless you want this one: --series_rules can tell "
     "the two apart.",
     Reason.PATIENT_REJECTED: "Solve what the patient was rejected for.",
