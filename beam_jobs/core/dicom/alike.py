@@ -9,9 +9,11 @@ says. So a file that fits gives what the walk gives, at a tenth of the cost; any
 
 from __future__ import annotations
 
+import functools
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from beam_jobs.common.files.interface import ByteSource
 from beam_jobs.core.dicom import header_walk
@@ -34,11 +36,8 @@ _PATH, _SIZE, _MODIFIED = _SLOTS["path"], _SLOTS["file_size"], _SLOTS["modified"
 _OFFSET, _LENGTH = _SLOTS["pixel_offset"], _SLOTS["pixel_length"]
 # How others are read: private creators, the transfer syntax, the character set.
 _DECIDING = CREATORS | {0x00020010, CHARACTER_SET}
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_ITEM = 0xFFFEE000
 _UNDEFINED = 0xFFFFFFFF
-# Longer values that nobody wants are jumped over, not compared.
-_LONG_RUN = 512
-_MOST_ELEMENTS = 4096
 _MOST_READ_AT_ONCE = 1 << 15
 _KEPT = 16
 
@@ -49,85 +48,126 @@ _Parse = Callable[[bytes], Any]
 _Step = tuple[bytes, int, int, int, _Parse | None]
 
 
-class _Anatomy(NamedTuple):
-    """The elements of a walked file, the pixel data's the last.
+class _Walked:
+    """A file that was walked.
 
     Attributes:
-      tags: of each element, 0 of those within sequences.
-      heads: tag and representation; all of what only opens or closes.
-      contents: all bytes of an element; None where they are not in memory, or long and not wanted.
+      header: what it says.
+      walk: how it was found.
+      image: its begin to the end of the header, zeros where it was not read.
+      unread: which elements lie in these parts.
     """
 
-    tags: list[int]
-    heads: list[bytes]
-    contents: list[bytes | None]
+    def __init__(self, header: SliceHeader, walk: Walk) -> None:
+        self.header = header
+        self.walk = walk
 
+    @functools.cached_property
+    def image(self) -> bytes:
+        image = bytearray()
+        for base, part in self.walk.parts:
+            image += bytes(max(0, base - len(image)))
+            image[base : base + len(part)] = part
+        return bytes(image)
 
-def _anatomy(walk: Walk) -> _Anatomy | None:
-    """None where elements of implicit VR stand within explicit VR, where lengths decide which."""
-    explicit = walk.transfer_syntax != header_walk.IMPLICIT_LITTLE
-    tags: list[int] = []
-    heads: list[bytes] = []
-    contents: list[bytes | None] = []
-    parts = iter(walk.parts)
-    base, part = next(parts)
-    following = next(parts, None)
-    depth = 0
-    for start, value, end, length_bytes in walk.elements:
-        while following and following[0] <= start:
-            (base, part), following = following, next(parts, None)
-        head = part[start - base : value - length_bytes - base]
-        tag = header_walk.tag_of(head)
-        if explicit and len(head) == 4 and tag != _ITEM:
+    @functools.cached_property
+    def unread(self) -> frozenset[int]:
+        starts = [start for start, *_ in self.walk.elements]
+        found: set[int] = set()
+        reached = 0
+        for base, part in self.walk.parts:
+            if base > reached:
+                found.update(range(bisect_right(starts, reached) - 1, bisect_left(starts, base)))
+            reached = max(reached, base + len(part))
+        return frozenset(found)
+
+    def may_be_like(self, other: _Walked) -> bool:
+        """Whether it is worth a comparison."""
+        same_series = self.header.series_uid == other.header.series_uid
+        return same_series and len(self.walk.elements) == len(other.walk.elements)
+
+    def differing(self, other: _Walked) -> frozenset[int] | None:
+        """Which elements have other bytes in `other`; None where it has other elements.
+
+        Those not read and the pixel data, the last, always count.
+
+        Args:
+          other: has as many elements.
+        """
+        elements, others = self.walk.elements, other.walk.elements
+        image, other_image = self.image, other.image
+        always = self.unread | other.unread | {len(elements) - 1}
+        found = []
+        # From the left: where all before is alike, equal bytes hold equal elements.
+        stack = [(0, len(elements))]
+        while stack:
+            low, high = stack.pop()
+            ours = image[elements[low][0] : elements[high - 1][2]]
+            if ours == other_image[others[low][0] : others[high - 1][2]]:
+                continue
+            if high - low > 1:
+                middle = (low + high) // 2
+                stack += [(middle, high), (low, middle)]
+            elif self._head(low) == other._head(low) and elements[low][3]:
+                found.append(low)
+            else:
+                return None
+        if any(self._head(each) != other._head(each) for each in always):
             return None
-        tags.append(0 if depth else tag)
-        heads.append(head)
-        wanted = not depth and (tag in walk.values or tag in CREATORS)
-        known = end - base <= len(part) and (wanted or end - start <= _LONG_RUN)
-        contents.append(part[start - base : end - base] if known else None)
-        if not length_bytes:
-            depth += -1 if tag in (_ITEM_END, _SEQUENCE_END) else 1
-    return _Anatomy(tags, heads, contents)
+        return always.union(found)
+
+    def _head(self, index: int) -> bytes:
+        """Tag and representation of an element."""
+        start, value, _, length_bytes, _ = self.walk.elements[index]
+        return self.image[start : value - length_bytes]
+
+    def tag(self, index: int) -> int:
+        """The tag of an element, 0 within a sequence."""
+        return 0 if self.walk.elements[index][4] else header_walk.tag_of(self._head(index))
+
+    def decides(self, index: int) -> bool:
+        """Whether the bytes of an element tell how to read others."""
+        if self.tag(index) in _DECIDING:
+            return True
+        # Within an explicit data set, the first length of an item may show that it is implicit.
+        head = self._head(index)
+        implicit = len(head) == 4 and header_walk.tag_of(head) != _ITEM
+        return implicit and self.walk.transfer_syntax != header_walk.IMPLICIT_LITTLE
 
 
 class Likeness:
     """What the headers of a series have in common.
 
     Attributes:
-      header, walk: of the file that was learnt from last.
-      anatomy: its elements.
+      walked: the file that was learnt from last.
       varying: which of its elements differ from file to file, or are not known.
       reach: bytes that are best read at once.
     """
 
-    def __init__(
-        self, header: SliceHeader, walk: Walk, anatomy: _Anatomy, varying: frozenset[int]
-    ) -> None:
-        self.header, self.walk = header, walk
-        self.anatomy = anatomy
+    def __init__(self, walked: _Walked, varying: frozenset[int]) -> None:
+        self.walked = walked
         self.varying = varying
+        walk = walked.walk
         near = walk.pixel_offset < _MOST_READ_AT_ONCE
         self.reach = max(walk.pixel_offset + 256 if near else 0, header_walk.CHUNK)
-        self._values: list[Any] = list(header)
-        self._private: list[tuple[int, PrivateField]] = []
         self._encapsulated = walk.pixel_length is None
-        slots = self._private_slots(walk)
+        self._values: list[Any] = list(walked.header)
+        self._private: list[tuple[int, PrivateField]] = []
+        slots = self._private_slots()
         self._steps: list[_Step] = []
-        run = bytearray()
-        for index, (tag, content) in enumerate(zip(anatomy.tags, anatomy.contents, strict=True)):
-            start, _, _, length_bytes = walk.elements[index]
-            if start == walk.meta_end:
-                self._steps.append((bytes(run), len(run), 0, 0, None))
-                run.clear()
-            if content is not None and index not in varying:
-                run += content
-                continue
-            run += anatomy.heads[index]
-            slot, parse = slots.get(tag, (0, None))
-            self._steps.append((bytes(run), len(run) + length_bytes, length_bytes, slot, parse))
-            run.clear()
+        at = walk.elements[0][0]
+        for index in sorted(varying):
+            start, value, end, length_bytes, _ = walk.elements[index]
+            if at <= walk.meta_end <= start:
+                run = walked.image[at : walk.meta_end]
+                self._steps.append((run, len(run), 0, 0, None))
+                at = walk.meta_end
+            run = walked.image[at : value - length_bytes]
+            slot, parse = slots.get(walked.tag(index), (0, None))
+            self._steps.append((run, len(run) + length_bytes, length_bytes, slot, parse))
+            at = end
 
-    def _private_slots(self, walk: Walk) -> dict[int, tuple[int, _Parse]]:
+    def _private_slots(self) -> dict[int, tuple[int, _Parse]]:
         """Slot and parser of every wanted tag.
 
         Where private elements vary, or what they stand in for, their bytes have slots of their own.
@@ -135,21 +175,22 @@ class Likeness:
         slots: dict[int, tuple[int, _Parse]] = {
             tag: (_SLOTS[name], parse) for tag, (name, parse) in PARSE.items()
         }
-        varying = {self.anatomy.tags[index] for index in self.varying}
-        present = [tag for tag in walk.values if tag in walk.private]
+        varying = {self.walked.tag(index) for index in self.varying}
+        values, private = self.walked.walk.values, self.walked.walk.private
+        present = [tag for tag in values if tag in private]
         standard = [tag for tag, (name, _) in PARSE.items() if name in PRIVATE_NAMES]
         if not present or varying.isdisjoint([*present, *standard]):
             return slots
         for name in PRIVATE_NAMES:
             self._values[_SLOTS[name]] = SliceHeader._field_defaults[name]
         for tag in standard:
-            if tag in walk.values:
+            if tag in values:
                 slot, parse = slots[tag]
-                self._values[slot] = parse(walk.values[tag])
+                self._values[slot] = parse(values[tag])
         for tag in present:
             slots[tag] = (len(self._values), bytes)
-            self._private.append((len(self._values), walk.private[tag]))
-            self._values.append(walk.values[tag])
+            self._private.append((len(self._values), private[tag]))
+            self._values.append(values[tag])
         return slots
 
     def read(self, path: str, source: ByteSource, buffer: bytes) -> SliceHeader | None:
@@ -218,7 +259,7 @@ class Recent(threading.local):
 
     def __init__(self) -> None:
         self._likenesses: list[Likeness] = []
-        self._walked: list[tuple[SliceHeader, Walk]] = []
+        self._walked: list[_Walked] = []
 
     @property
     def reach(self) -> int:
@@ -249,42 +290,26 @@ class Recent(threading.local):
 
         From the second file of a series on, it is known what differs within it.
         """
-        if len(walk.elements) > _MOST_ELEMENTS:
-            return
-        before = self._walked
-        self._walked = [(header, walk), *before[: _KEPT - 1]]
+        if (
+            len(walk.elements) > header_walk.MOST_ELEMENTS
+            or len(walk.parts) >= header_walk.MOST_PARTS
+        ):
+            return  # what is known of it may not be all
+        walked = _Walked(header, walk)
+        before = next(filter(walked.may_be_like, self._walked), None)
+        self._walked = [walked, *self._walked[: _KEPT - 1]]
         for likeness in self._likenesses:
-            if _may_be_alike(likeness.header, likeness.walk, header, walk):
-                anatomy = _anatomy(walk)
-                if anatomy and anatomy.heads == likeness.anatomy.heads:
+            if walked.may_be_like(likeness.walked):
+                differing = walked.differing(likeness.walked)
+                if differing:
                     self._likenesses.remove(likeness)
-                    self._add(header, walk, anatomy, likeness.anatomy, likeness.varying)
+                    self._add(walked, differing | likeness.varying)
                     return
         # One comparison is enough: what has other elements in every file is not worth it.
-        for other_header, other_walk in before:
-            if _may_be_alike(other_header, other_walk, header, walk):
-                anatomy, other = _anatomy(walk), _anatomy(other_walk)
-                if anatomy and other and anatomy.heads == other.heads:
-                    self._add(header, walk, anatomy, other, frozenset())
-                return
+        if before and (differing := walked.differing(before)):
+            self._add(walked, differing)
 
-    def _add(
-        self,
-        header: SliceHeader,
-        walk: Walk,
-        anatomy: _Anatomy,
-        other: _Anatomy,
-        known: frozenset[int],
-    ) -> None:
-        pairs = zip(anatomy.contents, other.contents, strict=True)
-        differing = {index for index, (one, two) in enumerate(pairs) if one is None or one != two}
-        # What decides how others are read has to stay.
-        if any(anatomy.tags[index] in _DECIDING for index in differing):
-            return
-        likeness = Likeness(header, walk, anatomy, known | differing)
-        self._likenesses = [likeness, *self._likenesses[: _KEPT - 1]]
-
-
-def _may_be_alike(header: SliceHeader, walk: Walk, other: SliceHeader, other_walk: Walk) -> bool:
-    same_series = header.series_uid == other.series_uid
-    return same_series and len(walk.elements) == len(other_walk.elements)
+    def _add(self, walked: _Walked, varying: frozenset[int]) -> None:
+        if not any(map(walked.decides, varying)):
+            likeness = Likeness(walked, varying)
+            self._likenesses = [likeness, *self._likenesses[: _KEPT - 1]]

@@ -25,6 +25,8 @@ CHUNK = 8192
 _LARGEST_CHUNK = 1 << 16
 LONGEST = 4096
 _DEEPEST = 64
+MOST_ELEMENTS = 4096
+MOST_PARTS = 16
 _UNDEFINED = 0xFFFFFFFF
 _EXPLICIT = struct.Struct("<HH2sH")
 _IMPLICIT = struct.Struct("<HHL")
@@ -41,10 +43,11 @@ class HandOver(Exception):  # noqa: N818 - not an error: the slower reader takes
     """The file is not plain; pydicom has to read it."""
 
 
-# Where one element, at any depth, lies in the file: (its tag, its value, its end, bytes of its
-# length field, which ends where the value begins). What only opens or closes a sequence or an item
-# of undefined length has no value, and 0 as the last. A bare tuple, for there are hundreds a file.
-Element = tuple[int, int, int, int]
+# Where one element lies in the file: (its tag, its value, its end, bytes of its length field, which
+# ends where the value begins, whether it is within a sequence). What only opens or closes a
+# sequence or an item of undefined length has no value, and 0 bytes of length. Each begins where the
+# one before ends. A bare tuple, for there are hundreds a file.
+Element = tuple[int, int, int, int, bool]
 
 
 class Walk(NamedTuple):
@@ -57,9 +60,9 @@ class Walk(NamedTuple):
       pixel_offset: byte offset of the pixel data's value.
       pixel_length: its bytes, None when encapsulated (undefined length).
       elements: all between the file meta information's group length and the end of the pixel
-        data, in order.
+        data, in order; where they are more than `MOST_ELEMENTS`, some are left out.
       meta_end: where the file meta information ends.
-      parts: what was read of the file, as (offset, bytes) in order.
+      parts: what was read of the file, as (offset, bytes) in order; the first `MOST_PARTS`.
     """
 
     transfer_syntax: str
@@ -136,7 +139,7 @@ def walk(
         if length == _UNDEFINED:
             if tag in wanted or (not implicit and vr not in _SEQUENCE_VRS):
                 raise HandOver("undefined length")
-            elements.append((opened, position, position, 0))
+            elements.append((opened, position, position, 0, False))
             position = _past_sequence(window, position, implicit, elements)
             buffer, base = window.buffer, window.base
             last = len(buffer) - 12
@@ -153,12 +156,12 @@ def walk(
                 private |= private_block(tag, buffer[start : start + length])
             else:
                 values[tag] = buffer[start : start + length]
-        elements.append((opened, position, position + length, length_bytes))
+        elements.append((opened, position, position + length, length_bytes, False))
         position += length
     if tag != PIXEL_DATA:
         raise HandOver("no pixel data")
     pixel_length = pixels_end(source, transfer_syntax in encapsulated, position, length)
-    elements.append((opened, position, position + length, length_bytes))
+    elements.append((opened, position, position + length, length_bytes, False))
     return Walk(
         transfer_syntax, values, private, position, pixel_length, elements, meta_end, window.parts
     )
@@ -208,7 +211,8 @@ class _Window:
         self.base, self.buffer = position, self._source.read_at(position, max(self._chunk, need))
         if len(self.buffer) < need:
             raise HandOver("the file ends in its header")
-        self.parts.append((position, self.buffer))
+        if len(self.parts) < MOST_PARTS:
+            self.parts.append((position, self.buffer))
         return self.buffer
 
 
@@ -223,7 +227,7 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
       window: on the file.
       position: of the sequence's value.
       implicit: whether the data set around it has implicit VR.
-      elements: is added to.
+      elements: is added to, to little more than `MOST_ELEMENTS`.
 
     Returns:
       The position behind the sequence's delimiter.
@@ -232,6 +236,7 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
     last = len(buffer) - 14
     # Of every item that is open: whether the data set around its sequence has implicit VR.
     around = [implicit]
+    record = elements.append
     in_item = False
     while True:
         start = position - base
@@ -242,8 +247,10 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
         if group == 0xFFFE:
             opened, position = position, position + 8
             if number == 0xE000 and not in_item:
+                if len(elements) > MOST_ELEMENTS:
+                    record = _forget
                 if length != _UNDEFINED:
-                    elements.append((opened, position, position + length, 4))
+                    record((opened, position, position + length, 4, True))
                     position += length
                     continue
                 in_item = True
@@ -256,12 +263,12 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
             elif number == 0xE0DD and not in_item:
                 implicit = around.pop()
                 if not around:
-                    elements.append((opened, position, position, 0))
+                    record((opened, position, position, 0, True))
                     return position
                 in_item = True
             else:
                 raise HandOver("an item or a delimiter out of place")
-            elements.append((opened, position, position, 0))
+            record((opened, position, position, 0, True))
             continue
         if not in_item:
             raise HandOver("no item in a sequence")
@@ -284,14 +291,18 @@ def _past_sequence(window: _Window, position: int, implicit: bool, elements: lis
             else:
                 raise HandOver("unknown value representation")
         if length != _UNDEFINED:
-            elements.append((opened, position, position + length, length_bytes))
+            record((opened, position, position + length, length_bytes, True))
             position += length
         elif sequence and len(around) < _DEEPEST:
-            elements.append((opened, position, position, 0))
+            record((opened, position, position, 0, True))
             around.append(implicit)
             in_item = False
         else:
             raise HandOver("undefined length")
+
+
+def _forget(element: Element) -> None:
+    """Records no element."""
 
 
 def tag_of(data: bytes) -> int:
@@ -329,7 +340,7 @@ def _file_meta(buffer: bytes, elements: list[Element]) -> tuple[str, int]:
         if element == 0x0010:
             value = buffer[position : position + length]
             transfer_syntax = value.rstrip(b"\0 ").decode("ascii", "replace")
-        elements.append((opened, position, position + length, length_bytes))
+        elements.append((opened, position, position + length, length_bytes, False))
         position += length
     # The next element must not be of group 2, or the group length lied.
     if position != end or buffer[end : end + 2] == b"\x02\0" or not transfer_syntax:
