@@ -98,7 +98,7 @@ _NOTHING = (
     _words(
         # Diffusion, perfusion, function.
         r"dwi?|\w+dwi|dw(?:se|ssh)\w*|diff\w*|d?dti\w*|dmri\w*|tensor\w*|trace\w*|[a-z]*adc|ivim|"
-        r"noddi|dki|fa map|perf\w*|dsc|dce|pwi|[a-z]*asl|r?cb[fv]|mtt|ttp|tmax|\w*bold\w*|"
+        r"noddi|dki|fa map|perf\w*|dsc|dce|pwi|\w*asl|r?cb[fv]|mtt|ttp|tmax|\w*bold\w*|"
         r"\w*fmri\w*|resting|rest state|task|dyn\w*|twist|tricks|time ?resolved|4d|ep[23]d\w*|epi|"
         r"epi2d\w*|mbep2d\w*",
         # Scouts, calibration, fields, reports.
@@ -136,6 +136,9 @@ _SILENT_WORD = re.compile(
     r"routine|standard|protocol|protokoll|seri\w*|stud\w*|scan|sequence|images?|volume|wip|sense|cs|"
     r"anon\w*|de|identified|removed|redacted|deleted|blank|unknown|unnamed|none|no|not|found|name|n|a|"
     r"null|empty|default|x+|repeat|rpt|"
+    # Tools, in whatever they wrote.
+    r"nii\w*|nifti\w*|dicom\w*|dcm\w*|convert\w*|conversion|created|generated|export\w*|by|from|of|v\d*|[0-9a-f]{8,}|"
+    r"itk|simpleitk|slicer|mricro\w*|osirix|horos|orthanc|xnat|plastimatch|pydicom|matlab|python|"
     r"q?tse|f?se|gre|ffe|ir|iso\w*|mm|p\d|\d+\w?|fs|fat|sat|hr|hd|high|low|res|resolution|thin|thick|"
     r"slices?|with|without|w|wo|o|and|contrast|tumou?r|mpr|[*+]+"
 )

@@ -139,10 +139,9 @@ def _by_built_in_rules(series: Series) -> str | None:
     for text in (description, protocol, sequence):
         if text and found is _NO_FIT:
             found = _first_fit((*TEXT_RULES, *NAME_RULES), series, text)
-    if found is _NO_FIT and (
-        re.match(KNOWN_FAMILY, sequence)
-        or (not sequence and says_nothing(description) and says_nothing(protocol))
-    ):
+    # A sequence name that nothing is known of says no more than an absent one.
+    silent = says_nothing(description) and says_nothing(protocol)
+    if found is _NO_FIT and (silent or re.match(KNOWN_FAMILY, sequence)):
         found = _first_fit(TIME_RULES, series, "")
     if isinstance(found, _NoFit):
         return None

@@ -204,6 +204,12 @@ T2W |  |  | SE | 4000 105 |  | T2w
  |  |  | SE\IR | 8000 90 1200 | tesla=0.3 | FLAIR
  |  |  | SE\IR | 8000 90 1200 | tesla=1.5 | -
 anat-T1w | = |  | - |  | type=DERIVED\SECONDARY | T1w
+ |  | qit_conv v2.1 | SE | 4500 96 |  | T2w
+ |  | NIFTI2DICOM | SE | 600 12 |  | T1w
+ |  | 3dasl | RM | 4600 10 1525 |  | -
+ |  | 3dasl | SE | 4600 80 |  | -
+converted by dcm2niix v1.0.20210317 |  | x_1 | SE\IR | 9000 120 2500 |  | FLAIR
+vessel wall | vessel wall | qit_conv | SE | 800 12 |  | -
 sub-01_ses-02_T1w |  |  | - |  |  | T1w
 sub-CTRL01_acq-space_T2w |  |  | - |  |  | T2w
 sub-CTRL01_FLAIR |  |  | - |  |  | FLAIR
