@@ -144,3 +144,66 @@ def test_interleaved_acquisitions_of_one_stack_stay_together(tmp_path):
         change=lambda dataset, index: setattr(dataset, "AcquisitionNumber", 1 + index % 2),
     )  # fmt: skip
     assert read_volume(paths).array.shape[2] == 8
+
+
+def private(dataset, group, creator, **values):
+    """Private elements: xNN=(VR, value)."""
+    block = dataset.private_block(group, creator, create=True)
+    for element, (vr, value) in values.items():
+        block.add_new(int(element[1:], 16), vr, value)
+
+
+def ge_diffusion(dataset, b, direction):
+    stored = ("IS", [1_000_000_000 + b if b else 0, 8, 0, 0])
+    private(dataset, 0x0043, "GEMS_PARM_01", x39=stored)
+    names = ("xBB", "xBC", "xBD")
+    elements = {n: ("DS", f"{v:.6f}") for n, v in zip(names, direction, strict=True)}
+    private(dataset, 0x0019, "GEMS_ACQU_01", **elements)
+
+
+def philips_diffusion(dataset, b, direction):
+    private(dataset, 0x2001, "Philips Imaging DD 001", x03=("FL", float(b)))
+    names = ("xB0", "xB1", "xB2")
+    elements = {n: ("FL", v) for n, v in zip(names, direction, strict=True)}
+    private(dataset, 0x2005, "Philips MR Imaging DD 001", **elements)
+    dataset.TemporalPositionIdentifier = 1
+
+
+def siemens_diffusion(dataset, b, direction):
+    private(dataset, 0x0019, "SIEMENS MR HEADER", x0C=("IS", str(b)), x0E=("FD", direction))
+
+
+def uih_diffusion(dataset, b, direction):
+    elements = {"x09": ("FD", float(b)), "x37": ("FD", direction)}
+    private(dataset, 0x0065, "Image Private Header", **elements)
+
+
+@pytest.mark.parametrize(
+    ("maker", "write"),
+    [
+        ("GE MEDICAL SYSTEMS", ge_diffusion),
+        ("Philips Medical Systems", philips_diffusion),
+        ("SIEMENS", siemens_diffusion),
+        ("UIH", uih_diffusion),
+    ],
+)
+@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
+def test_diffusion_directions_of_each_maker_are_the_volumes_of_dcm2niix(
+    tmp_path, maker, write, syntax
+):
+    directions = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.0, -0.8, 0.6]]
+
+    def change(dataset, index):
+        volume, place = divmod(index, 6)
+        dataset.ImagePositionPatient = [-20.0, -30.0, 2.0 * place]
+        dataset.SpacingBetweenSlices, dataset.AcquisitionNumber = 2.0, 1
+        write(dataset, 1000 if volume else 0, directions[volume])
+
+    paths = write_slices(
+        tmp_path / "s", images(24), syntax, bits_stored=12, change=change, Manufacturer=maker
+    )
+    volumes = list(map(load_volume, read_stacks(paths)))
+    (image,) = run_dcm2niix(tmp_path / "s", tmp_path)
+    assert image.shape[3] == len(volumes) == 4
+    for k, volume in enumerate(volumes):
+        assert_same_as_nifti(image, volume, k)
