@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from beam_jobs.core.dicom.duplicates import (
     Collapsed,
     Fingerprint,
@@ -220,6 +222,9 @@ def _apart(
 
 def _partitions(images: Part, places: int) -> Iterator[list[Part]]:
     """Ways to tell repetitions apart, the surest first."""
+    beside = _beside(images)
+    if len(set(beside)) > 1:
+        yield _grouped(images, beside)
     varying = [name for name in _ELEMENTS if len({getattr(h, name) for h, _ in images}) > 1]
     for together in range(1, _MOST_TOGETHER + 1):
         for names in itertools.combinations(varying, together):
@@ -232,6 +237,14 @@ def _partitions(images: Part, places: int) -> Iterator[list[Part]]:
     for value in (_number, _acquisition_time, _trigger_time):
         yield from _by_rank(images, places, value)
     yield from _by_numbering(images, places)
+
+
+def _beside(images: Part) -> list[tuple[int, ...]]:
+    """How far beside the first image each lies within its plane, whole mm: stacks side by side."""
+    axes = np.array(images[0][0].orientation).reshape(2, 3)
+    positions = np.array([header.position for header, _ in images])
+    offsets = np.rint((positions - positions[0]) @ axes.T).astype(int)
+    return [tuple(offset) for offset in offsets.tolist()]
 
 
 def _judged(parts: list[Part], places: int) -> Repetitions:

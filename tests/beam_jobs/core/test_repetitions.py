@@ -244,6 +244,16 @@ def test_every_second_slice_twice_is_no_volume_twice():
     ]
 
 
+def test_stacks_side_by_side_are_volumes_of_their_own():
+    """As of a spine imaged in two stations, each with slices at the same heights."""
+    headers = placed([1] * 16, [*range(8), *range(8)])
+    headers[8:] = [h._replace(position=(0.0, 240.0, h.position[2])) for h in headers[8:]]
+    stacks, rejections = assemble(headers)
+    assert not rejections
+    assert [stack.geometry.affine[1, 3] for stack in stacks] == [0.0, 240.0]
+    assert [len(stack.headers) for stack in stacks] == [8, 8]
+
+
 def test_a_longer_first_repetition_does_not_make_the_others_incomplete():
     places = [*range(12), *range(3, 9), *range(3, 9), *range(3, 9)]
     numbers = [0] * 12 + [1] * 6 + [2] * 6 + [3] * 6
