@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom import uid
 from pydicom.dataset import Dataset
 
 from beam_jobs.core.cohort.plan import plan_patient
@@ -16,9 +17,12 @@ from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
 from tests.dicom_files import (
     assert_same_as_nifti,
+    enhanced_dataset,
+    group,
     read_stacks,
     recipe_image,
     run_dcm2niix,
+    save,
     write_slices,
 )
 
@@ -30,9 +34,9 @@ def images(count):
     return [recipe_image(12, turn=k).astype(np.uint16) for k in range(count)]
 
 
-def private(group: int, creator: str, element: int, vr: str) -> Callable[[Dataset, object], None]:
+def private(number: int, creator: str, element: int, vr: str) -> Callable[[Dataset, object], None]:
     def put(dataset: Dataset, value: object) -> None:
-        dataset.private_block(group, creator, create=True).add_new(element, vr, value)
+        dataset.private_block(number, creator, create=True).add_new(element, vr, value)
 
     return put
 
@@ -282,6 +286,29 @@ def test_the_earliest_of_equal_repetitions_is_chosen_whatever_its_files_are_call
     plan = plan_patient("1", headers, ["T1w"])
     assert {header.acquisition_time for header in plan.series["T1w"].headers} == {"125600"}
     assert [row.files for row in plan.rows] == [6] * 4
+
+
+def test_a_file_of_several_repetitions_counts_once(tmp_path):
+    frames = [(t, k) for t in range(3) for k in range(PLACES)][:-2]  # the last is incomplete
+    groups = [
+        group(
+            PlanePositionSequence={"ImagePositionPatient": [0.0, 0.0, 2.0 * k]},
+            FrameContentSequence={"TemporalPositionIndex": t + 1},
+        )
+        for t, k in frames
+    ]
+    path = tmp_path / "4d.dcm"
+    save(
+        enhanced_dataset(groups, bits_stored=12, SeriesDescription="T1w"), path,
+        uid.ExplicitVRLittleEndian, images(len(frames)),
+    )  # fmt: skip
+    headers, _ = index_files([str(path)])
+    plan = plan_patient("1", headers, ["T1w"])
+    assert [(row.reason, row.files) for row in plan.rows] == [
+        ("", 1),
+        ("other_candidate_preferred", 0),
+        ("incomplete_repetition", 0),
+    ]
 
 
 def scrambled_time_series(rng):
