@@ -179,17 +179,17 @@ def uih_diffusion(dataset, b, direction):
 
 
 @pytest.mark.parametrize(
-    ("maker", "write"),
+    ("maker", "write", "slice_by_slice"),
     [
-        ("GE MEDICAL SYSTEMS", ge_diffusion),
-        ("Philips Medical Systems", philips_diffusion),
-        ("SIEMENS", siemens_diffusion),
-        ("UIH", uih_diffusion),
+        ("GE MEDICAL SYSTEMS", ge_diffusion, True),
+        ("Philips Medical Systems", philips_diffusion, True),
+        ("SIEMENS", siemens_diffusion, False),  # numbered otherwise, dcm2niix mixes these
+        ("UIH", uih_diffusion, False),
     ],
 )
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian])
 def test_diffusion_directions_of_each_maker_are_the_volumes_of_dcm2niix(
-    tmp_path, maker, write, syntax
+    tmp_path, maker, write, slice_by_slice, syntax
 ):
     directions = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [0.0, -0.8, 0.6]]
 
@@ -197,6 +197,7 @@ def test_diffusion_directions_of_each_maker_are_the_volumes_of_dcm2niix(
         volume, place = divmod(index, 6)
         dataset.ImagePositionPatient = [-20.0, -30.0, 2.0 * place]
         dataset.SpacingBetweenSlices, dataset.AcquisitionNumber = 2.0, 1
+        dataset.InstanceNumber = 1 + (4 * place + volume if slice_by_slice else index)
         write(dataset, 1000 if volume else 0, directions[volume])
 
     paths = write_slices(
