@@ -161,7 +161,8 @@ def _placed(stack: Sequence[SliceHeader], normal: Array) -> Part:
     along = _positions(stack) @ normal
     order = np.argsort(along, kind="stable")
     steps = np.diff(along[order])
-    apart = steps[steps > 1e-3]
+    # Positions of repetitions differ by rounding; no slices are so much nearer than pixels.
+    apart = steps[steps > max(1e-3, SAME_PLACE * min(stack[0].pixel_spacing, default=0.0))]
     same_place = max(SAME_PLACE * float(np.median(apart)), 1e-4) if apart.size else 1e-4
     places = np.zeros(len(stack), dtype=np.int64)
     places[order[1:]] = np.cumsum(steps > same_place)

@@ -248,6 +248,18 @@ def test_every_second_slice_twice_is_no_volume_twice():
     ]
 
 
+def test_positions_of_repetitions_may_differ_by_rounding():
+    rng = random.Random(1)
+    headers = [
+        h._replace(position=(0.0, 0.0, 2.0 * (k % 8) + rng.uniform(-0.005, 0.005)))
+        for k, h in enumerate(placed(range(1, 41), [k % 8 for k in range(40)]))
+    ]
+    stacks, rejections = assemble(headers)
+    assert not rejections
+    assert [len(stack.headers) for stack in stacks] == [8] * 5
+    assert all(stack.even for stack in stacks)
+
+
 def test_stacks_side_by_side_are_volumes_of_their_own():
     """As of a spine imaged in two stations, each with slices at the same heights."""
     headers = placed([1] * 16, [*range(8), *range(8)])
