@@ -39,7 +39,8 @@ _DECIDING = CREATORS | {0x00020010, CHARACTER_SET}
 _ITEM = 0xFFFEE000
 _UNDEFINED = 0xFFFFFFFF
 _MOST_READ_AT_ONCE = 1 << 15
-_KEPT = 16
+_KEPT = 64  # series
+_KINDS = 4  # of files in one
 
 # (bytes that must stand here, their number with that of the length field behind them, bytes of the
 # length field, slot of the value, its parser). Where the length field has none, the file meta
@@ -81,20 +82,14 @@ class _Walked:
             reached = max(reached, base + len(part))
         return frozenset(found)
 
-    def may_be_like(self, other: _Walked) -> bool:
-        """Whether it is worth a comparison."""
-        same_series = self.header.series_uid == other.header.series_uid
-        return same_series and len(self.walk.elements) == len(other.walk.elements)
-
     def differing(self, other: _Walked) -> frozenset[int] | None:
         """Which elements have other bytes in `other`; None where it has other elements.
 
         Those not read and the pixel data, the last, always count.
-
-        Args:
-          other: has as many elements.
         """
         elements, others = self.walk.elements, other.walk.elements
+        if len(elements) != len(others):
+            return None
         image, other_image = self.image, other.image
         always = self.unread | other.unread | {len(elements) - 1}
         found = []
@@ -254,17 +249,52 @@ class Likeness:
         return SliceHeader._make(values)
 
 
-class Recent(threading.local):
-    """The likenesses of the series read last, in this thread."""
+class _Series:
+    """What is known of one series: few series have files of more than one kind.
+
+    Attributes:
+      likenesses: the latest first.
+      walked: files of kinds that were met once, the latest first.
+    """
 
     def __init__(self) -> None:
-        self._likenesses: list[Likeness] = []
-        self._walked: list[_Walked] = []
+        self.likenesses: list[Likeness] = []
+        self.walked: list[_Walked] = []
+
+    def learn(self, walked: _Walked) -> Likeness | None:
+        """What a file has in common with those before it, None where it is the first."""
+        for likeness in self.likenesses:
+            differing = walked.differing(likeness.walked)
+            if differing is not None:
+                self.likenesses.remove(likeness)
+                return self._add(walked, differing | likeness.varying)
+        for before in self.walked:
+            differing = walked.differing(before)
+            if differing is not None:
+                self.walked.remove(before)
+                return self._add(walked, differing)
+        self.walked = [walked, *self.walked[: _KINDS - 1]]
+        return None
+
+    def _add(self, walked: _Walked, varying: frozenset[int]) -> Likeness | None:
+        if any(map(walked.decides, varying)):
+            return None
+        likeness = Likeness(walked, varying)
+        self.likenesses = [likeness, *self.likenesses[: _KINDS - 1]]
+        return likeness
+
+
+class Recent(threading.local):
+    """What is known of the series that were read lately, in this thread."""
+
+    def __init__(self) -> None:
+        self._latest: Likeness | None = None
+        self._series: dict[bytes, _Series] = {}
 
     @property
     def reach(self) -> int:
         """Bytes of the next file that are best read at once."""
-        return self._likenesses[0].reach if self._likenesses else header_walk.CHUNK
+        return self._latest.reach if self._latest else header_walk.CHUNK
 
     def read(self, path: str, source: ByteSource, buffer: bytes) -> SliceHeader | None:
         """The header of a file that is like one read lately; None where it has to be walked.
@@ -274,15 +304,17 @@ class Recent(threading.local):
           source: the open file.
           buffer: its begin.
         """
-        for place, likeness in enumerate(self._likenesses):
-            try:
-                header = likeness.read(path, source, buffer)
-            except (HandOver, ValueError):
-                return None
-            if header is not None:
-                if place:
-                    self._likenesses.insert(0, self._likenesses.pop(place))
+        latest = self._latest
+        try:
+            if latest and (header := latest.read(path, source, buffer)):
                 return header
+            series = self._series.get(_series_in(buffer))
+            for likeness in series.likenesses if series else ():
+                if likeness is not latest and (header := likeness.read(path, source, buffer)):
+                    self._latest = likeness
+                    return header
+        except (HandOver, ValueError):
+            pass
         return None
 
     def learn(self, header: SliceHeader, walk: Walk) -> None:
@@ -295,21 +327,22 @@ class Recent(threading.local):
             or len(walk.parts) >= header_walk.MOST_PARTS
         ):
             return  # what is known of it may not be all
-        walked = _Walked(header, walk)
-        before = next(filter(walked.may_be_like, self._walked), None)
-        self._walked = [walked, *self._walked[: _KEPT - 1]]
-        for likeness in self._likenesses:
-            if walked.may_be_like(likeness.walked):
-                differing = walked.differing(likeness.walked)
-                if differing:
-                    self._likenesses.remove(likeness)
-                    self._add(walked, differing | likeness.varying)
-                    return
-        # One comparison is enough: what has other elements in every file is not worth it.
-        if before and (differing := walked.differing(before)):
-            self._add(walked, differing)
+        key = _series_in(walk.parts[0][1])
+        series = self._series.pop(key, None) or _Series()
+        self._series[key] = series
+        if len(self._series) > _KEPT:
+            del self._series[next(iter(self._series))]
+        self._latest = series.learn(_Walked(header, walk)) or self._latest
 
-    def _add(self, walked: _Walked, varying: frozenset[int]) -> None:
-        if not any(map(walked.decides, varying)):
-            likeness = Likeness(walked, varying)
-            self._likenesses = [likeness, *self._likenesses[: _KEPT - 1]]
+
+def _series_in(buffer: bytes) -> bytes:
+    """What is likely the Series Instance UID, to find what is known of its series by.
+
+    Not the walk's: a sequence before it may hold another. Then less is found, never a wrong value.
+    """
+    at = buffer.find(b"\x20\0\x0e\0", 132, header_walk.CHUNK)
+    begin = at + 8
+    length = int.from_bytes(buffer[begin - 4 : begin], "little") if at >= 0 else 0
+    if buffer[at + 4 : at + 6] == b"UI":
+        length >>= 16
+    return buffer[begin : begin + min(length, 64)]
