@@ -9,6 +9,7 @@ import pytest
 
 from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.dicom import headers
+from beam_jobs.core.dicom.alike import Recent
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 from beam_jobs.phantoms.vendor_headers import VENDORS
@@ -220,6 +221,48 @@ def test_many_items_and_deep_nesting_take_time_in_proportion(tmp_path, implicit)
     few = min(seconds(2_000) for _ in range(3))
     assert seconds(20_000) < 30 * few + 0.05
     assert seconds(20_000) < 0.5
+
+
+class CountingSource:
+    """A file in memory, and how much of it was read."""
+
+    def __init__(self, data):
+        self.data, self.size, self.modified = data, len(data), 0
+        self.reads: list[int] = []
+
+    def read_at(self, offset, length):
+        found = self.data[offset : offset + length]
+        self.reads.append(len(found))
+        return found
+
+
+def test_long_values_are_jumped_over_and_long_headers_read_in_growing_pieces(monkeypatch):
+    monkeypatch.setattr(headers, "_recent", Recent())
+    inside = element(0x00400007, "LO", b"ab")
+    long = {
+        0x00291010: element(0x00291010, "OB", bytes(300_000)),
+        0x00291020: element(0x00291020, "OB", bytes(300_000)),
+        0x60003000: element(0x60003000, "OW", bytes(300_000)),
+    }
+    deep = {0x00400275: sequence(0x00400275, *[item(inside)] * 8_000)}
+    for extra, most_bytes, most_reads in ((long, 40_000, 6), (deep, 300_000, 10)):
+        source: Any = CountingSource(dicom(extra))
+        assert headers._read_plain("x.dcm", source)
+        assert sum(source.reads) <= most_bytes
+        assert len(source.reads) <= most_reads
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_group_lengths_padding_and_what_follows_the_pixels_change_nothing(tmp_path, implicit):
+    group_lengths = {
+        tag: element(tag, "UL", struct.pack("<L", 1000), implicit=implicit)
+        for tag in (0x00080000, 0x00180000, 0x00200000, 0x7FE00000)
+    }
+    padding = {0xFFFCFFFC: element(0xFFFCFFFC, "OB", bytes(64), implicit=implicit)}
+    walked, parsed = both(tmp_path, dicom(group_lengths | padding, implicit=implicit))
+    assert walked == parsed
+    walked, parsed = both(tmp_path, dicom(group_lengths, implicit=implicit) + bytes(3))
+    assert walked is None or walked == parsed
 
 
 def private(group, block, creator, elements, *, implicit=False):
