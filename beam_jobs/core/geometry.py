@@ -34,7 +34,7 @@ class VolumeGeometry:
     def __post_init__(self) -> None:
         affine = np.asarray(self.affine, dtype=np.float64)
         object.__setattr__(self, "affine", affine)
-        if affine.shape != (4, 4) or not np.allclose(affine[3], (0, 0, 0, 1)):
+        if affine.shape != (4, 4) or np.abs(affine[3] - (0, 0, 0, 1)).max() > 1e-8:
             raise ValueError("affine must be 4x4 with last row 0 0 0 1")
         if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-9:
             raise ValueError("affine must be finite and invertible")

@@ -280,7 +280,7 @@ def grid_around(centre: Array, spec: PreprocessSpec) -> VolumeGeometry:
 # Voxels a statistic is taken over: enough for a percentile, few enough to be free.
 _SAMPLE = 60_000
 # Voxels scaled at once: few enough for the processor's cache.
-_SCALED = 1 << 18
+_SCALED = 1 << 17
 # Air kept above a foreground that is taller than the field of view.
 _TOP_MARGIN_MM = 8.0
 
@@ -366,6 +366,7 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     bottom, factor = np.float32(low), np.float32(top / (high - low))
     rows = max(1, _SCALED * len(array) // array.size)
     scaled = np.empty_like(array[:rows])
+    everywhere = bool(inside.all())
     for start in range(0, len(array), rows):
         part = slice(start, start + rows)
         scaled = scaled[: len(array[part])]
@@ -375,5 +376,6 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
         np.minimum(scaled, np.float32(top), out=scaled)
         if spec.dtype != "float16":
             np.rint(scaled, out=scaled)
-        scaled *= inside[part]
+        if not everywhere:
+            scaled *= inside[part]
         volume[part] = scaled

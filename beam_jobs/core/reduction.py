@@ -23,7 +23,8 @@ from beam_jobs.core.dicom.pixels import StoredSlice
 
 Float32 = npt.NDArray[np.float32]
 
-# Outputs multiplied at once: wide enough for BLAS, narrow enough to stay banded.
+# Outputs multiplied at once: wide enough for BLAS, narrow enough to stay banded. With another
+# number BLAS adds up in another order, and the last bits of voxels change.
 _BLOCK = 8
 # Blocks whose inputs become float32 at once: few enough for the processor's cache.
 _TOGETHER = 4
@@ -64,7 +65,7 @@ class AxisWeights:
         blocks = []
         for first, low, high in zip(firsts, lows, highs, strict=True):
             if low < high:
-                weights = self.matrix[first : first + _BLOCK, low:high]
+                weights = self.matrix[first : first + _BLOCK, low:high].copy()
                 blocks.append(_Block(first, first + len(weights), low, high, weights))
         return blocks
 
