@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 
 from beam_jobs.common.files import local, objects
 from beam_jobs.common.files.archives import archive as archives
@@ -27,16 +26,12 @@ from beam_jobs.common.files.names import (
 from beam_jobs.common.files.sources import ByteSource, ObjectBytes
 
 
-@contextmanager
-def open_bytes(path: str) -> Iterator[ByteSource]:
+def open_bytes(path: str) -> closing[ByteSource]:
     """Opens a file for reading at any place; a `.dcm.gz` inflated."""
     source = open_source(path)
     if path[-1:] in "zZ" and path.lower().endswith(GZIPPED):
         source = InflatedBytes(source, path, window=GZIP)
-    try:
-        yield source
-    finally:
-        source.close()
+    return closing(source)
 
 
 def open_source(path: str) -> ByteSource:
