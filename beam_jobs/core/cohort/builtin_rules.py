@@ -106,7 +106,8 @@ _NOTHING = (
         r"ref ?scan|setter|field ?map\w*|fmap|gre field.*|b[01] ?map\w*|b1|screen ?s\w*|"
         r"report|phoenix.*|posdisp|mobiview|key images?",
         # What is computed of other images, and maps of quantities.
-        r"subtr\w*|(?<=\w )subs?|mip|minip|proj\w*|pha(?:se)? ?im\w*|phase|mag(?:nitude)? ?im\w*|"
+        r"subtr\w*|(?<=\w )subs?|mip|minip|projections?|projected|pha(?:se)? ?im\w*|phase|"
+        r"mag(?:nitude)? ?im\w*|"
         r"(?:q?t[12]|pd|r2|r1)? ?maps?|qt[12]|r2 ?(?:s|star)|t1 images|t1 ?rho|cest|synthetic|"
         r"\w*magic\w*|mre|elasto\w*|inv ?[12]|mrs|svs|csi|spectro\w*|colou?r",
         # Vessels, susceptibility, steady state, fluids and fat.
@@ -137,7 +138,8 @@ _SILENT_WORD = re.compile(
     r"anon\w*|de|identified|removed|redacted|deleted|blank|unknown|unnamed|none|no|not|found|name|n|a|"
     r"null|empty|default|x+|repeat|rpt|"
     # Tools, in whatever they wrote.
-    r"nii\w*|nifti\w*|dicom\w*|dcm\w*|convert\w*|conversion|created|generated|export\w*|by|from|of|v\d*|[0-9a-f]{8,}|"
+    r"nii\w*|nifti\w*|dicom\w*|dcm\w*|convert\w*|conversion|created|generated|export\w*|by|from|of|"
+    r"v\d*|[0-9a-f]{8,}|"
     r"itk|simpleitk|slicer|mricro\w*|osirix|horos|orthanc|xnat|plastimatch|pydicom|matlab|python|"
     r"q?tse|f?se|gre|ffe|ir|iso\w*|mm|p\d|\d+\w?|fs|fat|sat|hr|hd|high|low|res|resolution|thin|thick|"
     r"slices?|with|without|w|wo|o|and|contrast|tumou?r|mpr|[*+]+"

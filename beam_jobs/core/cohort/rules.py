@@ -32,14 +32,22 @@ _NO_AGENT = re.compile(
     r"(?:contrast|kontrast\w*|km|agent|iv|gd|ml|cc)?)?\W*",
     re.IGNORECASE,
 )
-# MR images, where Modality itself is absent (PS3.4 B.5).
-_MR_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.4",  # MR Image Storage
-        "1.2.840.10008.5.1.4.1.1.4.1",  # Enhanced MR Image Storage
-        "1.2.840.10008.5.1.4.1.1.4.4",  # Legacy Converted Enhanced MR Image Storage
-    }
-)
+# What an image is where Modality itself is absent (PS3.4 B.5); secondary captures may be anything.
+_BY_CLASS = {
+    f"1.2.840.10008.5.1.4.1.1.{last}": modality
+    for modality, classes in {
+        "MR": ("4", "4.1", "4.4"),
+        "CT": ("2", "2.1", "2.2"),
+        "PT": ("128", "128.1", "130"),
+        "NM": ("20",),
+        "US": ("6.1", "3.1"),
+        "CR": ("1",),
+        "DX": ("1.1",),
+        "XA": ("12.1", "12.1.1", "13.1.1"),
+        "RTDOSE": ("481.2",),
+    }.items()
+    for last in classes
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,9 +178,8 @@ class ModalityRule:
 
 
 def dicom_modality(header: SliceHeader) -> str:
-    """Modality (0008,0060) in capitals; "MR" by SOP class where it is absent, else ""."""
-    found = header.modality.strip().upper()
-    return found or ("MR" if header.sop_class in _MR_CLASSES else "")
+    """Modality (0008,0060) in capitals, by SOP class where it is absent, "" where that is, too."""
+    return header.modality.strip().upper() or _BY_CLASS.get(header.sop_class, "")
 
 
 def sequence_name(header: SliceHeader) -> str:

@@ -49,6 +49,18 @@ def test_absent_modality_counts_as_mr_by_sop_class_alone():
     for sop_class, found in ((mr, "T1w"), (ct, None), ("", None)):
         (series,), _ = assemble(stack(sop_class=sop_class, **shared))
         assert modality_by_rules(series, ()) == found
+        # A directory's name is believed of what does not say that it is something else.
+        owner = DirectoryOwner(patient="dir:5", modality="T1w")
+        assert (modality_of(series, owner, BUILT_IN) == "T1w") is (sop_class != ct)
+
+
+def test_plan_says_what_an_image_is_that_is_not_mr():
+    plan = plan_patient("id:5", stack(modality="CT", series_description="HEAD T1 LEVEL"), BUILT_IN)
+    (row,) = plan.rows
+    assert (row.verdict, row.reason) == ("unused", "unknown_modality")
+    assert row.detail == "Modality (0008,0060) is CT, not MR"
+    (row,) = plan_patient("id:5", stack(modality="SECRET^NAME"), BUILT_IN).rows
+    assert "SECRET" not in row.detail
 
 
 def test_modality_of_ones_own_may_be_any_kind_of_image():
