@@ -73,7 +73,7 @@ def _time(value: bytes) -> float | None:
     return next(iter(_numbers(value, "DS")), None)
 
 
-_BINARY = {"FL": ("f", 4), "FD": ("d", 8)}
+_BINARY = {"FL": ("f", 4), "FD": ("d", 8), "SS": ("h", 2)}
 
 # Most values repeat from slice to slice, so parsing them is mostly a look-up.
 _PARSERS = {
@@ -198,7 +198,8 @@ PRIVATE: dict[tuple[int, bytes], dict[int, PrivateField]] = {
             0xBC: ("diffusion_direction", "DS"),
             0xBD: ("diffusion_direction", "DS"),
         },
-        (0x0043, b"GEMS_PARM_01"): {0x39: ("b_value", "IS")},
+        # 0x30 says of GE's clinical diffusion which of its directions, or their mean, an image is.
+        (0x0043, b"GEMS_PARM_01"): {0x30: ("gradient_number", "SS"), 0x39: ("b_value", "IS")},
         (0x0065, b"Image Private Header"): {
             0x09: ("b_value", "FD"),
             0x37: ("diffusion_direction", "FD"),
