@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         "--write_rules",
         metavar="FILE",
         help="write a --series_rules file to begin with: a rule for each kind of series that no "
-        "rule knows, for you to replace its null by a modality",
+        'rule knows, for you to replace its "?" by a modality',
     )
     flags = parser.parse_args(argv)
     root = files.trimmed(flags.directory)
@@ -84,8 +84,8 @@ def main(argv: Sequence[str]) -> int:
     if flags.write_rules:
         begun = starter_rules.starter_rules(rows)
         files.write_text(flags.write_rules, starter_rules.to_json(begun))
-        hint = "each for no modality until you name one; rules travel in datasets made with them, "
-        hint += "so take out what names people or places"
+        hint = 'each passed over until you name its modality in place of "?"; rules travel in '
+        hint += "datasets made with them, so take out what names people or places"
         if not begun:
             hint = "rules know every series, or directories decide"
         terminal.row("rules", f"{flags.write_rules}: {len(begun)}, {hint}")

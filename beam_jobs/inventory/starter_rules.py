@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from beam_jobs.core.cohort.rules import UNDECIDED
 from beam_jobs.core.reasons import Reason
 from beam_jobs.inventory.rows import SurveyRow
 
@@ -17,9 +18,10 @@ _TIMES = ("echo_time", "repetition_time", "inversion_time")
 def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
     """A rule for each kind of series that no rule knows, the most frequent first.
 
-    Each says "no modality" and so changes nothing until it is edited; its comment tells of what it
-    was made. Numbers of three digits and more stand for any number: they count series, or name
-    people and days. Series whose directory decides what they are get none: no rule could.
+    Its modality is "?": it is passed over, and travels nowhere, until somebody names one. Its
+    comment tells of what it was made. Numbers of three digits and more stand for any number: they
+    count series, or name people and days. Series whose directory decides what they are get none: no
+    rule could.
 
     Args:
       rows: of a survey.
@@ -53,7 +55,7 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
                 kinds.setdefault(json.dumps(rule), []).append(row)
     ordered = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
     return [
-        {"modality": None, **json.loads(rule), "comment": _comment(members)}
+        {"modality": UNDECIDED, **json.loads(rule), "comment": _comment(members)}
         for rule, members in ordered
     ]
 

@@ -20,6 +20,8 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.series import Series
 
+# Stands for the modality of a rule that `survey --write_rules` has begun and nobody has finished.
+UNDECIDED = "?"
 Range = tuple[float | None, float | None]
 _RANGES = (
     *("echo_time", "repetition_time", "inversion_time", "flip_angle"),
@@ -204,7 +206,7 @@ def _within(value: float | None, bounds: Range) -> bool:
 
 
 def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
-    """Reads a rules file.
+    """Reads a rules file; rules whose modality is still "?" are none.
 
     Args:
       text: JSON, a list of rules.
@@ -222,9 +224,11 @@ def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
     rules = []
     for number, item in enumerate(items, start=1):
         try:
-            rules.append(ModalityRule.from_json(dict(item)))
+            rule = ModalityRule.from_json(dict(item))
         except (TypeError, ValueError) as error:
             raise UsageError(f"rules {name}, rule {number}: {error}") from error
+        if rule.modality != UNDECIDED:
+            rules.append(rule)
     return tuple(rules)
 
 

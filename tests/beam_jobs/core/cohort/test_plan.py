@@ -153,6 +153,7 @@ def test_own_rules_come_before_the_built_in_ones():
         ('[{"modality": "T1w", "echo_time": [1]}]', "least, greatest"),
         ('[{"modality": "T1w", "plane": "upright"}]', "upright"),
         ("[3]", "rule 1"),
+        ('[{"modality": "?", "txt": "a"}]', "rule 1: fields must be"),
         ('[{"modality": "T1w", "dicom_modality": 3}]', "dicom_modality must be text"),
         ('[{"modality": "T1w", "image_type": "["}]', "image_type .* no regular expression"),
         ('[{"modality": "T1w", "contrast": "yes"}]', "contrast must be true or false"),
