@@ -44,9 +44,10 @@ def main(argv: Sequence[str]) -> int:
     parser = cli.Parser(
         prog=PROG,
         description="Lists the series of a directory by patient: what their headers call them, "
-        "what the conversion would make of each, and why. Reads headers only; writes nothing but "
-        "--output and --write_rules. Both hold descriptions and names of files as they stand in "
-        "the input, which may be names of people: they are for you, and get into no dataset.",
+        "what the conversion would make of each, and why. Reads headers, and pixels only to tell "
+        "copies; writes nothing but --output and --write_rules. Both hold descriptions and names "
+        "of files as they stand in the input, which may be names of people: they are for you, and "
+        "get into no dataset.",
         examples=EXAMPLES,
     )
     add = parser.add_argument

@@ -6,7 +6,6 @@ For whoever has the input: rows hold descriptions and paths, and never get into 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -188,10 +187,13 @@ def _patient_rows(
         left = leftovers.pop((str(key[0]), str(key[1])), [])
         rows.append(_merged(members, left, tables, decided))
     for left in leftovers.values():
-        by_reason = itertools.groupby(
-            sorted(left, key=lambda item: item[0].reason), key=lambda item: item[0].reason
-        )
-        rows += [_merged(list(members), [], tables, decided) for _, members in by_reason]
+        by_reason: dict[str, list[tuple[SeriesRow, SliceHeader]]] = {}
+        for item in left:
+            by_reason.setdefault(item[0].reason, []).append(item)
+        copies = by_reason.pop(Reason.EXACT_DUPLICATE.value, []) if len(by_reason) > 1 else []
+        for _, refused in sorted(by_reason.items()):
+            rows.append(_merged(refused, copies, tables, decided))
+            copies = []
     return rows
 
 

@@ -62,7 +62,8 @@ def heap(tmp_path):
     for time in range(3):
         write(root / f"b{time}", 2, 3, SeriesDescription="dyn 1001", AcquisitionNumber=time)
     write(root / "c", 3, 4, SeriesDescription="Ganz Kopf 4711", Modality="CT")
-    write(root / "d", 4, 1, patient="P2", SeriesDescription="localizer", slices=1)
+    (alone,) = write(root / "d", 4, 1, patient="P2", SeriesDescription="localizer", slices=1)
+    shutil.copy(alone, root / "once-more.dcm")
     (root / "notes.txt").write_text("hello")
     return root
 
@@ -80,9 +81,9 @@ def test_a_series_is_one_row_with_its_repetitions_and_copies(heap):
     assert (repeated.files, repeated.repetitions, repeated.slices) == (12, 3, 4)
     assert (ct.dicom_modality, ct.reason) == ("CT", "unknown_modality")
     assert ct.detail == "Modality (0008,0060) is CT, not MR"
-    assert (alone.reason, alone.rejected) == ("too_few_slices", 1)
+    assert (alone.reason, alone.files, alone.rejected, alone.copies) == ("too_few_slices", 2, 1, 1)
     assert (text.reason, text.path) == ("not_dicom", "notes.txt")
-    assert sum(row.files for row in rows) == 7 + 12 + 4 + 1 + 1
+    assert sum(row.files for row in rows) == 7 + 12 + 4 + 2 + 1
 
 
 def test_table_and_csv_name_the_series(heap, tmp_path, capsys, monkeypatch):
@@ -92,7 +93,7 @@ def test_table_and_csv_name_the_series(heap, tmp_path, capsys, monkeypatch):
     for text in ("t1_mprage", "t1_mprage_sag", "*tfl3d1_16ns", "CT", "a/Image-1.dcm", "×3"):
         assert text in shown
     assert "patient P1 · 3 series · 23 files" in shown
-    assert "files       25 = 4 used + 19 unused by rule + 2 rejected" in shown
+    assert "files       26 = 4 used + 20 unused by rule + 2 rejected" in shown
     (row,) = [
         row
         for row in csv.DictReader((tmp_path / "s.csv").open())
