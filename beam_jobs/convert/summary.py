@@ -11,6 +11,7 @@ from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.planning import patients_a_shard, workers_for
 from beam_jobs.core.cohort.layout import find_owners
 from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest
+from beam_jobs.core.reasons import Reason
 
 _CONVERTED_SHOWN = 20
 
@@ -107,6 +108,8 @@ def print_sums(conversion: Conversion) -> bool:
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
+    if nobodys := manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value):
+        row("mind", f"{nobodys} series are nobody's: --patient_from says who is a patient")
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])

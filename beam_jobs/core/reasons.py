@@ -70,7 +70,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.TRUNCATED_PIXELS: "There are fewer pixel bytes than rows, columns and bits require.",
     Reason.UNDECODABLE_PIXELS: "The pixel data cannot be decoded.",
     Reason.MOSAIC: "An image of tiles (mosaic, grid) does not say where its slices lie.",
-    Reason.NO_PATIENT_ID: "Nothing says whose it is; a placeholder in PatientID is no id.",
+    Reason.NO_PATIENT_ID: "Nothing says whose it is (a placeholder does not): see --patient_from.",
     Reason.UNUSABLE_NAME: "The file's name is not valid UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Different images claim one place; nothing tells them apart.",
     Reason.INCOMPLETE_REPETITION: "A repetition lacks places that other repetitions hold.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import hmac
 import re
@@ -46,6 +47,7 @@ PLACEHOLDERS = frozenset(
 _WORD = re.compile(r"[^\W_]+")
 
 
+@functools.lru_cache(maxsize=4096)  # it is looked at for every file
 def is_placeholder(patient_id: str) -> bool:
     """Whether what stands in PatientID is nobody's id, so that it must not bring people together.
 

@@ -1,6 +1,7 @@
 """Keystone: DICOM straight to predictions is DICOM to records to predictions, to the last byte."""
 
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -243,6 +244,28 @@ def test_patients_are_who_the_user_says(
     code, _, err = predict("--input", tmp_path / "dataset", *output, *choice)
     assert code == 2
     assert "--patient_from is for DICOM" in err
+
+
+def test_a_directory_that_cannot_be_listed_is_a_reject(
+    predict: Command, cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, closed = [path for path in sorted((cohort / "test").iterdir()) if path.name != "00999"][
+        :2
+    ]
+    shutil.copytree(first, tmp_path / "test" / first.name)
+    shutil.copytree(closed, tmp_path / "test" / closed.name)
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if path == str(tmp_path / "test" / closed.name / "FLAIR"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert predict("--input", tmp_path / "test", "--output", tmp_path / "a.csv")[0] == 0
+    assert [row[0] for row in table(tmp_path / "a.csv")] == [first.name, closed.name]
+    (row,) = table(tmp_path / "a.rejects.csv")
+    assert (row[1], row[2], row[4]) == (f"{closed.name}/FLAIR/", closed.name, "unreadable_file")
 
 
 def test_an_empty_directory_is_one_line(predict: Command, tmp_path: Path) -> None:
