@@ -33,7 +33,18 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
-from _conversions import (  # noqa: E402
+from _harness import (  # noqa: E402
+    Clock,
+    Limit,
+    conclude,
+    on_one_core,
+    parser,
+    ratio,
+    show,
+    take_turns,
+)
+from _stages import HEADER, ORDER, STAGES, Stages  # noqa: E402
+from _ways import (  # noqa: E402
     BIG,
     FLOORS,
     GRID,
@@ -47,17 +58,6 @@ from _conversions import (  # noqa: E402
     sitk,
     write_inputs,
 )
-from _harness import (  # noqa: E402
-    Clock,
-    Limit,
-    conclude,
-    on_one_core,
-    parser,
-    ratio,
-    show,
-    take_turns,
-)
-from _stages import HEADER, ORDER, STAGES, Stages  # noqa: E402
 
 from beam_jobs.common import cli  # noqa: E402
 from beam_jobs.core.dicom.headers import index_files  # noqa: E402

@@ -13,34 +13,34 @@ from beam_jobs.phantoms.cohort import imaged
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import _conversions
 import _harness
 import _stages
+import _ways
 import convert
 
 
-def source(name: str, paths: tuple[str, ...] = (), vendor: str = "") -> _conversions.Input:
-    return _conversions.Input(
+def source(name: str, paths: tuple[str, ...] = (), vendor: str = "") -> _ways.Input:
+    return _ways.Input(
         name=name,
         folder=Path(),
         paths=paths,
         matrix=(64, 64),
-        shape=_conversions.GRID,
+        shape=_ways.GRID,
         vendor=vendor,
         sorted_paths=paths,
-        grid=VolumeGeometry(shape=_conversions.GRID, affine=np.eye(4)),
+        grid=VolumeGeometry(shape=_ways.GRID, affine=np.eye(4)),
     )
 
 
 def a_run(seconds_of_ours: float) -> list[convert.Figures]:
-    names = {_conversions.BIG: "", _conversions.NOISE: "", _conversions.OBLIQUE: ""}
-    names |= {_conversions.SMALL: "", "GE-like": "GE"}
+    names = {_ways.BIG: "", _ways.NOISE: "", _ways.OBLIQUE: ""}
+    names |= {_ways.SMALL: "", "GE-like": "GE"}
     return [
         convert.Figures(
             source=source(name, vendor=vendor),
             clocks={
                 way: [_harness.Clock(seconds_of_ours if way == "ours" else 6.0, 0.0)] * 3
-                for way in _conversions.WAYS
+                for way in _ways.WAYS
             },
             peak_mb={"ours": 10.0},
             stages={},
