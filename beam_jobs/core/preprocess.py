@@ -196,6 +196,7 @@ def prepare_case(
         else:
             grid = resampled.geometry
             present[channel] = True
+            del resampled  # or it would lie beside the next one
         if tally.slices == len(stack.headers):
             blank_slices[modality] = tally.blank
     missing = [
@@ -316,11 +317,11 @@ def foreground_extent(values: Float32, affine: Array) -> tuple[Array, Array]:
         indices = np.array([[0, 0, 0], np.asarray(values.shape) - 1])
     points = indices @ affine[:3, :3].T + affine[:3, 3]
     ends = np.empty((2, 3))
-    for axis in range(3):
-        bins = np.floor((points[:, axis] - points[:, axis].min()) / 4.0).astype(int)
+    for axis, along in enumerate(np.ascontiguousarray(points.T)):
+        bins = np.floor((along - along.min()) / 4.0).astype(int)
         counts = np.bincount(bins)
         full = np.flatnonzero(counts >= counts.max() / 10)
-        kept = points[(bins >= full[0]) & (bins <= full[-1]), axis]
+        kept = along[(bins >= full[0]) & (bins <= full[-1])]
         ends[:, axis] = kept.min(), kept.max()
     return ends[0], ends[1]
 
@@ -352,7 +353,9 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     """
     array, inside = resampled.array, resampled.inside
     stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
-    values = array[::stride, ::stride, ::stride][inside[::stride, ::stride, ::stride]]
+    everywhere = bool(inside.all())
+    values = array[::stride, ::stride, ::stride]
+    values = values.ravel() if everywhere else values[inside[::stride, ::stride, ::stride]]
     if not values.size or values.min() == values.max():
         # The sample may miss a small or narrow piece: all voxels decide.
         values = array[inside]
@@ -366,7 +369,6 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     bottom, factor = np.float32(low), np.float32(top / (high - low))
     rows = max(1, _SCALED * len(array) // array.size)
     scaled = np.empty_like(array[:rows])
-    everywhere = bool(inside.all())
     for start in range(0, len(array), rows):
         part = slice(start, start + rows)
         scaled = scaled[: len(array[part])]
