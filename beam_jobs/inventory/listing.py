@@ -97,7 +97,7 @@ def _columns(rows: Sequence[SurveyRow], width: int) -> _Columns:
     number = max(widest([_number(row) for row in rows], 6), 3)
     tag = max(widest([row.dicom_modality for row in rows], 6), 3)
     modality = max(widest([row.modality for row in rows], 12), 2)
-    verdict = widest([_verdict(row) for row in rows], 36)
+    verdict = widest(["verdict", *map(_verdict, rows)], 36)
     rest = width - (2 + number + 1 + tag + 1 + 1 + modality + 1 + verdict)
     name = max(widest([row.name or "(no text)" for row in rows], 64), 12)
     if width >= _ONE_LINE:
