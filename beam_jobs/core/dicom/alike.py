@@ -39,6 +39,7 @@ _DECIDING = CREATORS | {0x00020010, CHARACTER_SET}
 _ITEM = 0xFFFEE000
 _UNDEFINED = 0xFFFFFFFF
 _MOST_READ_AT_ONCE = 1 << 15
+_LONGEST_KEPT = 1 << 18  # bytes of a header, many times what scanners write
 _KEPT = 64  # series
 _KINDS = 4  # of files in one
 
@@ -325,6 +326,7 @@ class Recent(threading.local):
         if (
             len(walk.elements) > header_walk.MOST_ELEMENTS
             or len(walk.parts) >= header_walk.MOST_PARTS
+            or walk.pixel_offset > _LONGEST_KEPT
         ):
             return  # what is known of it may not be all
         key = _series_in(walk.parts[0][1])

@@ -213,6 +213,7 @@ PRIVATE: dict[tuple[int, bytes], dict[int, PrivateField]] = {
         (0x2005, b"Philips MR Imaging DD 005"): {0x13: ("gradient_number", "IS")},
     }.items()
 }
+_GE_B_VALUE = PRIVATE[0x0043, b"GEMS_PARM_01"][0x39]
 PRIVATE_NAMES = tuple({field.name: 0 for block in PRIVATE.values() for field in block.values()})
 CREATORS = frozenset(group << 16 | block for group, _ in PRIVATE for block in range(0x10, 0x100))
 
@@ -242,15 +243,17 @@ def private_values(found: Iterable[tuple[PrivateField, bytes]]) -> dict[str, Any
     numbers: dict[str, dict[tuple[int, bytes], tuple[float, ...]]] = {}
     for field, value in found:
         of_source = numbers.setdefault(field.name, {})
-        of_source[field.source] = of_source.get(field.source, ()) + _numbers(value, field.vr)
+        parts = _numbers(value, field.vr)
+        if field is _GE_B_VALUE:  # a multiple of 1e9 is added to it
+            parts = tuple(part % 1e9 for part in parts)
+        of_source[field.source] = of_source.get(field.source, ()) + parts
     values: dict[str, Any] = {}
     for name, of_source in numbers.items():
         first = next((each for each in of_source.values() if each), ())
         if name == "diffusion_direction":
             values[name] = first
         elif first:
-            # GE adds a multiple of 1e9 to the b-value.
-            values[name] = first[0] % 1e9 if name == "b_value" else int(first[0])
+            values[name] = first[0] if name == "b_value" else int(first[0])
     return values
 
 

@@ -10,7 +10,7 @@ Source: PS3.5 7.1 (data element structure), 7.5 (nesting), PS3.10 7.1 (file meta
 from __future__ import annotations
 
 import struct
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import NamedTuple
 
 from beam_jobs.common.files.interface import ByteSource
@@ -78,7 +78,7 @@ class Walk(NamedTuple):
 
 def walk(
     source: ByteSource,
-    wanted: Container[int],
+    wanted: Mapping[int, bytes],
     unusual: Container[int],
     encapsulated: Container[str],
     begin: bytes,
@@ -87,7 +87,8 @@ def walk(
 
     Args:
       source: the file.
-      wanted: tags (group << 16 | element) whose values are returned.
+      wanted: tags (group << 16 | element) whose values are returned, and the representation that
+        the standard gives them; of another one, a value's bytes mean something else.
       unusual: tags that need more than this walk.
       encapsulated: compressed transfer syntaxes whose headers may be walked too.
       begin: what was read of the file already.
@@ -150,6 +151,8 @@ def walk(
         if tag in wanted or tag in private:
             if length > LONGEST:
                 raise HandOver("long value")
+            if not implicit and vr != wanted.get(tag, vr) and vr != b"UN":
+                raise HandOver("another value representation than the standard's")
             if start + length > len(buffer):
                 buffer, base, start = window.at(position, length), position, 0
                 last = len(buffer) - 12

@@ -66,7 +66,9 @@ _PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
 _UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
 _recent = Recent()
-_WANTED = frozenset(FIELDS) | CREATORS | {CHARACTER_SET}
+_WANTED = dict.fromkeys(CREATORS, b"LO") | {
+    tag: pydicom.datadict.dictionary_VR(tag).encode() for tag in (*FIELDS, CHARACTER_SET)
+}
 # Values of ImageType that say: a whole volume in one image (Siemens, UIH).
 _TILED = frozenset({"MOSAIC", "VFRAME"})
 

@@ -1,6 +1,7 @@
 """A file read by its likeness to others says what a walk of it says, whatever is done to it."""
 
 import random
+import tracemalloc
 
 import pydicom
 import pytest
@@ -148,3 +149,20 @@ def test_the_same_bytes_in_another_character_set_are_another_text(tmp_path, walk
     assert found == [read_anew(path, monkeypatch) for path in paths]
     assert len({header.series_description for (header,) in found}) == 2
     assert len(walks) < 8 + len(paths)  # the first 8 are alike
+
+
+def test_a_header_longer_than_any_scanner_writes_is_not_kept(tmp_path, walks):
+    paths = series(tmp_path, slices=4)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        block = dataset.private_block(0x0029, "SOMEBODY", create=True)
+        block.add_new(0x10, "OB", bytes(8 << 20))
+        dataset.save_as(path)
+    tracemalloc.start()
+    try:
+        assert all(map(read, paths))
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(walks) == len(paths)
+    assert kept < 2 << 20

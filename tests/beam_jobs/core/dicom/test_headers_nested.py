@@ -105,6 +105,23 @@ def test_codes_that_are_not_ascii_are_left_to_pydicom(tmp_path):
     assert walked is None
 
 
+OTHER_REPRESENTATIONS = {
+    "rows": (0x00280010, "IS", b"8 ", 8),
+    "pixel_representation": (0x00280103, "CS", b"0 ", 0),
+    "b_value": (0x00189087, "DS", b"1000.000", 1000.0),
+    "instance_number": (0x00200013, "US", b"11", 0x3131),
+    "trigger_time": (0x00181060, "FD", struct.pack("<d", 5.0), 5.0),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_REPRESENTATIONS)
+def test_values_of_another_representation_than_the_standards_are_left_to_pydicom(tmp_path, name):
+    tag, vr, value, meaning = OTHER_REPRESENTATIONS[name]
+    walked, parsed = both(tmp_path, dicom({tag: element(tag, vr, value)}))
+    assert walked is None
+    assert getattr(parsed, name) == meaning
+
+
 UNSOUND = {
     "delimiter with a length": sequence(0x00400275, item(b""))[:-4] + b"\2\0\0\0",
     "item's end with a length": element(

@@ -51,6 +51,14 @@ DIFFUSION: dict[str, tuple[Any, dict[str, Any]]] = {
         ),
         {"b_value": 800.0, "gradient_number": 15},
     ),
+    "Philips b-value that is none": (
+        (0x2001, b"Philips Imaging DD 001", {0x03: ("FL", floats(-1))}),
+        {"b_value": -1.0},
+    ),
+    "Siemens b-value that is none": (
+        (0x0019, b"SIEMENS MR HEADER", {0x0C: ("IS", b"-1")}),
+        {"b_value": -1.0},
+    ),
     "Philips b-value": (
         (0x2001, b"Philips Imaging DD 001", {0x03: ("FL", floats(800))}),
         {"b_value": 800.0},
