@@ -296,8 +296,28 @@ def foreground_threshold(values: npt.NDArray[Any]) -> float:
     above = values[values > values.min()]
     if not above.size:
         return float(values.min())
-    low, high = np.percentile(above, (2, 98))
-    return float(low + 0.1 * (high - low))
+    low, high = _percentiles(above, (2, 98))
+    return low + 0.1 * (high - low)
+
+
+def _percentiles(values: npt.NDArray[Any], wanted: tuple[float, float]) -> tuple[float, float]:
+    """`np.percentile` to the bit, without most of its fixed cost, which small series feel.
+
+    Args:
+      values: (n,), n >= 1, none of them NaN.
+      wanted: 0 to 100.
+    """
+    last = len(values) - 1
+    ranks = [last * (percent / 100) for percent in wanted]
+    below = [min(int(rank), max(last - 1, 0)) for rank in ranks]
+    sorted_there = np.partition(values, sorted({*below, *(min(k + 1, last) for k in below)}))
+    found = []
+    for rank, index in zip(ranks, below, strict=True):
+        low, high = sorted_there[index], sorted_there[min(index + 1, last)]
+        step, share = float(high - low), rank - index
+        # Which of the two is nearer: numpy's rounding.
+        found.append(float(low) + step * share if share < 0.5 else float(high) - step * (1 - share))
+    return found[0], found[1]
 
 
 def foreground_extent(values: Float32, affine: Array) -> tuple[Array, Array]:
@@ -353,16 +373,18 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     """
     array, inside = resampled.array, resampled.inside
     stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
-    everywhere = bool(inside.all())
     values = array[::stride, ::stride, ::stride]
-    values = values.ravel() if everywhere else values[inside[::stride, ::stride, ::stride]]
+    if resampled.everywhere:
+        values = values.ravel()
+    else:
+        values = values[inside[::stride, ::stride, ::stride]]
     if not values.size or values.min() == values.max():
         # The sample may miss a small or narrow piece: all voxels decide.
         values = array[inside]
     if not values.size or values.min() == values.max():
         raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
     foreground = values[values > foreground_threshold(values)]
-    low, high = np.percentile(foreground if foreground.size else values, spec.percentiles)
+    low, high = _percentiles(foreground if foreground.size else values, spec.percentiles)
     if not high > low:
         low, high = float(values.min()), float(values.max())
     top = 1.0 if spec.dtype == "float16" else float(np.iinfo(spec.dtype).max)
@@ -378,6 +400,6 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
         np.minimum(scaled, np.float32(top), out=scaled)
         if spec.dtype != "float16":
             np.rint(scaled, out=scaled)
-        if not everywhere:
+        if not resampled.everywhere:
             scaled *= inside[part]
         volume[part] = scaled

@@ -200,20 +200,28 @@ class _Box(NamedTuple):
 _GROWTH = 32
 
 
+# Unsigned integers of the same bytes.
+_BITS = {size: np.dtype(f"u{size}") for size in (1, 2, 4, 8)}
+
+
 def _grown(box: _Box, samples: npt.NDArray[np.generic]) -> _Box:
     """The box grown to hold all samples of a slice that are not zero: the rest adds nothing.
 
     The box never shrinks from slice to slice, so only what lies outside it is searched.
     """
     rows, columns = samples.shape
-    bits = np.ascontiguousarray(samples).view(f"u{samples.itemsize}")
-    highest = functools.partial(np.maximum.reduce, initial=0)  # of all its kin the fastest
+    bits = np.ascontiguousarray(samples).view(_BITS[samples.itemsize])
+    highest = np.maximum.reduce  # of all its kin the fastest
     if box.bottom > box.top:
         flat, width = bits.reshape(-1), box.right - box.left
         # In memory what lies right of the box in one row touches what lies left of it in the next.
         start, end = box.top * columns + box.left, (box.bottom - 1) * columns + box.right
         between = flat[start + width : end].reshape(-1, columns)[:, : columns - width]
-        if not (highest(flat[:start]) or highest(flat[end:]) or highest(between, axis=None)):
+        if not (
+            (start and highest(flat[:start]))
+            or (end < flat.size and highest(flat[end:]))
+            or (between.size and highest(between, axis=None))
+        ):
             return box
     used_rows = np.flatnonzero(highest(bits, axis=1))
     if not used_rows.size:

@@ -30,11 +30,13 @@ class Resampled:
     Attributes:
       array: (row, column, slice) float32 values; 0 outside the stack.
       inside: (row, column, slice) whether the voxel lies within the stack.
+      everywhere: whether all of them do.
       geometry: the grid.
     """
 
     array: Float32
     inside: npt.NDArray[np.bool_]
+    everywhere: bool
     geometry: VolumeGeometry
 
 
@@ -158,9 +160,13 @@ def _crop(
         # In the memory order of `full`: turning float voxels round costs more than making them.
         array = np.zeros_like(full, shape=grid.shape)
         array[tuple(target)] = full[tuple(source)]
-    mask = np.zeros_like(array, dtype=bool)
-    mask[tuple(within)] = True
-    return Resampled(array=array, inside=mask, geometry=grid)
+    everywhere = within == [slice(0, size) for size in grid.shape]
+    if everywhere:
+        mask = np.broadcast_to(np.True_, grid.shape)
+    else:
+        mask = np.zeros_like(array, dtype=bool)
+        mask[tuple(within)] = True
+    return Resampled(array=array, inside=mask, everywhere=everywhere, geometry=grid)
 
 
 def _resample_oblique(
@@ -213,7 +219,8 @@ def _resample_oblique(
     )
     inside = _inside(np.linalg.inv(geometry.affine) @ grid.affine, grid.shape, geometry.shape)
     array[~inside] = 0.0
-    return Resampled(array=array, inside=inside, geometry=grid)
+    everywhere = bool(inside.all())
+    return Resampled(array=array, inside=inside, everywhere=everywhere, geometry=grid)
 
 
 def _whole(offsets: Sequence[float]) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from beam_jobs.core import preprocess
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.dicom.pixels import StoredSlice
 from beam_jobs.core.geometry import VolumeGeometry
@@ -269,3 +270,13 @@ def test_downsampling_does_not_alias():
     resampled = resample_stack(slices(), geometry, range(120), (5.0, 5.0, 8.0), lambda *_: grid)
     assert resampled.inside.all()
     assert np.abs(resampled.array - 750.0).max() < 5.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_percentiles_are_numpys_to_the_bit(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0, 1000, int(rng.integers(1, 300))).astype(np.float32)
+    if seed % 2:
+        values = np.rint(values / 500)
+    for wanted in ((2, 98), (0, 100), (0.5, 99.5), tuple(sorted(rng.uniform(0, 100, 2)))):
+        assert preprocess._percentiles(values, wanted) == tuple(np.percentile(values, wanted))
