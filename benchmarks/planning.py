@@ -1,9 +1,10 @@
 """Planning a large cohort: memory and rate of a conversion whose files are little but headers.
 
 N files of 4 x 4 pixels (patients of four series of 100 slices) are generated and converted by the
-command; almost all of its work is listing, reading headers, grouping and planning. Start-up is that
-of the same command on one patient, and taken off. More than 100,000 files are measured beside
-100,000 of them, before and after.
+command; almost all of its work is listing, reading headers, grouping and planning. More than
+100,000 files are measured beside 100,000 of them, before and after. A rate is files a second of
+processor time, which other work on the machine does not decide; start-up, that of the same command
+on one patient, is taken off.
 
 Exit code 1: more than 2 GB in the gathering process (5 GB beyond 350,000 files), or fewer files a
 second than 0.8 times the rate of the 100,000.
@@ -90,16 +91,21 @@ def main(argv: Sequence[str]) -> int:
             ran.append(convert(first.parent, flags.processes))
             counts.append(counts[0])
             ran.append(convert(first, flags.processes))
-    rates = [n / (each.wall - start_up.wall) for n, each in zip(counts, ran, strict=True)]
-    per_cpu = [n / (each.cpu - start_up.cpu) for n, each in zip(counts, ran, strict=True)]
+    rates = [n / (each.cpu - start_up.cpu) for n, each in zip(counts, ran, strict=True)]
     show(
-        ("files", "seconds", "files/s", "files/CPU s", "peak GB"),
+        ("files", "seconds", "of a processor", "files a second of it", "peak GB"),
         [
-            (str(n), f"{each.wall:.0f}", f"{rate:.0f}", f"{cpu:.0f}", f"{each.peak_mb / 1e3:.2f}")
-            for n, each, rate, cpu in zip(counts, ran, rates, per_cpu, strict=True)
+            (
+                str(n),
+                f"{each.wall:.0f}",
+                f"{each.cpu:.0f}",
+                f"{rate:.0f}",
+                f"{each.peak_mb / 1e3:.2f}",
+            )
+            for n, each, rate in zip(counts, ran, rates, strict=True)
         ],
     )
-    print(f"start-up, taken off: {start_up.wall:.1f} s, {start_up.peak_mb / 1e3:.2f} GB")
+    print(f"start-up: {start_up.cpu:.1f} s, {start_up.peak_mb / 1e3:.2f} GB")
     largest = max(counts)
     bound = LIMIT_GB if largest <= REFERENCE_COHORT else LIMIT_GB_BEYOND
     peak = max(each.peak_mb for each in ran) / 1e3
@@ -109,8 +115,9 @@ def main(argv: Sequence[str]) -> int:
         named = f"files a second, {largest} over {counts[0]}"
         limits.append(Limit(figure=named, value=relative, at_least=LIMIT_RATE))
     figures = {
-        "files": counts, "seconds": [each.wall for each in ran], "files_a_second": rates,
-        "files_a_cpu_second": per_cpu, "peak_gb": [each.peak_mb / 1e3 for each in ran],
+        "files": counts, "seconds": [each.wall for each in ran],
+        "cpu_seconds": [each.cpu for each in ran], "files_a_second": rates,
+        "peak_gb": [each.peak_mb / 1e3 for each in ran],
     }  # fmt: skip
     return conclude(limits, figures, flags.json)
 
