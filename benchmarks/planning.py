@@ -68,6 +68,21 @@ def convert(source: Path, processes: int) -> Ran:
         )
 
 
+def measure(scratch: Path, files: int, processes: int) -> tuple[Ran, dict[str, tuple[int, Ran]]]:
+    """The command on one patient, and name -> (files, the command) of the runs in their order."""
+    one, first, rest = (scratch / name for name in ("one", "all/first", "all/rest"))
+    few, patients = BASE // PATIENT, -(-files // PATIENT)
+    write_headers(one, range(1))
+    base = write_headers(first, range(min(few, patients)))
+    start_up = convert(one, processes)
+    ran = {"base": (base, convert(first, processes))}
+    if patients > few:
+        more = write_headers(rest, range(few, patients))
+        ran["all"] = base + more, convert(first.parent, processes)
+        ran["base again"] = base, convert(first, processes)
+    return start_up, ran
+
+
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns 1 if a limit is missed."""
     made = parser(
@@ -76,50 +91,44 @@ def main(argv: Sequence[str]) -> int:
         examples=f"  {PROG} --files 1000000  # 4 GB of disk, about ten minutes\n",
         rounds=None,
     )
-    made.add_argument("--files", type=int, default=BASE, metavar="N", help=f"default {BASE}")
+    made.add_argument("--files", type=int, default=BASE, metavar="N", help="how many")
     made.add_argument("--processes", type=int, default=1, metavar="N", help="of the command")
     flags = made.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        one, first, rest = (Path(scratch) / name for name in ("one", "all/first", "all/rest"))
-        few, patients = BASE // PATIENT, -(-flags.files // PATIENT)
-        write_headers(one, range(1))
-        counts = [write_headers(first, range(min(few, patients)))]
-        start_up = convert(one, flags.processes)
-        ran = [convert(first, flags.processes)]
-        if patients > few:
-            counts.append(counts[0] + write_headers(rest, range(few, patients)))
-            ran.append(convert(first.parent, flags.processes))
-            counts.append(counts[0])
-            ran.append(convert(first, flags.processes))
-    rates = [n / (each.cpu - start_up.cpu) for n, each in zip(counts, ran, strict=True)]
+        return report(*measure(Path(scratch), flags.files, flags.processes), flags.json)
+
+
+def report(start_up: Ran, ran: dict[str, tuple[int, Ran]], json: Path | None) -> int:
+    """Prints the table and the verdicts; the exit code."""
+    rates = {name: n / (each.cpu - start_up.cpu) for name, (n, each) in ran.items()}
     show(
         ("files", "seconds", "of a processor", "files a second of it", "peak GB"),
         [
-            (
-                str(n),
-                f"{each.wall:.0f}",
-                f"{each.cpu:.0f}",
-                f"{rate:.0f}",
-                f"{each.peak_mb / 1e3:.2f}",
-            )
-            for n, each, rate in zip(counts, ran, rates, strict=True)
+            (str(n), f"{each.wall:.0f}", f"{each.cpu:.0f}", f"{rates[name]:.0f}", _gb(each))
+            for name, (n, each) in ran.items()
         ],
     )
-    print(f"start-up: {start_up.cpu:.1f} s, {start_up.peak_mb / 1e3:.2f} GB")
-    largest = max(counts)
+    print(f"start-up: {start_up.cpu:.1f} s, {_gb(start_up)} GB")
+    largest = max(n for n, _ in ran.values())
     bound = LIMIT_GB if largest <= REFERENCE_COHORT else LIMIT_GB_BEYOND
-    peak = max(each.peak_mb for each in ran) / 1e3
+    peak = max(each.peak_mb for _, each in ran.values()) / 1e3
     limits = [Limit(figure=f"peak GB, {largest} files", value=peak, at_most=bound)]
-    if len(ran) > 1:
-        relative = rates[1] / statistics.mean((rates[0], rates[2]))
-        named = f"files a second, {largest} over {counts[0]}"
+    if "all" in rates:
+        relative = rates["all"] / statistics.mean((rates["base"], rates["base again"]))
+        named = f"files a second, {largest} over {ran['base'][0]}"
         limits.append(Limit(figure=named, value=relative, at_least=LIMIT_RATE))
     figures = {
-        "files": counts, "seconds": [each.wall for each in ran],
-        "cpu_seconds": [each.cpu for each in ran], "files_a_second": rates,
-        "peak_gb": [each.peak_mb / 1e3 for each in ran],
+        name: {
+            "files": n, "files_a_second": rates[name], "seconds": each.wall,
+            "cpu_seconds": each.cpu, "peak_gb": each.peak_mb / 1e3,
+        }
+        for name, (n, each) in ran.items()
     }  # fmt: skip
-    return conclude(limits, figures, flags.json)
+    return conclude(limits, figures, json)
+
+
+def _gb(ran: Ran) -> str:
+    return f"{ran.peak_mb / 1e3:.2f}"
 
 
 if __name__ == "__main__":
