@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -59,18 +61,18 @@ def main(argv: Sequence[str]) -> int:
     add(
         "--write_rules",
         metavar="FILE",
-        help="write a --series_rules file to begin with: a rule for each kind of series that no "
-        'rule knows, for you to replace its "?" by a modality',
+        help="write a new --series_rules file to begin with: a rule for each kind of series that "
+        'no rule knows, for you to replace its "?" by a modality',
     )
     flags = parser.parse_args(argv)
     root = files.trimmed(flags.directory)
-    for path in filter(None, (flags.output, flags.write_rules)):
-        files.require_writable(path)
-    rules = read_rules_file(flags.series_rules)
+    modalities = cli.items(flags.modalities)
+    rules = read_rules_file(flags.series_rules, (*modalities, *DEFAULT_MODALITIES))
+    _check_outputs(flags)
     found = listing_of(root, name=root)
     rows = survey(
         found.entries,
-        cli.items(flags.modalities),
+        modalities,
         rules,
         root=root,
         patient_from=flags.patient_from or "",
@@ -91,6 +93,30 @@ def main(argv: Sequence[str]) -> int:
             hint = "rules know every series, or directories decide"
         terminal.row("rules", f"{flags.write_rules}: {len(begun)}, {hint}")
     return cli.EXIT_OK
+
+
+def _check_outputs(flags: argparse.Namespace) -> None:
+    """Refuses, before anything is read, an output that could not or must not be written."""
+    named = {
+        name: path
+        for name in ("output", "write_rules")
+        if (path := getattr(flags, name)) is not None
+    }
+    for name, path in named.items():
+        files.require_writable(path)
+        if not path or (not files.is_remote(path) and os.path.isdir(path)):
+            raise cli.UsageError(f"--{name}: {path or 'an empty name'} is no file's name")
+    # Somebody may have named modalities in it.
+    if flags.write_rules and files.exists(flags.write_rules):
+        raise cli.UsageError(f"--write_rules: {flags.write_rules} exists; name a new file")
+    others = {"write_rules": flags.write_rules, "series_rules": flags.series_rules}
+    for name, path in others.items():
+        if flags.output and path and _place(path) == _place(flags.output):
+            raise cli.UsageError(f"--output and --{name} name the same file: {path}")
+
+
+def _place(path: str) -> str:
+    return path if files.is_remote(path) else os.path.realpath(path)
 
 
 def survey(

@@ -252,14 +252,15 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
         value = getattr(flags, name)
         if value is not None and value < 1:
             raise cli.UsageError(f"--{name} must be at least 1")
+    modalities = cli.items(flags.modalities)
     try:
         return PreprocessSpec(
-            modalities=cli.items(flags.modalities),
+            modalities=modalities,
             shape=_numbers("--shape", flags.shape, int),
             fov_mm=_numbers("--fov_mm", flags.fov_mm, float),
             dtype=flags.dtype,
             require_modalities=cli.items(flags.require_modalities),
-            series_rules=read_rules_file(flags.series_rules),
+            series_rules=read_rules_file(flags.series_rules, (*modalities, *DEFAULT_MODALITIES)),
         )
     except ContractError as error:
         raise cli.UsageError(str(error)) from error

@@ -53,11 +53,22 @@ def test_survey_costs_no_beam_and_no_tensorflow(cohort):
         (["COHORT", "--series_rules", "gone.json"], "--series_rules: gone.json does not exist"),
         (["COHORT", "--output", "NOTES/x.csv"], "notes.txt"),
         (["COHORT", "--output", "https://host/x.csv"], "can be read, not written to"),
+        (["COHORT", "--output", "EMPTY"], "is no file's name"),
+        (["COHORT", "--output", ""], "is no file's name"),
+        (["COHORT", "--write_rules", "EMPTY"], "is no file's name"),
+        (["COHORT", "--write_rules", "RULES"], "rules.json exists; name a new file"),
+        (["COHORT", "--output", "x", "--write_rules", "./x"], "name the same file"),
+        (["COHORT", "--output", "RULES", "--series_rules", "RULES"], "name the same file"),
+        (["COHORT", "--series_rules", "MISSPELT"], "rule 1: gives 't1w'"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "rules.json").write_text("[]")
+    (tmp_path / "misspelt.json").write_text('[{"modality": "t1w", "text": "a"}]')
     names = {
+        "RULES": str(tmp_path / "rules.json"),
+        "MISSPELT": str(tmp_path / "misspelt.json"),
         "EMPTY": str(tmp_path / "empty"),
         "COHORT": str(cohort),
         "NOTES/x.csv": str(cohort / "00005" / "notes.txt" / "x.csv"),
@@ -67,6 +78,7 @@ def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
     assert done.returncode in (cli.EXIT_USAGE, cli.EXIT_FAILURE)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+    assert (tmp_path / "rules.json").read_text() == "[]"
 
 
 def test_named_pipe_and_dangling_link_are_refused_and_link_loops_end(cohort):

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -110,16 +111,23 @@ class ModalityRule:
             bounds = getattr(self, name)
             if bounds is None:
                 continue
-            numbers = [bound for bound in bounds if bound is not None]
-            if len(bounds) != 2 or not all(isinstance(bound, int | float) for bound in numbers):
+            if not (
+                isinstance(bounds, list | tuple)
+                and len(bounds) == 2
+                and all(map(_is_bound, bounds))
+            ):
                 raise ValueError(f"{name} must be [least, greatest], null for no bound")
+            if None not in bounds and bounds[0] > bounds[1]:
+                raise ValueError(f"{name}: nothing lies between {bounds[0]} and {bounds[1]}")
             object.__setattr__(self, name, tuple(bounds))
         for name in _PATTERNS:
             pattern = getattr(self, name)
+            if pattern == "":
+                raise ValueError(f"{name} is empty, which is found in every text")
             try:
                 re.compile(pattern or "")
-            except re.error as error:
-                message = f"{name} {pattern!r} is no regular expression: {error}"
+            except (re.error, RecursionError, OverflowError) as error:
+                message = f"{name} {pattern[:80]!r} is no regular expression: {error}"
                 raise ValueError(message) from error
 
     def fits(self, series: Series, texts: Sequence[str] | None = None) -> bool:
@@ -194,6 +202,14 @@ def has_agent(header: SliceHeader) -> bool:
     return not _NO_AGENT.fullmatch(header.contrast_agent)
 
 
+def _is_bound(value: object) -> bool:
+    return value is None or (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and -math.inf < value < math.inf
+    )
+
+
 def _searcher(pattern: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(pattern, re.IGNORECASE).search  # compiled once: `re` keeps the last 512
 
@@ -205,18 +221,23 @@ def _within(value: float | None, bounds: Range) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
+def read_rules(
+    text: str, *, name: str, modalities: Collection[str] = ()
+) -> tuple[ModalityRule, ...]:
     """Reads a rules file; rules whose modality is still "?" are none.
 
     Args:
-      text: JSON, a list of rules.
+      text: JSON, a list of rules; a byte order mark is passed over.
       name: what to call it in messages.
+      modalities: all that a rule may give, spelt so; empty: whatever it says.
 
     Raises:
       UsageError: not JSON, not a list, or a rule that is none; the message counts from 1.
     """
     try:
-        items = json.loads(text)
+        items = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_without_doubles)
+    except RecursionError as error:
+        raise UsageError(f"rules {name} are nested too deep") from error
     except ValueError as error:
         raise UsageError(f"rules {name} are not JSON: {error}") from error
     if not isinstance(items, list):
@@ -224,7 +245,16 @@ def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
     rules = []
     for number, item in enumerate(items, start=1):
         try:
-            rule = ModalityRule.from_json(dict(item))
+            if not isinstance(item, dict):
+                raise ValueError('a rule is an object, {"modality": ..., a condition: ...}')
+            rule = ModalityRule.from_json(item)
+            # One that is misspelt would leave out, without a word, every series that it fits.
+            if modalities and rule.modality not in (None, UNDECIDED, *modalities):
+                known = ", ".join(dict.fromkeys(modalities))
+                raise ValueError(
+                    f"gives {rule.modality!r}, which is neither one of --modalities "
+                    f"nor built in ({known})"
+                )
         except (TypeError, ValueError) as error:
             raise UsageError(f"rules {name}, rule {number}: {error}") from error
         if rule.modality != UNDECIDED:
@@ -232,8 +262,24 @@ def read_rules(text: str, *, name: str) -> tuple[ModalityRule, ...]:
     return tuple(rules)
 
 
-def read_rules_file(path: files.StrPath | None) -> tuple[ModalityRule, ...]:
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, of which the last of several values for one key would win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{double!r} twice in one object")
+    return found
+
+
+def read_rules_file(
+    path: files.StrPath | None, modalities: Collection[str] = ()
+) -> tuple[ModalityRule, ...]:
     """The rules of a file, none without one.
+
+    Args:
+      path: of the file.
+      modalities: as `read_rules` has it.
 
     Raises:
       UsageError: there is no such file, or it holds no rules.
@@ -241,4 +287,5 @@ def read_rules_file(path: files.StrPath | None) -> tuple[ModalityRule, ...]:
     """
     if path is None:
         return ()
-    return read_rules(read_named(path, flag="--series_rules"), name=files.text(path))
+    text = read_named(path, flag="--series_rules")
+    return read_rules(text, name=files.text(path), modalities=modalities)

@@ -36,7 +36,7 @@ def test_nothing_but_mr_is_a_built_in_modality(header, directory):
     (series,), _ = assemble(stack(**header))
     owner = DirectoryOwner(patient="dir:5", modality="T1w") if directory else None
     assert modality_of(series, owner, BUILT_IN) is None
-    assert modality_of(series, owner, BUILT_IN, (ModalityRule(modality="T1w", text=""),)) is None
+    assert modality_of(series, owner, BUILT_IN, (ModalityRule(modality="T1w", text=".?"),)) is None
     said = why_unknown(series)
     assert said == f"Modality (0008,0060) is {header['modality'].upper()}, not MR" or (
         header["modality"] == "RTDOSE" and said == "Modality (0008,0060) is another one, not MR"

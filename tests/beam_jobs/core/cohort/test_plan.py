@@ -157,12 +157,30 @@ def test_own_rules_come_before_the_built_in_ones():
         ('[{"modality": "T1w", "dicom_modality": 3}]', "dicom_modality must be text"),
         ('[{"modality": "T1w", "image_type": "["}]', "image_type .* no regular expression"),
         ('[{"modality": "T1w", "contrast": "yes"}]', "contrast must be true or false"),
-        ('[{"modality": "T1w", "flip_angle": 3}]', "rule 1"),
+        ('[{"modality": "T1w", "flip_angle": 3}]', "flip_angle must be .least, greatest"),
+        ("[" * 100_000, "nested too deep"),
+        ("[null]", "rule 1: a rule is an object"),
+        ('["abc"]', "rule 1: a rule is an object"),
+        ('[[["modality", "T1w"], ["text", "a"]]]', "rule 1: a rule is an object"),
+        ('[{"modality": "T1w", "text": "a", "text": "b"}]', "'text' twice"),
+        ('[{"modality": "T1w", "text": ""}]', "text is empty"),
+        ('[{"modality": "T1w", "slices": [5, 2]}]', "nothing lies between 5 and 2"),
+        ('[{"modality": "T1w", "slices": [NaN, 2]}]', "least, greatest"),
+        ('[{"modality": "T1w", "slices": [true, null]}]', "least, greatest"),
+        ('[{"modality": "T1w", "slices": ["1", null]}]', "least, greatest"),
+        ('[{"modality": "t1w", "text": "a"}]', "rule 1: gives 't1w', which is neither"),
+        ('[{"modality": " ", "text": "a"}]', "rule 1: gives ' ', which is neither"),
+        ('[{"modality": "??", "text": "a"}]', "rule 1: gives '??', which is neither"),
     ],
 )
 def test_bad_rules_are_one_clear_line(text, message):
-    with pytest.raises(UsageError, match=message):
-        read_rules(text, name="rules.json")
+    with pytest.raises(UsageError, match=message.replace("?", "[?]")):
+        read_rules(text, name="rules.json", modalities=("FLAIR", "T1w"))
+
+
+def test_rules_with_a_byte_order_mark_or_of_ones_own_modality_are_read():
+    text = '\ufeff[{"modality": "CT", "dicom_modality": "CT"}, {"modality": null, "text": "a"}]'
+    assert len(read_rules(text, name="rules.json", modalities=("T1w", "CT"))) == 2
 
 
 def test_rules_travel_in_the_spec_and_change_its_fingerprint():
