@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.cli import UsageError, quiet_tensorflow
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
@@ -73,7 +73,7 @@ class Model:
         Raises:
           TypeError: `source` is neither a path nor made of records.
           ValueError: `patient_from` is none of these.
-          UsageError: there is nothing at `source`.
+          UsageError: there is nothing at `source`, or `patient_from` is given for records.
           ContractError: the records are not of this model's contract.
           CommandError: a store refuses or fails.
         """
@@ -100,12 +100,17 @@ class Model:
         rejects: list[Reject],
         patient_from: str,
     ) -> Iterator[bytes]:
+        shards: Sequence[str] = ()
+        if isinstance(source, str | os.PathLike):
+            found = find_source(files.text(source), self.contract, model=self._loaded.path)
+            if found.dicom is not None:
+                return self._of_dicom(found.dicom, rejects, patient_from)
+            shards = found.shards
+        if patient_from:
+            raise UsageError("patient_from is for DICOM; records have their conversion's ids")
         if not isinstance(source, str | os.PathLike):
             return map(self._encoded, source)
-        found = find_source(files.text(source), self.contract, model=self._loaded.path)
-        if found.dicom is None:
-            return self._of_shards(found.shards, rejects)
-        return self._of_dicom(found.dicom, rejects, patient_from)
+        return self._of_shards(shards, rejects)
 
     def _encoded(self, record: PreparedCase | bytes) -> bytes:
         if isinstance(record, bytes):

@@ -26,7 +26,9 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
+from beam_jobs.core.cohort.layout import nobodys_hint
 from beam_jobs.core.drift import Statistics
+from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from serving.model.contract import Contract, load_contract, load_statistics
 from serving.model.loaded_model import Prediction
@@ -79,7 +81,8 @@ def main(argv: Sequence[str]) -> int:
     )
     _write_beside(args.output, submission, answers.rejects)
     skewed = _write_skew(args.output, training, answers.statistics, contract)
-    return _finish(submission, answers.predictions, args, paths, skewed)
+    nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
+    return _finish(submission, answers.predictions, args, paths, skewed, nobodys)
 
 
 def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
@@ -132,14 +135,20 @@ def _finish(
     args: argparse.Namespace,
     paths: Sequence[str],
     skewed: Sequence[str],
+    nobodys: int,
 ) -> int:
-    """Writes the table, prints the summary and gives the exit code."""
+    """Writes the table, prints the summary and gives the exit code.
+
+    Series of `nobodys` may be of any number of people, whom no row stands for.
+    """
+    hint = nobodys_hint(nobodys, args.patient_from or "")
     failures = _beside(args.output, "failures.csv")
     reasons = Counter(failure.reason for failure in submission.failures)
     counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     if not submission.predicted:
         raise ContractError(
-            f"no patient could be predicted ({counts or 'the input holds none'}); see {failures}; "
+            f"no patient could be predicted ({counts or hint or 'the input holds none'}); see "
+            f"{_beside(args.output, 'rejects.csv') if nobodys and not counts else failures}; "
             f"{args.output} was not written"
         )
     rows = outputs.table(
@@ -156,11 +165,14 @@ def _finish(
     )
     if submission.failures:
         terminal.row("failures", f"{counts}; see {failures}")
+    if hint:
+        terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
     for path, digest in zip(paths, sums, strict=True):
         terminal.row("table", f"{path}: sha256 {digest}")
-    return cli.EXIT_REJECTED if args.strict and submission.failures else cli.EXIT_OK
+    lost = submission.failures or (nobodys and args.ids is None)  # else all requested are there
+    return cli.EXIT_REJECTED if args.strict and lost else cli.EXIT_OK
 
 
 def _check(args: argparse.Namespace) -> list[str]:
@@ -210,7 +222,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             "--columns probability,logit,spread,flags"
         ),
         exit_codes={
-            cli.EXIT_REJECTED: "done, but a patient could not be predicted and --strict was given"
+            cli.EXIT_REJECTED: "done, but a patient could not be predicted, or without --ids a "
+            "series is nobody's, and --strict was given"
         },
     )
     add = parser.add_argument
@@ -248,7 +261,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--id_key", metavar="FILE", help="key of --id_policy hmac, that of the conversion")
     add("--patient_from", **PATIENT_FROM_FLAG)
-    add("--strict", action="store_true", help="exit with 8 if a patient could not be predicted")
+    add("--strict", action="store_true", help="exit with 8 if anybody was not predicted")
     return parser.parse_known_args(argv)
 
 

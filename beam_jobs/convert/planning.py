@@ -11,7 +11,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.folds import assign_folds, assign_grouped_folds, assign_shards
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
 from beam_jobs.core.cohort.labels import Labels, PatientColumn
-from beam_jobs.core.cohort.layout import is_nobody, patient_id_of
+from beam_jobs.core.cohort.layout import patient_id_of
 from beam_jobs.core.manifest import TEST, Place
 from beam_jobs.core.reasons import Reason
 
@@ -230,11 +230,10 @@ def assign_patients(
         else:
             refused[key] = refusal
     for key, refusal in refused.items():
-        if is_nobody(key):
+        why = refusal and refusal[0]
+        if why is Reason.NO_PATIENT_ID:
             refused[key] = None  # its series say why
-            continue
-        useless = refusal is not None and refusal[0] is Reason.NO_USABLE_SERIES
-        if useless and normalised_id(patient_id_of(key)) in by_id:
+        elif why is Reason.NO_USABLE_SERIES and normalised_id(patient_id_of(key)) in by_id:
             refused[key] = None  # stray files of a patient who is found elsewhere
     for keys in by_id.values():
         if len(keys) > 1:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from beam_jobs.common import cli
+from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks, count, lines
 from beam_jobs.common.terminal import row
 from beam_jobs.convert.finish import REJECTS_NAME
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.planning import patients_a_shard, workers_for
-from beam_jobs.core.cohort.layout import find_owners
+from beam_jobs.core.cohort.layout import find_owners, nobodys_hint
 from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest
 from beam_jobs.core.reasons import Reason
 
@@ -81,9 +82,12 @@ def print_sums(conversion: Conversion) -> bool:
     if not files.exists(path):
         if not files.exists(rejects):
             raise cli.CommandError(f"the job ended without a dataset in {output}")
+        _, found = read_table(files.read_text(rejects), ("reason",))
+        nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
+        hint = nobodys_hint(nobodys, conversion.planner.patient_from)
         raise cli.CommandError(
             f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
-            f"could be converted; {rejects} says why"
+            f"could be converted; {f'{hint}; ' if hint else ''}{rejects} says why"
         )
     manifest = Manifest.loads(files.read_text(path))
     used, series = manifest.counts["files"], manifest.counts["series"]
@@ -108,8 +112,9 @@ def print_sums(conversion: Conversion) -> bool:
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
-    if nobodys := manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value):
-        row("mind", f"{nobodys} series are nobody's: --patient_from says who is a patient")
+    nobodys = manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value, 0)
+    if hint := nobodys_hint(nobodys, conversion.planner.patient_from):
+        row("mind", hint)
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])

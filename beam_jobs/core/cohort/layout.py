@@ -124,11 +124,6 @@ def is_nobody(key: str) -> bool:
     return key.startswith(_NOBODYS)
 
 
-def is_study(key: str) -> bool:
-    """Whether a key is that of a study."""
-    return key.startswith(_BY_STUDY)
-
-
 def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = "") -> str:
     """Why the images of one key of `patient_of` are no patient's, "" where they are one's.
 
@@ -148,6 +143,14 @@ def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = ""
         f"PatientID (0010,0020) is {said}{layout}; --patient_from directory or study takes "
         "something else for the id"
     )
+
+
+def nobodys_hint(series: int, patient_from: str = "") -> str:
+    """What to tell a user of so many series that are nobody's, "" of none."""
+    if not series:
+        return ""
+    hint = "the tables say why" if patient_from else "--patient_from directory or study says whose"
+    return f"{series} series {'is' if series == 1 else 'are'} nobody's: {hint}"
 
 
 def patient_id_of(key: str) -> str:

@@ -14,12 +14,15 @@ from pydicom import config
 from pydicom.uid import UID
 
 from beam_jobs.core.cohort.ids import is_placeholder, normalised_id
-from beam_jobs.core.cohort.layout import DirectoryOwner, is_study, why_nobodys
+from beam_jobs.core.cohort.layout import DirectoryOwner, why_nobodys
 from beam_jobs.core.cohort.modality import combines_echoes, modality_of, why_unknown
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import UNUSED_BY_RULE, Reason, Verdict
 from beam_jobs.core.series import Series, assemble
+
+# Where a user's own choice of `ids.PATIENT_FROM` makes a patient of it, all of it is one person's.
+_WHOLE = {"directory": "the directory", "study": "the study"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,7 +116,8 @@ def plan_patient(
         return owner if owner is not None and owner.modality is not None else None
 
     headers = list(headers)
-    mixed = _people_mixed(headers, together=is_study(key))
+    whole = _WHOLE.get(patient_from, "")
+    mixed = _people_mixed(headers, together=bool(whole))
     nobodys = why_nobodys(key, headers, patient_from)
     stacks, rejections = assemble(headers)
     diffusion = {(h.study_uid, h.series_uid) for h in headers if (h.b_value or 0) >= 1}
@@ -172,7 +176,7 @@ def plan_patient(
     if nobodys:
         refusal = Reason.NO_PATIENT_ID, nobodys
     elif mixed > 1:
-        where = "the study" if is_study(key) else "one of its directories"
+        where = whole or "one of its directories"
         refusal = Reason.MIXED_PATIENTS, f"{mixed} different PatientIDs in {where}"
     elif not chosen:
         refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"

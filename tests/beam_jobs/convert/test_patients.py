@@ -86,7 +86,8 @@ def test_no_placeholder_is_a_patient(tmp_path: Path, placeholder: str) -> None:
     for name in ("A", "B"):
         images(tmp_path / "heap" / name, name)
         rename(tmp_path / "heap" / name, placeholder)
-    with pytest.raises(cli.CommandError, match="says why"):
+    said = "2 series are nobody's: --patient_from directory or study says whose; .* says why"
+    with pytest.raises(cli.CommandError, match=said):
         convert(tmp_path / "heap", tmp_path / "d")
     found = [row for row in rows(tmp_path / "d" / "rejects.csv") if row["scope"] == "series"]
     assert [row["reason"] for row in found] == ["no_patient_id"] * 2
@@ -154,6 +155,20 @@ def test_a_study_of_two_people_is_refused(heap: Path, tmp_path: Path) -> None:
     (row,) = rows(tmp_path / "d" / "rejects.csv")
     assert (row["scope"], row["reason"]) == ("patient", "mixed_patients")
     assert row["detail"] == "2 different PatientIDs in the study"
+
+
+def test_by_directory_wrapped_people_are_not_made_one(tmp_path: Path, capsys) -> None:
+    """As on a disc of a hospital: DICOM/PA0/ST0/SE0."""
+    for name, modality in (("A1", "T1w"), ("B1", "FLAIR")):
+        images(tmp_path / "disc" / "DICOM" / name / "ST0" / "SE0", name, modality)
+    with pytest.raises(cli.CommandError, match="could be converted"):
+        convert(tmp_path / "disc", tmp_path / "d", "--patient_from", "directory")
+    (row,) = [r for r in rows(tmp_path / "d" / "rejects.csv") if r["scope"] == "patient"]
+    assert (row["reason"], row["patient"]) == ("mixed_patients", "DICOM")
+    assert row["detail"] == "2 different PatientIDs in the directory"
+    argv = ("--patient_from", "directory")
+    assert convert(tmp_path / "disc" / "DICOM", tmp_path / "e", *argv) == cli.EXIT_OK
+    assert patients(tmp_path / "e") == ["A1", "B1"]
 
 
 def test_by_patient_id_directories_give_modalities_alone(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.api import open_dataset
+from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.ids import study_id
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.cohort import write_cohort
@@ -224,6 +225,8 @@ def test_patients_are_who_the_user_says(
     (heap / ".DS_Store").write_text("x")
     code, _, err = predict("--input", heap, "--output", tmp_path / "none.csv")
     assert (code, err.count("\n")) == (1, 1)
+    assert "3 series are nobody's: --patient_from directory or study says whose" in err
+    assert f"see {tmp_path / 'none.rejects.csv'}" in err
     found = table(tmp_path / "none.rejects.csv")
     assert [row[4] for row in found] == ["no_patient_id"] * 3
     choice = ("--patient_from", "study")
@@ -240,10 +243,31 @@ def test_patients_are_who_the_user_says(
     assert sorted(answers.patient_id) == sorted(names)
     with pytest.raises(ValueError, match="patient_from 'series' is none of"):
         model.predict(heap, patient_from="series")
+    for records in (tmp_path / "dataset", open_dataset(tmp_path / "dataset").cases()):
+        with pytest.raises(UsageError, match="patient_from is for DICOM"):
+            model.predict(records, patient_from="study")
     output = ("--output", tmp_path / "no.csv")
     code, _, err = predict("--input", tmp_path / "dataset", *output, *choice)
     assert code == 2
     assert "--patient_from is for DICOM" in err
+
+
+def test_people_whom_no_row_stands_for_are_told(
+    predict: Command, cohort: Path, tmp_path: Path
+) -> None:
+    first, other = sorted((cohort / "test").rglob("*/FLAIR"))[:2]
+    heap = tmp_path / "heap"
+    for number, path in enumerate((*first.iterdir(), *other.iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.PatientID = "P1" if path.parent == first else "ANONYMOUS"
+        heap.mkdir(exist_ok=True)
+        dataset.save_as(heap / f"{number}.dcm")
+    (tmp_path / "ids.csv").write_text("BraTS21ID\nP1\n")
+    argv = ("--input", heap, "--output", tmp_path / "p.csv", "--strict")
+    code, out, _ = predict(*argv)
+    assert (code, [row[0] for row in table(tmp_path / "p.csv")]) == (8, ["P1"])
+    assert "mind        1 series is nobody's: --patient_from directory or study says whose" in out
+    assert predict(*argv, "--ids", tmp_path / "ids.csv")[0] == 0  # who was requested is there
 
 
 def test_a_directory_that_cannot_be_listed_is_a_reject(
