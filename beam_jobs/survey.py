@@ -21,6 +21,7 @@ from beam_jobs.inventory.rows import (
     SURVEY_COLUMNS,
     SurveyRow,
     row_of_files,
+    shown,
     survey_rows,
     values_of,
 )
@@ -80,9 +81,10 @@ def main(argv: Sequence[str]) -> int:
     if found.left_out:
         tables = TableWriter(root=root, id_policy=IdPolicy())
         rows.append(row_of_files(left_out_row(root, found.left_out), tables))
-    _print(rows)
+    seen = [shown(row) for row in rows]
+    _print(seen)
     if flags.output:
-        csv_table.write_table(flags.output, SURVEY_COLUMNS, values_of(rows))
+        csv_table.write_table(flags.output, SURVEY_COLUMNS, values_of(seen))
         terminal.row("table", flags.output)
     if flags.write_rules:
         begun = starter_rules.starter_rules(rows)
@@ -91,6 +93,9 @@ def main(argv: Sequence[str]) -> int:
         hint += "datasets made with them, so take out what names people or places"
         if not begun:
             hint = "rules know every series, or directories decide"
+        if untold := starter_rules.without_rule(rows):
+            hint = f"{hint}; " if begun else ""
+            hint += f"none can be made of {untold} series without text and times"
         terminal.row("rules", f"{flags.write_rules}: {len(begun)}, {hint}")
     return cli.EXIT_OK
 

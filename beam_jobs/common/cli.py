@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import re
@@ -190,6 +191,10 @@ def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
       main: takes the arguments, gives the exit code.
       prog: "python -m <module>", as its `Parser` has it.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding lacks stands in escapes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = _code_of(main, prog)
     for stream in (sys.stdout, sys.stderr):
         try:

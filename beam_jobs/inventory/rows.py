@@ -1,6 +1,8 @@
 """What lies in an input, a row for each series, with what its headers call it.
 
-For whoever has the input: rows hold descriptions and paths, and never get into a dataset.
+Rows hold texts as headers have them, which rules are made of; `shown` makes them fit for a terminal
+or a table. For whoever has the input: rows hold descriptions and paths, and never get into a
+dataset.
 """
 
 from __future__ import annotations
@@ -27,8 +29,7 @@ class SurveyRow:
       patient: its id, "" when unknown.
       series_number: (0020,0011).
       description, protocol, sequence_name: of SeriesDescription (0008,103E), ProtocolName
-        (0018,1030) and SequenceName (0018,0024) or PulseSequenceName (0018,9005), without control
-        characters.
+        (0018,1030) and SequenceName (0018,0024) or PulseSequenceName (0018,9005).
       dicom_modality: Modality (0008,0060).
       modality: as recognised, "" when none.
       verdict, reason, detail: what would become of it; of repetitions, of the best.
@@ -132,6 +133,16 @@ def row_of_files(row: SeriesRow, tables: TableWriter) -> SurveyRow:
     )
 
 
+def shown(row: SurveyRow) -> SurveyRow:
+    """The row without control characters in its texts."""
+    texts: dict[str, Any] = {
+        name: printable(value)
+        for name in SURVEY_COLUMNS
+        if isinstance(value := getattr(row, name), str) and not value.isprintable()
+    }
+    return dataclasses.replace(row, **texts) if texts else row
+
+
 def values_of(rows: Iterable[SurveyRow]) -> list[list[Any]]:
     """The rows' values of `SURVEY_COLUMNS`."""
     return [[getattr(row, name) for name in SURVEY_COLUMNS] for row in rows]
@@ -214,10 +225,10 @@ def _merged(
     return SurveyRow(
         patient=printable(tables.patient(best.patient)),
         series_number=header.series_number,
-        description=printable(header.series_description),
-        protocol=printable(header.protocol_name),
-        sequence_name=printable(sequence_name(header)),
-        dicom_modality=printable(dicom_modality(header)),
+        description=header.series_description,
+        protocol=header.protocol_name,
+        sequence_name=sequence_name(header),
+        dicom_modality=dicom_modality(header),
         modality=best.modality,
         verdict=best.verdict,
         reason=best.reason,
@@ -232,16 +243,16 @@ def _merged(
         row_spacing=best.row_spacing,
         column_spacing=best.column_spacing,
         slice_step=best.slice_step,
-        scanning_sequence=printable("\\".join(header.scanning_sequence)),
-        image_type=printable("\\".join(header.image_type)),
+        scanning_sequence="\\".join(header.scanning_sequence),
+        image_type="\\".join(header.image_type),
         echo_time=header.echo_time,
         repetition_time=header.repetition_time,
         inversion_time=header.inversion_time,
         flip_angle=header.flip_angle,
         b_value=header.b_value,
         field_strength=header.field_strength,
-        contrast_agent=printable(header.contrast_agent),
-        manufacturer=printable(header.manufacturer),
+        contrast_agent=header.contrast_agent,
+        manufacturer=header.manufacturer,
         files=sum(row.files for row in every),
         used=files("verdict", Verdict.USED.value),
         copies=files("reason", Reason.EXACT_DUPLICATE.value),

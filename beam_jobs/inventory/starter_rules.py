@@ -19,14 +19,13 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
     """A rule for each kind of series that no rule knows, the most frequent first.
 
     Its modality is "?": it is passed over, and travels nowhere, until somebody names one. Its
-    comment tells of what it was made. Numbers of three digits and more stand for any number: they
+    comment tells of what it was made. Numbers of three digits and more stand for any such: they
     count series, or name people and days. Series whose directory decides what they are get none: no
     rule could.
 
     Args:
-      rows: of a survey.
+      rows: of a survey, with texts as headers have them: patterns are searched in these.
     """
-    unknown = Reason.UNKNOWN_MODALITY.value
     known = {
         text
         for row in rows
@@ -37,7 +36,7 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
     @functools.cache
     def pattern_of(name: str) -> tuple[str, bool]:
         """A pattern of a series' name, and whether it finds a known series, too."""
-        for pattern in (re.sub(r"\d{3,}", r"\\d+", _escaped(name)), _escaped(name)):
+        for pattern in (re.sub(r"\d{3,}", r"\\d{3,}", _escaped(name)), _escaped(name)):
             search = re.compile(f"^{pattern}$", re.IGNORECASE).search
             if not any(map(search, known)):
                 return f"^{pattern}$", False
@@ -45,13 +44,15 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
 
     kinds: dict[str, list[SurveyRow]] = {}
     for row in rows:
-        if row.reason == unknown and not row.by_directory and row.dicom_modality:
-            rule: dict[str, Any] = {"dicom_modality": row.dicom_modality}
+        if _is_unknown(row):
+            rule: dict[str, Any] = {}
             if row.name:
                 rule["text"], ambiguous = pattern_of(row.name)
             if not row.name or ambiguous:
                 rule |= _acquisition(row)
-            if len(rule) > 1:  # it says more than that the series is MR
+            if rule:  # else it would say no more than that the series is MR
+                if row.dicom_modality:
+                    rule = {"dicom_modality": row.dicom_modality, **rule}
                 kinds.setdefault(json.dumps(rule), []).append(row)
     ordered = sorted(kinds.items(), key=lambda kind: (-len(kind[1]), kind[0]))
     return [
@@ -60,10 +61,27 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
     ]
 
 
+def without_rule(rows: Sequence[SurveyRow]) -> int:
+    """How many series no rule knows and none can be made of: they have neither text nor time."""
+    return sum(_is_unknown(row) and not row.name and not _acquisition(row) for row in rows)
+
+
 def to_json(rules: Sequence[dict[str, Any]]) -> str:
-    """The rules as a file, one a line."""
-    lines = ",\n".join(f"  {json.dumps(rule, ensure_ascii=False)}" for rule in rules)
+    """The rules as a file, one a line; what is not seen stands in JSON's escapes."""
+    lines = ",\n".join(f"  {_as_json(rule)}" for rule in rules)
     return f"[\n{lines}\n]\n" if rules else "[]\n"
+
+
+def _as_json(rule: dict[str, Any]) -> str:
+    text = json.dumps(rule, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in text)
+
+
+def _is_unknown(row: SurveyRow) -> bool:
+    """Whether a rule could say what a series is, and none does; also of one that is nobody's."""
+    asks = (Reason.UNKNOWN_MODALITY.value, Reason.NO_PATIENT_ID.value)
+    is_told = row.modality or row.by_directory
+    return row.reason in asks and row.slices is not None and not is_told
 
 
 def _acquisition(row: SurveyRow) -> dict[str, Any]:

@@ -123,6 +123,22 @@ def test_what_headers_say_moves_no_cursor_and_hides_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("latin-1", "caf\xe9 \\u982d \xb7"), ("ascii", "caf\\xe9 \\u982d \\xb7")],
+)
+def test_what_a_terminal_cannot_show_stands_in_escapes(encoding: str, shown: str) -> None:
+    code = SAY.replace(repr(HOSTILE), repr("caf\xe9 \u982d \xb7"))
+    argv = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, env=environment)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.decode(encoding).count(shown) == 4
+    assert done.stderr.decode(encoding) == f"python -m some.command: error: {shown}\n"
+    text = on_a_terminal(code=code, status=2, PYTHONIOENCODING="ascii")
+    assert "caf\\xe9 \\u982d" in text
+
+
+@pytest.mark.parametrize(
     ("text", "kept"),
     [
         ("t1_mprage · 256×256 ü 頭部", "t1_mprage · 256×256 ü 頭部"),

@@ -168,12 +168,55 @@ def test_starter_rules_are_none_until_they_are_edited(heap, tmp_path, capsys):
     assert f"rules       {path}: 2, each passed over until" in capsys.readouterr().out
     assert read_rules_file(str(path)) == ()  # so that nothing of it travels in a dataset
     data = json.loads(path.read_text())
-    assert [rule["text"] for rule in data] == [r"^Ganz Kopf \d+$", r"^dyn \d+$"]
+    assert [rule["text"] for rule in data] == [r"^Ganz Kopf \d{3,}$", r"^dyn \d{3,}$"]
     assert data[1]["comment"].startswith("1 series of 1 patient, axial 8×8×4, TE 10")
     data[1]["modality"] = "T2w"
     path.write_text(json.dumps(data))
     rows = rows_of(heap, read_rules_file(str(path)))
     assert [row.name for row in rows if row.modality == "T2w"] == ["dyn 1001"]
+
+
+ODD = [
+    "a\xa0b",
+    "a\tb",
+    "line\nbreak",
+    "x\x1b[2J",
+    "\u202eevil",
+    "soft\xadhyphen",
+    r"a+b (c) 70% \d",
+]
+
+
+def test_starter_rules_find_the_series_that_they_were_made_of_whatever_it_is_called(tmp_path):
+    for number, name in enumerate(ODD):
+        write(tmp_path / "heap" / str(number), number, number, SeriesDescription=name)
+    text = to_json(starter_rules(rows_of(tmp_path / "heap")))
+    assert all(line.isprintable() for line in text.split("\n"))
+    rules = read_rules(text.replace('"?"', '"T2w"'), name="r")
+    assert {row.modality for row in rows_of(tmp_path / "heap", rules)} == {"T2w"}
+    assert len(rules) == len(ODD)
+
+
+def test_starter_rules_of_long_numbers_leave_short_ones_alone(tmp_path):
+    for number, name in enumerate(["zzz 103", "zzz 104", "zzz 11", "zzz 12"]):
+        write(tmp_path / str(number), number, number, SeriesDescription=name)
+    found = {rule["text"]: rule["comment"][:8] for rule in starter_rules(rows_of(tmp_path))}
+    assert found == {r"^zzz \d{3,}$": "2 series", "^zzz 11$": "1 series", "^zzz 12$": "1 series"}
+
+
+def test_series_that_no_rule_can_be_made_of_are_counted(tmp_path, capsys):
+    nothing = {"EchoTime": None, "RepetitionTime": None, "ScanningSequence": None}
+    write(tmp_path / "heap" / "a", 1, **nothing)
+    survey.main([str(tmp_path / "heap"), "--write_rules", str(tmp_path / "none.json")])
+    said = "0, none can be made of 1 series without text and times"
+    assert said in capsys.readouterr().out
+    # Neither somebody's id nor a Modality is needed for a rule.
+    write(tmp_path / "heap" / "b", 2, patient="ANONYMOUS", SeriesDescription="nobody's")
+    write(tmp_path / "heap" / "c", 3, SeriesDescription="what", Modality="", SOPClassUID="")
+    rules = starter_rules(rows_of(tmp_path / "heap"))
+    assert [(rule.get("dicom_modality"), rule["text"]) for rule in rules] == [
+        ("MR", "^nobody's$"), (None, "^what$"),
+    ]  # fmt: skip
 
 
 def test_starter_rule_of_a_name_that_known_series_have_is_told_by_its_times(tmp_path):
