@@ -14,7 +14,8 @@ the file with other values or another place than pydicom reads from it.
 
 Allowance: 4 × max(bytes of the files, bytes of the sound series' samples where these are stored
 compressed) + 1 MiB for the parser's objects and the spec's small grid. What a mutated header
-claims grants nothing: a small file that says 65535 × 65535 has the allowance of a small file.
+claims grants nothing: a small file that says 65535 × 65535 has the allowance of a small file. Only
+what claims to be metres wide gets more voxels to find the head by, at most 60,000 of 48 bytes.
 Python and numpy are measured to the byte (tracemalloc); the decoders in C by the peak of resident
 memory, with 16 MiB of slack, and by a limit on address space.
 """

@@ -14,9 +14,11 @@ import time
 import traceback
 import tracemalloc
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+import numpy as np
 
 from beam_jobs.core.dicom import headers
 from beam_jobs.core.dicom.alike import Recent
@@ -32,6 +34,9 @@ from tests.mutations.truth import Images, Truth, image_values, same
 SPEC = PreprocessSpec(modalities=("T1w",), shape=(16, 16, 8))
 TIMES_FILE = 4
 PARSER_BYTES = 1 << 20
+# `foreground_extent` holds six coordinates of every foreground voxel among so many.
+SAMPLED_VOXEL_BYTES = 48
+MOST_SAMPLED = 60_000
 NATIVE_SLACK = 16 << 20
 ADDRESS_SPACE = 1 << 30
 WHOLE_SERIES = 0.3
@@ -52,7 +57,7 @@ class Outcome:
       compared: whether pydicom read the used file too, so that values were compared.
       seconds: processor time of the reader.
       peak: greatest allocation in bytes of the reading that came nearest to its allowance.
-      files: bytes of files (or sound samples) which that allowance was reckoned from.
+      files: bytes which that allowance was reckoned from.
     """
 
     index: int
@@ -73,6 +78,13 @@ class Outcome:
 def allowance(files: int) -> int:
     """Bytes that reading may allocate for `files` bytes of files."""
     return TIMES_FILE * files + PARSER_BYTES
+
+
+def sampled_bytes(stacks: Iterable[Series]) -> int:
+    """Bytes for the voxels by which the head is found: as many as the coarse grid gives them."""
+    extents = [np.multiply(stack.geometry.shape, stack.geometry.spacing) for stack in stacks]
+    voxels = [float(np.prod(extent / SPEC.spacing + 1)) for extent in extents]
+    return SAMPLED_VOXEL_BYTES * int(min(MOST_SAMPLED, max(voxels, default=0)))
 
 
 class Bench:
@@ -160,6 +172,7 @@ class Bench:
         outcome.failures += [
             f"warned: {each.message} ({each.filename}:{each.lineno})" for each in caught
         ]
+        files += sampled_bytes(series for series, _ in volumes) // TIMES_FILE
         outcome.failures += meter.failures(allowance(files))
         outcome.failures += [each for each in reasons if "MemoryError" in each]
         outcome.verdict = reasons[0].split(":")[0] if reasons else "raised"
