@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 
@@ -53,7 +54,7 @@ def _double(value: bytes) -> float | None:
 
 
 def _numbers(value: bytes, vr: str) -> tuple[float, ...]:
-    """Numbers of a value that nothing but the order of a series depends on; none if malformed."""
+    """Numbers of a value that a series can do without; none if malformed."""
     try:
         if vr in _BINARY:
             code, size = _BINARY[vr]
@@ -69,13 +70,20 @@ def _doubles(value: bytes) -> tuple[float, ...]:
     return _numbers(value, "FD")
 
 
-def _time(value: bytes) -> float | None:
+def _loose_decimal(value: bytes) -> float | None:
     return next(iter(_numbers(value, "DS")), None)
+
+
+def _loose_integer(value: bytes) -> int | None:
+    number = _loose_decimal(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 _BINARY = {"FL": ("f", 4), "FD": ("d", 8), "SS": ("h", 2)}
 
-# Most values repeat from slice to slice, so parsing them is mostly a look-up.
+# Most values repeat from slice to slice, so parsing them is mostly a look-up. "doubles" and what is
+# loose count as absent where they are malformed: a decimal comma in them spoils no volume. What
+# places, scales or lays out pixels, or tells echoes apart, is not loose.
 _PARSERS = {
     "text": functools.lru_cache(8192)(_text),
     "texts": functools.lru_cache(1024)(_texts),
@@ -85,7 +93,8 @@ _PARSERS = {
     "short": functools.lru_cache(1024)(_short),
     "double": functools.lru_cache(1024)(_double),
     "doubles": functools.lru_cache(1024)(_doubles),
-    "time": functools.lru_cache(4096)(_time),
+    "loose decimal": functools.lru_cache(4096)(_loose_decimal),
+    "loose integer": functools.lru_cache(4096)(_loose_integer),
 }
 
 FIELDS: dict[int, tuple[str, str]] = {
@@ -102,28 +111,28 @@ FIELDS: dict[int, tuple[str, str]] = {
     0x00180020: ("scanning_sequence", "texts"),
     0x00180021: ("sequence_variant", "texts"),
     0x00180024: ("sequence_name", "text"),
-    0x00180050: ("slice_thickness", "decimal"),
-    0x00180080: ("repetition_time", "decimal"),
+    0x00180050: ("slice_thickness", "loose decimal"),
+    0x00180080: ("repetition_time", "loose decimal"),
     0x00180081: ("echo_time", "decimal"),
-    0x00180082: ("inversion_time", "decimal"),
-    0x00180086: ("echo_number", "integer"),
-    0x00180087: ("field_strength", "decimal"),
-    0x00180088: ("spacing_between_slices", "decimal"),
+    0x00180082: ("inversion_time", "loose decimal"),
+    0x00180086: ("echo_number", "loose integer"),
+    0x00180087: ("field_strength", "loose decimal"),
+    0x00180088: ("spacing_between_slices", "loose decimal"),
     0x00181030: ("protocol_name", "text"),
-    0x00181060: ("trigger_time", "time"),
-    0x00181314: ("flip_angle", "decimal"),
+    0x00181060: ("trigger_time", "loose decimal"),
+    0x00181314: ("flip_angle", "loose decimal"),
     0x00189005: ("pulse_sequence_name", "text"),
     0x00189087: ("b_value", "double"),
     0x00189089: ("diffusion_direction", "doubles"),
     0x0020000D: ("study_uid", "text"),
     0x0020000E: ("series_uid", "text"),
-    0x00200011: ("series_number", "integer"),
-    0x00200012: ("acquisition_number", "integer"),
-    0x00200013: ("instance_number", "integer"),
+    0x00200011: ("series_number", "loose integer"),
+    0x00200012: ("acquisition_number", "loose integer"),
+    0x00200013: ("instance_number", "loose integer"),
     0x00200032: ("position", "decimals"),
     0x00200037: ("orientation", "decimals"),
     0x00200052: ("frame_of_reference", "text"),
-    0x00200100: ("temporal_position", "integer"),
+    0x00200100: ("temporal_position", "loose integer"),
     0x00280002: ("samples", "short"),
     0x00280004: ("photometric", "text"),
     0x00280008: ("frames", "integer"),
@@ -287,8 +296,8 @@ def pydicom_private(dataset: Dataset) -> dict[str, Any]:
 
 def pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
     """One field from a pydicom data set, in the same type as the walk gives it."""
-    if kind in ("doubles", "time"):
-        return _lenient_value(dataset, tag, kind)
+    if kind == "doubles" or kind.startswith("loose"):
+        return _loose_value(dataset, tag, kind)
     element = dataset[tag]
     value = element.value
     if value is None or value == "":
@@ -310,12 +319,21 @@ def pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
     return int(number)
 
 
-def _lenient_value(dataset: Dataset, tag: int, kind: str) -> Any:
+def _loose_value(dataset: Dataset, tag: int, kind: str) -> Any:
+    raw: Any = dataset.get_item(tag, keep_deferred=True)
+    vr = dictionary_VR(tag) if raw.VR in ("UN", None) else raw.VR
+    if vr in ("DS", "IS") and isinstance(raw.value, bytes):
+        return _PARSERS[kind](raw.value)  # as the walk does: pydicom's IS takes no "1e1"
     try:
         element = dataset[tag]
         many = list(element.value) if element.VM > 1 else [element.value] * element.VM
         numbers = tuple(float(part) for part in many)
-    except (TypeError, ValueError, NotImplementedError, struct.error):
+    except (TypeError, ValueError, NotImplementedError, OverflowError, struct.error):
         numbers = ()
     numbers = numbers if all(map(math.isfinite, numbers)) else ()
-    return numbers if kind == "doubles" else next(iter(numbers), None)
+    if kind == "doubles":
+        return numbers
+    number = next(iter(numbers), None)
+    if kind == "loose integer" and number is not None:
+        return int(number) if number.is_integer() else None
+    return number
