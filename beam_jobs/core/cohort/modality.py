@@ -10,20 +10,20 @@ import re
 from collections.abc import Sequence
 
 from beam_jobs.core.cohort.builtin_rules import (
-    ENHANCED,
     EXCLUDED,
     FLAIR,
     KNOWN_FAMILY,
     NAME_RULES,
-    PLAIN,
     T1,
     T1CE,
     T2,
     TEXT_RULES,
     TIME_RULES,
+    is_plainly_named,
     normalised,
     says_nothing,
 )
+from beam_jobs.core.cohort.contrast import Agent, agent_in
 from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.rules import ModalityRule, dicom_modality, has_agent, sequence_name
 from beam_jobs.core.dicom.headers import SliceHeader
@@ -75,7 +75,8 @@ def modality_of(
     """Which of `modalities` a series is, None when it is none of them.
 
     The directory decides where it follows the layout; else a SeriesDescription that is a
-    modality's name; else the rules. Directory and name give a built-in modality to MR only.
+    modality's name; else the rules. Directory and name give a built-in modality to MR only, and
+    the name only where nothing else in the header contradicts it.
 
     Args:
       series: the series.
@@ -88,7 +89,8 @@ def modality_of(
     if owner is not None:
         return owner.modality if owner.modality and _may_be(series, owner.modality) else None
     for name in modalities:
-        if series.first.series_description.casefold() == name.casefold() and _may_be(series, name):
+        said = series.first.series_description.casefold() == name.casefold()
+        if said and _may_be(series, name) and _is_what_it_says(series, name, diffusion=diffusion):
             return name
     found = modality_by_rules(series, rules, diffusion=diffusion)
     return found if found in modalities else None
@@ -105,6 +107,22 @@ def why_unknown(series: Series) -> str:
 def _may_be(series: Series, modality: str) -> bool:
     """Whether a name alone may make the series this modality; no Modality forbids none."""
     return modality.casefold() not in _BUILT_IN or dicom_modality(series.first) in ("", "MR")
+
+
+def _is_what_it_says(series: Series, modality: str, *, diffusion: bool) -> bool:
+    """Whether nothing in the header speaks against a built-in modality's name.
+
+    An agent does not: it may be named in series of before its injection.
+    """
+    if modality.casefold() not in _BUILT_IN:
+        return True
+    found = None if diffusion else _by_built_in_rules(series)
+    enhanced = T1CE.casefold()
+    weightings = {
+        T1.casefold() if name.casefold() == enhanced else name.casefold()
+        for name in (found or "", modality)
+    }
+    return len(weightings) == 1
 
 
 def modality_by_rules(
@@ -127,12 +145,15 @@ def _by_built_in_rules(series: Series) -> str | None:
     overrules it.
     """
     first = series.first
-    is_part = first.complex_component.upper() in ("PHASE", "IMAGINARY")
+    is_part = first.complex_component.upper() in ("PHASE", "REAL", "IMAGINARY")
     if is_part or _first_fit(EXCLUDED, series, "") is not _NO_FIT:
         return None
     description, protocol, sequence = map(
         normalised, (first.series_description, first.protocol_name, sequence_name(first))
     )
+    # Of other images; converters of research data write the same, with plain names.
+    if first.image_type[:2] == ("DERIVED", "SECONDARY") and not is_plainly_named(description):
+        return None
     if first.manufacturer.upper().startswith("GE"):  # ProtocolName is the whole exam's there
         protocol = ""
     found: str | _NoFit | None = _NO_FIT
@@ -141,28 +162,33 @@ def _by_built_in_rules(series: Series) -> str | None:
             found = _first_fit((*TEXT_RULES, *NAME_RULES), series, text)
     # A sequence name that nothing is known of says no more than an absent one.
     silent = says_nothing(description) and says_nothing(protocol)
-    if found is _NO_FIT and (silent or re.match(KNOWN_FAMILY, sequence)):
+    known = re.match(KNOWN_FAMILY, sequence)
+    if found is _NO_FIT and (silent or known):
         found = _first_fit(TIME_RULES, series, "")
+        # Diffusion-weighted images of Philips are spin echoes by their headers.
+        vague = first.manufacturer.upper().startswith("PHILIPS") and not known
+        if found == T2 and vague and first.image_type[2:3] != ("T2",):
+            return None
     if isinstance(found, _NoFit):
         return None
-    return T1CE if found == T1 and _is_enhanced(series, description, protocol) else found
+    return _t1_by_agent(series, description, protocol) if found == T1 else found
 
 
-def _is_enhanced(series: Series, description: str, protocol: str) -> bool:
-    """Whether a T1-weighted series shows contrast agent: by its texts, else by the agent's name.
+def _t1_by_agent(series: Series, description: str, protocol: str) -> str | None:
+    """Which of the two a T1-weighted series is: by its texts, else by the agent's name.
 
     The agent may be named in series of before its injection too, so a text that says "plain" wins.
-    A protocol's name counts where it speaks of a T1-weighted series.
+    One that says both is of a difference, or of nobody knows which. A protocol's name counts where
+    it speaks of a T1-weighted series.
     """
     texts = [description]
     if _first_fit(TEXT_RULES, series, protocol) == T1:
         texts.append(protocol)
     for text in texts:
-        if re.search(PLAIN, text):
-            return False
-        if re.search(ENHANCED, text):
-            return True
-    return has_agent(series.first)
+        said = agent_in(text)
+        if said is not Agent.UNSAID:
+            return {Agent.GIVEN: T1CE, Agent.ABSENT: T1}.get(said)
+    return T1CE if has_agent(series.first) else T1
 
 
 def combines_echoes(header: SliceHeader) -> bool:

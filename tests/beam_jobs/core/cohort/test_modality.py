@@ -102,7 +102,7 @@ def test_agent_that_names_none_is_none(agent):
 
 
 def test_unweighted_images_of_a_diffusion_series_are_no_t2():
-    shared = {"scanning_sequence": ("SE",), "repetition_time": 5000.0, "echo_time": 70.0}
+    shared = {"scanning_sequence": ("SE",), "repetition_time": 5000.0, "echo_time": 90.0}
     headers = stack(b_value=0.0, **shared) + stack(b_value=1000.0, **shared)
     assert not plan_patient("id:5", headers, BUILT_IN).series
     assert plan_patient("id:5", stack(b_value=0.0, **shared), BUILT_IN).series

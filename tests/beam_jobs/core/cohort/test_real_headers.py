@@ -199,7 +199,7 @@ T2_mx3D_Flair_Sag_fs |  | fse_mx | SE\IR | 6500 420 1900 |  | FLAIR
  |  | fse_flair | SE\IR | 9000 110 2400 |  | FLAIR
 tof3d_tra_uCS |  | gre | GR | 20 3.4 - 18 |  | -
 dti_tra_dir16_PA |  | epi_dwi | EP | 5000 80 |  | -
- |  |  | SE | 4000 240 - 90 | type=DERIVED\SECONDARY\OTHER | T2w
+ |  |  | SE | 4000 240 - 90 | type=DERIVED\SECONDARY\OTHER | -
 T2W |  |  | SE | 4000 105 |  | T2w
  |  |  | SE\IR | 8000 90 1200 | tesla=0.3 | FLAIR
  |  |  | SE\IR | 8000 90 1200 | tesla=1.5 | -
