@@ -89,15 +89,22 @@ def main(argv: Sequence[str]) -> int:
     if flags.write_rules:
         begun = starter_rules.starter_rules(rows)
         files.write_text(flags.write_rules, starter_rules.to_json(begun))
-        hint = 'each passed over until you name its modality in place of "?"; rules travel in '
-        hint += "datasets made with them, so take out what names people or places"
-        if not begun:
-            hint = "rules know every series, or directories decide"
-        if untold := starter_rules.without_rule(rows):
-            hint = f"{hint}; " if begun else ""
-            hint += f"none can be made of {untold} series without text and times"
-        terminal.row("rules", f"{flags.write_rules}: {len(begun)}, {hint}")
+        terminal.row("rules", f"{flags.write_rules}: {len(begun)}")
+        terminal.row("", _what_of_rules(rows, begun), folded=True)
     return cli.EXIT_OK
+
+
+def _what_of_rules(rows: Sequence[SurveyRow], begun: Sequence[object]) -> str:
+    hint = (
+        'each passed over until you name its modality in place of "?"; rules travel in datasets '
+        "made with them, so take out what names people or places"
+    )
+    if not begun:
+        hint = "rules know every series, or directories decide"
+    if untold := starter_rules.without_rule(rows):
+        none = f"none can be made of {untold} series without text and times"
+        hint = f"{hint}; {none}" if begun else none
+    return hint
 
 
 def _check_outputs(flags: argparse.Namespace) -> None:
@@ -144,15 +151,24 @@ def _print(rows: Sequence[SurveyRow]) -> None:
     terminal.show_lines(listing(rows, terminal.width(), _SHOWN))
     used = Counter(row.modality for row in rows if row.verdict == Verdict.USED.value)
     patients = len({row.patient for row in rows} - {""})
+    with_some = len({row.patient for row in rows if row.verdict == Verdict.USED.value})
     if used:
-        terminal.row("used", f"{_each(used)}, of {patients} patient{'' if patients == 1 else 's'}")
+        of = f"{patients} patient{'' if patients == 1 else 's'}"
+        if with_some < patients:
+            of = f"{with_some} of {of}"
+        terminal.row("used", f"{_each(used)}, of {of}", folded=True)
     if unknown := kinds(rows):
-        terminal.row("unknown", "; ".join(unknown))
+        terminal.row("unknown", "; ".join(unknown), folded=True)
     reasons = Counter(
         reason for row in rows for reason in (row.reason, *row.other_reasons.split(";")) if reason
     )
+    # Of patients who are refused, once each.
+    reasons.update(
+        refusal.partition(":")[0]
+        for _, refusal in {(row.patient, row.refusal) for row in rows if row.refusal}
+    )
     for reason, count in sorted(reasons.items()):
-        terminal.row("reason", f"{reason} {count}: {SENTENCES[Reason(reason)]}")
+        terminal.row("reason", f"{reason} {count}: {SENTENCES[Reason(reason)]}", folded=True)
     files_, used_, rejected = (
         sum(getattr(row, name) for row in rows) for name in ("files", "used", "rejected")
     )
@@ -160,6 +176,7 @@ def _print(rows: Sequence[SurveyRow]) -> None:
         "files",
         f"{files_} = {used_} used + {files_ - used_ - rejected} unused by rule "
         f"+ {rejected} rejected",
+        folded=True,
     )
 
 

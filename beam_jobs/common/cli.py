@@ -229,6 +229,9 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
 
 
 def _fail(prog: str, error: object, code: int) -> int:
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        place = f"{error.filename}: " if error.filename is not None else ""
+        error = f"{place}{error.strerror}"
     line = _as_called(printable(" ".join(f"{prog}: error: {error}".split())))
     with contextlib.suppress(OSError):  # stderr is closed too
         print(line, file=sys.stderr)

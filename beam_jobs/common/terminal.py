@@ -4,10 +4,10 @@
     report      run/report.html
 
 stdout has what the command found, stderr bars, hints and errors. On a terminal names are bold and
-long rows hang under their text; in a pipe or a file a row is one plain line, and there are no bars.
-`--quiet` leaves files, hints and errors. What headers and file names say is shown without control
-characters. rich is imported where something is drawn with it: in a
-pipe nothing is.
+long rows hang under their text; in a pipe or a file a row is one plain line, unless it belongs to a
+listing, and there are no bars. `--quiet` leaves files, hints and errors. What headers and file
+names say is shown without control characters. rich is imported where something is drawn with it: in
+a pipe that is a listing alone.
 """
 
 from __future__ import annotations
@@ -36,13 +36,21 @@ def say(text: str) -> None:
         print(printable(text, keep="\n"), flush=True)
 
 
-def row(name: str, text: str) -> None:
-    """Prints a row: what it is about, and what there is to say."""
+def row(name: str, text: str, *, folded: bool = False) -> None:
+    """Prints a row: what it is about, and what there is to say.
+
+    Args:
+      name: what it is about.
+      text: what there is to say.
+      folded: for people only: it fits `width` in a pipe too.
+    """
     if is_quiet():
         return
     name, text = printable(name), printable(text)
     if not sys.stdout.isatty():
-        print(f"{name:<{_NAMES - 1}} {text}", flush=True)
+        for line in _folded(text) if folded else [text]:
+            print(f"{name:<{_NAMES - 1}} {line}", flush=True)
+            name = ""
         return
     from rich.table import Table
     from rich.text import Text
@@ -52,6 +60,14 @@ def row(name: str, text: str) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(Text(name), Text(text))
     show(grid)
+
+
+def _folded(text: str) -> list[str]:
+    from rich.console import Console
+    from rich.text import Text
+
+    room = width() - _NAMES
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=room), room)]
 
 
 def width() -> int:

@@ -57,7 +57,11 @@ def listing(rows: Sequence[SurveyRow], width: int, most: int) -> Iterator[Line]:
                 (_count(len(series), "series") if series else "", _count(files, "file")),
             )
         )
+        # Counts stay in sight, however long a name is.
+        name = _fit(name, min(cell_len(name), max(width - cell_len(head) - len(_SEPARATOR), 12)))
         yield Line(_fit(f"{name}{_SEPARATOR}{head}", width).rstrip(), "bold")
+        for refusal in dict.fromkeys(row.refusal for row in members if row.refusal):
+            yield Line(_fit(f"  refused: {refusal}", width).rstrip(), "red")
         for row in series[: 2 * most - shown]:
             yield from _series(row, columns, width)
         if len(series) > 2 * most - shown:

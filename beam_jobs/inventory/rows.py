@@ -90,6 +90,11 @@ class SurveyRow:
     by_directory: bool = False
 
     @property
+    def refusal(self) -> str:
+        """Why its patient is refused although the series could be used, as "reason: detail"."""
+        return self.detail if self.reason == Reason.PATIENT_REJECTED.value else ""
+
+    @property
     def name(self) -> str:
         """What to call the series: description, else protocol, else sequence name, else ""."""
         return self.description or self.protocol or self.sequence_name

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,31 @@ def test_patient_that_the_conversion_refuses_is_not_used(tmp_path):
     assert not sum(row.used for row in rows)
 
 
+def test_patient_who_is_refused_is_told_why_and_not_among_the_used(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for number, patient in enumerate("ABC"):
+        folder = tmp_path / ("own" if patient == "C" else "both") / patient
+        write(folder, number, patient=patient, SeriesDescription="T1w")
+    survey.main([str(tmp_path), "--patient_from", "directory"])
+    shown = capsys.readouterr().out
+    why = "  refused: mixed_patients: 2 different PatientIDs in the directory"
+    assert re.search(rf"^patient both .*\n{why}$", shown, re.M)
+    assert "used        T1w 1, of 1 of 2 patients\n" in shown
+    assert "reason      mixed_patients 1: " in shown
+    assert all(cell_len(line) <= 80 for line in shown.split("\n"))
+
+
+def test_summary_fits_and_counts_stay_in_sight(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    for number in range(6):
+        name = f"unknown to every rule {number}"
+        write(tmp_path / str(number), number, number, SeriesDescription=name, PatientID="患者" * 15)
+    survey.main([str(tmp_path)])
+    lines = capsys.readouterr().out.split("\n")
+    assert all(cell_len(line) <= 60 for line in lines)
+    assert any(line.endswith("… · 6 series · 24 files") for line in lines)
+
+
 def many(count):
     row = SurveyRow(
         patient="", series_number=7, description="頭部 " * 9, protocol="p" * 70,
@@ -165,7 +191,8 @@ def test_unknown_kinds_are_counted_by_name():
 def test_starter_rules_are_none_until_they_are_edited(heap, tmp_path, capsys):
     path = tmp_path / "rules.json"
     survey.main([str(heap), "--write_rules", str(path)])
-    assert f"rules       {path}: 2, each passed over until" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"rules       {path}: 2\n            each passed over until" in shown
     assert read_rules_file(str(path)) == ()  # so that nothing of it travels in a dataset
     data = json.loads(path.read_text())
     assert [rule["text"] for rule in data] == [r"^Ganz Kopf \d{3,}$", r"^dyn \d{3,}$"]
@@ -208,8 +235,7 @@ def test_series_that_no_rule_can_be_made_of_are_counted(tmp_path, capsys):
     nothing = {"EchoTime": None, "RepetitionTime": None, "ScanningSequence": None}
     write(tmp_path / "heap" / "a", 1, **nothing)
     survey.main([str(tmp_path / "heap"), "--write_rules", str(tmp_path / "none.json")])
-    said = "0, none can be made of 1 series without text and times"
-    assert said in capsys.readouterr().out
+    assert "none can be made of 1 series without text and times" in capsys.readouterr().out
     # Neither somebody's id nor a Modality is needed for a rule.
     write(tmp_path / "heap" / "b", 2, patient="ANONYMOUS", SeriesDescription="nobody's")
     write(tmp_path / "heap" / "c", 3, SeriesDescription="what", Modality="", SOPClassUID="")
