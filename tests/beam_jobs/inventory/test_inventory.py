@@ -123,7 +123,10 @@ def test_patient_who_is_refused_is_told_why_and_not_among_the_used(tmp_path, cap
     monkeypatch.setenv("COLUMNS", "80")
     for number, patient in enumerate("ABC"):
         folder = tmp_path / ("own" if patient == "C" else "both") / patient
-        write(folder, number, patient=patient, SeriesDescription="T1w")
+        write(
+            folder, number, patient=patient, SeriesDescription="t1_mprage",
+            EchoTime="2.9", RepetitionTime="2300", InversionTime="900",
+        )  # fmt: skip
     survey.main([str(tmp_path), "--patient_from", "directory"])
     shown = capsys.readouterr().out
     why = "  refused: mixed_patients: 2 different PatientIDs in the directory"
