@@ -15,6 +15,12 @@ import numpy.typing as npt
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
+from beam_jobs.core.foreground import (
+    SAMPLE,
+    foreground_extent,
+    foreground_threshold,
+    percentiles,
+)
 from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema, require_recordable
@@ -278,72 +284,10 @@ def grid_around(centre: Array, spec: PreprocessSpec) -> VolumeGeometry:
     return VolumeGeometry.canonical(spec.shape, spec.spacing, first)
 
 
-# Voxels a statistic is taken over: enough for a percentile, few enough to be free.
-_SAMPLE = 60_000
 # Voxels scaled at once: few enough for the processor's cache.
 _SCALED = 1 << 17
 # Air kept above a foreground that is taller than the field of view.
 _TOP_MARGIN_MM = 8.0
-
-
-def foreground_threshold(values: npt.NDArray[Any]) -> float:
-    """What is above it is head, not air: a tenth of the way up the robust intensity range.
-
-    The range is the 2nd to 98th percentile of the values above the minimum, so that the exact
-    background of a skull-stripped volume does not count. Source: S. Smith, "Fast robust automated
-    brain extraction", Human Brain Mapping 17 (2002), thresholds t2, t98 and t.
-    """
-    above = values[values > values.min()]
-    if not above.size:
-        return float(values.min())
-    low, high = _percentiles(above, (2, 98))
-    return low + 0.1 * (high - low)
-
-
-def _percentiles(values: npt.NDArray[Any], wanted: tuple[float, float]) -> tuple[float, float]:
-    """`np.percentile` to the bit, without most of its fixed cost, which small series feel.
-
-    Args:
-      values: (n,), n >= 1, none of them NaN.
-      wanted: 0 to 100.
-    """
-    last = len(values) - 1
-    ranks = [last * (percent / 100) for percent in wanted]
-    below = [min(int(rank), max(last - 1, 0)) for rank in ranks]
-    sorted_there = np.partition(values, sorted({*below, *(min(k + 1, last) for k in below)}))
-    found = []
-    for rank, index in zip(ranks, below, strict=True):
-        low, high = sorted_there[index], sorted_there[min(index + 1, last)]
-        step, share = float(high - low), rank - index
-        # Which of the two is nearer: numpy's rounding.
-        found.append(float(low) + step * share if share < 0.5 else float(high) - step * (1 - share))
-    return found[0], found[1]
-
-
-def foreground_extent(values: Float32, affine: Array) -> tuple[Array, Array]:
-    """Lower and upper end of the foreground along each patient axis, LPS mm, two of shape (3,).
-
-    An axis' ends are the outermost 4 mm bins that hold at least a tenth of the foreground
-    voxels of its fullest bin: scattered noise and single black slices move neither.
-
-    Args:
-      values: (row, column, slice) of some lattice.
-      affine: 4x4, that lattice's indices to LPS mm.
-    """
-    stride = max(1, int(np.ceil((values.size / _SAMPLE) ** (1 / 3))))
-    sample = np.ascontiguousarray(values[::stride, ::stride, ::stride])
-    indices = np.argwhere(sample > foreground_threshold(sample)) * stride
-    if not len(indices):
-        indices = np.array([[0, 0, 0], np.asarray(values.shape) - 1])
-    points = indices @ affine[:3, :3].T + affine[:3, 3]
-    ends = np.empty((2, 3))
-    for axis, along in enumerate(np.ascontiguousarray(points.T)):
-        bins = np.floor((along - along.min()) / 4.0).astype(int)
-        counts = np.bincount(bins)
-        full = np.flatnonzero(counts >= counts.max() / 10)
-        kept = along[(bins >= full[0]) & (bins <= full[-1])]
-        ends[:, axis] = kept.min(), kept.max()
-    return ends[0], ends[1]
 
 
 def grid_centre(values: Float32, affine: Array, spec: PreprocessSpec) -> Array:
@@ -372,7 +316,7 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
       RejectedError: nothing of the series lies on the grid, or it is all one value there.
     """
     array, inside = resampled.array, resampled.inside
-    stride = max(1, int(np.ceil((array.size / _SAMPLE) ** (1 / 3))))
+    stride = max(1, int(np.ceil((array.size / SAMPLE) ** (1 / 3))))
     values = array[::stride, ::stride, ::stride]
     if resampled.everywhere:
         values = values.ravel()
@@ -384,7 +328,7 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     if not values.size or values.min() == values.max():
         raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
     foreground = values[values > foreground_threshold(values)]
-    low, high = _percentiles(foreground if foreground.size else values, spec.percentiles)
+    low, high = percentiles(foreground if foreground.size else values, spec.percentiles)
     if not high > low:
         low, high = float(values.min()), float(values.max())
     top = 1.0 if spec.dtype == "float16" else float(np.iinfo(spec.dtype).max)

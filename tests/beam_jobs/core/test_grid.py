@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from beam_jobs.core import preprocess
+from beam_jobs.core import foreground
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.dicom.pixels import StoredSlice
 from beam_jobs.core.geometry import VolumeGeometry
@@ -279,4 +279,4 @@ def test_percentiles_are_numpys_to_the_bit(seed):
     if seed % 2:
         values = np.rint(values / 500)
     for wanted in ((2, 98), (0, 100), (0.5, 99.5), tuple(sorted(rng.uniform(0, 100, 2)))):
-        assert preprocess._percentiles(values, wanted) == tuple(np.percentile(values, wanted))
+        assert foreground.percentiles(values, wanted) == tuple(np.percentile(values, wanted))
