@@ -74,25 +74,28 @@ def modality_of(
 ) -> str | None:
     """Which of `modalities` a series is, None when it is none of them.
 
-    The directory decides where it follows the layout; else a SeriesDescription that is a
-    modality's name; else the rules. Directory and name give a built-in modality to MR only, and
-    the name only where nothing else in the header contradicts it.
+    The directory decides where it follows the layout; else the user's own rules; else a
+    SeriesDescription that is a modality's name; else the built-in rules. Directory and name give a
+    built-in modality to MR only, and the name only where nothing else in the header contradicts it.
 
     Args:
       series: the series.
       owner: of its directory, None where that does not follow the layout.
       modalities: the wanted ones.
-      rules: tried before the built-in ones.
+      rules: the user's own; one of no modality leaves out whatever the description says.
       diffusion: whether images of the same series UID are diffusion-weighted: then the built-in
         rules take those that are not (b = 0) for no modality.
     """
     if owner is not None:
         return owner.modality if owner.modality and _may_be(series, owner.modality) else None
+    own = _by_own_rules(series, rules)
+    if not isinstance(own, _NoFit):
+        return own if own in modalities else None
     for name in modalities:
         said = series.first.series_description.casefold() == name.casefold()
         if said and _may_be(series, name) and _is_what_it_says(series, name, diffusion=diffusion):
             return name
-    found = modality_by_rules(series, rules, diffusion=diffusion)
+    found = modality_by_rules(series, (), diffusion=diffusion)
     return found if found in modalities else None
 
 
@@ -129,13 +132,20 @@ def modality_by_rules(
     series: Series, rules: Sequence[ModalityRule], *, diffusion: bool = False
 ) -> str | None:
     """The modality of the first of `rules` that fits, else what the built-in ones say."""
+    own = _by_own_rules(series, rules)
+    if not isinstance(own, _NoFit):
+        return own
+    if diffusion or dicom_modality(series.first) != "MR":
+        return None
+    return _by_built_in_rules(series)
+
+
+def _by_own_rules(series: Series, rules: Sequence[ModalityRule]) -> str | _NoFit | None:
     for rule in rules:
         allowed = rule.dicom_modality is not None or _may_be(series, rule.modality or "")
         if allowed and rule.fits(series):
             return rule.modality
-    if diffusion or dicom_modality(series.first) != "MR":
-        return None
-    return _by_built_in_rules(series)
+    return _NO_FIT
 
 
 def _by_built_in_rules(series: Series) -> str | None:

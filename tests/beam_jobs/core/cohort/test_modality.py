@@ -147,3 +147,15 @@ def test_texts_of_any_length_take_no_time():
         (series,), _ = assemble(stack(series_description=text, protocol_name=text))
         modality_by_rules(series, ())
     assert time.perf_counter() - start < 2
+
+
+def test_own_rules_overrule_a_description_that_is_a_modalitys_name_but_no_directory():
+    (series,), _ = assemble(stack(series_description="CT", modality="CT", protocol_name="x"))
+    wanted = (*BUILT_IN, "CT")
+    assert modality_of(series, None, wanted) == "CT"
+    none = ModalityRule(modality=None, dicom_modality="CT")
+    other = ModalityRule(modality="T2w", dicom_modality="CT")
+    assert modality_of(series, None, wanted, (none,)) is None
+    assert modality_of(series, None, wanted, (other, none)) == "T2w"
+    owner = DirectoryOwner(patient="dir:5", modality="CT")
+    assert modality_of(series, owner, wanted, (none,)) == "CT"
