@@ -13,7 +13,13 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of
+from beam_jobs.core.cohort.layout import (
+    DirectoryOwner,
+    find_owners,
+    only_patient,
+    patient_of,
+    series_owners,
+)
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -88,13 +94,20 @@ def plan_patients(
 
     chunks = [found[n : n + _FILES_AT_ONCE] for n in range(0, len(found), _FILES_AT_ONCE)]
     headers: dict[str, list[SliceHeader]] = defaultdict(list)
+    series: dict[str, set[str]] = defaultdict(set)
     rejections: list[Rejection] = []
     for chunk in terminal.track(chunks, "reading headers", len(chunks)):
         with files.fetched_ahead(chunk, files.HEAD_BYTES):
             indexed, refused = index_files(entry.path for entry in chunk)
         for header in indexed:
-            headers[patient_of(header, owner_of(header.path), patient_from)].append(header)
+            key = patient_of(header, owner_of(header.path), patient_from)
+            headers[key].append(header)
+            for name, patient in series_owners(header, key):
+                series[name].add(patient)
         rejections += refused
+    for name, keys in series.items():
+        if patient := only_patient(keys):
+            headers[patient] += headers.pop(name)
     return Plans(
         patients=tuple(
             plan_patient(

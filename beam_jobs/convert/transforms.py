@@ -23,7 +23,13 @@ from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter, left_out_row
-from beam_jobs.core.cohort.layout import DirectoryOwner, find_owners, patient_of
+from beam_jobs.core.cohort.layout import (
+    DirectoryOwner,
+    find_owners,
+    only_patient,
+    patient_of,
+    series_owners,
+)
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -97,10 +103,17 @@ class ReadHeaders(beam.PTransform):
             | "Headers"
             >> beam.ParDo(
                 _ReadHeaders(self._tables, self._ticks, self._source.patient_from)
-            ).with_outputs("rejects", main="headers")
+            ).with_outputs("rejects", "series", main="headers")
         )
+        adopted = (
+            read.series
+            | "Keyed" >> beam.Map(_same).with_output_types(tuple[str, str])
+            | "By series" >> beam.GroupByKey()
+            | "Partly nobody's" >> beam.FlatMap(_adopted)
+        )
+        headers = read.headers | "Adopt" >> beam.Map(_adopt, beam.pvalue.AsDict(adopted))
         left_out = listed.left_out | "Left out" >> beam.Map(_left_out, self._tables)
-        return Read(headers=read.headers, rejects=read.rejects, left_out=left_out)
+        return Read(headers=headers, rejects=read.rejects, left_out=left_out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,6 +145,17 @@ def _chunks(source: Input) -> Iterator[Any]:
             yield Chunk(files=batch[start : start + _FILES_AT_ONCE], owner=owners.get(directory))
 
 
+def _adopted(element: tuple[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
+    series, keys = element
+    if patient := only_patient(keys):
+        yield series, patient
+
+
+def _adopt(element: tuple[str, bytes], adopted: Mapping[str, str]) -> tuple[str, bytes]:
+    key, headers = element
+    return adopted.get(key, key), headers
+
+
 def _left_out(counts: Mapping[str, int], tables: TableWriter) -> ShardResult:
     row = left_out_row(tables.root, counts)
     return ShardResult(entry=None, series=tuple(tables.series([row])), rejects=())
@@ -142,7 +166,7 @@ def _directory(file: files.Entry) -> str:
 
 
 class _ReadHeaders(Setup):
-    def __init__(self, tables: TableWriter, ticks: str, patient_from: str = "") -> None:
+    def __init__(self, tables: TableWriter, ticks: str, patient_from: str) -> None:
         super().__init__()
         self._tables = tables
         self._ticks = ticks
@@ -160,6 +184,8 @@ class _ReadHeaders(Setup):
             by_patient.setdefault(key, []).append(header)
         for key, found in by_patient.items():
             yield key, _pack((chunk.owner, found))
+            for pair in {pair for header in found for pair in series_owners(header, key)}:
+                yield beam.pvalue.TaggedOutput("series", pair)
         for rejection in rejections:
             row = self._tables.reject_file(rejection, chunk.owner)
             Metrics.counter("voxelbeam.files", row.reason).inc()
@@ -198,7 +224,7 @@ class PlanPatients(beam.PTransform):
         )
 
 
-def _same(element: tuple[str, bytes]) -> tuple[str, bytes]:
+def _same(element: tuple[str, Any]) -> tuple[str, Any]:
     return element
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import is_placeholder, may_be_number_zero, study_id
@@ -116,7 +116,38 @@ def patient_of(header: SliceHeader, owner: DirectoryOwner | None, patient_from: 
         not is_placeholder(patient_id) or may_be_number_zero(patient_id)
     ):
         return _BY_HEADER + patient_id
+    return _series_key(header)
+
+
+def _series_key(header: SliceHeader) -> str:
     return f"{_NOBODYS}{header.study_uid}/{header.series_uid}"
+
+
+def series_owners(header: SliceHeader, key: str) -> Iterator[tuple[str, str]]:
+    """(key of the series as nobody's, key of the patient), where that might be of use.
+
+    Some files of a series may have lost their PatientID and others not; `only_patient` tells whose
+    it is. Series are known by UID alone, hence nothing where a UID is a placeholder.
+
+    Args:
+      header: of one of the series' files.
+      key: of `patient_of`.
+    """
+    if not key.startswith((_BY_HEADER, _NOBODYS)) or may_be_number_zero(header.patient_id):
+        return
+    if not is_placeholder(header.study_uid) and not is_placeholder(header.series_uid):
+        yield _series_key(header), key
+
+
+def only_patient(keys: Iterable[str]) -> str:
+    """The one patient of a series of which some files are nobody's, "" where there is none.
+
+    Args:
+      keys: of `patient_of`, of all files of the series.
+    """
+    keys = set(keys)
+    patients = {key for key in keys if not is_nobody(key)}
+    return patients.pop() if len(patients) == 1 and len(keys) > 1 else ""
 
 
 def is_nobody(key: str) -> bool:

@@ -21,7 +21,7 @@ def test_a_header_on_its_way_takes_a_fifth_of_its_pickle(tmp_path):
     source = transforms.Input(root=str(tmp_path / "cohort"), modalities=DEFAULT_MODALITIES)
     tables = TableWriter(root=source.root, id_policy=IdPolicy())
     chunks = list(transforms._chunks(source))
-    read = transforms._ReadHeaders(tables, "")
+    read = transforms._ReadHeaders(tables, "", "")
     packs = [pack for chunk in chunks for pack in read.process(chunk)]
     assert len(packs) == 4
     plan = transforms._plan(("dir:00001", [pack for _, pack in packs]), source)

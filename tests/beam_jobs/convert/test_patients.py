@@ -93,6 +93,25 @@ def test_no_placeholder_is_a_patient(tmp_path: Path, placeholder: str) -> None:
     assert [row["reason"] for row in found] == ["no_patient_id"] * 2
 
 
+def test_a_series_that_lost_its_id_in_some_files_is_whole(tmp_path: Path) -> None:
+    """Of one person: half a brain is nobody's. Of two people it stays apart."""
+    for series, ids in (("A", ("A7", "ANON")), ("B", ("B8", "C9"))):
+        images(tmp_path / "r" / series / "1", series)
+        (tmp_path / "r" / series / "2").mkdir()
+        for number, path in enumerate(sorted((tmp_path / "r" / series / "1").iterdir())):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientID = ids[number % 2]
+            dataset.save_as(path)
+            if number % 2:
+                path.rename(tmp_path / "r" / series / "2" / path.name)
+    assert convert(tmp_path / "r", tmp_path / "d") == cli.EXIT_OK
+    used = [row for row in rows(tmp_path / "d" / "series.csv") if row["verdict"] == "used"]
+    assert {row["patient"]: row["slices"] for row in used} == {"A7": "5", "B8": "3", "C9": "2"}
+    assert survey.main([str(tmp_path / "r"), "--output", str(tmp_path / "s.csv")]) == cli.EXIT_OK
+    found = rows(tmp_path / "s.csv")
+    assert {row["patient"]: row["slices"] for row in found} == {"A7": "5", "B8": "3", "C9": "2"}
+
+
 def test_zeros_of_one_study_may_be_the_first_of_a_numbered_cohort(tmp_path: Path) -> None:
     images(tmp_path / "heap" / "A", "00000")
     images(tmp_path / "heap" / "B", "00001")

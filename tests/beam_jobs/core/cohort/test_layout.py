@@ -5,7 +5,14 @@ import os
 import pytest
 
 from beam_jobs.core.cohort.ids import study_id
-from beam_jobs.core.cohort.layout import find_owners, is_nobody, patient_id_of, patient_of
+from beam_jobs.core.cohort.layout import (
+    find_owners,
+    is_nobody,
+    only_patient,
+    patient_id_of,
+    patient_of,
+    series_owners,
+)
 from tests.beam_jobs.core.test_series import header
 
 ALL = ("FLAIR", "T1w", "T1wCE", "T2w")
@@ -102,6 +109,27 @@ def test_placeholders_bring_nobody_together(choice):
     keys = [patient_of(one, None, choice) for one in series]
     assert len(set(keys)) == 2
     assert all(map(is_nobody, keys))
+
+
+@pytest.mark.parametrize(
+    ("ids", "more", "patient"),
+    [
+        (("A7", "A7", ""), {}, "A7"),
+        (("A7", "ANON"), {}, "A7"),
+        (("A7", "A7"), {}, ""),  # nothing to be told
+        (("A7", "B8", ""), {}, ""),
+        (("00000", ""), {}, ""),
+        (("", "ANON"), {}, ""),
+        (("A7", ""), {"series_uid": ""}, ""),
+        (("A7", ""), {"study_uid": ""}, ""),
+    ],
+)
+def test_whose_a_series_is_of_which_some_files_are_nobodys(ids, more, patient):
+    uids = {"study_uid": "1.5", "series_uid": "1.5.1", **more}
+    headers = [header(0.0, patient_id=name, **uids) for name in ids]
+    pairs = [pair for one in headers for pair in series_owners(one, patient_of(one, None))]
+    assert len({series for series, _ in pairs}) <= 1
+    assert patient_id_of(only_patient([key for _, key in pairs])) == patient
 
 
 def test_a_placeholder_in_the_layout_changes_nothing():
