@@ -7,6 +7,7 @@ import functools
 import hashlib
 import hmac
 import re
+import unicodedata
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -32,44 +33,57 @@ PATIENT_FROM_FLAG: dict[str, Any] = {
     "(default: <patient>/<modality>/ directories where there are any, else PatientID)",
 }
 
-# What tools and people write into PatientID where they took the id away.
+# What tools and people write into PatientID where they took the id away; without accents.
 PLACEHOLDERS = frozenset(
     {
         *("anon", "anonym", "anonyme", "anonymous", "anonymised", "anonymized", "anonymisiert"),
-        *("anonymisé", "anonimo", "anónimo", "anonimizado", "anoniem", "deidentified", "deid"),
-        *("unidentified", "unknown", "unk", "unnamed", "undefined", "unspecified", "nobody"),
+        *("anonymise", "anonymize", "anonimo", "anonimizado", "anonimizzato", "anonimato"),
+        *("anoniem", "geanonimiseerd", "anonymiseret", "anonymiserad", "anonimowy", "匿名"),
+        *("deidentified", "deid", "unidentified", "pseudonymised", "pseudonymized"),
+        *("unknown", "unk", "unbekannt", "inconnu", "inconnue", "desconocido", "desconhecido"),
+        *("sconosciuto", "onbekend", "notknown", "unnamed", "undefined", "unspecified", "nobody"),
         *("none", "null", "nil", "nan", "na", "notavailable", "notapplicable", "empty", "blank"),
-        *("noid", "noname", "nopatientid", "id", "patientid", "patient", "subject", "default"),
+        *("noid", "noname", "nopatientid", "novalue", "novalueavailable", "id", "patientid"),
+        *("patientname", "patient", "subject", "default", "dummy", "test"),
         *("removed", "deleted", "redacted", "masked", "hidden", "withheld", "confidential"),
-        *("dummy",),
+        *("entfernt", "geloscht", "geloescht", "supprime", "eliminado", "verwijderd"),
     }
 )
+# They say nothing beside a placeholder, and are no placeholders by themselves.
+_BESIDE = frozenset({"de", "identified", "female", "male", "by", "ctp", "phi"})
 _WORD = re.compile(r"[^\W_]+")
+_YEARS = re.compile(r"[0-9]{1,4}y")
 
 
 @functools.lru_cache(maxsize=4096)  # it is looked at for every file
 def is_placeholder(patient_id: str) -> bool:
     """Whether what stands in PatientID is nobody's id, so that it must not bring people together.
 
-    It is without letters and digits, of zeros or X alone, or made of `PLACEHOLDERS`; case, spaces
-    and punctuation do not count. A number other than zero, and a placeholder with a number behind
-    it (`ANON007`), are ids.
+    It is without letters and digits, of zeros or X alone, or made of `PLACEHOLDERS`, also with
+    zeros behind them, a sex or an age; case, width, accents, spaces and punctuation do not count. A
+    number other than zero, and a placeholder with one behind it (`ANON007`), are ids.
 
     >>> [is_placeholder(text) for text in ("", "***", "000", "N/A", "Patient^Anonymous")]
     [True, True, True, True, True]
     >>> [is_placeholder(text) for text in ("5", "00050", "ANON007", "Patient 1", "X1")]
     [False, False, False, False, False]
     """
-    words = _WORD.findall(patient_id.casefold())
+    plain = unicodedata.normalize("NFKD", patient_id.casefold())
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    words = _WORD.findall(plain.casefold())
     text = "".join(words)
-    if not text.strip("0") or not text.strip("x") or text in PLACEHOLDERS:
+    if not text.strip("0") or not text.strip("x") or text.rstrip("0") in PLACEHOLDERS:
         return True
-    return all(word in PLACEHOLDERS for word in words)
+    said = {word.rstrip("0") for word in words if not _YEARS.fullmatch(word)} - {""}
+    return not said.isdisjoint(PLACEHOLDERS) and said <= PLACEHOLDERS | _BESIDE
 
 
 def may_be_number_zero(patient_id: str) -> bool:
-    """Whether a placeholder is also how a cohort that is numbered from 00000 spells its first."""
-    return len(patient_id) > 1 and is_number(patient_id) and not patient_id.strip("0")
+    """Whether a placeholder is also how a cohort spells the first of its patients.
+
+    They may be numbered from `00000`, or from `ANON000`.
+    """
+    return len(patient_id) > 1 and patient_id.endswith("0") and is_placeholder(patient_id)
 
 
 def study_id(study_uid: str) -> str:

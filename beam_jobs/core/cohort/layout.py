@@ -158,7 +158,7 @@ def is_nobody(key: str) -> bool:
 def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = "") -> str:
     """Why the images of one key of `patient_of` are no patient's, "" where they are one's.
 
-    An id of zeros is somebody's only within one study, which DICOM gives to one patient.
+    An id that ends in zeros is somebody's only within one study, which DICOM gives to one patient.
     """
     header = headers[0]
     zeros = key.startswith(_BY_HEADER) and may_be_number_zero(patient_id_of(key))

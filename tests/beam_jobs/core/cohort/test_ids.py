@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.core.cohort.ids import PLACEHOLDERS, IdPolicy, is_placeholder, study_id
+from beam_jobs.core.cohort.ids import (
+    PLACEHOLDERS,
+    IdPolicy,
+    is_placeholder,
+    may_be_number_zero,
+    study_id,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,6 +21,19 @@ from beam_jobs.core.cohort.ids import PLACEHOLDERS, IdPolicy, is_placeholder, st
         *("Anonymous^Patient", "PATIENT, ANONYMOUS", "N/A", "n.a.", "NULL", "(null)", "NONE"),
         *("UNKNOWN", "<unknown>", "DEIDENTIFIED", "De-Identified", "NoID", "no id", "[REMOVED]"),
         *("Patient", "Patient ID", "not available", "_ANON_", *sorted(PLACEHOLDERS)),
+        *(
+            "ANONYMISÉ",
+            "anonymise\u0301",
+            "ANÓNIMO",
+            "Anônimo",
+            "ＡＮＯＮ",
+            "匿名",
+            "Gelöscht",
+            "supprimé",
+        ),
+        *("De-identified Patient", "DE IDENTIFIED PATIENT", "Unknown Female", "REMOVED BY CTP"),
+        *("Anonymous Male 1959Y", "PHI removed", "Patient Name", "no value", "not known", "TEST"),
+        *("ANON0", "ANON 000", "NA-0", "N/A 0000", "noid0", "Anonymous^Patient^0"),
     ],
 )
 def test_what_anonymisers_write_is_nobodys_id(text):
@@ -44,6 +63,19 @@ def test_what_anonymisers_write_is_nobodys_id(text):
             "sub-01",
             "NA12878",
             "IXI002",
+            "999999",
+            "-1",
+            "X0",
+            "ANON10",
+            "ANON-100",
+            "Patient 20",
+            "de",
+            "Male",
+            "1959Y",
+            "Female 064Y",
+            "testa",
+            "Ｐ１",
+            "Nana",
             "Doe^John",
             "JD",
             "患者",
@@ -53,6 +85,21 @@ def test_what_anonymisers_write_is_nobodys_id(text):
 )
 def test_what_tells_people_apart_is_an_id(text):
     assert not is_placeholder(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("00000", True),
+        ("ANON000", True),
+        ("NA-0", True),
+        ("0", False),
+        ("ANON", False),
+        ("50", False),
+    ],
+)
+def test_the_first_of_a_cohort_may_be_numbered_zero(text, first):
+    assert may_be_number_zero(text) == first
 
 
 def test_the_documentation_names_every_placeholder():
