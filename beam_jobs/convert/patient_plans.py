@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
+from beam_jobs.convert.planning import Refusal, refusals
 from beam_jobs.core.cohort.layout import (
     DirectoryOwner,
     find_owners,
@@ -35,11 +36,14 @@ class Plans:
     Attributes:
       patients: a plan for each patient, and for each series that is nobody's, in the order of
         their keys.
+      refused: key of each patient whom the conversion refuses to the reason, also one that the
+        whole cohort gives; to None where series say why.
       rejections: files that are no image, each with the owner of its directory.
       owners: what directories say of the files in them.
     """
 
     patients: tuple[PatientPlan, ...]
+    refused: Mapping[str, Refusal]
     rejections: tuple[tuple[Rejection, DirectoryOwner | None], ...]
     owners: Mapping[str, DirectoryOwner]
 
@@ -108,18 +112,15 @@ def plan_patients(
     for name, keys in series.items():
         if patient := only_patient(keys):
             headers[patient] += headers.pop(name)
+    patients = tuple(
+        plan_patient(
+            key, headers[key], modalities, owners=owners, rules=rules, patient_from=patient_from
+        )
+        for key in sorted(headers)
+    )
     return Plans(
-        patients=tuple(
-            plan_patient(
-                key,
-                headers[key],
-                modalities,
-                owners=owners,
-                rules=rules,
-                patient_from=patient_from,
-            )
-            for key in sorted(headers)
-        ),
+        patients=patients,
+        refused=refusals((plan.key, plan.refusal) for plan in patients),
         rejections=tuple((rejection, owner_of(rejection.paths[0])) for rejection in rejections),
         owners=owners,
     )

@@ -16,6 +16,7 @@ from beam_jobs.core.manifest import TEST, Place
 from beam_jobs.core.reasons import Reason
 
 Value = TypeVar("Value")
+Refusal = tuple[Reason, str] | None  # why nothing is made of a patient
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Assignments:
     """
 
     by_key: Mapping[str, Assignment]
-    refused: Mapping[str, tuple[Reason, str] | None]
+    refused: Mapping[str, Refusal]
     labels_without_patient: tuple[str, ...]
     patients_without_label: tuple[str, ...]
     groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -209,21 +210,14 @@ def workers_for(files: int) -> int:
     return -(-files // _FILES_A_WORKER)
 
 
-def assign_patients(
-    found: Iterable[tuple[str, tuple[Reason, str] | None]], planner: Planner
-) -> Assignments:
-    """Assigns every patient found, whatever the order they come in.
+def refusals(found: Iterable[tuple[str, Refusal]]) -> dict[str, Refusal]:
+    """Who of a cohort gets no record, and why: as `Assignments.refused`.
 
     Args:
       found: (patient key, why nothing can be made of it or None) of each patient.
-      planner: labels and parameters.
-
-    Raises:
-      UsageError: a patient's id is ambiguous in the labels, no label is of any patient, or groups
-        or given folds do not fit the labelled patients.
     """
     by_id: dict[str, list[str]] = defaultdict(list)
-    refused: dict[str, tuple[Reason, str] | None] = {}
+    refused: dict[str, Refusal] = {}
     for key, refusal in sorted(found):
         if refusal is None:
             by_id[normalised_id(patient_id_of(key))].append(key)
@@ -237,17 +231,29 @@ def assign_patients(
             refused[key] = None  # stray files of a patient who is found elsewhere
     for keys in by_id.values():
         if len(keys) > 1:
-            for key in keys:
-                refused[key] = (
-                    Reason.AMBIGUOUS_PATIENT,
-                    f"{len(keys)} patients of the input would get this id",
-                )
+            detail = f"{len(keys)} patients of the input would get this id"
+            refused |= dict.fromkeys(keys, (Reason.AMBIGUOUS_PATIENT, detail))
+    return refused
+
+
+def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> Assignments:
+    """Assigns every patient found, whatever the order they come in.
+
+    Args:
+      found: (patient key, why nothing can be made of it or None) of each patient.
+      planner: labels and parameters.
+
+    Raises:
+      UsageError: a patient's id is ambiguous in the labels, no label is of any patient, or groups
+        or given folds do not fit the labelled patients.
+    """
+    found = sorted(found)
+    refused = refusals(found)
     labels = planner.labels
     ids: dict[str, str] = {}
     values: dict[str, int] = {}
     labelled: set[str] = set()
-    for keys in by_id.values():
-        key = keys[0]
+    for key, _ in found:
         if key in refused:
             continue
         spelling = _spelling(key, labels, planner.id_policy)

@@ -13,6 +13,7 @@ from typing import Any
 
 from beam_jobs.common.printable import printable
 from beam_jobs.convert.patient_plans import Plans
+from beam_jobs.convert.planning import Refusal
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
@@ -122,7 +123,7 @@ def survey_rows(plans: Plans, tables: TableWriter) -> list[SurveyRow]:
     )
     rows = [_file_row(rejection, owner, tables) for rejection, owner in plans.rejections]
     for plan in plans.patients:
-        rows += _patient_rows(plan, tables, decided)
+        rows += _patient_rows(plan, plans.refused.get(plan.key), tables, decided)
     return sorted(rows, key=_order)
 
 
@@ -175,18 +176,18 @@ def _file_row(rejection: Rejection, owner: DirectoryOwner | None, tables: TableW
 
 
 def _patient_rows(
-    plan: PatientPlan, tables: TableWriter, decided: frozenset[str]
+    plan: PatientPlan, refusal: Refusal, tables: TableWriter, decided: frozenset[str]
 ) -> list[SurveyRow]:
     """A row for each geometry of each series; repetitions, copies and rejects are counted in it."""
     found: dict[tuple[object, ...], list[tuple[SeriesRow, SliceHeader]]] = {}
     leftovers: dict[tuple[str, str], list[tuple[SeriesRow, SliceHeader]]] = {}
     for row, header in zip(plan.rows, plan.firsts, strict=True):
-        if plan.refusal and row.verdict == Verdict.USED.value:
+        if refusal and row.verdict == Verdict.USED.value:
             row = dataclasses.replace(
                 row,
                 verdict=Verdict.UNUSED.value,
                 reason=Reason.PATIENT_REJECTED.value,
-                detail=f"{plan.refusal[0].value}: {plan.refusal[1]}",
+                detail=f"{refusal[0].value}: {refusal[1]}",
             )
         series = (header.study_uid, header.series_uid)
         if row.slices is None:

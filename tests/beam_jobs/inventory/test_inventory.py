@@ -147,6 +147,18 @@ def test_summary_fits_and_counts_stay_in_sight(tmp_path, capsys, monkeypatch):
     assert any(line.endswith("… · 6 series · 24 files") for line in lines)
 
 
+def test_patients_whom_the_cohort_makes_ambiguous_are_not_used(tmp_path):
+    for number, patient in enumerate(("77", "00077", "78")):
+        times = {"EchoTime": 98.0, "RepetitionTime": 4800.0}
+        told = {"SeriesDescription": "t2_tse_tra", **times}
+        write(tmp_path / str(number), number, patient=patient, **told)
+    rows = {row.patient: row for row in rows_of(tmp_path)}
+    for patient in ("77", "00077"):
+        assert rows[patient].reason == "patient_rejected"
+        assert rows[patient].detail.startswith("ambiguous_patient: 2 patients")
+    assert rows["78"].verdict == "used"
+
+
 def many(count):
     row = SurveyRow(
         patient="", series_number=7, description="頭部 " * 9, protocol="p" * 70,
