@@ -98,7 +98,7 @@ def list_files(root: str, left_out: Counter[str] | None = None) -> list[str]:
             paths.append(f"{directory}/")
         waiting += sorted(below, reverse=True)
     if left_out is not None:
-        skipped[HIDDEN] += sum(_count(directory, seen) for directory in hidden)
+        skipped[HIDDEN] += _hidden_files(hidden, seen)
         left_out.update(+skipped)
     return sorted(paths)
 
@@ -119,18 +119,23 @@ def _is_new(directory: str, seen: set[tuple[int, int]]) -> bool:
     return len(seen) > before
 
 
-def _count(directory: str, seen: set[tuple[int, int]]) -> int:
-    """Files in a hidden directory, which follows no link; one where it cannot be listed."""
+def _hidden_files(directories: list[str], seen: set[tuple[int, int]]) -> int:
+    """Files in hidden directories, which follow no link; one for each that cannot be listed."""
     files = 0
-    try:
-        if not _is_new(directory, seen):  # a link from outside led here
-            return 0
-        with os.scandir(directory) as found:
-            for entry in found:
-                is_dir = _is_dir(entry, follow_symlinks=False)
-                files += _count(entry.path, seen) if is_dir else 1
-    except OSError:
-        return files + 1
+    waiting = list(directories)
+    while waiting:
+        directory = waiting.pop()
+        try:
+            if not _is_new(directory, seen):  # a link from outside led here
+                continue
+            with os.scandir(directory) as found:
+                for entry in found:
+                    if _is_dir(entry, follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        files += 1
+        except OSError:
+            files += 1
     return files
 
 

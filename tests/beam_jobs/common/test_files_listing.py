@@ -66,6 +66,22 @@ def test_links_to_files_and_dangling_ones_are_files_and_no_directory_is_counted_
     assert f"{tree}/into hidden/objects/y" in [entry.path for entry in files.entries(tree)]
 
 
+def test_a_hidden_directory_may_be_as_deep_as_it_likes(tmp_path: Path) -> None:
+    deep = tmp_path / "tree" / ".hidden"
+    deep.mkdir(parents=True)
+    here = os.open(deep, os.O_RDONLY)
+    for _ in range(1_200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(os.open("x", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    found = files.listing(tmp_path / "tree").left_out
+    subprocess.run(["rm", "-r", str(tmp_path / "tree")], check=True)  # too deep for shutil.rmtree
+    assert found == {"hidden": 1}
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_an_archive_counts_what_its_directory_does(tmp_path: Path, suffix: str) -> None:
     members = some() | {"train/.cache/deep/a": b"x", "train/Thumbs.db": b"x"}
