@@ -103,6 +103,9 @@ class DatasetWriter:
         reasons = Counter(row.reason for row in rejects)
         reasons.update(row["reason"] for row in series if row["verdict"] == Verdict.UNUSED.value)
         verdicts = [verdict.value for verdict in Verdict]
+        several = {}
+        if self.planner.patient_from == "study":
+            several["people_in_several_studies"] = assignments.people_in_several
         by_rule = {}
         if self.planner.fold_rule != "patients":
             by_rule["folds"] = _fold_counts(entries, assignments)
@@ -115,6 +118,7 @@ class DatasetWriter:
                 "rejected": sum(row.scope == "patient" for row in rejects),
                 "without_label": len(assignments.patients_without_label),
                 "labels_without_patient": len(assignments.labels_without_patient),
+                **several,
             },
             "reasons": dict(sorted(reasons.items())),
         }

@@ -41,6 +41,7 @@ class Assignments:
       patients_without_label: ids of patients the labels do not have.
       groups: patient id to a number that stands for its group; empty without groups.
       listed_without_patient: ids of groups or given folds of no patient found.
+      people_in_several: how many PatientIDs stand in several patients' studies.
     """
 
     by_key: Mapping[str, Assignment]
@@ -49,6 +50,7 @@ class Assignments:
     patients_without_label: tuple[str, ...]
     groups: Mapping[str, int] = dataclasses.field(default_factory=dict)
     listed_without_patient: int = 0
+    people_in_several: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

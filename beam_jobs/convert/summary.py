@@ -112,6 +112,12 @@ def print_sums(conversion: Conversion) -> bool:
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
+    if several := patients.get("people_in_several_studies"):
+        row(
+            "mind",
+            f"{several} PatientID{' stands' if several == 1 else 's stand'} in several studies, "
+            "each a patient: --groups keeps them in one fold",
+        )
     nobodys = manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value, 0)
     if hint := nobodys_hint(nobodys, conversion.planner.patient_from):
         row("mind", hint)

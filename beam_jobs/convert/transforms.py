@@ -11,6 +11,7 @@ import itertools
 import os
 import pickle
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from apache_beam.metrics import Metrics
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert import write_shard
-from beam_jobs.convert.planning import Assignment, Assignments, Planner, assign_patients
+from beam_jobs.convert.planning import Assignment, Assignments, Planner, Refusal, assign_patients
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.layout import (
@@ -33,7 +34,6 @@ from beam_jobs.core.cohort.layout import (
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
-from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.options import use_workers_store_options
 
 _FILES_AT_ONCE = 64
@@ -204,8 +204,8 @@ def unpack(packed: bytes) -> Any:
     return pickle.loads(zlib.decompress(packed))
 
 
-# (patient key, why nothing can be made of the patient or None, the packed `PatientPlan`).
-PackedPlan = tuple[str, tuple[Reason, str] | None, bytes]
+# (patient key, why nothing can be made of the patient or None, the packed `PatientPlan`, `person`).
+PackedPlan = tuple[str, Refusal, bytes, str]
 
 
 class PlanPatients(beam.PTransform):
@@ -244,7 +244,7 @@ def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
         rules=source.rules,
         patient_from=source.patient_from,
     )
-    return key, plan.refusal, _pack(plan)
+    return key, plan.refusal, _pack(plan), plan.person
 
 
 class AssignPatients(beam.PTransform):
@@ -262,12 +262,21 @@ class AssignPatients(beam.PTransform):
             plans
             | "Key" >> beam.Map(_key)
             | "Gather" >> beam.combiners.ToList()
-            | "Assign" >> beam.Map(assign_patients, self._planner)
+            | "Assign" >> beam.Map(_assign, self._planner)
         )
 
 
-def _key(plan: PackedPlan) -> tuple[str, tuple[Reason, str] | None]:
-    return plan[0], plan[1]
+def _key(plan: PackedPlan) -> tuple[str, Refusal, str]:
+    key, refusal, _, person = plan
+    return key, refusal, person
+
+
+def _assign(found: Iterable[tuple[str, Refusal, str]], planner: Planner) -> Assignments:
+    found = list(found)
+    made = assign_patients([(key, refusal) for key, refusal, _ in found], planner)
+    people = Counter(person for key, _, person in found if person and key in made.by_key)
+    several = sum(studies > 1 for studies in people.values())
+    return dataclasses.replace(made, people_in_several=several)
 
 
 class RefusedPatients(beam.PTransform):
@@ -287,7 +296,7 @@ class RefusedPatients(beam.PTransform):
 def _refuse(
     packed: PackedPlan, assignments: Assignments, tables: TableWriter
 ) -> Iterator[ShardResult]:
-    key, _, plan = packed
+    key, _, plan, _ = packed
     if key in assignments.refused:
         refusal = assignments.refused[key]
         rows, rejects = write_shard.refused_patient(unpack(plan), refusal, tables)
@@ -318,7 +327,7 @@ class WriteShards(beam.PTransform):
 def _with_shard(
     packed: PackedPlan, assignments: Assignments, ticks: str
 ) -> Iterator[tuple[str, tuple[bytes, Assignment]]]:
-    key, _, plan = packed
+    key, _, plan, _ = packed
     assignment = assignments.by_key.get(key)
     if assignment is not None:
         tick(ticks, 1)

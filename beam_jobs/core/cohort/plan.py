@@ -77,6 +77,8 @@ class PatientPlan:
       firsts: the first image of each row.
       refusal: why nothing can be made of the patient, None when something can. A series that is
         nobody's has a plan of its own, which is refused.
+      person: the one PatientID, normalised, in all of a study that was chosen as the patient; "" of
+        any other patient, and where placeholders hide it.
     """
 
     key: str
@@ -84,6 +86,7 @@ class PatientPlan:
     rows: tuple[SeriesRow, ...]
     firsts: tuple[SliceHeader, ...]
     refusal: tuple[Reason, str] | None
+    person: str = ""
 
 
 def plan_patient(
@@ -117,7 +120,8 @@ def plan_patient(
 
     headers = list(headers)
     whole = _WHOLE.get(patient_from, "")
-    mixed = _people_mixed(headers, together=bool(whole))
+    people = _people(headers, together=bool(whole))
+    mixed = len(people)
     nobodys = why_nobodys(key, headers, patient_from)
     stacks, rejections = assemble(headers)
     diffusion = {(h.study_uid, h.series_uid) for h in headers if (h.b_value or 0) >= 1}
@@ -181,18 +185,23 @@ def plan_patient(
     elif not chosen:
         refusal = Reason.NO_USABLE_SERIES, "no series of a wanted modality can be used"
     return PatientPlan(
-        key=key, series=chosen, rows=tuple(rows), firsts=tuple(firsts), refusal=refusal
+        key=key,
+        series=chosen,
+        rows=tuple(rows),
+        firsts=tuple(firsts),
+        refusal=refusal,
+        person=min(people) if patient_from == "study" and mixed == 1 else "",
     )
 
 
-def _people_mixed(headers: Iterable[SliceHeader], *, together: bool) -> int:
+def _people(headers: Iterable[SliceHeader], *, together: bool) -> set[str]:
     """The most PatientIDs in one directory, or in all files together; placeholders are none."""
     people: dict[str, set[str]] = defaultdict(set)
     for header in headers:
         if not is_placeholder(header.patient_id):
             place = "" if together else posixpath.dirname(header.path)
             people[place].add(normalised_id(header.patient_id))
-    return max(map(len, people.values()), default=0)
+    return max(people.values(), key=len, default=set())
 
 
 def _count(paths: Iterable[str], counted: set[str]) -> int:

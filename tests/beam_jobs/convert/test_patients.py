@@ -8,12 +8,14 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from beam_jobs import survey
+from beam_jobs import dicom_to_tfrecord, survey
 from beam_jobs.common import cli
 from beam_jobs.convert.second_decoder import sample_slices
 from beam_jobs.core.cohort.ids import study_id
 from beam_jobs.core.preprocess import PreprocessSpec
 from tests.beam_jobs.convert.test_input import convert, images, listed, manifest, rows
+
+GRID = ("--shape", "8,8,4", "--fov_mm", "40,40,25")
 
 
 def patients(dataset: Path) -> list[str]:
@@ -156,6 +158,22 @@ def test_by_study_ids_are_the_same_everywhere_and_hold_no_uid(heap: Path, tmp_pa
     for path in (tmp_path / "d").rglob("*"):
         if path.is_file():
             assert not any(uid.encode() in path.read_bytes() for uid in uids.values()), path
+
+
+def test_by_study_people_of_several_studies_are_told(
+    heap: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may stand in several folds; a placeholder is nobody, in however many studies."""
+    images(heap / "A7 again" / "x", "A7")
+    for path in (heap / "A7 again" / "x").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2.9", "1.2.9.1"
+        dataset.save_as(path)
+    argv = ["--input", str(heap), "--output", str(tmp_path / "d"), "--patient_from", "study"]
+    assert dicom_to_tfrecord.main([*argv, *GRID, "--no_report"]) == cli.EXIT_OK
+    assert "mind        1 PatientID stands in several studies" in capsys.readouterr().out
+    counts = manifest(tmp_path / "d").counts["patients"]
+    assert (counts["converted"], counts["people_in_several_studies"]) == (4, 1)
 
 
 def test_by_study_hashed_ids_are_keyed(heap: Path, tmp_path: Path) -> None:
