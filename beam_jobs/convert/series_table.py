@@ -8,6 +8,7 @@ from typing import Any
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import GZIPPED, MEMBER
+from beam_jobs.common.printable import printable
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import DirectoryOwner, patient_id_of
 from beam_jobs.core.cohort.plan import SeriesRow
@@ -56,11 +57,11 @@ class TableWriter:
     def patient(self, key: str) -> str:
         """The id to write for a patient key, "" of nobody."""
         patient_id = patient_id_of(key)
-        return _printable(self.id_policy.apply(patient_id)) if patient_id else ""
+        return _utf8(self.id_policy.apply(patient_id)) if patient_id else ""
 
     def path(self, path: str) -> str:
         """The path to write: names of files and directories may be names of people."""
-        return _printable(self.id_policy.token(name_below(self.root, path)))
+        return printable(self.id_policy.token(name_below(self.root, path)))
 
     def reject_file(self, rejection: Rejection, owner: DirectoryOwner | None) -> RejectRow:
         """The row of one refused file."""
@@ -146,8 +147,8 @@ def name_below(root: str, path: str) -> str:
     return name.removeprefix(f"{files.logical_root(root, path)}/")
 
 
-def _printable(name: str) -> str:
-    """The name, with bytes that are not UTF-8 in escapes."""
+def _utf8(name: str) -> str:
+    """The name, with bytes that are not UTF-8 in escapes; else an id stays what records call it."""
     return name.encode(errors="backslashreplace").decode()
 
 

@@ -8,6 +8,7 @@ dataset.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -135,7 +136,7 @@ def row_of_files(row: SeriesRow, tables: TableWriter) -> SurveyRow:
         reason=row.reason,
         detail=row.detail,
         files=row.files,
-        path=printable(tables.path(row.path)),
+        path=tables.path(row.path),
     )
 
 
@@ -150,8 +151,16 @@ def shown(row: SurveyRow) -> SurveyRow:
 
 
 def values_of(rows: Iterable[SurveyRow]) -> list[list[Any]]:
-    """The rows' values of `SURVEY_COLUMNS`."""
-    return [[getattr(row, name) for name in SURVEY_COLUMNS] for row in rows]
+    """The rows' values of `SURVEY_COLUMNS`, none a formula to a spreadsheet."""
+    return [[_no_formula(getattr(row, name)) for name in SURVEY_COLUMNS] for row in rows]
+
+
+# What a spreadsheet computes instead of showing, full-width signs too; a number is shown as it is.
+_FORMULA = re.compile(r"(?![+-]?[\d.]+$)[=+\-@\uff1d\uff0b\uff0d\uff20]")
+
+
+def _no_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 def _order(row: SurveyRow) -> tuple[Any, ...]:
@@ -171,7 +180,7 @@ def _file_row(rejection: Rejection, owner: DirectoryOwner | None, tables: TableW
         detail=rejection.detail,
         files=len(rejection.paths),
         rejected=len(rejection.paths) if rejected else 0,
-        path=printable(tables.path(rejection.paths[0])),
+        path=tables.path(rejection.paths[0]),
     )
 
 
@@ -263,6 +272,6 @@ def _merged(
         used=files("verdict", Verdict.USED.value),
         copies=files("reason", Reason.EXACT_DUPLICATE.value),
         rejected=files("verdict", Verdict.REJECTED.value),
-        path=printable(tables.path(best.path)),
+        path=tables.path(best.path),
         by_directory=best.path.rpartition("/")[0] in decided,
     )

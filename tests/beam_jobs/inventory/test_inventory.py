@@ -16,10 +16,11 @@ from rich.cells import cell_len
 
 from beam_jobs import survey
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.series_table import SERIES_COLUMNS
+from beam_jobs.convert.series_table import SERIES_COLUMNS, TableWriter
+from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.rules import read_rules, read_rules_file
 from beam_jobs.inventory.listing import kinds, listing
-from beam_jobs.inventory.rows import SurveyRow
+from beam_jobs.inventory.rows import SURVEY_COLUMNS, SurveyRow, values_of
 from beam_jobs.inventory.starter_rules import starter_rules, to_json
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
@@ -329,3 +330,22 @@ def test_control_characters_reach_no_terminal(tmp_path):
     assert r"T1 \x1b]0;owned\x07\x1b[2J \u202eevil\u200b\x9b31m [bold]x[/bold]" in done.stdout
     assert done.stdout.count("\nfiles ") == 1
     assert all(line.isprintable() for line in (tmp_path / "s.csv").read_text().split("\n"))
+
+
+def test_a_spreadsheet_computes_nothing_that_headers_say(tmp_path):
+    row = SurveyRow(
+        patient="-1", description='=HYPERLINK("http://x")', protocol="-2+3+cmd|' /C calc'!A0",
+        sequence_name="*tse", manufacturer="@SUM(1)", contrast_agent="+C", verdict="unused",
+        reason="", detail="", obliquity=-3.0, files=1, path="\uff1dx/=y",
+    )  # fmt: skip
+    values = dict(zip(SURVEY_COLUMNS, values_of([row])[0], strict=True))
+    assert values["description"] == """'=HYPERLINK("http://x")"""
+    quoted = ("description", "protocol", "manufacturer", "contrast_agent", "path")
+    assert all(values[name] == f"'{getattr(row, name)}" for name in quoted)
+    kept = ("patient", "sequence_name", "obliquity")
+    assert all(values[name] == getattr(row, name) for name in kept)
+
+
+def test_paths_in_tables_are_without_control_characters():
+    tables = TableWriter(root="in", id_policy=IdPolicy())
+    assert tables.path("in/a\x1b[2J/\u202eb\udcff.dcm") == r"a\x1b[2J/\u202eb\udcff.dcm"
