@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import printable
 from beam_jobs.convert import second_decoder
@@ -96,7 +96,10 @@ def _compared(
 ) -> list[second_decoder.Compared]:
     """Slices of `--against`, chosen by the dataset's own recipe, decoded by both decoders."""
     root = files.trimmed(flags.against)
-    spec = PreprocessSpec.from_json(manifest.spec)
+    try:
+        spec = PreprocessSpec.from_json(manifest.spec)
+    except ContractError as error:
+        raise ContractError(f"--against {root}: {error}") from error
     kept = manifest.id_policy == "keep"
     slices = second_decoder.sample_slices(
         root,
@@ -148,7 +151,7 @@ def _stray_files(directory: str, manifest: Manifest) -> Iterator[str]:
 
 
 def _fingerprint_of(manifest: Manifest) -> str:
-    return PreprocessSpec.from_json(manifest.spec).fingerprint
+    return fingerprint(manifest.spec)  # of whatever recipe, also an earlier version's
 
 
 def check_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> list[str]:

@@ -26,12 +26,11 @@ from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import PATIENT_FROM, IdPolicy
 from beam_jobs.core.example import encode_case
-from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import PreparedCase
 from serving.model import loaded_model
 from serving.model.contract import Contract
 from serving.predict.damaged_records import Reject, surviving_cases
-from serving.predict.sources import find_source
+from serving.predict.sources import find_source, recipe_of
 
 __all__ = ["COLUMNS", "Contract", "Model", "load_model"]
 
@@ -130,7 +129,7 @@ class Model:
                         rejects.append(record)
 
     def _of_dicom(self, root: str, rejects: list[Reject], patient_from: str) -> Iterator[bytes]:
-        spec = PreprocessSpec.from_json(self.contract.spec)
+        spec = recipe_of(self.contract, model=self._loaded.path)
         found = files.entries(root)
         plans = plan_patients(
             found, spec.modalities, spec.series_rules, root=root, patient_from=patient_from

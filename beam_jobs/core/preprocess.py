@@ -28,8 +28,8 @@ from beam_jobs.core.reduction import Float32
 from beam_jobs.core.resample import Resampled, resample_stack
 from beam_jobs.core.series import Series
 
-# Raised whenever the recipe gives other voxels for the same input.
-RECIPE_VERSION = 1
+# Raised whenever the recipe gives other voxels for the same input. 2: other series of a heap.
+RECIPE_VERSION = 2
 
 DEFAULT_MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 
@@ -81,8 +81,7 @@ class PreprocessSpec:
         unknown = set(self.require_modalities) - set(self.modalities)
         if unknown:
             raise ContractError(f"require_modalities names {sorted(unknown)}, not in modalities")
-        if self.recipe != RECIPE_VERSION:
-            raise ContractError(f"recipe {self.recipe} found, recipe {RECIPE_VERSION} required")
+        _require_recipe(self.recipe)
         require_recordable(self.modalities, self.shape, self.dtype)
 
     @property
@@ -122,8 +121,10 @@ class PreprocessSpec:
         """Reads `to_json`'s object.
 
         Raises:
-          ContractError: a field is missing or unknown, or its value cannot be.
+          ContractError: another version's recipe, a field is missing or unknown, or its value
+            cannot be.
         """
+        _require_recipe(data.get("recipe", RECIPE_VERSION))  # which may have other fields
         names = {field.name for field in dataclasses.fields(cls)}
         if set(data) != names:
             raise ContractError(
@@ -138,6 +139,14 @@ class PreprocessSpec:
         except (TypeError, ValueError) as error:
             raise ContractError(f"series_rules of the spec: {error}") from error
         return cls(**fields)
+
+
+def _require_recipe(found: Any) -> None:
+    if found != RECIPE_VERSION:
+        raise ContractError(
+            f"DICOM was prepared by recipe {found}, this version knows recipe {RECIPE_VERSION}: "
+            "convert and train again"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

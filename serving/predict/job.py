@@ -11,7 +11,6 @@ from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.cases import CasesFromDicom
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.drift import Statistics
-from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.runners.flink import job_server
 from beam_jobs.runners.options import make_pipeline, runs_here
 from beam_jobs.runners.watch import prediction_progress, watch
@@ -19,7 +18,7 @@ from serving.model.cohort_statistics import of_series_table
 from serving.model.contract import Contract
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
-from serving.predict.sources import Source
+from serving.predict.sources import Source, recipe_of
 from serving.predict.spool import read_rows, rows_directory
 from serving.predict.transforms import KeepRequested, Predict, ReadShards, Summarise, WriteRows
 
@@ -80,7 +79,7 @@ def run_job(
     ):
         ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
         pipeline = make_pipeline(options, processes=1)
-        cases = pipeline | "Cases" >> _cases(source, contract, id_policy, patient_from)
+        cases = pipeline | "Cases" >> _cases(source, contract, model, id_policy, patient_from)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)
         predictions = examples | "Predict" >> Predict(
             model, batch_size=batch_size, ticks=ticks.patients
@@ -99,13 +98,15 @@ def run_job(
     return Answers(predictions=answers, rejects=rejects, statistics=found)
 
 
-def _cases(source: Source, contract: Contract, id_policy: IdPolicy, patient_from: str) -> Any:
+def _cases(
+    source: Source, contract: Contract, model: str, id_policy: IdPolicy, patient_from: str
+) -> Any:
     """The transform from a pipeline's root to `Cases`."""
     if source.dicom is None:
         return ReadShards(source.shards, contract.schema, source.listed)
     return CasesFromDicom(
         root=source.dicom,
-        spec=PreprocessSpec.from_json(contract.spec),
+        spec=recipe_of(contract, model=model),
         schema=contract.schema,
         id_policy=id_policy,
         patient_from=patient_from,

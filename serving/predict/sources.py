@@ -13,6 +13,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import is_archive
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, read_manifest
+from beam_jobs.core.preprocess import PreprocessSpec
 from serving.model.contract import Contract
 from serving.predict.damaged_records import require_fits
 from serving.predict.submission import match_ids
@@ -161,3 +162,15 @@ def _fits(name: str, pattern: str) -> bool:
     """Whether a name fits part by part: no `*` goes beyond a slash."""
     parts, patterns = name.split("/"), pattern.split("/")
     return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
+
+
+def recipe_of(contract: Contract, *, model: str) -> PreprocessSpec:
+    """The recipe from DICOM to a volume that the model takes.
+
+    Raises:
+      ContractError: it is another version's, or none; the message has the model's path.
+    """
+    try:
+        return PreprocessSpec.from_json(contract.spec)
+    except ContractError as error:
+        raise ContractError(f"model {model} cannot predict from DICOM: {error}") from error

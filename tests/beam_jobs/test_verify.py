@@ -6,8 +6,11 @@ import pytest
 
 from beam_jobs import verify
 from beam_jobs.common import cli
+from beam_jobs.common.contract_json import ContractError, fingerprint
+from beam_jobs.convert import second_decoder
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.report import __main__ as report
 from tests.datasets import make_cases, write_cases
 
 
@@ -73,3 +76,26 @@ def test_every_fault_is_named(dataset, capsys, damage, message):
 def test_directory_without_manifest_is_no_dataset(tmp_path):
     with pytest.raises(cli.UsageError, match=r": no manifest\.json"):
         run(tmp_path)
+
+
+def old_dataset(directory):
+    """One whose volumes were made by recipe 1, and its schema."""
+    spec = {**PreprocessSpec(modalities=("T1w",), shape=(8, 8, 4)).to_json(), "recipe": 1}
+    current = PreprocessSpec(modalities=("T1w",), shape=(8, 8, 4)).schema
+    schema = dataclasses.replace(current, spec_fingerprint=fingerprint(spec))
+    write_cases(directory, make_cases(schema, patients=6, folds=2), schema, folds=2, spec=spec)
+
+
+def test_dataset_of_an_earlier_recipe_is_verified_and_reported(tmp_path, capsys):
+    old_dataset(tmp_path / "d")
+    assert run(tmp_path / "d") == cli.EXIT_OK
+    assert "all as the manifest says" in capsys.readouterr().out
+    assert report.main([str(tmp_path / "d"), "--output", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").exists()
+
+
+def test_dataset_of_an_earlier_recipe_is_held_against_no_input(tmp_path, monkeypatch):
+    old_dataset(tmp_path / "d")
+    monkeypatch.setattr(second_decoder, "load_decoder", lambda: object())
+    with pytest.raises(ContractError, match=r"--against .*recipe 1, .*recipe 2: convert"):
+        verify.main([str(tmp_path / "d"), "--workers", "1", "--against", str(tmp_path)])

@@ -341,6 +341,17 @@ def test_another_recipe_is_refused_with_both_sides_named(cohort, dataset, copy):
     assert load(copy).schema.dtype == "uint16"
 
 
+def test_output_of_an_earlier_recipe_is_another_dataset(cohort, dataset, copy):
+    job = json.loads((copy / ".state" / "job.json").read_text())
+    job["spec"]["recipe"] = 1
+    (copy / ".state" / "job.json").write_text(json.dumps(job))
+    with pytest.raises(cli.UsageError, match=r"'recipe': 1.*'recipe': 2.*--overwrite"):
+        convert(cohort, copy)
+    assert published(copy) == published(dataset)
+    assert convert(cohort, copy, "--overwrite") == cli.EXIT_OK
+    assert published(copy) == published(dataset)
+
+
 def test_leftovers_of_killed_or_larger_runs_are_removed(cohort, dataset, copy):
     (copy / "fold-9-00000-of-00001.tfrecord").write_bytes(b"left over")
     (copy / "fold-0-00000-of-00002.tfrecord.0123456789ab.part").write_bytes(b"left over")

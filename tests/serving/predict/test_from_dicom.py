@@ -1,6 +1,7 @@
 """Keystone: DICOM straight to predictions is DICOM to records to predictions, to the last byte."""
 
 import csv
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -12,12 +13,14 @@ import pytest
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.api import open_dataset
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.core.cohort.ids import study_id
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
 from serving.api import load_model
+from tests.datasets import make_cases, write_cases
 from tests.serving.models import outcome, write_run
 
 SPEC = PreprocessSpec(modalities=("FLAIR", "T1wCE"), shape=(12, 12, 6), dtype="uint8")
@@ -299,3 +302,28 @@ def test_an_empty_directory_is_one_line(predict: Command, tmp_path: Path) -> Non
     assert (code, out) == (1, "")
     assert "no patient could be predicted (the input holds none)" in err
     assert err.count("\n") == 1
+
+
+def test_a_model_of_another_recipe_predicts_records_but_no_dicom(
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = {**SPEC.to_json(), "recipe": 1, "field_of_recipe_1": True}
+    schema = dataclasses.replace(SPEC.schema, spec_fingerprint=fingerprint(spec))
+    write_run(tmp_path / "run", spec=spec, schema=schema, modalities=SPEC.modalities)
+    model, output = tmp_path / "model", tmp_path / "submission.csv"
+    export.main(["--runs", str(tmp_path / "run"), "--output", str(model)])
+    given = ("--model", model, "--output", output, "--input")
+    code, _, err = outcome(batch_predict.main, (*given, cohort / "test"), capsys, monkeypatch)
+    assert (code, err.count("\n")) == (1, 1)
+    assert f"model {model} cannot predict from DICOM: " in err
+    assert "recipe 1, this version knows recipe 2: convert and train again" in err
+    assert not output.exists()
+    with pytest.raises(ContractError, match=r"recipe 1, .* convert and train again"):
+        load_model(model).predict(cohort / "test")
+    dataset = tmp_path / "dataset"
+    write_cases(dataset, make_cases(schema, patients=4, folds=2), schema, folds=2, spec=spec)
+    code, _, err = outcome(batch_predict.main, (*given, dataset), capsys, monkeypatch)
+    assert (code, err) == (0, "")
