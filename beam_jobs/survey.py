@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, csv_table, terminal
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.patient_plans import listing_of, plan_patients
+from beam_jobs.convert.patient_plans import listing_of, plan_patients, require_known
 from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
@@ -71,13 +71,10 @@ def main(argv: Sequence[str]) -> int:
     rules = read_rules_file(flags.series_rules, (*modalities, *DEFAULT_MODALITIES))
     _check_outputs(flags)
     found = listing_of(root, name=root)
-    rows = survey(
-        found.entries,
-        modalities,
-        rules,
-        root=root,
-        patient_from=flags.patient_from or "",
-    )
+    patient_from = flags.patient_from or ""
+    paths = [entry.path for entry in found.entries]
+    require_known(modalities, rules, paths, root=root, patient_from=patient_from)
+    rows = survey(found.entries, modalities, rules, root=root, patient_from=patient_from)
     if found.left_out:
         tables = TableWriter(root=root, id_policy=IdPolicy())
         rows.append(row_of_files(left_out_row(root, found.left_out), tables))

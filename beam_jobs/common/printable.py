@@ -26,3 +26,12 @@ def printable(text: str, *, keep: str = "") -> str:
         else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """How many of what.
+
+    >>> counted(1, "patient"), counted(2, "patient"), counted(2, "series")
+    ('1 patient', '2 patients', '2 series')
+    """
+    return f"{number} {noun}{'' if number == 1 or noun.endswith('s') else 's'}"

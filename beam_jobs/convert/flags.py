@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.convert.patient_plans import listing_of
+from beam_jobs.convert.patient_plans import listing_of, require_known
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, normalised_id, read_id_policy
 from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
-from beam_jobs.core.cohort.layout import find_owners
-from beam_jobs.core.cohort.modality import known_modalities
 from beam_jobs.core.cohort.rules import read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
@@ -216,7 +213,14 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
         record_bytes=spec.schema.volume_bytes,
         patient_from=flags.patient_from or "",
     )
-    _check_modalities(spec, source, paths)
+    if paths:
+        require_known(
+            spec.modalities,
+            spec.series_rules,
+            paths,
+            root=source,
+            patient_from=planner.patient_from,
+        )
     return Conversion(
         input=source,
         files=paths,
@@ -290,20 +294,6 @@ def _files_of(source: str) -> tuple[str, ...]:
     if files.is_remote(source):
         return ()
     return tuple(entry.path for entry in listing_of(source, name=f"--input {source}").entries)
-
-
-def _check_modalities(spec: PreprocessSpec, source: str, paths: Sequence[str]) -> None:
-    """Refuses a modality that neither a directory nor a rule could ever give."""
-    if not paths:
-        return
-    owners = find_owners(paths, spec.modalities, root=source).values()
-    known = {owner.modality or "" for owner in owners} | known_modalities(spec.series_rules)
-    unknown = [name for name in spec.modalities if name not in known]
-    if unknown:
-        raise cli.UsageError(
-            f"unknown modality {unknown[0]}: no directory of {source} has that name, and no "
-            f"rule gives it (known: {', '.join(sorted(known - {''}))})"
-        )
 
 
 def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion:

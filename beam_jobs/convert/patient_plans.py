@@ -21,6 +21,7 @@ from beam_jobs.core.cohort.layout import (
     patient_of,
     series_owners,
 )
+from beam_jobs.core.cohort.modality import known_modalities
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -69,6 +70,36 @@ def listing_of(root: str, *, name: str) -> files.Listing:
         but = f" but {hidden} that are never read (hidden, DICOMDIR)" if hidden else ""
         raise UsageError(f"{name} holds no file{but}")
     return found
+
+
+def require_known(
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule],
+    paths: Sequence[str],
+    *,
+    root: str,
+    patient_from: str = "",
+) -> None:
+    """Refuses a modality that neither a directory nor a rule could ever give.
+
+    Args:
+      modalities: the wanted ones.
+      rules: tried before the built-in ones.
+      paths: all files of the input.
+      root: what they were listed below.
+      patient_from: one of `PATIENT_FROM`, or "" for the automatic choice.
+
+    Raises:
+      UsageError: names the modality, and those that are known.
+    """
+    owners = find_owners(paths, modalities, root=root, patient_from=patient_from).values()
+    known = {owner.modality or "" for owner in owners} | known_modalities(rules)
+    unknown = [name for name in modalities if name not in known]
+    if unknown:
+        raise UsageError(
+            f"unknown modality {unknown[0]}: no directory of {root} has that name, and no rule "
+            f"gives it (known: {', '.join(sorted(known - {''}))})"
+        )
 
 
 def plan_patients(

@@ -192,8 +192,12 @@ class StateStore:
             there = dict(json.loads(state))
         except (TypeError, ValueError):
             return "its state is unreadable"
+
+        def said(value: object) -> str:
+            return "nothing" if value is None else repr(value)
+
         return "; ".join(
-            f"{name}: {there.get(name)!r} there, {self.job.get(name)!r} requested"
+            f"{name}: {said(there.get(name))} there, {said(self.job.get(name))} requested"
             for name in sorted({*there, *self.job})
             if there.get(name) != self.job.get(name)
         )

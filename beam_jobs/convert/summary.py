@@ -5,6 +5,7 @@ from __future__ import annotations
 from beam_jobs.common import cli
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import counted
 from beam_jobs.common.progress_files import Ticks, count, lines
 from beam_jobs.common.terminal import row
 from beam_jobs.convert.finish import REJECTS_NAME
@@ -39,18 +40,19 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return
-    # Measured: 0.2 to 0.3 GB a worker, and 1.5 kB a file where plans are gathered.
+    # Measured: 0.2 to 0.3 GB a worker, and less than 1 kB a file where plans are gathered.
     row(
         "plan",
-        f"about 0.3 GB a process and {0.3 + 1.5e-6 * len(paths):.1f} GB where plans are "
-        f"gathered; on Dataflow {workers_for(len(paths))} workers of two cores",
+        f"about 0.3 GB a process and {0.3 + 1e-6 * len(paths):.1f} GB where plans are "
+        f"gathered; on Dataflow {counted(workers_for(len(paths)), 'worker')} of two cores",
     )
     most = conversion.planner.patients_per_shard
     per_shard = most or patients_a_shard(patients, record_bytes)
     row(
         "plan",
-        f"{len(paths)} files, {patients} patients; records of {megabytes:.1f} MB, "
-        f"{patients * megabytes:.0f} MB in shards of up to {per_shard} patients "
+        f"{counted(len(paths), 'file')}, {counted(patients, 'patient')}; records of "
+        f"{megabytes:.1f} MB, {patients * megabytes:.0f} MB in shards of up to "
+        f"{counted(per_shard, 'patient')} "
         f"({per_shard * megabytes:.0f} MB)",
     )
 
@@ -105,8 +107,8 @@ def print_sums(conversion: Conversion) -> bool:
     if conversion.planner.labels is not None:
         row(
             "labels",
-            f"{patients['without_label']} patients without a label, "
-            f"{patients['labels_without_patient']} labels without a patient",
+            f"{counted(patients['without_label'], 'patient')} without a label, "
+            f"{counted(patients['labels_without_patient'], 'label')} without a patient",
         )
     _print_folds(manifest)
     if manifest.counts["reasons"]:
@@ -115,14 +117,14 @@ def print_sums(conversion: Conversion) -> bool:
     if several := patients.get("people_in_several_studies"):
         row(
             "mind",
-            f"{several} PatientID{' stands' if several == 1 else 's stand'} in several studies, "
-            "each a patient: --groups keeps them in one fold",
+            f"{counted(several, 'PatientID')} in several studies, each a patient: --groups keeps "
+            "them in one fold",
         )
     nobodys = manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value, 0)
     if hint := nobodys_hint(nobodys, conversion.planner.patient_from):
         row("mind", hint)
     size = sum(shard.bytes for shard in manifest.shards)
-    row("dataset", f"{len(manifest.shards)} shards, {size / 1e6:.1f} MB in {output}")
+    row("dataset", f"{counted(len(manifest.shards), 'shard')}, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])
 
 
@@ -134,10 +136,10 @@ def _print_folds(manifest: Manifest) -> None:
         row(
             "groups",
             f"{sum(groups.values())} in {manifest.folds} folds, none in two; the largest has "
-            f"{decided['largest_group']} patients",
+            f"{counted(decided['largest_group'], 'patient')}",
         )
     if unknown := decided.get("listed_without_patient"):
-        row("mind", f"{unknown} patients of the groups or folds given are not in the input")
+        row("mind", f"not in the input: {counted(unknown, 'patient')} of the groups or folds given")
     for place, balance in manifest.label_balance.items():
         if place == "unlabelled":
             row(place, str(balance["none"]))

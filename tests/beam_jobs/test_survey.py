@@ -50,6 +50,7 @@ def test_survey_costs_no_beam_and_no_tensorflow(cohort):
     [
         (["nowhere"], "nowhere is not a directory"),
         (["EMPTY"], "holds no file"),
+        (["COHORT", "--modalities", "T1w,Nonsense"], "unknown modality Nonsense"),
         (["COHORT", "--series_rules", "gone.json"], "--series_rules: gone.json does not exist"),
         (["COHORT", "--output", "NOTES/x.csv"], "notes.txt"),
         (["COHORT", "--output", "https://host/x.csv"], "can be read, not written to"),

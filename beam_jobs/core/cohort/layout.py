@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import is_placeholder, may_be_number_zero, study_id
@@ -64,15 +64,7 @@ def find_owners(
         posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in paths
     }
     top = files.logical_root(root, f"{next(iter(directories))}/") if root and directories else ""
-    patients: dict[str, str] = {}  # directory → its patient's key
-    for directory in directories.values():
-        if directory != top and posixpath.basename(directory).casefold() in known:
-            parent = posixpath.dirname(directory)
-            named = parent
-            if parent == top and top and not files.is_remote(top):
-                named = os.path.abspath(parent)  # it may be given as "." or ".."
-            if posixpath.basename(named) and posixpath.basename(named).casefold() not in known:
-                patients[parent] = _BY_DIRECTORY + named
+    patients = _patients_of_the_layout(directories.values(), known, top)
     if patient_from == "directory":
         patients.pop(top, None)  # its patients lie below the input
     owners = {}
@@ -94,6 +86,27 @@ def find_owners(
         if patient or modality is not None:
             owners[directory] = DirectoryOwner(patient=patient, modality=modality)
     return owners
+
+
+def _patients_of_the_layout(
+    directories: Iterable[str], known: Set[str], top: str
+) -> dict[str, str]:
+    """The directories above those that are named after a modality, each with its patient's key.
+
+    Args:
+      directories: all that hold files.
+      known: modalities' names, casefolded.
+      top: the input, "" where it does not matter.
+    """
+    patients: dict[str, str] = {}
+    for directory in directories:
+        if directory != top and posixpath.basename(directory).casefold() in known:
+            parent = named = posixpath.dirname(directory)
+            if parent == top and top and not files.is_remote(top):
+                named = os.path.abspath(parent)  # it may be given as "." or ".."
+            if posixpath.basename(named) and posixpath.basename(named).casefold() not in known:
+                patients[parent] = _BY_DIRECTORY + named
+    return patients
 
 
 def patient_of(header: SliceHeader, owner: DirectoryOwner | None, patient_from: str = "") -> str:

@@ -170,7 +170,7 @@ def plan_patient(
                 patient=key,
                 path=rejection.paths[0],
                 modality=(owner.modality or "") if owner else "",
-                files=_count(rejection.paths, counted),
+                files=_newly_counted(rejection.paths, counted),
                 verdict=rejection.verdict.value,
                 reason=rejection.reason.value,
                 detail=rejection.detail,
@@ -204,7 +204,7 @@ def _people(headers: Iterable[SliceHeader], *, together: bool) -> set[str]:
     return max(people.values(), key=len, default=set())
 
 
-def _count(paths: Iterable[str], counted: set[str]) -> int:
+def _newly_counted(paths: Iterable[str], counted: set[str]) -> int:
     """How many of `paths` were not counted yet; marks them."""
     new = set(paths) - counted
     counted |= new
@@ -245,7 +245,7 @@ def _row(
         patient=key,
         path=first.path,
         modality=modality,
-        files=_count(series.paths, counted),
+        files=_newly_counted(series.paths, counted),
         verdict=verdict.value,
         reason=reason.value if reason else "",
         detail=detail,

@@ -134,6 +134,14 @@ def test_by_directory_each_directory_of_the_input_is_a_patient(heap: Path, tmp_p
     ).read_text()
 
 
+def test_by_directory_one_named_after_a_modality_gives_none(tmp_path: Path) -> None:
+    """It would be its own patient: that is told before any header is read."""
+    images(tmp_path / "r" / "CT", "A7")
+    argv = ("--patient_from", "directory", "--modalities", "CT")
+    with pytest.raises(cli.UsageError, match="unknown modality CT"):
+        convert(tmp_path / "r", tmp_path / "d", *argv)
+
+
 def test_by_directory_a_file_in_none_is_nobodys(heap: Path, tmp_path: Path) -> None:
     shutil.copy(next((heap / "A7").rglob("*.dcm")), heap / "lost.dcm")
     assert convert(heap, tmp_path / "d", "--patient_from", "directory") == cli.EXIT_OK
@@ -171,7 +179,7 @@ def test_by_study_people_of_several_studies_are_told(
         dataset.save_as(path)
     argv = ["--input", str(heap), "--output", str(tmp_path / "d"), "--patient_from", "study"]
     assert dicom_to_tfrecord.main([*argv, *GRID, "--no_report"]) == cli.EXIT_OK
-    assert "mind        1 PatientID stands in several studies" in capsys.readouterr().out
+    assert "mind        1 PatientID in several studies, each a patient" in capsys.readouterr().out
     counts = manifest(tmp_path / "d").counts["patients"]
     assert (counts["converted"], counts["people_in_several_studies"]) == (4, 1)
 
@@ -225,7 +233,7 @@ def test_the_choice_is_part_of_the_job_and_of_the_manifest(heap: Path, tmp_path:
     assert "patient_from" not in json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert "patient_from" not in json.loads((tmp_path / "d" / ".state" / "job.json").read_text())
     argv = ("--patient_from", "study")
-    with pytest.raises(cli.UsageError, match="patient_from: None there, 'study' requested"):
+    with pytest.raises(cli.UsageError, match="patient_from: nothing there, 'study' requested"):
         convert(heap, tmp_path / "d", *argv)
     assert convert(heap, tmp_path / "d", *argv, "--overwrite") == cli.EXIT_OK
     found = manifest(tmp_path / "d")

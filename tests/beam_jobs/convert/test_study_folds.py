@@ -147,7 +147,7 @@ def test_other_groups_or_folds_make_another_dataset(
     table.iloc[::-1].to_csv(other, index=False)
     with pytest.raises(cli.UsageError, match=r"another dataset \(given: '\w{16}' there, '\w{16}'"):
         convert(cohort, given, "--folds_csv", str(other))
-    with pytest.raises(cli.UsageError, match=r"given: .* there, None requested; groups: None"):
+    with pytest.raises(cli.UsageError, match=r"given: .* there, nothing requested; groups: n"):
         convert(cohort, given, *by_sites(cohort))
     again = pd.read_csv(cohort / "folds.csv", dtype=str).iloc[::-1]
     again["patient_id"] = again["patient_id"].str.zfill(5)
