@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_jobs.core.dicom.duplicates import (
     Collapsed,
@@ -22,14 +23,13 @@ from beam_jobs.core.dicom.duplicates import (
     Fingerprints,
     collapse,
     description_of,
-    name_of,
 )
+from beam_jobs.core.dicom.numbering import Part, by_numbers, grouped
 from beam_jobs.core.dicom.slice_header import SliceHeader
+from beam_jobs.core.geometry import Array
 from beam_jobs.core.reasons import Reason
+from beam_jobs.core.stacks import ladder_of, places_of
 
-# An image and the number of its place along the normal, from 0.
-Placed = tuple[SliceHeader, int]
-Part = list[Placed]
 # Images that no series is made of, why, and the detail.
 Left = tuple[Sequence[SliceHeader], Reason, str]
 
@@ -52,8 +52,8 @@ _ELEMENTS = (
     "acquisition_time",
 )
 _MOST_TOGETHER = 3
-# So many images over one a place have to fit a pattern of numbers before it is believed.
-_EVIDENCE = 4
+# One place in so many may be imaged twice before a series is taken for a confusion.
+_REDONE = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,59 +83,131 @@ class Repetitions:
         return sum(map(len, self.whole))
 
 
-def repetitions_of(placed: Part) -> tuple[Repetitions, list[Left]]:
-    """The repetitions of a stack, copies collapsed first, and what is left over.
+def repetitions_of(
+    placed: Part, prints: Fingerprints, contradicted: int = 0
+) -> tuple[Repetitions, list[Left]]:
+    """The repetitions of a stack, and what is left over.
 
     Args:
-      placed: the stack's images, sorted.
+      placed: the stack's images, sorted; of one name (SOPInstanceUID) there are no copies left.
+      prints: where pixels are read.
+      contradicted: how many images have the name of another, and other pixels.
 
-    Images of one name (SOPInstanceUID) are copies where their pixels are equal. Of others that is
-    less sure: two black images of two repetitions are equal, too. So these are compared only where
-    repetitions cannot be told apart with them, and whole repetitions with each other; black ones
-    only where hardly any place is imaged twice.
+    Equal images of other names may be copies, or two black images of two repetitions. So these are
+    compared only where repetitions cannot be told apart with them, and whole repetitions with each
+    other; black ones only where hardly any place is imaged twice.
     """
-    place_of = {(header.path, header.frame): place for header, place in placed}
-    if len(set(place_of.values())) == len(placed):
-        return Repetitions(places=len(placed), whole=[placed]), []
-
-    def with_places(headers: Sequence[SliceHeader]) -> Part:
-        return [(header, place_of[header.path, header.frame]) for header in headers]
-
-    prints = Fingerprints()
-    keys = [(place, name_of(header)) for header, place in placed]
-    named = collapse([header for header, _ in placed], keys, prints, named=True)
-    left = left_of_copies(named)
-    images = with_places(named.kept)
-    found = separate(images)
+    found = separate(placed)
+    if len(found.whole) == 1 and found.complete:
+        return found, []
+    left: list[Left] = []
     if not found.complete:
-        alike = [(place, description_of(header)) for header, place in images]
-        extra = len(images) - len({place for _, place in images})
-        fewer = collapse(named.kept, alike, prints, blank=3 * extra < len(images))
-        again = separate(with_places(fewer.kept))
-        if fewer.copies and (again.complete or again.images >= found.images):
-            found = again
-            left += left_of_copies(fewer)
+        fewer = _without_equal_images(placed, found, prints)
+        if fewer.copies:
+            again = separate(_kept(placed, fewer.kept))
+            if again.complete or again.images >= found.images:
+                found = again
+                left += left_of_copies(fewer)
+    if found.mixed and not found.whole and not found.incomplete:
+        found, dropped = _without_redone(found)
+        left += dropped
     whole, repeated = _without_copies(found.whole, prints)
     if repeated:
         found = dataclasses.replace(found, whole=whole)
         left += left_of_copies(Collapsed(kept=(), copies=_images_of(repeated)))
-    repetitions = len(found.whole) + len(found.incomplete)
-    if found.incomplete:
-        what = f"lack some of the {found.places} places of the others"
-        if not found.whole:
-            what = f"hold none of them all {found.places} places"
-        detail = f"{len(found.incomplete)} of {repetitions} repetitions {what}"
-        left.append((_images_of(found.incomplete), Reason.INCOMPLETE_REPETITION, detail))
+    left += left_of_incomplete(found)
     if found.mixed:
         images_left = _images_of(found.mixed)
         detail = f"{len(images_left)} images, several at one place that nothing else tells apart"
-        if named.contradicted:
+        if contradicted:
             detail = (
-                f"{named.contradicted} images have the SOPInstanceUID (0008,0018) and the place of "
+                f"{contradicted} images have the SOPInstanceUID (0008,0018) and the place of "
                 "another, and other pixels"
             )
         left.append((images_left, Reason.CONFLICTING_DUPLICATES, detail))
     return found, left
+
+
+def _kept(placed: Part, headers: Iterable[SliceHeader]) -> Part:
+    kept = {(header.path, header.frame) for header in headers}
+    return [image for image in placed if (image[0].path, image[0].frame) in kept]
+
+
+def _without_equal_images(placed: Part, found: Repetitions, prints: Fingerprints) -> Collapsed:
+    """The images less their copies of other names."""
+    headers = [header for header, _ in placed]
+    # Whatever else a copy's header says: but only where the images are lost otherwise.
+    keys: list[Hashable] = [
+        place if found.mixed else (place, description_of(header)) for header, place in placed
+    ]
+    extra = len(placed) - len({place for _, place in placed})
+    return collapse(headers, keys, prints, blank=3 * extra < len(placed))
+
+
+def _without_redone(found: Repetitions) -> tuple[Repetitions, list[Left]]:
+    """One volume where hardly any place is imaged twice: a slice that was acquired again.
+
+    The later image is taken where times tell; else none, if that leaves no larger gap than missing
+    slices may.
+    """
+    ((*images,),) = found.mixed
+    at: dict[int, Part] = defaultdict(list)
+    for header, place in images:
+        at[place].append((header, place))
+    several = [here for here in at.values() if len(here) > 1]
+    if _REDONE * len(several) > found.places:
+        return found, []
+    dropped: Part = []
+    for here in several:
+        here.sort(key=lambda image: image[0].acquisition_time)
+        times = [header.acquisition_time for header, _ in here]
+        dropped += here[:-1] if times[0] and times[-1] > times[-2] else here
+    detail = "another image was acquired later at the same place, or nothing tells which was"
+    gone = {(header.path, header.frame) for header, _ in dropped}
+    whole = [image for image in images if (image[0].path, image[0].frame) not in gone]
+    return (
+        Repetitions(places=found.places, whole=[whole]),
+        [(_images_of([dropped]), Reason.CONFLICTING_DUPLICATES, detail)],
+    )
+
+
+def left_of_incomplete(found: Repetitions) -> list[Left]:
+    """The repetitions that are not whole, and why not."""
+    if not found.incomplete:
+        return []
+    what = f"lack some of the {found.places} places of the others"
+    if not found.whole:
+        what = f"hold none of them all {found.places} places"
+    repetitions = len(found.whole) + len(found.incomplete)
+    detail = f"{len(found.incomplete)} of {repetitions} repetitions {what}"
+    return [(_images_of(found.incomplete), Reason.INCOMPLETE_REPETITION, detail)]
+
+
+def whole_of(volumes: Sequence[Sequence[SliceHeader]], heights: Sequence[Array]) -> Repetitions:
+    """Which volumes are whole, of repetitions that are told apart for sure.
+
+    Args:
+      volumes: no place twice.
+      heights: of the images of each, mm along the normal.
+    """
+    everywhere = np.concatenate(heights)
+    spacing = volumes[0][0].pixel_spacing
+    ladder = ladder_of(everywhere, spacing)
+    steps = [each.step for each in (ladder_of(here, spacing) for here in heights) if each]
+    parts = [[(header, 0) for header in volume] for volume in volumes]
+    if ladder and steps and float(np.median(steps)) < 1.5 * ladder.step:
+        places = iter(places_of(everywhere, spacing).tolist())
+        parts = [[(header, next(places)) for header, _ in part] for part in parts]
+        found = _judged(parts, ladder.places)
+        return dataclasses.replace(found, incomplete=found.incomplete + found.mixed, mixed=[])
+    # Motion correction moves each to places of its own: their number is all to go by.
+    counts = Counter(map(len, parts))
+    required = max(counts, key=lambda count: (counts[count], count))
+    return Repetitions(
+        places=required,
+        whole=[part for part in parts if len(part) >= required],
+        incomplete=[part for part in parts if len(part) < required],
+    )
 
 
 def _images_of(parts: Iterable[Part]) -> tuple[SliceHeader, ...]:
@@ -148,6 +220,9 @@ def left_of_copies(found: Collapsed) -> list[Left]:
     if found.copies:
         detail = "same place and same pixels as another image of the series"
         left.append((found.copies, Reason.EXACT_DUPLICATE, detail))
+    if found.lossy:
+        detail = "a lossily compressed copy of another image of the series"
+        left.append((found.lossy, Reason.EXACT_DUPLICATE, detail))
     for image, error in found.damaged:
         left.append(([image], error.reason, f"{error}; another copy was used"))
     return left
@@ -224,19 +299,40 @@ def _partitions(images: Part, places: int) -> Iterator[list[Part]]:
     """Ways to tell repetitions apart, the surest first."""
     beside = _beside(images)
     if len(set(beside)) > 1:
-        yield _grouped(images, beside)
-    varying = [name for name in _ELEMENTS if len({getattr(h, name) for h, _ in images}) > 1]
-    for together in range(1, _MOST_TOGETHER + 1):
-        for names in itertools.combinations(varying, together):
-            keys = [tuple(getattr(header, name) for name in names) for header, _ in images]
-            parts = _grouped(images, keys)
-            yield parts
-            # What parts too finely by itself does so together with others.
-            if together == 1 and len(parts) * places > 2 * len(images):
-                varying = [name for name in varying if name != names[0]]
-    for value in (_number, _acquisition_time, _trigger_time):
-        yield from _by_rank(images, places, value)
-    yield from _by_numbering(images, places)
+        yield grouped(images, beside)
+    codes = _codes(images)
+    fine = set()
+    for name, values in codes.items():
+        parts = grouped(images, values.tolist())
+        yield parts
+        # What parts too finely by itself does so together with others.
+        if len(parts) * places > 2 * len(images):
+            fine.add(name)
+    at = np.array([place for _, place in images])
+    several = [values for name, values in codes.items() if name not in fine]
+    for together in range(2, _MOST_TOGETHER + 1):
+        for chosen in itertools.combinations(several, together):
+            keys = np.zeros(len(images), dtype=np.int64)
+            for values in chosen:
+                keys = keys * (values.max() + 1) + values
+            known, keys = np.unique(keys, return_inverse=True)
+            # What `_judged` refuses of thousands of images is seen here at a tenth of the cost.
+            if len(known) * places <= 2 * len(images):
+                once = np.count_nonzero(np.bincount(keys * places + at))
+                if 2 * once >= len(images):
+                    yield grouped(images, keys.tolist())
+    yield from by_numbers(images, places)
+
+
+def _codes(images: Part) -> dict[str, npt.NDArray[np.int64]]:
+    """The elements that vary, each with a number for each of its values."""
+    codes = {}
+    for name in _ELEMENTS:
+        known: dict[Hashable, int] = {}
+        values = [known.setdefault(getattr(header, name), len(known)) for header, _ in images]
+        if len(known) > 1:
+            codes[name] = np.array(values, dtype=np.int64)
+    return codes
 
 
 def _beside(images: Part) -> list[tuple[int, ...]]:
@@ -291,87 +387,3 @@ def start_of(headers: Sequence[SliceHeader]) -> tuple[Any, ...]:
         min(header.volume_index for header in headers),
         min((header.path, header.frame) for header in headers),
     )
-
-
-def _number(header: SliceHeader) -> float | None:
-    return header.instance_number
-
-
-def _trigger_time(header: SliceHeader) -> float | None:
-    return header.trigger_time
-
-
-def _acquisition_time(header: SliceHeader) -> float | None:
-    """Seconds since midnight."""
-    text = header.acquisition_time
-    try:
-        return int(text[:2]) * 3600 + int(text[2:4]) * 60 + float(text[4:])
-    except ValueError:
-        return None
-
-
-def _by_rank(
-    images: Part, places: int, value: Callable[[SliceHeader], float | None]
-) -> Iterator[list[Part]]:
-    """The first image of every place, the second, and so on, by a number or a time.
-
-    Only where all places have equally many, and the values rise from repetition to repetition or
-    from place to place: in any other order images of two repetitions would be taken for one.
-    """
-    at: list[list[tuple[float, Placed]]] = [[] for _ in range(places)]
-    for header, place in images:
-        found = value(header)
-        if found is None:
-            return
-        at[place].append((found, (header, place)))
-    if len({len(here) for here in at}) > 1:
-        return
-    for here in at:
-        here.sort(key=lambda item: item[0])
-    at.sort(key=lambda here: here[0][0])
-    ranks = list(zip(*at, strict=True))
-    by_repetition = _rising([[value for value, _ in rank] for rank in ranks])
-    by_place = _rising([[value] for here in at for value, _ in here])
-    if by_repetition or by_place:
-        yield [[placed for _, placed in rank] for rank in ranks]
-
-
-def _rising(groups: Sequence[Sequence[float]]) -> bool:
-    """Whether all values of a group lie below all values of the next."""
-    return all(max(one) < min(other) for one, other in itertools.pairwise(groups))
-
-
-def _by_numbering(images: Part, places: int) -> Iterator[list[Part]]:
-    """By InstanceNumbers with gaps, where files are missing: their values, not their ranks.
-
-    Repetition by repetition, a number's place in its repetition tells the slice; slice by slice,
-    its place among the slice's images tells the repetition.
-    """
-    numbers = [header.instance_number for header, _ in images]
-    if None in numbers or len(set(numbers)) != len(numbers):
-        return
-    if len(images) < places + min(places, _EVIDENCE):  # any few images fit some pattern
-        return
-    low, high = min(n for n in numbers if n is not None), max(n for n in numbers if n is not None)
-    most = max(Counter(place for _, place in images).values())
-    for start in (1, low) if low > 1 else (low,):
-        since = [((header.instance_number or 0) - start, place) for header, place in images]
-        slots = {place: number % places for number, place in since}
-        if len(set(slots.values())) == places and all(slots[p] == n % places for n, p in since):
-            # Where a repetition begins is certain where its slices follow each other, where the
-            # first image of all is there, or where numbers end with a whole repetition.
-            order = [slots[place] for place in range(places)]
-            if order in (sorted(order), sorted(order, reverse=True)) or (
-                start == 1 and (low == 1 or (low <= places and high % places == 0))
-            ):
-                yield _grouped(images, [number // places for number, _ in since])
-        blocks = {place: number // most for number, place in since}
-        if len(set(blocks.values())) == places and all(blocks[p] == n // most for n, p in since):
-            yield _grouped(images, [number % most for number, _ in since])
-
-
-def _grouped(images: Part, keys: Sequence[Hashable]) -> list[Part]:
-    parts: dict[Hashable, Part] = defaultdict(list)
-    for placed, key in zip(images, keys, strict=True):
-        parts[key].append(placed)
-    return list(parts.values())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -21,16 +21,22 @@ from beam_jobs.core.dicom.duplicates import Fingerprints, collapse, name_of
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
 from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
-from beam_jobs.core.repetitions import Left, Part, left_of_copies, repetitions_of, start_of
-from beam_jobs.core.stacks import kind_of, split_stacks
+from beam_jobs.core.repetitions import (
+    Left,
+    Repetitions,
+    left_of_copies,
+    left_of_incomplete,
+    repetitions_of,
+    start_of,
+    whole_of,
+)
+from beam_jobs.core.stacks import kind_of, parts_of, places_of, split_stacks, unplaced_parts_of
 
 # Positions are decimal strings, often rounded to 1e-2 mm or worse: a stack whose slices lie within
 # this share of a step of an even ladder is even.
 EVEN_TOLERANCE = 0.05
 # A gap of up to this many steps (three slices missing) is interpolated; beyond it is refused.
 MAX_GAP_STEPS = 4.01
-# Slices nearer to each other than this share of the median step claim the same place.
-SAME_PLACE = 0.02
 # Slices may lie off the stack's line by this share of the pixel spacing.
 OFF_LINE = 0.5
 # No scanner images a larger volume (a whole body is 2 m long and fills 1 m³); what claims to be
@@ -121,23 +127,58 @@ def _volumes(stack: list[SliceHeader]) -> tuple[list[Series], list[Left]]:
         return [], [(stack, Reason.LOCALIZER, "ImageType (0008,0008) says localizer")]
     if kind == "derived":
         return [], [(stack, Reason.DERIVED_IMAGE, "ImageType (0008,0008) says derived view")]
+    placed = bool(stack[0].position or stack[0].orientation)
+    names: list[Hashable] = [name_of(header) for header in stack]
+    normal = np.zeros(3)
     try:
-        if not stack[0].position and not stack[0].orientation:
-            once = collapse(stack, [name_of(h) for h in stack], Fingerprints(), named=True)
-            return [_order_without_geometry(list(once.kept))], left_of_copies(once)
-        normal = _normal(stack[0])
-        placed = _placed(stack, normal)
+        if placed:
+            normal = _normal(stack[0])
+            places = places_of(_positions(stack) @ normal, stack[0].pixel_spacing)
+            names = list(zip(places.tolist(), names, strict=True))
     except RejectedError as error:
         return [], [(stack, error.reason, str(error))]
-    found, left = repetitions_of(placed)
+    prints = Fingerprints()
+    once = collapse(stack, names, prints, named=True)
+    left = left_of_copies(once)
+    if placed:
+        found, more = _separated(once.kept, normal, prints, once.contradicted)
+        left += more
+    else:
+        found = unplaced_parts_of(once.kept)
     volumes: list[Series] = []
-    for part in found.whole:
-        images = [header for header, _ in part]
+    for images in found:
         try:
-            volumes.append(_order(images, normal))
+            volumes.append(_order(images, normal) if placed else _order_without_geometry(images))
         except RejectedError as error:
             left.append((images, error.reason, str(error)))
     return volumes, left
+
+
+def _separated(
+    images: Sequence[SliceHeader], normal: Array, prints: Fingerprints, contradicted: int
+) -> tuple[list[Sequence[SliceHeader]], list[Left]]:
+    """The volumes among a stack's images, and what is left: by sure elements first."""
+    heights = _positions(images) @ normal
+    parted = parts_of(images, heights)
+    if parted is None:
+        places = places_of(heights, images[0].pixel_spacing).tolist()
+        found, left = repetitions_of(list(zip(images, places, strict=True)), prints, contradicted)
+        return _headers_of(found), left
+    parts, repeated = parted
+    volumes: list[Sequence[SliceHeader]] = []
+    left = []
+    for part in parts:
+        within, more = _separated([images[k] for k in part], normal, prints, contradicted)
+        volumes += within
+        left += more
+    if repeated and len(volumes) > 1:
+        found = whole_of(volumes, [_positions(volume) @ normal for volume in volumes])
+        return _headers_of(found), left + left_of_incomplete(found)
+    return volumes, left
+
+
+def _headers_of(found: Repetitions) -> list[Sequence[SliceHeader]]:
+    return [[header for header, _ in part] for part in found.whole]
 
 
 def _normal(header: SliceHeader) -> Array:
@@ -152,24 +193,7 @@ def _normal(header: SliceHeader) -> Array:
         raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error
 
 
-def _placed(stack: Sequence[SliceHeader], normal: Array) -> Part:
-    """The images with the numbers of their places along the normal.
-
-    Raises:
-      RejectedError: a position is none.
-    """
-    along = _positions(stack) @ normal
-    order = np.argsort(along, kind="stable")
-    steps = np.diff(along[order])
-    # Positions of repetitions differ by rounding; no slices are so much nearer than pixels.
-    apart = steps[steps > max(1e-3, SAME_PLACE * min(stack[0].pixel_spacing, default=0.0))]
-    same_place = max(SAME_PLACE * float(np.median(apart)), 1e-4) if apart.size else 1e-4
-    places = np.zeros(len(stack), dtype=np.int64)
-    places[order[1:]] = np.cumsum(steps > same_place)
-    return [(header, int(place)) for header, place in zip(stack, places, strict=True)]
-
-
-def _order(images: list[SliceHeader], normal: Array) -> Series:
+def _order(images: Sequence[SliceHeader], normal: Array) -> Series:
     """The series of images that lie at different places.
 
     Raises:
@@ -293,7 +317,7 @@ def _slice_step(
     return straight if np.abs(line - straight).max() < 1e-6 * abs(step) else line
 
 
-def _order_without_geometry(stack: list[SliceHeader]) -> Series:
+def _order_without_geometry(stack: Sequence[SliceHeader]) -> Series:
     """The last resort: InstanceNumber order, axial axes assumed, and the series marked."""
     stack = sorted(stack, key=lambda header: (header.instance_number or 0, header.path))
     numbers = [header.instance_number for header in stack]

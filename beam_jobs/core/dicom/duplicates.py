@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from beam_jobs.core.dicom.near import Near
 from beam_jobs.core.dicom.pixels import StoredSlice, stored_slices
 from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import RejectedError
 
-# Positions of copies may have been written anew, with other decimals.
-_SAME_POSITION_MM = 1e-3
+# Positions of copies may have been written anew, with other decimals: by so much of a pixel.
+_SAME_POSITION = 0.1
+# JPEG baseline and extended, near-lossless JPEG-LS, JPEG 2000 and HTJ2K where they may be lossy.
+_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class Collapsed:
       kept: one image of each set of copies, in the order given; a native one where there is one,
         then that of the smallest path and frame.
       copies: the others.
+      lossy: images that are there without loss, too.
       damaged: copies that are spared because their pixels cannot be read, and why not.
       contradicted: how many images say that they are another one (SOPInstanceUID, frame and place)
         and have other pixels.
@@ -36,6 +41,7 @@ class Collapsed:
 
     kept: tuple[SliceHeader, ...]
     copies: tuple[SliceHeader, ...] = ()
+    lossy: tuple[SliceHeader, ...] = ()
     damaged: tuple[tuple[SliceHeader, RejectedError], ...] = ()
     contradicted: int = 0
 
@@ -66,19 +72,15 @@ class Fingerprints:
             if (header.path, header.frame) not in self._known
         }
         wanted = [unknown[key] for key in sorted(unknown)]
-        while wanted:
-            done = 0
+        for _, images in itertools.groupby(wanted, key=lambda header: header.path):
+            frames = list(images)
             try:
-                for header, stored in zip(wanted, stored_slices(wanted), strict=True):
+                for header, stored in zip(frames, stored_slices(frames), strict=True):
                     self._known[header.path, header.frame] = _fingerprint(stored)
-                    done += 1
             except RejectedError as error:
                 # A file that fails once is not opened again for its other frames.
-                path = wanted[done].path
-                while done < len(wanted) and wanted[done].path == path:
-                    self._known[path, wanted[done].frame] = error
-                    done += 1
-            wanted = wanted[done:]
+                for header in frames:
+                    self._known.setdefault((header.path, header.frame), error)
 
     def of(self, header: SliceHeader) -> Fingerprint | RejectedError:
         """What was read of an image."""
@@ -129,8 +131,11 @@ def collapse(
     for image, key in zip(images, keys, strict=True):
         alike[key].append(image)
     several = [group for group in alike.values() if len(group) > 1]
+    if not several:
+        return Collapsed(kept=tuple(images))
     fingerprints.read(image for group in several for image in group)
     copies: set[tuple[str, int]] = set()
+    lossy: set[tuple[str, int]] = set()
     damaged: dict[tuple[str, int], RejectedError] = {}
     contradicted = 0
     for group in several:
@@ -140,45 +145,43 @@ def collapse(
                 found = fingerprints.of(image)
                 if isinstance(found, RejectedError):
                     damaged[image.path, image.frame] = found
-        sets = list(_sets_of_copies(sound, fingerprints, blank=blank))
+        exact = [image for image in sound if image.transfer_syntax not in _LOSSY]
+        if named and exact:
+            lossy.update(
+                (image.path, image.frame) for image in sound if image.transfer_syntax in _LOSSY
+            )
+            sound = exact
+        sets = list(_sets_of_copies(sound, fingerprints, named=named, blank=blank))
         copies.update((image.path, image.frame) for found in sets for image in found[1:])
         contradicted += len(sets) if named and len(sets) > 1 else 0
+
+    def among(found: Container[tuple[str, int]]) -> tuple[SliceHeader, ...]:
+        return tuple(image for image in images if (image.path, image.frame) in found)
+
     return Collapsed(
         kept=tuple(
             image
             for image in images
-            if (image.path, image.frame) not in copies and (image.path, image.frame) not in damaged
+            if not any((image.path, image.frame) in left for left in (copies, lossy, damaged))
         ),
-        copies=tuple(image for image in images if (image.path, image.frame) in copies),
-        damaged=tuple(
-            (image, damaged[image.path, image.frame])
-            for image in images
-            if (image.path, image.frame) in damaged
-        ),
+        copies=among(copies),
+        lossy=among(lossy),
+        damaged=tuple((image, damaged[image.path, image.frame]) for image in among(damaged)),
         contradicted=contradicted,
     )
 
 
 def _sets_of_copies(
-    images: Sequence[SliceHeader], fingerprints: Fingerprints, *, blank: bool
+    images: Sequence[SliceHeader], fingerprints: Fingerprints, *, named: bool, blank: bool
 ) -> Iterator[list[SliceHeader]]:
     """Images of equal pixels and position, the one to keep first."""
+    spacing = min((min(image.pixel_spacing, default=0.0) for image in images), default=0.0)
+    near = Near(max(_SAME_POSITION * spacing, 1e-3))
     equal: dict[Hashable, list[SliceHeader]] = defaultdict(list)
-    for image in images:
+    for image in sorted(images, key=lambda image: (not image.is_native, image.path, image.frame)):
         found = fingerprints.of(image)
-        doubtful = isinstance(found, Fingerprint) and found.blank and not blank
-        equal[found, image.instance_number if doubtful else None].append(image)
-    for group in equal.values():
-        left = sorted(group, key=lambda image: (not image.is_native, image.path, image.frame))
-        while left:
-            first = left[0]
-            here = [image for image in left if _same_position(first, image)]
-            yield here
-            left = [image for image in left if not _same_position(first, image)]
-
-
-def _same_position(one: SliceHeader, other: SliceHeader) -> bool:
-    return len(one.position) == len(other.position) and all(
-        abs(here - there) <= _SAME_POSITION_MM
-        for here, there in zip(one.position, other.position, strict=True)
-    )
+        doubt: Hashable = None
+        if isinstance(found, Fingerprint) and found.blank and not named:
+            doubt = (description_of(image), None if blank else image.instance_number)
+        equal[found, doubt, near.number(image.position)].append(image)
+    yield from equal.values()

@@ -25,12 +25,14 @@ from beam_jobs.core.geometry import Array, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError
 
 _SIEMENS, _CSA, _UIH = "SIEMENS MR HEADER", "SIEMENS CSA HEADER", "Image Private Header"
+# No scanner makes more tiles, or smaller ones; a small file may claim millions of them.
+_MOST_TILES, _FEWEST_PIXELS = 64, 4
 # Decimals in two places of one header differ by rounding: the normals agree as lines within this.
 _PARALLEL = 1 - 1e-3
 
 
 def expand(header: SliceHeader, path: str, source: ByteSource) -> list[SliceHeader]:
-    """One header a tile of a mosaic.
+    """One header a tile of a mosaic; the image's own where it has none.
 
     Args:
       header: of the image, one of whose ImageType values is MOSAIC or VFRAME.
@@ -44,10 +46,10 @@ def expand(header: SliceHeader, path: str, source: ByteSource) -> list[SliceHead
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             dataset = pydicom.dcmread(SourceFile(source, path), force=True, stop_before_pixels=True)
-            if "MOSAIC" in header.image_type:
-                positions = _siemens_positions(header, dataset)
-            else:
-                positions = _uih_positions(dataset)
+            siemens = "MOSAIC" in header.image_type
+            positions = _siemens_positions(header, dataset) if siemens else _uih_positions(dataset)
+            if positions is None:
+                return [header]
             side = _side(header, len(positions))
     except RejectedError as error:
         raise RejectedError(error.reason, str(error), path=path) from error
@@ -86,11 +88,16 @@ def _side(header: SliceHeader, count: int) -> int:
     Raises:
       RejectedError: the image is no such square.
     """
-    side = math.isqrt(count - 1) + 1
-    if (header.rows or 0) % side or (header.columns or 0) % side:
+    side = math.isqrt(max(count, 1) - 1) + 1
+    rows, columns = header.rows or 0, header.columns or 0
+    if side > _MOST_TILES or min(rows, columns) < side * _FEWEST_PIXELS:
+        raise RejectedError(
+            Reason.MOSAIC, f"{rows} x {columns} pixels are too few or {count} slices too many"
+        )
+    if rows % side or columns % side:
         raise RejectedError(
             Reason.MOSAIC,
-            f"{header.rows} x {header.columns} pixels are not {count} slices in {side}²",
+            f"{rows} x {columns} pixels are not {count} slices in {side}²",
         )
     return side
 
@@ -106,8 +113,10 @@ def _siemens_positions(header: SliceHeader, dataset: Dataset) -> Array:
     if len(header.position) != 3 or len(header.pixel_spacing) != 2 or not step:
         raise RejectedError(Reason.MOSAIC, "position, pixel spacing or slice spacing is absent")
     if towards is None:
-        # Numbering by default runs feet to head, right to left, front to back: up in LPS.
-        towards = normal * np.sign(normal[np.argmax(np.abs(normal))])
+        # Scanners may be set to number images either way: a guess would turn volumes over.
+        raise RejectedError(
+            Reason.MOSAIC, "no SliceNormalVector (0029,1010) tells which way the slices follow"
+        )
     cosine = float(towards @ normal) / float(np.linalg.norm(towards))
     if abs(cosine) < _PARALLEL:
         raise RejectedError(Reason.MOSAIC, "SliceNormalVector is not normal to the orientation")
@@ -140,9 +149,15 @@ def _csa_values(dataset: Dataset) -> tuple[int, Array | None]:
     )
 
 
-def _uih_positions(dataset: Dataset) -> Array:
-    """(slices, 3) LPS mm, in the order of the tiles, each from its own item of (0065,1051)."""
+def _uih_positions(dataset: Dataset) -> Array | None:
+    """(slices, 3) LPS mm, in the order of the tiles, each from its own item of (0065,1051).
+
+    None where nothing says that there are tiles: a plain image of its own position.
+    """
     frames = _private(dataset, 0x0065, _UIH, 0x51)
+    counted = _private(dataset, 0x0065, _UIH, 0x50)
+    if frames is None and counted is None:
+        return None
     if frames is None:
         raise RejectedError(Reason.MOSAIC, "the frames' sequence (0065,1051) is absent")
     # Of an unknown VR the value comes as it is stored, which is then implicit (PS3.5 6.2.2).
@@ -150,7 +165,7 @@ def _uih_positions(dataset: Dataset) -> Array:
     if isinstance(items, bytes):
         items = convert_SQ(items, True, True)
     positions = np.array([item.ImagePositionPatient for item in items], dtype=np.float64)
-    count = _number(_private(dataset, 0x0065, _UIH, 0x50)) or len(positions)
+    count = _number(counted) or len(positions)
     if positions.shape != (count, 3):
         raise RejectedError(Reason.MOSAIC, f"{len(positions)} frames' positions of {count} slices")
     return positions

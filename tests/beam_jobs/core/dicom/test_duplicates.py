@@ -2,8 +2,10 @@
 
 import random
 import shutil
+import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,7 +14,9 @@ from pydicom import uid
 
 from beam_jobs.common.files.interface import open_bytes
 from beam_jobs.core.cohort.plan import plan_patient
+from beam_jobs.core.dicom.duplicates import Fingerprint, Fingerprints
 from beam_jobs.core.dicom.headers import index_files
+from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
@@ -143,6 +147,87 @@ def test_images_sent_again_under_other_names_are_copies(tmp_path):
         series, rejections = assembled([*paths, *sent_again])
         assert [len(stack.headers) for stack in series] == [PLACES]
         assert reasons(rejections) == {Reason.EXACT_DUPLICATE: len(sent_again)}
+
+
+BLANKED: dict[str, dict[str, Any]] = {
+    "time": {"AcquisitionTime": ""},
+    "description": {"SeriesDescription": ""},
+    "maker": {"Manufacturer": ""},
+    "b-value": {"DiffusionBValue": 0.0},
+}
+
+
+@pytest.mark.parametrize("count", [1, 3, PLACES - 1, PLACES])
+@pytest.mark.parametrize("text", BLANKED)
+def test_copies_whose_other_headers_were_changed_cost_nothing(tmp_path, text, count):
+    def change(dataset, index):
+        dataset.AcquisitionTime, dataset.Manufacturer = f"1200{index:02}.5", "SIEMENS"
+
+    paths = write_series(tmp_path / "s", change=change, SeriesDescription="T1")
+    copies = [
+        copy_as(
+            path, tmp_path / "c" / path.name, SOPInstanceUID=uid.generate_uid(), **BLANKED[text]
+        )
+        for path in paths[:count]
+    ]
+    (series,), rejections = assembled([*paths, *copies])
+    assert len(series.headers) == PLACES
+    assert set(reasons(rejections)) <= {Reason.EXACT_DUPLICATE, Reason.INCOMPLETE_REPETITION}
+
+
+@pytest.mark.parametrize("again", [{}, {"SOPInstanceUID": "1.2.3.4"}], ids=["same", "other name"])
+@pytest.mark.parametrize("position", [(-20.004, -30, 14), (-20, -30, 14.01)], ids=str)
+def test_copies_may_lie_as_far_off_as_rounding_takes_them(tmp_path, position, again):
+    paths = write_series(tmp_path / "s")
+    copy = copy_as(paths[2], tmp_path / "c.dcm", ImagePositionPatient=list(position), **again)
+    series, rejections = assembled([*paths, copy])
+    assert [len(stack.headers) for stack in series] == [PLACES]
+    assert reasons(rejections) == {Reason.EXACT_DUPLICATE: 1}
+
+
+@pytest.mark.parametrize("syntax", [uid.JPEG2000, uid.JPEGLSNearLossless])
+@pytest.mark.parametrize("chosen", [slice(0, PLACES), slice(1, 3)], ids=["all", "some"])
+def test_of_one_image_with_and_without_loss_the_latter_is_read(tmp_path, syntax, chosen):
+    paths = write_series(tmp_path / "z")
+    lossy = [copy_as(path, tmp_path / "a" / path.name, syntax=syntax) for path in paths[chosen]]
+    first = [stored.samples for header in index_files([str(lossy[0])])[0]
+             for stored in stored_slices([header])]  # fmt: skip
+    assert not np.array_equal(first[0], images(PLACES)[chosen][0])
+    (series,), rejections = assembled([*paths, *lossy])
+    assert sorted(series.paths) == [str(path) for path in paths]
+    assert reasons(rejections) == {Reason.EXACT_DUPLICATE: len(lossy)}
+
+
+@pytest.mark.parametrize("again_at", ["120500", "115500", None])
+def test_a_slice_acquired_again_does_not_cost_the_series(tmp_path, again_at):
+    """The later image is taken; where nothing tells which that is, the slice is left out."""
+
+    def change(dataset, index):
+        dataset.AcquisitionTime = f"1200{index:02}" if again_at else ""
+
+    paths = write_series(tmp_path / "s", 12, change)
+    dataset = pydicom.dcmread(paths[4])
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    dataset.AcquisitionTime = again_at or ""
+    again = save(dataset, tmp_path / "again.dcm", uid.ExplicitVRLittleEndian, images(30)[29:])
+    (series,), (rejection,) = assembled([*paths, again])
+    later = () if again_at is None else (again,) if again_at > "12" else (paths[4],)
+    assert set(series.paths) == {str(path) for path in (*paths[:4], *later, *paths[5:])}
+    assert rejection.reason is Reason.CONFLICTING_DUPLICATES
+    assert len(rejection.paths) == 2 - len(later)
+
+
+def test_thousands_of_copies_cost_no_quadratic_time(tmp_path, monkeypatch):
+    def read(self, headers):
+        for header in headers:
+            self._known[header.path, header.frame] = Fingerprint(b"alike", blank=False)
+
+    monkeypatch.setattr(Fingerprints, "read", read)
+    (header,), _ = index_files([str(write_series(tmp_path)[0])])
+    copies = [header._replace(path=f"{k}", position=(2.0 * k, 0.0, 0.0)) for k in range(9000)]
+    start = time.perf_counter()
+    assemble(copies)
+    assert time.perf_counter() - start < 20  # 2 minutes when each was compared with all others
 
 
 def test_black_slices_of_repetitions_are_no_copies(tmp_path):

@@ -20,6 +20,7 @@ from tests.dicom_files import (
     read_volume,
     recipe_image,
     run_dcm2niix,
+    write_slices,
 )
 from tests.mosaics import csa_header, write_grid, write_mosaic
 
@@ -72,9 +73,19 @@ def test_order_is_told_by_the_older_csa_header_too(tmp_path):
     assert np.array_equal(older.affine, newer.affine)
 
 
-def test_without_a_csa_header_tiles_run_from_feet_to_head(tmp_path):
-    path = write_mosaic(tmp_path / "s" / "1.dcm", SLICES, csa=0)
-    assert_same_as_dcm2niix(tmp_path / "s", read_volume([path]), tmp_path)
+def test_without_a_csa_header_nothing_tells_which_way_the_tiles_follow(tmp_path):
+    """dcm2niix takes feet to head for granted: wrong where the scanner was set to the other way."""
+    _, (rejection,) = index_files([str(write_mosaic(tmp_path / "1.dcm", SLICES, csa=0))])
+    assert rejection.reason is Reason.MOSAIC
+    assert "SliceNormalVector" in rejection.detail
+
+
+def test_uih_images_that_are_no_grids_are_slices(tmp_path):
+    paths = write_slices(
+        tmp_path, SLICES, bits_stored=12, Manufacturer="UIH",
+        ImageType=["ORIGINAL", "PRIMARY", "M", "VFRAME"],
+    )  # fmt: skip
+    assert np.array_equal(read_volume(paths).array, np.stack(SLICES, axis=-1))
 
 
 @pytest.mark.parametrize("write", [write_mosaic, write_grid])
@@ -118,6 +129,13 @@ def countless(dataset):
     block[0x10].value = csa_header({"First": [], "NumberOfImagesInMosaic": ["2000000000"]})
 
 
+def a_tile_for_each_pixel(dataset):
+    block = dataset.private_block(0x0029, "SIEMENS CSA HEADER")
+    block[0x10].value = csa_header(
+        {"NumberOfImagesInMosaic": [str(dataset.Rows**2)], "SliceNormalVector": ["0", "0", "1"]}
+    )
+
+
 def damaged(dataset):
     dataset.private_block(0x0029, "SIEMENS CSA HEADER")[0x10].value = b"SV10" + bytes(20)
 
@@ -136,6 +154,7 @@ def no_frames(dataset):
         (write_mosaic, {"csa": 0, "counted": False}),
         (write_mosaic, {"change": across_the_normal}),
         (write_mosaic, {"change": countless}),
+        (write_mosaic, {"change": a_tile_for_each_pixel}),
         (write_mosaic, {"change": damaged}),
         (write_mosaic, {"change": lambda dataset: delattr(dataset, "ImagePositionPatient")}),
         (write_mosaic, {"change": lambda dataset: delattr(dataset, "ImageOrientationPatient")}),
