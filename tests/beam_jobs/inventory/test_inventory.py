@@ -98,7 +98,7 @@ def test_table_and_csv_name_the_series(heap, tmp_path, capsys, monkeypatch):
     assert "files       26 = 4 used + 20 unused by rule + 2 rejected" in shown
     (row,) = [
         row
-        for row in csv.DictReader((tmp_path / "s.csv").open())
+        for row in csv.DictReader((tmp_path / "s.csv").read_text().splitlines())
         if row["description"] == "t1_mprage"
     ]
     assert (row["series_number"], row["dicom_modality"], row["copies"]) == ("2", "MR", "3")
