@@ -51,10 +51,15 @@ def listing(rows: Sequence[SurveyRow], width: int, most: int) -> Iterator[Line]:
             break
         files = sum(row.files for row in members)
         name = f"patient {patient}" if patient else "no patient"
+        studies = len({row.study for row in series})
         head = _SEPARATOR.join(
             filter(
                 None,
-                (_count(len(series), "series") if series else "", _count(files, "file")),
+                (
+                    f"{studies:,} studies" if patient and studies > 1 else "",
+                    _count(len(series), "series") if series else "",
+                    _count(files, "file"),
+                ),
             )
         )
         # Counts stay in sight, however long a name is.

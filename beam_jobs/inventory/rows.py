@@ -52,6 +52,7 @@ class SurveyRow:
       rejected: how many of them are rejected.
       path: a file or directory that stands for it, relative to the input.
       by_directory: whether a directory's name, not a rule, decides what it is.
+      study: StudyInstanceUID (0020,000D), which is in no table.
     """
 
     patient: str
@@ -90,6 +91,7 @@ class SurveyRow:
     rejected: int = 0
     path: str
     by_directory: bool = False
+    study: str = ""
 
     @property
     def refusal(self) -> str:
@@ -108,7 +110,9 @@ class SurveyRow:
 
 
 SURVEY_COLUMNS = tuple(
-    field.name for field in dataclasses.fields(SurveyRow) if field.name != "by_directory"
+    field.name
+    for field in dataclasses.fields(SurveyRow)
+    if field.name not in ("by_directory", "study")
 )
 
 
@@ -274,4 +278,5 @@ def _merged(
         rejected=files("verdict", Verdict.REJECTED.value),
         path=tables.path(best.path),
         by_directory=best.path.rpartition("/")[0] in decided,
+        study=header.study_uid,
     )

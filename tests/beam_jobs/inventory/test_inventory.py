@@ -137,6 +137,18 @@ def test_patient_who_is_refused_is_told_why_and_not_among_the_used(tmp_path, cap
     assert all(cell_len(line) <= 80 for line in shown.split("\n"))
 
 
+def test_an_id_of_many_studies_is_seen(tmp_path, capsys):
+    """`999999` may be many people's; nothing else tells."""
+    for number in range(3):
+        write(tmp_path / str(number), number, patient="999999", StudyInstanceUID=f"1.9.{number}")
+        write(tmp_path / f"other {number}", number + 9, patient="5", StudyInstanceUID="1.8")
+    survey.main([str(tmp_path), "--output", str(tmp_path / "s.csv")])
+    shown = capsys.readouterr().out
+    assert "patient 999999 · 3 studies · 3 series · 12 files" in shown
+    assert "patient 5 · 3 series · 12 files" in shown
+    assert "1.9.0" not in (tmp_path / "s.csv").read_text()
+
+
 def test_summary_fits_and_counts_stay_in_sight(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     for number in range(6):
