@@ -119,8 +119,12 @@ def test_a_crossfitted_epoch_is_that_of_the_least_loss_on_the_other_folds(
     }
     assert {file.name for file in tmp_path.glob("fold-*/*.keras")} == {"network.keras"}
     assert not list(tmp_path.glob("fold-*/.epoch-*"))
-    shorter = ("--epochs", "1", "--repeats", "1", "--overwrite")
-    assert main(_train(dataset, tmp_path, *options, *shorter)) == 0
+
+
+@pytest.mark.slow
+def test_of_a_single_epoch_there_is_nothing_to_choose(dataset: Path, tmp_path: Path) -> None:
+    options = ("--cross_validate", "--epochs", "1", "--width", "0.25", "--epoch_choice", "crossfit")
+    assert main(_train(dataset, tmp_path, *options)) == 0
     assert {member.epoch for member in Run.load(tmp_path).members} == {1}
 
 

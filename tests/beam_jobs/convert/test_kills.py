@@ -11,6 +11,7 @@ from beam_jobs.phantoms.plan import PhantomConfig
 from tests import kills
 
 
+@pytest.mark.slow
 def test_two_kills_leave_no_trace(tmp_path):
     assert kills.run(2, seed=3, processes=1, scratch=tmp_path) == []
 

@@ -157,7 +157,12 @@ def test_a_step_trains_in_every_precision(case: str, precision: str) -> None:
     battery.check(case, f"step in {precision}")
 
 
-@every_network
+@pytest.mark.parametrize(
+    "case",
+    [case if case == "seed_cnn" else pytest.param(case, marks=slow) for case in battery.CASES],
+    scope="module",
+)
+@pytest.mark.timeout(3000)
 def test_eight_phantoms_are_learnt_and_separated_in_inference_mode(case: str) -> None:
     battery.check(case, "learns")
 

@@ -80,6 +80,7 @@ def _require_same(run: str, local: Path) -> None:
     assert Run.load(run).members == Run.load(local).members
 
 
+@pytest.mark.slow
 def test_a_run_in_a_store_is_the_run_on_a_disk(
     store: Emulator, dataset: Path, local: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

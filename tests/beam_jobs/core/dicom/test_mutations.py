@@ -23,8 +23,8 @@ from tests.mutations.layout import Layout
 from tests.mutations.sequences import ON_SEQUENCES
 
 
-def test_300_mutated_files_are_used_rightly_or_rejected(capsys, tmp_path):
-    failed = mutations_main.main(["--count", "300", "--seed", "1", "--keep", str(tmp_path)])
+def test_150_mutated_files_are_used_rightly_or_rejected(capsys, tmp_path):
+    failed = mutations_main.main(["--count", "150", "--seed", "1", "--keep", str(tmp_path)])
     assert not failed, capsys.readouterr().out
 
 
