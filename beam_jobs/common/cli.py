@@ -225,6 +225,9 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
     except KeyboardInterrupt:
         # What threads have to say of it is of no use.
         threading.excepthook = lambda _: None
+        # Where it came amid an `exec` of text, as of a dataclass in an import, CPython would still
+        # end `python -m` by the signal, although it is caught here. The next `exec` forgets that.
+        exec("")
         return _fail(prog, "interrupted", EXIT_INTERRUPTED)
 
 

@@ -99,6 +99,18 @@ def test_ctrl_c_silences_threads() -> None:
     assert done.stderr == "python -m some.command: error: interrupted\n"
 
 
+def test_ctrl_c_amid_an_import_is_the_commands_to_answer(tmp_path: Path) -> None:
+    *_, code = command("exec('raise KeyboardInterrupt')  # as a dataclass is made")
+    (tmp_path / "interrupted.py").write_text(code)
+    argv = [sys.executable, "-m", "interrupted"]
+    path = os.pathsep.join([str(ROOT), str(tmp_path)])
+    done = subprocess.run(
+        argv, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.returncode == 130
+    assert done.stderr == "python -m some.command: error: interrupted\n"
+
+
 @pytest.mark.parametrize(
     ("module", "argv"),
     [
