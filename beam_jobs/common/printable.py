@@ -34,4 +34,9 @@ def counted(number: int, noun: str) -> str:
     >>> counted(1, "patient"), counted(2, "patient"), counted(2, "series")
     ('1 patient', '2 patients', '2 series')
     """
-    return f"{number} {noun}{'' if number == 1 or noun.endswith('s') else 's'}"
+    return f"{number} {plural(number, noun)}"
+
+
+def plural(number: int, noun: str) -> str:
+    """The noun as it stands behind a number."""
+    return noun if number == 1 or noun.endswith("s") else f"{noun}s"

@@ -146,7 +146,7 @@ def sample_slices(
         raise UsageError(f"--against {root} holds none of the dataset's patients")
     slices = sorted(
         (header for plan in theirs for series in plan.series.values() for header in series.headers),
-        key=lambda header: (header.path, header.frame),
+        key=lambda header: header.key,
     )
     if not slices:
         raise UsageError(f"--against {root} holds no series of {', '.join(spec.modalities)}")

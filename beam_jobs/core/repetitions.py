@@ -129,8 +129,8 @@ def repetitions_of(
 
 
 def _kept(placed: Part, headers: Iterable[SliceHeader]) -> Part:
-    kept = {(header.path, header.frame) for header in headers}
-    return [image for image in placed if (image[0].path, image[0].frame) in kept]
+    kept = {header.key for header in headers}
+    return [image for image in placed if image[0].key in kept]
 
 
 def _without_equal_images(placed: Part, found: Repetitions, prints: Fingerprints) -> Collapsed:
@@ -163,8 +163,8 @@ def _without_redone(found: Repetitions) -> tuple[Repetitions, list[Left]]:
         times = [header.acquisition_time for header, _ in here]
         dropped += here[:-1] if times[0] and times[-1] > times[-2] else here
     detail = "another image was acquired later at the same place, or nothing tells which was"
-    gone = {(header.path, header.frame) for header, _ in dropped}
-    whole = [image for image in images if (image[0].path, image[0].frame) not in gone]
+    gone = {header.key for header, _ in dropped}
+    whole = [image for image in images if image[0].key not in gone]
     return (
         Repetitions(places=found.places, whole=[whole]),
         [(_images_of([dropped]), Reason.CONFLICTING_DUPLICATES, detail)],
@@ -262,9 +262,8 @@ def _without_copies(
     Pixels are read only as far as repetitions are alike.
     """
     at = [{place: header for header, place in part} for part in whole]
-    middle = (
-        max(map(len, whole), default=0) // 2
-    )  # at the ends of a stack images are alike for being black
+    # At the ends of a stack images are alike for being black.
+    middle = max(map(len, whole), default=0) // 2
     alike = [list(range(len(whole)))]
     for place in sorted({place for part in at for place in part}, key=lambda p: abs(p - middle)):
         alike = list(_apart(alike, [part.get(place) for part in at], fingerprints))
@@ -385,5 +384,5 @@ def start_of(headers: Sequence[SliceHeader]) -> tuple[Any, ...]:
         min(header.acquisition_number or 0 for header in headers),
         min(header.trigger_time or 0.0 for header in headers),
         min(header.volume_index for header in headers),
-        min((header.path, header.frame) for header in headers),
+        min(header.key for header in headers),
     )

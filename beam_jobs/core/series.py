@@ -99,7 +99,7 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
     rejections: list[Rejection] = []
     for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
         # Input order must not matter: ties below are broken by path and frame.
-        members.sort(key=lambda header: (header.path, header.frame))
+        members.sort(key=lambda header: header.key)
         found: list[Series] = []
         # Stacks left out for one reason are one rejection: two hundred mosaics stored twice.
         unused: dict[tuple[Reason, str], list[SliceHeader]] = defaultdict(list)

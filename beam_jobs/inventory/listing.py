@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
+from beam_jobs.common.printable import plural
 from beam_jobs.core.reasons import Reason, Verdict
 from beam_jobs.inventory.rows import SurveyRow
 
@@ -191,8 +192,7 @@ def _verdict(row: SurveyRow) -> str:
 
 
 def _count(number: int, what: str) -> str:
-    plural = "" if number == 1 or what.endswith("series") else "s"
-    return f"{number:,} {what}{plural}"
+    return f"{number:,} {plural(number, what)}"
 
 
 def _fit(text: str, width: int) -> str:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.rules import UNDECIDED
 from beam_jobs.core.reasons import Reason
 from beam_jobs.inventory.rows import SurveyRow
@@ -114,7 +115,7 @@ def _comment(rows: Sequence[SurveyRow]) -> str:
     )
     patients = len({row.patient for row in rows})
     parts = (
-        f"{len(rows)} series of {patients} patient{'' if patients == 1 else 's'}",
+        f"{len(rows)} series of {counted(patients, 'patient')}",
         f"{first.plane} {first.rows}×{first.columns}×{first.slices}" if first.slices else "",
         " ".join(times),
         first.sequence_name if first.sequence_name != first.name else "",

@@ -32,31 +32,7 @@ from beam_jobs.core.series import Series
 BUILT_IN = (FLAIR, T1, T1CE, T2)
 _BUILT_IN = frozenset(name.casefold() for name in BUILT_IN)
 # Modalities that may be named in tables: the standard's words (PS3.3 C.7.3.1.1.1), no header text.
-_NAMED = frozenset(
-    [
-        "AR",
-        "CR",
-        "CT",
-        "DX",
-        "ES",
-        "IO",
-        "IVUS",
-        "MG",
-        "NM",
-        "OCT",
-        "OP",
-        "OPT",
-        "OT",
-        "PT",
-        "PX",
-        "RF",
-        "SC",
-        "SM",
-        "US",
-        "XA",
-        "XC",
-    ]
-)
+_NAMED = re.compile("AR|CR|CT|DX|ES|IO|IVUS|MG|NM|OCT|OP|OPT|OT|PT|PX|RF|SC|SM|US|XA|XC")
 
 
 def known_modalities(rules: Sequence[ModalityRule]) -> set[str]:
@@ -104,7 +80,7 @@ def why_unknown(series: Series) -> str:
     found = dicom_modality(series.first)
     if found in ("", "MR"):
         return "none of the wanted modalities"
-    return f"Modality (0008,0060) is {found if found in _NAMED else 'another one'}, not MR"
+    return f"Modality (0008,0060) is {found if _NAMED.fullmatch(found) else 'another one'}, not MR"
 
 
 def _may_be(series: Series, modality: str) -> bool:

@@ -66,25 +66,21 @@ class Fingerprints:
 
     def read(self, headers: Iterable[SliceHeader]) -> None:
         """Reads the images not known yet, file by file."""
-        unknown = {
-            (header.path, header.frame): header
-            for header in headers
-            if (header.path, header.frame) not in self._known
-        }
+        unknown = {header.key: header for header in headers if header.key not in self._known}
         wanted = [unknown[key] for key in sorted(unknown)]
         for _, images in itertools.groupby(wanted, key=lambda header: header.path):
             frames = list(images)
             try:
                 for header, stored in zip(frames, stored_slices(frames), strict=True):
-                    self._known[header.path, header.frame] = _fingerprint(stored)
+                    self._known[header.key] = _fingerprint(stored)
             except RejectedError as error:
                 # A file that fails once is not opened again for its other frames.
                 for header in frames:
-                    self._known.setdefault((header.path, header.frame), error)
+                    self._known.setdefault(header.key, error)
 
     def of(self, header: SliceHeader) -> Fingerprint | RejectedError:
         """What was read of an image."""
-        return self._known[header.path, header.frame]
+        return self._known[header.key]
 
 
 def _fingerprint(stored: StoredSlice) -> Fingerprint:
@@ -144,29 +140,27 @@ def collapse(
             for image in group if sound else group[1:]:
                 found = fingerprints.of(image)
                 if isinstance(found, RejectedError):
-                    damaged[image.path, image.frame] = found
+                    damaged[image.key] = found
         exact = [image for image in sound if image.transfer_syntax not in _LOSSY]
         if named and exact:
-            lossy.update(
-                (image.path, image.frame) for image in sound if image.transfer_syntax in _LOSSY
-            )
+            lossy.update(image.key for image in sound if image.transfer_syntax in _LOSSY)
             sound = exact
         sets = list(_sets_of_copies(sound, fingerprints, named=named, blank=blank))
-        copies.update((image.path, image.frame) for found in sets for image in found[1:])
+        copies.update(image.key for found in sets for image in found[1:])
         contradicted += len(sets) if named and len(sets) > 1 else 0
 
     def among(found: Container[tuple[str, int]]) -> tuple[SliceHeader, ...]:
-        return tuple(image for image in images if (image.path, image.frame) in found)
+        return tuple(image for image in images if image.key in found)
 
     return Collapsed(
         kept=tuple(
             image
             for image in images
-            if not any((image.path, image.frame) in left for left in (copies, lossy, damaged))
+            if not any(image.key in left for left in (copies, lossy, damaged))
         ),
         copies=among(copies),
         lossy=among(lossy),
-        damaged=tuple((image, damaged[image.path, image.frame]) for image in among(damaged)),
+        damaged=tuple((image, damaged[image.key]) for image in among(damaged)),
         contradicted=contradicted,
     )
 
@@ -178,7 +172,7 @@ def _sets_of_copies(
     spacing = min((min(image.pixel_spacing, default=0.0) for image in images), default=0.0)
     near = Near(max(_SAME_POSITION * spacing, 1e-3))
     equal: dict[Hashable, list[SliceHeader]] = defaultdict(list)
-    for image in sorted(images, key=lambda image: (not image.is_native, image.path, image.frame)):
+    for image in sorted(images, key=lambda image: (not image.is_native, image.key)):
         found = fingerprints.of(image)
         doubt: Hashable = None
         if isinstance(found, Fingerprint) and found.blank and not named:

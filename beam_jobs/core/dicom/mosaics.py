@@ -120,9 +120,8 @@ def _siemens_positions(header: SliceHeader, dataset: Dataset) -> Array:
     cosine = float(towards @ normal) / float(np.linalg.norm(towards))
     if abs(cosine) < _PARALLEL:
         raise RejectedError(Reason.MOSAIC, "SliceNormalVector is not normal to the orientation")
-    outside = 1 - 1 / _side(
-        header, count
-    )  # share of the mosaic's sides by which it exceeds a tile's
+    # Share of the mosaic's sides by which it exceeds a tile's.
+    outside = 1 - 1 / _side(header, count)
     first = np.asarray(header.position, dtype=np.float64)
     first = first + along_column * header.pixel_spacing[1] * (header.columns or 0) * outside / 2
     first = first + along_row * header.pixel_spacing[0] * (header.rows or 0) * outside / 2

@@ -93,6 +93,11 @@ class SliceHeader(NamedTuple):
         )
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What no other image is called: its file and its number there."""
+        return self.path, self.frame
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one native frame: rows x columns x samples x allocated bits; of all tiles."""
         return (
