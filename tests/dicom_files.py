@@ -25,6 +25,7 @@ from pydicom.pixels import get_encoder
 from rle.utils import encode_pixel_data as encode_rle
 
 from beam_jobs.core.dicom.headers import index_files
+from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.series import Series, assemble
 from beam_jobs.core.volume import Volume, load_volume
 
@@ -137,6 +138,30 @@ def codestream(name: str) -> bytes:
 
 def decoded(name: str) -> npt.NDArray[Any]:
     return np.frombuffer(base64.b64decode("".join(DECODED[name])), "<u2").reshape(CODESTREAM_SHAPE)
+
+
+def slice_header(path: str, height: float, **fields: Any) -> SliceHeader:
+    """The header of an axial 2 x 2 image whose pixels nobody reads.
+
+    Args:
+      path: of its file.
+      height: mm along the normal.
+      fields: other values than these.
+    """
+    return SliceHeader(
+        path=path,
+        file_size=1,
+        transfer_syntax="1.2.840.10008.1.2.1",
+        pixel_offset=1,
+        pixel_length=8,
+        position=(0.0, 0.0, height),
+        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        pixel_spacing=(1.0, 1.0),
+        rows=2,
+        columns=2,
+        bits_allocated=16,
+        bits_stored=16,
+    )._replace(**fields)
 
 
 def image_dataset(

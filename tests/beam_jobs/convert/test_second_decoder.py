@@ -18,7 +18,6 @@ from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.manifest import read_manifest
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.phantoms.series import SeriesSpec, write_series
-from tests.beam_jobs.core.dicom.test_pixels import ENCODABLE, SMALL, frames_of, short
 from tests.dicom_files import (
     NATIVE_SYNTAXES,
     codestream,
@@ -28,6 +27,7 @@ from tests.dicom_files import (
     write_slices,
 )
 from tests.mosaics import write_mosaic
+from tests.pixel_files import ENCODABLE, SMALL, frames_of, short
 
 pytestmark = pytest.mark.slow  # TensorFlow's import
 

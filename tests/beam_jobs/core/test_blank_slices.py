@@ -12,9 +12,9 @@ from beam_jobs.core.dicom.pixels import BlankTally, is_blank, stored_slices
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason
 from beam_jobs.phantoms.series import SeriesSpec, write_series
-from tests.beam_jobs.core.dicom.test_pixels import modality_lut, short
 from tests.beam_jobs.core.test_grid import read_series
 from tests.dicom_files import enhanced_dataset, group, read_stacks, recipe_image, save, write_slices
+from tests.pixel_files import modality_lut, short
 
 SPEC = PreprocessSpec(modalities=("T1w", "FLAIR"), shape=(16, 16, 8))
 SYNTAXES = (

@@ -11,7 +11,6 @@ from pydicom.dataset import Dataset
 
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.dicom.headers import index_files
-from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import Reason, Verdict
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
@@ -23,6 +22,7 @@ from tests.dicom_files import (
     recipe_image,
     run_dcm2niix,
     save,
+    slice_header,
     write_slices,
 )
 
@@ -207,21 +207,11 @@ def test_when_no_repetition_is_whole_none_is_made(tmp_path):
 def placed(numbers, places, **elements):
     """Headers of images at places; the elements are lists, one value an image."""
     return [
-        SliceHeader(
-            path=f"{index:03}",
-            file_size=1,
-            transfer_syntax="1.2.840.10008.1.2.1",
-            pixel_offset=1,
-            pixel_length=8,
+        slice_header(
+            f"{index:03}",
+            2.0 * place,
             sop_uid=f"1.{index}",
             instance_number=numbers[index],
-            position=(0.0, 0.0, 2.0 * place),
-            orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-            pixel_spacing=(1.0, 1.0),
-            rows=2,
-            columns=2,
-            bits_allocated=16,
-            bits_stored=16,
             **{name: values[index] for name, values in elements.items()},
         )
         for index, place in enumerate(places)

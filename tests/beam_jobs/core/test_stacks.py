@@ -12,28 +12,14 @@ from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import assemble
+from tests.dicom_files import slice_header
 
 PLACES, STEP = 12, 3.0
 
 
 def image(name: str, height: float, number: int | None, **elements) -> SliceHeader:
-    return SliceHeader(
-        path=name,
-        file_size=1,
-        transfer_syntax="1.2.840.10008.1.2.1",
-        pixel_offset=1,
-        pixel_length=8,
-        modality="MR",
-        sop_uid=f"1.{name}",
-        instance_number=number,
-        position=(0.0, 0.0, height),
-        orientation=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
-        pixel_spacing=(1.0, 1.0),
-        rows=2,
-        columns=2,
-        bits_allocated=16,
-        bits_stored=16,
-    )._replace(**elements)
+    given = {"modality": "MR", "sop_uid": f"1.{name}", "instance_number": number, **elements}
+    return slice_header(name, height, **given)
 
 
 def volumes(values, shift=0.0, *, jitter=0.0, restart=False, **elements):

@@ -1,7 +1,6 @@
 """The dataset's page: its numbers against the files, its pictures against the voxels, its keys."""
 
 import base64
-import csv
 import io
 import json
 import re
@@ -12,51 +11,31 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pytest
 from PIL import Image
-from scipy import stats
 
 from beam_jobs import dicom_to_tfrecord
 from beam_jobs.common import cli
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core import drift
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import read_records
-from beam_jobs.phantoms.cohort import write_cohort
-from beam_jobs.phantoms.plan import PhantomConfig
 from beam_jobs.report.__main__ import main
 from beam_jobs.report.advice import ADVICE
-from beam_jobs.report.cases import PicturePlan, as_levels, facts_of, pictures_of
 from tests.beam_jobs.convert.test_privacy import assert_no_canary, cohort  # noqa: F401
+from tests.beam_jobs.report.pages import (
+    MODALITIES,
+    facts_in,
+    make,
+    table,
+    without_blank_slices,
+)
 from tests.browser import Browser
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
 
 ROOT = Path(__file__).resolve().parents[3]
-MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("report")
-    write_cohort(
-        PhantomConfig(patients=6, test_patients=1, seed=3, matrix=(40, 48), slices=(12, 24)),
-        root / "c",
-    )
-    train = root / "c" / "train"
-    shutil.rmtree(sorted(train.glob("*/T2w"))[0])
-    (sorted(train.glob("*/T1w"))[1] / "note.txt").write_text("no image")
-    for image in sorted(sorted(train.glob("*/FLAIR"))[2].iterdir())[1:]:
-        image.unlink()
-    argv = [
-        *("--input", str(root / "c" / "train"), "--labels", str(root / "c" / "train_labels.csv")),
-        *("--output", str(root / "d"), "--shape", "48,48,12", "--patients_per_shard", "2"),
-    ]
-    assert dicom_to_tfrecord.main([*argv, "--folds", "3", "--quiet"]) == cli.EXIT_OK
-    return root / "d"
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +53,6 @@ def cases(dataset) -> dict[str, PreparedCase]:
                 case = decode_case(data, manifest.schema)
                 found[case.patient_id] = case
     return found
-
-
-def facts_in(page: str) -> dict[str, Any]:
-    (text,) = re.findall(r'id="facts">(.*?)</script>', page, re.DOTALL)
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def make(directory: Path, *more: str) -> str:
-    assert main([str(directory), "--quiet", *more]) == cli.EXIT_OK
-    output = more[more.index("--output") + 1] if "--output" in more else directory / "report.html"
-    return Path(output).read_text()
-
-
-def table(dataset: Path, name: str) -> pd.DataFrame:
-    return pd.read_csv(dataset / name, dtype={"patient": str})
 
 
 def test_cohort_numbers_are_the_manifests(dataset, page):
@@ -144,13 +107,6 @@ def test_blank_slices_are_those_of_series_csv(dataset, page):
     assert f"<b>{share:.0f} %</b><span>of {slices} slices as scanned are blank" in page
 
 
-def without_blank_slices(dataset: Path, copy: Path) -> Path:
-    """The dataset as versions wrote it that did not count blank slices."""
-    shutil.copytree(dataset, copy)
-    table(copy, "series.csv").drop(columns="blank_slices").to_csv(copy / "series.csv", index=False)
-    return copy
-
-
 def test_dataset_of_a_version_that_did_not_count_blank_slices_says_so(dataset, tmp_path):
     page = make(without_blank_slices(dataset, tmp_path / "old"))
     facts = facts_in(page)
@@ -159,41 +115,6 @@ def test_dataset_of_a_version_that_did_not_count_blank_slices_says_so(dataset, t
     assert "Not recorded: an earlier version" in page
     assert "slices as scanned are blank" not in page
     assert facts["modalities"][0]["measures"]["slices"] is not None
-
-
-def drift_rows(page: str, name: str) -> list[str]:
-    """The rows of the comparison that have a name, cells in one line."""
-    found = re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.DOTALL)
-    return [re.sub(r"<[^>]+>", "|", row) for row in found if f"<td>{name}</td>" in row]
-
-
-def with_more_series(dataset: Path, copy: Path) -> Path:
-    """A copy whose series.csv lists every series three times: enough for a difference to count."""
-    shutil.copytree(dataset, copy)
-    header, *rows = (copy / "series.csv").read_text().splitlines()
-    (copy / "series.csv").write_text("\n".join([header, *(3 * rows)]) + "\n")
-    return copy
-
-
-def test_comparison_with_a_dataset_without_counts_of_blank_slices_says_so(dataset, tmp_path):
-    other = without_blank_slices(dataset, tmp_path / "old")
-    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
-    found = drift_rows(page, "blank slices a series")
-    assert len(found) == len(MODALITIES)
-    assert all("|counted|" in row and "|not recorded|" in row for row in found)
-
-
-def test_comparison_marks_other_shares_of_blank_slices(dataset, tmp_path):
-    dataset = with_more_series(dataset, tmp_path / "more")
-    other = Path(shutil.copytree(dataset, tmp_path / "other"))
-    rows = table(other, "series.csv")
-    rows.loc[(rows.modality == "T1w") & (rows.verdict == "used"), "blank_slices"] = 0
-    rows.to_csv(other / "series.csv", index=False)
-    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
-    (marked,) = re.findall(r'<tr class="mark">(.*?)</tr>', page, re.DOTALL)
-    assert "T1w" in marked
-    assert "blank slices a series" in marked
-    assert "0 (0 to 0) %" in marked
 
 
 def test_channel_numbers_are_those_of_the_records(cases, page):
@@ -258,70 +179,6 @@ def test_sprites_show_every_channels_slices_where_they_are(cases, page):
         outside[row : row + rows, column : column + columns] = 0
         assert outside.max() <= 12
     assert compared > 150
-
-
-def thumbnail_of(case: PreparedCase) -> npt.NDArray[Any]:
-    planes = as_levels(case)
-    facts = facts_of(case, planes)
-    plan = PicturePlan(reduce=1, step=1, budget=100_000)
-    data = base64.b64decode(pictures_of(planes, facts, plan).thumbnail)
-    return np.asarray(Image.open(io.BytesIO(data))).astype(float)
-
-
-def ball(spacing: tuple[float, float, float]) -> PreparedCase:
-    """A ball of 40 mm radius, brightest at the patient's front and left, on the canonical axes."""
-    row, column, slice_ = spacing
-    shape = tuple(round(120 / step) for step in spacing)
-    axes = [np.arange(n) * step - 60 for n, step in zip(shape, spacing, strict=True)]
-    y, x, z = np.meshgrid(*axes, indexing="ij")
-    volume = np.where(x**2 + y**2 + z**2 < 40**2, 100.0, 0.0)
-    volume[(x - 20) ** 2 + (y + 20) ** 2 + z**2 < 8**2] = 255
-    affine = np.array([[0, column, 0, 0], [row, 0, 0, 0], [0, 0, slice_, 0], [0, 0, 0, 1.0]])
-    return PreparedCase(
-        patient_id="ball",
-        volume=volume.astype(np.uint8)[..., None],
-        affine=affine,
-        present=(True,),
-    )
-
-
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 2.0), (3.0, 1.0, 2.0), (1.0, 2.5, 4.0)])
-def test_pictures_are_in_true_proportion_with_front_up_and_left_on_the_right(spacing):
-    case = ball(spacing)
-    picture = thumbnail_of(case)
-    rows, columns = np.nonzero(picture > 60)
-    height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-    assert width / height == pytest.approx(1, abs=0.06)
-    spot = np.argwhere(picture > 200).mean(axis=0)
-    assert spot[0] < picture.shape[0] / 2 - 10
-    assert spot[1] > picture.shape[1] / 2 + 10
-    facts = facts_of(case, as_levels(case))
-    assert facts.ends == "RLAP"
-    assert facts.spacing == spacing
-    assert abs(facts.slice * spacing[2] - 60) < 12
-
-
-@pytest.mark.parametrize("patients", [1, 60, 600])
-@pytest.mark.parametrize("shape", [(128, 128, 32), (256, 256, 64)])
-def test_pictures_stay_within_the_pages_budget(patients, shape):
-    """Even noise, which no picture format likes, in all of the grid."""
-    schema = make_schema(shape=shape)
-    plan = PicturePlan.for_dataset(schema, patients)
-    planes = np.random.default_rng(0).integers(0, 255, (4, shape[2], *shape[:2]), dtype=np.uint8)
-    case = PreparedCase(
-        patient_id="x",
-        volume=np.zeros(schema.volume_shape, np.uint8),
-        affine=np.eye(4),
-        present=(True,) * 4,
-    )
-    pictures = pictures_of(planes, facts_of(case, planes), plan)
-    spent = len(pictures.sprite) + 5_000
-    assert spent * patients < 56e6
-
-
-def test_pictures_of_a_usual_head_keep_the_grids_resolution_at_600_patients():
-    plan = PicturePlan.for_dataset(make_schema(shape=(128, 128, 32)), 600)
-    assert (plan.reduce, plan.step) == (1, 1)
 
 
 class Links(HTMLParser):
@@ -396,83 +253,6 @@ def test_dataset_without_tables_has_a_page_that_says_so(tmp_path):
     assert "rejects.csv is not beside the records" in page
     assert "series.csv is not beside the records" in page
     assert facts["cohort"]["labels"] == {"0": 2, "1": 2, "none": 1}
-
-
-def test_comparison_finds_what_was_changed_and_nothing_else(dataset, tmp_path):
-    dataset = with_more_series(dataset, tmp_path / "more")
-    other = shutil.copytree(dataset, tmp_path / "other")
-    rows = list(csv.DictReader((other / "series.csv").read_text().splitlines()))
-    ours = [int(row["slices"]) for row in rows if row["modality"] == "T1w" and row["slices"]]
-    for row in rows:
-        if row["modality"] == "T1w" and row["slices"]:
-            row["slices"] = str(int(row["slices"]) * 5)
-            row["blank_slices"] = str(int(row["blank_slices"] or 0) * 5)  # the same share
-    with (other / "series.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    output = str(tmp_path / "drift.html")
-    page = make(dataset, "--against", str(other), "--output", output)
-    marked = re.findall(r'<tr class="mark">(.*?)</tr>', page, re.DOTALL)
-    assert len(marked) == 1
-    assert "T1w" in marked[0]
-    assert "slices a series" in marked[0]
-    expected = stats.ks_2samp(ours, [5 * count for count in ours])
-    assert f"KS {expected.statistic:.2f}" in marked[0]
-    assert "the same records, byte for byte" in page
-
-
-def test_report_and_prediction_mark_the_same_differences(dataset, tmp_path):
-    dataset = with_more_series(dataset, tmp_path / "more")
-    other = Path(shutil.copytree(dataset, tmp_path / "other"))
-    rows = table(other, "series.csv")
-    used = (rows.verdict == "used") & (rows.modality == "FLAIR")
-    for column, value in (("plane", "other"), ("slice_step", 9.0), ("field_strength", 7.0)):
-        rows.loc[used, column] = value
-    rows.to_csv(other / "series.csv", index=False)
-    ours, theirs = (
-        drift.of_series(csv.DictReader((path / "series.csv").read_text().splitlines()), MODALITIES)
-        for path in (dataset, other)
-    )
-    found, _ = drift.compare(theirs, ours, MODALITIES)
-    names = {
-        "plane": "planes",
-        "spacing": "spacing in plane",
-        "step": "step between slices",
-        "field_strength": "field strength",
-    }
-    expected = {(one.modality, names[one.what]) for one in found if one.drifted}
-    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
-    marked = re.findall(r'<tr class="mark"><th[^>]*>(.*?)</th><td>(.*?)</td>', page)
-    assert set(marked) == expected
-    assert len(expected) == 3
-
-
-def test_a_handful_of_series_is_too_few_to_mark(dataset, tmp_path):
-    other = Path(shutil.copytree(dataset, tmp_path / "other"))
-    rows = table(other, "series.csv")
-    rows["slices"] *= 5
-    rows.to_csv(other / "series.csv", index=False)
-    page = make(dataset, "--against", str(other), "--output", str(tmp_path / "drift.html"))
-    assert '<tr class="mark">' not in page
-    assert all("too few" in row for row in drift_rows(page, "slices a series"))
-
-
-def test_comparison_shows_brighter_records_and_other_people(tmp_path):
-    schema = make_schema()
-    cases = make_cases(schema, patients=12)
-    write_cases(tmp_path / "a", cases, schema, folds=3)
-    for case in cases[:9]:
-        case.volume[case.volume > 0] = np.minimum(case.volume[case.volume > 0] + 60.0, 255)
-    write_cases(tmp_path / "b", cases[:9], schema, folds=3)
-    page = make(tmp_path / "a", "--against", str(tmp_path / "b"))
-    assert re.search(r"<b>9</b><span>patients in both", page)
-    assert re.search(r"<b>3</b><span>only here", page)
-    marked = re.findall(r'<tr class="mark">(.*?)</tr>', page, re.DOTALL)
-    assert len(marked) == 4
-    assert all("stored intensities" in row for row in marked)
-    far = [float(re.findall(r"distance ([0-9.]+) %", row)[0]) for row in marked]
-    assert all(distance == pytest.approx(100 * 60 / 255, abs=2) for distance in far)
 
 
 def test_missing_and_damaged_datasets_are_reported_in_a_line(dataset, tmp_path):

@@ -2,7 +2,6 @@
 
 import time
 import types
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -11,20 +10,16 @@ import pytest
 import SimpleITK
 from pydicom import uid
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended
 from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS
 
 from beam_jobs.common.files import local
 from beam_jobs.core.dicom import codestreams, headers, pixels
 from beam_jobs.core.dicom.headers import index_files
-from beam_jobs.core.reasons import Reason, RejectedError
-from beam_jobs.core.series import assemble
-from beam_jobs.core.volume import load_volume
+from beam_jobs.core.reasons import Reason
 from tests.dicom_files import (
     CODESTREAM_SHAPE,
     HTJ2K_SYNTAXES,
-    LOSSLESS_SYNTAXES,
     NATIVE_SYNTAXES,
     assert_same_as_dcm2niix,
     codestream,
@@ -38,35 +33,11 @@ from tests.dicom_files import (
     save,
     write_slices,
 )
+from tests.pixel_files import ENCODABLE, SMALL, frames_of, modality_lut, refusal, short
 
 # (bits allocated, bits stored), and the most bits a codec or its encoder takes where not 16.
 DEPTHS = ((8, 8), (16, 12), (16, 16), (32, 20), (32, 32))
 MOST_BITS = {uid.RLELossless: 32, uid.JPEG2000Lossless: 24}
-SMALL: dict[str, Any] = {"rows": CODESTREAM_SHAPE[0], "columns": CODESTREAM_SHAPE[1]}
-ENCODABLE = [syntax for syntax in LOSSLESS_SYNTAXES if syntax not in HTJ2K_SYNTAXES]
-
-
-def short(syntax):
-    return ".".join(syntax.split(".")[-2:])
-
-
-def frames_of(bits_allocated, bits_stored, *, signed=False, count=3):
-    kind = f"{'i' if signed else 'u'}{bits_allocated // 8}"
-    return [recipe_image(bits_stored, signed=signed, turn=t).astype(kind) for t in range(count)]
-
-
-def refusal(paths):
-    """The reason for which the images in `paths` give no volume."""
-    headers, unread = index_files(map(str, paths))
-    if unread:
-        return unread[0].reason
-    stacks, rejected = assemble(headers)
-    if rejected:
-        return rejected[0].reason
-    with pytest.raises(RejectedError) as caught:
-        load_volume(stacks[0])
-    assert caught.value.path in map(str, paths)
-    return caught.value.reason
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
@@ -238,16 +209,6 @@ def test_monochrome1_is_turned_round_within_the_stored_range(tmp_path, signed):
     assert np.array_equal(read_volume(paths).array, 2 * inverted - 7)
 
 
-def modality_lut(first, entries, depth, vr="US"):
-    item = Dataset()
-    first_vr = "SS" if first < 0 else "US"
-    item.add_new("LUTDescriptor", first_vr, [len(entries), first, depth])
-    item.ModalityLUTType = "US"
-    data = np.asarray(entries, "<u2")
-    item.add_new("LUTData", vr, data.tobytes() if vr == "OW" else data.tolist())
-    return [item]
-
-
 @pytest.mark.parametrize("vr", ["US", "OW"])
 @pytest.mark.parametrize("syntax", [uid.ExplicitVRLittleEndian, uid.RLELossless], ids=short)
 @pytest.mark.parametrize("first", [0, 30, -30])
@@ -410,104 +371,3 @@ def test_native_frames_are_each_read_once_at_their_offset(tmp_path, monkeypatch)
     size = 36 * 40 * 2
     assert requests == [(header.pixel_offset + k * size, size) for k in range(5)]
     assert np.array_equal(volume.array, np.stack(frames, axis=-1))
-
-
-# Truncation: refused, never padded.
-
-
-@pytest.mark.parametrize("syntax", NATIVE_SYNTAXES, ids=short)
-def test_short_native_pixel_element_is_refused(tmp_path, syntax):
-    frames = [frame.tobytes() for frame in frames_of(16, 12)]
-    paths = write_slices(tmp_path, [*frames[:2], frames[2][:-40]], syntax, bits_stored=12)
-    assert refusal(paths) is Reason.TRUNCATED_PIXELS
-
-
-@pytest.mark.parametrize("syntax", NATIVE_SYNTAXES, ids=short)
-def test_native_file_cut_short_is_refused(tmp_path, syntax):
-    noise = np.random.default_rng(0).integers(0, 4096, (3, 36, 40), np.uint16)
-    paths = write_slices(tmp_path, noise, syntax, bits_stored=12)
-    paths[1].write_bytes(paths[1].read_bytes()[:-500])
-    assert refusal(paths) in (Reason.TRUNCATED_PIXELS, Reason.CORRUPT_HEADER)
-
-
-def streams_to_cut():
-    for syntax in (*ENCODABLE, uid.JPEGBaseline8Bit, uid.JPEGLSNearLossless, uid.JPEG2000):
-        bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
-        dataset = image_dataset(
-            rows=36, columns=40, bits_allocated=8 if bits == 8 else 16, bits_stored=bits
-        )
-        yield (
-            syntax,
-            dataset,
-            encode_frame(frames_of(dataset.BitsAllocated, bits)[0], syntax, dataset),
-        )
-    small = image_dataset(**SMALL, bits_stored=12)
-    yield uid.JPEGExtended12Bit, small, codestream("jpeg_12_lossy")
-    yield uid.HTJ2KLossless, image_dataset(**SMALL), codestream("htj2k_u16")
-
-
-@pytest.mark.parametrize(
-    ("syntax", "dataset", "stream"),
-    list(streams_to_cut()),
-    ids=lambda v: short(v) if isinstance(v, str) else "",
-)
-def test_compressed_frame_cut_anywhere_is_refused(tmp_path, syntax, dataset, stream):
-    attributes = {
-        "rows": dataset.Rows, "columns": dataset.Columns,
-        "bits_allocated": dataset.BitsAllocated, "bits_stored": dataset.BitsStored,
-    }  # fmt: skip
-    body = len(stream.rstrip(b"\0"))
-    assert read_volume(write_slices(tmp_path / "whole", [stream] * 2, syntax, **attributes))
-    for index, cut in enumerate(np.linspace(4, body - 2, 9).astype(int)):
-        paths = write_slices(tmp_path / str(index), [stream, stream[:cut]], syntax, **attributes)
-        assert refusal(paths) in (Reason.TRUNCATED_PIXELS, Reason.UNDECODABLE_PIXELS), cut
-
-
-@pytest.mark.parametrize(
-    "syntax", [uid.RLELossless, uid.JPEGBaseline8Bit, uid.JPEG2000Lossless], ids=short
-)
-def test_compressed_file_cut_short_is_refused(tmp_path, syntax):
-    frames = frames_of(8, 8)
-    paths = write_slices(tmp_path, frames, syntax, bits_allocated=8)
-    paths[2].write_bytes(paths[2].read_bytes()[:-120])
-    assert refusal(paths) in (
-        Reason.TRUNCATED_PIXELS, Reason.UNDECODABLE_PIXELS, Reason.CORRUPT_HEADER, Reason.NO_PIXELS,
-    )  # fmt: skip
-
-
-def test_jpeg_of_32_bits_allocated_is_refused_where_gdcm_would_end_the_process(tmp_path):
-    dataset = pydicom.dcmread(str(get_testdata_file("JPEG-lossy.dcm")))
-    dataset.BitsAllocated = 32
-    dataset.save_as(tmp_path / "wide.dcm")
-    found, _ = index_files([tmp_path / "wide.dcm"])
-    with pytest.raises(RejectedError) as refused:
-        next(pixels.stored_slices(found))
-    assert refused.value.reason is Reason.UNDECODABLE_PIXELS
-
-
-def test_codestream_of_another_size_is_refused(tmp_path):
-    stream = codestream("htj2k_u16")
-    paths = write_slices(tmp_path, [stream] * 2, uid.HTJ2K, rows=16, columns=12)
-    assert refusal(paths) is Reason.UNDECODABLE_PIXELS
-
-
-@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.102", "1.2.3.4"])
-def test_syntax_without_a_decoder_is_refused(tmp_path, syntax):
-    dataset = image_dataset(rows=36, columns=40)
-    paths = write_slices(tmp_path, frames_of(16, 16), uid.RLELossless)
-    for path in paths:
-        dataset = pydicom.dcmread(path)
-        dataset.file_meta.TransferSyntaxUID = uid.UID(syntax)
-        dataset.save_as(path, implicit_vr=False, little_endian=True)
-    assert refusal(paths) is Reason.UNSUPPORTED_PIXELS
-
-
-@pytest.mark.parametrize(
-    ("photometric", "samples"), [("RGB", 3), ("PALETTE COLOR", 1), ("YBR_FULL_422", 3)]
-)
-def test_colour_is_refused_by_rule(tmp_path, photometric, samples):
-    paths = write_slices(
-        tmp_path, [bytes(36 * 40 * samples)] * 2, bits_allocated=8, SamplesPerPixel=samples,
-        photometric=photometric, sop_class=uid.SecondaryCaptureImageStorage,
-    )  # fmt: skip
-    assert refusal(paths) is Reason.NOT_GREYSCALE
