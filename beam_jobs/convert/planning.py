@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -289,3 +289,20 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
         groups=groups,
         listed_without_patient=len(listed or ()) - sum(found_in),
     )
+
+
+def assign_people(found: Iterable[tuple[str, Refusal, str]], planner: Planner) -> Assignments:
+    """`assign_patients`, and how many people are several of the patients that got an id.
+
+    Args:
+      found: (patient key, refusal, `PatientPlan.person`) of each patient.
+      planner: labels and parameters.
+
+    Raises:
+      UsageError: as `assign_patients`.
+    """
+    found = list(found)
+    made = assign_patients([(key, refusal) for key, refusal, _ in found], planner)
+    people = Counter(person for key, _, person in found if person and key in made.by_key)
+    several = sum(studies > 1 for studies in people.values())
+    return dataclasses.replace(made, people_in_several=several)

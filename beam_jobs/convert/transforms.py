@@ -11,7 +11,6 @@ import itertools
 import os
 import pickle
 import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ from apache_beam.metrics import Metrics
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert import write_shard
-from beam_jobs.convert.planning import Assignment, Assignments, Planner, Refusal, assign_patients
+from beam_jobs.convert.planning import Assignment, Assignments, Planner, Refusal, assign_people
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.layout import (
@@ -262,21 +261,13 @@ class AssignPatients(beam.PTransform):
             plans
             | "Key" >> beam.Map(_key)
             | "Gather" >> beam.combiners.ToList()
-            | "Assign" >> beam.Map(_assign, self._planner)
+            | "Assign" >> beam.Map(assign_people, self._planner)
         )
 
 
 def _key(plan: PackedPlan) -> tuple[str, Refusal, str]:
     key, refusal, _, person = plan
     return key, refusal, person
-
-
-def _assign(found: Iterable[tuple[str, Refusal, str]], planner: Planner) -> Assignments:
-    found = list(found)
-    made = assign_patients([(key, refusal) for key, refusal, _ in found], planner)
-    people = Counter(person for key, _, person in found if person and key in made.by_key)
-    several = sum(studies > 1 for studies in people.values())
-    return dataclasses.replace(made, people_in_several=several)
 
 
 class RefusedPatients(beam.PTransform):
