@@ -9,13 +9,15 @@ Nothing here opens anything. A path says all that another process needs to open 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from beam_jobs.common.cli import UsageError
+from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError, shown
 
 StrPath = str | os.PathLike[str]
 
@@ -34,6 +36,8 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _FOLDED = re.compile(r"(gs|s3|az|https?):/(?=[^/])")
 _MEMBER = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))!/", re.IGNORECASE | re.DOTALL)
 _TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{12}\.part")
+_NAME_BYTES = 200  # of a name made of an id; every file system takes 255, a writer adds 18
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 # Files that no image hides in, so that a tidy directory gives no rejections; in any case.
 _NOT_INPUT = {name.casefold(): name for name in ("DICOMDIR", "Thumbs.db", "desktop.ini")}
@@ -285,3 +289,68 @@ def temporary_of(name: str) -> str | None:
     """
     found = _TEMPORARY.fullmatch(name)
     return found[1] if found else None
+
+
+def file_name(words: str, suffix: str = "") -> str:
+    """The name of a file or directory that stands for an id: one plain name, whatever the id is.
+
+    Letters, digits, `-`, `_` and `.` stay, so that an ordinary id is its own name; every other byte
+    of its UTF-8 is percent-quoted, and so is a dot that begins or ends it. Two ids have two names,
+    but for those that only a file system without case takes for one: see `file_names`.
+
+    Args:
+      words: the id, any text.
+      suffix: what the name ends with, as it is.
+
+    Returns:
+      At most 200 bytes; of a longer one the begin and a hash of the whole id.
+
+    >>> file_name("00005", ".npz"), file_name("../x"), file_name("Bj\u00f6rk 1"), file_name("")
+    ('00005.npz', '%2E.%2Fx', 'Bj%C3%B6rk%201', '%')
+    """
+    data = words.encode("utf-8", "surrogatepass")
+    quoted = urllib.parse.quote(data, safe="").replace("~", "%7E")
+    quoted = re.sub(r"^\.|\.$", "%2E", quoted) or "%"
+    room = _NAME_BYTES - len(suffix.encode())
+    if len(quoted) > room:
+        digest = hashlib.sha256(data).hexdigest()[:32]
+        quoted = f"{re.sub('%.?$', '', quoted[: room - 33])}-{digest}"
+    return f"{quoted}{suffix}"
+
+
+def file_names(ids: Iterable[str], suffix: str = "") -> dict[str, str]:
+    """`file_name` of each of some ids.
+
+    Raises:
+      CommandError: two of them would be one file where a file system does not tell case.
+    """
+    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for words in ids:
+        found[words] = file_name(words, suffix)
+        owner = owners.setdefault(found[words].lower(), words)
+        if owner != words:
+            raise CommandError(
+                f"{shown(owner)} and {shown(words)} would both be written to {found[words]} on a "
+                "disk that does not tell case: no file is made of ids like these"
+            )
+    return found
+
+
+def member(directory: StrPath, name: object, *, folders: bool = False) -> str:
+    """The path of a file in a directory, by a name that was read from a file.
+
+    Args:
+      directory: where it must lie.
+      name: what stands where a name is due.
+      folders: let it lie in folders below the directory, with `/` between the names.
+
+    Raises:
+      ContractError: no plain name: one that leads elsewhere, or on some systems would.
+    """
+    parts = name.split("/") if folders and isinstance(name, str) else [name]
+    for part in parts:
+        plain = isinstance(part, str) and part not in ("", ".", "..") and not _DRIVE.match(part)
+        if not plain or any(sign in part for sign in "/\\") or not str(part).isprintable():
+            raise ContractError(f"{shown(name)} is no plain name of a file in {text(directory)}")
+    return join(directory, str(name))
