@@ -348,9 +348,9 @@ def member(directory: StrPath, name: object, *, folders: bool = False) -> str:
     Raises:
       ContractError: no plain name: one that leads elsewhere, or on some systems would.
     """
-    parts = name.split("/") if folders and isinstance(name, str) else [name]
+    parts = str(name).split("/") if folders else [str(name)]
     for part in parts:
-        plain = isinstance(part, str) and part not in ("", ".", "..") and not _DRIVE.match(part)
-        if not plain or any(sign in part for sign in "/\\") or not str(part).isprintable():
+        plain = part not in ("", ".", "..") and part.isprintable() and not _DRIVE.match(part)
+        if not isinstance(name, str) or not plain or "/" in part or "\\" in part:
             raise ContractError(f"{shown(name)} is no plain name of a file in {text(directory)}")
     return join(directory, str(name))

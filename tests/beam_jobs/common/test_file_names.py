@@ -24,7 +24,8 @@ def test_an_id_makes_one_plain_name(suffix: str) -> None:
     assert len(set(names)) == len(names)
     for name in names:
         assert re.fullmatch(r"[A-Za-z0-9_%-][A-Za-z0-9_.%-]*", name)
-        assert len(name) <= 200 and name.endswith(suffix)
+        assert len(name) <= 200
+        assert name.endswith(suffix)
         assert files.member("d", name) == f"d/{name}"
 
 
