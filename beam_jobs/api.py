@@ -115,7 +115,7 @@ class Dataset:
             yield from read_cases(files.join(self.path, shard.name), self.manifest.schema)
 
     def _table(self, name: str) -> pd.DataFrame:
-        text = files.read(files.join(self.path, name))
+        text = files.read(files.join(self.path, name), limit=files.TABLE_BYTES)
         kept: dict[Hashable, type[str]] = {
             "patient": str,
             "subject": str,

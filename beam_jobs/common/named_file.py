@@ -14,7 +14,8 @@ def read_named(path: files.StrPath, *, flag: str = "") -> str:
       flag: the option that names it, for messages.
 
     Raises:
-      UsageError: there is no such file, or it is not UTF-8 text.
+      UsageError: there is no such file, it is something else (a directory, a pipe), holds more
+        than `files.MOST_BYTES`, or is not UTF-8 text.
       OSError: it cannot be read.
       CommandError: a store refuses or fails.
     """
@@ -25,5 +26,7 @@ def read_named(path: files.StrPath, *, flag: str = "") -> str:
         raise UsageError(f"{name} does not exist") from error
     except IsADirectoryError as error:
         raise UsageError(f"{name} is a directory") from error
+    except (files.SpecialFileError, files.TooLargeError) as error:
+        raise UsageError(f"{name} {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{name} is not UTF-8 text") from error

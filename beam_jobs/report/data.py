@@ -108,7 +108,7 @@ def read_table(
       ContractError: it is not what a conversion writes; the message names the column.
     """
     try:
-        text = files.read_text(files.join(directory, name))
+        text = files.read_text(files.join(directory, name), limit=files.TABLE_BYTES)
     except FileNotFoundError:
         return None
     try:

@@ -211,7 +211,12 @@ class ShardStore:
         key = (path, entry, schema, _stamp(path))
         if shard := self._shards.get(key):
             return shard
-        whole = files.read(path)
+        try:
+            whole = files.read(path, limit=entry.bytes)
+        except files.TooLargeError as error:
+            raise _WrongShardError(
+                f"{path} (more than {entry.bytes} bytes, which the manifest says)"
+            ) from error
         if (found := hashlib.sha256(whole).hexdigest()) != entry.sha256:
             raise _WrongShardError(
                 f"{path} ({_damage(whole)}sha256 {found}, the manifest says {entry.sha256})"

@@ -27,7 +27,11 @@ def read_shard(data: files.StrPath, entry: ShardEntry, manifest: Manifest) -> li
     """
     path = files.join(data, entry.name)
     try:
-        content = files.read(path)
+        content = files.read(path, limit=entry.bytes)
+    except files.TooLargeError as error:
+        raise ContractError(
+            f"{path}: holds more than {entry.bytes} bytes, which the manifest says"
+        ) from error
     except FileNotFoundError as error:
         raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
     if len(content) != entry.bytes:

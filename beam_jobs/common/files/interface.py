@@ -19,7 +19,7 @@ import io
 import os
 import shutil
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from typing import IO
 
 from beam_jobs.common.files import ahead, local, objects, opening
@@ -47,12 +47,23 @@ from beam_jobs.common.files.names import (
     text,
     trimmed,
 )
-from beam_jobs.common.files.sources import HEAD_BYTES, ByteSource, SourceFile
+from beam_jobs.common.files.sources import (
+    HEAD_BYTES,
+    MOST_BYTES,
+    TABLE_BYTES,
+    ByteSource,
+    SourceFile,
+    SpecialFileError,
+    TooLargeError,
+    require_size,
+)
 from beam_jobs.common.files.store_lock import LockedError
 from beam_jobs.common.files.writer import Writer
 
 __all__ = [
     "HEAD_BYTES",
+    "MOST_BYTES",
+    "TABLE_BYTES",
     "ByteSource",
     "Entry",
     "Listing",
@@ -61,9 +72,11 @@ __all__ = [
     "LockedError",
     "Mirror",
     "SourceFile",
+    "SpecialFileError",
     "Status",
     "StoreError",
     "StrPath",
+    "TooLargeError",
     "Writer",
     "copy",
     "delete",
@@ -162,22 +175,38 @@ def size(path: StrPath) -> int:
     return found.size
 
 
-def read(path: StrPath) -> bytes:
-    """A whole file as it is, whatever its extension says of compression."""
+def read(path: StrPath, *, limit: int | None = MOST_BYTES) -> bytes:
+    """A whole file as it is, whatever its extension says of compression.
+
+    Args:
+      path: the file.
+      limit: the most bytes that it may hold; None for shards, whose length is known otherwise.
+
+    Raises:
+      TooLargeError: it holds more; an `OSError` that is raised before all of it is read.
+      SpecialFileError: a named pipe, a device or a socket; an `OSError` too.
+    """
     path = text(path)
-    if is_remote(path) and split_member(path) is None:
-        return objects.read_whole(path)
-    with open_read(path) as stream:
-        return stream.read()
+
+    def require(size: int) -> None:
+        if limit is not None:
+            require_size(size, limit, path)
+
+    if split_member(path) is not None:
+        with closing(opening.open_source(path)) as source:
+            require(source.size)
+            return source.read_at(0, source.size)
+    return objects.read_whole(path, require) if is_remote(path) else local.read_whole(path, limit)
 
 
-def read_text(path: StrPath) -> str:
+def read_text(path: StrPath, *, limit: int = MOST_BYTES) -> str:
     """A whole UTF-8 file.
 
     Raises:
       UnicodeDecodeError: it is not UTF-8.
+      TooLargeError, SpecialFileError: as `read`.
     """
-    return read(path).decode()
+    return read(path, limit=limit).decode()
 
 
 def read_range(path: StrPath, start: int, length: int) -> bytes:
@@ -190,10 +219,13 @@ def open_read(path: StrPath) -> IO[bytes]:
     """A file as a stream with `seek`, as it is, whatever its extension says of compression.
 
     In a store, blocks that follow one another grow to 8 MiB; seeking costs no request.
+
+    Raises:
+      SpecialFileError: a named pipe, a device or a socket.
     """
     path = text(path)
     if not is_remote(path) and split_member(path) is None:
-        return open(path, "rb")
+        return local.open_read(path)
     return io.BufferedReader(SourceFile(opening.open_source(path), path, owned=True), HEAD_BYTES)
 
 

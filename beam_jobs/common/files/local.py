@@ -13,7 +13,86 @@ from contextlib import suppress
 from typing import Any
 
 from beam_jobs.common.files.names import HIDDEN, Status, left_out_as
+from beam_jobs.common.files.sources import SpecialFileError, require_size
 from beam_jobs.common.files.writer import Target, Writer
+
+_KINDS = {
+    modes.S_IFIFO: "is a named pipe, not a file",
+    modes.S_IFCHR: "is a device, not a file",
+    modes.S_IFBLK: "is a device, not a file",
+    modes.S_IFSOCK: "is a socket, not a file",
+}
+
+
+def _open_regular(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+    """Opens a regular file; whatever else could wait or go on for ever.
+
+    Raises:
+      IsADirectoryError: a directory.
+      SpecialFileError: a pipe, a device, a socket.
+      OSError: it cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            _require_regular(os.stat(path), path)
+        raise
+    status = os.fstat(descriptor)
+    if modes.S_ISREG(status.st_mode):
+        return descriptor, status
+    os.close(descriptor)
+    _require_regular(status, path)
+    raise OSError(errno.EINVAL, "not a regular file", path)
+
+
+def _require_regular(status: os.stat_result, path: str) -> None:
+    kind = modes.S_IFMT(status.st_mode)
+    if kind == modes.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if kind in _KINDS:
+        raise SpecialFileError(errno.EINVAL, _KINDS[kind], path)
+
+
+def require_plain(path: str) -> None:
+    """Refuses what is there and is neither file nor directory, for a library that would open it.
+
+    Raises:
+      SpecialFileError: a pipe, a device, a socket.
+    """
+    with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        _require_regular(os.stat(path), path)
+
+
+def open_read(path: str) -> io.BufferedReader:
+    """A regular file as a stream.
+
+    Raises:
+      OSError: it cannot be opened, or is something else (see `_open_regular`).
+    """
+    return open(path, "rb", opener=lambda name, flags: _open_regular(name, flags)[0])
+
+
+def read_whole(path: str, limit: int | None) -> bytes:
+    """A whole regular file, of at most so many bytes.
+
+    Raises:
+      TooLargeError: it holds more; no more than `limit` of it was read.
+      OSError: as `open_read`.
+    """
+    with open_read(path) as stream:
+        if limit is None:
+            return stream.read()
+        size = os.fstat(stream.fileno()).st_size
+        require_size(size, limit, path)
+        # One more, to see that there is not; a file that grows, or of /proc, has not said its size.
+        data = stream.read(size + 1)
+        if len(data) > size:
+            data += stream.read(limit + 1 - len(data))
+            require_size(len(data), limit, path)
+        return data
 
 
 class LocalBytes:
@@ -28,12 +107,7 @@ class LocalBytes:
     __slots__ = ("descriptor", "modified", "size")
 
     def __init__(self, path: str) -> None:
-        # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        status = os.fstat(self.descriptor)
-        if not modes.S_ISREG(status.st_mode):
-            os.close(self.descriptor)
-            raise OSError(errno.EINVAL, "not a regular file", path)
+        self.descriptor, status = _open_regular(path)
         self.size = status.st_size
         self.modified = status.st_mtime_ns
 
@@ -223,7 +297,7 @@ def write_new(path: str, data: bytes) -> bool:
 
 def copy(source: str, target: str) -> None:
     """Copies a file; the target appears whole."""
-    with open(source, "rb") as stream, open_write(target) as copied:
+    with open_read(source) as stream, open_write(target) as copied:
         shutil.copyfileobj(stream, copied, 1 << 20)
 
 

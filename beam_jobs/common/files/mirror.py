@@ -26,6 +26,7 @@ from pathlib import Path
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.clients import pool
+from beam_jobs.common.files.local import require_plain
 from beam_jobs.common.files.names import (
     StrPath,
     is_archive,
@@ -141,6 +142,7 @@ def fetched(path: StrPath) -> Iterator[Path]:
 
     Raises:
       FileNotFoundError: a store has nothing there.
+      SpecialFileError: a named pipe, a device or a socket.
       UsageError: an archive, which is never unpacked to a disk.
       StoreError: the store refuses.
     """
@@ -148,6 +150,7 @@ def fetched(path: StrPath) -> Iterator[Path]:
     if is_archive(path) or split_member(path) is not None:
         raise UsageError(f"{path}: has to be unpacked first")
     if not is_remote(path):
+        require_plain(path)
         yield Path(path)
         return
     path = path.rstrip("/")

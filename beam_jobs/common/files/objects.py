@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -112,13 +112,21 @@ def read_range(path: str, start: int, length: int, tag: str = "", client: Any = 
     return first._replace(data=b"".join([first.data, *rest]))
 
 
-def read_whole(path: str) -> bytes:
+def read_whole(path: str, require: Callable[[int], None]) -> bytes:
     """A whole object.
+
+    Args:
+      path: of the object.
+      require: is told the size after the first request; what it raises ends the reading.
 
     Raises:
       FileNotFoundError: no such object.
     """
-    return read_range(path, 0, 1 << 62).data
+    first = read(path, 0, PART_BYTES)
+    size = len(first.data) if first.size is None else first.size
+    require(size)
+    rest = read_range(path, PART_BYTES, size - PART_BYTES, first.tag).data
+    return first.data + rest if rest else first.data
 
 
 def stat(path: str) -> Status | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
@@ -13,6 +14,31 @@ from beam_jobs.common.files.objects import PART_BYTES, Piece, read_range
 
 # A DICOM header almost always fits; less costs no less time to fetch.
 HEAD_BYTES = 64 << 10
+
+
+# What a command reads whole into memory: lists of a million patients are half as long.
+MOST_BYTES = 256 << 20
+TABLE_BYTES = 2 << 30  # a dataset's own tables have a line a series or file
+
+
+class TooLargeError(OSError):
+    """A file holds more than is read of one of its kind."""
+
+
+class SpecialFileError(OSError):
+    """A pipe, a device or a socket in the place of a file."""
+
+
+def require_size(size: int, limit: int, path: str) -> None:
+    """Refuses a file for its size.
+
+    Raises:
+      TooLargeError: `size` is more than `limit`.
+    """
+    if size > limit:
+        allowed = f"{limit >> 20} MB" if limit >> 20 else f"{limit} bytes"
+        why = f"holds more than {allowed}, which is the most that is read of such a file"
+        raise TooLargeError(errno.EFBIG, why, path)
 
 
 class ByteSource(Protocol):
