@@ -38,7 +38,7 @@ from serving.model.calibration import (
 from serving.model.cohort_statistics import of_dataset
 from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
-from serving.model.saved_model import write_model
+from serving.model.saved_model import put_back, write_model
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.wording import permutations_text, summary_line, verdict
 from trainer.training.run_files import Run
@@ -50,6 +50,7 @@ def main(argv: Sequence[str]) -> int:
     """Loads the runs, exports, prints what was made."""
     args = _parse(argv)
     files.require_writable(args.output)
+    put_back(args.output)
     _require_free(args.output, overwrite=args.overwrite)
     for path in args.runs:
         if not files.is_dir(path):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.finish import DatasetWriter
 from beam_jobs.convert.flags import Conversion
@@ -42,18 +42,18 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
       CommandError: another job is writing the output, or the job failed.
     """
     store, id_policy = conversion.state, conversion.planner.id_policy
-    files = len(conversion.files)
+    count = len(conversion.files)
     with (
         store.lock(break_lock=conversion.break_lock),
         job_server(options),
-        tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch,
+        files.scratch("convert") as scratch,
     ):
         store.begin(overwrite=conversion.overwrite)
-        ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
-        pipeline = make_pipeline(options, conversion.processes or default_processes(files))
+        ticks = Ticks.below(str(scratch)) if runs_here(options) else Ticks()
+        pipeline = make_pipeline(options, conversion.processes or default_processes(count))
         build(pipeline, conversion, ticks)
         started = time.monotonic()
-        progress = conversion_progress(ticks, files or None)
+        progress = conversion_progress(ticks, count or None)
         watch(pipeline.run, progress, private=id_policy.key is not None)
         print_shards(ticks, time.monotonic() - started)
 

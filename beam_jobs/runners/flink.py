@@ -14,12 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.files import interface as files
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -85,9 +85,8 @@ def job_server(options: PipelineOptions) -> Iterator[None]:
     if portable.job_endpoint or options.view_as(FlinkRunnerOptions).flink_submit_uber_jar:
         yield
         return
-    with tempfile.TemporaryDirectory(
-        prefix="voxelbeam-flink-", ignore_cleanup_errors=True
-    ) as scratch:
+    with files.scratch("flink") as directory:
+        scratch = str(directory)
         command, endpoint = _command(options, scratch)
         log = os.path.join(scratch, "log")
         with open(log, "wb") as output:

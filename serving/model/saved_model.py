@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 # Of a logit, relative where it is above 1: the written graph runs the very operations of the
 # members, so that 0 is what was measured; the rest is for other kernels than this machine's.
 TOLERANCE = 1e-6
+# What stood under the name, in the hidden directory of an export, for a moment.
+_REPLACED = "replaced"
 
 
 def write_model(
@@ -57,11 +58,10 @@ def write_model(
 
     module, signatures = serving_module(members, contract)
     output = files.text(output)
-    near = None if files.is_remote(output) else Path(output).parent
-    if near is not None:
-        near.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{files.name_of(output)}.", dir=near) as directory:
-        made = Path(directory) / "model"
+    beside = None if files.is_remote(output) else Path(output)
+    put_back(output)
+    with files.scratch("export", beside=beside) as directory:
+        made = directory / "model"
         tf.saved_model.save(module, str(made), signatures=signatures)
         assets = {
             CARD_NAME: model_card(contract, statistics).encode(),
@@ -72,21 +72,34 @@ def write_model(
         for name, data in assets.items():
             files.write(made / name, data)
         difference = _verify(made, members, contract)
-        if near is None:
+        if beside is None:
             _upload(made, output)
         else:
-            _replace(made, Path(output), aside=Path(directory) / "replaced")
+            _replace(made, beside, aside=directory / _REPLACED)
     return difference
+
+
+def put_back(output: files.StrPath) -> None:
+    """Gives a model its name back that a killed export had put aside; what that made is lost."""
+    if files.is_remote(output):
+        return
+
+    def rescue(left: Path) -> None:
+        aside, place = left / _REPLACED, Path(output)
+        if aside.exists() and not place.exists():
+            aside.rename(place)
+
+    files.remove_left(output, rescue)
 
 
 def _replace(made: Path, output: Path, *, aside: Path) -> None:
     """Gives `made` the name `output`; what stood there goes aside, or back should that fail."""
-    if output.exists():
-        output.rename(aside)
     try:
+        if output.exists():
+            output.rename(aside)
         made.rename(output)
-    except OSError:
-        if aside.exists():
+    except BaseException:  # Ctrl-C too
+        if aside.exists() and not output.exists():
             aside.rename(output)
         raise
 

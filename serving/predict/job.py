@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.cases import CasesFromDicom
 from beam_jobs.core.cohort.ids import IdPolicy
@@ -75,9 +75,9 @@ def run_job(
     with (
         rows_directory(output) as directory,
         job_server(options),
-        tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch,
+        files.scratch("predict") as scratch,
     ):
-        ticks = Ticks.below(scratch) if runs_here(options) else Ticks()
+        ticks = Ticks.below(str(scratch)) if runs_here(options) else Ticks()
         pipeline = make_pipeline(options, processes=1)
         cases = pipeline | "Cases" >> _cases(source, contract, model, id_policy, patient_from)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import encode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
@@ -278,6 +279,20 @@ def test_an_export_that_dies_leaves_the_old_model(
     with pytest.raises(KeyboardInterrupt):
         export.main(argv)
     assert (output / "saved_model.pb").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_export_left_goes_and_what_it_put_aside_comes_back(
+    tmp_path: Path, run_directory: Path
+) -> None:
+    output, left = tmp_path / "model", tmp_path / ".model.voxelbeam-0123abcd"
+    argv = ["--runs", str(run_directory), "--output", str(output)]
+    export.main(argv)
+    left.mkdir()
+    output.rename(left / "replaced")  # killed before the new one had the name
+    with pytest.raises(UsageError, match="exists"):
+        export.main(argv)
+    assert (output / "saved_model.pb").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -13,7 +13,6 @@ import os
 import runpy
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -110,8 +109,8 @@ def train_apart(
     Raises:
       CommandError: it fails; it has said why.
     """
-    with tempfile.TemporaryDirectory(prefix="voxelbeam-") as scratch:
-        file = os.path.join(scratch, "settings.json")
+    with files.scratch("train") as scratch:
+        file = scratch / "settings.json"
         write_json(file, settings)
         arguments = train_arguments(data, output_dir, file, fold=settings["fold"], cache=cache)
         again = ("--overwrite",) if overwrite else ()

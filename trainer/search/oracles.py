@@ -14,7 +14,6 @@ kind counts as a trial's.
 from __future__ import annotations
 
 import json
-import tempfile
 import warnings
 from collections.abc import Mapping
 from concurrent import futures
@@ -303,8 +302,8 @@ class TrialLoop(BaseTuner):
 
     def __init__(self, oracle: Durable) -> None:
         # KerasTuner makes a directory where it is begun; nothing is ever written there.
-        with tempfile.TemporaryDirectory() as unused:
-            super().__init__(oracle, directory=unused, project_name="unused")
+        with files.scratch("tune") as unused:
+            super().__init__(oracle, directory=str(unused), project_name="unused")
 
     def _try_run_and_update_trial(self, trial: Trial, *args: Any, **kwargs: Any) -> None:
         # KerasTuner's catches whatever there is, prints a traceback, and counts it as a trial's.

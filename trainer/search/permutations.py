@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import IO
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.common.terminal import duration, say
 from trainer.config.run import TrainConfig, merged
@@ -105,7 +105,7 @@ def retrain(
     begun, before = time.monotonic(), len(known)
     running: dict[int, subprocess.Popen[bytes]] = {}
     with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="voxelbeam-")))
+        scratch = stack.enter_context(files.scratch("permute"))
         place = folder if resumable else scratch
         logs: dict[int, IO[bytes]] = {}
         try:

@@ -47,6 +47,7 @@ from beam_jobs.common.files.names import (
     text,
     trimmed,
 )
+from beam_jobs.common.files.scratch import remove_left, scratch
 from beam_jobs.common.files.sources import (
     HEAD_BYTES,
     MOST_BYTES,
@@ -104,8 +105,10 @@ __all__ = [
     "read",
     "read_range",
     "read_text",
+    "remove_left",
     "replace",
     "require_writable",
+    "scratch",
     "size",
     "stat",
     "temporary_of",

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -36,9 +35,8 @@ from beam_jobs.common.files.names import (
     split_member,
     text,
 )
+from beam_jobs.common.files.scratch import scratch
 from beam_jobs.common.files.store_lock import LockedError
-
-_PREFIX = "voxelbeam-"
 
 
 class Mirror:
@@ -120,7 +118,7 @@ def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
     if not is_remote(path):
         yield Mirror(path, Path(path))
         return
-    with _temporary() as directory:
+    with scratch("mirror") as directory:
         mirror = Mirror(path.rstrip("/"), directory / (name_of(path) or "output"))
         mirror.local.mkdir()
         if resume:
@@ -154,7 +152,7 @@ def fetched(path: StrPath) -> Iterator[Path]:
         yield Path(path)
         return
     path = path.rstrip("/")
-    with _temporary() as directory:
+    with scratch("mirror") as directory:
         local = directory / (name_of(path) or "input")
         if objects.stat(path) is not None:
             _download_file(path, local)
@@ -163,12 +161,6 @@ def fetched(path: StrPath) -> Iterator[Path]:
             if not _download(path, local):
                 raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
         yield local
-
-
-@contextmanager
-def _temporary() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as directory:
-        yield Path(directory)
 
 
 def _files(root: Path) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,138 @@
+"""Temporary directories that no killed run leaves behind: the next one removes them.
+
+    $TMPDIR/voxelbeam-convert-3f2a91c0          of `scratch("convert")`
+    .model.voxelbeam-3f2a91c0                   of `scratch("export", beside="model")`
+
+Their process holds the kernel's lock on the directory itself, which ends with the process, however
+that ends. Whoever makes another of the name removes those of the same user whose lock is free.
+Of a directory on a disk without locks nobody can tell, and it stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MARK = "voxelbeam-"
+_TRIES = 100
+# Directories of this process, for `remove_all`; a forked child's are none of its parent's.
+_own: dict[str, int] = {}
+
+
+@contextmanager
+def scratch(what: str, *, beside: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """A directory of this process's own for the time of the block, then gone with all in it.
+
+    Args:
+      what: it is for, a word of its name.
+      beside: hidden beside this local path, to be renamed to it, and not in the directory for
+        temporary files; the directory that holds `beside` is made.
+
+    Raises:
+      OSError: no directory can be made.
+    """
+    if beside is None:
+        parent, start = tempfile.gettempdir(), f"{_MARK}{what}-"
+        # Whatever it was for: the next run may be of another command.
+        _remove_left(parent, rf"{_MARK}[a-z]+-", None)
+    else:
+        remove_left(beside)
+        parent, start = _hidden(beside)
+        os.makedirs(parent, exist_ok=True)
+    path, lock = _make(parent, start)
+    try:
+        yield Path(path)
+    finally:
+        _remove(path)
+        os.close(lock)
+
+
+def remove_left(
+    beside: str | os.PathLike[str], rescue: Callable[[Path], None] | None = None
+) -> None:
+    """Removes what killed runs left hidden beside a local path.
+
+    Args:
+      beside: as `scratch` has it.
+      rescue: gets each directory before it goes.
+    """
+    parent, start = _hidden(beside)
+    _remove_left(parent, re.escape(start), rescue)
+
+
+def remove_all() -> None:
+    """Removes the directories of this process, whoever still works in them: it is ending."""
+    for path, process in list(_own.items()):
+        if process == os.getpid():
+            _remove(path)
+
+
+def _make(parent: str, start: str) -> tuple[str, int]:
+    """A new directory, and the descriptor that holds its lock."""
+    for _ in range(_TRIES):
+        path = os.path.join(parent, f"{start}{uuid.uuid4().hex[:8]}")
+        _own[path] = os.getpid()  # before it is there: an interrupt may come between
+        try:
+            os.mkdir(path, 0o700)
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileExistsError, FileNotFoundError):  # removed before it was locked, or no parent
+            del _own[path]
+            if not os.path.isdir(parent):
+                raise
+            continue
+        except OSError:
+            del _own[path]
+            raise
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return path, lock
+        # Another took it for a killed run's, as it had no lock yet.
+        os.close(lock)
+        del _own[path]
+    raise FileExistsError(f"{parent}: no temporary directory can be made")
+
+
+def _hidden(beside: str | os.PathLike[str]) -> tuple[str, str]:
+    """Where what lies hidden beside a path is, and how its name begins."""
+    parent, name = os.path.split(os.path.abspath(beside))
+    return parent, f".{name}.{_MARK}"
+
+
+def _remove_left(parent: str, start: str, rescue: Callable[[Path], None] | None) -> None:
+    """Removes this user's directories whose name begins so (a pattern) and whose lock is free."""
+    name = re.compile(rf"{start}[0-9a-f]{{8}}")
+    try:
+        with os.scandir(parent) as entries:
+            found = [entry.path for entry in entries if name.fullmatch(entry.name)]
+    except OSError:
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # gone meanwhile, a link, a disk without locks, held
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                if os.fstat(lock).st_uid == os.getuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if rescue is not None:
+                        rescue(Path(path))
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def _remove(path: str) -> None:
+    # Threads that end with the process may still write into it.
+    for _ in range(3):
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.lexists(path):
+            break
+    _own.pop(path, None)
