@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.npz import npz_names, remove_strays
+from beam_jobs.convert.ours import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason, Verdict
-
-SERIES_NAME = "series.csv"
-REJECTS_NAME = "rejects.csv"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,13 +25,11 @@ class DatasetWriter:
       store: the dataset's directory and its state.
       spec: the recipe.
       planner: folds, seed and id policy.
-      npz: whether npz files stand beside the shards.
     """
 
     store: StateStore
     spec: PreprocessSpec
     planner: Planner
-    npz: bool = False
 
     def finish(
         self,
@@ -67,15 +61,9 @@ class DatasetWriter:
         )
         manifest.check()
         if entries:
-            self.store.remove_leftovers(
-                keep={assignment.shard for assignment in assignments.by_key.values()}
-            )
-        if self.npz:
-            names = [
-                npz_names(patient_id, fold, self.spec.schema)
-                for patient_id, _, fold in manifest.patients
-            ]
-            remove_strays(self.store.output, set(itertools.chain.from_iterable(names)))
+            keep = {assignment.shard for assignment in assignments.by_key.values()}
+            self.store.remove_npz(keep=keep)
+            self.store.remove_leftovers(keep=keep)
         self._write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
         self._write(REJECTS_NAME, to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)))
         if entries:

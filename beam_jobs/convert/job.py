@@ -11,6 +11,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.finish import DatasetWriter
 from beam_jobs.convert.flags import Conversion
+from beam_jobs.convert.npz import require_names
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.convert.summary import print_shards
 from beam_jobs.convert.transforms import (
@@ -43,6 +44,7 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
     """
     store, id_policy = conversion.state, conversion.planner.id_policy
     count = len(conversion.files)
+    store.require_ours()  # before a lock is put beside what is not ours
     with (
         store.lock(break_lock=conversion.break_lock),
         job_server(options),
@@ -74,13 +76,15 @@ def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
         patient_from=planner.patient_from,
     )
     tables = TableWriter(root=conversion.input, id_policy=planner.id_policy)
-    dataset = DatasetWriter(store=store, spec=spec, planner=planner, npz=conversion.npz)
+    dataset = DatasetWriter(store=store, spec=spec, planner=planner)
     writer = ShardWriter(
         store=store, spec=spec, seed=planner.seed, tables=tables, ticks=ticks, npz=conversion.npz
     )
     read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
     plans = read.headers | "Plan" >> PlanPatients(source)
     assignments = plans | "Assign" >> AssignPatients(planner)
+    if conversion.npz:
+        assignments |= "Names" >> beam.Map(require_names)
     shards = (plans, assignments) | "Shards" >> WriteShards(writer, ticks.planned)
     refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
     results = (shards, refused, read.left_out) | "Results" >> beam.Flatten()

@@ -13,27 +13,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import canonical_json, fingerprint
 from beam_jobs.common.files import interface as files
+from beam_jobs.convert.ours import (
+    JOB,
+    LOCK,
+    REPORT_NAME,
+    STATE_NAME,
+    TABLES,
+    holds_npz,
+    npz_of,
+    read_states,
+    require_ours,
+    shard_of,
+    stale_npz,
+    target_of,
+)
 from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient, digest
-
-STATE_NAME = ".state"
-REPORT_NAME = "report.html"
-# A shard or its state.
-_SHARD = re.compile(r"((?:fold-\d+|test|unlabelled)-\d{5}-of-\d{5}\.tfrecord)(?:\.json)?$")
-_OURS = re.compile(
-    rf"{_SHARD.pattern}|(?:manifest\.json|job\.json|series\.csv|rejects\.csv|report\.html)$"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,12 +126,8 @@ class StateStore:
     output: str
     job: Mapping[str, Any]
 
-    @property
-    def _directory(self) -> str:
-        return files.join(self.output, STATE_NAME)
-
     def _shard_path(self, shard: str) -> str:
-        return files.join(self._directory, f"{shard}.json")
+        return files.join(self.output, STATE_NAME, f"{shard}.json")
 
     def finished(self, shard: str, inputs: str) -> tuple[ShardResult | None, str]:
         """(the finished shard's result, "kept"), or (None, why it has to be converted).
@@ -137,9 +138,11 @@ class StateStore:
             state = json.loads(files.read_text(self._shard_path(shard)))
             result = ShardResult.from_json(state["result"])
             made_of = state["inputs"]
+            if result.entry is not None and result.entry.name != shard:
+                raise ValueError("another shard's state")
         except FileNotFoundError:
             return None, "new"
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return None, "state unreadable"
         if made_of != inputs:
             return None, "inputs changed"
@@ -153,9 +156,48 @@ class StateStore:
         return result, "kept"
 
     def finish(self, shard: str, inputs: str, result: ShardResult) -> None:
-        """Records that a shard's file is in place."""
-        state = {"inputs": inputs, "result": result.to_json()}
-        files.write_text(self._shard_path(shard), json.dumps(state, sort_keys=True) + "\n")
+        """Records that a shard's file is in place; npz files of it are of what was there before."""
+        state = {"inputs": inputs, "result": result.to_json(), "npz": []}
+        self._write(shard, {**state, "npz_before": sorted(npz_of(self._state(shard), ()))})
+
+    def record_npz(self, shard: str, names: Iterable[str]) -> None:
+        """Records the npz files of a finished shard, before the first of them is written."""
+        state, now = self._state(shard), sorted(names)
+        if state.get("npz") != now:
+            before = npz_of(state, ()) - set(now)
+            self._write(shard, {**state, "npz": now, "npz_before": sorted(before)})
+
+    def _state(self, shard: str) -> dict[str, Any]:
+        """A shard's state; empty where there is none, or an unreadable one."""
+        name = f"{STATE_NAME}/{shard}.json"
+        return read_states(self.output, [name]).get(shard, {})
+
+    def _write(self, shard: str, state: Mapping[str, Any]) -> None:
+        said = {name: value for name, value in state.items() if name != "npz_before" or value}
+        files.write_text(self._shard_path(shard), json.dumps(said, sort_keys=True) + "\n")
+
+    def remove_npz(self, *, keep: set[str]) -> None:
+        """Deletes the npz files of shards that are not among `keep`, or were converted again."""
+        there = files.tree(self.output)
+        if not holds_npz(there):
+            return
+        states = read_states(self.output, there)
+        kept = {
+            shard: state if shard in keep else {"npz": [], "npz_before": sorted(npz_of(state, ()))}
+            for shard, state in states.items()
+        }
+        files.delete(files.join(self.output, name) for name in stale_npz(kept, there))
+        for shard in keep & states.keys():
+            if states[shard].get("npz_before"):
+                self._write(shard, {**states[shard], "npz_before": []})
+
+    def require_ours(self) -> None:
+        """Refuses an output with a file in it that no conversion made. Writes nothing.
+
+        Raises:
+          UsageError: there is one, or a link to a directory; the message names it.
+        """
+        require_ours(self.output)
 
     def begin(self, *, overwrite: bool) -> None:
         """Takes the output for this job: refuses another job's, clears a killed run's leftovers.
@@ -164,22 +206,23 @@ class StateStore:
           UsageError: the output holds another job's dataset, or a dataset without state, and
             `overwrite` is not given; the message names each differing field with both values.
         """
-        path = files.join(self._directory, "job.json")
+        path = files.join(self.output, JOB)
         manifest = files.join(self.output, MANIFEST_NAME)
         difference = ""
         if files.exists(path):
             difference = self._difference(files.read(path))
         elif files.exists(manifest):
             difference = "it does not say how it was made"
-        elif foreign := self._foreign():
-            raise UsageError(
-                f"--output {self.output} holds files that are no dataset: {foreign[0]}"
-            )
         if difference and not overwrite:
             raise UsageError(
                 f"--output {self.output} holds another dataset ({difference}); "
                 "--overwrite replaces it"
             )
+        there = files.tree(self.output)
+        states = read_states(self.output, there) if holds_npz(there) else {}
+        for shard, state in states.items():
+            if "npz" not in state:  # an earlier version's
+                self._write(shard, {**state, "npz": sorted(npz_of(state, there))})
         if files.exists(manifest):
             # The page shows what is now going to change.
             files.delete([manifest, files.join(self.output, REPORT_NAME)])
@@ -190,7 +233,7 @@ class StateStore:
         """Each field of the job that lies here and of this one that differ, with both values."""
         try:
             there = dict(json.loads(state))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return "its state is unreadable"
 
         def said(value: object) -> str:
@@ -202,24 +245,19 @@ class StateStore:
             if there.get(name) != self.job.get(name)
         )
 
-    def _foreign(self) -> list[str]:
-        """Files in the output that no conversion wrote."""
-        return [name for name in files.names(self.output) if not _OURS.match(_target(name))]
-
     def remove_leftovers(self, *, keep: set[str] | None) -> None:
         """Deletes temporary files and, where `keep` is given, shards and states not among it.
 
-        Only names that a conversion gives are touched.
+        Only names that a conversion gives are touched; npz files are `remove_npz`'s.
         """
         leftovers = []
-        for directory in (self.output, self._directory):
-            for name in files.names(directory):
-                target = _target(name)
-                shard = _SHARD.match(target)
-                temporary = name != target and _OURS.match(target)
-                unwanted = shard and keep is not None and shard[1] not in keep
-                if temporary or unwanted:
-                    leftovers.append(files.join(directory, name))
+        for name in files.tree(self.output):
+            target = target_of(name)
+            shard = shard_of(target)
+            temporary = name != target and (shard or target in TABLES or target == JOB)
+            unwanted = shard and keep is not None and shard not in keep
+            if temporary or unwanted:
+                leftovers.append(files.join(self.output, name))
         files.delete(leftovers)
 
     def lock(self, *, break_lock: bool) -> AbstractContextManager[files.Lock]:
@@ -232,18 +270,11 @@ class StateStore:
           CommandError: another job holds it; the message says which.
         """
         return files.lock(
-            files.join(self._directory, "lock"),
+            files.join(self.output, LOCK),
             f"another job is writing {self.output}",
             break_lock=break_lock,
             hint="; --break_lock if it is dead",
         )
-
-
-def _target(name: str) -> str:
-    """The name that a file has, or was going to have when its writer was killed."""
-    while (target := files.temporary_of(name)) is not None:
-        name = target
-    return name
 
 
 def job_identity(**fields: Any) -> dict[str, Any]:

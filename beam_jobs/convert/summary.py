@@ -8,8 +8,8 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import counted
 from beam_jobs.common.progress_files import Ticks, count, lines
 from beam_jobs.common.terminal import row
-from beam_jobs.convert.finish import REJECTS_NAME
 from beam_jobs.convert.flags import Conversion
+from beam_jobs.convert.ours import REJECTS_NAME
 from beam_jobs.convert.planning import patients_a_shard, workers_for
 from beam_jobs.core.cohort.layout import find_owners, nobodys_hint
 from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest

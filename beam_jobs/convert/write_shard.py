@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.progress_files import Ticks, note, tick
-from beam_jobs.convert.npz import explode_shard
+from beam_jobs.convert.npz import explode_shard, shard_names
 from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.resume import ShardResult, StateStore, shard_inputs
 from beam_jobs.convert.series_table import RejectRow, TableWriter
@@ -163,7 +163,9 @@ class ShardWriter:
             result = self._convert(name, ordered)
             self.store.finish(name, inputs, result)
         if self.npz and result.entry is not None:
-            explode_shard(self.store.output, name, self.spec.schema)
+            output, schema = self.store.output, self.spec.schema
+            self.store.record_npz(name, shard_names(output, name, schema))
+            explode_shard(output, name, schema)
         note(self.ticks.shards, f"{name} {why}")
         return result, why
 

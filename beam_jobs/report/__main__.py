@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.resume import REPORT_NAME
+from beam_jobs.convert.ours import REPORT_NAME
 from beam_jobs.report.make import make_report
 
 PROG = "python -m beam_jobs.report"

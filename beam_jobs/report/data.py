@@ -17,7 +17,7 @@ import numpy.typing as npt
 from beam_jobs.common import csv_table
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.finish import REJECTS_NAME, SERIES_NAME
+from beam_jobs.convert.ours import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS
 from beam_jobs.core.manifest import TEST, Manifest, Place
 from beam_jobs.core.reasons import SENTENCES, Reason, Verdict

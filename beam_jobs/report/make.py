@@ -14,7 +14,7 @@ from typing import IO
 
 from beam_jobs.common import terminal
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.resume import REPORT_NAME
+from beam_jobs.convert.ours import REPORT_NAME
 from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
 from beam_jobs.report.compare import compare

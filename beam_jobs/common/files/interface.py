@@ -113,6 +113,7 @@ __all__ = [
     "stat",
     "temporary_of",
     "text",
+    "tree",
     "trimmed",
     "write",
     "write_new",
@@ -150,6 +151,15 @@ def holds_files(root: StrPath) -> bool:
 def names(directory: StrPath) -> list[str]:
     """Names of the files directly in a directory, hidden ones too, sorted; none where it is not."""
     return opening.names(text(directory))
+
+
+def tree(directory: StrPath) -> list[str]:
+    """Every file below a directory by its path from there, hidden ones too; none where it is not.
+
+    No link is followed and no archive opened. A link to a directory ends with a slash, as does a
+    directory that cannot be listed: what lies behind either is not known.
+    """
+    return opening.tree(text(directory))
 
 
 def exists(path: StrPath) -> bool:

@@ -224,6 +224,29 @@ def unlisted(directory: str) -> OSError:
     return OSError(errno.EIO, "the directory could not be listed", directory)
 
 
+def tree(root: str) -> list[str]:
+    """Every file below a directory, hidden ones too, as `interface.tree` has it."""
+    found: list[str] = []
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, below)) as entries:
+                for entry in entries:
+                    name = f"{below}{entry.name}"
+                    if _is_dir(entry, follow_symlinks=False):
+                        waiting.append(f"{name}/")
+                    else:
+                        found.append(f"{name}/" if _is_dir(entry) else name)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            if not below:
+                raise
+            found.append(below)
+    return sorted(found)
+
+
 def stat(path: str) -> Status | None:
     """Size and time of a file, None where there is none."""
     try:

@@ -18,6 +18,8 @@ from beam_jobs.common.files.names import StrPath, is_remote, require_writable, t
 from beam_jobs.common.files.store_lock import LockedError, held, owner, store_lock
 
 _OWNER_BYTES = 4096
+# Never through a link: the lock's holder is written into the file.
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class Lock(Protocol):
@@ -72,7 +74,7 @@ def lock(
 def _local_lock(path: str, message: str) -> int:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, _LOCK_FLAGS, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):

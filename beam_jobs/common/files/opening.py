@@ -122,6 +122,14 @@ def names(directory: str) -> list[str]:
     return objects.names(directory) if is_remote(directory) else local.list_names(directory)
 
 
+def tree(directory: str) -> list[str]:
+    """Every file below a directory, hidden ones too, as `interface.tree` has it."""
+    if not is_remote(directory):
+        return local.tree(directory)
+    prefix = join(directory, "")
+    return sorted(entry.path[len(prefix) :] for entry in objects.entries(prefix))
+
+
 def is_dir(path: str) -> bool:
     """Whether anything lies below a path; an archive is a directory."""
     if found := split_member(path):

@@ -343,16 +343,6 @@ def test_leftovers_of_killed_or_larger_runs_are_removed(cohort, dataset, copy):
     assert names == {path.name for path in (dataset / ".state").iterdir()}
 
 
-def test_users_own_files_are_never_deleted(cohort, copy):
-    for name in ("download.iso.part", "mine.tfrecord"):
-        (copy / name).write_text("precious")
-    with pytest.raises(cli.UsageError, match=r"no dataset|another dataset"):
-        convert(cohort, copy, "--dtype", "uint16")
-    convert(cohort, copy)
-    assert (copy / "download.iso.part").read_text() == "precious"
-    assert (copy / "mine.tfrecord").read_text() == "precious"
-
-
 def test_one_modality_of_the_layout_leaves_the_others_unused(cohort, tmp_path):
     assert convert(cohort, tmp_path / "d", "--modalities", "T1wCE") == cli.EXIT_OK
     found = load(tmp_path / "d")

@@ -17,7 +17,7 @@ from beam_jobs import dicom_to_tfrecord, survey, verify
 from beam_jobs.common import cli
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
-from beam_jobs.convert.resume import REPORT_NAME
+from beam_jobs.convert.ours import REPORT_NAME
 from beam_jobs.core.dicom.headers import read_headers
 from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
