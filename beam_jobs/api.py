@@ -25,6 +25,7 @@ from collections.abc import Hashable, Iterable, Iterator
 import pandas as pd
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.csv_table import text_of
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.version import __version__
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -124,8 +125,10 @@ class Dataset:
             "reason": str,
         }
         table = pd.read_csv(io.BytesIO(text), dtype=kept, keep_default_na=False, na_values=[""])
-        texts = [column for column in kept if column in table]
-        return table.fillna(dict.fromkeys(texts, ""))
+        for column in kept:
+            if column in table:
+                table[column] = table[column].fillna("").map(text_of)
+        return table
 
 
 def open_dataset(path: files.StrPath) -> Dataset:

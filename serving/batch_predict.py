@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
@@ -169,6 +170,9 @@ def _finish(
         terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
+    formulas = sum(is_formula(shown) for shown, _ in submission.rows)
+    if formulas and paths[0].endswith(".csv"):  # whoever asked must find the ids as they gave them
+        terminal.row("mind", f"{formulas} ids in {paths[0]} are formulas to a spreadsheet")
     for path, digest in zip(paths, sums, strict=True):
         terminal.row("table", f"{path}: sha256 {digest}")
     lost = submission.failures or (nobodys and args.ids is None)  # else all requested are there

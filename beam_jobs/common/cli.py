@@ -40,6 +40,7 @@ EXIT_CODES = {
     EXIT_USAGE: "wrong usage",
     EXIT_INTERRUPTED: "interrupted",
 }
+_LONGEST = 1500  # characters of an error's line
 
 LOG_LEVELS = ("error", "warning", "info", "debug")
 # Processes that a command starts inherit it.
@@ -116,7 +117,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        line = printable(f"{self.prog}: error: {message} (--help explains)")
+        line = _one_line(f"{self.prog}: error: {message} (--help explains)")
         self.exit(EXIT_USAGE, f"{line}\n")
 
 
@@ -235,10 +236,17 @@ def _fail(prog: str, error: object, code: int) -> int:
     if isinstance(error, OSError) and error.strerror:  # without its number
         place = f"{error.filename}: " if error.filename is not None else ""
         error = f"{place}{error.strerror}"
-    line = _as_called(printable(" ".join(f"{prog}: error: {error}".split())))
+    line = _as_called(_one_line(f"{prog}: error: {error}"))
     with contextlib.suppress(OSError):  # stderr is closed too
         print(line, file=sys.stderr)
     return code
+
+
+def _one_line(message: str) -> str:
+    """A message as one line that can be read, whatever a stranger's text in it holds."""
+    words = printable(" ".join(message.split()))
+    words = re.sub(r"\S{301,}", lambda word: f"{word[0][:200]}...{word[0][-60:]}", words)
+    return words if len(words) <= _LONGEST else f"{words[:_LONGEST]}..."
 
 
 def _is_unread(stream: TextIO | None) -> bool:

@@ -1,23 +1,62 @@
-"""CSV as people write it, read without guessing: text fields, a header, rows as long as it."""
+"""CSV as people write it, read without guessing: text fields, a header, rows as long as it.
+
+A spreadsheet runs a cell that begins with =, +, - or @, and cells hold what strangers named: ids,
+files, series. In tables that are ours such a text stands behind an apostrophe, which spreadsheets
+take for "this is text" (OWASP, CSV Injection), and is read without it. Where other programs want a
+file's bytes as they are, a command says how many cells of it would run.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from beam_jobs.common.files import interface as files
 
+# Also behind quotes and blanks, which some readers take off first.
+_FORMULA = re.compile(r"""['"\s]*[=+\-@＝＋－＠]|['"]*[\t\r\n]""")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet could run a cell of this text; a number is none.
+
+    >>> [is_formula(text) for text in ("=1+1", "-1.5e3", "-1+1", "T1w", '"=1')]
+    [True, False, True, False, True]
+    """
+    return bool(_FORMULA.match(text)) and not _NUMBER.fullmatch(text)
+
+
+def inert(value: Any) -> Any:
+    """A cell's value for a table of ours; `text_of` gives the text back.
+
+    >>> inert("=1+1"), inert("'=1+1"), inert(-1.5), inert("-1.5")
+    ("'=1+1", "''=1+1", -1.5, '-1.5')
+    """
+    return f"'{value}" if isinstance(value, str) and is_formula(value) else value
+
+
+def text_of(cell: str) -> str:
+    """The text that `inert` made a cell of.
+
+    >>> text_of("'=1+1"), text_of("''=1+1"), text_of("-1.5"), text_of("'T1w'")
+    ('=1+1', "'=1+1", '-1.5', "'T1w'")
+    """
+    return cell[1:] if cell.startswith("'") and is_formula(cell[1:]) else cell
+
 
 def read_table(
-    text: str, columns: Sequence[str]
+    text: str, columns: Sequence[str], *, ours: bool = False
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and rows of CSV text; a byte order mark and blank lines are passed over.
 
     Args:
       text: the CSV.
       columns: those it must have.
+      ours: the table is one of ours: its cells are what `text_of` makes of them.
 
     Returns:
       The header, and each row with its line number.
@@ -39,16 +78,33 @@ def read_table(
     for number, line in lines[1:]:
         if len(line) != len(header):
             raise ValueError(f"line {number}: {len(line)} fields, the header has {len(header)}")
+    fields = text_of if ours else str
     return header, [
-        (number, dict(zip(header, (field.strip() for field in line), strict=True)))
+        (number, dict(zip(header, (fields(field.strip()) for field in line), strict=True)))
         for number, line in lines[1:]
     ]
 
 
+class Lines(io.StringIO):
+    r"""Takes the rows of a csv.writer of `TERMINATOR` and ends them with a line feed.
+
+    The terminator decides what is quoted: with a line feed alone a carriage return in a cell would
+    stand bare, and end the row for whoever reads it.
+    """
+
+    TERMINATOR = "\r\n"
+
+    def write(self, row: str, /) -> int:
+        return super().write(f"{row.removesuffix(self.TERMINATOR)}\n")
+
+
 def write_table(file: files.StrPath, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit."""
-    stream = io.StringIO(newline="")
-    writer = csv.writer(stream, lineterminator="\n")
+    """Writes a CSV whole or not at all; floats in full, so that they read back bit for bit.
+
+    No spreadsheet runs its cells: `read_table` reads them as `ours`.
+    """
+    stream = Lines(newline="")
+    writer = csv.writer(stream, lineterminator=stream.TERMINATOR)
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([inert(value) for value in row] for row in rows)
     files.write_text(file, stream.getvalue())

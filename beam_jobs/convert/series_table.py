@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.csv_table import Lines, inert
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import GZIPPED, MEMBER
 from beam_jobs.common.printable import printable
@@ -153,10 +154,12 @@ def _utf8(name: str) -> str:
 
 
 def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    """CSV text, rows sorted, so that equal content is equal text."""
+    """CSV text, rows sorted, so that equal content is equal text; no spreadsheet runs its cells."""
     import pandas as pd  # takes as long to import as a command's --help takes
 
     # As objects: a column of whole numbers and blanks must not become one of fractions.
     table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
     table = table.sort_values(list(columns[:6]), key=lambda column: column.map(str), kind="stable")
-    return str(table.to_csv(index=False, lineterminator="\n"))
+    stream = Lines(newline="")
+    table.map(inert).to_csv(stream, index=False, lineterminator=stream.TERMINATOR)
+    return stream.getvalue()

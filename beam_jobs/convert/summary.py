@@ -84,7 +84,9 @@ def print_sums(conversion: Conversion) -> bool:
     if not files.exists(path):
         if not files.exists(rejects):
             raise cli.CommandError(f"the job ended without a dataset in {output}")
-        _, found = read_table(files.read_text(rejects, limit=files.TABLE_BYTES), ("reason",))
+        _, found = read_table(
+            files.read_text(rejects, limit=files.TABLE_BYTES), ("reason",), ours=True
+        )
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
         hint = nobodys_hint(nobodys, conversion.planner.patient_from)
         raise cli.CommandError(

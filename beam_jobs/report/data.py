@@ -112,7 +112,7 @@ def read_table(
     except FileNotFoundError:
         return None
     try:
-        _, rows = csv_table.read_table(text, sorted(columns))
+        _, rows = csv_table.read_table(text, sorted(columns), ours=True)
     except ValueError as error:
         raise ContractError(f"{name}: {error}") from error
     for column in numbers:

@@ -152,7 +152,7 @@ def out_of_fold(
         than the dataset says, with two labels, or twice for one member.
     """
     try:
-        _, rows = read_table(text, _COLUMNS)
+        _, rows = read_table(text, _COLUMNS, ours=True)
     except ValueError as error:
         raise ContractError(f"{source}: {error}") from error
     found: dict[str, tuple[int, list[float]]] = {}

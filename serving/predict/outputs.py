@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.csv_table import Lines, inert
 from beam_jobs.common.files import interface as files
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import REJECT_COLUMNS
@@ -152,7 +153,7 @@ def failures_csv(submission: Submission) -> bytes:
 
     columns = [field.name for field in dataclasses.fields(Failure)]
     rows = [dataclasses.astuple(failure) for failure in submission.failures]
-    return _csv(pd.DataFrame(rows, columns=columns))
+    return _csv(pd.DataFrame(rows, columns=columns).map(inert))
 
 
 def rejects_csv(rejects: Sequence[Mapping[str, Any]]) -> bytes:
@@ -160,13 +161,14 @@ def rejects_csv(rejects: Sequence[Mapping[str, Any]]) -> bytes:
     import pandas as pd
 
     rows = pd.DataFrame(rejects, columns=list(REJECT_COLUMNS), dtype=str)
-    return _csv(rows.sort_values(list(REJECT_COLUMNS)))
+    return _csv(rows.sort_values(list(REJECT_COLUMNS)).map(inert))
 
 
 def _csv(rows: pd.DataFrame) -> bytes:
     """CSV with line feeds alone, whatever the machine; numbers exact to a float32."""
-    text: str = rows.to_csv(index=False, lineterminator="\n", float_format=_EXACT)
-    return text.encode()
+    stream = Lines(newline="")
+    rows.to_csv(stream, index=False, lineterminator=stream.TERMINATOR, float_format=_EXACT)
+    return stream.getvalue().encode()
 
 
 def _json_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:

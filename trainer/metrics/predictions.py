@@ -88,7 +88,7 @@ def read_rows(
         none of a column's names.
     """
     try:
-        columns, rows = read_table(read_named(file), ())
+        columns, rows = read_table(read_named(file), (), ours=True)
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
     for names in wanted:

@@ -147,3 +147,21 @@ def test_tensorflows_python_is_as_quiet_as_its_compiled_part(
         command(body), capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
     assert done.stderr == printed
+
+
+def test_an_error_is_one_line_of_bounded_length_whatever_it_quotes() -> None:
+    body = "raise cli.UsageError('no: ' + 'x' * 100_000 + ' found')"
+    done = subprocess.run(command(body), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    start = "python -m some.command: error: no: xxx"
+    assert done.stderr.startswith(start)
+    assert done.stderr.endswith("xxx found\n")
+    assert len(done.stderr) < 400
+    body = "raise cli.UsageError('no: ' + ', '.join(map(str, range(10_000))))"
+    done = subprocess.run(command(body), capture_output=True, text=True, cwd=ROOT)
+    assert len(done.stderr) < 1600
+    assert done.stderr.endswith("...\n")
+    body = "cli.Parser(prog='it', description='', examples='').parse_args(['--' + 'x' * 100_000])"
+    done = subprocess.run(command(body), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert len(done.stderr) < 400
