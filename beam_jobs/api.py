@@ -34,7 +34,7 @@ from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.series import Series, assemble
-from beam_jobs.core.tfrecord import read_cases
+from beam_jobs.core.tfrecord import read_shard
 from beam_jobs.core.volume import Volume, load_volume
 
 __all__ = [
@@ -100,7 +100,9 @@ class Dataset:
         return self._table("rejects.csv")
 
     def cases(self, folds: Iterable[int | None] | None = None) -> Iterator[PreparedCase]:
-        """The records, one at a time, in shard order; each is checked against the schema.
+        """The records, one at a time, in shard order; each is checked against the manifest.
+
+        That a shard's hash is the manifest's is known behind its last record.
 
         Args:
           folds: those to read (None among them: test patients and those without a label); None
@@ -108,12 +110,11 @@ class Dataset:
 
         Raises:
           UsageError: there is no such fold.
-          ContractError: a shard is damaged, or a record is not of the manifest's schema.
-          FileNotFoundError: a shard is gone.
+          ContractError: a shard or a record is not what the manifest says.
         """
         chosen = self.manifest.shards if folds is None else self.manifest.shards_of(folds)
         for shard in chosen:
-            yield from read_cases(files.join(self.path, shard.name), self.manifest.schema)
+            yield from read_shard(self.path, shard, self.manifest.schema)
 
     def _table(self, name: str) -> pd.DataFrame:
         text = files.read(files.join(self.path, name), limit=files.TABLE_BYTES)

@@ -23,13 +23,11 @@ from beam_jobs.core.manifest import (
     MANIFEST_NAME,
     Manifest,
     ShardEntry,
-    ShardPatient,
-    digest,
     read_manifest,
 )
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.record import RecordSchema
-from beam_jobs.core.tfrecord import read_cases
+from beam_jobs.core.tfrecord import inspect_shard
 
 PROG = "python -m beam_jobs.verify"
 EXAMPLES = """\
@@ -162,32 +160,11 @@ def check_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> list
       shard: the shard's entry.
       schema: what its records must fit.
     """
-    path = files.join(directory, shard.name)
     try:
-        if not files.exists(path):
-            return [f"{shard.name}: missing"]
-        size, sha256 = digest(path)
-        faults = []
-        if size != shard.bytes:
-            faults.append(f"{shard.name}: {size} bytes, manifest says {shard.bytes}")
-        if sha256 != shard.sha256:
-            faults.append(f"{shard.name}: sha256 is not the manifest's")
-        cases = [
-            (ShardPatient(patient_id=case.patient_id, label=case.label), case.fold)
-            for case in read_cases(path, schema)
-        ]
-    except ContractError as error:
-        return [*faults, f"{shard.name}: {error}"]
+        found = inspect_shard(directory, shard, schema)
+        return [f"{shard.name}: {fault}" for fault in found if isinstance(fault, str)]
     except OSError as error:
         return [f"{shard.name}: {error.strerror or error}"]
-    if [patient for patient, _ in cases] != list(shard.patients):
-        faults.append(
-            f"{shard.name}: {len(cases)} records, not the {shard.count} patients and labels of "
-            "the manifest in their order"
-        )
-    if {fold for _, fold in cases} - {shard.fold}:
-        faults.append(f"{shard.name}: a record is of another fold than {shard.fold}")
-    return faults
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
     length (uint64) | masked CRC32C of it | data: one Example | masked CRC32C of it
 
-Whoever reads whole records in order takes `read_cases` or `read_records`, or `surviving_records`
-where damage may cost no more than the damaged record; whoever reads at random finds them by
-`record_frames`.
+Whoever looks at a dataset (`verify`, `report`, the forest, saliency, a model's statistics, Python
+users) takes `read_shard`, which holds it against its manifest, so that a shard which was emptied,
+swapped or damaged is nobody's dataset. `read_cases` and `read_records` take the bytes as they are;
+`surviving_records` does where damage may cost no more than the damaged record. Who reads at random
+finds records by `record_frames`: the trainer, which holds shards against the manifest itself.
 
 Sources: tensorflow/core/lib/io/record_writer.h, tensorflow/core/lib/hash/crc32c.h. The tests hold
 every byte to TensorFlow's own reader.
@@ -12,6 +14,7 @@ every byte to TensorFlow's own reader.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -21,9 +24,10 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.example import decode_case
+from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
 
 # The framing before the data (length and its checksum) and behind it (the data's checksum).
@@ -87,6 +91,63 @@ def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCa
     with files.open_read(path) as stream:
         for data in read_records(stream):
             yield decode_case(data, schema)
+
+
+def read_shard(
+    directory: files.StrPath, entry: ShardEntry, schema: RecordSchema
+) -> Iterator[PreparedCase]:
+    """The cases of a shard, in file order, one in memory at a time.
+
+    What the whole file must be (its hash) is known behind the last: who stops earlier knows less.
+
+    Args:
+      directory: the dataset.
+      entry: the shard, of the manifest's.
+      schema: what its records must fit.
+
+    Raises:
+      ContractError: the shard or a record is not what the manifest says; the message names it.
+      CommandError: a store refuses or fails.
+      OSError: a disk does.
+    """
+    for found in inspect_shard(directory, entry, schema):
+        if isinstance(found, str):
+            raise ContractError(f"{files.join(directory, entry.name)}: {found}")
+        yield found
+
+
+def inspect_shard(
+    directory: files.StrPath, entry: ShardEntry, schema: RecordSchema
+) -> Iterator[PreparedCase | str]:
+    """The cases of a shard and, in words, what is not as the manifest says; as `read_shard`.
+
+    A file of another size is read to where it is damaged, but no further than the manifest says.
+    """
+    path = files.join(directory, entry.name)
+    try:
+        stream = files.open_read(path)
+    except FileNotFoundError:
+        yield "the manifest lists this shard, it does not exist"
+        return
+    count = 0
+    with stream:
+        size = files.size(path)
+        if size != entry.bytes:
+            yield f"{size} bytes, the manifest says {entry.bytes}"
+        whole = _Hashed(stream, entry.bytes)
+        try:
+            for count, record in enumerate(read_records(whole), 1):  # type: ignore[arg-type]
+                case = decode_case(record, schema)
+                if fault := _misplaced(case, count, entry):
+                    yield fault
+                yield case
+            if count != entry.count:
+                yield f"{count} records, not the {entry.count} of the manifest"
+        except ContractError as error:
+            yield str(error)
+        sha256 = whole.digest()
+    if size == entry.bytes and sha256 != entry.sha256:
+        yield f"sha256 {sha256}, the manifest says {entry.sha256}"
 
 
 def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]:
@@ -223,3 +284,36 @@ def _is_whole(stream: IO[bytes], start: int) -> bool:
         return _read_record(stream, start) is not None
     except DamagedRecordError:
         return False
+
+
+def _misplaced(case: PreparedCase, number: int, entry: ShardEntry) -> str:
+    """How a record, the first being number 1, is another than the manifest has in its place."""
+    found = ShardPatient(patient_id=case.patient_id, label=case.label)
+    if number > entry.count or (found == entry.patients[number - 1] and case.fold == entry.fold):
+        return ""
+    wanted = entry.patients[number - 1]
+    return (
+        f"records and manifest differ: record {number} is of patient {shown(found.patient_id)}, "
+        f"label {found.label}, fold {case.fold}, not the manifest's {shown(wanted.patient_id)}, "
+        f"label {wanted.label}, fold {entry.fold}"
+    )
+
+
+class _Hashed:
+    """A stream that is read in order, and hashed as it is; it ends after so many bytes."""
+
+    def __init__(self, stream: IO[bytes], length: int) -> None:
+        self._stream, self._left = stream, length
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        self._hash.update(data)
+        return data
+
+    def digest(self) -> str:
+        """sha256 (hex) of all of it."""
+        while self.read(1 << 20):
+            pass
+        return self._hash.hexdigest()

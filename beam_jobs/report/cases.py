@@ -10,18 +10,15 @@ import base64
 import dataclasses
 import io
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import read_cases
+from beam_jobs.core.tfrecord import read_shard
 
 LEVELS = 256
 # What is above it is head for the choice of a picture: a tenth of the stored range.
@@ -143,24 +140,14 @@ class Pictures:
     count: int
 
 
-def read_shard(directory: str, shard: ShardEntry, schema: RecordSchema) -> Iterator[PreparedCase]:
-    """A shard's cases, one in memory at a time.
-
-    Raises:
-      ContractError: the shard is missing or damaged; the message names it.
-    """
-    try:
-        yield from read_cases(files.join(directory, shard.name), schema)
-    except FileNotFoundError as error:
-        raise ContractError(f"{shard.name}: missing, but the manifest lists it") from error
-    except ContractError as error:
-        raise ContractError(f"{shard.name}: {error}") from error
-
-
 def report_shard(
     shard: ShardEntry, *, directory: str, schema: RecordSchema, plan: PicturePlan | None
 ) -> list[tuple[CaseFacts, Pictures | None]]:
-    """Facts and, where a plan says how, pictures of a shard's patients, in file order."""
+    """Facts and, where a plan says how, pictures of a shard's patients, in file order.
+
+    Raises:
+      ContractError: the shard is not what the manifest says; the message names it.
+    """
     found = []
     for case in read_shard(directory, shard, schema):
         planes = as_levels(case)

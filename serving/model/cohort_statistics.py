@@ -12,7 +12,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
 from beam_jobs.core.manifest import Manifest
-from beam_jobs.core.tfrecord import read_cases
+from beam_jobs.core.tfrecord import read_shard
 
 STATISTICS_NAME = "assets/training_statistics.json"
 SERIES_NAME = "series.csv"
@@ -53,9 +53,6 @@ def of_dataset(path: str, manifest: Manifest, folds: Collection[int]) -> Statist
     found = of_series_table(path, manifest.schema.modalities, patients)
     shards = [shard for shard in manifest.shards if shard.fold in folds]
     for shard in terminal.track(shards, "reading records", len(shards)):
-        file = files.join(path, shard.name)
-        if difference := shard.difference(file):
-            raise ContractError(f"{file}: {difference}")
-        for case in read_cases(file, manifest.schema):
+        for case in read_shard(path, shard, manifest.schema):
             found += of_case(case, manifest.schema)
     return dataclasses.replace(found, dataset_fingerprint=manifest.dataset_fingerprint)

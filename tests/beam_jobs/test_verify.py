@@ -38,7 +38,7 @@ def test_sound_dataset_is_sound(dataset, capsys):
     [
         ("flip", "corrupt record"),
         ("cut", "truncated"),
-        ("remove", "missing"),
+        ("remove", "does not exist"),
         ("stray", "not in the manifest"),
         ("label", "not the"),
         ("schema", "dtype"),

@@ -13,8 +13,8 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
+from beam_jobs.core.tfrecord import read_shard
 from trainer.config.run_layout import OOF_NAME
-from trainer.data.whole_shards import read_shard
 from trainer.explain.attribution import Attribution
 from trainer.metrics.predictions import read_predictions
 from trainer.training.run_files import Run
@@ -135,6 +135,6 @@ def read_chosen(
         )
         for entry in manifest.shards_of({one.fold for one in chosen})
         if wanted & {patient.patient_id for patient in entry.patients}
-        for case in read_shard(data, entry, manifest)
+        for case in read_shard(data, entry, manifest.schema)
         if case.patient_id in wanted
     }

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
-from trainer.data.whole_shards import read_shard
+from beam_jobs.core.tfrecord import read_shard
 from trainer.forest.features import Floats, case_features, feature_names
 
 
@@ -57,7 +57,7 @@ def measure_features(data: str, manifest: Manifest, modalities: Sequence[str]) -
         bar("features", sum(entry.count for entry in entries)) as step,
     ):
         for entry in entries:
-            cases = read_shard(data, entry, manifest)
+            cases = list(read_shard(data, entry, manifest.schema))
             measured = pool.map(lambda case: _measured(case, channels), cases)
             for case, features in zip(cases, measured, strict=True):
                 ids.append(case.patient_id)

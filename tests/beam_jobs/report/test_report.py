@@ -268,6 +268,9 @@ def test_missing_and_damaged_datasets_are_reported_in_a_line(dataset, tmp_path):
     before = (copy / "report.html").read_bytes()
     with pytest.raises(ContractError, match=victim.name):
         main([str(copy)])
+    victim.write_bytes(b"")
+    with pytest.raises(ContractError, match=rf"{victim.name}: 0 bytes, the manifest says \d+"):
+        main([str(copy)])
     assert (copy / "report.html").read_bytes() == before
 
 
