@@ -43,11 +43,13 @@ class Model:
 
     Attributes:
       contract: what it takes, what it is made of and what it was measured to do.
+      sha256: of the whole model, by which it can be pinned.
     """
 
     def __init__(self, loaded: loaded_model.LoadedModel) -> None:
         self._loaded = loaded
         self.contract = loaded.contract
+        self.sha256 = loaded.sha256
 
     def predict(
         self,
@@ -141,13 +143,21 @@ class Model:
                 yield encode_case(case, spec.schema)
 
 
-def load_model(path: files.StrPath) -> Model:
+def load_model(path: files.StrPath, *, require_sha256: str = "") -> Model:
     """Loads a model that `voxelbeam export` wrote, from wherever it lies.
 
+    Args:
+      path: of its directory.
+      require_sha256: what `voxelbeam export` printed of the only model to be loaded; of another
+        one nothing but its bytes is read. "" loads any.
+
     Raises:
-      ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
+      UsageError: `require_sha256` is no sha256.
+      ContractError: no contract, a foreign one, no SavedModel of ours beside it, one that was
+        changed since its export, or another than is required.
       CommandError: a store refuses or fails.
     """
     quiet_tensorflow()
     with files.fetched(path) as local:
-        return Model(loaded_model.load_model(local, name=files.text(path)))
+        name = files.text(path)
+        return Model(loaded_model.load_model(local, name=name, sha256=require_sha256))

@@ -31,7 +31,8 @@ from beam_jobs.core.cohort.layout import nobodys_hint
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
-from serving.model.contract import Contract, load_contract, load_statistics
+from serving.model.contract import Contract, load_statistics
+from serving.model.integrity import check_model
 from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew
 from serving.predict.damaged_records import Reject
@@ -47,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     use_store_options(beam_args)  # the model may lie in a store
     paths = _check(args)
     id_policy = read_id_policy(args.id_policy, args.id_key)
-    contract = load_contract(args.model)
+    checked = check_model(args.model, sha256=args.require_sha256)
+    contract = checked.contract
     training = load_statistics(args.model)
     spelling, requested = _requested(args, id_policy)
     source = find_source(
@@ -62,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
     answers = run_job(
         source,
-        contract,
+        checked,
         model=args.model,
         output=args.output,
         options=pipeline_options(beam_args),
@@ -83,7 +85,11 @@ def main(argv: Sequence[str]) -> int:
     _write_beside(args.output, submission, answers.rejects)
     skewed = _write_skew(args.output, training, answers.statistics, contract)
     nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
-    return _finish(submission, answers.predictions, args, paths, skewed, nobodys)
+    code = _finish(submission, answers.predictions, args, paths, skewed, nobodys)
+    terminal.row("model", f"{args.model}: sha256 {checked.sha256}")
+    if checked.note:
+        terminal.row("mind", checked.note)
+    return code
 
 
 def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
@@ -232,6 +238,13 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--model", required=True, help="a directory that serving.export wrote")
+    add(
+        "--require_sha256",
+        default="",
+        metavar="HASH",
+        help="refuse every model but the one of which serving.export printed this; of another "
+        "one nothing but its bytes is read",
+    )
     add(
         "--input",
         required=True,

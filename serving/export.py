@@ -38,7 +38,7 @@ from serving.model.calibration import (
 from serving.model.cohort_statistics import of_dataset
 from serving.model.contract import CONTRACT_NAME, Contract
 from serving.model.graph import in_float32
-from serving.model.saved_model import put_back, write_model
+from serving.model.saved_model import Written, put_back, write_model
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.wording import permutations_text, summary_line, verdict
 from trainer.training.run_files import Run
@@ -67,14 +67,14 @@ def main(argv: Sequence[str]) -> int:
     contract = contract_of(
         runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(runs, data)
     )
-    difference = export(runs, contract, args.output, statistics=statistics)
+    written = export(runs, contract, args.output, statistics=statistics)
     terminal.row(
         "members",
         f"{len(contract.members)} (mean of {contract.ensemble}) on "
-        f"{', '.join(contract.modalities)}; logits within {difference:.1g} of Keras",
+        f"{', '.join(contract.modalities)}; logits within {written.difference:.1g} of Keras",
     )
     terminal.row("calibration", _summary(calibration))
-    terminal.row("model", args.output)
+    terminal.row("model", f"{args.output}: sha256 {written.sha256}")
     return cli.EXIT_OK
 
 
@@ -118,12 +118,12 @@ def _calibrated(
     """
     if method == "none":
         return Calibration(why="--calibration none was requested")
-    for run in runs:
+    for name, run in zip(_names(runs), runs, strict=True):
         file = files.join(run.directory, OOF_NAME)
         if files.stat(file) is None:
             if method is not None:
                 raise ContractError(f"--calibration {method}: {file} is not there")
-            return Calibration(why=f"run {run.directory} has no {OOF_NAME}")
+            return Calibration(why=f"run {name} has no {OOF_NAME}")
     return fit(_evidence(runs, data), ensemble, method)
 
 
@@ -209,7 +209,7 @@ def contract_of(
     # pandas takes half a second to import
     from trainer.metrics.run_facts import decided
 
-    names = _names([files.text(run.directory) for run in runs])
+    names = _names(runs)
     metrics = [decided(run.metrics, run.directory) for run in runs]
     known = cohort if cohort is not None else _cohort(runs, None)
     return Contract(
@@ -265,11 +265,8 @@ def export(
     output: files.StrPath,
     *,
     statistics: Statistics | None = None,
-) -> float:
+) -> Written:
     """Writes the model to `output`, which it replaces; whole and verified, or not at all.
-
-    Returns:
-      The largest difference found between its logits and Keras' own.
 
     Raises:
       ContractError: a member is missing or unreadable, or the export answers otherwise than Keras.
@@ -314,16 +311,9 @@ def _require_same_volumes(first: Run, other: Run) -> None:
         )
 
 
-def _names(directories: Sequence[str]) -> list[str]:
-    """Short distinct names: the directories' own, numbered where two have the same."""
-    names = [
-        files.name_of(directory if files.is_remote(directory) else os.path.realpath(directory))
-        for directory in directories
-    ]
-    return [
-        name if names.count(name) == 1 else f"{name}#{index + 1}"
-        for index, name in enumerate(names)
-    ]
+def _names(runs: Sequence[Run]) -> list[str]:
+    """What a model calls its runs: their places, from 1; where they lay is nobody's business."""
+    return [str(number) for number in range(1, len(runs) + 1)]
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

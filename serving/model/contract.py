@@ -2,7 +2,7 @@
 
     MODEL/
       saved_model.pb, variables/, fingerprint.pb    loadable with TensorFlow alone
-      assets/contract.json                          the fields of `Contract`
+      assets/contract.json                          the fields of `Contract`; written last
       assets/MODEL_CARD.md                          for people
       assets/training_statistics.json               what it was trained on, where that is known
       assets.extra/tf_serving_warmup_requests       replayed by TensorFlow Serving at its start
@@ -30,7 +30,7 @@ CARD_NAME = "assets/MODEL_CARD.md"
 SIGNATURES = ("serving_default", "volumes")
 # What contract.json must hold, by type; the schema checks itself.
 _KINDS: dict[str, type] = {
-    **dict.fromkeys(("schema", "spec", "versions", "calibration", "cohort"), dict),
+    **dict.fromkeys(("schema", "spec", "versions", "calibration", "cohort", "sha256"), dict),
     "prevalence": float,
     "modalities": list,
     "ensemble": str,
@@ -54,6 +54,8 @@ class Contract:
       training: one a run: name, dataset_fingerprint, trained_on (as cohort), no_claim, metrics (of
         held-out patients), and what they allow one to say.
       versions: of the libraries that exported it.
+      sha256: name within the model -> sha256 (hex) of every other file; {} of a model that was
+        exported before 0.5, or is not written yet.
     """
 
     schema: RecordSchema
@@ -66,6 +68,7 @@ class Contract:
     cohort: Mapping[str, Any]
     training: tuple[Mapping[str, Any], ...]
     versions: Mapping[str, str]
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
@@ -121,6 +124,7 @@ class Contract:
         if data.get("format") != FORMAT:
             raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
         names = [field.name for field in dataclasses.fields(cls)]
+        data = {"sha256": {}, **data}
         if missing := [name for name in names if name not in data]:
             raise ContractError(f"contract lacks {', '.join(missing)}")
         require_kinds(data, _KINDS)

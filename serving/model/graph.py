@@ -83,8 +83,9 @@ def serving_module(
         return answers(volumes)
 
     module = tf.Module()
-    # The variables alone, not the Keras objects: nothing of Keras is needed to load them.
-    module.weights = [variable.value for member in members for variable in member.variables]
+    # The weights alone: nothing of Keras is needed to load them, and no `variables`, of which the
+    # seeds of dropout are drawn anew by every process that loads a network.
+    module.weights = [weight.value for member in members for weight in member.weights]
     examples = tf.TensorSpec([None], tf.string, name="examples")
     volumes = tf.TensorSpec([None, *schema.volume_shape], stored, name="volumes")
     return module, {

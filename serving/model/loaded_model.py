@@ -12,7 +12,8 @@ import numpy.typing as npt
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import RecordSchema
-from serving.model.contract import SIGNATURES, Contract, load_contract
+from serving.model.contract import SIGNATURES
+from serving.model.integrity import Checked, check_model
 
 
 class Prediction(NamedTuple):
@@ -34,11 +35,12 @@ class Prediction(NamedTuple):
 
 
 class LoadedModel:
-    """A loaded model with its contract. Calls may come from several threads."""
+    """A loaded model with its contract and sha256. Calls may come from several threads."""
 
-    def __init__(self, path: str, contract: Contract, model: Any) -> None:
+    def __init__(self, path: str, checked: Checked, model: Any) -> None:
         self.path = path
-        self.contract = contract
+        self.contract = checked.contract
+        self.sha256 = checked.sha256
         self._model = model  # keeps the variables alive
         self._volumes = model.signatures["volumes"]
 
@@ -105,18 +107,20 @@ class LoadedModel:
         )
 
 
-def load_model(path: str | os.PathLike[str], *, name: str = "") -> LoadedModel:
+def load_model(path: str | os.PathLike[str], *, name: str = "", sha256: str = "") -> LoadedModel:
     """Loads a model that `serving.export` wrote.
 
     Args:
       path: of its directory, on a disk (`files.fetched` brings it there).
       name: what to call it in messages; default `path`.
+      sha256: of the only model that is loaded; "" loads any.
 
     Raises:
-      ContractError: no contract, a foreign one, or no SavedModel of ours beside it.
+      ContractError: no contract, a foreign one, no SavedModel of ours beside it, one that was
+        changed since its export, or another than `sha256` is of.
     """
     name = name or str(path)
-    contract = load_contract(path, name=name)
+    checked = check_model(path, name=name, sha256=sha256)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its start-up chatter; errors still raise
     import tensorflow as tf
 
@@ -126,4 +130,4 @@ def load_model(path: str | os.PathLike[str], *, name: str = "") -> LoadedModel:
         raise ContractError(f"{name}: the SavedModel does not load: {error}") from error
     if missing := [signature for signature in SIGNATURES if signature not in model.signatures]:
         raise ContractError(f"{name}: the SavedModel lacks the signatures {', '.join(missing)}")
-    return LoadedModel(name, contract, model)
+    return LoadedModel(name, checked, model)

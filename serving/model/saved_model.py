@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +17,12 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.calibration import combine
+from serving.model.canonical import canonicalise
 from serving.model.card import model_card
 from serving.model.cohort_statistics import STATISTICS_NAME
 from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract
 from serving.model.graph import serving_module
+from serving.model.integrity import file_hashes, model_sha256
 from serving.model.loaded_model import load_model
 from serving.model.warmup import WARMUP_NAME, warmup_requests
 
@@ -33,13 +36,25 @@ TOLERANCE = 1e-6
 _REPLACED = "replaced"
 
 
+class Written(NamedTuple):
+    """What `write_model` wrote.
+
+    Attributes:
+      difference: the largest found between the model's logits and Keras' own.
+      sha256: of the whole model (`integrity`): equal runs, equal bytes.
+    """
+
+    difference: float
+    sha256: str
+
+
 def write_model(
     members: Sequence[keras.Model],
     contract: Contract,
     output: files.StrPath,
     *,
     statistics: Statistics | None = None,
-) -> float:
+) -> Written:
     """Writes the model to `output`, which it replaces; whole and verified, or not at all.
 
     Args:
@@ -47,9 +62,6 @@ def write_model(
       contract: what the model takes and answers.
       output: the directory to write, on a disk or in a store.
       statistics: of the training data, where they are known.
-
-    Returns:
-      The largest difference found between its logits and Keras' own.
 
     Raises:
       ContractError: the written model answers otherwise than the members.
@@ -63,20 +75,23 @@ def write_model(
     with files.scratch("export", beside=beside) as directory:
         made = directory / "model"
         tf.saved_model.save(module, str(made), signatures=signatures)
+        canonicalise(made)
         assets = {
             CARD_NAME: model_card(contract, statistics).encode(),
             **({} if statistics is None else {STATISTICS_NAME: statistics.dumps().encode()}),
             WARMUP_NAME: warmup_requests(contract.schema),
-            CONTRACT_NAME: contract.dumps().encode(),  # last: what has a contract is a model
         }
         for name, data in assets.items():
             files.write(made / name, data)
+        listed = dataclasses.replace(contract, sha256=file_hashes(made))
+        files.write(made / CONTRACT_NAME, listed.dumps().encode())  # what has it is a model
         difference = _verify(made, members, contract)
+        sha256 = model_sha256(file_hashes(made))
         if beside is None:
             _upload(made, output)
         else:
             _replace(made, beside, aside=directory / _REPLACED)
-    return difference
+    return Written(difference, sha256)
 
 
 def put_back(output: files.StrPath) -> None:

@@ -16,6 +16,7 @@ from beam_jobs.runners.options import make_pipeline, runs_here
 from beam_jobs.runners.watch import prediction_progress, watch
 from serving.model.cohort_statistics import of_series_table
 from serving.model.contract import Contract
+from serving.model.integrity import Checked
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
 from serving.predict.sources import Source, recipe_of
@@ -43,7 +44,7 @@ class Answers:
 
 def run_job(
     source: Source,
-    contract: Contract,
+    checked: Checked,
     *,
     model: str,
     output: str,
@@ -58,7 +59,7 @@ def run_job(
 
     Args:
       source: of `find_source`.
-      contract: the model's.
+      checked: the model's contract, and which model it is.
       model: the model's path; every worker process loads it.
       output: the job's output, beside which its rows lie while it runs.
       options: Beam's.
@@ -71,6 +72,7 @@ def run_job(
     Raises:
       CommandError: the job failed.
     """
+    contract = checked.contract
     total = len(requested) if requested is not None else len(source.expected) or None
     with (
         rows_directory(output) as directory,
@@ -82,7 +84,7 @@ def run_job(
         cases = pipeline | "Cases" >> _cases(source, contract, model, id_policy, patient_from)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)
         predictions = examples | "Predict" >> Predict(
-            model, batch_size=batch_size, ticks=ticks.patients
+            model, sha256=checked.sha256, batch_size=batch_size, ticks=ticks.patients
         )
         rows = [predictions, cases.rejects]
         if counted:

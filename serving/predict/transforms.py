@@ -75,13 +75,14 @@ class Predict(beam.PTransform):
 
     Args:
       model: the model's path.
+      sha256: of the model; no worker loads another one.
       batch_size: most patients a call of the model gets.
       ticks: a local file that grows by a byte a patient (`progress_files`); "" for none.
     """
 
-    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
+    def __init__(self, model: str, *, sha256: str, batch_size: int, ticks: str = "") -> None:
         super().__init__()
-        self._handler = SavedModelHandler(model, batch_size=batch_size, ticks=ticks)
+        self._handler = SavedModelHandler(model, sha256=sha256, batch_size=batch_size, ticks=ticks)
 
     def expand(self, examples: Any) -> Any:
         return examples | "Example" >> beam.Values() | "Infer" >> RunInference(self._handler)
@@ -150,15 +151,16 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
     Beam's own TFModelHandler wants tensorflow-hub and cannot load an exported SavedModel.
     """
 
-    def __init__(self, model: str, *, batch_size: int, ticks: str = "") -> None:
+    def __init__(self, model: str, *, sha256: str, batch_size: int, ticks: str = "") -> None:
         super().__init__()
         self._model = model
+        self._sha256 = sha256
         self._batch_size = batch_size
         self._ticks = ticks
 
     def load_model(self) -> LoadedModel:
         with files.fetched(self._model) as directory:
-            loaded = load_model(directory, name=self._model)
+            loaded = load_model(directory, name=self._model, sha256=self._sha256)
         _fix_gpu_arithmetic()
         return loaded
 

@@ -180,7 +180,7 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
     paths = [str(run.directory) for run in runs]
     export.main(["--runs", *paths, "--output", str(tmp_path / "model")])
     loaded = load_model(tmp_path / "model")
-    assert [m["run"] for m in loaded.contract.members] == ["run#1", "run#2", "run#2"]
+    assert [m["run"] for m in loaded.contract.members] == ["1", "2", "2"]
     assert loaded.contract.prevalence == 0.5
     volumes = volumes_of(runs[0].schema, 2)
     expected = (keras_logits(runs[0], volumes) + 2 * keras_logits(runs[1], volumes)) / 3

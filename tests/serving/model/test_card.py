@@ -76,7 +76,7 @@ def test_one_member_of_one_fold_was_measured_itself_on_the_patients_it_did_not_s
     assert "One network that answers with" in card
     assert "80 patients: 40 positive, 40 negative." in card
     assert (
-        "Run run: its network was trained on 80 patients, and the 20 of fold 2, whom it did not "
+        "Run 1: its network was trained on 80 patients, and the 20 of fold 2, whom it did not "
         "see, measured this very network. The number of epochs was fixed beforehand." in card
     )
     assert "n = 20: 10 positive" in card
@@ -174,8 +174,8 @@ def test_retrainings_on_permuted_labels_decide_in_the_card_too(tmp_path: Path) -
 def test_several_runs_are_told_one_by_one_and_their_ensemble_was_not_measured() -> None:
     card = card_of(run_of("alone", [2]), run_of("whole", range(5)))
     assert "A mean of logits of 6 networks" in card
-    assert "Run alone: its network was trained on 80 patients" in card
-    assert "Run whole: its 5 networks were trained on 80 of 100 patients each" in card
+    assert "Run 1: its network was trained on 80 patients" in card
+    assert "Run 2: its 5 networks were trained on 80 of 100 patients each" in card
     assert "Each run was measured by itself; the ensemble of all of them was not." in card
     assert "how many they are together was not known at export" in card
 
