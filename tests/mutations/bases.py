@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.data import get_testdata_files
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -108,7 +108,7 @@ def _packed() -> tuple[bytes, ...]:
 
 def _stack_of(name: str, count: int = 3, deflate: bool = False) -> tuple[bytes, ...]:
     """`count` files like a bundled one, 5 mm apart; rolled a little where samples are plain."""
-    (path,) = get_testdata_files(name)
+    path = get_testdata_file(name, download=False)
     files = []
     for index in range(count):
         dataset = pydicom.dcmread(path)

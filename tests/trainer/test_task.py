@@ -102,10 +102,11 @@ def test_the_kept_epoch_is_the_last_whatever_its_own_patients_say(trained: Train
     assert not any("best" in line for line in trained.printed)
 
 
+@pytest.mark.parametrize("repeats", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_crossfitted_epoch_is_that_of_the_least_loss_on_the_other_folds(
-    dataset: Path, tmp_path: Path
+    dataset: Path, tmp_path: Path, repeats: str
 ) -> None:
-    options = ("--cross_validate", "--epochs", "3", "--repeats", "2", "--width", "0.25")
+    options = ("--cross_validate", "--epochs", "3", "--repeats", repeats, "--width", "0.25")
     assert main(_train(dataset, tmp_path, *options, "--epoch_choice", "crossfit")) == 0
     finished = Run.load(tmp_path)
     losses = {0: np.zeros(3), 1: np.zeros(3)}
