@@ -21,6 +21,8 @@ from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
 
 _FOLDS = 5
+_MOST_FOLDS = 10_000  # whoever reads a dataset loops over them
+_MOST_PROCESSES = 1024  # of about 0.3 GB each
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,6 +249,9 @@ def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
     if flags.folds is not None and flags.folds < 2:
         raise cli.UsageError("--folds must be at least 2")
+    for name, most in (("folds", _MOST_FOLDS), ("processes", _MOST_PROCESSES)):
+        if (getattr(flags, name) or 0) > most:
+            raise cli.UsageError(f"--{name} must be at most {most}")
     for name in ("groups", "folds_csv"):
         if getattr(flags, name) is not None and flags.labels is None:
             raise cli.UsageError(f"--{name} needs --labels: folds are of labelled patients")

@@ -110,6 +110,7 @@ def run(case: Case, directory: Path, made: Made, zygotes: Zygotes) -> tuple[Outc
             codes=case.codes,
             may_change=case.may_change,
             terminal=case.terminal,
+            says_no=case.subject == "check",
         ),
         *case.expect(outcome, sandbox),
     ]

@@ -38,12 +38,13 @@ class Command:
         line: list[object] = []
         for option, value in {**self.arguments, **changes}.items():
             if isinstance(value, str) and option not in changes:
-                value = self._filled(value, sandbox)
+                value = self.filled(value, sandbox)
             line += [part for part in (option or None, value) if part is not None]
         return [str(part) for part in line]
 
     @staticmethod
-    def _filled(value: str, sandbox: Sandbox) -> str:
+    def filled(value: str, sandbox: Sandbox) -> str:
+        """A value with copies of what it names, and their places."""
         for name in NAMES:
             if f"{{{name}}}" in value and not sandbox.path(f"input/{name}").exists():
                 sandbox.put(name)

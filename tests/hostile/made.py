@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import threading
 from pathlib import Path
 
+from tests.hostile.names import spoil
 from tests.hostile.zygote import ROOT, Zygotes
 
 SHAPE = ("--shape", "16,16,10", "--folds", "2")
@@ -52,7 +55,22 @@ _RECIPES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
          "--output", "submission.csv"),
     ),
 }  # fmt: skip
-NAMES = (*_RECIPES, "space.json")
+# The same of a cohort whose names are attacks.
+_ODD = {
+    f"odd_{name}": (
+        tuple(f"odd_{each}" for each in needed),
+        module,
+        tuple(
+            re.sub(r"^(cohort|dataset|run|model|submission|forest)\b", r"odd_\1", word)
+            if not word.startswith("--")
+            else word
+            for word in arguments
+        ),
+    )
+    for name, (needed, module, arguments) in _RECIPES.items()
+    if name not in ("cohort", "study")
+}
+NAMES = (*_RECIPES, "odd_cohort", *_ODD, "space.json")
 
 
 class Made:
@@ -79,7 +97,11 @@ class Made:
         path = self._directory / name
         with self._lock:
             if not path.exists():
-                needed, module, arguments = _RECIPES[name]
+                if name == "odd_cohort":
+                    shutil.copytree(self.get("cohort"), path)
+                    spoil(path)
+                    return path
+                needed, module, arguments = (_RECIPES | _ODD)[name]
                 for each in needed:
                     self.get(each)
                 outcome = self._zygotes.of(module).run(

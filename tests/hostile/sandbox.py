@@ -148,6 +148,7 @@ def faults(
     codes: tuple[int, ...] = CODES,
     may_change: Callable[[str], bool] = lambda name: False,
     terminal: bool = False,
+    says_no: bool = False,
 ) -> Iterator[str]:
     """What must not be, after whatever case; nothing where all held.
 
@@ -158,6 +159,7 @@ def faults(
       codes: the exit codes it may end with.
       may_change: whether a path below the root, besides the output, may differ afterwards.
       terminal: its streams were a terminal.
+      says_no: code 1 is a verdict, on stdout, and no error.
     """
     if outcome.killed:
         yield f"killed for {outcome.killed} after {outcome.seconds:.1f} s"
@@ -169,25 +171,27 @@ def faults(
         yield f"left in TMPDIR: {', '.join(outcome.left[:5])}"
     if outcome.left_processes:
         yield f"left running: {outcome.left_processes[0]}"
-    yield from _speech_faults(outcome, terminal)
+    yield from _speech_faults(outcome, terminal, says_no)
     yield from _file_faults(outcome, before, sandbox.snapshot(), may_change)
 
 
-def _speech_faults(outcome: Outcome, terminal: bool) -> Iterator[str]:
-    for name, text in (("stdout", outcome.stdout), ("stderr", outcome.stderr)):
+def _speech_faults(outcome: Outcome, terminal: bool, says_no: bool) -> Iterator[str]:
+    stderr = _STYLE.sub("\n", outcome.stderr) if terminal else outcome.stderr
+    stdout = _STYLE.sub("\n", outcome.stdout) if terminal else outcome.stdout
+    for name, text in (("stdout", stdout), ("stderr", stderr)):
         if found := _FOREIGN.search(text):
             line = text[found.start() :].splitlines()[0]
             yield f"{name} has another's words: {line[:160]!r}"
-        plain = _STYLE.sub("\n", text) if terminal else text
-        for line in plain.split("\n"):
+        for line in text.split("\n"):
             if not line.isprintable() and printable(line) != line.replace("\xa0", " "):
                 yield f"{name} has raw control characters: {line[:160]!r}"
                 break
-    errors = len(_ERROR.findall(outcome.stderr))
+    errors = len(_ERROR.findall(stderr))
     failed = outcome.code not in (0, 8)
-    if errors != failed and not outcome.killed:
+    no = says_no and outcome.code == 1 and outcome.stdout
+    if errors != failed and not outcome.killed and not no:
         yield f"{errors} error lines on stderr with exit code {outcome.code}"
-    longest = max(map(len, outcome.stderr.splitlines()), default=0)
+    longest = max(map(len, stderr.splitlines()), default=0)
     if longest > 2000:
         yield f"a line of {longest} characters on stderr"
 
@@ -209,7 +213,7 @@ def _file_faults(
         if not may_change(name):
             what = "gone" if name not in after else "changed" if name in before else "new"
             yield f"{name} is {what}"
-    if outcome.code in (0, 8):
+    if outcome.code in (0, 8) or outcome.killed:
         return
     if output not in before and after.get(output, "d").startswith("-"):
         yield "failed, and yet its output stands"
