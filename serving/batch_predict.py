@@ -16,6 +16,11 @@ it stands, the others do.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m serving.batch_predict")
+
 import argparse
 import os
 from collections import Counter

@@ -12,6 +12,11 @@ on the runs' out-of-fold predictions, each row proven to be one (`serving.model.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m serving.export")
+
 import argparse
 import os
 from collections.abc import Iterable, Mapping, Sequence

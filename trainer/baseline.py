@@ -8,6 +8,11 @@ run/
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m trainer.baseline")
+
 import argparse
 import time
 from collections.abc import Mapping, Sequence

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m trainer.evaluate")
+
 import argparse
 import dataclasses
 import os

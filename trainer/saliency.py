@@ -13,6 +13,11 @@ all of them; their mean logit is what is explained.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m trainer.saliency")
+
 import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any

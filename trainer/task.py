@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m trainer.task")
+
 import argparse
 import json
 from collections.abc import Sequence

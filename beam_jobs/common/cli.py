@@ -2,7 +2,8 @@
 
 Exit codes: 0 done, 1 failed (bad data, a contract that does not fit, an I/O error), 2 wrong usage
 (an unknown option, a missing file or column, a name that does not exist), 8 done but some input
-was rejected and `--strict` was given, 130 interrupted.
+was rejected and `--strict` was given, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM
+(`beam_jobs.common.interrupts`).
 
 An error is one line on stderr, "python -m <module>: error: <what>"; `Parser` and `run` get that
 name as `prog`. `--quiet` and `--log_level` are every command's: what prints reads `is_quiet`
@@ -22,23 +23,30 @@ import os
 import re
 import select
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
+from beam_jobs.common import interrupts
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import scratch
 from beam_jobs.common.printable import printable
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_REJECTED = 8
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 EXIT_CODES = {
     EXIT_OK: "done",
     EXIT_FAILURE: "failed: bad data, a contract that does not fit, an I/O error",
     EXIT_USAGE: "wrong usage",
-    EXIT_INTERRUPTED: "interrupted",
+    EXIT_HUNG_UP: "hung up: the terminal was closed (SIGHUP)",
+    EXIT_INTERRUPTED: "interrupted (Ctrl-C)",
+    EXIT_TERMINATED: "terminated (SIGTERM)",
 }
 _LONGEST = 1500  # characters of an error's line
 
@@ -196,7 +204,20 @@ def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
         # What the terminal's encoding lacks stands in escapes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    code = _code_of(main, prog)
+    armed = interrupts.expect(_as_called(prog))
+    try:
+        interrupts.begin()
+        with _own_temporary_directory(prog):
+            code = _code_of(main, prog)
+        interrupts.end()
+    except KeyboardInterrupt:  # amid the last of it
+        interrupts.end()
+        code = _interrupted(prog)
+    if interrupts.received() is not None:
+        interrupts.stop_work()
+        scratch.remove_all()
+    elif armed:  # by none of a command's first lines: the process may have other things to do
+        interrupts.withdraw()
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:  # closed by the caller (`>&-`)
@@ -206,30 +227,63 @@ def run(main: Callable[[Sequence[str]], int], prog: str) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if not isinstance(error, BrokenPipeError):  # a full disk
                 code = _fail(prog, error, EXIT_FAILURE)
-    if code and threading.active_count() > 1:
+    if code and interrupts.other_threads():
         # A runner's threads may wait for ever for a worker that is gone.
         os._exit(code)
     sys.exit(code)
 
 
+@contextlib.contextmanager
+def _own_temporary_directory(prog: str) -> Iterator[None]:
+    """What libraries put into the directory for temporary files goes when the command is done.
+
+    Where none can be made they get what there is.
+    """
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            # A command that another command started has its parent's.
+            if not scratch.is_scratch(scratch.temporary_directory()):
+                what = re.sub(r"[^a-z_]", "", prog.rpartition(".")[2].rpartition(" ")[2])
+                directory = stack.enter_context(scratch.scratch(what))
+                tempfile.tempdir = os.environ["TMPDIR"] = str(directory)
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before[0]
+            os.environ.pop("TMPDIR", None)
+            if before[1] is not None:
+                os.environ["TMPDIR"] = before[1]
+
+
 def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
     try:
         return main(sys.argv[1:])
-    except SystemExit as stop:  # the parser's: --help, or wrong flags
-        return stop.code if isinstance(stop.code, int) else EXIT_OK
-    except UsageError as error:
-        return _fail(prog, error, EXIT_USAGE)
-    except (ContractError, CommandError, OSError) as error:
+    except BaseException as error:
+        if interrupts.received() is not None:  # whatever a library made of it
+            return _interrupted(prog)
+        if isinstance(error, SystemExit):  # the parser's: --help, or wrong flags
+            return error.code if isinstance(error.code, int) else EXIT_OK
+        if isinstance(error, UsageError):
+            return _fail(prog, error, EXIT_USAGE)
         if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
             return EXIT_FAILURE
-        return _fail(prog, error, EXIT_FAILURE)
-    except KeyboardInterrupt:
-        # What threads have to say of it is of no use.
-        threading.excepthook = lambda _: None
-        # Where it came amid an `exec` of text, as of a dataclass in an import, CPython would still
-        # end `python -m` by the signal, although it is caught here. The next `exec` forgets that.
-        exec("")
-        return _fail(prog, "interrupted", EXIT_INTERRUPTED)
+        if isinstance(error, ContractError | CommandError | OSError):
+            return _fail(prog, error, EXIT_FAILURE)
+        if isinstance(error, KeyboardInterrupt):
+            return _interrupted(prog)
+        raise
+
+
+def _interrupted(prog: str) -> int:
+    # What threads have to say of it is of no use.
+    threading.excepthook = lambda _: None
+    # Where a KeyboardInterrupt that is no signal's came amid an `exec` of text, CPython would still
+    # end `python -m` by the signal, although it is caught here. The next `exec` forgets that.
+    exec("")
+    code = interrupts.received() or EXIT_INTERRUPTED
+    word = interrupts.word()
+    return _fail(prog, word, code) if word else code
 
 
 def _fail(prog: str, error: object, code: int) -> int:

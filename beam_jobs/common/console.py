@@ -11,7 +11,7 @@ import importlib
 import sys
 from typing import NoReturn
 
-from beam_jobs.common import cli
+from beam_jobs.common import cli, interrupts
 from beam_jobs.common.version import __version__
 
 PROG = "voxelbeam"
@@ -56,6 +56,7 @@ def _help() -> str:
 def main() -> NoReturn:
     """The console script: `voxelbeam VERB ...`."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
+    interrupts.expect(f"{PROG} {verb}" if verb in VERBS else PROG)
     if verb in ("-h", "--help", "--version"):
         text = f"{PROG} {__version__}" if verb == "--version" else _help()
         cli.run(lambda _: print(text) or cli.EXIT_OK, PROG)

@@ -1,5 +1,10 @@
 """A synthetic MR cohort in the reference layout: `python -m beam_jobs.phantoms --help`."""
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m beam_jobs.phantoms")
+
 import argparse
 import os
 import time

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from beam_jobs.common import terminal
+from beam_jobs.common import interrupts, terminal
 from beam_jobs.common.cli import CommandError, UsageError, is_quiet
 from beam_jobs.common.progress_files import Ticks, count
 
@@ -54,10 +54,14 @@ def watch(run: Callable[[], object], progress: Progress, *, private: bool = Fals
     thread = threading.Thread(target=target, daemon=True)
     threading.excepthook = worker_died
     thread.start()
-    with progress as update:
-        while thread.is_alive() and not died.is_set():
-            thread.join(0.2)
-            update()
+    try:
+        with progress as update:
+            while thread.is_alive() and not died.is_set():
+                thread.join(0.2)
+                update()
+    except KeyboardInterrupt:
+        interrupts.stop_work()
+        raise
     if died.is_set():
         raise CommandError(
             "a worker process died (killed, or out of memory); the same command resumes from here"

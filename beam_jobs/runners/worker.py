@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 
+from beam_jobs.common import interrupts
 from beam_jobs.common.cli import log_level
 from beam_jobs.runners.options import quiet_beam
 
@@ -25,8 +26,9 @@ def main() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             sys.exit(1)
-    # Ctrl-C goes to the whole group; the command decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C goes to the whole group; the command decides when workers end, by SIGTERM.
+    interrupts.leave_to_parent()
+    interrupts.expect("")
     quiet_beam()
     if log_level() is None:
         logging.disable(logging.ERROR)

@@ -8,6 +8,12 @@ memory that TensorFlow has taken comes back only with the process's end.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect, leave_to_parent
+
+    expect("")
+    leave_to_parent()
+
 import contextlib
 import os
 import runpy
@@ -19,9 +25,11 @@ from typing import IO, Any
 
 from beam_jobs.common.cli import CommandError, is_quiet
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files import scratch
 from beam_jobs.common.json_file import write_json
 
 TRAIN = (sys.executable, "-m", "trainer.search.child_process", "trainer.task")
+_END_S = 3.0  # that a child may take to tidy up
 # Of the surroundings that belong to the parent, not to a child: it trains alone, where it is told.
 _NOT_THE_CHILDS = (
     *("TF_CONFIG", "CLUSTER_SPEC"),
@@ -65,8 +73,11 @@ def start(
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
-    """Kills a child that still works, and closes its input."""
+    """Ends a child that still works, by force where it does not hear; closes its input."""
     if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_END_S)
         child.kill()
         child.wait()
     if child.stdin is not None:
@@ -128,6 +139,8 @@ def end_with_parent() -> None:
         with contextlib.suppress(OSError, ValueError):
             while os.read(0, 1):
                 pass
+        scratch.stop_writing()
+        scratch.remove_all()
         os._exit(1)
 
     if not sys.stdin.isatty():

@@ -7,6 +7,12 @@ process's end, and because one that the kernel kills for its memory takes nothin
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect, leave_to_parent
+
+    expect("")
+    leave_to_parent()
+
 import contextlib
 import math
 import subprocess

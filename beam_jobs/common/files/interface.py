@@ -319,7 +319,7 @@ def replace(source: StrPath, target: StrPath) -> None:
         copy(source, target)
         delete([source])
     else:
-        os.replace(source, target)
+        local.replace(source, target)
 
 
 def delete(paths: Iterable[StrPath]) -> None:

@@ -12,7 +12,8 @@ from collections import Counter
 from contextlib import suppress
 from typing import Any
 
-from beam_jobs.common.files.names import HIDDEN, Status, left_out_as
+from beam_jobs.common.files import scratch
+from beam_jobs.common.files.names import HIDDEN, Status, left_out_as, temporary_of
 from beam_jobs.common.files.sources import SpecialFileError, require_size
 from beam_jobs.common.files.writer import Target, Writer
 
@@ -273,14 +274,17 @@ class _Temporary(Target):
         os.makedirs(directory or ".", exist_ok=True)
         self._path = path
         self._temporary = os.path.join(directory, f"{name}.{uuid.uuid4().hex[:12]}.part")
-        self._file = io.FileIO(self._temporary, "x")
+        self._file = scratch.create(self._temporary)
 
     def write(self, data: Any) -> int:
         return self._file.write(data)
 
     def publish(self) -> None:
         self._file.close()
+        if temporary_of(self._path) is not None:  # to be proven before it takes its name
+            scratch.unfinished(self._path)
         os.replace(self._temporary, self._path)
+        scratch.settled(self._temporary)
         super().close()
 
     def abandon(self) -> None:
@@ -289,6 +293,7 @@ class _Temporary(Target):
             self._file.close()
         with suppress(OSError):
             os.unlink(self._temporary)
+        scratch.settled(self._temporary)
 
 
 def open_write(path: str) -> Writer:
@@ -307,14 +312,14 @@ def write_new(path: str, data: bytes) -> bool:
     directory, name = os.path.split(path)
     os.makedirs(directory or ".", exist_ok=True)
     temporary = os.path.join(directory, f"{name}.{uuid.uuid4().hex[:12]}.part")
-    with open(temporary, "xb") as stream:
-        stream.write(data)
     try:
+        with io.BufferedWriter(scratch.create(temporary)) as stream:
+            stream.write(data)
         os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        os.unlink(temporary)
+        delete(temporary)
     return True
 
 
@@ -328,3 +333,10 @@ def delete(path: str) -> None:
     """Deletes a file; one that is gone already is no error."""
     with suppress(FileNotFoundError):
         os.unlink(path)
+    scratch.settled(path)
+
+
+def replace(source: str, target: str) -> None:
+    """Renames a file, over another at once."""
+    os.replace(source, target)
+    scratch.settled(source)

@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
+from beam_jobs.common import interrupts
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.clients import pool
@@ -37,6 +38,9 @@ from beam_jobs.common.files.names import (
 )
 from beam_jobs.common.files.scratch import scratch
 from beam_jobs.common.files.store_lock import LockedError
+
+# What a store may take when a command was interrupted; a second signal ends that too.
+_PUSH_S = 30.0
 
 
 class Mirror:
@@ -128,6 +132,7 @@ def mirrored(path: StrPath, *, resume: bool = False) -> Iterator[Mirror]:
         except LockedError:  # the place is another job's by now
             raise
         except BaseException:
+            interrupts.allow(_PUSH_S)
             with contextlib.suppress(CommandError, OSError):
                 mirror.push()
             raise

@@ -1,4 +1,6 @@
-"""Temporary directories that no killed run leaves behind: the next one removes them.
+"""What a process has on a disk that is not to stay: directories, and files that are being written.
+
+Temporary directories are left behind by no killed run for long: the next one removes them.
 
     $TMPDIR/voxelbeam-convert-3f2a91c0          of `scratch("convert")`
     .model.voxelbeam-3f2a91c0                   of `scratch("export", beside="model")`
@@ -11,20 +13,29 @@ Of a directory on a disk without locks nobody can tell, and it stays.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import io
 import os
 import re
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _MARK = "voxelbeam-"
+_START, _END = rf"{_MARK}[a-z_]+-", r"[0-9a-f]{8}"
 _TRIES = 100
-# Directories of this process, for `remove_all`; a forked child's are none of its parent's.
+# Directories of this process, and files that it writes, for `remove_all`; a forked child's are none
+# of its parent's.
 _own: dict[str, int] = {}
+_unfinished: dict[str, int] = {}
+_writing = threading.RLock()
+_PATIENCE_S = 1.0  # for who is opening a file on a disk that does not answer
+_stopped = False
 
 
 @contextmanager
@@ -40,9 +51,9 @@ def scratch(what: str, *, beside: str | os.PathLike[str] | None = None) -> Itera
       OSError: no directory can be made.
     """
     if beside is None:
-        parent, start = tempfile.gettempdir(), f"{_MARK}{what}-"
+        parent, start = temporary_directory(), f"{_MARK}{what}-"
         # Whatever it was for: the next run may be of another command.
-        _remove_left(parent, rf"{_MARK}[a-z]+-", None)
+        _remove_left(parent, _START, None)
     else:
         remove_left(beside)
         parent, start = _hidden(beside)
@@ -53,6 +64,23 @@ def scratch(what: str, *, beside: str | os.PathLike[str] | None = None) -> Itera
     finally:
         _remove(path)
         os.close(lock)
+
+
+def temporary_directory() -> str:
+    """Where temporary files go, as `tempfile` has it, which would write one to find that out."""
+    if tempfile.tempdir is None:
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            place = os.environ.get(name)
+            if place and os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+                return os.path.abspath(place)
+        if os.access("/tmp", os.W_OK | os.X_OK):
+            return "/tmp"
+    return tempfile.gettempdir()
+
+
+def is_scratch(path: str) -> bool:
+    """Whether a path is that of a directory for temporary files that `scratch` made."""
+    return re.fullmatch(_START + _END, os.path.basename(path)) is not None
 
 
 def remove_left(
@@ -66,6 +94,48 @@ def remove_left(
     """
     parent, start = _hidden(beside)
     _remove_left(parent, re.escape(start), rescue)
+
+
+def create(path: str) -> io.FileIO:
+    """Opens a new file under a temporary name; until `settled` it goes with the process.
+
+    Raises:
+      OSError: it cannot be made, or the process is ending.
+    """
+    with _writing:
+        if _stopped:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), path)
+        unfinished(path)
+        try:
+            return io.FileIO(path, "x")
+        except OSError:
+            settled(path)
+            raise
+
+
+def unfinished(path: str) -> None:
+    """A file under a temporary name is to go with the process until `settled`."""
+    _unfinished[path] = os.getpid()
+
+
+def settled(path: str) -> None:
+    """A file has another name now, or is gone."""
+    _unfinished.pop(path, None)
+
+
+def stop_writing() -> None:
+    """Removes the files that this process is writing, whoever writes; nobody begins another."""
+    global _stopped
+    owned = _writing.acquire(timeout=_PATIENCE_S)
+    try:
+        _stopped = True
+        for path, process in list(_unfinished.items()):
+            if process == os.getpid():
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+    finally:
+        if owned:
+            _writing.release()
 
 
 def remove_all() -> None:
@@ -110,7 +180,7 @@ def _hidden(beside: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _remove_left(parent: str, start: str, rescue: Callable[[Path], None] | None) -> None:
     """Removes this user's directories whose name begins so (a pattern) and whose lock is free."""
-    name = re.compile(rf"{start}[0-9a-f]{{8}}")
+    name = re.compile(start + _END)
     try:
         with os.scandir(parent) as entries:
             found = [entry.path for entry in entries if name.fullmatch(entry.name)]
