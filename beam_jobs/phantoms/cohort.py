@@ -12,6 +12,7 @@ many labels are wrong, and whether there is anything to learn at all, the config
 
 import contextlib
 import multiprocessing
+import shutil
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
@@ -37,6 +38,8 @@ from beam_jobs.phantoms.series import IntensityFunction, write_series
 from beam_jobs.phantoms.truth import write_truth
 
 LABEL_HEADER = ("BraTS21ID", "MGMT_value")
+# What a cohort's directory holds.
+WRITTEN = ("train", "test", "truth", "train_labels.csv", "sample_submission.csv")
 
 
 def imaged(
@@ -111,7 +114,15 @@ def write_cohort(
     plan = plan_cohort(config)
     with files.mirrored(output) as mirror:
         mirror.local.mkdir(parents=True, exist_ok=True)
-        return _write(plan, mirror.local, workers)
+        try:
+            return _write(plan, mirror.local, workers)
+        except BaseException:
+            # Nothing of ours was there, and half a cohort would only be in the next one's way.
+            for name in WRITTEN:
+                with contextlib.suppress(OSError):
+                    path = mirror.local / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            raise
 
 
 def _is_absent_or_empty(output: files.StrPath) -> bool:

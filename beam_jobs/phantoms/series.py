@@ -23,6 +23,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.anatomy import Array, Vector
 from beam_jobs.phantoms.vendor_headers import (
     VENDORS,
@@ -229,10 +230,10 @@ def write_series(
             dataset.update(slice_elements(spec.vendor, index, place, uid))
         elements = shared | _encoded(dataset, implicit=implicit)
         path = folder / f"Image-{file_numbers[index]}.dcm"
-        path.write_bytes(
-            _file_start(dataset.SOPInstanceUID, spec.transfer_syntax)
-            + b"".join(elements[tag] for tag in sorted(elements))
-        )
+        content = [elements[tag] for tag in sorted(elements)]
+        start = _file_start(dataset.SOPInstanceUID, spec.transfer_syntax)
+        with files.refused(path):
+            path.write_bytes(b"".join([start, *content]))
         paths.append(path)
     return WrittenSeries(tuple(paths), tuple(blank_slices))
 

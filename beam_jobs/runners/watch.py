@@ -144,6 +144,10 @@ def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
 _LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)
 
 
+# An OSError as text: what is refused, and of which file.
+_REFUSED = re.compile(r"(?:\w*Error: )?\[Errno \d+\] (?P<what>.*?)(?:: '(?P<place>.*)')?")
+
+
 def _one_line(error: BaseException) -> Exception:
     """What went wrong, without Beam's traceback text and stage names."""
     if isinstance(error, KeyboardInterrupt):
@@ -154,6 +158,9 @@ def _one_line(error: BaseException) -> Exception:
     if "Traceback" in str(error) and found:
         name, text = found[-1]
         text = text.split(" [while running")[0]
+    if refused := _REFUSED.fullmatch(text):
+        place, text = refused["place"], refused["what"]
+        text = f"{place}: {text}" if place else text
     if name == UsageError.__name__ or isinstance(error, UsageError):
         return UsageError(text)
     return CommandError(text or name)

@@ -74,8 +74,9 @@ def write_model(
     put_back(output)
     with files.scratch("export", beside=beside) as directory:
         made = directory / "model"
-        tf.saved_model.save(module, str(made), signatures=signatures)
-        canonicalise(made)
+        with files.refused(made if beside is None else beside):
+            tf.saved_model.save(module, str(made), signatures=signatures)
+            canonicalise(made)
         assets = {
             CARD_NAME: model_card(contract, statistics).encode(),
             **({} if statistics is None else {STATISTICS_NAME: statistics.dumps().encode()}),

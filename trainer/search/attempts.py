@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -18,6 +19,7 @@ from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
     FAILED,
+    FIRST_REFUSAL,
     LOG_NAME,
     MEMORY,
     RESULT_NAME,
@@ -64,6 +66,7 @@ def run_trial(
 
     Raises:
       CommandError: the trial's process cannot be started, or the dataset is another one now.
+      OSError: a disk is full, or refuses in another way; it is no fault of the trial's.
     """
     file = directory / RESULT_NAME
     if (there := read_if_there(file)) is not None:
@@ -136,7 +139,21 @@ def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended
             return Ended(**said)
     with log.open("rb") as stream:
         stream.seek(max(begun, log.stat().st_size - _TAIL))
-        return classify(code, stream.read().decode(errors="replace"))
+        text = stream.read().decode(errors="replace")
+    if (refused := _refusal(code, text)) is not None:
+        raise OSError(refused, os.strerror(refused), str(directory))
+    return classify(code, text)
+
+
+def _refusal(code: int, text: str) -> int | None:
+    """The number of what a disk refused a trial's process, None where it ended by something else.
+
+    The code may be lost as the text may: a full disk takes no more of the log, and that fails too.
+    """
+    if 0 <= code - FIRST_REFUSAL < len(files.REFUSALS):
+        return files.REFUSALS[code - FIRST_REFUSAL]
+    last = text.rstrip().rpartition("\n")[2]
+    return next((n for n in files.REFUSALS if code == 1 and last.endswith(os.strerror(n))), None)
 
 
 def classify(code: int, text: str) -> Ended:

@@ -25,6 +25,8 @@ LOG_NAME = "log.txt"
 COMPLETED, FAILED = "completed", "failed"
 # Why an attempt ended without a result.
 MEMORY, DIVERGED, REFUSED, BROKEN = "memory", "diverged", "refused", "broken"
+# Exit code of a trial's process for the first of `files.REFUSALS`; the others' follow.
+FIRST_REFUSAL = 80
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

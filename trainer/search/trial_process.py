@@ -16,6 +16,7 @@ if __name__ == "__main__":  # signals may come amid the imports below
 import contextlib
 import math
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
     DIVERGED,
+    FIRST_REFUSAL,
     MEMORY,
     REFUSED,
     RESULT_NAME,
@@ -46,10 +48,24 @@ PROG = "python -m trainer.search.trial_process"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Trains what request.json requests; 0 where result.json or attempt.json says how it went."""
+    """Trains what request.json requests; 0 where result.json or attempt.json says how it went.
+
+    What a disk refuses says nothing of the trial: that is the exit code's, for a full one takes no
+    file that could tell.
+    """
     if len(argv) != 1:
         raise UsageError(f"{PROG} REQUEST: it is started by trainer.tune")
-    file = Path(argv[0])
+    try:
+        return _run(Path(argv[0]))
+    except (OSError, CommandError) as error:
+        refused = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(refused, OSError) or refused.errno not in files.REFUSALS:
+            raise
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+        return FIRST_REFUSAL + files.REFUSALS.index(refused.errno)
+
+
+def _run(file: Path) -> int:
     directory = file.parent
     end_with_parent()
     request = Request.load(file)
@@ -177,11 +193,12 @@ def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> N
     import tensorflow as tf
     from tensorboard.plugins.hparams import api
 
-    writer = tf.summary.create_file_writer(str(logs))
-    with writer.as_default():
-        api.hparams(dict(request.values), trial_id=request.trial)
-        tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
-    writer.close()
+    with files.refused(logs):
+        writer = tf.summary.create_file_writer(str(logs))
+        with writer.as_default():
+            api.hparams(dict(request.values), trial_id=request.trial)
+            tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
+        writer.close()
 
 
 @contextlib.contextmanager

@@ -12,20 +12,26 @@ arrow is a push or within one in that order.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from trainer.config.run_layout import FOLD_STATE_NAME, NETWORK_NAME
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -58,13 +64,47 @@ def keep(chosen: Mapping[Path, int], push: Callable[[], None]) -> None:
     for directory, epoch in chosen.items():
         network = candidate(directory, epoch)
         if network.is_file():  # else an earlier start came so far
-            temporary = directory / f".{NETWORK_NAME}"
-            shutil.copyfile(network, temporary)
-            temporary.replace(directory / NETWORK_NAME)
+            with _whole(directory / NETWORK_NAME) as temporary:
+                shutil.copyfile(network, temporary)
     push()
     for directory in chosen:
         for network in directory.glob(".epoch-*.keras"):
             network.unlink()
+
+
+@contextlib.contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A hidden name to write, which becomes `file` when the block ends, and goes when it fails.
+
+    The name is always the same: what a kill leaves is written over.
+    """
+    temporary = file.with_name(f".{file.name}")
+    with files.refused(file):
+        try:
+            yield temporary
+            temporary.replace(file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def save_network(network: keras.Model, file: Path) -> None:
+    """Writes a candidate's network; one that cannot be written whole goes.
+
+    Raises:
+      OSError: the disk refuses.
+    """
+    with files.refused(file), files.scratch("keras") as scratch:
+        kept, tempfile.tempdir = tempfile.tempdir, str(scratch)  # Keras leaves a directory there
+        try:
+            network.save(file)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.unlink()
+            raise
+        finally:
+            tempfile.tempdir = kept
 
 
 def save_state(
@@ -72,16 +112,19 @@ def save_state(
 ) -> None:
     """Writes a state; `load_state` says what the arguments are."""
     text = json.dumps({**dataclasses.asdict(state), "request": request})
-    temporary = directory / f".{FOLD_STATE_NAME}"
-    with temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            progress=np.frombuffer(text.encode(), np.uint8),
-            **{f"array-{place}": array for place, array in enumerate(arrays)},
-        )
+    members = {"progress": np.frombuffer(text.encode(), np.uint8)}
+    members |= {f"array-{place}": np.asanyarray(array) for place, array in enumerate(arrays)}
+    with (
+        _whole(directory / FOLD_STATE_NAME) as temporary,
+        temporary.open("wb") as stream,
+    ):
+        # As np.savez does it, which leaves an archive open that the disk refused.
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name, array in members.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.save(member, array, allow_pickle=False)
         stream.flush()
         os.fsync(stream.fileno())  # a machine that goes down is a kill too
-    temporary.replace(directory / FOLD_STATE_NAME)
 
 
 def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:

@@ -25,7 +25,7 @@ from trainer.config.run_layout import FOLD_STATE_NAME
 from trainer.data.records import Records, contract_error, open_records
 from trainer.data.split import folds_in_use, labels_of
 from trainer.metrics.epoch_choice import candidate_epochs
-from trainer.training.checkpoint import FoldState, candidate, load_state, save_state
+from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.epoch import Batch, Learnt, Validated, learn, validate
 from trainer.training.fold_result import FoldResult, HeldOutLogits
@@ -246,7 +246,7 @@ class _Books:
     def keep(self, state: FoldState, trainee: Trainee, network: keras.Model) -> None:
         """Saves an epoch, then reports it."""
         if state.epoch in self.candidates:
-            network.save(candidate(self.directory, state.epoch))
+            save_network(network, candidate(self.directory, state.epoch))
         save_state(self._states, state, trainee.state(), request=self._request)
         self.push()
         self.journal.write_history(state.history)

@@ -58,10 +58,10 @@ class Journal:
     def log(self, history: Sequence[Mapping[str, Any]]) -> None:
         """The last epoch of a history, as TensorBoard's scalars and a line."""
         row = history[-1]
-        with self._summaries():
+        with files.refused(self._logs), self._summaries():
             for name in HISTORY_COLUMNS[1:]:
                 tf.summary.scalar(name, row[name], step=row["epoch"])
-        self._writer.flush()
+            self._writer.flush()
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
             f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
@@ -86,7 +86,7 @@ class Journal:
         """
         stored = tf.cast(stored, tf.float32)
         top = tf.maximum(tf.reduce_max(stored), 1e-6)
-        with self._summaries():
+        with files.refused(self._logs), self._summaries():
             for name, volumes in (("stored", stored), ("augmented", augmented)):
                 middle = volumes[:, :, :, volumes.shape[3] // 2]
                 pictures = tf.concat(tf.unstack(middle / top, axis=-1), axis=2)[..., None]
@@ -95,7 +95,8 @@ class Journal:
     def close(self) -> None:
         """Ends TensorBoard's file."""
         if self._writer is not None:
-            self._writer.close()
+            with files.refused(self._logs):
+                self._writer.close()
 
     def _summaries(self) -> Any:
         if self._writer is None:

@@ -59,11 +59,12 @@ from beam_jobs.common.files.sources import (
     require_size,
 )
 from beam_jobs.common.files.store_lock import LockedError
-from beam_jobs.common.files.writer import Writer
+from beam_jobs.common.files.writer import REFUSALS, Writer, refused
 
 __all__ = [
     "HEAD_BYTES",
     "MOST_BYTES",
+    "REFUSALS",
     "TABLE_BYTES",
     "ByteSource",
     "Entry",
@@ -105,6 +106,7 @@ __all__ = [
     "read",
     "read_range",
     "read_text",
+    "refused",
     "remove_left",
     "replace",
     "require_writable",
@@ -246,7 +248,7 @@ def open_bytes(path: StrPath) -> AbstractContextManager[ByteSource]:
     """Opens a file for reading at any place, without a buffer on local disks.
 
     Named pipes and devices are refused. A `.dcm.gz` is what its decompression gives. Of a local
-    file it is `LocalBytes`, whose descriptor can be mapped.
+    file it is `LocalBytes`, which is never mapped: one that shrinks would end the process.
     """
     return opening.open_bytes(text(path))
 

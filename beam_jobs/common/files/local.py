@@ -15,7 +15,7 @@ from typing import Any
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.names import HIDDEN, Status, left_out_as, temporary_of
 from beam_jobs.common.files.sources import SpecialFileError, require_size
-from beam_jobs.common.files.writer import Target, Writer
+from beam_jobs.common.files.writer import Target, Writer, refused
 
 _KINDS = {
     modes.S_IFIFO: "is a named pipe, not a file",
@@ -111,6 +111,12 @@ class LocalBytes:
         self.descriptor, status = _open_regular(path)
         self.size = status.st_size
         self.modified = status.st_mtime_ns
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the file was written to since it was opened."""
+        status = os.fstat(self.descriptor)
+        return (status.st_size, status.st_mtime_ns) != (self.size, self.modified)
 
     def read_at(self, offset: int, length: int) -> bytes:
         return os.pread(self.descriptor, length, offset)
@@ -265,25 +271,46 @@ def list_names(directory: str) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_file())
 
 
+def make_directory(directory: str) -> None:
+    """Makes a directory, and those above it, unless it is there.
+
+    Raises:
+      NotADirectoryError: a file has its name, or that of one above it.
+    """
+    try:
+        os.makedirs(directory or ".", exist_ok=True)
+    except FileExistsError as error:
+        why = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, why, error.filename) from error
+
+
+def _temporary_beside(path: str) -> str:
+    """A name for what becomes the file `path`, in its directory, which is made."""
+    directory, name = os.path.split(path)
+    make_directory(directory)
+    return os.path.join(directory, f"{name}.{uuid.uuid4().hex[:12]}.part")
+
+
 class _Temporary(Target):
     """A file under a temporary name beside its own (see `names.temporary_of`)."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        directory, name = os.path.split(path)
-        os.makedirs(directory or ".", exist_ok=True)
         self._path = path
-        self._temporary = os.path.join(directory, f"{name}.{uuid.uuid4().hex[:12]}.part")
-        self._file = scratch.create(self._temporary)
+        self._temporary = _temporary_beside(path)
+        with refused(path):
+            self._file = scratch.create(self._temporary)
 
     def write(self, data: Any) -> int:
-        return self._file.write(data)
+        with refused(self._path):
+            return self._file.write(data)
 
     def publish(self) -> None:
-        self._file.close()
-        if temporary_of(self._path) is not None:  # to be proven before it takes its name
-            scratch.unfinished(self._path)
-        os.replace(self._temporary, self._path)
+        with refused(self._path):
+            self._file.close()
+            if temporary_of(self._path) is not None:  # to be proven before it takes its name
+                scratch.unfinished(self._path)
+            os.replace(self._temporary, self._path)
         scratch.settled(self._temporary)
         super().close()
 
@@ -309,17 +336,17 @@ def write(path: str, data: bytes) -> None:
 
 def write_new(path: str, data: bytes) -> bool:
     """Writes a file whole unless there is one, which no other writer can come between."""
-    directory, name = os.path.split(path)
-    os.makedirs(directory or ".", exist_ok=True)
-    temporary = os.path.join(directory, f"{name}.{uuid.uuid4().hex[:12]}.part")
+    temporary = _temporary_beside(path)
     try:
-        with io.BufferedWriter(scratch.create(temporary)) as stream:
-            stream.write(data)
-        os.link(temporary, path)
+        with refused(path):
+            with io.BufferedWriter(scratch.create(temporary)) as stream:
+                stream.write(data)
+            os.link(temporary, path)
     except FileExistsError:
         return False
     finally:
-        delete(temporary)
+        with suppress(OSError):
+            delete(temporary)
     return True
 
 

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from beam_jobs.common.files.local import make_directory
 from beam_jobs.common.files.names import StrPath, is_remote, require_writable, text
 from beam_jobs.common.files.store_lock import LockedError, held, owner, store_lock
+from beam_jobs.common.files.writer import refused
 
 _OWNER_BYTES = 4096
 # Never through a link: the lock's holder is written into the file.
@@ -72,14 +74,15 @@ def lock(
 
 
 def _local_lock(path: str, message: str) -> int:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    make_directory(os.path.dirname(path))
     while True:
         descriptor = os.open(path, _LOCK_FLAGS, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):
-                os.truncate(descriptor, 0)
-                os.pwrite(descriptor, owner().encode(), 0)
+                with refused(path):
+                    os.truncate(descriptor, 0)
+                    os.pwrite(descriptor, owner().encode(), 0)
                 return descriptor
         except BlockingIOError as error:
             holder = os.pread(descriptor, _OWNER_BYTES, 0)

@@ -54,15 +54,15 @@ class Mirror:
     def __init__(self, path: str, local: Path) -> None:
         self.path = path
         self.local = local
-        # Name → (bytes, time of change) of the files that are in the store as they are here.
-        self._there: dict[str, tuple[int, int]] = {}
+        # Name → state (`_files`) of the files that are in the store as they are here.
+        self._there: dict[str, tuple[int, int, int]] = {}
 
     def push(self) -> None:
         """Brings the place up to what is here now.
 
         Files that are gone here go first, then new and changed ones in the order in which they
-        were changed, so that a marker written last arrives last. Only what this mirror put or
-        fetched is ever deleted.
+        were changed, JSON behind all others, so that a marker written last arrives last. Only what
+        this mirror put or fetched is ever deleted.
 
         Raises:
           StoreError: the store refuses; what arrived stays, and the next `push` sends the rest.
@@ -75,7 +75,8 @@ class Mirror:
         for name in gone:
             del self._there[name]
         changed = [name for name, state in here.items() if self._there.get(name) != state]
-        changed.sort(key=lambda name: (here[name][1], name))
+        # JSON last, for a marker is: the clock may have gone back before it was written.
+        changed.sort(key=lambda name: (name.endswith(".json"), here[name][1], name))
         for _, group in itertools.groupby(changed, key=lambda name: _group(name, here[name][0])):
             sent = {name: self._send(name) for name in group}
             for name, upload in sent.items():
@@ -168,19 +169,23 @@ def fetched(path: StrPath) -> Iterator[Path]:
         yield local
 
 
-def _files(root: Path) -> dict[str, tuple[int, int]]:
-    """Name → (bytes, time of change in ns) of every file below a directory."""
+def _files(root: Path) -> dict[str, tuple[int, int, int]]:
+    """Name → (bytes, time of change in ns, inode) of every file below a directory.
+
+    A file that replaces another may be of its size, and of its time where the clock went back.
+    """
     found = {}
     for directory, _, names in os.walk(root):
         for name in names:
             path = Path(directory, name)
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                found[path.relative_to(root).as_posix()] = (status.st_size, status.st_mtime_ns)
+                state = status.st_size, status.st_mtime_ns, status.st_ino
+                found[path.relative_to(root).as_posix()] = state
     return found
 
 
-def _download(prefix: str, root: Path) -> dict[str, tuple[int, int]]:
+def _download(prefix: str, root: Path) -> dict[str, tuple[int, int, int]]:
     prefix = prefix.rstrip("/") + "/"
     paths = {
         entry.path: root / entry.path.removeprefix(prefix) for entry in objects.entries(prefix)

@@ -6,7 +6,6 @@ A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plai
 
 from __future__ import annotations
 
-import mmap
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -181,12 +180,9 @@ def _read_with_pydicom(path: str, source: files.ByteSource) -> list[SliceHeader]
     # Files older than Part 10 begin with group 0008 (or 0002) at once.
     if not part10 and start[:2] not in (b"\x08\0", b"\x02\0"):
         raise RejectedError(Reason.NOT_DICOM, "no DICM prefix at byte 128", path=path)
-    # A corrupt length must not make the reader allocate it: both of these clamp reads.
-    stream: Any
-    if isinstance(source, files.LocalBytes):
-        stream = mmap.mmap(source.descriptor, 0, access=mmap.ACCESS_READ)
-    else:
-        stream = files.SourceFile(source)  # the pixels need not be fetched
+    # A corrupt length must not make the reader allocate it: this one clamps reads. A mapped file
+    # would end the process where it shrinks meanwhile.
+    stream = files.SourceFile(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from beam_jobs.common.files.interface import open_bytes
+from beam_jobs.common.files.interface import ByteSource, LocalBytes, open_bytes
 from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
 from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
@@ -183,6 +184,27 @@ def _lut_entries(data: Any, count: int, order: str) -> npt.NDArray[np.uint16]:
     return np.frombuffer(data, dtype=order + "u2" if wide else np.uint8)[:count].astype(np.uint16)
 
 
+@contextmanager
+def _as_headed(header: SliceHeader) -> Iterator[ByteSource]:
+    """A header's file, which has to be the one that the header was read from, to the end.
+
+    Pixels of another file would be laid out by this one's geometry.
+
+    Raises:
+      RejectedError: it was replaced, or written to, since.
+    """
+    with open_bytes(header.path) as source:
+        yield source
+        changed = isinstance(source, LocalBytes) and source.is_changed
+        # A store's objects and an archive's members may have no stamp; sizes need no request here.
+        if source.modified and header.modified and source.modified != header.modified:
+            changed = True
+        if changed:
+            raise RejectedError(
+                Reason.UNREADABLE_FILE, "changed since its header was read", path=header.path
+            )
+
+
 class _NativeReader:
     """Reads native pixels at their offset into one buffer, used again for every slice."""
 
@@ -207,14 +229,14 @@ class _NativeReader:
                 samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bits // 8}")
                 self._samples = samples.reshape(header.rows or 0, header.columns or 0)
         size = len(self._buffer)
-        with open_bytes(header.path) as source:
+        with _as_headed(header) as source:
             found = source.read_into(self._buffer, header.pixel_offset + header.frame * size)
-        if found < size:
-            raise RejectedError(
-                Reason.TRUNCATED_PIXELS,
-                f"{size} pixel bytes required, {found} found",
-                path=header.path,
-            )
+            if found < size:
+                raise RejectedError(
+                    Reason.TRUNCATED_PIXELS,
+                    f"{size} pixel bytes required, {found} found",
+                    path=header.path,
+                )
         if header.bits_allocated == 12:
             samples = _unpack_12_bits(self._buffer)
             self._samples = samples.reshape(header.rows or 0, header.columns or 0)
@@ -259,7 +281,7 @@ class _CompressedReader:
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
         if header.path != self._path:
-            with open_bytes(header.path) as source:
+            with _as_headed(header) as source:
                 data = source.read_at(header.pixel_offset, source.size - header.pixel_offset)
             self._frames = encapsulated_frames(header, data)
             self._path = header.path
@@ -268,7 +290,7 @@ class _CompressedReader:
 
 def _parse(header: SliceHeader) -> Any:
     """The whole data set of a header's file."""
-    with open_bytes(header.path) as source:
+    with _as_headed(header) as source:
         data = source.read_at(0, source.size)
     try:
         with warnings.catch_warnings():

@@ -56,17 +56,19 @@ def test_a_mirror_brings_new_changed_and_deleted_files(store: Emulator, root: st
     assert not kept.exists()
 
 
-def test_what_was_written_last_arrives_last(store: Emulator, root: str) -> None:
+@pytest.mark.parametrize("clock", ["goes on", "went back before the markers"])
+def test_what_was_written_last_arrives_last(store: Emulator, root: str, clock: str) -> None:
     names = [
         "fold-0/network.keras",
         "z.csv",
+        "a.txt",
         "fold-0/result.json",
         "metrics.json",
-        "a.txt",
         "run.json",
     ]
     with files.mirrored(root) as run:
-        for time, name in enumerate(names):
+        for place, name in enumerate(names):
+            time = place if clock == "goes on" or place < 3 else place - 1000
             path = run.local / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(name)
@@ -74,6 +76,15 @@ def test_what_was_written_last_arrives_last(store: Emulator, root: str) -> None:
         store.front.requests.clear()
     arrived = [one.path.partition("root-")[2].partition("/")[2] for one in store.front.requests]
     assert arrived == names
+
+
+def test_a_file_that_replaced_one_of_its_size_and_time_is_sent(store: Emulator, root: str) -> None:
+    with files.mirrored(root) as run:
+        for content in ("1", "2"):
+            files.write_text(run.local / "state.npz", content)
+            os.utime(run.local / "state.npz", (0, 0))  # a clock that went back
+            run.push()
+        assert there(store, root) == {"state.npz": "2"}
 
 
 def test_a_marker_does_not_arrive_where_what_it_marks_does_not(store: Emulator, root: str) -> None:

@@ -125,13 +125,14 @@ def _read(path: str) -> Archive:
             finally:
                 source.close()
         else:
+            version = status.tag or f"{status.size} {status.modified}"
             stream = _stream(path, status)
             try:
                 if lower.endswith(".tar"):
-                    members, fault = tar_archive.members_of(stream, status.size)
+                    members, fault = tar_archive.members_of(stream, status.size, version)
                 else:
                     inflated = GzipIndex(stream, lambda: _source(path, status), path)
-                    members, fault = tar_archive.members_of(inflated, None)
+                    members, fault = tar_archive.members_of(inflated, None, version)
                     inflated.end_of_first_pass()
             finally:
                 stream.close()

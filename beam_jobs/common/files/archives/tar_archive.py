@@ -40,12 +40,14 @@ class _Headers(io.RawIOBase):
         return data
 
 
-def members_of(source: ByteSource, size: int | None) -> tuple[Members, str]:
+def members_of(source: ByteSource, size: int | None, version: str) -> tuple[Members, str]:
     """The members of a tar archive, and why there may have been more ("" where not).
 
     Args:
       source: the archive, inflated; its headers are read from begin to end.
       size: its bytes, None where that is not known.
+      version: of the archive. A tar knows no checksum of its members, and many are written with
+        one time for all of them: a member is as old as its archive.
 
     Raises:
       tarfile.TarError, OSError: it is none.
@@ -67,12 +69,12 @@ def members_of(source: ByteSource, size: int | None) -> tuple[Members, str]:
             if info.isdir():
                 continue
             member = by_name.get(info.linkname) if info.islnk() else None
-            member = member or _member(info, size)
+            member = member or _member(info, size, version)
             by_name[info.name] = member
             members.put(info.name, member)
 
 
-def _member(info: tarfile.TarInfo, size: int | None) -> Member:
+def _member(info: tarfile.TarInfo, size: int | None, version: str) -> Member:
     fault = ""
     if info.issym() or info.islnk():
         fault = "the member is a link"
@@ -82,7 +84,7 @@ def _member(info: tarfile.TarInfo, size: int | None) -> Member:
         fault = "the archive ends before the member does"
     return Member(
         size=info.size,
-        stamp=stamp_of(f"{info.mtime} {info.size} {info.offset_data}"),
+        stamp=stamp_of(f"{info.mtime} {info.size} {info.offset_data} {version}"),
         start=info.offset_data,
         packed=info.size,
         fault=fault,
