@@ -14,6 +14,7 @@ start, as under `nohup`, stays ignored.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
@@ -84,15 +85,24 @@ def expect(prog: str) -> bool:
         if before is not signal.SIG_IGN:
             _State.before[number] = before
             signal.signal(number, _received)
+    # The last there is, for it is the first to be registered: Python resets handlers behind it.
+    atexit.register(_ignore)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(read,), name=_WATCHER, daemon=True).start()
     return True
+
+
+def _ignore() -> None:
+    """The work is done, and its code is decided."""
+    for number in _State.before:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def withdraw() -> None:
     """Signals mean again what they meant before `expect`."""
     if _State.wakeup is None:
         return
+    atexit.unregister(_ignore)
     signal.set_wakeup_fd(-1)
     for number, handler in _State.before.items():
         if signal.getsignal(number) is _received:

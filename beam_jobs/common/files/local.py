@@ -298,6 +298,7 @@ class _Temporary(Target):
         super().__init__()
         self._path = path
         self._temporary = _temporary_beside(path)
+        _remove_halves(path)
         with refused(path):
             self._file = scratch.create(self._temporary)
 
@@ -321,6 +322,24 @@ class _Temporary(Target):
         with suppress(OSError):
             os.unlink(self._temporary)
         scratch.settled(self._temporary)
+
+
+# Directory → name → temporary files of that name which lay there when this process first wrote.
+_halves: dict[str, dict[str, list[str]]] = {}
+
+
+def _remove_halves(path: str) -> None:
+    """Removes what killed processes had begun to write as this file; a living one's is locked."""
+    directory, name = os.path.split(os.path.abspath(path))
+    if directory not in _halves:
+        found: dict[str, list[str]] = {}
+        with suppress(OSError), os.scandir(directory) as entries:
+            for entry in entries:
+                if (target := temporary_of(entry.name)) is not None:
+                    found.setdefault(target, []).append(entry.path)
+        _halves[directory] = found
+    for left in _halves[directory].pop(name, []):
+        scratch.remove_unlocked(left)
 
 
 def open_write(path: str) -> Writer:

@@ -19,6 +19,7 @@ import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 import uuid
@@ -97,7 +98,7 @@ def remove_left(
 
 
 def create(path: str) -> io.FileIO:
-    """Opens a new file under a temporary name; until `settled` it goes with the process.
+    """Opens a new file under a temporary name, locked; until `settled` it goes with the process.
 
     Raises:
       OSError: it cannot be made, or the process is ending.
@@ -107,10 +108,26 @@ def create(path: str) -> io.FileIO:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED), path)
         unfinished(path)
         try:
-            return io.FileIO(path, "x")
+            file = io.FileIO(path, "x")
         except OSError:
             settled(path)
             raise
+        with contextlib.suppress(OSError):  # a disk without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+
+
+def remove_unlocked(path: str) -> None:
+    """Removes a file of this user's that `create` made, unless its process lives."""
+    with contextlib.suppress(OSError):  # gone, a link, a disk without locks, held
+        lock = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(lock)
+            if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+        finally:
+            os.close(lock)
 
 
 def unfinished(path: str) -> None:

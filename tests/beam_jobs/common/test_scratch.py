@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files import local
 from beam_jobs.common.files import scratch as module
 
 # Makes a directory with a file in it, says where, and holds it until its input ends.
@@ -128,3 +129,39 @@ def test_all_go_at_once_when_a_process_ends(temporary: Path) -> None:
     assert not any(place.exists() for place in places)
     for context in contexts:
         context.__exit__(None, None, None)
+
+
+# Begins to write a file, says so, and waits for the end of its input.
+WRITE = (
+    "import sys; from beam_jobs.common.files import interface as files\n"
+    "stream = files.open_write(sys.argv[1]); print('begun', flush=True); sys.stdin.read()"
+)
+
+
+def test_halves_of_files_that_killed_processes_left_go_when_the_file_is_written(
+    tmp_path: Path,
+) -> None:
+    def begin() -> tuple[subprocess.Popen[str], set[Path]]:
+        before = set(tmp_path.glob("*.part"))
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITE, str(tmp_path / "page.html")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        return process, set(tmp_path.glob("*.part")) - before
+
+    others = [tmp_path / "page.html.part", tmp_path / "pages.html.0123456789ab.part"]
+    for other in others:
+        other.touch()
+    killed, left = begin()
+    killed.kill()
+    killed.communicate()
+    assert all(path.exists() for path in left)
+    living, held = begin()
+    assert not any(path.exists() for path in left)
+    local._halves.clear()
+    files.write(tmp_path / "page.html", b"whole")
+    assert (tmp_path / "page.html").read_bytes() == b"whole"
+    assert all(path.exists() for path in (*held, *others))
+    living.communicate()
