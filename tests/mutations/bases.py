@@ -111,7 +111,7 @@ def _stack_of(name: str, count: int = 3, deflate: bool = False) -> tuple[bytes, 
     path = get_testdata_file(name, download=False)
     files = []
     for index in range(count):
-        dataset = pydicom.dcmread(path)
+        dataset = pydicom.dcmread(str(path))
         for keyword, value in (("StudyInstanceUID", "1.2.3"), ("SeriesInstanceUID", "1.2.3.4")):
             setattr(dataset, keyword, value)
         dataset.SOPInstanceUID = f"1.2.3.4.{index + 1}"
