@@ -9,7 +9,7 @@ map fields are written sorted. `fingerprint.pb`, TensorFlow's own hash, is made 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +85,12 @@ def nodes_of(graph: Any) -> Iterable[Any]:
         yield from function.node_def
 
 
-def functions_called(node: Any) -> Iterable[Any]:
-    """The NameAttrLists of a NodeDef: the functions that it runs."""
+def functions_called(node: Any) -> Iterator[Any]:
+    """NameAttrLists in the attributes of a NodeDef or NameAttrList: functions that it runs."""
     for value in node.attr.values():
-        if value.HasField("func"):
-            yield value.func
-        yield from value.list.func
+        for function in (*([value.func] if value.HasField("func") else []), *value.list.func):
+            yield function
+            yield from functions_called(function)
 
 
 def _rename_objects(objects: Any, names: Mapping[str, str]) -> None:

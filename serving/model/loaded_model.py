@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import RecordSchema
 from serving.model.contract import SIGNATURES
+from serving.model.graph_ops import require_known_ops
 from serving.model.integrity import Checked, check_model
 
 
@@ -117,7 +119,8 @@ def load_model(path: str | os.PathLike[str], *, name: str = "", sha256: str = ""
 
     Raises:
       ContractError: no contract, a foreign one, no SavedModel of ours beside it, one that was
-        changed since its export, or another than `sha256` is of.
+        changed since its export or whose graph does more than compute, or another than `sha256`
+        is of.
     """
     name = name or str(path)
     checked = check_model(path, name=name, sha256=sha256)
@@ -125,6 +128,7 @@ def load_model(path: str | os.PathLike[str], *, name: str = "", sha256: str = ""
     import tensorflow as tf
 
     try:
+        require_known_ops(Path(path), name=name)
         model = tf.saved_model.load(str(path))
     except (OSError, tf.errors.OpError) as error:
         raise ContractError(f"{name}: the SavedModel does not load: {error}") from error
