@@ -14,13 +14,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import printable
+from beam_jobs.common.processes import in_processes
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.cohort.ids import normalised_id
@@ -137,8 +136,7 @@ def _shard_faults(directory: str, manifest: Manifest, workers: int) -> Iterator[
     with contextlib.ExitStack() as stack:
         checked: Iterable[list[str]] = map(check, shards)
         if workers > 1:
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-            checked = stack.enter_context(pool).map(check, shards)
+            checked = stack.enter_context(contextlib.closing(in_processes(check, shards, workers)))
         for found in terminal.track(checked, "checking shards", len(shards)):
             yield from found
 

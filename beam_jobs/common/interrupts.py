@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -33,6 +34,7 @@ _WORDS = {
     signal.SIGTERM: "terminated (SIGTERM)",
     signal.SIGHUP: "hung up (SIGHUP)",
 }
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _AGAIN_S = 0.1
 _MOST_AGAIN = 10  # then whatever drops it all the time shall not be waited for
 _STUCK_S = 2.0  # that the main thread may not answer
@@ -59,7 +61,7 @@ class _State:
     answered: ClassVar[bool] = False  # the main thread has it
     again: ClassVar[int] = 0  # how often it was raised again
     deadline: ClassVar[float] = 0.0
-    said: ClassVar[bool] = False
+    line: ClassVar[threading.Lock] = threading.Lock()  # taken by who says it
     silent: ClassVar[bool] = False
     before: ClassVar[dict[int, Any]] = {}  # handlers
     wakeup: ClassVar[int | None] = None  # written by the kernel's handler, read by the watcher
@@ -110,7 +112,8 @@ def withdraw() -> None:
     _State.before.clear()
     os.close(_State.wakeup)  # ends the watcher
     _State.wakeup = _State.number = None
-    _State.working = _State.answered = _State.said = False
+    _State.working = _State.answered = False
+    _State.line = threading.Lock()
 
 
 def leave_to_parent() -> None:
@@ -121,6 +124,18 @@ def leave_to_parent() -> None:
     _State.silent = True
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def end_with_parent() -> None:
+    """Lets the kernel kill this process with the thread that started it (on Linux)."""
+    leave_to_parent()
+    if sys.platform == "linux":
+        spawned = sys.modules.get("multiprocessing.process")
+        started_by = None if spawned is None else spawned.parent_process()
+        parent = os.getppid() if started_by is None else started_by.pid
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
 
 
 def begin() -> None:
@@ -141,8 +156,9 @@ def received() -> int | None:
 
 
 def word() -> str:
-    """What the line says of a signal that was received; "" where another process says it."""
-    _State.said = True
+    """What the line says of a signal that was received; "" where it is said already."""
+    if not _State.line.acquire(blocking=False):  # the other thread was faster
+        return ""
     return "" if _State.silent else _WORDS[_State.number or signal.SIGINT]
 
 
@@ -262,13 +278,10 @@ def _watch(read: int) -> None:
 def _end_now(children_s: float = _CHILDREN_S) -> NoReturn:
     """Ends the process without anybody's tidying up: files, directories and processes go here."""
     number = _State.number or signal.SIGINT
-    line = f"{_State.prog}: error: {_WORDS[number]}\n"
-    if sys.stderr is not None and sys.stderr.isatty():
-        line = f"\x1b[?25h{line}"  # a progress bar hid the cursor
-    if _State.prog and not _State.said and not _State.silent:
-        _State.said = True
+    if _State.prog and (said := word()):
+        shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hid the cursor
         with contextlib.suppress(OSError):
-            os.write(2, line.encode(errors="replace"))
+            os.write(2, f"{shown}{_State.prog}: error: {said}\n".encode(errors="replace"))
     with contextlib.suppress(Exception):
         scratch.stop_writing()
         end_children(children_s)

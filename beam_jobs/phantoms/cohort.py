@@ -11,14 +11,10 @@ many labels are wrong, and whether there is anything to learn at all, the config
 """
 
 import contextlib
-import multiprocessing
+import functools
 import shutil
-import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +23,7 @@ from numpy.typing import NDArray
 from beam_jobs.common import terminal
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.processes import in_processes
 from beam_jobs.phantoms.anatomy import UNIT, Head
 from beam_jobs.phantoms.plan import (
     CohortTruth,
@@ -163,51 +160,8 @@ def _write_patients(
         for patient in plan.patients:
             yield _write_patient(patient, output, plan.config.seed)
         return
-    # Spawned, not forked: the caller may hold threads (a test session with TensorFlow in it).
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    with contextlib.ExitStack() as stack:
-        try:
-            with _ctrl_c_held_back():
-                pool = stack.enter_context(
-                    ProcessPoolExecutor(min(workers, count), mp_context=context)
-                )
-                # Not `map`: it cancels what waits, on which the pool of Python 3.11 trips when
-                # its processes end.
-                written = [
-                    pool.submit(_write_patient, patient, output, plan.config.seed)
-                    for patient in plan.patients
-                ]
-            for future in written:
-                yield future.result()
-        except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-
-
-@contextlib.contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Processes started meanwhile never receive Ctrl-C, which a terminal sends to them too.
-
-    Their parent ends them; their own tracebacks would say nothing. It receives Ctrl-C afterwards.
-    """
-    resource_tracker.ensure_running()  # else it starts meanwhile, and lets Ctrl-C through again
-    received: list[int] = []
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    # The mask is for the processes, which inherit it. Here another thread, of a library, may still
-    # take the signal, and Python would raise in the middle of a process's start.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    if in_main_thread:
-        handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
-    try:
-        yield
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if received:
-        signal.raise_signal(signal.SIGINT)
+    write = functools.partial(_write_patient, output=output, seed=plan.config.seed)
+    yield from in_processes(write, plan.patients, workers)
 
 
 def _write_patient(patient: Patient, output: Path, seed: int) -> Patient:

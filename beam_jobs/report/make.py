@@ -8,12 +8,11 @@ import functools
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import IO
 
 from beam_jobs.common import terminal
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.processes import in_processes
 from beam_jobs.convert.ours import REPORT_NAME
 from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
@@ -99,8 +98,7 @@ def _cases(
         done: Iterable[list[tuple[CaseFacts, Pictures | None]]] = map(work, shards)
         workers = min(workers, len(shards))
         if workers > 1 and voxels > _WORTH_PROCESSES:
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-            done = stack.enter_context(pool).map(work, shards)
+            done = stack.enter_context(contextlib.closing(in_processes(work, shards, workers)))
         for found in terminal.track(done, "reading records", len(shards)):
             yield from found
 

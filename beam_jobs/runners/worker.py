@@ -6,28 +6,18 @@ page of INFO lines a worker and waits for ever when its parent was killed.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import signal
 import sys
 
 from beam_jobs.common import interrupts
 from beam_jobs.common.cli import log_level
 from beam_jobs.runners.options import quiet_beam
 
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent ends
-
 
 def main() -> None:
     """Serves the runner whose address the environment names."""
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
-            sys.exit(1)
     # Ctrl-C goes to the whole group; the command decides when workers end, by SIGTERM.
-    interrupts.leave_to_parent()
+    interrupts.end_with_parent()
     interrupts.expect("")
     quiet_beam()
     if log_level() is None:

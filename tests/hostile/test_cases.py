@@ -6,7 +6,6 @@ the table of the documentation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,6 @@ import pytest
 from tests.hostile.cases import Case, collected, run
 from tests.hostile.made import Made
 from tests.hostile.zygote import Zygotes
-
-
-@pytest.fixture(scope="module")
-def zygotes() -> Iterator[Zygotes]:
-    with Zygotes() as zygotes:
-        yield zygotes
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, zygotes: Zygotes) -> Made:
-    return Made(tmp_path_factory.mktemp("made"), zygotes)
 
 
 @pytest.mark.parametrize(
