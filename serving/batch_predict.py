@@ -214,6 +214,8 @@ def _check(args: argparse.Namespace) -> list[str]:
     header = [args.id_column, *(args.value_column if n == "probability" else n for n in columns)]
     if len(set(header)) < len(header):
         raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
+    if any("\ud800" <= letter <= "\udfff" for letter in "".join(header)):
+        raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
     paths = outputs.paths_of(args.output, args.output_shards)
     outputs.require_no_strays(args.output, paths)
     return paths

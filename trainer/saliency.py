@@ -73,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
             f"{trained.dataset_fingerprint[:12]} in run {args.run}"
         )
     wanted = None if args.patients is None else items(args.patients)
+    if wanted == ():
+        raise UsageError("--patients names nobody")
     chosen = choose(trained, manifest, wanted)
     quiet_tensorflow()
     # TensorFlow and drawing libraries take seconds to import.

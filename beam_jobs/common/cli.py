@@ -270,6 +270,10 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
             return EXIT_FAILURE
         if isinstance(error, ContractError | CommandError | OSError):
             return _fail(prog, error, EXIT_FAILURE)
+        if isinstance(error, RecursionError):  # a path of thousands of folders, such brackets
+            return _fail(prog, "something is nested too deep", EXIT_FAILURE)
+        if isinstance(error, MemoryError):
+            return _fail(prog, f"out of memory: {error}", EXIT_FAILURE)
         if isinstance(error, KeyboardInterrupt):
             return _interrupted(prog)
         raise

@@ -206,7 +206,7 @@ def _file_faults(
     for name in sorted({*before, *after}):
         if before.get(name) == after.get(name):
             continue
-        if name == output or name.startswith(f"{output}/"):
+        if name == output or name.startswith((f"{output}/", f"{output}.")):
             if name.endswith(".part"):
                 yield f"{name} is left over"
             continue
@@ -215,8 +215,9 @@ def _file_faults(
             yield f"{name} is {what}"
     if outcome.code in (0, 8) or outcome.killed:
         return
-    if output not in before and after.get(output, "d").startswith("-"):
-        yield "failed, and yet its output stands"
+    for name in (output, f"{output}.csv"):
+        if name not in before and after.get(name, "d").startswith("-"):
+            yield f"failed, and yet {name} stands"
     for marker in _MARKERS:
         name = f"{output}/{marker}"
         if before.get(name) != after.get(name) and name in after:

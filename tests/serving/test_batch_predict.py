@@ -259,6 +259,7 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
         (("--output_shards", "2"), 2, "--output_shards is for .jsonl"),
         (("--columns", "probability,odds"), 2, "odds is none of probability, logit"),
         (("--columns", "logit,logit"), 2, "are not distinct"),
+        (("--id_column", "\udcff"), 2, "not UTF-8"),
         (("--batch_mb", "0"), 2, "--batch_mb"),
         (("--batch_size", "0"), 2, "--batch_size"),
         (("--batch_size", "x"), 2, "--batch_size"),

@@ -382,6 +382,7 @@ def test_absent_modalities_are_no_obstacle(tmp_path: Path) -> None:
     [
         (("--modalities", "PET"), "the dataset has FLAIR, T1w, T1wCE, T2w"),
         (("--trees", "0"), "--trees must be at least 1"),
+        (("--trees", "9" * 30), "--trees must be at most 1000000"),
         (("--repeats", "0"), "--repeats must be at least 1"),
         (("--seed", "-1"), "--seed must lie in"),
         (("--data", "nowhere"), "no such directory"),

@@ -258,6 +258,7 @@ def _file(made: Made, tmp_path: Path) -> list[str]:
     ("change", "kind", "message"),
     [
         (lambda made, _: ["--run", str(made.data)], ContractError, r"no run\.json \(not a run\)"),
+        (lambda *_: ["--patients", ""], UsageError, "--patients names nobody"),
         (lambda *_: ["--patients", "1", "99"], UsageError, r"--patients 99: not among .* 9 "),
         (_other_dataset, ContractError, r"dataset_fingerprint: \w{12} in .*other, \w{12} in run "),
         (_one_fold, UsageError, r"00002: of fold 1, which every member .* held out there: fold 0"),

@@ -259,6 +259,8 @@ def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> 
         (("--fold", "0", "--data", "."), 2, "no manifest.json"),
         ((), 2, "one of the arguments --fold --cross_validate is required"),
         (("--fold", "0", "--epochs", "0"), 2, "--epochs must be at least 1"),
+        (("--fold", "0", "--epochs", "9" * 30), 2, "--epochs must be at most 1000000"),
+        (("--fold", "0", "--batch_size", "9" * 30), 2, "--batch_size must be at most 1000000"),
         (("--fold", "0", "--epoch_choice", "crossfit"), 2, "not with --fold 0"),
     ],
 )

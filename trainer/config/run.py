@@ -15,6 +15,7 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("exponential", "cosine", "constant")
 CLASS_WEIGHTS = ("none", "balanced")
 XLA = ("auto", "on", "off")
+MOST = 1_000_000  # of what is counted out one by one: epochs, trees, trials
 CACHES = ("auto", "memory", "file", "none")
 EPOCH_CHOICES = ("last", "crossfit")
 
@@ -119,6 +120,9 @@ class TrainConfig:
         for name in ("repeats", "epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) > MOST:
+                raise UsageError(f"--{name} must be at most {MOST}: {getattr(self, name)}")
         for name in ("fold", "outer_fold"):
             value = getattr(self, name)
             if value is not None and value < 0:

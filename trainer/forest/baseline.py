@@ -18,6 +18,7 @@ from beam_jobs.common.contract_json import ContractError, require_kinds
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
+from trainer.config.run import MOST
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, forest_metrics
 from trainer.forest.table import FeatureTable
@@ -61,6 +62,8 @@ class BaselineConfig:
         for name in ("trees", "repeats"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise UsageError(f"--{name} must be at most {MOST}: {getattr(self, name)}")
         if not 0 <= self.seed <= 2**31 - self.repeats:
             raise UsageError(f"--seed must lie in 0 .. 2**31 - --repeats: {self.seed}")
         if self.modalities is not None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from beam_jobs.common.cli import is_quiet
+from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import duration, say
 from trainer.config.search_space import Space
 from trainer.search.study import FinishedTrial, ranking
@@ -95,10 +96,11 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
         assert row.objective is not None
         chosen = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
         table.add_row(
-            row.trial,
+            # As text: rich reads markup in a str.
+            Text(printable(row.trial)),
             f"{row.objective:.3f}",
-            str(row.result.get("epochs", "")),
-            ", ".join(chosen),
+            Text(printable(str(row.result.get("epochs", "")))),
+            Text(printable(", ".join(chosen))),
         )
     return table
 

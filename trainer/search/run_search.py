@@ -14,7 +14,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
 from trainer.config.provenance import PROVENANCE
-from trainer.config.run import TrainConfig, merged
+from trainer.config.run import MOST, TrainConfig, merged
 from trainer.config.search_space import Space, Value
 from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.attempts import COMMAND, run_trial
@@ -63,6 +63,8 @@ class SearchConfig:
         for name in ("max_trials", "seeds", "epochs"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1: {getattr(self, name)}")
+            if getattr(self, name) > MOST:
+                raise UsageError(f"--{name} must be at most {MOST}: {getattr(self, name)}")
         for name in ("worker_timeout", "memory_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

@@ -165,3 +165,13 @@ def test_an_error_is_one_line_of_bounded_length_whatever_it_quotes() -> None:
     done = subprocess.run(command(body), capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert len(done.stderr) < 400
+
+
+def test_what_is_nested_too_deep_and_what_needs_too_much_is_one_line() -> None:
+    for raised, said in (("RecursionError('x')", "too deep"), ("MemoryError('1 TB')", "1 TB")):
+        done = subprocess.run(
+            command(f"raise {raised}"), capture_output=True, text=True, cwd=ROOT, check=False
+        )
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
