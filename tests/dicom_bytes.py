@@ -1,6 +1,7 @@
 """DICOM files put together byte by byte, and read by the walk and by pydicom."""
 
 import struct
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -12,7 +13,9 @@ EXPLICIT, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"
 LONG = ("OB", "OW", "SQ", "UN", "UT")
 
 
-def element(tag, vr, value, *, implicit=False, length=None):
+def element(
+    tag: int, vr: str, value: bytes, *, implicit: bool = False, length: int | None = None
+) -> bytes:
     length = len(value) if length is None else length
     start = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
     if implicit:
@@ -22,7 +25,7 @@ def element(tag, vr, value, *, implicit=False, length=None):
     return start + vr.encode() + struct.pack("<H", length) + value
 
 
-def item(content, *, defined=False):
+def item(content: bytes, *, defined: bool = False) -> bytes:
     begin, end = (struct.pack("<HH", 0xFFFE, number) for number in (0xE000, 0xE00D))
     if defined:
         return begin + struct.pack("<L", len(content)) + content
@@ -32,11 +35,16 @@ def item(content, *, defined=False):
 SEQUENCE_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 
 
-def sequence(tag, *items, vr="SQ", implicit=False):
+def sequence(tag: int, *items: bytes, vr: str = "SQ", implicit: bool = False) -> bytes:
     return element(tag, vr, b"".join(items) + SEQUENCE_END, implicit=implicit, length=UNDEFINED)
 
 
-def dicom(extra=(), *, implicit=False, syntax=""):
+def dicom(
+    extra: Mapping[int, bytes] | Iterable[tuple[int, bytes]] = (),
+    *,
+    implicit: bool = False,
+    syntax: str = "",
+) -> bytes:
     """A whole file of 4 x 4 pixels; `extra` maps tags to their elements' bytes."""
     plain = {
         0x00080016: ("UI", b"1.2.840.10008.5.1.4.1.1.4\0"),

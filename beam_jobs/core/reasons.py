@@ -33,6 +33,7 @@ class Reason(enum.StrEnum):
     TRUNCATED_PIXELS = "truncated_pixels"
     UNDECODABLE_PIXELS = "undecodable_pixels"
     MOSAIC = "mosaic"
+    TOO_LARGE = "too_large"
     NO_PATIENT_ID = "no_patient_id"
     UNUSABLE_NAME = "unusable_name"
     # Series.
@@ -70,6 +71,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.TRUNCATED_PIXELS: "There are fewer pixel bytes than rows, columns and bits require.",
     Reason.UNDECODABLE_PIXELS: "The pixel data cannot be decoded.",
     Reason.MOSAIC: "An image of tiles (mosaic, grid) does not say where its slices lie.",
+    Reason.TOO_LARGE: "It is small and claims, or unpacks to, more than any image holds.",
     Reason.NO_PATIENT_ID: "Nothing says whose it is (a placeholder does not): see --patient_from.",
     Reason.UNUSABLE_NAME: "The file's name is not valid UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Different images claim one place; nothing tells them apart.",

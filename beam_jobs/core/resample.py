@@ -8,6 +8,7 @@ or sheared stack is first reduced in the same way, then resliced linearly throug
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -16,11 +17,17 @@ from scipy import ndimage
 
 from beam_jobs.core.dicom.pixels import StoredSlice
 from beam_jobs.core.geometry import Array, VolumeGeometry
+from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.reduction import AxisWeights, Float32, axis_weights, reduce_stack
 
 # An axis counts as parallel when, over the whole stack, it strays less than this share of a voxel
 # of the grid.
 _PARALLEL_TOLERANCE = 0.05
+# Voxels of the grid's spacing that any stack may fill: a body of 1 m³ at 2.5 mm. A larger one is as
+# large itself; what is small and claims to be metres wide would only cost memory.
+_ALWAYS_VOXELS = 64 << 20
+_MOST_ENLARGED = 8
+_MOST_WEIGHTS = 1 << 25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,9 +120,11 @@ def _resample_parallel(
         # All grids of this spacing share one lattice through the patient's origin, so that the
         # whole stack can be reduced before its foreground, and with it the grid, is known.
         lattice = _lattice_over(positions, abs(pitch), step[axis])
+        _require_axis(len(places), len(lattice))
         first[axis], count[axis] = lattice[0], len(lattice)
         ascending = np.sign(pitch)
         weights.append(axis_weights(ascending * positions, ascending * lattice, step[axis]))
+    _require_size(weights, geometry)
     stack = reduce_stack(slices, weights[0], weights[1], weights[2])
     # From (slices, rows, columns) of the stack to the canonical (row, column, slice).
     order = [(axes[2], axes[0], axes[1]).index(axis) for axis in _CANONICAL]
@@ -126,6 +135,32 @@ def _resample_parallel(
     )
     grid = choose_grid(full, lattice_geometry.affine)
     return _crop(full, [inside_axes[axis] for axis in _CANONICAL], lattice_geometry, grid)
+
+
+def _require_axis(inputs: int, outputs: int) -> None:
+    """Refuses an axis whose table of weights would take more than any scanner's image needs.
+
+    Raises:
+      RejectedError: it would.
+    """
+    if inputs * outputs > _MOST_WEIGHTS:
+        raise RejectedError(
+            Reason.TOO_LARGE, f"{inputs} samples along a side, for {outputs} of the grid's"
+        )
+
+
+def _require_size(weights: Sequence[AxisWeights], geometry: VolumeGeometry) -> None:
+    """Refuses a stack of few voxels that would fill far more of the grid's lattice.
+
+    Raises:
+      RejectedError: it would.
+    """
+    outputs = math.prod(len(axis.matrix) for axis in weights)
+    inputs = math.prod(geometry.shape)
+    if outputs > max(_ALWAYS_VOXELS, _MOST_ENLARGED * inputs):
+        raise RejectedError(
+            Reason.TOO_LARGE, f"{inputs} voxels would fill {outputs} of the grid's spacing"
+        )
 
 
 def _lattice_over(positions: Array, pitch: float, step: float) -> Array:
@@ -197,9 +232,11 @@ def _resample_oblique(
             count = max(int(np.ceil((size - 1) * native / coarse)) + 1, 2)
             coarse = (size - 1) * native / (count - 1)
             wanted = np.arange(count) * coarse
+        _require_axis(len(places), len(wanted))
         weights.append(axis_weights(places * native, wanted, width))
         first[index] = wanted[0] / native
         pitch[index] = (wanted[1] - wanted[0]) / native
+    _require_size(weights, geometry)
     stack = reduce_stack(slices, weights[0], weights[1], weights[2])
     to_native = np.diag([*pitch, 1.0])
     to_native[:3, 3] = first

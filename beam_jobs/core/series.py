@@ -44,6 +44,10 @@ OFF_LINE = 0.5
 MAX_EXTENT_MM = 3000.0
 MIN_SPACING_MM = 1e-5
 MAX_VOLUME_MM3 = 2e9
+# What a series' pixels may take, though its files are small: blank images take next to nothing, a
+# lossy codec leaves a twentieth of others. Decoding more would take minutes, or all memory.
+ALWAYS_BYTES = 512 << 20
+MOST_EXPANSION = 50
 # The origin of a frame of reference is arbitrary, but not kilometres away.
 MAX_POSITION_MM = 1e6
 
@@ -217,6 +221,7 @@ def _order(images: Sequence[SliceHeader], normal: Array) -> Series:
     affine[:3, 3] = places[0]
     count = round(offsets[-1]) + 1
     shape = (kept[0].rows or 0, kept[0].columns or 0, count)
+    _require_backed(kept)
     _require_plausible_size(shape, np.linalg.norm(affine[:3, :3], axis=0))
     try:
         geometry = VolumeGeometry(shape=shape, affine=affine)
@@ -262,6 +267,24 @@ def _require_plausible_size(shape: tuple[int, int, int], spacing: Array) -> None
         raise RejectedError(
             Reason.INVALID_GEOMETRY,
             f"the volume would measure {' x '.join(f'{extent:.4g}' for extent in extents)} mm",
+        )
+
+
+def _require_backed(images: Sequence[SliceHeader]) -> None:
+    """Refuses a volume whose pixels would take far more than its files.
+
+    Raises:
+      RejectedError: they would.
+    """
+    first = images[0]
+    pixels = (first.rows or 0) * (first.columns or 0) * len(images)
+    needed = pixels * -(-(first.bits_allocated or 0) // 8)
+    if needed <= ALWAYS_BYTES:
+        return
+    stored = sum({header.path: header.file_size for header in images}.values())
+    if needed > MOST_EXPANSION * stored:
+        raise RejectedError(
+            Reason.TOO_LARGE, f"{stored} bytes of files claim {needed} bytes of pixels"
         )
 
 
@@ -332,6 +355,7 @@ def _order_without_geometry(stack: Sequence[SliceHeader]) -> Series:
     spacing = _pixel_spacing(first) if first.pixel_spacing else (1.0, 1.0)
     step = abs(first.spacing_between_slices or first.slice_thickness or 1.0)
     shape = (first.rows or 0, first.columns or 0, len(stack))
+    _require_backed(stack)
     if not MIN_SPACING_MM < step < MAX_EXTENT_MM:
         raise RejectedError(Reason.INVALID_GEOMETRY, f"slices {step:g} mm apart")
     _require_plausible_size(shape, np.array([*spacing, step]))

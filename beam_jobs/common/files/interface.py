@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager, closing
 from typing import IO
 
 from beam_jobs.common.files import ahead, local, objects, opening
+from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, lock
@@ -89,6 +90,7 @@ __all__ = [
     "file_name",
     "file_names",
     "holds_files",
+    "inflated",
     "is_dir",
     "is_remote",
     "join",
@@ -251,6 +253,15 @@ def open_bytes(path: StrPath) -> AbstractContextManager[ByteSource]:
     file it is `LocalBytes`, which is never mapped: one that shrinks would end the process.
     """
     return opening.open_bytes(text(path))
+
+
+def inflated(source: ByteSource, path: str, start: int) -> ByteSource:
+    """A file's deflated bytes from `start` on, inflated as far as they are read; closed with it.
+
+    Reading raises `TooLargeError` where they give more than any image of that size does.
+    """
+    packed = Window(source, start, source.size - start, source.modified)
+    return InflatedBytes(packed, path, window=RAW)
 
 
 def fetched_ahead(entries: Iterable[Entry], length: int) -> AbstractContextManager[None]:

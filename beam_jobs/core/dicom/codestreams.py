@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdcm
 import numpy as np
@@ -38,6 +38,13 @@ DECODERS = {
 # cannot occur within their coded data. Encoders pad after it.
 _END_OF_CODESTREAM = b"\xff\xd9"
 _MOST_PADDING = 64
+# Decoders take several times an image's bytes, which a blank one claims in a few: no scanner of
+# volumes makes images of more than 4096 x 4096 pixels.
+_MOST_BYTES = 64 << 20
+# OpenJPEG keeps 7 KB for each tile, and for each precinct and code block some hundred bytes.
+_MOST_TILES = 4096
+_MOST_PRECINCTS = 1 << 16
+_LARGE = 1 << 20  # pixels of an image that is worth the search for precincts
 # Two bytes of RLE stand for 128 of its samples' bytes at most (PS3.5 G.3.1).
 _MOST_RLE_EXPANSION = 64
 
@@ -135,40 +142,111 @@ def decode_frame(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:
 def _require_matrix(header: SliceHeader, frame: bytes) -> None:
     """Refuses a codestream of another matrix before a decoder allocates what the header claims."""
     needed, most = header.frame_bytes, _MOST_RLE_EXPANSION * len(frame)
-    if header.transfer_syntax == _RLE and needed > most:
+    if needed > _MOST_BYTES:
         raise RejectedError(
-            Reason.TRUNCATED_PIXELS,
-            f"{needed} bytes required, {len(frame)} RLE bytes hold {most} at most",
+            Reason.TOO_LARGE,
+            f"a compressed image of {needed} bytes, {_MOST_BYTES} are allowed",
             path=header.path,
         )
-    if header.transfer_syntax != _RLE:
-        shape = _codestream_matrix(frame)
-        if shape != (header.rows, header.columns):
+    if header.transfer_syntax == _RLE:
+        if needed > most:
             raise RejectedError(
-                Reason.UNDECODABLE_PIXELS,
-                f"codestream of {shape}, header says ({header.rows}, {header.columns})",
+                Reason.TRUNCATED_PIXELS,
+                f"{needed} bytes required, {len(frame)} RLE bytes hold {most} at most",
                 path=header.path,
             )
+        return
+    try:
+        found = _codestream_header(frame)
+    except struct.error:
+        found = None
+    if found is None or found.shape != (header.rows, header.columns) or found.components != 1:
+        shape = None if found is None else found.shape
+        many = f" with {found.components} components" if found and found.components != 1 else ""
+        raise RejectedError(
+            Reason.UNDECODABLE_PIXELS,
+            f"codestream of {shape}{many}, header says ({header.rows}, {header.columns})",
+            path=header.path,
+        )
+    if found.tiles > _MOST_TILES or found.precincts > _MOST_PRECINCTS:
+        raise RejectedError(
+            Reason.TOO_LARGE,
+            f"a codestream of {found.tiles} tiles with {found.precincts} precincts",
+            path=header.path,
+        )
 
 
-def _codestream_matrix(frame: bytes) -> tuple[int, int] | None:
-    """(rows, columns) by the codestream's own header; None where none is found.
+class _Codestream(NamedTuple):
+    """What a codestream's own header says.
+
+    Attributes:
+      shape: (rows, columns).
+      components: colours.
+      tiles: how many.
+      precincts: how many all tiles have at least, by the smallest that are named anywhere.
+    """
+
+    shape: tuple[int, int]
+    components: int
+    tiles: int = 1
+    precincts: int = 1
+
+
+def _codestream_header(frame: bytes) -> _Codestream | None:
+    """What a codestream is of; None where it is none.
 
     Source: SIZ of JPEG 2000 (ITU-T T.800 A.5.1), SOF of JPEG (T.81 B.2.2) and JPEG-LS (T.87 C.2.2).
+
+    Raises:
+      struct.error: it ends in its header.
     """
     at = frame.find(b"\xff\x4f\xff\x51")
-    if at >= 0 and len(frame) >= at + 24:
-        right, bottom, left, top = struct.unpack_from(">4L", frame, at + 8)
-        return bottom - top, right - left
+    # In a file of boxes (JP2) one of them could name another image than is decoded.
+    if at >= 0 and frame.find(b"\xff\x4f\xff\x51", at + 1) < 0:
+        right, bottom, left, top, width, height, first, upper, components = struct.unpack_from(
+            ">8LH", frame, at + 8
+        )
+        across = -(-(right - first) // max(width, 1))
+        tiles = across * -(-(bottom - upper) // max(height, 1))
+        shape = bottom - top, right - left
+        return _Codestream(shape, components, tiles, _precincts(frame, shape))
+    if at >= 0:
+        return None
     at = 2
     while at + 9 <= len(frame) and frame[at] == 0xFF:
         marker = frame[at + 1]
         if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):
-            rows, columns = struct.unpack_from(">2H", frame, at + 5)
-            return rows, columns
+            rows, columns, components = struct.unpack_from(">HHB", frame, at + 5)
+            return _Codestream((rows, columns), components)
         # A marker may be preceded by any number of fill bytes 0xFF.
         at += 1 if marker == 0xFF else 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return None
+
+
+def _precincts(frame: bytes, shape: tuple[int, int]) -> int:
+    """Precincts and groups of 64 code blocks that the smallest named ones give.
+
+    Any COD or COC (T.800 A.6.1, A.6.2), of a tile too, may name some: of a large image every
+    occurrence of their markers is looked at.
+    """
+    pixels = shape[0] * shape[1]
+    if pixels < _LARGE:
+        return 1
+    smallest = _LARGE
+    for marker, style, blocks in ((b"\xff\x52", 4, 10), (b"\xff\x53", 5, 7)):
+        at = frame.find(marker)
+        while at >= 0 and at + blocks + 4 < len(frame):
+            width, height = frame[at + blocks] & 0xF, frame[at + blocks + 1] & 0xF
+            smallest = min(smallest, 64 << (width + height + 4))
+            if frame[at + style] & 1:
+                levels = min(frame[at + blocks - 1], 32) + 1
+                sizes = frame[at + blocks + 4 : at + blocks + 4 + levels]
+                # The last one, of the full resolution, has most; coarser ones a quarter each.
+                for level, each in enumerate(reversed(sizes)):
+                    area = 1 << ((each & 0xF) + (each >> 4) + 2 * level)
+                    smallest = min(smallest, area)
+            at = frame.find(marker, at + 2)
+    return pixels // max(smallest, 1)
 
 
 def _decode_jpeg_of_12_bits(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:

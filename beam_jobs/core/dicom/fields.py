@@ -294,8 +294,14 @@ def pydicom_private(dataset: Dataset) -> dict[str, Any]:
     return private_values(found)
 
 
+_LONGEST = 1 << 16  # bytes of a value that is looked at
+
+
 def pydicom_value(dataset: Dataset, tag: int, kind: str) -> Any:
     """One field from a pydicom data set, in the same type as the walk gives it."""
+    raw: Any = dataset.get_item(tag, keep_deferred=True)
+    if raw.is_raw and raw.length > _LONGEST:
+        raise ValueError(f"{raw.length} bytes")  # as objects they take a hundred times as many
     if kind == "doubles" or kind.startswith("loose"):
         return _loose_value(dataset, tag, kind)
     element = dataset[tag]

@@ -98,7 +98,7 @@ def walk(
     """
     window = _Window(source, begin)
     elements: list[Element] = []
-    transfer_syntax, meta_end = _file_meta(begin, elements)
+    transfer_syntax, meta_end = file_meta(begin, elements)
     position = meta_end
     implicit = transfer_syntax == IMPLICIT_LITTLE
     vr = b""
@@ -313,12 +313,15 @@ def tag_of(data: bytes) -> int:
     return int.from_bytes(data[:2], "little") << 16 | int.from_bytes(data[2:4], "little")
 
 
-def _file_meta(buffer: bytes, elements: list[Element]) -> tuple[str, int]:
+def file_meta(buffer: bytes, elements: list[Element]) -> tuple[str, int]:
     """(transfer syntax, offset of the data set), from the file meta information (PS3.10 7.1).
 
     Args:
       buffer: the begin of the file.
       elements: is added to, the group length left out.
+
+    Raises:
+      HandOver: it is not as the standard has it, or longer than `buffer`.
     """
     if len(buffer) < 144 or buffer[128:132] != b"DICM":
         raise HandOver("no Part 10 preamble")

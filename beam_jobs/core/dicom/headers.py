@@ -6,13 +6,13 @@ A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plai
 
 from __future__ import annotations
 
+import errno
 import os
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pydicom
-from pydicom.dataset import Dataset
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.dicom import header_walk, mosaics
@@ -28,7 +28,16 @@ from beam_jobs.core.dicom.fields import (
     pydicom_private,
     pydicom_value,
 )
-from beam_jobs.core.dicom.multi_frame import frame_fields
+from beam_jobs.core.dicom.multi_frame import PER_FRAME_GROUPS, read_frames
+from beam_jobs.core.dicom.reading import (
+    Inflated,
+    PieceLimit,
+    deflated_from,
+    items_of,
+    limited,
+    parse,
+    unreadable,
+)
 from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 
@@ -61,9 +70,8 @@ ENCAPSULATED = frozenset(
 
 
 _MODALITY_LUT = 0x00283000
-_PER_FRAME_GROUPS = 0x52009230
 # Seeing one of these, the walk hands over: their meaning needs more than this table.
-_UNUSUAL = frozenset({_MODALITY_LUT, _PER_FRAME_GROUPS, 0x52009229})
+_UNUSUAL = frozenset({_MODALITY_LUT, PER_FRAME_GROUPS, 0x52009229})
 _recent = Recent()
 _WANTED = dict.fromkeys(CREATORS, b"LO") | {
     tag: pydicom.datadict.dictionary_VR(tag).encode() for tag in (*FIELDS, CHARACTER_SET)
@@ -111,18 +119,43 @@ def read_headers(path: files.StrPath) -> list[SliceHeader]:
         raise RejectedError(Reason.UNUSABLE_NAME, "the name is not valid UTF-8", path=path)
     try:
         with files.open_bytes(path) as source:
-            headers = _read_plain(path, source) or [
-                header._replace(modified=source.modified)
-                for header in _read_with_pydicom(path, source)
-            ]
-            for header in headers[:1]:
-                _require_image_plane(header)
-            if len(headers) == 1 and not _TILED.isdisjoint(headers[0].image_type):
-                return mosaics.expand(headers[0], path, source)
-            return headers
+            headers = _read_plain(path, source)
+            if headers:
+                return _images_of(headers, path, source)
+            start = deflated_from(source, source.read_at(0, files.HEAD_BYTES))
+            if start is None:
+                return _images_of(_read_with_pydicom(path, source), path, source)
+            return _inflated_headers(path, source, start)
     except OSError as error:
-        detail = error.strerror or type(error).__name__
-        raise RejectedError(Reason.UNREADABLE_FILE, detail, path=path) from error
+        raise unreadable(error, path) from error
+
+
+def _inflated_headers(path: str, source: files.ByteSource, start: int) -> list[SliceHeader]:
+    """The headers of a file whose data set is deflated from `start` on."""
+    inflated = Inflated(source, path, start)
+    try:
+        headers = _read_plain(path, inflated) or _read_with_pydicom(path, inflated)
+    except OSError as error:
+        if error.errno != errno.EBADMSG:
+            raise
+        raise RejectedError(Reason.CORRUPT_HEADER, str(error.strerror), path=path) from error
+    return [
+        header._replace(transfer_syntax=header_walk.DEFLATED, file_size=source.size)
+        for header in _images_of(headers, path, inflated)
+    ]
+
+
+def _images_of(
+    headers: list[SliceHeader], path: str, source: files.ByteSource
+) -> list[SliceHeader]:
+    """Those of one file, refused where they cannot be slices, and cut into tiles."""
+    if headers and not headers[0].modified and source.modified:
+        headers = [header._replace(modified=source.modified) for header in headers]
+    for header in headers[:1]:
+        _require_image_plane(header)
+    if len(headers) == 1 and not _TILED.isdisjoint(headers[0].image_type):
+        return mosaics.expand(headers[0], path, source)
+    return headers
 
 
 def _is_utf8(path: str) -> bool:
@@ -180,24 +213,25 @@ def _read_with_pydicom(path: str, source: files.ByteSource) -> list[SliceHeader]
     # Files older than Part 10 begin with group 0008 (or 0002) at once.
     if not part10 and start[:2] not in (b"\x08\0", b"\x02\0"):
         raise RejectedError(Reason.NOT_DICOM, "no DICM prefix at byte 128", path=path)
-    # A corrupt length must not make the reader allocate it: this one clamps reads. A mapped file
-    # would end the process where it shrinks meanwhile.
-    stream = files.SourceFile(source)
+    stream = limited(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(stream, force=not part10, defer_size=4096)
-            return _headers_of(path, source.size, dataset)
+            return _headers_of(path, source.size, stream, part10=part10)
     except RejectedError:
         raise
     except Exception as error:
+        if stream.left < 0:
+            raise RejectedError(Reason.TOO_LARGE, stream.refusal, path=path) from error
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise
         detail = f"pydicom cannot parse the header ({type(error).__name__})"
         raise RejectedError(Reason.CORRUPT_HEADER, detail, path=path) from error
-    finally:
-        stream.close()
 
 
-def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
+def _headers_of(path: str, size: int, stream: PieceLimit, *, part10: bool) -> list[SliceHeader]:
+    dataset = parse(stream, force=not part10, stop=lambda tag: tag == PER_FRAME_GROUPS)
+    frames = read_frames(stream, dataset, path)
     meta = getattr(dataset, "file_meta", None)
     syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
     implicit, little = dataset.original_encoding
@@ -224,10 +258,9 @@ def _headers_of(path: str, size: int, dataset: Dataset) -> list[SliceHeader]:
         offset,
         None if undefined else int(pixels.length),
         **values,
-        has_modality_lut=bool(dataset.get("ModalityLUTSequence")),
+        has_modality_lut=bool(items_of(dataset, _MODALITY_LUT)),
     )
-    if _PER_FRAME_GROUPS in dataset:
-        frames = frame_fields(dataset, header.frames or 1, path)
+    if frames is not None:
         return [header._replace(**fields) for fields in frames]
     if (header.frames or 1) > 1:
         raise RejectedError(

@@ -14,12 +14,13 @@ import warnings
 from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.values import convert_SQ
 
-from beam_jobs.common.files.interface import ByteSource, SourceFile
+from beam_jobs.common.files.interface import ByteSource
+from beam_jobs.core.dicom.header_walk import PIXEL_DATA
+from beam_jobs.core.dicom.reading import limited, parse, require_short
 from beam_jobs.core.dicom.slice_header import SliceHeader
 from beam_jobs.core.geometry import Array, slice_directions
 from beam_jobs.core.reasons import Reason, RejectedError
@@ -45,7 +46,7 @@ def expand(header: SliceHeader, path: str, source: ByteSource) -> list[SliceHead
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(SourceFile(source, path), force=True, stop_before_pixels=True)
+            dataset = parse(limited(source), force=True, stop=lambda tag: tag == PIXEL_DATA)
             siemens = "MOSAIC" in header.image_type
             positions = _siemens_positions(header, dataset) if siemens else _uih_positions(dataset)
             if positions is None:
@@ -173,7 +174,9 @@ def _uih_positions(dataset: Dataset) -> Array | None:
 def _private(dataset: Dataset, group: int, creator: str, element: int) -> DataElement | None:
     """A private element, in whichever block its creator has reserved (PS3.5 7.8.1)."""
     try:
-        found: DataElement = dataset.private_block(group, creator)[element]
+        block = dataset.private_block(group, creator)
+        require_short(dataset, block.get_tag(element))
+        found: DataElement = block[element]
     except KeyError:
         return None
     return found

@@ -11,19 +11,20 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from beam_jobs.common.files.interface import ByteSource, LocalBytes, open_bytes
 from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
-from beam_jobs.core.dicom.header_walk import EXPLICIT_BIG
+from beam_jobs.core.dicom.header_walk import DEFLATED, EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
+from beam_jobs.core.dicom.modality_lut import through_modality_lut
 from beam_jobs.core.dicom.mosaics import whole_image
+from beam_jobs.core.dicom.reading import PieceLimit, as_plain, parse, unreadable
 from beam_jobs.core.reasons import Reason, RejectedError
 
 
@@ -115,7 +116,8 @@ def _resumed(first: StoredSlice, others: Iterator[StoredSlice]) -> Iterator[Stor
 def _read_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     native = _NativeReader()
     compressed = _CompressedReader()
-    opened = _DatasetReader()
+    deflated = _DeflatedReader()
+    parsed = _DatasetReader()
     tiled = _TileReader()
     for header in headers:
         try:
@@ -125,16 +127,16 @@ def _read_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
                 samples = native.read(header)
             elif header.transfer_syntax in ENCAPSULATED:
                 samples = compressed.read(header)
+            elif header.transfer_syntax == DEFLATED:
+                samples = deflated.read(header)
             else:
-                samples = opened.read(header)
+                samples = parsed.read(header)
             if header.has_modality_lut:
                 yield _through_modality_lut(header, samples)
             else:
                 yield _with_rescale(header, samples)
         except OSError as error:
-            raise RejectedError(
-                Reason.UNREADABLE_FILE, error.strerror or type(error).__name__, path=header.path
-            ) from error
+            raise unreadable(error, header.path) from error
 
 
 def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
@@ -157,36 +159,23 @@ def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice
 def _through_modality_lut(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
     """Values by the Modality LUT (PS3.3 C.11.1.1), which stands in the place of rescaling."""
     try:
-        item = _parse(header).ModalityLUTSequence[0]
-        count, first, depth = (int(number) for number in item.LUTDescriptor)
-        count = count or 1 << 16
         order = ">" if header.transfer_syntax == EXPLICIT_BIG else "<"
-        table = np.atleast_1d(_lut_entries(item.LUTData, count, order))
-        if len(table) != count or not 8 <= depth <= 16:
-            raise ValueError(f"{count} entries required, {len(table)} found")
+        values, depth = through_modality_lut(_parse(header), samples, order)
     except (AttributeError, IndexError, TypeError, ValueError) as error:
+        if isinstance(error, RejectedError):
+            raise
         raise RejectedError(
             Reason.CORRUPT_HEADER,
             f"Modality LUT (0028,3000) is malformed ({type(error).__name__})",
             path=header.path,
         ) from error
-    # Samples before the first mapped value take the first entry, those past the last the last.
-    values = table[np.clip(samples.astype(np.int64) - first, 0, count - 1)]
     plain = header._replace(slope=None, intercept=None, bits_stored=depth, pixel_representation=0)
     return _with_rescale(plain, values)
 
 
-def _lut_entries(data: Any, count: int, order: str) -> npt.NDArray[np.uint16]:
-    """LUTData, which is words (US or OW) or, for 8-bit entries, bytes packed in words."""
-    if not isinstance(data, bytes):
-        return np.asarray(data, dtype=np.uint16)
-    wide = len(data) >= 2 * count
-    return np.frombuffer(data, dtype=order + "u2" if wide else np.uint8)[:count].astype(np.uint16)
-
-
 @contextmanager
 def _as_headed(header: SliceHeader) -> Iterator[ByteSource]:
-    """A header's file, which has to be the one that the header was read from, to the end.
+    """A header's file, inflated, which has to be the one that the header was read from.
 
     Pixels of another file would be laid out by this one's geometry.
 
@@ -194,7 +183,7 @@ def _as_headed(header: SliceHeader) -> Iterator[ByteSource]:
       RejectedError: it was replaced, or written to, since.
     """
     with open_bytes(header.path) as source:
-        yield source
+        yield as_plain(source, header.path) if header.transfer_syntax == DEFLATED else source
         changed = isinstance(source, LocalBytes) and source.is_changed
         # A store's objects and an archive's members may have no stamp; sizes need no request here.
         if source.modified and header.modified and source.modified != header.modified:
@@ -214,6 +203,16 @@ class _NativeReader:
         self._samples: npt.NDArray[Any] = np.empty((0, 0))
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        with _as_headed(header) as source:
+            return self.read_from(source, header)
+
+    def read_from(self, source: _Readable, header: SliceHeader) -> npt.NDArray[Any]:
+        """The samples of one frame.
+
+        Args:
+          source: the file, open.
+          header: of the frame.
+        """
         layout = (
             header.rows,
             header.columns,
@@ -229,20 +228,59 @@ class _NativeReader:
                 samples = np.frombuffer(self._buffer, dtype=f"<{kind}{bits // 8}")
                 self._samples = samples.reshape(header.rows or 0, header.columns or 0)
         size = len(self._buffer)
-        with _as_headed(header) as source:
-            found = source.read_into(self._buffer, header.pixel_offset + header.frame * size)
-            if found < size:
-                raise RejectedError(
-                    Reason.TRUNCATED_PIXELS,
-                    f"{size} pixel bytes required, {found} found",
-                    path=header.path,
-                )
+        found = source.read_into(self._buffer, header.pixel_offset + header.frame * size)
+        if found < size:
+            raise RejectedError(
+                Reason.TRUNCATED_PIXELS,
+                f"{size} pixel bytes required, {found} found",
+                path=header.path,
+            )
         if header.bits_allocated == 12:
             samples = _unpack_12_bits(self._buffer)
             self._samples = samples.reshape(header.rows or 0, header.columns or 0)
             if header.pixel_representation:
                 self._samples = self._samples.view("<i2")
         return only_stored_bits(header, self._samples)
+
+
+class _Readable(Protocol):
+    """What native pixels are read from."""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fills `buffer` from `offset`; returns the number of bytes read."""
+
+
+class _Bytes:
+    """A file's bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        data = memoryview(self._data)[offset : offset + len(buffer)]
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _DeflatedReader:
+    """Reads native pixels of deflated files; a multi-frame file is inflated once."""
+
+    def __init__(self) -> None:
+        self._path = ""
+        self._native = _NativeReader()
+        self._data = _Bytes(b"")
+
+    def read(self, header: SliceHeader) -> npt.NDArray[Any]:
+        if header.pixel_length is None:
+            raise RejectedError(
+                Reason.UNDECODABLE_PIXELS, "deflated pixels of undefined length", path=header.path
+            )
+        if header.path != self._path:
+            self._path, self._data = "", _Bytes(b"")
+            with _as_headed(header) as source:
+                self._data = _Bytes(source.read_at(0, source.size))
+            self._path = header.path
+        return self._native.read_from(self._data, header)
 
 
 class _TileReader:
@@ -289,14 +327,15 @@ class _CompressedReader:
 
 
 def _parse(header: SliceHeader) -> Any:
-    """The whole data set of a header's file."""
+    """The whole data set of a header's file, its long values among it."""
     with _as_headed(header) as source:
         data = source.read_at(0, source.size)
+    stream = PieceLimit(io.BytesIO(data), len(data))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(io.BytesIO(data), force=data[128:132] != b"DICM")
+        return parse(stream, force=data[128:132] != b"DICM")
     except Exception as error:
+        if stream.left < 0:
+            raise RejectedError(Reason.TOO_LARGE, stream.refusal, path=header.path) from error
         raise RejectedError(
             Reason.CORRUPT_HEADER,
             f"pydicom cannot parse the file ({type(error).__name__})",

@@ -159,7 +159,7 @@ def test_a_bomb_is_refused_before_it_takes_memory(
     archive.write_bytes(liar)
     assert "it unpacks to more than 1000 bytes" in refusal(f"{archive}!/bomb")
     (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(bytes(8 << 20)))
-    assert "it unpacks to more than 1048576 bytes" in refusal(f"{tmp_path}/x.dcm.gz")
+    assert "unpacks to more than 1 MB" in refusal(f"{tmp_path}/x.dcm.gz")
 
 
 def test_a_tar_header_that_claims_gigabytes_is_damage(tmp_path: Path) -> None:

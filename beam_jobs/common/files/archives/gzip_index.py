@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from beam_jobs.common.files.archives.inflate import GZIP
+from beam_jobs.common.files.archives.inflate import GZIP, most_inflated
 from beam_jobs.common.files.sources import ByteSource
 
 _BLOCK_BYTES = 4 << 20
@@ -79,6 +79,7 @@ class GzipIndex:
         self._points = [_Point(0, zlib.decompressobj(GZIP))]
         self._size: int | None = None
         self._damage = ""  # why there is no more than `_size`
+        self._most = most_inflated(first.size)
         self._reading = threading.Lock()
 
     @property
@@ -128,7 +129,7 @@ class GzipIndex:
             return found
         packed = self._first or self._again()
         try:
-            data, end = self._inflated(packed, self._points[number])
+            data, end = self._inflated(packed, number)
         finally:
             if packed is not self._first:
                 packed.close()
@@ -146,12 +147,17 @@ class GzipIndex:
             self._points = self._points[::2]
             self._block *= 2
 
-    def _inflated(self, source: ByteSource, point: _Point) -> tuple[bytes, _Point]:
-        """The block that begins at a point, and the point at which it ends."""
+    def _inflated(self, source: ByteSource, number: int) -> tuple[bytes, _Point]:
+        """A block, and the point at which it ends."""
+        point = self._points[number]
         at, inflate = point.at, point.inflate.copy()
         data = bytearray()
+        begin = number * self._block
         try:
             while len(data) < self._block:
+                if begin + len(data) > self._most:
+                    self._damage = f"it unpacks to more than {self._most >> 20} MB"
+                    break
                 if inflate.eof:
                     if source.read_at(at, 2) != b"\x1f\x8b":  # no other one follows
                         break

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import errno
+import functools
 import zlib
 
-from beam_jobs.common.files.sources import ByteSource
+from beam_jobs.common.files.sources import ByteSource, TooLargeError
 
 # No DICOM object that is worked on here is larger; what claims to be would only cost memory.
 INFLATED_BYTES = 2 << 30
+# Images give a half to a tenth of themselves, with much air a little less; zeros a thousandth.
+_MOST_RATIO = 20
+_ALWAYS_BYTES = 128 << 20
 RAW, GZIP = -zlib.MAX_WBITS, 16 + zlib.MAX_WBITS
 _FIRST_BYTES = 64 << 10
 _LATER_BYTES = 1 << 20
+
+
+def most_inflated(packed: int) -> int:
+    """The bytes that so many packed ones may unpack to: what gives more is no image.
+
+    >>> most_inflated(1000) >> 20, most_inflated(10 << 20) >> 20
+    (128, 200)
+    """
+    return max(_ALWAYS_BYTES, _MOST_RATIO * packed)
+
+
+def too_large(limit: int, path: str) -> OSError:
+    """The error of what unpacks to more than `most_inflated` or `INFLATED_BYTES`."""
+    why = f"unpacks to more than {limit >> 20} MB, which no image of its size does"
+    return TooLargeError(errno.EFBIG, why, path)
 
 
 class Window:
@@ -82,6 +101,12 @@ class InflatedBytes:
             return len(self._data)
         return self._size
 
+    @functools.cached_property
+    def _most(self) -> int:
+        if self._size is not None:  # which the archive's table was refused for
+            return self._size
+        return min(most_inflated(self._packed.size), INFLATED_BYTES)
+
     def read_at(self, offset: int, length: int) -> bytes:
         if self._size is not None:
             length = min(length, self._size - offset)
@@ -98,7 +123,7 @@ class InflatedBytes:
         self._packed.close()
 
     def _grow(self, end: int) -> None:
-        limit = INFLATED_BYTES if self._size is None else self._size
+        limit = self._most
         try:
             while not self._ended and (len(self._data) < end or len(self._data) == limit):
                 packed = self._rest or self._next()
@@ -106,6 +131,8 @@ class InflatedBytes:
                 self._data += self._inflate.decompress(packed, limit + 1 - len(self._data))
                 self._rest = self._inflate.unconsumed_tail
                 if len(self._data) > limit:
+                    if self._size is None:
+                        raise too_large(limit, self._path)
                     raise self._damaged(f"it unpacks to more than {limit} bytes")
                 if self._inflate.eof:
                     self._end_of_stream()

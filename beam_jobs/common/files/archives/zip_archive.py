@@ -7,7 +7,13 @@ import stat
 import struct
 import zipfile
 
-from beam_jobs.common.files.archives.inflate import INFLATED_BYTES, RAW, InflatedBytes, Window
+from beam_jobs.common.files.archives.inflate import (
+    INFLATED_BYTES,
+    RAW,
+    InflatedBytes,
+    Window,
+    most_inflated,
+)
 from beam_jobs.common.files.archives.members import DEFLATED, STORED, Member, Members
 from beam_jobs.common.files.objects import stamp_of
 from beam_jobs.common.files.sources import ByteSource, SourceFile
@@ -24,24 +30,35 @@ def members_of(source: ByteSource) -> Members:
     """
     members = Members()
     with zipfile.ZipFile(SourceFile(source)) as archive:
+        # Where the next record begins: none of an archive that somebody packed reaches there.
+        starts = sorted({info.header_offset for info in archive.infolist()})
+        ends = dict(zip(starts, [*starts[1:], archive.start_dir], strict=True))
+        seen: set[int] = set()
         for info in archive.infolist():
             # Some exporters on Windows take the wrong slash.
             name = info.orig_filename.replace("\\", "/")
-            if not name.endswith("/"):
-                members.put(name, _member(info))
+            if name.endswith("/"):
+                continue
+            at = info.header_offset
+            apart = at not in seen and at + _LOCAL_HEADER.size + info.compress_size <= ends[at]
+            seen.add(at)
+            members.put(name, _member(info, apart=apart))
     return members
 
 
-def _member(info: zipfile.ZipInfo) -> Member:
+def _member(info: zipfile.ZipInfo, *, apart: bool) -> Member:
     fault = ""
+    most = min(most_inflated(info.compress_size), INFLATED_BYTES)
     if info.flag_bits & _ENCRYPTED:
         fault = "the member is encrypted"
     elif info.compress_type not in (STORED, DEFLATED):
         fault = f"the member is compressed by method {info.compress_type}, not deflated or stored"
     elif stat.S_ISLNK(info.external_attr >> 16):
         fault = "the member is a link"
-    elif info.compress_type == DEFLATED and info.file_size > INFLATED_BYTES:
-        fault = f"the member would unpack to {info.file_size} bytes, {INFLATED_BYTES} are allowed"
+    elif not apart:
+        fault = "the member overlaps with another one"
+    elif info.compress_type == DEFLATED and info.file_size > most:
+        fault = f"the member would unpack to {info.file_size} bytes, {most} are allowed"
     elif info.compress_type == STORED and info.file_size != info.compress_size:
         fault = "the archive's table contradicts itself"
     return Member(
