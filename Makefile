@@ -36,7 +36,7 @@ endef
 $(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-flink check format docs bench lock wheelhouse clean
+.PHONY: help setup demo test test-all test-flink check format docs bench lock audit wheelhouse clean
 
 help: ## this list
 	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
@@ -153,15 +153,26 @@ bench: $(STAMP) ## every script in benchmarks/, one after another
 	done; \
 	if [ -n "$$missed" ]; then echo "bench: a limit was missed in$$missed" >&2; exit 1; fi
 
-# Only this target wants uv, and it must work while the lock does not, so it has its own environment.
-lock: build/lock/bin/uv ## write requirements.lock anew from setup.py, to the newest versions that fit
-	build/lock/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --universal --python-version 3.11 \
-	  --upgrade --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command 'make lock' --output-file requirements.lock --quiet
+# `lock` must work while the lock does not, and nobody else wants uv or pip-audit: they have their own
+# environment, with a lock of its own.
+TOOLS := build/tools
+COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
-build/lock/bin/uv:
-	@set -eu; $(find_python); "$$python" -m venv --clear build/lock
-	@build/lock/bin/python -m pip install --quiet uv
+lock: $(TOOLS)/made ## write requirements.lock anew from setup.py, to the newest versions that fit
+	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --no-strip-extras $(COMPILE) \
+	  --output-file requirements.lock
+	printf 'pip-audit\nuv\n' | $(TOOLS)/bin/uv pip compile - $(COMPILE) --output-file .ci/tools.lock
+	@echo 'lock: now `make audit`, which writes sbom.cdx.json anew'
+
+audit: $(STAMP) $(TOOLS)/made ## licences and known vulnerabilities of what is locked; sbom.cdx.json
+	$(BIN)/python .ci/supply_chain.py licences
+	$(BIN)/python .ci/supply_chain.py vulnerabilities $(TOOLS)/bin/pip-audit
+
+$(TOOLS)/made: .ci/tools.lock
+	@set -eu; $(find_python); "$$python" -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --require-hashes -r .ci/tools.lock
+	@touch $@
 
 wheelhouse: $(STAMP) ## collect the locked packages in wheelhouse/, for a machine without internet
 	@echo 'wheelhouse: collecting the locked packages for this Python ...'
