@@ -26,8 +26,8 @@ ADVICE: dict[Reason, str] = {
     "another tool and look at the image.",
     Reason.MOSAIC: "Export it again with the scanner's private elements, which anonymising often "
     "removes, or as classic or enhanced multi-frame images.",
-    Reason.TOO_LARGE: "Look where the file came from. A sound one may be read when it is decompressed "
-    "or unpacked by another tool.",
+    Reason.TOO_LARGE: "Look where the file came from. A sound one may be read when another tool "
+    "has decompressed or unpacked it.",
     Reason.NO_PATIENT_ID: "Say who is a patient: --patient_from directory where each has a "
     "directory below the input, else --patient_from study.",
     Reason.UNUSABLE_NAME: "Rename the file in UTF-8.",
