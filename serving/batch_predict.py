@@ -30,6 +30,7 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
 from beam_jobs.core.cohort.layout import nobodys_hint
@@ -117,6 +118,31 @@ def _requested(
 def _beside(output: str, name: str) -> str:
     """A file beside the table: `submission.csv` has `submission.failures.csv`."""
     return f"{os.path.splitext(output)[0]}.{name}"
+
+
+def _require_own_beside(output: str) -> None:
+    """Refuses to replace or delete what nobody named: files beside the table that are others'.
+
+    Raises:
+      UsageError: names one.
+    """
+    for name, header in (
+        ("failures.csv", outputs.FAILURES_HEADER),
+        ("rejects.csv", outputs.REJECTS_HEADER),
+        ("skew.json", None),
+    ):
+        file = _beside(output, name)
+        if files.stat(file) is None:
+            continue
+        if header is None:
+            ours = own_json(file, skew.FORMAT) is not None
+        else:
+            ours = files.read_range(file, 0, len(header)) == header
+        if not ours:
+            raise cli.UsageError(
+                f"--output: {file} lies there, and no prediction wrote it; move it elsewhere, or "
+                "choose another name"
+            )
 
 
 def _write_beside(output: str, submission: Submission, rejects: Sequence[Reject]) -> None:
@@ -218,6 +244,7 @@ def _check(args: argparse.Namespace) -> list[str]:
         raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
     paths = outputs.paths_of(args.output, args.output_shards)
     outputs.require_no_strays(args.output, paths)
+    _require_own_beside(args.output)
     return paths
 
 

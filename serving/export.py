@@ -19,6 +19,7 @@ if __name__ == "__main__":  # signals may come amid the imports below
 
 import argparse
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import Manifest, read_manifest
@@ -40,15 +42,21 @@ from serving.model.calibration import (
     out_of_fold,
     pooled,
 )
-from serving.model.cohort_statistics import of_dataset
-from serving.model.contract import CONTRACT_NAME, Contract
+from serving.model.cohort_statistics import STATISTICS_NAME, of_dataset
+from serving.model.contract import CARD_NAME, CONTRACT_NAME, FORMAT, Contract
 from serving.model.graph import in_float32
 from serving.model.saved_model import Written, put_back, write_model
+from serving.model.warmup import WARMUP_NAME
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.wording import permutations_text, summary_line, verdict
 from trainer.training.run_files import Run
 
 PROG = "python -m serving.export"
+# What `serving.model.contract` says of a model's files, and what TensorFlow calls its own.
+_MODEL_FILE = re.compile(
+    r"saved_model\.pb|fingerprint\.pb|variables/variables\.(?:index|data-[0-9]{5}-of-[0-9]{5})|"
+    + "|".join(map(re.escape, (CARD_NAME, CONTRACT_NAME, STATISTICS_NAME, WARMUP_NAME)))
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -285,7 +293,10 @@ def export(
 
 
 def _require_free(output: str, *, overwrite: bool) -> None:
-    """Refuses to write over anything but, when requested, a model or an empty directory."""
+    """Refuses to write over anything but, when requested, a model or an empty directory.
+
+    A model that somebody put a file of their own into would be replaced with that file.
+    """
     if not files.exists(output):
         return
     if not overwrite:
@@ -293,8 +304,14 @@ def _require_free(output: str, *, overwrite: bool) -> None:
     # A directory of a store is what lies below it: never empty.
     local = not files.is_remote(output) and Path(output).is_dir()
     empty = local and not any(Path(output).iterdir())
-    if not empty and not files.exists(files.join(output, CONTRACT_NAME)):
+    if not empty and own_json(files.join(output, CONTRACT_NAME), FORMAT) is None:
         raise cli.UsageError(f"{output} is not a model: it will not be replaced")
+    foreign = [name for name in files.tree(output) if not _MODEL_FILE.fullmatch(name)]
+    if foreign:
+        raise cli.UsageError(
+            f"{output} holds {shown(foreign[0])}, which is no file of a model: "
+            "it will not be replaced"
+        )
 
 
 def _require_same_volumes(first: Run, other: Run) -> None:

@@ -15,9 +15,16 @@ from collections.abc import Sequence
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json, require_own
 from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import row
-from trainer.config.run_layout import CONFIG_NAME, REPORT_NAME, RUN_NAME
+from trainer.config.run_layout import (
+    CONFIG_NAME,
+    METRICS_FORMAT,
+    METRICS_NAME,
+    REPORT_NAME,
+    RUN_NAME,
+)
 from trainer.metrics.predictions import Predictions, read_column, read_predictions
 from trainer.metrics.wording import comparison_line, permutations_text, summary_line, verdict
 
@@ -92,6 +99,9 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("--series is for the report: --output DIR is needed")
     if args.output:
         files.require_writable(args.output)
+        names = (METRICS_NAME, REPORT_NAME)
+        ours = own_json(files.join(args.output, METRICS_NAME), METRICS_FORMAT) is not None
+        require_own(args.output, names, names if ours else (), flag="--output")
     ids = (args.id_column, "patient_id")
     labels = read_column(args.labels, ids, (args.label_column,)) if args.labels else None
     models = [
@@ -130,7 +140,7 @@ def main(argv: Sequence[str]) -> int:
     _print_missing(first)
     if args.output:
         # Drawing libraries take a second to import.
-        from trainer.reports.evaluation import METRICS_NAME, write_report
+        from trainer.reports.evaluation import write_report
 
         write_report(
             args.output,

@@ -19,17 +19,25 @@ if __name__ == "__main__":  # signals may come amid the imports below
     expect("python -m trainer.saliency")
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json, require_own
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import read_manifest
 from trainer.explain.attribution import MAP_METHODS
 from trainer.explain.cases import choose
-from trainer.explain.summary import correlation_text, summarise
+from trainer.explain.summary import (
+    FORMAT,
+    JSON_NAME,
+    MAP_SUFFIX,
+    PAGE_NAME,
+    correlation_text,
+    summarise,
+)
 from trainer.training.run_files import Run
 
 PROG = "python -m trainer.saliency"
@@ -76,10 +84,12 @@ def main(argv: Sequence[str]) -> int:
     if wanted == ():
         raise UsageError("--patients names nobody")
     chosen = choose(trained, manifest, wanted)
+    maps = files.file_names((one.patient_id for one in chosen), MAP_SUFFIX).values()
+    _require_own(args.output, maps)
     quiet_tensorflow()
     # TensorFlow and drawing libraries take seconds to import.
     from trainer.explain.explainer import explain
-    from trainer.reports.saliency import JSON_NAME, PAGE_NAME, write_report
+    from trainer.reports.saliency import write_report
 
     explained = explain(trained, args.data, manifest, chosen, method=args.method)
     summary = summarise(trained, explained, method=args.method)
@@ -91,6 +101,24 @@ def main(argv: Sequence[str]) -> int:
     row("maps", f"{len(explained)} and {JSON_NAME} in {args.output}")
     row("report", files.join(args.output, PAGE_NAME))
     return EXIT_OK
+
+
+def _require_own(directory: str, maps: Iterable[str]) -> None:
+    """Refuses a directory where somebody else's file has the name of one to be written.
+
+    Images are named after patients too.
+    """
+    before = own_json(files.join(directory, JSON_NAME), FORMAT)
+    own = set()
+    if before is not None:
+        patients = before.get("patients")
+        listed = patients if isinstance(patients, list) else []
+        own = {
+            JSON_NAME,
+            PAGE_NAME,
+            *(str(one.get("map")) for one in listed if isinstance(one, dict)),
+        }
+    require_own(directory, (JSON_NAME, PAGE_NAME, *maps), own, flag="--output")
 
 
 def _line(patient: Mapping[str, Any]) -> str:

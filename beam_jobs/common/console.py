@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
 from typing import NoReturn
 
-from beam_jobs.common import interrupts
+from beam_jobs.common import cli, interrupts
 from beam_jobs.common.version import __version__
 
 PROG = "voxelbeam"
@@ -58,19 +57,13 @@ def main() -> NoReturn:
     """The console script: `voxelbeam VERB ...`."""
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     interrupts.expect(f"{PROG} {verb}" if verb in VERBS else PROG)
-    from beam_jobs.common import cli  # signals may come amid this import already
-
     if verb in ("-h", "--help", "--version"):
         text = f"{PROG} {__version__}" if verb == "--version" else _help()
         cli.run(lambda _: print(text) or cli.EXIT_OK, PROG)
     if verb not in VERBS:
         problem = f"unknown verb {verb!r}" if verb else "a verb is needed"
         message = f"{problem}: {', '.join(VERBS)} (--help explains)"
-
-        def refuse(_: Sequence[str]) -> int:
-            raise cli.UsageError(message)
-
-        cli.run(refuse, PROG)
+        cli.run(lambda _: _refuse(message), PROG)
     module = VERBS[verb][0]
     del sys.argv[1]
     cli.name_commands({module: f"{PROG} {verb}" for verb, (module, _) in VERBS.items()})
@@ -78,3 +71,7 @@ def main() -> NoReturn:
     if hasattr(command, "__path__"):
         command = importlib.import_module(f"{module}.__main__")
     cli.run(command.main, command.PROG)
+
+
+def _refuse(message: str) -> int:
+    raise cli.UsageError(message)

@@ -278,8 +278,7 @@ def _watch(read: int) -> None:
 def _end_now(children_s: float = _CHILDREN_S) -> NoReturn:
     """Ends the process without anybody's tidying up: files, directories and processes go here."""
     number = _State.number or signal.SIGINT
-    # Without a stderr its number may be that of another file.
-    if _State.prog and sys.stderr is not None and (said := word()):
+    if _State.prog and (said := word()):
         shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hid the cursor
         with contextlib.suppress(OSError):
             os.write(2, f"{shown}{_State.prog}: error: {said}\n".encode(errors="replace"))

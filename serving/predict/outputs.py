@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 COLUMNS = ("probability", "logit", "spread", "flags")
 FORMATS = (".csv", ".jsonl", ".parquet")
+FAILURE_COLUMNS = tuple(field.name for field in dataclasses.fields(Failure))
+FAILURES_HEADER, REJECTS_HEADER = (
+    f"{','.join(names)}\n".encode() for names in (FAILURE_COLUMNS, REJECT_COLUMNS)
+)
 # Nine significant digits bring every float32 back exactly.
 _EXACT = "%.9g"
 
@@ -151,7 +155,7 @@ def failures_csv(submission: Submission) -> bytes:
     """The failures: `patient_id,reason,detail`."""
     import pandas as pd
 
-    columns = [field.name for field in dataclasses.fields(Failure)]
+    columns = FAILURE_COLUMNS
     rows = [dataclasses.astuple(failure) for failure in submission.failures]
     return _csv(pd.DataFrame(rows, columns=columns).map(inert))
 

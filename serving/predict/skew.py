@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from beam_jobs.core.drift import Statistics, compare
 
+FORMAT = "voxelbeam-skew"
 _LINES = 4
 
 
@@ -23,7 +24,7 @@ def report(
         key=lambda c: (-c.distance / c.limit, c.modality, c.what),
     )
     data = {
-        "format": "voxelbeam-skew",
+        "format": FORMAT,
         "patients": found.patients,
         "training_patients": training.patients,
         "drifted": [f"{c.modality} {c.what}" for c in drifted],

@@ -250,6 +250,15 @@ def test_what_is_no_model_is_never_replaced(
     assert code == 2
     assert "is not a model" in err
     assert precious.read_text() == "years"
+    contract = precious.parent / "assets" / "contract.json"
+    contract.parent.mkdir()
+    of_a_model = "holds 'thesis.tex', which is no file of a model"
+    for form, said in (("another", "is not a model"), ("voxelbeam-model", of_a_model)):
+        contract.write_text(json.dumps({"format": form}))
+        code, _, err = outcome(export.main, argv, capsys, monkeypatch)
+        assert code == 2
+        assert said in err
+        assert precious.read_text() == "years"
 
 
 def test_an_export_that_answers_otherwise_leaves_no_model(

@@ -18,10 +18,17 @@ run/
 With --repeats the members are fold-0-seed-0/, fold-0-seed-1/, ...
 """
 
+from __future__ import annotations
+
+import re
+
+from beam_jobs.common.files import interface as files
+
 CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
 PERMUTATIONS = "permutations"
 REPORT_NAME = "report.html"
+METRICS_NAME, METRICS_FORMAT = "metrics.json", "voxelbeam-evaluation"
 OOF_NAME = "oof_predictions.csv"
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + (
     "epoch",
@@ -33,3 +40,33 @@ NETWORK_NAME = "network.keras"
 HISTORY_NAME = "history.csv"
 FOLD_RESULT_NAME = "result.json"
 FOLD_STATE_NAME = "state.npz"
+LOGS = "logs"
+
+_MEMBER = r"fold-[0-9]+(?:-seed-[0-9]+)?"
+_RUN_FILE = re.compile(
+    rf"(?:{PERMUTATIONS}/[0-9]{{4,}}/)?(?:"
+    rf"{CONFIG_NAME}|{RUN_NAME}|{METRICS_NAME}|{REPORT_NAME}|{OOF_NAME}|{PERMUTATIONS_NAME}|\.lock"
+    rf"|{_MEMBER}/(?:\.?{NETWORK_NAME}|\.epoch-[0-9]+\.keras|{HISTORY_NAME}|{FOLD_RESULT_NAME}"
+    rf"|\.?{FOLD_STATE_NAME})"
+    rf"|{LOGS}/(?:.*/)?events\.out\.tfevents\.[^/]*|{PERMUTATIONS}/[0-9]{{4,}}\.json)",
+    re.ASCII,
+)
+# Folders of a run: what lies in them is written and deleted.
+_OWN_FOLDER = re.compile(rf"(?:{_MEMBER}|{LOGS}|{PERMUTATIONS})/.*", re.ASCII | re.DOTALL)
+
+
+def is_run_file(name: str) -> bool:
+    """Whether a file has a name that a run gives one of its own; halves of files too.
+
+    Args:
+      name: its path below the run's directory.
+
+    >>> is_run_file("fold-0/network.keras"), is_run_file("fold-0/notes.txt")
+    (True, False)
+    """
+    return _RUN_FILE.fullmatch(files.temporary_of(name) or name) is not None
+
+
+def in_run_folder(name: str) -> bool:
+    """Whether a path below a run's directory lies in one of its folders, or is one."""
+    return _OWN_FOLDER.fullmatch(name) is not None

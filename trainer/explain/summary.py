@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.files import interface as files
 from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
 from trainer.explain.cases import Explained
 from trainer.metrics.logits import sigmoid
@@ -16,6 +16,7 @@ from trainer.metrics.predictions import directory_name
 from trainer.training.run_files import Run
 
 FORMAT = "voxelbeam-saliency"
+JSON_NAME, PAGE_NAME, MAP_SUFFIX = "saliency.json", "saliency.html", ".nii.gz"
 # From here on two maps count as alike: half of the variance of their ranks is shared.
 ALIKE = 0.7
 
@@ -120,7 +121,7 @@ def half_in(strength: npt.NDArray[np.float64]) -> float | None:
 
 def map_name(patient_id: str) -> str:
     """The file of a patient's map; an id is any text."""
-    return f"{urllib.parse.quote(patient_id, safe=' ')}.nii.gz"
+    return files.file_name(patient_id, MAP_SUFFIX)
 
 
 def correlation_text(value: float | None) -> str:

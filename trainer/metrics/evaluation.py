@@ -52,6 +52,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, brier_score_loss, precision_recall_curve
 
 from beam_jobs.common.files.interface import StrPath
+from trainer.config.run_layout import METRICS_FORMAT
 from trainer.metrics.auc import Floats
 from trainer.metrics.comparisons import comparisons_of
 from trainer.metrics.estimate import ALL_PAIRS, OUT_OF_FOLD_FACTOR, estimate_of
@@ -72,7 +73,6 @@ from trainer.metrics.roc_and_calibration import (
 from trainer.metrics.run_facts import headline_of, read_histories
 from trainer.metrics.wording import reading, verdict, warnings_of
 
-FORMAT = "voxelbeam-evaluation"
 # Numbers drawn at most for one resampling, about a second: large cohorts get fewer resamples, and
 # need fewer.
 _BUDGET = 50_000_000
@@ -124,7 +124,7 @@ def evaluation_of(
         *(_groups(by, members, predictions, estimate) for by, members in of_series.items()),
     ]
     evaluation: dict[str, Any] = {
-        "format": FORMAT,
+        "format": METRICS_FORMAT,
         "name": predictions.name,
         **estimate,
         "permutations": _permutations(estimate, headline.null),

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
-from trainer.config.run_layout import REPORT_NAME
+from trainer.config.run_layout import METRICS_NAME, REPORT_NAME
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import (
@@ -26,8 +26,6 @@ from trainer.metrics.wording import (
     permutations_text,
 )
 from trainer.reports import charts
-
-METRICS_NAME = "metrics.json"
 
 
 def write_report(

@@ -19,11 +19,7 @@ from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
 from trainer.explain.attribution import Floats
 from trainer.explain.cases import Explained
-from trainer.explain.summary import map_name
-
-JSON_NAME = "saliency.json"
-PAGE_NAME = "saliency.html"
-
+from trainer.explain.summary import JSON_NAME, PAGE_NAME, map_name
 
 # Perceptually uniform, and without the grey that pictures are made of.
 COLOURS = "plasma"

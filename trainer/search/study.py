@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,13 +37,15 @@ from trainer.search.trial import (
     disposable,
     read_if_there,
 )
-from trainer.training.claim import LOCK_NAME, differences, marker_of
+from trainer.training.claim import LOCK_NAME, differences, marker_of, require_no_links
 
 FORMAT = "voxelbeam-study"
 STUDY_NAME, TRIALS_NAME = "study.json", "trials.csv"
 SETTINGS_NAME = "best_hyperparameters.json"
 WORKERS = "workers"
 OUTER = "outer"
+TRIALS, LOGS = "trials", "logs"
+_OWN_FOLDER = re.compile(rf"(?:{TRIALS}|{LOGS}|{WORKERS}|{OUTER}(?:-[0-9]+)?)/")
 PRUNED = "pruned"
 _COLUMNS = ("trial", "status", "reason", "objective", "no_claim")
 _SCORE = (
@@ -94,12 +97,16 @@ class Study:
     require: Callable[[], None] = lambda: None
 
     def trial(self, name: str) -> str:
-        """Directory of a trial."""
-        return files.join(self.directory, "trials", name)
+        """Directory of a trial.
+
+        Raises:
+          ContractError: no name of a directory, where it was read from a file.
+        """
+        return files.member(files.join(self.directory, TRIALS), name)
 
     def logs(self, name: str) -> str:
-        """Directory of a trial's TensorBoard files."""
-        return files.join(self.directory, "logs", name)
+        """Directory of a trial's TensorBoard files; raises as `trial`."""
+        return files.member(files.join(self.directory, LOGS), name)
 
     @property
     def is_over(self) -> bool:
@@ -134,7 +141,7 @@ class Study:
     def _files(self) -> dict[str, list[str]]:
         """Trial → the paths of its files below its directory; trials in their order."""
         found: dict[str, list[str]] = {}
-        root = self.trial("")
+        root = files.join(self.directory, TRIALS, "")
         if files.is_dir(root):
             for entry in files.entries(root):
                 name, _, path = entry.path.removeprefix(root).partition("/")
@@ -261,7 +268,9 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
         after fewer trials.
       LockedError: another search works there.
     """
-    marker_of(directory, STUDY_NAME, kind="study", spared=WORKERS)  # before a lock is put there
+    # Before a lock is put there.
+    marker_of(directory, STUDY_NAME, kind="study", spared=WORKERS)
+    require_no_links(directory, lambda name: _OWN_FOLDER.match(name) is not None, address=directory)
     file = files.join(directory, STUDY_NAME)
     message = f"{directory}: another search works on this study"
     with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:

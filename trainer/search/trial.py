@@ -11,6 +11,7 @@ trials/07/
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from typing import Any
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
-from trainer.config.run_layout import RUN_NAME
+from trainer.config.run_layout import RUN_NAME, is_run_file
 
 REQUEST_NAME, RESULT_NAME, ATTEMPT_NAME = "request.json", "result.json", "attempt.json"
 LOG_NAME = "log.txt"
+_BATCH = re.compile(r"batch-[0-9]+/")
 COMPLETED, FAILED = "completed", "failed"
 # Why an attempt ended without a result.
 MEMORY, DIVERGED, REFUSED, BROKEN = "memory", "diverged", "refused", "broken"
@@ -94,7 +96,7 @@ def disposable(names: Iterable[str]) -> list[str]:
     Args:
       names: paths below the trial's directory.
     """
-    every = [name for name in names if name.startswith("batch-")]
+    every = [name for name in names if _BATCH.match(name) and is_run_file(name.partition("/")[2])]
     finished = {name.partition("/")[0] for name in every if name.endswith(f"/{RUN_NAME}")}
     return [
         name for name in every if name.endswith(".keras") or name.partition("/")[0] not in finished

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import (
     CONFIG_NAME,
-    OOF_NAME,
-    PERMUTATIONS,
-    PERMUTATIONS_NAME,
-    REPORT_NAME,
     RUN_NAME,
+    in_run_folder,
+    is_run_file,
 )
 from trainer.training.environment import RunAddresses, RunDirectories
 
@@ -76,8 +73,7 @@ def claimed(
             directories.run, request, overwrite=overwrite, address=addresses.run, push=push
         )
         if overwrite:
-            for folder in directories.checkpoints.glob("fold-*"):
-                shutil.rmtree(folder)
+            _remove(directories.checkpoints, of=in_run_folder)
         yield directories, finished
         push()
 
@@ -107,6 +103,7 @@ def claim(
       ContractError: it holds a run of another request; the message names each differing value.
     """
     there = request_of(directory)
+    require_no_links(directory, in_run_folder, address=address or directory)
     if there is not None:
         if not overwrite:
             if differing := differences(there, request):
@@ -117,14 +114,42 @@ def claim(
             return (directory / RUN_NAME).is_file()
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
         push()
-        for name in (OOF_NAME, REPORT_NAME, "metrics.json", PERMUTATIONS_NAME):
-            (directory / name).unlink(missing_ok=True)
-        own = ("logs", PERMUTATIONS)
-        for folder in (*directory.glob("fold-*"), *(directory / name for name in own)):
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(directory)
     write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
     push()
     return False
+
+
+def _remove(directory: Path, *, of: Callable[[str], bool] = lambda name: True) -> None:
+    """Deletes a run's own files, and its folders where nothing else lies in them."""
+    for name in files.tree(directory):
+        if is_run_file(name) and name not in (CONFIG_NAME, LOCK_NAME) and of(name):
+            (directory / name).unlink(missing_ok=True)
+    for folder in sorted(directory.rglob("*/"), reverse=True):
+        if in_run_folder(f"{folder.relative_to(directory).as_posix()}/"):
+            with contextlib.suppress(OSError):  # something else lies there
+                folder.rmdir()
+
+
+def require_no_links(
+    directory: files.StrPath, inside: Callable[[str], bool], *, address: files.StrPath
+) -> None:
+    """Refuses a directory whose own folders lead elsewhere: what lies there is somebody else's.
+
+    Args:
+      directory: to write to, on a disk; a store has no links.
+      inside: whether a path below it lies in a folder of its own.
+      address: of the directory, for the message.
+
+    Raises:
+      UsageError: a folder is a link, or cannot be listed.
+    """
+    for name in () if files.is_remote(directory) else files.tree(directory):
+        if name.endswith("/") and inside(name):
+            raise UsageError(
+                f"{files.text(address)}: {name} is a link, or cannot be listed; it must be "
+                "a folder of its own"
+            )
 
 
 def request_of(directory: files.StrPath) -> dict[str, Any] | None:

@@ -163,6 +163,7 @@ class Run:
             require_kinds(data, _KINDS)
             for place, member in enumerate(objects_of(data, "members")):
                 require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
+                files.member(directory, member["path"], folders=True)
             trained_on = data["trained_on"]
             require_kinds(trained_on, {"patients": int, "positive": int}, where="trained_on.")
             if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:

@@ -111,6 +111,15 @@ def test_a_member_that_is_gone_is_named(tmp_path: Path) -> None:
         _run(tmp_path).load_member(0)
 
 
+@pytest.mark.parametrize("path", ["../../victim.keras", "/victim.keras", "fold-0/../../x", ""])
+def test_a_members_path_leads_nowhere_else(tmp_path: Path, path: str) -> None:
+    data = _run(tmp_path).to_json()
+    data["members"][0] = {**data["members"][0], "path": path}
+    (tmp_path / "run.json").write_text(json.dumps(data))
+    with pytest.raises(ContractError, match="no plain name"):
+        Run.load(tmp_path)
+
+
 def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) -> None:
     claim(tmp_path, REQUEST, overwrite=False)
     other = {"config": {"seed": 1, "optimizer": {"learning_rate": 0.2}}, "dataset_fingerprint": "b"}
