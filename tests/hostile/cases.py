@@ -48,7 +48,7 @@ class Case:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     terminal: bool = False
-    timeout: float = 60.0
+    timeout: float = 120.0
     quick: bool = False
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ def _spoilt(attack: str, subject: str, option: str, values: Mapping[str, str]) -
             subject=subject,
             name=f"{option} {kind}",
             make=partial(command.line, changes={option: value}),
+            timeout=300 if subject == "tune" else 120,
             quick=(subject, option, kind) in _QUICK,
         )
 

@@ -44,7 +44,7 @@ def _variables() -> Iterator[Case]:
                     make=partial(command.line, changes={}),
                     env=env,
                     terminal=kind.startswith("a terminal"),
-                    timeout=120,
+                    timeout=300 if subject == "tune" else 120,
                 )
         for kind, count in _LIMITS.items():
             yield Case(
@@ -53,7 +53,7 @@ def _variables() -> Iterator[Case]:
                 name=kind,
                 make=partial(command.line, changes={}),
                 limits={"RLIMIT_NOFILE": count},
-                timeout=120,
+                timeout=300 if subject == "tune" else 120,
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -140,18 +141,56 @@ def _line(sandbox: Sandbox, *, subject: str, changes: Mapping[str, str]) -> list
     return command.line(sandbox, {key: value or None for key, value in filled.items()})
 
 
+_ODD = "$x^$[_b]<i>\x1b[2J\u202e=1"
+
+
+def _modality(sandbox: Sandbox) -> list[str]:
+    """A conversion whose fourth modality, and every directory of it, has such a name."""
+    line = _line(sandbox, subject="convert", changes={})
+    for path in sandbox.path("input/odd_cohort/train").glob("*/T2w"):
+        path.rename(path.with_name(_ODD))
+    return [*line, "--modalities", "FLAIR", "T1w", _ODD]
+
+
+def _compared(sandbox: Sandbox) -> list[str]:
+    """Two runs whose directories have such names."""
+    runs = [sandbox.put("run", f"input/{number} {_ODD}") for number in range(2)]
+    return [
+        *("--predictions", *(str(run / "oof_predictions.csv") for run in runs)),
+        *("--output", str(sandbox.output)),
+    ]
+
+
+def _ruled(sandbox: Sandbox, *, subject: str) -> list[str]:
+    """Rules of such names, which say nothing of the input."""
+    rules = [{"modality": _ODD, "text": _ODD}, {"modality": "T1w", "text": "="}]
+    path = sandbox.write("input/rules.json", json.dumps(rules))
+    return [*_line(sandbox, subject=subject, changes={}), "--series_rules", str(path)]
+
+
+_Line = tuple[str, str, Callable[[Sandbox], list[str]], Check]
+_LINES: tuple[_Line, ...] = (
+    *(
+        (subject, name, partial(_line, subject=subject, changes=changes), expect)
+        for subject, name, changes, expect in _RUNS
+    ),
+    ("convert", "a modality", _modality, _done),
+    ("evaluate", "two runs", _compared, _done),
+    ("convert", "rules of it", partial(_ruled, subject="convert"), _inert),
+    ("survey", "rules of it", partial(_ruled, subject="survey"), _inert),
+)
 CASES = [
     Case(
         attack=f"names that speak to {'a terminal' if terminal else 'whoever reads them'}",
         subject=subject,
         name=name,
-        make=partial(_line, subject=subject, changes=changes),
+        make=make,
         expect=expect,
         terminal=terminal,
         may_change=lambda name: name.startswith("work/output"),
         quick=(subject, name, terminal) == ("convert", "records", False),
-        timeout=120,
+        timeout=300 if subject == "tune" else 120,
     )
-    for subject, name, changes, expect in _RUNS
+    for subject, name, make, expect in _LINES
     for terminal in (False, True)
 ]

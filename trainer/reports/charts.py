@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from beam_jobs.common.printable import printable
 from trainer.metrics.wording import auc_name, auc_text, mark
 
 # What matplotlib draws with, and what the page calls it.
@@ -348,7 +350,9 @@ def svg(
       draw: fills the axes.
       height: inches, at a width of 4.4.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The reader's browser has a font for it; the warning would have the letter itself.
+        warnings.filterwarnings("ignore", r"Glyph \d+")
         figure: Figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())
@@ -359,7 +363,7 @@ def svg(
             transparent=True,
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
-    return _inline(stream.getvalue(), name, title, description)
+    return _inline(printable(stream.getvalue(), keep="\n\t"), name, title, description)
 
 
 def _inline(svg: str, name: str, title: str, description: str) -> str:
