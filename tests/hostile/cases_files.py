@@ -41,13 +41,9 @@ def _socket(sandbox: Sandbox) -> Path:
 # What holds for files and directories alike.
 _PATHS: dict[str, Callable[[Sandbox], object]] = {
     "nowhere": lambda sandbox: sandbox.path("input/nowhere"),
-    "a link to itself": _loop,
-    "a name of 300 letters": lambda sandbox: "x" * 300,
     "a name of escape sequences": lambda sandbox: sandbox.path(f"input/{_ESCAPES}"),
     "a name that is no UTF-8": lambda sandbox: "\udcff\udc80.csv",
     "an empty name": lambda sandbox: "",
-    "below a file": lambda sandbox: sandbox.path("notes.txt/there"),
-    "a store that does not exist": lambda sandbox: "foo://bar/baz",
     "a closed port": lambda sandbox: "http://127.0.0.1:9/x",
 }
 _FILES: dict[str, Callable[[Sandbox], object]] = {
@@ -63,6 +59,8 @@ _FILES: dict[str, Callable[[Sandbox], object]] = {
 }
 _DIRECTORIES: dict[str, Callable[[Sandbox], object]] = {
     **_PATHS,
+    "a name of 300 letters": lambda sandbox: "x" * 300,
+    "a link to itself": _loop,
     "a file": lambda sandbox: sandbox.write("input/f", "no directory"),
     "an empty directory": _directory,
     "a socket": _socket,
