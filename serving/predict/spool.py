@@ -40,11 +40,11 @@ def rows_directory(output: str) -> Iterator[str]:
             files.delete(files.join(directory, name) for name in files.names(directory))
         return
     _remove_orphans(Path(output))
-    with files.lock(os.path.join(directory, _LOCK), f"{directory} is another job's"):
-        try:
+    try:
+        with files.lock(os.path.join(directory, _LOCK), f"{directory} is another job's"):
             yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
+    finally:  # a full disk may take the directory and not the lock in it
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _remove_orphans(output: Path) -> None:
