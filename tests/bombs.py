@@ -174,24 +174,24 @@ def _wide(rows: int, columns: int, spacing: str) -> list[bytes]:
 # Name → the files of one series; each at most 10 MB.
 DICOM: dict[str, Callable[[], list[bytes]]] = {
     "deflated: zeros behind the data set": lambda: [
-        deflated(dicom(syntax=DEFLATED), zeros=_mib(2900))
+        deflated(dicom(syntax=DEFLATED), zeros=_mib(1500))
     ],
-    "deflated: a private element of 2.9 GB": lambda: [
+    "deflated: a private element of 1.5 GB": lambda: [
         deflated(
-            dicom({PRIVATE: element(PRIVATE, "OB", b"", length=_mib(2900))}, syntax=DEFLATED)[
+            dicom({PRIVATE: element(PRIVATE, "OB", b"", length=_mib(1500))}, syntax=DEFLATED)[
                 :-100
             ],
-            zeros=_mib(2900),
+            zeros=_mib(1500),
         )
     ],
     "deflated: pixels as large as they claim": lambda: [
         deflated(
             dicom(
-                matrix(65535, 44000, bits=8)
-                | {PIXELS: element(PIXELS, "OW", b"", length=65535 * 44000)},
+                matrix(65535, 24000, bits=8)
+                | {PIXELS: element(PIXELS, "OW", b"", length=65535 * 24000)},
                 syntax=DEFLATED,
             ),
-            zeros=65535 * 44000,
+            zeros=65535 * 24000,
         )
     ],
     "deflated: ends too early": lambda: [deflated(dicom(syntax=DEFLATED))[:-20]],

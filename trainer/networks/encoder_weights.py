@@ -11,7 +11,9 @@ import numpy.typing as npt
 from keras import layers
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from trainer.config.unpacked import require_unpackable
 
 # Of keras.applications' networks: what is no part of the encoder (its input's scaling, its top).
 _NOT_ENCODER = (layers.Normalization, layers.Dense)
@@ -60,6 +62,10 @@ def load_encoder_weights(model: keras.Model, file: str) -> None:
 
 def _read(file: str, local: Path, name: str, encoder: keras.Model) -> list[npt.NDArray[Any]]:
     """The arrays of `file`, which lies at `local`, in the encoder's order."""
+    try:
+        require_unpackable(local)
+    except ContractError as error:
+        raise UsageError(f"--encoder_weights: {file}: {error}") from error
     if file.endswith(".keras"):
         try:
             return _arrays(keras.saving.load_model(local, compile=False))

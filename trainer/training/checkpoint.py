@@ -29,6 +29,7 @@ import numpy.typing as npt
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from trainer.config.run_layout import FOLD_STATE_NAME, NETWORK_NAME
+from trainer.config.unpacked import require_unpackable
 
 if TYPE_CHECKING:
     import keras
@@ -141,13 +142,17 @@ def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.ND
     if not file.is_file():
         return None
     try:
+        require_unpackable(file)
         # Opened here: NumPy leaves a file open that it cannot make out.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
             data = json.loads(found["progress"].tobytes())
             arrays = [found[f"array-{place}"] for place in range(len(found.files) - 1)]
             written_for = data.pop("request")
             state = FoldState(**data)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError),
+        zipfile.BadZipFile,
+    ) as error:
         raise ContractError(
             f"{file}: not a readable state ({error}); --overwrite starts the run over"
         ) from error

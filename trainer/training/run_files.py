@@ -11,6 +11,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
+from trainer.config.unpacked import require_unpackable
 from trainer.metrics.wording import REASONS
 
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ class Run:
             raise ContractError(f"{file}: member {index} of the run is missing")
         with files.fetched(file) as local:
             try:
+                require_unpackable(local)
                 model = keras.saving.load_model(local, compile=False)
             except Exception as error:  # Keras raises zipfile's, h5py's and its own
                 raise ContractError(f"{file}: not a readable Keras model: {error}") from error

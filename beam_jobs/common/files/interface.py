@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, closing
 from typing import IO
 
 from beam_jobs.common.files import ahead, local, objects, opening
-from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window
+from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, most_inflated
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, lock
@@ -100,6 +100,7 @@ __all__ = [
     "logical_root",
     "member",
     "mirrored",
+    "most_inflated",
     "name_of",
     "names",
     "open_bytes",
