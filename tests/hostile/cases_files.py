@@ -86,8 +86,7 @@ def _of(
                 subject=subject,
                 name=f"{option} {kind}",
                 make=partial(_line, command=command, option=option, make=make),
-                quick=(subject, option, kind)
-                in {("survey", "", "a name of escape sequences"), ("check", "", "UTF-16")},
+                quick=(subject, option, kind) == ("survey", "", "a name of escape sequences"),
             )
 
 
