@@ -71,11 +71,12 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
          "../input/cohort/sample_submission.csv", "--output", "output/submission.csv"),
     ),
 }  # fmt: skip
-# What differs between two runs that nothing interrupted, and why.
+# What differs between two runs that nothing interrupted, of COMMAND/PATH, and why.
 VARIES = {
     r"\.state/lock$|\.lock$|/lock$": "names the process that held it last",
     r"events\.out\.tfevents": "TensorBoard names its files by time, host and process",
     r"log\.txt$": "the output of a trial's processes, killed ones too",
+    r"^tune/output/report\.html$": "a study's page says how long its trials took",
 }
 # What Keras writes of where its objects lay in memory; metadata.json holds a time.
 _ADDRESSES = re.compile(rb'"shared_object_id": \d+')
@@ -124,7 +125,7 @@ class Subject:
         log = place / "operations"
         self._require_sound(self._wrapped(signal.SIGINT, 0, {"OPERATIONS": str(log)}))
         self.operations = log.read_text().splitlines()
-        if different := differences(self.reference, self.found()):
+        if different := differences(name, self.reference, self.found()):
             raise RuntimeError(f"{name}: two runs differ: {different}")
 
     def _require_sound(self, outcome: Outcome) -> None:
@@ -248,7 +249,9 @@ class Subject:
                 faults.append(f"again: exit code {again.code}, {again.stderr[-300:]!r}")
             faults += [f"again: left in TMPDIR: {name}" for name in again.left[:3]]
             faults += [f"again: left running: {line}" for line in again.left_processes[:1]]
-        faults += [f"again: {line}" for line in differences(self.reference, self.found())[:3]]
+        faults += [
+            f"again: {line}" for line in differences(self.name, self.reference, self.found())[:3]
+        ]
         return ended, faults, max(0.0, took)
 
     def _ended_badly(self, outcome: Outcome, moment: Moment) -> Iterator[str]:
@@ -311,13 +314,13 @@ def _without_times(value: Any) -> Any:
     return [_without_times(item) for item in value] if isinstance(value, list) else value
 
 
-def differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+def differences(command: str, expected: dict[str, str], found: dict[str, str]) -> list[str]:
     """What differs beside what may (`VARIES`)."""
     names = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     return [
         f"{name} {'differs' if name in expected and name in found else 'is there or not'}"
         for name in names
-        if not any(re.search(pattern, name) for pattern in VARIES)
+        if not any(re.search(pattern, f"{command}/{name}") for pattern in VARIES)
     ]
 
 
@@ -341,6 +344,8 @@ def run(
             if moment.kind != "operation"
             else subject.operations[min(int(moment.at), len(subject.operations)) - 1]
         )
+        what = f"{sum(ended.values())}. {moment.number.name} {moment.kind} {at}: {how}"
+        print(f"{name} {what}", file=sys.stderr, flush=True)
         for line in wrong:
             faults.append(f"{name}: {moment.number.name} {moment.kind} {at}: {line}")
             print(faults[-1], flush=True)
