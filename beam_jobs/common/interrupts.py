@@ -64,6 +64,7 @@ class _State:
     line: ClassVar[threading.Lock] = threading.Lock()  # taken by who says it
     silent: ClassVar[bool] = False
     before: ClassVar[dict[int, Any]] = {}  # handlers
+    stderr: ClassVar[int | None] = None  # as it was, whatever a library is muted with meanwhile
     wakeup: ClassVar[int | None] = None  # written by the kernel's handler, read by the watcher
 
 
@@ -82,6 +83,8 @@ def expect(prog: str) -> bool:
     read, write = os.pipe()
     os.set_blocking(write, False)
     _State.wakeup = write
+    with contextlib.suppress(OSError):  # closed by the caller
+        _State.stderr = os.dup(2)
     for number in _WORDS:
         before = signal.getsignal(number)
         if before is not signal.SIG_IGN:
@@ -111,7 +114,9 @@ def withdraw() -> None:
             signal.signal(number, handler)
     _State.before.clear()
     os.close(_State.wakeup)  # ends the watcher
-    _State.wakeup = _State.number = None
+    if _State.stderr is not None:
+        os.close(_State.stderr)
+    _State.wakeup = _State.number = _State.stderr = None
     _State.working = _State.answered = False
     _State.line = threading.Lock()
 
@@ -278,10 +283,12 @@ def _watch(read: int) -> None:
 def _end_now(children_s: float = _CHILDREN_S) -> NoReturn:
     """Ends the process without anybody's tidying up: files, directories and processes go here."""
     number = _State.number or signal.SIGINT
-    if _State.prog and (said := word()):
-        shown = "\x1b[?25h" if os.isatty(2) else ""  # a progress bar hid the cursor
+    if _State.prog and _State.stderr is not None and (said := word()):
+        # A progress bar hid the cursor.
+        shown = "\x1b[?25h" if os.isatty(_State.stderr) else ""
         with contextlib.suppress(OSError):
-            os.write(2, f"{shown}{_State.prog}: error: {said}\n".encode(errors="replace"))
+            line = f"{shown}{_State.prog}: error: {said}\n"
+            os.write(_State.stderr, line.encode(errors="replace"))
     with contextlib.suppress(Exception):
         scratch.stop_writing()
         end_children(children_s)

@@ -61,6 +61,11 @@ IN_C = """
 print("begun", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)
 """
+MUTED_IN_C = """
+print("begun", flush=True)
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)
+"""
 BECOMES_ANOTHER = """
 print("begun", flush=True)
 try:
@@ -74,6 +79,7 @@ BODIES = {
     "called from C": CALLED_FROM_C,
     "caught": CAUGHT,
     "in C": IN_C,
+    "in C, stderr muted": MUTED_IN_C,
     "becomes another": BECOMES_ANOTHER,
 }
 
