@@ -217,7 +217,8 @@ def every_option() -> list[NetworkConfig]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_every_network_with_every_option_stays_within_the_listed_operations(
     precision: str,
 ) -> None:
