@@ -140,7 +140,14 @@ def write_cases(
             )
     manifest = Manifest(
         schema=schema,
-        spec=dict(spec or {"shape": list(schema.shape), "modalities": list(schema.modalities)}),
+        spec=dict(
+            spec
+            or {
+                "shape": list(schema.shape),
+                "modalities": list(schema.modalities),
+                "dtype": schema.dtype,
+            }
+        ),
         folds=folds,
         seed=0,
         id_policy="keep",

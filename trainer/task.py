@@ -8,11 +8,11 @@ if __name__ == "__main__":  # signals may come amid the imports below
     expect("python -m trainer.task")
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
+from beam_jobs.common.contract_json import ContractError, json_object
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row
@@ -154,11 +154,9 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     if args.hyperparameters is not None:
         text = read_named(args.hyperparameters, flag="--hyperparameters")
         try:
-            settings = json.loads(text)
-        except ValueError as error:
+            settings = json_object(text)
+        except ContractError as error:
             raise UsageError(f"{args.hyperparameters}: {error}") from error
-        if not isinstance(settings, dict):
-            raise UsageError(f"{args.hyperparameters}: a JSON object of settings is needed")
         if isinstance(settings.get("network"), str):
             settings["network"] = {"name": settings["network"]}
     given: dict[str, Any] = {"fold": args.fold}
@@ -173,7 +171,7 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     settings = merged(settings, given)
     try:
         TrainConfig.from_json(split_provenance(settings)[0])
-    except UsageError as error:
+    except (UsageError, ContractError) as error:
         where = "" if args.hyperparameters is None else f"{args.hyperparameters} and flags: "
         raise UsageError(f"{where}{error}") from error
     return settings

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from beam_jobs.common.contract_json import shown
 from beam_jobs.common.files import interface as files
 
 # Also behind quotes and blanks, which some readers take off first.
 _FORMULA = re.compile(r"""['"\s]*[=+\-@＝＋－＠]|['"]*[\t\r\n]""")
+_WHOLE = re.compile(r"\d{1,15}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -48,13 +52,37 @@ def text_of(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and is_formula(cell[1:]) else cell
 
 
+def number(cell: str, *, least: float = -math.inf) -> float:
+    """A cell's finite number.
+
+    Raises:
+      ValueError: it holds none, or one below `least`; the message has what was found.
+    """
+    value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
+    if not (math.isfinite(value) and value >= least):
+        bound = f" of at least {least:g}" if least > -math.inf else ""
+        raise ValueError(f"{shown(cell)} found, a finite number{bound} required")
+    return value
+
+
+def whole_number(cell: str) -> int:
+    """A cell's whole number, from 0 on and of 15 digits at most.
+
+    Raises:
+      ValueError: it holds none; the message has what was found.
+    """
+    if not _WHOLE.fullmatch(cell):
+        raise ValueError(f"{shown(cell)} found, a whole number required")
+    return int(cell)
+
+
 def read_table(
-    text: str, columns: Sequence[str], *, ours: bool = False
+    text: str | bytes, columns: Sequence[str], *, ours: bool = False
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and rows of CSV text; a byte order mark and blank lines are passed over.
 
     Args:
-      text: the CSV.
+      text: the CSV; bytes are taken for UTF-8.
       columns: those it must have.
       ours: the table is one of ours: its cells are what `text_of` makes of them.
 
@@ -62,9 +90,15 @@ def read_table(
       The header, and each row with its line number.
 
     Raises:
-      ValueError: not CSV, one of `columns` is missing, or a row is shorter or longer than the
-        header; the message names lines, not what stands in them.
+      ValueError: not UTF-8, not CSV, one of `columns` is missing, a column's name stands twice, or
+        a row is shorter or longer than the header; the message names lines, not what stands in
+        them.
     """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
     try:
         lines = [(reader.line_num, line) for line in reader if any(field.strip() for field in line)]
@@ -73,8 +107,11 @@ def read_table(
     header = [name.strip() for name in lines[0][1]] if lines else []
     missing = [name for name in columns if name not in header]
     if missing:
-        found = ", ".join(header) or "empty"
+        found = shown(", ".join(header))[1:-1] if any(header) else "empty"
         raise ValueError(f"no column {', '.join(missing)}; its header is {found}")
+    # Of two columns of one name the last would be taken.
+    if twice := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise ValueError(f"column {shown(twice[0])[1:-1]} stands twice in its header")
     for number, line in lines[1:]:
         if len(line) != len(header):
             raise ValueError(f"line {number}: {len(line)} fields, the header has {len(header)}")

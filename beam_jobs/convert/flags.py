@@ -17,11 +17,11 @@ from beam_jobs.convert.resume import StateStore, job_identity, key_check
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, normalised_id, read_id_policy
 from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.rules import read_rules_file
+from beam_jobs.core.manifest import FOLDS_MOST
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
 
 _FOLDS = 5
-_MOST_FOLDS = 10_000  # whoever reads a dataset loops over them
 _MOST_PROCESSES = 1024  # of about 0.3 GB each
 
 
@@ -249,7 +249,7 @@ def _numbers(flag: str, value: str | list[str], kind: type[int] | type[float]) -
 def _spec(flags: argparse.Namespace) -> PreprocessSpec:
     if flags.folds is not None and flags.folds < 2:
         raise cli.UsageError("--folds must be at least 2")
-    for name, most in (("folds", _MOST_FOLDS), ("processes", _MOST_PROCESSES)):
+    for name, most in (("folds", FOLDS_MOST), ("processes", _MOST_PROCESSES)):
         if (getattr(flags, name) or 0) > most:
             raise cli.UsageError(f"--{name} must be at most {most}")
     for name in ("groups", "folds_csv"):

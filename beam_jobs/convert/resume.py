@@ -18,7 +18,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import canonical_json, fingerprint
+from beam_jobs.common.contract_json import (
+    ContractError,
+    canonical_json,
+    fingerprint,
+    json_object,
+    shown,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.ours import (
     JOB,
@@ -135,7 +141,7 @@ class StateStore:
         The file is hashed: a shard that was damaged since is converted again.
         """
         try:
-            state = json.loads(files.read_text(self._shard_path(shard)))
+            state = json_object(files.read(self._shard_path(shard)))
             result = ShardResult.from_json(state["result"])
             made_of = state["inputs"]
             if result.entry is not None and result.entry.name != shard:
@@ -232,12 +238,12 @@ class StateStore:
     def _difference(self, state: bytes) -> str:
         """Each field of the job that lies here and of this one that differ, with both values."""
         try:
-            there = dict(json.loads(state))
-        except (TypeError, ValueError, RecursionError):
-            return "its state is unreadable"
+            there = json_object(state)
+        except ContractError as error:
+            return f"its state is unreadable: {JOB}: {error}"
 
         def said(value: object) -> str:
-            return "nothing" if value is None else repr(value)
+            return "nothing" if value is None else shown(value)
 
         return "; ".join(
             f"{name}: {said(there.get(name))} there, {said(self.job.get(name))} requested"

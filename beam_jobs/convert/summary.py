@@ -84,16 +84,14 @@ def print_sums(conversion: Conversion) -> bool:
     if not files.exists(path):
         if not files.exists(rejects):
             raise cli.CommandError(f"the job ended without a dataset in {output}")
-        _, found = read_table(
-            files.read_text(rejects, limit=files.TABLE_BYTES), ("reason",), ours=True
-        )
+        _, found = read_table(files.read(rejects, limit=files.TABLE_BYTES), ("reason",), ours=True)
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
         hint = nobodys_hint(nobodys, conversion.planner.patient_from)
         raise cli.CommandError(
             f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
             f"could be converted; {f'{hint}; ' if hint else ''}{rejects} says why"
         )
-    manifest = Manifest.loads(files.read_text(path))
+    manifest = Manifest.loads(files.read(path))
     used, series = manifest.counts["files"], manifest.counts["series"]
     patients = manifest.counts["patients"]
     row(

@@ -29,11 +29,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.contract_json import ContractError, json_object, require_kinds
+from beam_jobs.common.contract_json import ContractError, Within, json_object, require_kinds, shown
 from beam_jobs.core.record import PreparedCase, RecordSchema
 
 FORMAT = "voxelbeam-statistics"
 QUANTILES = (5, 25, 50, 75, 95)  # per cent, of the foreground
+INTENSITIES = (
+    "n",
+    *(f"q{quantile:02d} {what}" for quantile in QUANTILES for what in ("sum", "squares")),
+)
 # Spacings fall into bins of a ninth: eight to each doubling.
 _BINS_PER_DOUBLING = 8
 # Every other row and column gives the same quantiles, for a quarter of the time.
@@ -43,6 +47,7 @@ LEAST_DIFFERENCE = 0.1
 _SMIRNOV = 1.95
 _STANDARD_ERRORS = 4.0
 _LEVELS = 2.0
+_COUNT = Within(int, 0)
 
 _UNIT = {"spacing": " mm", "step": " mm", "field_strength": " T"}
 _NAME = {"spacing": "spacing in plane", "step": "slice step", "field_strength": "field strength"}
@@ -97,14 +102,17 @@ class Statistics:
         """
         data = json_object(text)
         if data.get("format") != FORMAT:
-            raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
-        require_kinds(data, {"patients": int, "counts": dict, "dataset_fingerprint": str})
+            raise ContractError(f"format {shown(data.get('format'))} found, {FORMAT!r} required")
+        require_kinds(data, {"patients": _COUNT, "counts": dict, "dataset_fingerprint": str})
         counts: dict[Key, int] = {}
         for modality, kinds in data["counts"].items():
             require_kinds({modality: kinds}, {modality: dict}, where="counts.")
             for what, bins in kinds.items():
                 require_kinds({what: bins}, {what: dict}, where=f"counts.{modality}.")
-                require_kinds(bins, dict.fromkeys(bins, int), where=f"counts.{modality}.{what}.")
+                require_kinds(bins, dict.fromkeys(bins, _COUNT), where=f"counts.{modality}.{what}.")
+                if what == "intensity":
+                    named = dict.fromkeys(INTENSITIES, _COUNT)
+                    require_kinds(bins, named, where=f"counts.{modality}.{what}.")
                 counts.update({(modality, what, name): n for name, n in bins.items()})
         return cls(
             patients=data["patients"],
@@ -218,7 +226,7 @@ def compare(
     for modality in modalities:
         for what in ("missing", "intensity", "plane", "spacing", "step", "field_strength"):
             ours, theirs = training.bins(modality, what), found.bins(modality, what)
-            if not ours or not theirs:
+            if not (any(ours.values()) and any(theirs.values())):
                 unknown.append(f"{modality} {what}")
             elif what == "intensity":
                 compared += _intensities(modality, ours, theirs)

@@ -16,10 +16,12 @@ from beam_jobs.common.contract_json import (
     ContractError,
     Kind,
     fingerprint,
+    is_unicode,
     json_object,
     objects_of,
     require_kinds,
     require_that,
+    shown,
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import PATIENT_FROM
@@ -34,6 +36,7 @@ TEST: Literal["test"] = "test"
 Place = int | Literal["test"] | None
 # How folds came about: dealt patient by patient, whole groups at a time, or as a file gives them.
 FOLD_RULES = ("patients", "groups", "given")
+FOLDS_MOST = 10_000  # whoever reads a manifest loops over them
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -225,10 +228,11 @@ class Manifest:
             manifest contradicts itself; the message names the field and what was found.
         """
         if data.get("format") != FORMAT:
-            raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
+            raise ContractError(f"format {shown(data.get('format'))} found, {FORMAT!r} required")
         require_kinds(data, _KINDS)
         folds = data["folds"]
         require_that(folds >= 1, data, "folds", "at least 1")
+        require_that(folds <= FOLDS_MOST, data, "folds", f"at most {FOLDS_MOST}")
         require_that(data["id_policy"] in ("keep", "hmac"), data, "id_policy", "keep or hmac")
         require_that(len(data["shards"]) > 0, data, "shards", "at least one shard")
         _require_counts(data["counts"], "counts.")
@@ -260,6 +264,7 @@ class Manifest:
             raise ContractError(f"shards listed twice: {', '.join(twice[:10])}")
         manifest.check()
         manifest.check_groups()
+        manifest.schema.require_recipe(manifest.spec)
         for name, value in (
             ("dataset_fingerprint", manifest.dataset_fingerprint),
             ("spec_fingerprint", manifest.schema.spec_fingerprint),
@@ -353,7 +358,7 @@ def _shard(data: Mapping[str, Any], folds: int, where: str) -> ShardEntry:
 def _patient(data: Mapping[str, Any], where: str) -> ShardPatient:
     require_kinds(data, _PATIENT_KINDS, where=where)
     patient_id, label = data["patient_id"], data["label"]
-    fits = patient_id != "" and _is_unicode(patient_id)
+    fits = patient_id != "" and is_unicode(patient_id)
     require_that(fits, data, "patient_id", "text that can be written", where=where)
     require_that(label in (0, 1, None), data, "label", "0, 1 or null", where=where)
     return ShardPatient(patient_id=patient_id, label=label)
@@ -375,8 +380,3 @@ def _require_same(value: object, data: Mapping[str, Any], name: str, *, where: s
         same = data[name] == value and not isinstance(data[name], bool | float)
         required = f"{value!r}, as the shards and the schema say,"
         require_that(same, data, name, required, where=where)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether text can be written; JSON's escapes can spell halves of a character."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -23,17 +23,26 @@ DICOM.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.contract_json import ContractError, Kind, require_kinds, require_that
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    fingerprint,
+    require_kinds,
+    require_that,
+    shown,
+)
 
 SCHEMA_VERSION = 1
 AXES = ("row", "column", "slice", "channel")
 DTYPES = ("uint8", "uint16", "float16")
+VOLUME_MOST = (1 << 31) - (1 << 20)  # bytes; a protobuf message holds less than 2 GiB
 FEATURES = (
     "volume",
     "shape",
@@ -83,7 +92,7 @@ class RecordSchema:
     @property
     def volume_bytes(self) -> int:
         """Bytes of one volume."""
-        return int(np.prod(self.volume_shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.volume_shape) * np.dtype(self.dtype).itemsize
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
@@ -115,6 +124,9 @@ class RecordSchema:
             ("shape", int, "a list of whole numbers"),
         ):
             require_that(_all_of(data[name], kind), data, name, required, where="schema.")
+        for name, names in (("axes", AXES), ("features", FEATURES)):
+            same = name not in data or data[name] == list(names)
+            require_that(same, data, name, f"{list(names)}", where="schema.")
         return cls(
             modalities=tuple(data["modalities"]),
             shape=tuple(data["shape"]),
@@ -122,6 +134,17 @@ class RecordSchema:
             spec_fingerprint=data["spec_fingerprint"],
             version=data["version"],
         )
+
+    def require_recipe(self, spec: Mapping[str, Any]) -> None:
+        """Refuses a `PreprocessSpec`, as JSON, that is not the one behind these records.
+
+        Raises:
+          ContractError: its fingerprint is another.
+        """
+        if (found := fingerprint(spec)) != self.spec_fingerprint:
+            raise ContractError(
+                f"spec: its fingerprint is {found}, the schema says {shown(self.spec_fingerprint)}"
+            )
 
     def require_equal(self, other: RecordSchema, *, ours: str, theirs: str) -> None:
         """Refuses a schema that differs, naming every differing field with both values.
@@ -151,11 +174,14 @@ def require_recordable(modalities: tuple[str, ...], shape: tuple[int, ...], dtyp
       ContractError: names the value.
     """
     if not modalities or len(set(modalities)) != len(modalities):
-        raise ContractError(f"modalities must be distinct and not empty: {modalities}")
+        raise ContractError(f"modalities must be distinct and not empty: {shown(modalities)}")
     if len(shape) != 3 or min(shape) < 1:
         raise ContractError(f"shape must be three positive integers: {shape}")
     if dtype not in DTYPES:
-        raise ContractError(f"dtype must be one of {', '.join(DTYPES)}: {dtype!r}")
+        raise ContractError(f"dtype must be one of {', '.join(DTYPES)}: {shown(dtype)}")
+    size = math.prod(shape) * len(modalities) * np.dtype(dtype).itemsize
+    if size > VOLUME_MOST:
+        raise ContractError(f"a volume of {size} bytes: at most {VOLUME_MOST} fit into a record")
 
 
 _KINDS: dict[str, Kind] = {

@@ -38,6 +38,7 @@ _TAIL = struct.Struct("<I")
 _CRC_MASK_DELTA = 0xA282EAD8
 _LONGEST = 1 << 31  # of a record: an Example is a protobuf message
 _SEARCHED_AT_ONCE = 1 << 20
+_READ_AT_ONCE = 16 << 20
 
 
 class DamagedRecordError(ContractError):
@@ -221,6 +222,8 @@ def _length_of(head: bytes, start: int) -> int:
     length, crc = _HEAD.unpack(head)
     if masked_crc(head[:8]) != crc:
         raise DamagedRecordError(f"corrupt record length at byte {start}")
+    if length >= _LONGEST:
+        raise DamagedRecordError(f"a record of {length} bytes at byte {start}, longer than any")
     return int(length)
 
 
@@ -241,10 +244,11 @@ def _read_record(stream: IO[bytes], start: int) -> bytes | None:
 
 def _read_up_to(stream: IO[bytes], size: int) -> bytes:
     """`size` bytes, fewer only at the end (object stores may return short reads)."""
-    data = stream.read(size)
-    while len(data) < size and (more := stream.read(size - len(data))):
-        data += more
-    return data
+    # What a damaged length claims is not reserved before it is found.
+    parts, left = [stream.read(min(size, _READ_AT_ONCE))], size
+    while parts[-1] and (left := left - len(parts[-1])):
+        parts.append(stream.read(min(left, _READ_AT_ONCE)))
+    return b"".join(parts)
 
 
 def _leads_on(stream: IO[bytes], start: int) -> bool:

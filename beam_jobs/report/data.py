@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,7 +85,7 @@ class DatasetFacts:
         return [
             (int(float(row["blank_slices"])), int(float(row["slices"])))
             for row in self.used(modality)
-            if row.get("blank_slices") and row.get("slices")
+            if row.get("blank_slices") and int(float(row.get("slices") or 0))
         ]
 
     def blank_shares(self, modality: str) -> list[float]:
@@ -94,7 +94,12 @@ class DatasetFacts:
 
 
 def read_table(
-    directory: str, name: str, *, columns: Iterable[str], numbers: Iterable[str]
+    directory: str,
+    name: str,
+    *,
+    columns: Iterable[str],
+    numbers: Iterable[str],
+    whole: Collection[str],
 ) -> list[dict[str, str]] | None:
     """The rows of one of the dataset's CSV files, None when it is not there.
 
@@ -102,27 +107,28 @@ def read_table(
       directory: the dataset.
       name: the file.
       columns: that it must have.
-      numbers: columns that hold numbers, or nothing, where they are there.
+      numbers, whole: columns of numbers from 0 on, or nothing, if they are there; of whole ones.
 
     Raises:
       ContractError: it is not what a conversion writes; the message names the column.
     """
     try:
-        text = files.read_text(files.join(directory, name), limit=files.TABLE_BYTES)
+        text = files.read(files.join(directory, name), limit=files.TABLE_BYTES)
     except FileNotFoundError:
         return None
     try:
         _, rows = csv_table.read_table(text, sorted(columns), ours=True)
     except ValueError as error:
         raise ContractError(f"{name}: {error}") from error
-    for column in numbers:
+    for column in (*numbers, *whole):
         for line, row in rows:
             try:
-                float(row.get(column) or 0)
+                if column in whole:
+                    csv_table.whole_number(row[column])
+                else:
+                    csv_table.number(row.get(column) or "0", least=0)
             except ValueError as error:
-                raise ContractError(
-                    f"{name} line {line}: {column} {row[column]!r} found, a number required"
-                ) from error
+                raise ContractError(f"{name} line {line}: {column}: {error}") from error
     return [row for _, row in rows]
 
 
@@ -134,9 +140,12 @@ def gather(directory: str, manifest: Manifest, cases: list[CaseFacts]) -> Datase
             directory,
             SERIES_NAME,
             columns=set(SERIES_COLUMNS) - _LATER_COLUMNS,
-            numbers=("files", "blank_slices", *MEASURES),
+            numbers=("blank_slices", *MEASURES),
+            whole=("files",),
         ),
-        rejects=read_table(directory, REJECTS_NAME, columns=REJECT_COLUMNS, numbers=("files",)),
+        rejects=read_table(
+            directory, REJECTS_NAME, columns=REJECT_COLUMNS, numbers=(), whole=("files",)
+        ),
         cases=cases,
     )
 

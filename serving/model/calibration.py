@@ -22,8 +22,18 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.csv_table import read_table
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    OneOf,
+    Within,
+    require_kinds,
+    require_known,
+    require_that,
+    shown,
+)
+from beam_jobs.common.csv_table import number, read_table, whole_number
 
 METHODS = ("temperature", "isotonic", "none")
 ENSEMBLES = ("logits", "probabilities")
@@ -39,6 +49,10 @@ LEAST_FOR_ISOTONIC = 1000
 # out-of-fold answer is wrong, so that no sharpness is too much: that is no optimum.
 TEMPERATURES = (0.05, 100.0)
 _PARTS = 10
+_KINDS: dict[str, Kind] = {
+    **{"method": OneOf(METHODS), "temperature": Within(float, TEMPERATURES[0], TEMPERATURES[1])},
+    **{"knots": ListOf(list), "why": str, "measured": dict},
+}
 
 Float = npt.NDArray[np.float64]
 
@@ -123,10 +137,14 @@ class Calibration:
         Raises:
           ContractError: a field is missing, unknown or malformed.
         """
-        try:
-            return cls(**{**data, "knots": tuple((x, y) for x, y in data["knots"])})
-        except (TypeError, ValueError, KeyError) as error:
-            raise ContractError(f"calibration malformed: {error}") from error
+        where = "calibration."
+        require_kinds(data, _KINDS, where=where)
+        require_known(data, _KINDS, where=where)
+        for place, knot in enumerate(data["knots"]):
+            name = f"knots[{place}]"
+            require_kinds({name: knot}, {name: ListOf(float)}, where=where)
+            require_that(len(knot) == 2, {name: knot}, name, "two numbers", where=where)
+        return cls(**{**data, "knots": tuple((x, y) for x, y in data["knots"])})
 
 
 def out_of_fold(
@@ -158,35 +176,36 @@ def out_of_fold(
     found: dict[str, tuple[int, list[float]]] = {}
     fold_of: dict[str, int] = {}
     seen: set[tuple[str, int, int]] = set()
-    for number, row in rows:
-        where, patient = f"{source}, line {number}", row["patient_id"]
+    for line, row in rows:
+        where, patient = f"{source}, line {line}", row["patient_id"]
+        who = shown(patient)[1:-1]
         try:
-            label, fold, seed = (int(row[name]) for name in ("label", "fold", "seed"))
-            logit = float(row["logit"])
+            label, fold, seed = (whole_number(row[name]) for name in ("label", "fold", "seed"))
+            logit = number(row["logit"])
         except ValueError as error:
             raise ContractError(f"{where}: {error}") from error
-        if label not in (0, 1) or not math.isfinite(logit):
-            raise ContractError(f"{where}: label {label}, logit {logit}: 0 or 1, finite required")
+        if label not in (0, 1):
+            raise ContractError(f"{where}: label {label}: 0 or 1 required")
         if (fold, seed) not in members:
             raise ContractError(
-                f"{where}: patient {patient} is of fold {fold}, seed {seed}, but no member of the "
+                f"{where}: patient {who} is of fold {fold}, seed {seed}, but no member of the "
                 "run held out that fold with that seed: not out of fold"
             )
         if fold_of.setdefault(patient, fold) != fold:
             raise ContractError(
-                f"{where}: patient {patient} is of fold {fold} and of fold {fold_of[patient]}: "
+                f"{where}: patient {who} is of fold {fold} and of fold {fold_of[patient]}: "
                 "one of the two members has seen the patient"
             )
         if folds is not None and folds.get(patient) != fold:
             raise ContractError(
-                f"{where}: patient {patient} is of fold {fold}, the dataset says "
+                f"{where}: patient {who} is of fold {fold}, the dataset says "
                 f"{folds.get(patient, 'nothing of such a patient')}: not out of fold"
             )
         if (patient, fold, seed) in seen:
-            raise ContractError(f"{where}: patient {patient} stands twice for seed {seed}")
+            raise ContractError(f"{where}: patient {who} stands twice for seed {seed}")
         seen.add((patient, fold, seed))
         if found.setdefault(patient, (label, []))[0] != label:
-            raise ContractError(f"{where}: patient {patient} has two labels")
+            raise ContractError(f"{where}: patient {who} has two labels")
         found[patient][1].append(logit)
     return found
 

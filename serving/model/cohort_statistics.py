@@ -33,7 +33,7 @@ def of_series_table(dataset: str, modalities: Iterable[str], patients: set[str])
     if not files.exists(path):
         return NONE
     try:
-        _, rows = read_table(files.read_text(path, limit=files.TABLE_BYTES), _SERIES, ours=True)
+        _, rows = read_table(files.read(path, limit=files.TABLE_BYTES), _SERIES, ours=True)
     except ValueError as error:
         raise ContractError(f"{path}: {error}") from error
     # Records have the labels' spelling of an id, the table has the input's.

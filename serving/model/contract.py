@@ -17,7 +17,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from beam_jobs.common.contract_json import ContractError, json_object, objects_of, require_kinds
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    OneOf,
+    Within,
+    json_object,
+    require_kinds,
+    shown,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
@@ -29,11 +38,13 @@ CONTRACT_NAME = "assets/contract.json"
 CARD_NAME = "assets/MODEL_CARD.md"
 SIGNATURES = ("serving_default", "volumes")
 # What contract.json must hold, by type; the schema checks itself.
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("schema", "spec", "versions", "calibration", "cohort", "sha256"), dict),
-    "prevalence": float,
-    "modalities": list,
-    "ensemble": str,
+    "prevalence": Within(float, 0, 1),
+    "modalities": ListOf(str, least=1),
+    "ensemble": OneOf(ENSEMBLES),
+    "members": ListOf(dict, least=1),
+    "training": ListOf(dict),
 }
 
 
@@ -77,7 +88,8 @@ class Contract:
         unknown = [name for name in self.modalities if name not in self.schema.modalities]
         if unknown or not self.modalities:
             raise ContractError(
-                f"modalities {list(self.modalities)} must be some of {list(self.schema.modalities)}"
+                f"modalities {shown(self.modalities)} must be some of "
+                f"{shown(self.schema.modalities)}"
             )
         if not self.members:
             raise ContractError("members must not be empty")
@@ -122,25 +134,21 @@ class Contract:
           ContractError: not a model's contract, a field is missing, or it contradicts itself.
         """
         if data.get("format") != FORMAT:
-            raise ContractError(f"format {data.get('format')!r} found, {FORMAT!r} required")
+            raise ContractError(f"format {shown(data.get('format'))} found, {FORMAT!r} required")
         names = [field.name for field in dataclasses.fields(cls)]
         data = {"sha256": {}, **data}
         if missing := [name for name in names if name not in data]:
             raise ContractError(f"contract lacks {', '.join(missing)}")
         require_kinds(data, _KINDS)
-        objects_of(data, "members")
-        objects_of(data, "training")
+        for name in ("versions", "sha256"):
+            require_kinds(data[name], dict.fromkeys(data[name], str), where=f"{name}.")
+        cohort = {name: Within(int, 0) for name in data["cohort"]}
+        require_kinds(data["cohort"], cohort, where="cohort.")
         fields = {name: data[name] for name in names}
-        try:
-            return cls(
-                **{
-                    **fields,
-                    "schema": RecordSchema.from_json(data["schema"]),
-                    "calibration": Calibration.from_json(data["calibration"]),
-                }
-            )
-        except TypeError as error:
-            raise ContractError(f"contract field malformed: {error}") from error
+        schema = RecordSchema.from_json(data["schema"])
+        schema.require_recipe(data["spec"])
+        calibration = Calibration.from_json(data["calibration"])
+        return cls(**{**fields, "schema": schema, "calibration": calibration})
 
     def dumps(self) -> str:
         """The text of contract.json."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError, require_kinds
+from beam_jobs.common.contract_json import ContractError, require_kinds, shown
 
 # A cubic B-spline deformation in 3D folds nowhere while its control points move less than 1/2.48 of
 # their spacing. Source: Y. Choi and S. Lee, Graphical Models 62 (2000) 411-427.
@@ -128,7 +128,7 @@ class AugmentConfig:
           UsageError: there is none.
         """
         if name not in PRESETS:
-            raise UsageError(f"unknown augmentation {name!r}; known: {', '.join(PRESETS)}")
+            raise UsageError(f"unknown augmentation {shown(name)}; known: {', '.join(PRESETS)}")
         return PRESETS[name]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import shown
 from beam_jobs.common.files import interface as files
 
 SLICE_MODELS = ("slice_cnn", "slice_efficientnet_b0")
@@ -21,6 +21,7 @@ MODELS = (
     *(f"efficientnet_b{size}" for size in range(8)),
     *SLICE_MODELS,
 )
+FACTOR_MOST = 16  # of width and depth; such a network has 256 times as many weights
 POOLINGS = ("avg", "max", "attention")
 FUSIONS = ("early", "late")
 HEADS = ("mean", "attention", "lstm", "transformer")
@@ -63,10 +64,10 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         if self.name not in MODELS:
-            raise UsageError(f"unknown model {self.name!r}; known: {', '.join(MODELS)}")
+            raise UsageError(f"unknown model {shown(self.name)}; known: {', '.join(MODELS)}")
         for flag, factor in (("--width", self.width), ("--depth", self.depth)):
-            if not (math.isfinite(factor) and factor > 0):
-                raise UsageError(f"{flag} must be a positive number: {factor}")
+            if not 0 < factor <= FACTOR_MOST:
+                raise UsageError(f"{flag} must be a positive number up to {FACTOR_MOST}: {factor}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout must lie in [0, 1): {self.dropout}")
         for flag, value, known in (
@@ -75,12 +76,11 @@ class NetworkConfig:
             ("--head", self.head, HEADS),
         ):
             if value not in known:
-                raise UsageError(f"{flag} must be one of {', '.join(known)}: {value!r}")
+                raise UsageError(f"{flag} must be one of {', '.join(known)}: {shown(value)}")
         weights = self.encoder_weights
         if weights is not None and not weights.endswith(WEIGHTS_SUFFIXES):
-            raise UsageError(
-                f"--encoder_weights must name a {' or '.join(WEIGHTS_SUFFIXES)} file: {weights}"
-            )
+            suffixes = " or ".join(WEIGHTS_SUFFIXES)
+            raise UsageError(f"--encoder_weights must name a {suffixes} file: {shown(weights)}")
         self._require_used()
 
     def _require_used(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
 
@@ -17,6 +18,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 XLA = ("auto", "on", "off")
 MOST = 1_000_000  # of what is counted out one by one: epochs, trees, trials
 CACHES = ("auto", "memory", "file", "none")
+REPEATS_MOST = 1000
 EPOCH_CHOICES = ("last", "crossfit")
 
 
@@ -123,6 +125,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) > MOST:
                 raise UsageError(f"--{name} must be at most {MOST}: {getattr(self, name)}")
+        if self.repeats > REPEATS_MOST:
+            raise UsageError(f"--repeats must be at most {REPEATS_MOST}: {self.repeats}")
         for name in ("fold", "outer_fold"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -189,6 +193,13 @@ class TrainConfig:
         network, augment = fields.get("network", {}), fields.get("augment", {})
         optimizer = fields.get("optimizer", {})
         try:
+            _require_given(data, _KINDS, where="")
+            if (names := data.get("modalities")) is not None:
+                listed = list(names) if isinstance(names, tuple) else names
+                require_kinds({"modalities": listed}, {"modalities": ListOf(str)})
+            _require_given(optimizer, _OPTIMIZER_KINDS, where="optimizer.")
+            if isinstance(network, dict):
+                _require_given(network, _NETWORK_KINDS, where="network.")
             fields["network"] = (
                 NetworkConfig(name=network)
                 if isinstance(network, str)
@@ -201,9 +212,38 @@ class TrainConfig:
             )
             fields["optimizer"] = OptimizerConfig(**optimizer)
             return cls(**fields)
-        except (TypeError, AttributeError) as error:
-            # A field that does not exist, a text where a number belongs.
+        except (ContractError, TypeError) as error:  # Python's: a part's field that does not exist
             raise UsageError(f"settings: {error}") from error
+
+
+# What the JSON of a config may hold, by part; what values mean is checked where they are used.
+_MOST = 2**31 - 1
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("fold", "outer_fold"), Within(int, 0, _MOST, null=True)),
+    **dict.fromkeys(("repeats", "epochs", "batch_size"), Within(int, 1, _MOST)),
+    "seed": Within(int, 0, _MOST),
+    "permute_labels": bool,
+    "label_smoothing": float,
+    **dict.fromkeys(("epoch_choice", "precision", "xla", "class_weights"), str),
+    **dict.fromkeys(("network", "augment"), dict | str),
+    "optimizer": dict,
+}
+_OPTIMIZER_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("learning_rate", "decay_rate", "weight_decay"), float),
+    **dict.fromkeys(("clip_norm", "ema"), Within(float, 0, null=True)),
+    **{"schedule": str, "decay_steps": Within(int, 1, _MOST)},
+    "warmup_epochs": Within(int, 0, _MOST),
+}
+_NETWORK_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("width", "depth"), float),
+    "dropout": Within(float, 0, 1, null=True),
+    **dict.fromkeys(("name", "pooling", "fusion", "head"), str),
+    "encoder_weights": str | None,
+}
+
+
+def _require_given(data: Mapping[str, Any], kinds: Mapping[str, Kind], *, where: str) -> None:
+    require_kinds(data, {name: kinds[name] for name in kinds if name in data}, where=where)
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,7 +260,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"--{name} must be one of {', '.join(known)}: {value!r}")
+        raise UsageError(f"--{name} must be one of {', '.join(known)}: {shown(value)}")
 
 
 def _listed(names: set[str]) -> str:

@@ -38,6 +38,16 @@ OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + 
 PERMUTATIONS_NAME = "permutations.csv"
 NETWORK_NAME = "network.keras"
 HISTORY_NAME = "history.csv"
+HISTORY_COLUMNS = (
+    "epoch",
+    "loss",
+    "val_loss",
+    "val_auc",
+    "learning_rate",
+    "step_seconds",
+    "input_wait",
+    "epoch_seconds",
+)
 FOLD_RESULT_NAME = "result.json"
 FOLD_STATE_NAME = "state.npz"
 LOGS = "logs"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import json_object, shown
 from trainer.config.augment import PRESETS
 from trainer.config.network import HEADS, MODELS, POOLINGS, SLICE_MODELS
 from trainer.config.run import PRECISIONS, SCHEDULES, TrainConfig
@@ -247,10 +247,7 @@ def read_space(text: str, modalities: Sequence[str], *, source: str) -> Space:
       UsageError: as `space_of`, or no such object; the message names the file.
     """
     try:
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise UsageError("a JSON object of hyperparameters is needed")
-        return space_of(modalities, data)
+        return space_of(modalities, json_object(text))
     except ValueError as error:  # a UsageError is one
         raise UsageError(f"--space {source}: {error}") from error
 
@@ -277,11 +274,13 @@ def _narrow(choice: Choice, requested: Any) -> Choice:
         )
         if wrong:
             raise UsageError(
-                f"{choice.name}: {one!r} is not a {'name' if kind is str else 'number'}"
+                f"{choice.name}: {shown(one)} is not a {'name' if kind is str else 'number'}"
                 f"{' without a fraction' if kind is int else ''}"
             )
         if choice.known and one not in choice.known:
-            raise UsageError(f"{choice.name}: unknown {one!r}; known: {', '.join(choice.known)}")
+            raise UsageError(
+                f"{choice.name}: unknown {shown(one)}; known: {', '.join(choice.known)}"
+            )
         values.append(float(one) if kind is float else one)
     if len(set(values)) != len(values):
         raise UsageError(f"{choice.name}: a value stands twice in {listed}")

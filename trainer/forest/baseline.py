@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError, require_kinds
+from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
@@ -22,6 +22,7 @@ from trainer.config.run import MOST
 from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.forest.model import FoldForest, forest_metrics
 from trainer.forest.table import FeatureTable
+from trainer.metrics import stored
 from trainer.metrics.logits import sigmoid
 from trainer.training.claim import differences, marker_of
 
@@ -30,9 +31,10 @@ BASELINE_NAME = "baseline.json"
 IMPORTANCE_NAME = "feature_importance.csv"
 
 # What the summary of a finished one is printed from.
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("config", "metrics"), dict),
-    **{"dataset_fingerprint": str, "features": int, "top_features": list, "wall_seconds": float},
+    **{"dataset_fingerprint": str, "features": Within(int, 1, stored.MOST)},
+    **{"top_features": ListOf(str), "wall_seconds": Within(float, 0, stored.MOST)},
 }
 _SHOWN = 5
 
@@ -109,13 +111,15 @@ def claim(
         return None
     file = files.join(directory, BASELINE_NAME)
     if there.get("format") != FORMAT:
-        raise ContractError(f"{file}: format {there.get('format')!r}, {FORMAT!r} required")
+        raise ContractError(f"{file}: format {shown(there.get('format'))}, {FORMAT!r} required")
     if overwrite:
         return None
-    if "no_claim" not in there.get("metrics", {}):
-        raise ContractError(f"{file}: of a version before 0.3; --overwrite makes it again")
     try:
         require_kinds(there, _KINDS)
+        require_kinds(there["config"], {"trees": int}, where="config.")
+        if "no_claim" not in there["metrics"]:
+            raise ContractError("of a version before 0.3; --overwrite makes it again")
+        stored.require_metrics(there["metrics"], where="metrics.")
     except ContractError as error:
         raise ContractError(f"{file}: {error}") from error
     before, requested = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.csv_table import read_table
+from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.csv_table import number, read_table, whole_number
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
@@ -116,7 +115,9 @@ def read_column(
         patient_id = row[id_column]
         key = normalised_id(patient_id)
         if key in values:
-            raise ContractError(f"{file}: ambiguous ids {spelt[key]!r} and {patient_id!r}")
+            raise ContractError(
+                f"{file}: ambiguous ids {shown(spelt[key])} and {shown(patient_id)}"
+            )
         values[key], spelt[key] = row[column], patient_id
     return values
 
@@ -159,13 +160,17 @@ def read_predictions(
         key = normalised_id(patient_id)
         of_patient = found.setdefault(key, {})
         if seed in of_patient or spelt.setdefault(key, patient_id) != patient_id:
-            raise ContractError(f"{file}: ambiguous ids {spelt[key]!r} and {patient_id!r}")
+            raise ContractError(
+                f"{file}: ambiguous ids {shown(spelt[key])} and {shown(patient_id)}"
+            )
         of_patient[seed] = row
     own = {key: _one(file, spelt[key], "label", of.values()) for key, of in found.items()}
     known = {key: text for key, text in (own if labels is None else labels).items() if text}
     keys = sorted(found.keys() & known.keys())
     if not keys:
-        raise ContractError("no patient has both a prediction and a label: are the ids the same?")
+        raise ContractError(
+            f"{file}: no patient has both a prediction and a label: are the ids the same?"
+        )
     every_seed = {seed for of_patient in found.values() for seed in of_patient}
     by_seed = {seed: np.full(len(keys), np.nan) for seed in sorted(every_seed)}
     for place, key in enumerate(keys):
@@ -181,7 +186,9 @@ def read_predictions(
     truth = np.array([_number(file, spelt[key], "label", known[key]) for key in keys])
     if not np.isin(truth, (0, 1)).all():
         wrong = keys[int(np.argmin(np.isin(truth, (0, 1))))]
-        raise ContractError(f"label of {spelt[wrong]}: 0 or 1 required, {known[wrong]} found")
+        raise ContractError(
+            f"{file}: label of {_cut(spelt[wrong])}: 0 or 1 required, {_cut(known[wrong])} found"
+        )
     seeds = {_whole(file, "seed", seed): by_seed[seed] for seed in every_seed if every_seed != {""}}
     folds = None
     if "fold" in columns:
@@ -224,13 +231,13 @@ def _no_claim(
         unknown_choices = {row["epoch_choice"] for row in rows} - set(KNOWN_CHOICES)
         if unknown_choices:
             raise ContractError(
-                f"{file}: epoch_choice {min(unknown_choices)!r}: one of "
+                f"{file}: epoch_choice {shown(min(unknown_choices))}: one of "
                 f"{', '.join(KNOWN_CHOICES)} required"
             )
     found = {code for row in rows for code in row.get("no_claim", "").split("+")} - {""}
     if unknown := found - set(REASONS):
         known = ", ".join(REASONS)
-        raise ContractError(f"{file}: no_claim {min(unknown)!r}: one of {known} required")
+        raise ContractError(f"{file}: no_claim {shown(min(unknown))}: one of {known} required")
     return tuple(code for code in REASONS if code in found)
 
 
@@ -253,7 +260,7 @@ def _column(file: files.StrPath, found: Sequence[str], wanted: Sequence[str]) ->
     for name in wanted:
         if name in found:
             return name
-    there = ", ".join(found) or "none"
+    there = shown(", ".join(found))[1:-1] if any(found) else "none"
     raise UsageError(f"{file}: no column {' or '.join(wanted)}; it has {there}")
 
 
@@ -263,25 +270,29 @@ def _one(
     """The value that all rows of a patient have in a column; "" where there is none."""
     values = sorted({row.get(column, "") for row in rows})
     if len(values) > 1:
-        raise ContractError(f"{file}: {column} of {patient_id} is both {values[0]} and {values[1]}")
+        both = f"{_cut(values[0])} and {_cut(values[1])}"
+        raise ContractError(f"{file}: {column} of {_cut(patient_id)} is both {both}")
     return str(values[0])
+
+
+def _cut(text: object) -> str:
+    return shown(str(text))[1:-1]
 
 
 def _number(file: files.StrPath, patient_id: str, column: str, text: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ContractError(f"{file}: {column} of {patient_id}: {text!r} is no finite number")
-    return value
+        return number(text)
+    except ValueError as error:
+        raise ContractError(
+            f"{file}: {column} of {_cut(patient_id)}: {shown(text)} is no finite number"
+        ) from error
 
 
 def _whole(file: files.StrPath, column: str, text: str) -> int:
     try:
-        return int(text)
+        return whole_number(text)
     except ValueError as error:
-        raise ContractError(f"{file}: {column} {text!r} is no whole number") from error
+        raise ContractError(f"{file}: {column} {shown(text)} is no whole number") from error
 
 
 def _differ(one: str, other: str) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from beam_jobs.common.contract_json import ContractError, require_kinds, require_that
+from beam_jobs.common.contract_json import ContractError, require_kinds, require_that, shown
+from beam_jobs.common.csv_table import number, read_table, whole_number
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from beam_jobs.core.cohort.ids import normalised_id
@@ -251,26 +250,39 @@ def read_null(run: files.StrPath) -> list[float]:
     numbers: set[int] = set()
     for row in rows:
         text = row["permutation"]
-        number = int(text) if text.isdecimal() else 0
-        if number < 1 or number in numbers:
+        try:
+            place = whole_number(text)
+        except ValueError:
+            place = 0
+        if place < 1 or place in numbers:
             raise ContractError(
-                f"{file}: permutation {text!r}: a number from 1 on that stands once required"
+                f"{file}: permutation {shown(text)}: a number from 1 on that stands once required"
             )
-        numbers.add(number)
+        numbers.add(place)
         try:
             value = float(row["auc"])
         except ValueError:
             value = np.nan
         if not 0 <= value <= 1:
-            raise ContractError(f"{file}: auc {row['auc']!r}: a number in 0 .. 1 required")
+            raise ContractError(f"{file}: auc {shown(row['auc'])}: a number in 0 .. 1 required")
         found.append(value)
     return found
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return number(cell)
+    except ValueError:
+        return None
 
 
 def read_histories(run: files.StrPath) -> dict[str, dict[str, list[float | None]]]:
     """Learning curves of a run: name ("fold-0") → column → value an epoch.
 
     Columns that are no numbers are left out; a cell that is none, or not finite, is None.
+
+    Raises:
+      ContractError: a history.csv is no table; the message names it.
     """
     root = files.join(run, "")
     histories = {}
@@ -278,11 +290,14 @@ def read_histories(run: files.StrPath) -> dict[str, dict[str, list[float | None]
         name, _, file = entry.path.removeprefix(root).rpartition("/")
         if file != HISTORY_NAME or not name.startswith("fold-"):
             continue
-        table = pd.read_csv(io.BytesIO(files.read(entry.path)), float_precision="round_trip")
-        numbers = table.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-        numbers = numbers.where(np.isfinite(numbers)).dropna(axis="columns", how="all")
+        try:
+            columns, rows = read_table(files.read(entry.path), ())
+        except ValueError as error:
+            raise ContractError(f"{entry.path}: {error}") from error
+        numbers = {column: [_number(row[column]) for _, row in rows] for column in columns}
         histories[name] = {
-            str(column): [None if np.isnan(value) else value for value in values.tolist()]
+            column: values
             for column, values in numbers.items()
+            if any(value is not None for value in values)
         }
     return histories

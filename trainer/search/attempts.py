@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from beam_jobs.common.contract_json import ContractError, ListOf, Within, require_kinds
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.common.json_file import write_json
+from trainer.metrics.stored import MOST
 from trainer.search.child_process import run_to_end
 from trainer.search.trial import (
     ATTEMPT_NAME,
@@ -26,6 +28,7 @@ from trainer.search.trial import (
     Request,
     disposable,
     read_if_there,
+    read_result,
 )
 
 COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
@@ -69,12 +72,12 @@ def run_trial(
       OSError: a disk is full, or refuses in another way; it is no fault of the trial's.
     """
     file = directory / RESULT_NAME
-    if (there := read_if_there(file)) is not None:
+    if (there := read_result(file)) is not None:
         return there
     smaller: list[str] = []
     requested = int(request.config["batch_size"])
     started = time.monotonic()
-    before = read_if_there(directory / _BATCH_NAME)
+    before = _read_batch(directory / _BATCH_NAME)
     if before:  # a killed study's trial had come down to this batch already
         smaller, batch = list(before["smaller"]), int(before["batch_size"])
         request = _with_batch(request, batch)
@@ -82,7 +85,8 @@ def run_trial(
         (directory / ATTEMPT_NAME).unlink(missing_ok=True)
         ended = _attempt(directory, request, command)
         if ended is None:
-            result = read_json(file)
+            result = read_result(file)
+            assert result is not None
             if smaller and "batch_sizes" not in result:
                 reason = (
                     f"batch {result['batch_size']} instead of {requested}: {'; '.join(smaller)}"
@@ -106,6 +110,22 @@ def run_trial(
         smaller.append(_at(ended, batch))
         request = _with_batch(request, fits)
         write_json(directory / _BATCH_NAME, {"batch_size": fits, "smaller": smaller})
+
+
+def _read_batch(file: Path) -> dict[str, Any] | None:
+    """What `_BATCH_NAME` says; None where there is none.
+
+    Raises:
+      ContractError: it is no such file; the message names the member.
+    """
+    if (found := read_if_there(file)) is not None:
+        try:
+            require_kinds(found, {"batch_size": Within(int, 1, MOST), "smaller": ListOf(str)})
+        except ContractError as error:
+            raise ContractError(
+                f"{file}: {error}; delete it to begin with the batch asked for"
+            ) from error
+    return found
 
 
 def _at(ended: Ended, batch: int) -> str:
@@ -136,6 +156,8 @@ def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended
         return None
     with contextlib.suppress(ValueError, TypeError):
         if (said := read_if_there(directory / ATTEMPT_NAME)) is not None:
+            require_kinds(said, {"kind": str, "reason": str})
+            require_kinds(said, {"fits": Within(int, 0, MOST)} if "fits" in said else {})
             return Ended(**said)
     with log.open("rb") as stream:
         stream.seek(max(begun, log.stat().st_size - _TAIL))

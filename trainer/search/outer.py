@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.csv_table import read_table, write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest
-from trainer.config.run_layout import OOF_NAME, RUN_NAME
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME, RUN_NAME
 from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.child_process import TRAIN, run_to_end, train_arguments
 from trainer.search.study import OUTER, SETTINGS_NAME, Study
@@ -70,9 +72,14 @@ def score_outer(
 
 def pool(directory: str, runs: Sequence[Run]) -> str:
     """Writes the outer runs' out-of-fold predictions as one table; gives its path."""
-    tables = [files.read_text(files.join(run.directory, OOF_NAME)) for run in runs]
-    header = tables[0].partition("\n")[0]
-    rows = "".join(table.partition("\n")[2] for table in tables)
+    rows: list[list[str]] = []
+    for run in runs:
+        source = files.join(run.directory, OOF_NAME)
+        try:
+            _, found = read_table(files.read(source), OOF_COLUMNS, ours=True)
+        except ValueError as error:
+            raise ContractError(f"{source}: {error}") from error
+        rows += [[row[name] for name in OOF_COLUMNS] for _, row in found]
     file = files.join(directory, OOF_NAME)
-    files.write_text(file, f"{header}\n{rows}")
+    write_table(file, OOF_COLUMNS, rows)
     return file

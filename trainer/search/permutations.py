@@ -21,17 +21,22 @@ from pathlib import Path
 from typing import IO
 
 from beam_jobs.common.cli import CommandError, UsageError
-from beam_jobs.common.contract_json import ContractError, require_kinds
+from beam_jobs.common.contract_json import ContractError, Kind, Within, require_kinds, require_known
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.common.terminal import duration, say
 from trainer.config.run import TrainConfig, merged
 from trainer.config.run_layout import PERMUTATIONS, PERMUTATIONS_NAME
+from trainer.metrics.stored import MOST
 from trainer.search.child_process import TRAIN, end, start, train_arguments
 from trainer.training.run_files import Run
 
 COLUMNS = ("permutation", "seed", "auc")
+_KINDS: dict[str, Kind] = {
+    **{"permutation": Within(int, 1, MOST), "seed": Within(int, 0, MOST)},
+    "auc": Within(float, 0, 1),
+}
 
 
 def check_permutations(
@@ -164,9 +169,14 @@ def _finished(folder: Path) -> dict[int, tuple[int, float]]:
     for file in sorted(folder.glob("[0-9]*.json")):
         data = read_json(file)
         try:
-            require_kinds(data, dict(zip(COLUMNS, (int, int, float), strict=True)))
+            require_kinds(data, _KINDS)
+            require_known(data, _KINDS)
+            if file.stem != f"{data['permutation']:04}":
+                raise ContractError(
+                    f"permutation: {data['permutation']} found, the name's required"
+                )
         except ContractError as error:
-            raise ContractError(f"{file}: {error}") from error
+            raise ContractError(f"{file}: {error}; delete it to train it again") from error
         found[data["permutation"]] = (data["seed"], float(data["auc"]))
     return found
 

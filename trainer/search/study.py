@@ -24,11 +24,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, Kind, OneOf, Within, require_kinds
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.provenance import PROVENANCE, SEARCHED
+from trainer.metrics.stored import MOST
 from trainer.search.trial import (
     COMPLETED,
     REQUEST_NAME,
@@ -36,6 +37,7 @@ from trainer.search.trial import (
     Request,
     disposable,
     read_if_there,
+    read_result,
 )
 from trainer.training.claim import LOCK_NAME, differences, marker_of, require_no_links
 
@@ -47,6 +49,10 @@ OUTER = "outer"
 TRIALS, LOGS = "trials", "logs"
 _OWN_FOLDER = re.compile(rf"(?:{TRIALS}|{LOGS}|{WORKERS}|{OUTER}(?:-[0-9]+)?)/")
 PRUNED = "pruned"
+_KINDS: dict[str, Kind] = {
+    **{"format": OneOf((FORMAT,)), "asked": dict, "finished": bool},
+    "max_trials": Within(int, 1, MOST),
+}
 _COLUMNS = ("trial", "status", "reason", "objective", "no_claim")
 _SCORE = (
     *("auc", "auc_interval", "level", "n", "positive", "p_value"),
@@ -111,8 +117,8 @@ class Study:
     @property
     def is_over(self) -> bool:
         """Whether no trial is left, as its chief has said."""
-        found = read_if_there(files.join(self.directory, STUDY_NAME))
-        return found is not None and bool(found.get("finished"))
+        found = _read(files.join(self.directory, STUDY_NAME))
+        return found is not None and bool(found["finished"])
 
     def finish(self) -> None:
         """Says that no trial is left."""
@@ -146,19 +152,21 @@ class Study:
             for entry in files.entries(root):
                 name, _, path = entry.path.removeprefix(root).partition("/")
                 found.setdefault(name, []).append(path)
-        return {name: found[name] for name in sorted(found, key=int)}
+        names = sorted((name for name in found if name.isascii() and name.isdigit()), key=int)
+        return {name: found[name] for name in names}
 
     def _rows(self, trials: Mapping[str, list[str]], *, finished: bool) -> list[FinishedTrial]:
         requests = {
-            name: Request.load(files.join(self.trial(name), REQUEST_NAME))
+            name: self._request(name, there)
             for name, there in trials.items()
             if REQUEST_NAME in there
         }
-        results = {
-            name: read_json(files.join(self.trial(name), RESULT_NAME))
+        found = {
+            name: read_result(files.join(self.trial(name), RESULT_NAME))
             for name in requests
             if RESULT_NAME in trials[name]
         }
+        results = {name: result for name, result in found.items() if result is not None}
         rows = []
         for name, result in results.items():
             request = requests[name]
@@ -179,6 +187,14 @@ class Study:
                 )
             )
         return rows
+
+    def _request(self, name: str, there: Sequence[str]) -> Request:
+        try:
+            return Request.load(files.join(self.trial(name), REQUEST_NAME))
+        except ContractError as error:
+            finished = "put it back: the trial's result is nobody's without it"
+            hint = finished if RESULT_NAME in there else "delete it, the trial is run again"
+            raise ContractError(f"{error}; {hint}") from error
 
     def write(
         self, names: Sequence[str], provenance: Mapping[str, Any], *, finished: bool = False
@@ -275,14 +291,14 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
     message = f"{directory}: another search works on this study"
     with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:
         over, kept = False, {}
-        before = read_if_there(file)
+        before = _read(file)
         if before is not None:
-            over = bool(before.get("finished")) and max_trials <= before.get("max_trials", 0)
-            if differing := differences(settings_of(directory), request):
+            over = bool(before["finished"]) and max_trials <= before["max_trials"]
+            if differing := differences(before["asked"], request):
                 raise ContractError(
                     f"{directory} holds another study ({differing}); choose another --output_dir"
                 )
-            if before.get("finished") and not over and request.get("outer_fold") is not None:
+            if before["finished"] and not over and request.get("outer_fold") is not None:
                 raise ContractError(
                     f"{directory}: the outer fold was scored after {before['max_trials']} trials; "
                     "more would be chosen by who knows its score: choose another --output_dir"
@@ -300,11 +316,26 @@ def settings_of(directory: str) -> dict[str, Any]:
       ContractError: study.json is not ours.
     """
     file = files.join(directory, STUDY_NAME)
-    data = read_json(file)
-    if data.get("format") != FORMAT or not isinstance(data.get("asked"), dict):
-        raise ContractError(f"{file}: not a study's settings")
-    request: dict[str, Any] = data["asked"]
+    if (found := _read(file)) is None:
+        raise ContractError(f"{file}: no such file")
+    request: dict[str, Any] = found["asked"]
     return request
+
+
+def _read(file: str) -> dict[str, Any] | None:
+    """study.json; None where there is none.
+
+    Raises:
+      ContractError: it is not ours; the message names the member.
+    """
+    found = read_if_there(file)
+    if found is not None:
+        try:
+            require_kinds(found, _KINDS)
+            require_kinds(found, {OUTER: dict} if OUTER in found else {})
+        except ContractError as error:
+            raise ContractError(f"{file}: not a study's settings: {error}") from error
+    return found
 
 
 def _pruned(

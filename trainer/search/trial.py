@@ -16,10 +16,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    OneOf,
+    Within,
+    require_kinds,
+    require_known,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import RUN_NAME, is_run_file
+from trainer.metrics.stored import MOST
 
 REQUEST_NAME, RESULT_NAME, ATTEMPT_NAME = "request.json", "result.json", "attempt.json"
 LOG_NAME = "log.txt"
@@ -29,6 +38,31 @@ COMPLETED, FAILED = "completed", "failed"
 MEMORY, DIVERGED, REFUSED, BROKEN = "memory", "diverged", "refused", "broken"
 # Exit code of a trial's process for the first of `files.REFUSALS`; the others' follow.
 FIRST_REFUSAL = 80
+_NUMBER = Within(int, 0, MOST)
+_REQUEST: dict[str, Kind] = {
+    **dict.fromkeys(("trial", "data", "dataset_fingerprint", "cache", "logs"), str),
+    **dict.fromkeys(("values", "config", "round"), dict),
+    "folds": ListOf(_NUMBER, least=1),
+    "memory": Within(int, 0, null=True),
+}
+_ROUND: dict[str, Kind] = {
+    **{"bracket": str, "from": str},
+    **dict.fromkeys(("round", "epochs", "next"), _NUMBER),
+}
+_RESULT: dict[str, Kind] = {
+    "status": OneOf((COMPLETED, FAILED)),
+    "batch_size": Within(int, 1, MOST),
+    "seconds": Within(float, 0, MOST),
+}
+_OF_STATUS: dict[str, dict[str, Kind]] = {
+    COMPLETED: {"objective": Within(float, 0, 1), "epochs": Within(int, 1, MOST)},
+    FAILED: {"reason": str},
+}
+_OPTIONAL: dict[str, Kind] = {
+    "reason": str,
+    "parameters": Within(int, 0),
+    "batch_sizes": ListOf(str),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,9 +107,31 @@ class Request:
         """
         data = read_json(file)
         try:
-            return cls(**{**data, "folds": tuple(data["folds"])})
-        except (TypeError, KeyError) as error:
-            raise ContractError(f"{file}: not a trial's request: {error}") from error
+            require_kinds(data, _REQUEST)
+            require_known(data, _REQUEST)
+            require_kinds(data["config"], {"batch_size": Within(int, 1, MOST)}, where="config.")
+            if data["round"]:
+                require_kinds(data["round"], _ROUND, where="round.")
+        except ContractError as error:
+            raise ContractError(f"{file}: {error}") from error
+        return cls(**{**data, "folds": tuple(data["folds"])})
+
+
+def read_result(file: files.StrPath) -> dict[str, Any] | None:
+    """A trial's result.json; None where it is not finished.
+
+    Raises:
+      ContractError: it is not a trial's result; the message names file and member.
+    """
+    found = read_if_there(file)
+    if found is not None:
+        try:
+            require_kinds(found, _RESULT)
+            require_kinds(found, _OF_STATUS[found["status"]])
+            require_kinds(found, {name: _OPTIONAL[name] for name in _OPTIONAL.keys() & found})
+        except ContractError as error:
+            raise ContractError(f"{file}: {error}; delete it to run the trial again") from error
+    return found
 
 
 def read_if_there(file: files.StrPath) -> dict[str, Any] | None:

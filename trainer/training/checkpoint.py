@@ -14,22 +14,44 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
+import math
 import os
 import shutil
 import tempfile
+import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    Within,
+    json_object,
+    require_kinds,
+    require_known,
+    require_that,
+)
 from beam_jobs.common.files import interface as files
-from trainer.config.run_layout import FOLD_STATE_NAME, NETWORK_NAME
+from trainer.config.run_layout import FOLD_STATE_NAME, HISTORY_COLUMNS, NETWORK_NAME
 from trainer.config.unpacked import require_unpackable
+from trainer.metrics.stored import MOST
+
+_ARRAY = "array-{}"
+_KINDS: dict[str, Kind] = {
+    **{"epoch": Within(int, 1, MOST), "history": ListOf(dict), "request": str},
+    "seconds": Within(float, 0, MOST),
+}
+# What NumPy raises for a header, which is Python's text.
+_NO_HEADER = (ValueError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
+_START_OVER = "delete it to begin the fold anew, its other folds stay"
 
 if TYPE_CHECKING:
     import keras
@@ -114,7 +136,7 @@ def save_state(
     """Writes a state; `load_state` says what the arguments are."""
     text = json.dumps({**dataclasses.asdict(state), "request": request})
     members = {"progress": np.frombuffer(text.encode(), np.uint8)}
-    members |= {f"array-{place}": np.asanyarray(array) for place, array in enumerate(arrays)}
+    members |= {_ARRAY.format(place): np.asanyarray(array) for place, array in enumerate(arrays)}
     with (
         _whole(directory / FOLD_STATE_NAME) as temporary,
         temporary.open("wb") as stream,
@@ -143,19 +165,60 @@ def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.ND
         return None
     try:
         require_unpackable(file)
-        # Opened here: NumPy leaves a file open that it cannot make out.
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-            data = json.loads(found["progress"].tobytes())
-            arrays = [found[f"array-{place}"] for place in range(len(found.files) - 1)]
-            written_for = data.pop("request")
-            state = FoldState(**data)
-    except (
-        *(OSError, EOFError, ValueError, KeyError, TypeError, MemoryError),
-        zipfile.BadZipFile,
-    ) as error:
-        raise ContractError(
-            f"{file}: not a readable state ({error}); --overwrite starts the run over"
-        ) from error
-    if written_for != request:
-        raise ContractError(f"{file}: of another run; --overwrite starts the run over")
-    return state, arrays
+        with file.open("rb") as stream:
+            found = _arrays(stream, file.stat().st_size)
+        data = json_object(found.pop("progress").tobytes())
+        require_kinds(data, _KINDS)
+        require_known(data, _KINDS)
+        fits = len(data["history"]) == data["epoch"]
+        require_that(fits, data, "history", f"a row of each of {data['epoch']} epochs")
+        for place, row in enumerate(data["history"]):
+            require_kinds(row, dict.fromkeys(HISTORY_COLUMNS, float), where=f"history[{place}].")
+        arrays = [found[_ARRAY.format(place)] for place in range(len(found))]
+    except (OSError, EOFError, KeyError, ContractError, zipfile.BadZipFile) as error:
+        raise ContractError(f"{file}: not a readable state ({error}); {_START_OVER}") from error
+    if data.pop("request") != request:
+        raise ContractError(f"{file}: of another run; {_START_OVER}")
+    return FoldState(**data), arrays
+
+
+def _arrays(stream: IO[bytes], size: int) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of an .npz as `save_state` writes it, each no larger than what the file holds.
+
+    NumPy would reserve what a header claims, inflate what is packed, and take the last of two
+    members of one name.
+
+    Raises:
+      ContractError, EOFError, zipfile.BadZipFile: it is none, or holds objects.
+    """
+    found: dict[str, npt.NDArray[Any]] = {}
+    with zipfile.ZipFile(stream) as packed:
+        members = packed.infolist()
+        names = {member.filename for member in members}
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        if len(names) < len(members) or not stored or sum(m.file_size for m in members) > size:
+            raise ContractError("members that stand twice, are packed or exceed the file")
+        for member in members:
+            found[member.filename.removesuffix(".npy")] = _array(packed.read(member))
+    return found
+
+
+def _array(data: bytes) -> npt.NDArray[Any]:
+    """An array in NumPy's format.
+
+    Raises:
+      ContractError: it is none, has objects, or another size than its header says.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        if version != (1, 0):
+            raise ContractError(f"an array of NumPy's format {version}")
+        header = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+        shape, by_columns, dtype = header
+    except _NO_HEADER as error:
+        raise ContractError(f"no array: {error}") from error
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ContractError(f"an array of {dtype} {shape} in {len(data)} bytes")
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if by_columns else "C")

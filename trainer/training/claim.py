@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import (
@@ -21,6 +21,7 @@ from trainer.training.environment import RunAddresses, RunDirectories
 
 CONFIG_FORMAT = "voxelbeam-run-config"
 LOCK_NAME = ".lock"
+_NAMED = 10  # differing values in a message
 
 
 @contextlib.contextmanager
@@ -209,11 +210,13 @@ def _names(directory: files.StrPath) -> set[str]:
 def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """What two requests differ in, both values of each, for a message; empty where in nothing."""
     here, wanted = _flat(there), _flat(requested)
-    return "; ".join(
-        f"{name}: {here.get(name)!r} there, {wanted.get(name)!r} requested"
+    found = [
+        f"{name}: {shown(here.get(name))} there, {shown(wanted.get(name))} requested"
         for name in sorted(here.keys() | wanted.keys())
         if here.get(name) != wanted.get(name)
-    )
+    ]
+    more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
+    return "; ".join(found[:_NAMED] + more)
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import json_object
 from beam_jobs.common.files import interface as files
 
 
@@ -61,7 +62,7 @@ def cluster_of(environ: Mapping[str, str] = os.environ) -> Cluster:
     for name in ("TF_CONFIG", "CLUSTER_SPEC"):
         if text := environ.get(name, "").strip():
             try:
-                data = json.loads(text)
+                data = json_object(text)
                 cluster, task = data.get("cluster") or {}, data.get("task") or {}
                 return _cluster(cluster, task)
             except (ValueError, TypeError, AttributeError, KeyError) as error:

@@ -21,7 +21,7 @@ import tensorflow as tf
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import FOLD_STATE_NAME
+from trainer.config.run_layout import FOLD_STATE_NAME, HISTORY_COLUMNS
 from trainer.data.records import Records, contract_error, open_records
 from trainer.data.split import folds_in_use, labels_of
 from trainer.metrics.epoch_choice import candidate_epochs
@@ -32,7 +32,7 @@ from trainer.training.fold_result import FoldResult, HeldOutLogits
 from trainer.training.optimization import class_weights
 from trainer.training.predict_fold import inference, predict
 from trainer.training.step import FoldSetup, Trainee
-from trainer.training.tensorboard_log import HISTORY_COLUMNS, Journal
+from trainer.training.tensorboard_log import Journal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -238,7 +238,7 @@ class _Books:
             trainee.restore(arrays)
         except ValueError as error:
             file = self._states / FOLD_STATE_NAME
-            raise ContractError(f"{file}: {error}; --overwrite starts the run over") from error
+            raise ContractError(f"{file}: {error}; delete it to begin the fold anew") from error
         self.journal.say(f"resumes after epoch {state.epoch}")
         self.journal.write_history(state.history)
         return state

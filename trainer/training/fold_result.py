@@ -10,10 +10,33 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    Within,
+    json_object,
+    require_kinds,
+    require_known,
+    require_that,
+)
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.common.json_file import write_json
 from trainer.config.run_layout import FOLD_RESULT_NAME
+from trainer.metrics.stored import MOST
+
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("fold", "seed"), Within(int, 0, MOST)),
+    "epochs": ListOf(Within(int, 1, MOST), least=1),
+    **dict.fromkeys(("optimistic", "held_out"), dict),
+    **dict.fromkeys(("step_seconds", "seconds"), Within(float, 0, MOST)),
+    "input_wait": Within(float, 0, 1),
+}
+_OPTIMISTIC: dict[str, Kind] = {"epoch": Within(int, 1, MOST), "auc": Within(float, 0, 1)}
+_HELD_OUT: dict[str, Kind] = {
+    **{"patient_ids": ListOf(str, least=1), "labels": ListOf(Within(int, 0, 1))},
+    "logits": ListOf(list),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,21 +96,45 @@ class FoldResult:
 
     @classmethod
     def load(cls, directory: files.StrPath) -> FoldResult | None:
-        """Reads result.json; None where the fold is not done."""
+        """Reads result.json; None where the fold is not done.
+
+        Raises:
+          ContractError: it is not a fold's result; the message names the member.
+        """
         file = files.join(directory, FOLD_RESULT_NAME)
         try:
-            data = read_json(file)
+            data = json_object(files.read(file))
+            _require_result(data)
         except FileNotFoundError:
             return None
-        try:
-            held_out = data.pop("held_out")
-            return cls(
-                **{**data, "epochs": tuple(data["epochs"])},
-                held_out=HeldOutLogits(
-                    patient_ids=tuple(held_out["patient_ids"]),
-                    labels=np.array(held_out["labels"], np.int64),
-                    logits=np.array(held_out["logits"], np.float64),
-                ),
-            )
-        except (ValueError, TypeError, KeyError) as error:
-            raise ContractError(f"{file}: {error}; --overwrite starts the run over") from error
+        except ContractError as error:
+            raise ContractError(f"{file}: {error}; delete it to train the fold again") from error
+        held_out = data.pop("held_out")
+        return cls(
+            **{**data, "epochs": tuple(data["epochs"])},
+            held_out=HeldOutLogits(
+                patient_ids=tuple(held_out["patient_ids"]),
+                labels=np.array(held_out["labels"], np.int64),
+                logits=np.array(held_out["logits"], np.float64),
+            ),
+        )
+
+
+def _require_result(data: Mapping[str, Any]) -> None:
+    """Refuses what `FoldResult.save` would not have written."""
+    require_kinds(data, _KINDS)
+    require_known(data, _KINDS)
+    require_kinds(data["optimistic"], _OPTIMISTIC, where="optimistic.")
+    held_out, where = data["held_out"], "held_out."
+    require_kinds(held_out, _HELD_OUT, where=where)
+    patients = len(held_out["patient_ids"])
+    fits = len(held_out["labels"]) == patients
+    require_that(fits, held_out, "labels", f"one of each of {patients} patients", where=where)
+    fits = len(held_out["logits"]) == len(data["epochs"])
+    require_that(fits, held_out, "logits", "a list of each of the epochs", where=where)
+    for place, logits in enumerate(held_out["logits"]):
+        name = f"logits[{place}]"
+        require_kinds({name: logits}, {name: ListOf(float)}, where=where)
+        fits = len(logits) == patients
+        required = f"one of each of {patients} patients"
+        require_that(fits, {name: logits}, name, required, where=where)

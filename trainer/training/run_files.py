@@ -6,13 +6,25 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.common.contract_json import ContractError, objects_of, require_kinds
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    ListOf,
+    OneOf,
+    Within,
+    objects_of,
+    require_kinds,
+    require_known,
+    require_that,
+    shown,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
+from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
 from trainer.config.unpacked import require_unpackable
-from trainer.metrics.wording import REASONS
+from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
 
 if TYPE_CHECKING:
     import keras
@@ -20,27 +32,21 @@ if TYPE_CHECKING:
 FORMAT = "voxelbeam-run"
 
 # What run.json must hold, by type; the schema checks itself.
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("config", "schema", "spec", "trained_on", "metrics", "versions"), dict),
-    **dict.fromkeys(("dataset_fingerprint", "model", "epoch_choice", "precision"), str),
-    **dict.fromkeys(("wall_seconds", "step_seconds", "input_wait"), float),
-    **dict.fromkeys(("modalities", "no_claim", "trained_ids", "searched_ids"), list),
+    **dict.fromkeys(("dataset_fingerprint", "model", "precision"), str),
+    "epoch_choice": OneOf(EPOCH_CHOICES),
+    **dict.fromkeys(("wall_seconds", "step_seconds"), Within(float, 0, MOST)),
+    "input_wait": Within(float, 0, 1),
+    "modalities": ListOf(str, least=1),
+    "no_claim": NO_CLAIM,
+    **dict.fromkeys(("trained_ids", "searched_ids"), ListOf(str)),
+    "members": ListOf(dict, least=1),
 }
-_MEMBER_KINDS: dict[str, type] = {
-    **dict.fromkeys(("fold", "seed", "epoch"), int),
-    "path": str,
-    "val_auc": float,
+_MEMBER_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("fold", "seed"), Within(int, 0, MOST)),
+    **{"epoch": Within(int, 1, MOST), "path": str, "val_auc": Within(float, 0, 1)},
 }
-# What of the metrics is told elsewhere; `estimate_of`'s other values may be null, or are no kind.
-_METRIC_KINDS: dict[str, type] = {
-    **dict.fromkeys(("auc", "level"), float),
-    **dict.fromkeys(("n", "positive"), int),
-    "no_claim": list,
-}
-_METRICS = ("auc_interval", "auc_told_from_chance", "permutations") + (
-    "better_than_chance",
-    "worse_than_chance",
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,7 @@ class Run:
             reason = "the run did not finish" if unfinished else "not a run"
             raise ContractError(f"{directory}: no {RUN_NAME} ({reason})") from error
         if data.get("format") != FORMAT:
-            raise ContractError(f"{file}: format {data.get('format')!r}, {FORMAT!r} required")
+            raise ContractError(f"{file}: format {shown(data.get('format'))}, {FORMAT!r} required")
         if "epoch_choice" not in data:
             raise ContractError(
                 f"{file}: of a version before 0.3, which chose epochs on the very patients they "
@@ -165,29 +171,30 @@ class Run:
             for place, member in enumerate(objects_of(data, "members")):
                 require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
                 files.member(directory, member["path"], folders=True)
+                require_known(member, _MEMBER_KINDS, where=f"members[{place}].")
+            require_kinds(data["versions"], dict.fromkeys(data["versions"], str), where="versions.")
             trained_on = data["trained_on"]
-            require_kinds(trained_on, {"patients": int, "positive": int}, where="trained_on.")
+            counts = dict.fromkeys(("patients", "positive"), Within(int, 0))
+            require_kinds(trained_on, counts, where="trained_on.")
             if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:
-                raise ContractError(f"trained_on: {trained_on} found, some of patients required")
+                raise ContractError(
+                    f"trained_on: {shown(trained_on)} found, some of patients required"
+                )
             if len(data["trained_ids"]) != trained_on["patients"]:
                 raise ContractError(
                     f"trained_ids: {len(data['trained_ids'])} found, those of "
                     f"{trained_on['patients']} patients required"
                 )
-            require_kinds(data["metrics"], _METRIC_KINDS, where="metrics.")
-            for place, of_fold in enumerate(objects_of(data["metrics"], "folds", where="metrics.")):
-                require_kinds(of_fold, {"n": int}, where=f"metrics.folds[{place}].")
-            if missing := set(_METRICS) - set(data["metrics"]):
-                raise ContractError(f"metrics lacks {', '.join(sorted(missing))}")
-            for no_claim in (data["no_claim"], data["metrics"]["no_claim"]):
-                if not set(no_claim) <= REASONS.keys():
-                    known = ", ".join(REASONS)
-                    raise ContractError(f"no_claim: {no_claim} found, some of {known} required")
+            require_metrics(data["metrics"], where="metrics.")
+            schema = RecordSchema.from_json(data["schema"])
+            schema.require_recipe(data["spec"])
+            known = set(data["modalities"]) <= set(schema.modalities)
+            require_that(known, data, "modalities", f"some of {shown(schema.modalities)}")
             return cls(
                 directory=directory,
                 **{
                     **{name: data[name] for name in names},
-                    "schema": RecordSchema.from_json(data["schema"]),
+                    "schema": schema,
                     "modalities": tuple(data["modalities"]),
                     "no_claim": tuple(data["no_claim"]),
                     "trained_ids": tuple(data["trained_ids"]),
@@ -195,7 +202,7 @@ class Run:
                     "members": tuple(Member(**member) for member in data["members"]),
                 },
             )
-        except (TypeError, ContractError) as error:
+        except ContractError as error:
             raise ContractError(f"{file}: {error}") from error
 
     def load_member(self, index: int) -> keras.Model:

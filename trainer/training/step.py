@@ -152,6 +152,8 @@ class Trainee:
         found, needed = [v.shape for v in values], [tuple(v.shape) for v in variables]
         if found != needed:
             raise ValueError(f"{len(found)} arrays of other shapes than the network's")
+        if any(value.dtype.kind not in "biuf" for value in values):
+            raise ValueError("arrays that are no numbers")
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
 

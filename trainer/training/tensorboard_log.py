@@ -13,18 +13,7 @@ import tensorflow as tf
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import duration, say
-from trainer.config.run_layout import HISTORY_NAME
-
-HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "val_loss",
-    "val_auc",
-    "learning_rate",
-    "step_seconds",
-    "input_wait",
-    "epoch_seconds",
-)
+from trainer.config.run_layout import HISTORY_COLUMNS, HISTORY_NAME
 
 
 class Journal:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import shown
 from beam_jobs.common.csv_table import read_table
 from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.manifest import TEST, Place
+from beam_jobs.core.manifest import FOLDS_MOST, TEST, Place
 
 Value = TypeVar("Value")
 
@@ -74,7 +75,7 @@ def read_labels(text: str, *, name: str, id_column: str, label_column: str) -> L
         if cell.lower() in ("", "nan"):
             return None
         if cell not in ("0", "1", "0.0", "1.0"):
-            raise ValueError(f"the label is {cell!r}, not 0 or 1")
+            raise ValueError(f"the label is {shown(cell)}, not 0 or 1")
         return int(float(cell))
 
     source = f"labels {name}"
@@ -124,7 +125,9 @@ def read_folds(text: str, *, name: str, id_columns: tuple[str, ...]) -> PatientC
             return TEST
         number = cell.removesuffix(".0")
         if not (number.isascii() and number.isdigit()):
-            raise ValueError(f"the fold is {cell!r}, neither 0, 1, ... nor {TEST}")
+            raise ValueError(f"the fold is {shown(cell)}, neither 0, 1, ... nor {TEST}")
+        if len(number) > len(str(FOLDS_MOST)) or int(number) >= FOLDS_MOST:
+            raise ValueError(f"the fold is {shown(cell)}, not below {FOLDS_MOST}")
         return int(number)
 
     source = f"folds {name}"

@@ -9,13 +9,13 @@ chooses as training did.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, json_value, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.dicom.headers import SliceHeader
@@ -106,7 +106,7 @@ class ModalityRule:
         if not isinstance(self.contrast, bool | None):
             raise ValueError("contrast must be true or false")
         if self.plane not in (None, "axial", "coronal", "sagittal"):
-            raise ValueError(f"plane {self.plane!r} is none of axial, coronal, sagittal")
+            raise ValueError(f"plane {shown(self.plane)} is none of axial, coronal, sagittal")
         for name in _RANGES:
             bounds = getattr(self, name)
             if bounds is None:
@@ -235,11 +235,9 @@ def read_rules(
       UsageError: not JSON, not a list, or a rule that is none; the message counts from 1.
     """
     try:
-        items = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_without_doubles)
-    except RecursionError as error:
-        raise UsageError(f"rules {name} are nested too deep") from error
-    except ValueError as error:
-        raise UsageError(f"rules {name} are not JSON: {error}") from error
+        items = json_value(text.removeprefix("\ufeff"))
+    except ContractError as error:
+        raise UsageError(f"rules {name}: {error}") from error
     if not isinstance(items, list):
         raise UsageError(f"rules {name} must be a JSON list of objects")
     rules = []
@@ -252,7 +250,7 @@ def read_rules(
             if modalities and rule.modality not in (None, UNDECIDED, *modalities):
                 known = ", ".join(dict.fromkeys(modalities))
                 raise ValueError(
-                    f"gives {rule.modality!r}, which is neither one of --modalities "
+                    f"gives {shown(rule.modality)}, which is neither one of --modalities "
                     f"nor built in ({known})"
                 )
         except (TypeError, ValueError) as error:
@@ -260,16 +258,6 @@ def read_rules(
         if rule.modality != UNDECIDED:
             rules.append(rule)
     return tuple(rules)
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, of which the last of several values for one key would win."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"{double!r} twice in one object")
-    return found
 
 
 def read_rules_file(

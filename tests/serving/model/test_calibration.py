@@ -169,8 +169,8 @@ def test_rows_are_gathered_by_patient_over_seeds_and_runs() -> None:
         (["a,1,1,7,0.5,."], "patient a is of fold 1, the dataset says 0: not out of fold"),
         (["c,1,1,7,0.5,."], "the dataset says nothing of such a patient"),
         (["a,2,0,7,0.5,."], "label 2"),
-        (["a,1,0,7,nan,."], "logit nan"),
-        (["a,1,0,7,x,."], "line 2: could not convert"),
+        (["a,1,0,7,nan,."], "line 2: .nan. found"),
+        (["a,1,0,7,x,."], "line 2: .x. found, a finite"),
         (["a,1,0,7"], "line 2: 4 fields"),
     ],
 )

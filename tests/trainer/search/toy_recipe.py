@@ -96,7 +96,11 @@ def train(directory: Path, config: TrainConfig, manifest: Manifest, folds: Seque
                     patients=names["scored"],
                     labels=np.array([labels[name] for name in names["scored"]]),
                     logits=logits,
-                    details={"epoch": config.epochs, "optimistic": {"epoch": 1, "auc": 0.9}},
+                    details={
+                        "epoch": config.epochs,
+                        "epochs": config.epochs,
+                        "optimistic": {"epoch": 1, "auc": 0.9},
+                    },
                 )
             )
             for part, ids in names.items():

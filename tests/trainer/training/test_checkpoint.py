@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
+import pickle
 import shutil
+import tracemalloc
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +18,13 @@ import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
+from trainer.config.run_layout import HISTORY_COLUMNS
 from trainer.training.checkpoint import FoldState, candidate, keep, load_state, save_state
 
 
 def _state() -> FoldState:
-    history = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1 / 3}]
+    rest = dict.fromkeys(HISTORY_COLUMNS, 0.5)
+    history = [{**rest, "epoch": 1, "loss": 0.1 + 0.2}, {**rest, "epoch": 2, "loss": 1 / 3}]
     return FoldState(epoch=2, history=history, seconds=1.5)
 
 
@@ -50,6 +58,59 @@ def test_another_run_s_state_and_a_damaged_one_are_refused_by_their_path(tmp_pat
         (tmp_path / "state.npz").write_bytes(damaged)
         with pytest.raises(ContractError, match=r"state\.npz: not a readable state"):
             load_state(tmp_path, request="a")
+
+
+class _Evil:
+    """What unpickling it would do: make a file."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, ("unpickled",)
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, array)
+    return stream.getvalue()
+
+
+def _claims(shape: str, descr: str = "<f4") -> bytes:
+    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "packed"),
+    [
+        ("array-0.npy", _npy(np.array([_Evil()], dtype=object)), False),
+        ("array-0.npy", pickle.dumps(_Evil()), False),
+        ("array-0.npy", _claims("(1000000000000,)"), False),
+        ("array-0.npy", _claims("(16, -1)"), False),
+        ("array-0.npy", _claims("(" * 4000), False),
+        ("array-0.npy", _claims("(" + "-" * 9000 + "1,)"), False),
+        ("array-0.npy", _npy(np.zeros(1 << 26, np.uint8)), True),
+        ("array-7.npy", _npy(np.zeros(4)), False),
+        ("progress.npy", _npy(np.zeros(4)), False),
+        ("../x.npy", _npy(np.zeros(4)), False),
+        ("array-0.npy", b"", False),
+    ],
+)
+def test_a_state_of_objects_claims_and_twins_is_refused_unread(
+    tmp_path: Path, name: str, content: bytes, packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_state(tmp_path, _state(), [], request="a")
+    with warnings.catch_warnings():  # of a name that stands twice
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(tmp_path / "state.npz", "a") as file:
+            how = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+            file.writestr(name, content, compress_type=how)
+    tracemalloc.start()
+    with pytest.raises(ContractError, match=r"state\.npz: not a readable state .*delete it"):
+        load_state(tmp_path, request="a")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20  # a header is Python's text, which takes some
+    assert [file.name for file in tmp_path.iterdir()] == ["state.npz"]
 
 
 @pytest.mark.parametrize("moment", range(6))

@@ -19,13 +19,15 @@ REQUEST: dict[str, Any] = {
     "dataset_fingerprint": "a",
 }
 
+SPEC = {"shape": [1, 2, 3]}
+
 
 def _run(directory: Path) -> Run:
     return Run(
         directory=str(directory),
         config=REQUEST["config"],
-        schema=make_schema(),
-        spec={"shape": [1, 2, 3]},
+        schema=make_schema(spec=SPEC),
+        spec=SPEC,
         dataset_fingerprint="a",
         modalities=("T1wCE",),
         model="seed_cnn",
@@ -65,7 +67,7 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
     ("changes", "message"),
     [
         ({"spec": None}, "spec: None found, an object required"),
-        ({"members": {}}, "members: {} found, a list required"),
+        ({"members": {}}, "members: {} found, a list of at least 1 required"),
         ({"members": ["a"]}, r"members\[0\]: 'a' found"),
         ({"members": [{"fold": "0"}]}, r"members\[0\]\.fold: '0' found"),
         ({"modalities": "T1w"}, "modalities: 'T1w' found"),
@@ -74,8 +76,8 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
         ({"trained_ids": ["0", "1"]}, "trained_ids: 2 found, those of 80 patients required"),
         ({"searched_ids": "1"}, "searched_ids: '1' found, a list required"),
         ({"metrics": {}}, r"metrics\.auc is missing"),
-        ({"metrics": {**make_metrics([(0, 1)]), "folds": [{}]}}, r"folds\[0\]\.n is missing"),
-        ({"no_claim": [1]}, r"no_claim: \[1\] found"),
+        ({"metrics": {**make_metrics([(0, 1)]), "folds": [{}]}}, r"folds\[0\]\.auc is missing"),
+        ({"no_claim": [1]}, r"no_claim\[0\]: 1 found"),
     ],
 )
 def test_a_run_with_a_malformed_field_is_refused_by_field(
