@@ -19,6 +19,9 @@ from typing import Any
 from beam_jobs.common.contract_json import shown
 from beam_jobs.common.files import interface as files
 
+# A row takes a hundred times its bytes where these are few: of lists of patients, and of a
+# dataset's own tables, which have a line a series or file.
+MOST_ROWS, MOST_OWN_ROWS, MOST_COLUMNS = 1_000_000, 10_000_000, 10_000
 # Also behind quotes and blanks, which some readers take off first.
 _FORMULA = re.compile(r"""['"\s]*[=+\-@＝＋－＠]|['"]*[\t\r\n]""")
 _WHOLE = re.compile(r"\d{1,15}", re.ASCII)
@@ -77,7 +80,11 @@ def whole_number(cell: str) -> int:
 
 
 def read_table(
-    text: str | bytes, columns: Sequence[str], *, ours: bool = False
+    text: str | bytes,
+    columns: Sequence[str],
+    *,
+    ours: bool = False,
+    most: int = MOST_ROWS,
 ) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """Header and rows of CSV text; a byte order mark and blank lines are passed over.
 
@@ -85,14 +92,15 @@ def read_table(
       text: the CSV; bytes are taken for UTF-8.
       columns: those it must have.
       ours: the table is one of ours: its cells are what `text_of` makes of them.
+      most: rows that it may have.
 
     Returns:
       The header, and each row with its line number.
 
     Raises:
-      ValueError: not UTF-8, not CSV, one of `columns` is missing, a column's name stands twice, or
-        a row is shorter or longer than the header; the message names lines, not what stands in
-        them.
+      ValueError: not UTF-8, not CSV, one of `columns` is missing, a column's name stands twice, a
+        row is shorter or longer than the header, or there are more than `most` or `MOST_COLUMNS`;
+        the message names lines, not what stands in them.
     """
     if isinstance(text, bytes):
         try:
@@ -100,11 +108,32 @@ def read_table(
         except UnicodeDecodeError as error:
             raise ValueError(f"not UTF-8 text: {error.reason} at byte {error.start}") from error
     reader = csv.reader(io.StringIO(text.removeprefix("\ufeff"), newline=""))
+    header: list[str] = []
+    rows: list[tuple[int, dict[str, str]]] = []
     try:
-        lines = [(reader.line_num, line) for line in reader if any(field.strip() for field in line)]
+        for line in reader:
+            at = reader.line_num
+            if len(line) > MOST_COLUMNS or len(rows) >= most:
+                what = f"{most} rows" if len(line) <= MOST_COLUMNS else f"{MOST_COLUMNS} fields"
+                raise ValueError(f"line {at}: more than {what}")
+            cells = [field.strip() for field in line]
+            if not any(cells):
+                continue
+            if not header:
+                header = cells
+                _require_columns(header, columns)
+            elif len(cells) != len(header):
+                raise ValueError(f"line {at}: {len(cells)} fields, the header has {len(header)}")
+            else:
+                values = map(text_of, cells) if ours else cells
+                rows.append((at, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
-    header = [name.strip() for name in lines[0][1]] if lines else []
+    _require_columns(header, columns)
+    return header, rows
+
+
+def _require_columns(header: Sequence[str], columns: Sequence[str]) -> None:
     missing = [name for name in columns if name not in header]
     if missing:
         found = shown(", ".join(header))[1:-1] if any(header) else "empty"
@@ -112,14 +141,6 @@ def read_table(
     # Of two columns of one name the last would be taken.
     if twice := [name for name, count in Counter(header).items() if name and count > 1]:
         raise ValueError(f"column {shown(twice[0])[1:-1]} stands twice in its header")
-    for number, line in lines[1:]:
-        if len(line) != len(header):
-            raise ValueError(f"line {number}: {len(line)} fields, the header has {len(header)}")
-    fields = text_of if ours else str
-    return header, [
-        (number, dict(zip(header, (fields(field.strip()) for field in line), strict=True)))
-        for number, line in lines[1:]
-    ]
 
 
 class Lines(io.StringIO):

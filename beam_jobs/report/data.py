@@ -117,7 +117,9 @@ def read_table(
     except FileNotFoundError:
         return None
     try:
-        _, rows = csv_table.read_table(text, sorted(columns), ours=True)
+        _, rows = csv_table.read_table(
+            text, sorted(columns), ours=True, most=csv_table.MOST_OWN_ROWS
+        )
     except ValueError as error:
         raise ContractError(f"{name}: {error}") from error
     for column in (*numbers, *whole):

@@ -159,7 +159,7 @@ def _read_column(
         raises ValueError for a cell; the message names the line.
     """
     try:
-        header, _ = read_table(text, ())
+        header = read_table(text, ())[0]  # the rows are many
         id_column = next((name for name in id_columns if name in header), id_columns[0])
         _, rows = read_table(text, (id_column, column))
     except ValueError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.csv_table import read_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from beam_jobs.common.named_file import read_named
@@ -80,3 +81,12 @@ def test_a_member_of_an_archive_is_held_to_the_ceiling(tmp_path: Path) -> None:
     assert len(files.read(path, limit=1000)) == 1000
     with pytest.raises(files.TooLargeError, match="more than 999 bytes"):
         files.read(path, limit=999)
+
+
+def test_a_table_has_a_most_of_rows_and_columns() -> None:
+    rows = "id,label\n" + "1,2\n" * 10
+    assert len(read_table(rows, ("id",), most=10)[1]) == 10
+    with pytest.raises(ValueError, match=r"^line 12: more than 10 rows$"):
+        read_table(rows + "1,2\n", ("id",), most=10)
+    with pytest.raises(ValueError, match=r"^line 1: more than 10000 fields$"):
+        read_table("a," * 10_000 + "b\n", ())
