@@ -153,6 +153,22 @@ def _linked(
     return make
 
 
+def _file_linked(
+    what: str, name: str, arguments: Sequence[object], *, without: Sequence[str] = ()
+) -> Callable[[Sandbox], list[object]]:
+    """A sound output, a file of which is a link to the neighbour's; some are taken away."""
+
+    def make(sandbox: Sandbox) -> list[object]:
+        made = _into(what, "mine.txt", arguments)(sandbox)
+        for pattern in (*without, name):
+            for path in sandbox.output.glob(pattern):
+                path.unlink()
+        (sandbox.output / name).symlink_to(sandbox.path("work/neighbour/manifest.json"))
+        return made
+
+    return make
+
+
 def _with_shard(
     change: Callable[[Path, Path], object], command: list[object]
 ) -> Callable[..., list[object]]:
@@ -192,6 +208,10 @@ _CHANGES: dict[str, Callable[[Path, Path], object]] = {
     "doubled": lambda shard, other: shard.write_bytes(2 * shard.read_bytes()),
     "a link to nowhere": _into_nowhere,
 }
+_RESUMED: list[object] = [
+    *("--data", "input/dataset", "--output_dir", "output", "--cross_validate"),
+    *SMALL,
+]
 _READERS: dict[str, list[object]] = {
     "report": ["dataset"],
     "verify": ["dataset"],
@@ -317,6 +337,34 @@ CASES = [
             ("phantoms", "", ["--output", "output", "--patients", "1"], (2,), ("notes.txt", "a/b")),
         )
         for place in places
+    ),
+    *(
+        Case(
+            attack="a file of an output that is a link to somebody's",
+            subject="convert",
+            name=f"{name} {' '.join(more)}",
+            make=_file_linked("dataset", name, [*_CONVERT, *more]),
+        )
+        for name in (
+            *("manifest.json", "series.csv", "rejects.csv", "report.html", ".state/job.json"),
+            *(".state/lock", ".state/fold-0-00000-of-00002.tfrecord.json"),
+            *("fold-0-00000-of-00002.tfrecord", "fold-9-00000-of-00001.tfrecord"),
+        )
+        for more in ((), ("--overwrite", "--dtype", "uint16"))
+    ),
+    *(
+        Case(
+            attack="a file of an output that is a link to somebody's",
+            subject="train",
+            name=name,
+            make=_file_linked("run", name, _RESUMED, without=("run.json", "fold-0/*")),
+        )
+        for name in (
+            *("config.json", "metrics.json", "report.html", "oof_predictions.csv", ".lock"),
+            *("fold-0/.epoch-1.keras", "fold-0/state.npz", "fold-0/.state.npz"),
+            *("fold-0/.network.keras", "fold-0/network.keras", "fold-0/history.csv"),
+            "fold-0/result.json",
+        )
     ),
     Case(
         attack="somebody's file in an output",

@@ -67,6 +67,16 @@ def test_a_run_is_not_written_through_a_link(tmp_path: Path, folder: str, overwr
     assert names(tmp_path / "victim") == before
 
 
+@pytest.mark.parametrize("name", [".epoch-1.keras", ".state.npz", ".network.keras"])
+def test_a_file_of_a_run_is_not_written_through_a_link(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "victim", "run/fold-0/history.csv")
+    claim(tmp_path / "other", _REQUEST, overwrite=False)
+    (tmp_path / "other" / "config.json").rename(tmp_path / "run" / "config.json")
+    (tmp_path / "run" / "fold-0" / name).symlink_to(tmp_path / "victim")
+    with pytest.raises(UsageError, match=f"fold-0/{name} is a link"):
+        claim(tmp_path / "run", _REQUEST, overwrite=False)
+
+
 def test_a_search_deletes_networks_of_its_own_alone() -> None:
     theirs = ["batch-8/mine.keras", "batch-8/fold-0/notes.md", "batch-mine/run.json", "x.keras"]
     ours = ["batch-8/fold-0/network.keras", "batch-8/config.json"]

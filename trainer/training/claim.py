@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def claimed(
         finished = claim(
             directories.run, request, overwrite=overwrite, address=addresses.run, push=push
         )
+        require_no_links(directories.checkpoints, in_run_folder, address=addresses.checkpoints)
         if overwrite:
             _remove(directories.checkpoints, of=in_run_folder)
         yield directories, finished
@@ -135,7 +137,9 @@ def _remove(directory: Path, *, of: Callable[[str], bool] = lambda name: True) -
 def require_no_links(
     directory: files.StrPath, inside: Callable[[str], bool], *, address: files.StrPath
 ) -> None:
-    """Refuses a directory whose own folders lead elsewhere: what lies there is somebody else's.
+    """Refuses a directory whose own folders lead elsewhere, or a file in them does.
+
+    What lies there is somebody else's, and not all is written under another name and renamed.
 
     Args:
       directory: to write to, on a disk; a store has no links.
@@ -143,13 +147,13 @@ def require_no_links(
       address: of the directory, for the message.
 
     Raises:
-      UsageError: a folder is a link, or cannot be listed.
+      UsageError: there is a link, or a folder that cannot be listed.
     """
     for name in () if files.is_remote(directory) else files.tree(directory):
-        if name.endswith("/") and inside(name):
+        if inside(name) and (name.endswith("/") or os.path.islink(files.join(directory, name))):
             raise UsageError(
-                f"{files.text(address)}: {name} is a link, or cannot be listed; it must be "
-                "a folder of its own"
+                f"{files.text(address)}: {name} is a link, or cannot be listed; it must "
+                "be of the directory's own"
             )
 
 
