@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import os
 
+from beam_jobs.common.files import interface as files
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ticks:
@@ -44,7 +46,11 @@ def _append(path: str, data: bytes) -> None:
     """Appends at once, so that several processes may write one file."""
     # The files go when the command is interrupted; its threads may still tick.
     if path and os.path.isdir(os.path.dirname(path)):
-        with contextlib.suppress(FileNotFoundError), open(path, "ab", buffering=0) as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            files.refused(path),
+            open(path, "ab", buffering=0) as file,
+        ):
             file.write(data)
 
 

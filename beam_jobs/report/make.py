@@ -69,10 +69,12 @@ def make_report(
     plan = PicturePlan.for_dataset(manifest.schema, len(manifest.patients))
     cases: list[CaseFacts] = []
     pictures: list[Pictures] = []
-    with tempfile.TemporaryFile() as sprites:
+    with _aside() as sprites:
         for facts, shown in _cases(directory, manifest, plan, workers=workers):
             assert shown is not None
-            sprites.write(sprite_element(len(cases), shown.sprite))
+            with files.refused(tempfile.gettempdir()):
+                sprites.write(sprite_element(len(cases), shown.sprite))
+                sprites.flush()
             cases.append(facts)
             pictures.append(dataclasses.replace(shown, sprite=""))
         found = gather(directory, manifest, cases)
@@ -84,6 +86,17 @@ def make_report(
         size = _write(path, found, pictures, plan, comparison, sprites)
     marked = None if comparison is None else sum(row["marked"] for row in comparison["drift"])
     return Report(path=path, bytes=size, patients=len(cases), marked=marked)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[IO[bytes]]:
+    """A file without a name for what is larger than one wants in memory."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115  its end is not to fail
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):  # what it could not take has been told
+            file.close()
 
 
 def _cases(
