@@ -195,7 +195,7 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
         ({"spec": spec_of(dtype="uint16")}, "spec.dtype: 'uint8' in run .*a, 'uint16' in run .*b"),
         (
             {"schema": RecordSchema(**{**vars(schema_of(spec_of())), "spec_fingerprint": "z"})},
-            "spec_fingerprint",
+            r"b/run\.json: spec: its fingerprint is .*, the schema says 'z'",
         ),
     ],
 )
