@@ -92,15 +92,23 @@ def _cases() -> Iterator[Case]:
         for kind, place in kinds.items():
             more = ["--overwrite"] if kind.endswith("--overwrite") else []
             inside = kind in ("in the input", "the input") and subject != "convert"
+            adds = subject in ("evaluate", "saliency") and kind.endswith("another's directory")
             yield Case(
                 attack="an output that is no place to write to",
                 subject=subject,
                 name=kind,
                 make=partial(_line, command=command, place=place, more=more),
                 # Beside what was read, a table or a report may stand.
-                may_change=_below_input if inside else _changeless,
+                may_change=_below_input if inside else _added if adds else _changeless,
                 quick=(subject, kind) == ("phantoms", "a directory of another's files"),
             )
+
+
+def _added(name: str) -> bool:
+    """Pages may stand beside what is there; cases of paths try what bears their names."""
+    return name.startswith("work/neighbour/") and name.endswith(
+        ("/metrics.json", "/report.html", "/saliency.json", "/saliency.html", ".nii.gz")
+    )
 
 
 def _below_input(name: str) -> bool:
