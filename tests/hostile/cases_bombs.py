@@ -1,0 +1,187 @@
+"""Small inputs that unpack to, claim or would be parsed into far more than they are."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from tests import bombs
+from tests.hostile.cases import Case
+from tests.hostile.commands import COMMANDS, Command
+from tests.hostile.sandbox import Sandbox
+from tests.hostile.zygote import Outcome
+
+_GIGABYTE = 1 << 30
+_made = functools.lru_cache(2)(lambda name: bombs.DICOM[name]())
+# Where a command looks for patients: option → the part of a cohort.
+_READERS = {
+    "survey": ("", "train"),
+    "convert": ("--input", "train"),
+    "predict": ("--input", "test"),
+}
+
+
+def _beside_a_cohort(
+    sandbox: Sandbox, *, subject: str, put: Callable[[Path], object]
+) -> Sequence[str]:
+    """The command with an input that holds a sound cohort and a directory of bombs."""
+    command = COMMANDS[subject]
+    option, split = _READERS[subject]
+    folder = sandbox.put("cohort") / split
+    bomb = folder / "00999" / "FLAIR"
+    bomb.mkdir(parents=True)
+    put(bomb)
+    return command.line(sandbox, {option: folder})
+
+
+def _write_dicom(folder: Path, *, name: str) -> None:
+    for number, data in enumerate(_made(name)):
+        (folder / f"{number}.dcm").write_bytes(data)
+
+
+_ARCHIVES: dict[str, Callable[[Path], object]] = {
+    "a zip of a zip": lambda folder: bombs.zip_of(folder / "a.zip", [("b.zip", 1 << 20)]),
+}
+
+
+def _dicom() -> Iterator[Case]:
+    for name in bombs.DICOM:
+        for subject in _READERS:
+            yield Case(
+                attack="DICOM bomb",
+                subject=subject,
+                name=name,
+                make=partial(
+                    _beside_a_cohort, subject=subject, put=partial(_write_dicom, name=name)
+                ),
+                timeout=240,
+            )
+    for name, put in _ARCHIVES.items():
+        for subject in _READERS:
+            yield Case(
+                attack="archive bomb",
+                subject=subject,
+                name=name,
+                make=partial(_beside_a_cohort, subject=subject, put=put),
+                timeout=240,
+            )
+
+
+def _pipe(sandbox: Sandbox) -> Path:
+    path = sandbox.path("input/pipe")
+    os.mkfifo(path)
+    return path
+
+
+def _sparse(sandbox: Sandbox, *, size: int) -> Path:
+    path = sandbox.write("input/large", b"a,b\n")
+    os.truncate(path, size)
+    return path
+
+
+def _text(sandbox: Sandbox, *, make: Callable[[], str]) -> Path:
+    return sandbox.write("input/f", make())
+
+
+# What a file of text or JSON is that a command line names.
+_ENDLESS: dict[str, Callable[[Sandbox], object]] = {
+    "a named pipe": _pipe,
+    "an endless device": lambda sandbox: "/dev/zero",
+    "a file of 1 GB": partial(_sparse, size=_GIGABYTE),
+}
+_LARGE: dict[str, Callable[[Sandbox], object]] = {
+    "10 MB of columns": partial(_text, make=lambda: "a," * 5_000_000 + "b\n"),
+    "10 MB of one line": partial(_text, make=lambda: "a,b\n" + "x" * 10_000_000),
+    "10 MB of objects": partial(_text, make=lambda: '{"a":[' + "{}," * 3_300_000 + "0]}"),
+    "10 MB of members": partial(
+        _text,
+        make=lambda: "{" + ",".join(f'"{number:x}":[]' for number in range(900_000)) + "}",
+    ),
+}
+
+
+def _line(
+    sandbox: Sandbox, *, command: Command, option: str, make: Callable[[Sandbox], object]
+) -> list[str]:
+    return command.line(sandbox, {option: make(sandbox)})
+
+
+def _refused(outcome: Outcome, sandbox: Sandbox) -> Iterator[str]:
+    if outcome.code == 0:
+        yield "was used"
+
+
+def _files() -> Iterator[Case]:
+    for subject, command in COMMANDS.items():
+        for option in command.files:
+            large = _LARGE if (subject, option) == ("convert", "--labels") else {}
+            for kind, make in (_ENDLESS | large).items():
+                yield Case(
+                    attack="a file without an end",
+                    subject=subject,
+                    name=f"{option} {kind}",
+                    make=partial(_line, command=command, option=option, make=make),
+                    expect=_refused,
+                    timeout=120,
+                )
+
+
+def _array_of_zeros(path: Path) -> None:
+    import numpy as np
+
+    np.savez_compressed(path, np.zeros(2 * _GIGABYTE, np.uint8))
+
+
+def _claimed_arrays(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/0", (16 * _GIGABYTE,), dtype="f4", chunks=(1 << 20,))
+
+
+def _claimed_network(path: Path) -> None:
+    import zipfile
+
+    inner = path.with_suffix(".h5")
+    _claimed_arrays(inner)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(inner, "model.weights.h5")
+        archive.writestr("config.json", "{}")
+        archive.writestr("metadata.json", "{}")
+
+
+_WEIGHTS: dict[str, Callable[[Path], object]] = {
+    "weights.h5 an HDF5 file that claims 64 GB": _claimed_arrays,
+    "weights.keras a network that claims 64 GB": _claimed_network,
+    "weights.keras a zip of 2 GB of zeros": lambda path: bombs.zip_of(
+        path, [("model.weights.h5", 2 * _GIGABYTE)]
+    ),
+    "weights.npz an array of 2 GB of zeros": _array_of_zeros,
+}
+
+
+def _with_weights(sandbox: Sandbox, *, name: str, put: Callable[[Path], object]) -> list[str]:
+    path = sandbox.path("input") / name.partition(" ")[0]
+    put(path)
+    model = {"--model": "slice_cnn", "--width": None, "--encoder_weights": path}
+    line = COMMANDS["train"].line(sandbox, model)
+    at = line.index("--width")
+    return line[:at] + line[at + 1 :]
+
+
+def _weights() -> Iterator[Case]:
+    for name, put in _WEIGHTS.items():
+        yield Case(
+            attack="weights that claim more than they hold",
+            subject="train",
+            name=f"--encoder_weights {name}",
+            make=partial(_with_weights, name=name, put=put),
+            expect=_refused,
+            timeout=120,
+        )
+
+
+CASES = [*_dicom(), *_files(), *_weights()]
