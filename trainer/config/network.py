@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,8 +67,10 @@ class NetworkConfig:
         if self.name not in MODELS:
             raise UsageError(f"unknown model {shown(self.name)}; known: {', '.join(MODELS)}")
         for flag, factor in (("--width", self.width), ("--depth", self.depth)):
-            if not 0 < factor <= FACTOR_MOST:
-                raise UsageError(f"{flag} must be a positive number up to {FACTOR_MOST}: {factor}")
+            if not (math.isfinite(factor) and factor > 0):
+                raise UsageError(f"{flag} must be a positive number: {factor}")
+            if factor > FACTOR_MOST:
+                raise UsageError(f"{flag} must be at most {FACTOR_MOST}: {factor}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise UsageError(f"--dropout must lie in [0, 1): {self.dropout}")
         for flag, value, known in (
