@@ -112,7 +112,7 @@ def _added(name: str) -> bool:
 
 
 def _below_input(name: str) -> bool:
-    return name.startswith("input/out") or name in ("input/metrics.json", "input/report.html")
+    return name.startswith("input/out") or _added(name.replace("input/", "work/neighbour/", 1))
 
 
 CASES = list(_cases())
