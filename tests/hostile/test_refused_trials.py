@@ -14,6 +14,7 @@ import pytest
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
+from trainer.config.run_layout import HISTORY_COLUMNS
 from trainer.search import trial_process
 from trainer.search.attempts import run_trial
 from trainer.search.trial import BROKEN, FIRST_REFUSAL, RESULT_NAME, Request
@@ -96,7 +97,12 @@ def test_a_state_that_does_not_fit_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arrays = [np.arange(5.0), np.ones((2, 3), np.float32), np.array(7)]
-    save_state(tmp_path, FoldState(epoch=1), arrays, request="r")
+    save_state(
+        tmp_path,
+        FoldState(epoch=1, history=[dict.fromkeys(HISTORY_COLUMNS, 0.5)]),
+        arrays,
+        request="r",
+    )
 
     def refuse(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

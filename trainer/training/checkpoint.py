@@ -115,6 +115,8 @@ def _whole(file: Path) -> Iterator[Path]:
 def save_network(network: keras.Model, file: Path) -> None:
     """Writes a candidate's network; one that cannot be written whole goes.
 
+    Equal networks, equal bytes.
+
     Raises:
       OSError: the disk refuses.
     """
@@ -122,12 +124,37 @@ def save_network(network: keras.Model, file: Path) -> None:
         kept, tempfile.tempdir = tempfile.tempdir, str(scratch)  # Keras leaves a directory there
         try:
             network.save(file)
+            with _whole(file) as temporary:
+                _copy_undated(file, temporary)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.unlink()
             raise
         finally:
             tempfile.tempdir = kept
+
+
+def _copy_undated(saved: Path, file: Path) -> None:
+    """Copies a .keras archive without the time of its making and the addresses of its objects."""
+    numbers: dict[int, int] = {}
+
+    def numbered(data: dict[str, Any]) -> dict[str, Any]:
+        if "shared_object_id" in data:
+            data["shared_object_id"] = numbers.setdefault(data["shared_object_id"], len(numbers))
+        return data
+
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(file, "w") as archive:
+        for name in source.namelist():
+            with (
+                source.open(name) as stream,
+                archive.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member,
+            ):
+                if name.endswith(".json"):
+                    data = json.load(stream, object_hook=numbered)
+                    data.pop("date_saved", None)
+                    member.write(json.dumps(data).encode())
+                else:
+                    shutil.copyfileobj(stream, member, 1 << 20)
 
 
 def save_state(

@@ -13,13 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
 from trainer.config.run_layout import HISTORY_COLUMNS
-from trainer.training.checkpoint import FoldState, candidate, keep, load_state, save_state
+from trainer.training.checkpoint import (
+    FoldState,
+    candidate,
+    keep,
+    load_state,
+    save_network,
+    save_state,
+)
 
 
 def _state() -> FoldState:
@@ -151,3 +159,18 @@ def test_a_kill_never_leaves_a_member_without_its_network(
         assert [file.name for file in directory.iterdir()] == ["network.keras"]
         kept = (directory / "network.keras").read_bytes()
         assert kept == directory.name.encode() + bytes([epoch])
+
+
+def test_equal_networks_are_equal_files_and_load(tmp_path: Path) -> None:
+    """Keras writes when a file was made, and where its objects lay in memory."""
+    for name in ("a", "b"):
+        shared = keras.layers.Dense(2, kernel_initializer="ones")
+        inputs = keras.Input((2,), name="input")
+        network = keras.Model(inputs, shared(shared(inputs)), name="network")
+        network.layers[1].name = "dense"
+        save_network(network, tmp_path / f"{name}.keras")
+        keras.backend.clear_session()
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    loaded = keras.models.load_model(tmp_path / "a.keras", compile=False)
+    assert loaded.predict(np.ones((1, 2)), verbose=0).tolist() == [[4.0, 4.0]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.keras", "b.keras"]
