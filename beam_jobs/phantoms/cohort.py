@@ -112,6 +112,11 @@ def write_cohort(
     with files.mirrored(output) as mirror:
         mirror.local.mkdir(parents=True, exist_ok=True)
         try:
+            # Of two that begin at once one makes it: the other's files are not to be removed below.
+            (mirror.local / "truth").mkdir()
+        except FileExistsError as error:
+            raise FileExistsError(f"another cohort is being written to {output}") from error
+        try:
             return _write(plan, mirror.local, workers)
         except BaseException:
             # Nothing of ours was there, and half a cohort would only be in the next one's way.
@@ -130,7 +135,6 @@ def _is_absent_or_empty(output: files.StrPath) -> bool:
 
 
 def _write(plan: CohortTruth, output: Path, workers: int) -> CohortTruth:
-    (output / "truth").mkdir()
     with contextlib.closing(_write_patients(plan, output, workers)) as written:
         patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
     truth = replace(plan, patients=patients)

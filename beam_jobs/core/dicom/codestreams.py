@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import gdcm
@@ -45,6 +47,11 @@ _MOST_BYTES = 64 << 20
 _MOST_TILES = 4096
 _MOST_PRECINCTS = 1 << 16
 _LARGE = 1 << 20  # pixels of an image that is worth the search for precincts
+# Markers of JPEG 2000 (T.800 A.2); of segments those that decoders know.
+_SOT, _SOD, _COD, _COC = 0xFF90, 0xFF93, 0xFF52, 0xFF53
+_SEGMENTS = frozenset(
+    0xFF00 | low for low in b"\x50\x51\x55\x57\x58\x59\x5c\x5d\x5e\x5f\x60\x61\x63\x64"
+)
 # Two bytes of RLE stand for 128 of its samples' bytes at most (PS3.5 G.3.1).
 _MOST_RLE_EXPANSION = 64
 
@@ -200,16 +207,17 @@ def _codestream_header(frame: bytes) -> _Codestream | None:
     Raises:
       struct.error: it ends in its header.
     """
-    at = frame.find(b"\xff\x4f\xff\x51")
+    # Coded data may have the bytes by chance: a JPEG is known by its begin.
+    at = -1 if frame.startswith(b"\xff\xd8") else frame.find(b"\xff\x4f\xff\x51")
     # In a file of boxes (JP2) one of them could name another image than is decoded.
-    if at >= 0 and frame.find(b"\xff\x4f\xff\x51", at + 1) < 0:
+    if at == 0 or (at > 0 and frame.find(b"\xff\x4f\xff\x51", at + 1) < 0):
         right, bottom, left, top, width, height, first, upper, components = struct.unpack_from(
             ">8LH", frame, at + 8
         )
         across = -(-(right - first) // max(width, 1))
         tiles = across * -(-(bottom - upper) // max(height, 1))
         shape = bottom - top, right - left
-        return _Codestream(shape, components, tiles, _precincts(frame, shape))
+        return _Codestream(shape, components, tiles, _precincts(frame, at, shape))
     if at >= 0:
         return None
     at = 2
@@ -223,30 +231,62 @@ def _codestream_header(frame: bytes) -> _Codestream | None:
     return None
 
 
-def _precincts(frame: bytes, shape: tuple[int, int]) -> int:
-    """Precincts and groups of 64 code blocks that the smallest named ones give.
+def _precincts(frame: bytes, start: int, shape: tuple[int, int]) -> int:
+    """Precincts and groups of 64 code blocks that the smallest named ones of a large image give.
 
-    Any COD or COC (T.800 A.6.1, A.6.2), of a tile too, may name some: of a large image every
-    occurrence of their markers is looked at.
+    Any COD or COC (T.800 A.6.1, A.6.2), of a tile too, may name some.
     """
     pixels = shape[0] * shape[1]
     if pixels < _LARGE:
         return 1
     smallest = _LARGE
-    for marker, style, blocks in ((b"\xff\x52", 4, 10), (b"\xff\x53", 5, 7)):
-        at = frame.find(marker)
-        while at >= 0 and at + blocks + 4 < len(frame):
-            width, height = frame[at + blocks] & 0xF, frame[at + blocks + 1] & 0xF
-            smallest = min(smallest, 64 << (width + height + 4))
-            if frame[at + style] & 1:
-                levels = min(frame[at + blocks - 1], 32) + 1
-                sizes = frame[at + blocks + 4 : at + blocks + 4 + levels]
-                # The last one, of the full resolution, has most; coarser ones a quarter each.
-                for level, each in enumerate(reversed(sizes)):
-                    area = 1 << ((each & 0xF) + (each >> 4) + 2 * level)
-                    smallest = min(smallest, area)
-            at = frame.find(marker, at + 2)
+    for at, marker in _coding_styles(frame, start):
+        style, blocks = (4, 10) if marker == _COD else (5, 7)
+        width, height = frame[at + blocks] & 0xF, frame[at + blocks + 1] & 0xF
+        smallest = min(smallest, 64 << (width + height + 4))
+        if frame[at + style] & 1:
+            levels = min(frame[at + blocks - 1], 32) + 1
+            sizes = frame[at + blocks + 4 : at + blocks + 4 + levels]
+            # The last one, of the full resolution, has most; coarser ones a quarter each.
+            for level, each in enumerate(reversed(sizes)):
+                area = 1 << ((each & 0xF) + (each >> 4) + 2 * level)
+                smallest = min(smallest, area)
     return pixels // max(smallest, 1)
+
+
+def _coding_styles(frame: bytes, start: int) -> list[tuple[int, int]]:
+    """Where segments COD and COC begin, and which they are, in all headers (T.800 A.3, A.4).
+
+    Coded data has the bytes of their markers by chance: it is passed over. Where segments do not
+    lead from one to the next, a decoder may search, and every occurrence counts.
+    """
+    found: list[tuple[int, int]] = []
+    at, part, length = start + 2, 0, 0
+    with suppress(struct.error):
+        while True:
+            marker, size = struct.unpack_from(">HH", frame, at)
+            if marker == _SOT:
+                part, length = at, struct.unpack_from(">L", frame, at + 6)[0]
+            elif marker in (_COD, _COC):
+                found.append((at, marker))
+            elif marker == _SOD:
+                at, size = part + length, 0
+                following = frame[at : at + 2]
+                # Data without a length are all that follows.
+                if length == 0 or following == _END_OF_CODESTREAM:
+                    return _whole(frame, found)
+                if length < 14 or following != _SOT.to_bytes(2, "big"):
+                    break
+                continue
+            elif marker not in _SEGMENTS:
+                break
+            at += 2 + size
+    anywhere = re.finditer(rb"\xff[\x52\x53]", frame)
+    return _whole(frame, [(each.start(), 0xFF00 | each[0][1]) for each in anywhere])
+
+
+def _whole(frame: bytes, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(at, marker) for at, marker in found if at + 14 < len(frame)]
 
 
 def _decode_jpeg_of_12_bits(header: SliceHeader, frame: bytes) -> npt.NDArray[Any]:

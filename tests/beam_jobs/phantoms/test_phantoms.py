@@ -448,6 +448,20 @@ def test_output_that_is_a_file_or_full_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_of_two_at_once_the_refused_one_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: object) -> CohortTruth:
+        (tmp_path / "truth").mkdir()
+        (tmp_path / "truth" / "truth.json").write_text("another's")
+        return plan_cohort(PhantomConfig(patients=1))
+
+    monkeypatch.setattr("beam_jobs.phantoms.cohort.plan_cohort", meanwhile)
+    with pytest.raises(cli.UsageError, match="another cohort is being written to"):
+        main(["--output", str(tmp_path), "--patients", "1"])
+    assert (tmp_path / "truth" / "truth.json").read_text() == "another's"
+
+
 def _is_gone_soon(group: int) -> bool:
     """Whether no process of a group is left; the dead count until init reaps them."""
     for _ in range(500):

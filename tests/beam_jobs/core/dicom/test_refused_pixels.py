@@ -1,5 +1,8 @@
 """Pixels that are cut short, of another size or of no known encoding: refused, never padded."""
 
+import struct
+from typing import Any
+
 import numpy as np
 import pydicom
 import pytest
@@ -7,6 +10,7 @@ from pydicom import uid
 from pydicom.data import get_testdata_file
 
 from beam_jobs.core.dicom import pixels
+from beam_jobs.core.dicom.codestreams import decode_frame
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason, RejectedError
 from tests.dicom_files import (
@@ -94,6 +98,28 @@ def test_codestream_of_another_size_is_refused(tmp_path):
     stream = codestream("htj2k_u16")
     paths = write_slices(tmp_path, [stream] * 2, uid.HTJ2K, rows=16, columns=12)
     assert refusal(paths) is Reason.UNDECODABLE_PIXELS
+
+
+@pytest.mark.slow
+def test_coded_data_with_the_bytes_of_a_marker_is_no_header(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 1 << 16, (1024, 1024), np.uint16)
+    attributes: dict[str, Any] = {"rows": 1024, "columns": 1024}
+    syntax = uid.JPEG2000Lossless
+    stream = encode_frame(noise, syntax, image_dataset(**attributes))
+    assert stream.count(b"\xff\x52") > 10  # a COD's
+    [path] = write_slices(tmp_path / "noise", [stream], syntax, **attributes)
+    [header] = index_files([str(path)])[0]
+    assert np.array_equal(next(pixels.stored_slices([header])).samples, noise)
+
+    at = stream.index(b"\xff\x90")  # SOT, the first of a tile-part's header
+    tiny = b"\xff\x52" + struct.pack(">HBBHBBBBBB6B", 18, 1, 0, 1, 0, 5, 4, 4, 0, 1, *[0] * 6)
+    length = struct.unpack_from(">L", stream, at + 6)[0]
+    for claimed in (length + len(tiny), length, 1 << 31):  # right, and leading elsewhere
+        part = stream[at : at + 6] + struct.pack(">L", claimed) + stream[at + 10 : at + 12]
+        bomb = stream[:at] + part + tiny + stream[at + 12 :]
+        with pytest.raises(RejectedError) as refused:
+            decode_frame(header, bomb)
+        assert refused.value.reason is Reason.TOO_LARGE
 
 
 @pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.102", "1.2.3.4"])
