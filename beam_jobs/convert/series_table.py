@@ -160,6 +160,8 @@ def to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     # As objects: a column of whole numbers and blanks must not become one of fractions.
     table = pd.DataFrame(list(rows), columns=list(columns), dtype=object)
     table = table.sort_values(list(columns[:6]), key=lambda column: column.map(str), kind="stable")
+    cells = [[inert(value) for value in row] for row in table.itertuples(index=False, name=None)]
+    table = pd.DataFrame(cells, columns=list(columns), dtype=object)  # `map` would make fractions
     stream = Lines(newline="")
-    table.map(inert).to_csv(stream, index=False, lineterminator=stream.TERMINATOR)
+    table.to_csv(stream, index=False, lineterminator=stream.TERMINATOR)
     return stream.getvalue()
