@@ -22,8 +22,12 @@ STATE_NAME = ".state"
 SERIES_NAME, REJECTS_NAME, REPORT_NAME = "series.csv", "rejects.csv", "report.html"
 JOB, LOCK = f"{STATE_NAME}/job.json", f"{STATE_NAME}/lock"
 TABLES = (MANIFEST_NAME, SERIES_NAME, REJECTS_NAME, REPORT_NAME)
-# What systems and file managers leave in any directory; it is neither read, replaced nor deleted.
-_LEFT_BEHIND = re.compile(r"(?:.*/)?(?:\.DS_Store|Thumbs\.db|desktop\.ini)|lost\+found/.*")
+# What systems, file managers and whoever looks at a table leave in any directory; it is neither
+# read, replaced nor deleted. A network's disk keeps a deleted file that is still read as .nfs*.
+_LEFT_BEHIND = re.compile(
+    r"(?:.*/)?(?:\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+|\.fuse_hidden[0-9a-f]+"
+    r"|\.~lock\..*#|~\$.*)|lost\+found/.*"
+)
 
 
 def require_ours(output: str) -> None:

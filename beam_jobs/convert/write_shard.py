@@ -117,6 +117,22 @@ def refused_patient(
     return rows, rejects
 
 
+def _accounts_for(result: ShardResult, patients: Sequence[tuple[PatientPlan, Assignment]]) -> bool:
+    """Whether a state says of every patient of its shard what became of them.
+
+    One that was edited or mixed up would let patients vanish.
+    """
+    written = () if result.entry is None else result.entry.patients
+    known = {(one.patient_id, one.label, one.fold) for _, one in patients}
+    fold = None if result.entry is None else result.entry.fold
+    rejected = sum(row.scope == "patient" for row in result.rejects)
+    try:
+        found = {(each.patient_id, each.label, fold) for each in written}
+    except TypeError:  # no texts and numbers
+        return False
+    return found <= known and len(found) == len(written) == len(known) - rejected
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardWriter:
     """Writes shards of one dataset.
@@ -157,6 +173,8 @@ class ShardWriter:
         )
         inputs = shard_inputs(ordered, self.store.job, self.tables.id_policy, self.tables.root)
         result, why = self.store.finished(name, inputs)
+        if result is not None and not _accounts_for(result, ordered):
+            result, why = None, "state unreadable"
         if result is not None:
             tick(self.ticks.patients, len(ordered))
         else:

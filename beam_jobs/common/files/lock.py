@@ -80,9 +80,10 @@ def _local_lock(path: str, message: str) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):
-                with refused(path):
-                    os.truncate(descriptor, 0)
-                    os.pwrite(descriptor, owner().encode(), 0)
+                if os.fstat(descriptor).st_nlink == 1:  # else it is another's file, too
+                    with refused(path):
+                        os.truncate(descriptor, 0)
+                        os.pwrite(descriptor, owner().encode(), 0)
                 return descriptor
         except BlockingIOError as error:
             holder = os.pread(descriptor, _OWNER_BYTES, 0)

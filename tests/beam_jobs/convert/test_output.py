@@ -137,8 +137,18 @@ def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "victim").read_text() == "precious"
 
 
+def test_a_lock_that_is_another_file_too_is_not_written_to(tmp_path: Path) -> None:
+    put(tmp_path, victim="precious")
+    os.link(tmp_path / "victim", tmp_path / "lock")
+    with files.lock(tmp_path / "lock", "held"):
+        assert (tmp_path / "victim").read_text() == "precious"
+        with pytest.raises(cli.CommandError, match="held"), files.lock(tmp_path / "lock", "held"):
+            pass
+
+
 def test_what_systems_leave_is_left(copy: Path) -> None:
-    put(copy, **{".DS_Store": "x", "test/Thumbs.db": "x"})
+    put(copy, **{".DS_Store": "x", "test/Thumbs.db": "x", "._series.csv": "x"})
+    put(copy, **{".nfs00000000a1b2c3": "x", ".~lock.series.csv#": "x", "~$rejects.csv": "x"})
     assert foreign_files(str(copy)) == []
 
 
@@ -208,3 +218,26 @@ def test_ids_that_would_be_one_file_are_refused_before_any_is_written(tmp_path: 
         convert(tmp_path / "heap", tmp_path / "d", "--format", "npz")
     assert not list((tmp_path / "d").glob("*.tfrecord"))
     assert convert(tmp_path / "heap", tmp_path / "d") == cli.EXIT_OK
+
+
+@pytest.mark.slow
+def test_a_state_that_does_not_account_for_its_patients_is_made_anew(
+    heap: Path, dataset: Path, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A patient that neither it nor the rejects name would vanish."""
+    paths = sorted((copy / ".state").glob("*.tfrecord.json"))
+    edits: list[dict[str, object] | None] = [
+        None,
+        {"patients": []},
+        {"fold": 3},
+        {"patients": [{"patient_id": [], "label": None}]},
+    ]
+    for path, edit in zip(paths, edits, strict=True):
+        state = json.loads(path.read_text())
+        entry = None if edit is None else state["result"]["entry"] | edit
+        path.write_text(json.dumps({**state, "result": {**state["result"], "entry": entry}}))
+    argv = ["--input", str(heap), "--output", str(copy), "--modalities", "T1w,T2w", "--no_report"]
+    argv += ["--shape", "8,8,4", "--fov_mm", "48,48,24", "--format", "npz"]
+    assert dicom_to_tfrecord.main(argv) == cli.EXIT_OK
+    assert "0 kept, 4 converted" in capsys.readouterr().out
+    assert contents(copy) == contents(dataset)
