@@ -24,12 +24,14 @@ from trainer.search.trial import (
     FIRST_REFUSAL,
     LOG_NAME,
     MEMORY,
+    REQUEST_NAME,
     RESULT_NAME,
     Request,
     disposable,
     read_if_there,
     read_result,
 )
+from trainer.training.claim import differences
 
 COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
 
@@ -69,10 +71,12 @@ def run_trial(
 
     Raises:
       CommandError: the trial's process cannot be started, or the dataset is another one now.
+      ContractError: the result that is there is damaged, or of other hyperparameters.
       OSError: a disk is full, or refuses in another way; it is no fault of the trial's.
     """
     file = directory / RESULT_NAME
     if (there := read_result(file)) is not None:
+        _require_same(directory, request)
         return there
     smaller: list[str] = []
     requested = int(request.config["batch_size"])
@@ -110,6 +114,24 @@ def run_trial(
         smaller.append(_at(ended, batch))
         request = _with_batch(request, fits)
         write_json(directory / _BATCH_NAME, {"batch_size": fits, "smaller": smaller})
+
+
+def _require_same(directory: Path, request: Request) -> None:
+    """Refuses a result that is there, and is of something else than is requested.
+
+    The batch may have come down since, and the dataset may lie elsewhere now.
+    """
+    hint = f"delete {RESULT_NAME} to run the trial again"
+    try:
+        before = Request.load(directory / REQUEST_NAME)
+    except FileNotFoundError as error:
+        raise ContractError(
+            f"{directory}: a result without {REQUEST_NAME}: put it back, or {hint}"
+        ) from error
+    told = ("values", "dataset_fingerprint", "folds", "round")
+    there, asked = ({name: getattr(one, name) for name in told} for one in (before, request))
+    if differing := differences(there, asked):
+        raise ContractError(f"{directory} holds another trial's result ({differing}); {hint}")
 
 
 def _read_batch(file: Path) -> dict[str, Any] | None:

@@ -21,8 +21,11 @@ from beam_jobs.common.contract_json import (
     require_kinds,
     require_that,
 )
+from beam_jobs.common.files import interface as files
 from trainer.config.search_space import Space
 from trainer.metrics.stored import MOST
+from trainer.search.study import TRIALS
+from trainer.search.trial import REQUEST_NAME, RESULT_NAME
 
 _NUMBER = Within(int, 0, MOST)
 _NAME = re.compile("[0-9]{1,10}")
@@ -93,6 +96,14 @@ def required_state(
         values = trial["hyperparameters"]["values"]
         trial["hyperparameters"] = {**own["hyperparameters"], "values": values}
     return {**data, **kept}
+
+
+def has_result(directory: str, trial: str) -> bool:
+    """Whether a trial of a study, by its name, is finished: what it gave is there, and of what."""
+    place = files.join(directory, TRIALS, trial)
+    return all(
+        files.stat(files.join(place, name)) is not None for name in (REQUEST_NAME, RESULT_NAME)
+    )
 
 
 def _require_names(

@@ -35,9 +35,11 @@ from keras_tuner.src.distribute import oracle_client
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
 
 from beam_jobs.common.cli import CommandError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from trainer.config.search_space import Space
+from trainer.search.oracle_state import has_result, required_state
 
 _ENUMERATED = 20_000  # combinations up to which an untried one is looked for among all
 _ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
@@ -57,6 +59,7 @@ class Durable(Oracle):
     directory: str
     trials: dict[str, Trial]
     ongoing_trials: dict[str, Trial]
+    end_order: list[str]
     _retry_queue: list[str]
 
     def save(self) -> None:
@@ -68,16 +71,43 @@ class Durable(Oracle):
         files.write_text(files.join(self.directory, ORACLE_NAME), json.dumps(data))
 
     def reload(self) -> None:
-        """Takes up the saved state; trials that were running are run again."""
+        """Takes up the saved state; trials that were running, or lost their result, run again.
+
+        Raises:
+          ContractError: it is none of this search; the message names file and member.
+        """
         file = files.join(self.directory, ORACLE_NAME)
         if files.stat(file) is None:
             return
-        data = read_json(file)
-        self.trials = {name: Trial.from_state(state) for name, state in data["trials"].items()}
-        self.set_state(data)
-        running = [t.trial_id for t in self.ongoing_trials.values()]
-        self._retry_queue = [*dict.fromkeys([*running, *self._retry_queue])][::-1]
+        try:
+            data = required_state(read_json(file), self.get_state(), self.space, self.rounds())
+            self.trials = {name: Trial.from_state(state) for name, state in data["trials"].items()}
+            self.set_state(data)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            said = error if isinstance(error, ContractError) else f"{type(error).__name__}: {error}"
+            about = "" if str(said).startswith(file) else f"{file}: "
+            raise ContractError(
+                f"{about}{said}; delete it to go on from the results of the trials"
+            ) from error
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Queues what was running, and what has ended and has no result any more."""
+        ended = [t for t in self.end_order if has_result(self.directory, t)]
+        for name in self.start_order:
+            trial = self.trials[name]
+            if name not in ended:
+                # Anew: what is known of it would count beside what it is going to give.
+                self.trials[name] = Trial(trial.hyperparameters, trial_id=name)
+            elif trial.status not in _ENDED:  # taken up by an earlier version after its end
+                trial.status = TrialStatus.FAILED if trial.score is None else TrialStatus.COMPLETED
+        self.end_order = ended
+        self._retry_queue = [name for name in self.start_order[::-1] if name not in ended]
         self.ongoing_trials = {}
+
+    def rounds(self) -> list[int]:
+        """How many rounds each bracket has; empty where the search has none."""
+        return []
 
     def _save_trial(self, trial: Trial) -> None:
         """Nothing: `save` writes the trials too."""
@@ -224,6 +254,9 @@ class RoundsOracle(Durable, HyperbandOracle):
         self._current_bracket = bracket
         self._brackets: list[dict[str, Any]] = []
         self._start_new_bracket()
+
+    def rounds(self) -> list[int]:
+        return [self._get_num_rounds(bracket) for bracket in range(self._get_num_brackets())]
 
     def first_plan(self) -> list[tuple[int, int]]:
         """(trials, epochs) of each round of the bracket it is at."""

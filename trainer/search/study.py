@@ -142,9 +142,9 @@ class Study:
         Args:
           finished: the search is over: what was not promoted to a next round never will be.
         """
-        return self._rows(self._files(), finished=finished)
+        return self._rows(self.trial_files(), finished=finished)
 
-    def _files(self) -> dict[str, list[str]]:
+    def trial_files(self) -> dict[str, list[str]]:
         """Trial → the paths of its files below its directory; trials in their order."""
         found: dict[str, list[str]] = {}
         root = files.join(self.directory, TRIALS, "")
@@ -159,7 +159,7 @@ class Study:
         requests = {
             name: self._request(name, there)
             for name, there in trials.items()
-            if REQUEST_NAME in there
+            if REQUEST_NAME in there or RESULT_NAME in there
         }
         found = {
             name: read_result(files.join(self.trial(name), RESULT_NAME))
@@ -191,7 +191,9 @@ class Study:
     def _request(self, name: str, there: Sequence[str]) -> Request:
         try:
             return Request.load(files.join(self.trial(name), REQUEST_NAME))
-        except ContractError as error:
+        except (ContractError, FileNotFoundError) as error:
+            if not isinstance(error, ContractError):
+                error = ContractError(f"{files.join(self.trial(name), REQUEST_NAME)}: no such file")
             finished = "put it back: the trial's result is nobody's without it"
             hint = finished if RESULT_NAME in there else "delete it, the trial is run again"
             raise ContractError(f"{error}; {hint}") from error
@@ -209,7 +211,7 @@ class Study:
           finished: the search is over.
         """
         self.require()
-        trials = self._files()
+        trials = self.trial_files()
         rows = self._rows(trials, finished=finished)
         table = []
         scored = len(ranking(rows))
@@ -293,20 +295,31 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
         over, kept = False, {}
         before = _read(file)
         if before is not None:
-            over = bool(before["finished"]) and max_trials <= before["max_trials"]
+            more = max_trials > before["max_trials"]
+            # A trial whose result was deleted is to be run again, a search that is over or not.
+            over = bool(before["finished"]) and not more and not _unfinished(directory)
             if differing := differences(before["asked"], request):
                 raise ContractError(
                     f"{directory} holds another study ({differing}); choose another --output_dir"
                 )
-            if before["finished"] and not over and request.get("outer_fold") is not None:
+            if before["finished"] and more and request.get("outer_fold") is not None:
                 raise ContractError(
                     f"{directory}: the outer fold was scored after {before['max_trials']} trials; "
                     "more would be chosen by who knows its score: choose another --output_dir"
                 )
-            kept = {OUTER: before[OUTER]} if over and OUTER in before else {}
+            kept = (
+                {OUTER: before[OUTER]}
+                if before["finished"] and not more and OUTER in before
+                else {}
+            )
         state = {"asked": request, "max_trials": max_trials, "finished": over}
         write_json(file, {"format": FORMAT, **state, **kept})
         yield Study(directory, lock.require)
+
+
+def _unfinished(directory: str) -> bool:
+    """Whether a trial has no result."""
+    return any(RESULT_NAME not in there for there in Study(directory).trial_files().values())
 
 
 def settings_of(directory: str) -> dict[str, Any]:
