@@ -27,8 +27,7 @@ from beam_jobs.report.cases import LEVELS, CaseFacts
 # Levels 1 to 255 of the stored range in groups of five.
 INTENSITY_BINS = 51
 _SLICE_BINS = 24
-# Per cent of a series' slices that are blank, in steps of five.
-BLANK_EDGES = [float(edge) for edge in range(0, 101, 5)]
+BLANK_EDGES = [float(edge) for edge in range(0, 101, 5)]  # blank slices of a series, per cent
 _SUBJECTS = 5
 # Numeric columns of series.csv that are shown as a distribution, and their units.
 MEASURES = {
@@ -39,8 +38,7 @@ MEASURES = {
     "obliquity": "°",
     "field_strength": "T",
 }
-# Columns that datasets of earlier versions lack.
-_LATER_COLUMNS = {"blank_slices"}
+_LATER_COLUMNS = {"blank_slices"}  # that datasets of earlier versions lack
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -220,7 +220,7 @@ class TrainConfig:
 _MOST = 2**31 - 1
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("fold", "outer_fold"), Within(int, 0, _MOST, null=True)),
-    **dict.fromkeys(("repeats", "epochs", "batch_size"), Within(int, 1, _MOST)),
+    **dict.fromkeys(("repeats", "epochs", "batch_size"), int),
     "seed": Within(int, 0, _MOST),
     "permute_labels": bool,
     "label_smoothing": float,
