@@ -153,9 +153,32 @@ def _claimed_network(path: Path) -> None:
         archive.writestr("metadata.json", "{}")
 
 
+def _claimed_layers(path: Path) -> None:
+    """Text asks for a layer of 77 GB, whose weights are nowhere."""
+    import json
+    import zipfile
+
+    def layer(kind: str, **config: object) -> dict[str, object]:
+        return {"module": "keras.layers", "class_name": kind, "config": config}
+
+    layers = [
+        layer("InputLayer", name="i", batch_shape=[None, 192], dtype="float32"),
+        layer("Dense", name="d", units=10**8),
+    ]
+    network = {
+        "module": "keras",
+        "class_name": "Sequential",
+        "config": {"name": "s", "layers": layers},
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(network))
+        archive.writestr("metadata.json", "{}")
+
+
 _WEIGHTS: dict[str, Callable[[Path], object]] = {
     "weights.h5 an HDF5 file that claims 64 GB": _claimed_arrays,
     "weights.keras a network that claims 64 GB": _claimed_network,
+    "weights.keras layers of 77 GB": _claimed_layers,
     "weights.keras a zip of 2 GB of zeros": lambda path: bombs.zip_of(
         path, [("model.weights.h5", 2 * _GIGABYTE)]
     ),

@@ -12,6 +12,7 @@ from beam_jobs.common.files import interface as files
 
 # Numbers that a network has learnt hardly compress; new ones are zeros and may.
 _MOST_MEMBERS = 100_000
+_ELSEWHERE = "its arrays lie in other files"
 
 
 def require_unpackable(file: Path) -> None:
@@ -28,10 +29,10 @@ def require_unpackable(file: Path) -> None:
     """
     with files.open_read(file) as stream:
         most = files.most_inflated(file.stat().st_size)
+        # A file may be both, and is read as what its name says.
         if zipfile.is_zipfile(stream):
             _require_archive(stream, most)
-        else:
-            _require_arrays(stream, most)
+        _require_arrays(stream, most)
 
 
 def _require_archive(stream: IO[bytes], most: int) -> None:
@@ -59,15 +60,20 @@ def _require_arrays(stream: IO[bytes], most: int) -> None:
         nonlocal size
         if isinstance(found, h5py.Dataset):
             if found.is_virtual or found.external:
-                raise ContractError("its arrays lie in other files")
+                raise ContractError(_ELSEWHERE)
             size += found.nbytes
             if size > most:
                 raise ContractError(_refusal(size, most))
+
+    def elsewhere(_: str, link: Any) -> bool | None:
+        return isinstance(link, h5py.ExternalLink) or None
 
     stream.seek(0)
     try:
         with h5py.File(stream, "r") as opened:
             opened.visititems(add)
+            if opened.visititems_links(elsewhere):
+                raise ContractError(_ELSEWHERE)
     except ContractError:
         raise
     except Exception:

@@ -14,6 +14,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from trainer.config.unpacked import require_unpackable
+from trainer.networks.stored import load_network
 
 # Of keras.applications' networks: what is no part of the encoder (its input's scaling, its top).
 _NOT_ENCODER = (layers.Normalization, layers.Dense)
@@ -64,13 +65,12 @@ def _read(file: str, local: Path, name: str, encoder: keras.Model) -> list[npt.N
     """The arrays of `file`, which lies at `local`, in the encoder's order."""
     try:
         require_unpackable(local)
+        if file.endswith(".keras"):
+            return _arrays(load_network(local))
     except ContractError as error:
         raise UsageError(f"--encoder_weights: {file}: {error}") from error
-    if file.endswith(".keras"):
-        try:
-            return _arrays(keras.saving.load_model(local, compile=False))
-        except Exception as error:  # Keras raises zipfile's, h5py's and its own
-            raise UsageError(f"--encoder_weights: {file}: not a Keras model: {error}") from error
+    except Exception as error:  # Keras raises zipfile's, h5py's and its own
+        raise UsageError(f"--encoder_weights: {file}: not a Keras model: {error}") from error
     failures = []
     for skeleton in _skeletons(name, encoder):
         try:

@@ -25,6 +25,7 @@ from trainer.config.run_layout import FOLD_STATE_NAME, HISTORY_COLUMNS
 from trainer.data.records import Records, contract_error, open_records
 from trainer.data.split import folds_in_use, labels_of
 from trainer.metrics.epoch_choice import candidate_epochs
+from trainer.networks.stored import load_network
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.epoch import Batch, Learnt, Validated, learn, validate
@@ -265,7 +266,7 @@ def _finish(
     """Predicts with the candidates' networks, read back from their files."""
     logits = []
     for epoch in books.candidates:
-        network = keras.saving.load_model(candidate(books.directory, epoch), compile=False)
+        network = load_network(candidate(books.directory, epoch))
         ids, truth, found = predict(
             inference(network), held_out, batch_size=trainee.config.batch_size
         )

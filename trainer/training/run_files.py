@@ -23,7 +23,6 @@ from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
-from trainer.config.unpacked import require_unpackable
 from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
 
 if TYPE_CHECKING:
@@ -211,17 +210,16 @@ class Run:
         Raises:
           ContractError: the file is gone or unreadable, or takes other volumes than run.json says.
         """
-        import keras  # TensorFlow takes seconds: reading run.json must not wait for it
-
+        # TensorFlow takes seconds: reading run.json must not wait for it
         import trainer.networks.registry  # noqa: F401  registers the custom layer
+        from trainer.networks.stored import load_network
 
         file = files.join(self.directory, self.members[index].path)
         if files.stat(file) is None:
             raise ContractError(f"{file}: member {index} of the run is missing")
         with files.fetched(file) as local:
             try:
-                require_unpackable(local)
-                model = keras.saving.load_model(local, compile=False)
+                model = load_network(local)
             except Exception as error:  # Keras raises zipfile's, h5py's and its own
                 raise ContractError(f"{file}: not a readable Keras model: {error}") from error
         expected = (*self.schema.shape, len(self.modalities))
