@@ -20,9 +20,13 @@ from typing import Any
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
+    Kind,
+    ListOf,
+    Within,
     canonical_json,
     fingerprint,
     json_object,
+    require_kinds,
     shown,
 )
 from beam_jobs.common.files import interface as files
@@ -44,7 +48,9 @@ from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
-from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient, digest
+from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
+from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.tfrecord import inspect_shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,11 +78,19 @@ class ShardResult:
         Raises:
           KeyError, TypeError, ValueError: it is none, or an earlier version's with other columns.
         """
+        require_kinds(data, {"series": ListOf(dict), "rejects": ListOf(dict), "entry": dict | None})
         series = tuple(data["series"])
         if any(set(row) != set(SERIES_COLUMNS) for row in series):
             raise ValueError("series.csv has other columns now")
+        for row in (*series, *data["rejects"]):
+            require_kinds(
+                row, {name: _KINDS.get(name, str) for name in row if row[name] is not None}
+            )
         entry = data["entry"]
         if entry is not None:
+            require_kinds(entry, _ENTRY)
+            for patient in entry["patients"]:
+                require_kinds(patient, _PATIENT)
             patients = tuple(ShardPatient(**patient) for patient in entry["patients"])
             entry = ShardEntry(**{**entry, "patients": patients})
         return cls(
@@ -84,6 +98,21 @@ class ShardResult:
             series=series,
             rejects=tuple(RejectRow(**row) for row in data["rejects"]),
         )
+
+
+_COUNT = Within(int, 0, 2**53)
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("files", "rows", "columns", "slices", "blank_slices"), _COUNT),
+    **dict.fromkeys(("obliquity", "row_spacing", "column_spacing", "slice_step"), float),
+    **dict.fromkeys(("thickness", "field_strength"), float),
+    **dict.fromkeys(("even_steps", "geometry_known"), bool),
+    "frame_of_reference": _COUNT,
+}  # the others are texts
+_PATIENT: dict[str, Kind] = {"patient_id": str, "label": int | None}
+_ENTRY: dict[str, Kind] = {
+    **{"name": str, "fold": int | None, "bytes": _COUNT, "sha256": str},
+    "patients": ListOf(dict, least=1),
+}
 
 
 def shard_inputs(
@@ -135,15 +164,21 @@ class StateStore:
     def _shard_path(self, shard: str) -> str:
         return files.join(self.output, STATE_NAME, f"{shard}.json")
 
-    def finished(self, shard: str, inputs: str) -> tuple[ShardResult | None, str]:
+    def finished(
+        self, shard: str, inputs: str, schema: RecordSchema
+    ) -> tuple[ShardResult | None, str]:
         """(the finished shard's result, "kept"), or (None, why it has to be converted).
 
-        The file is hashed: a shard that was damaged since is converted again.
+        The file is read: a shard that was damaged since, or whose records are not those that its
+        state lists, is converted again.
         """
         try:
             state = json_object(files.read(self._shard_path(shard)))
             result = ShardResult.from_json(state["result"])
             made_of = state["inputs"]
+            # Earlier versions' have none.
+            if state.get("sha256", whole := fingerprint(state["result"])) != whole:
+                raise ValueError("damaged")
             if result.entry is not None and result.entry.name != shard:
                 raise ValueError("another shard's state")
         except FileNotFoundError:
@@ -153,17 +188,17 @@ class StateStore:
         if made_of != inputs:
             return None, "inputs changed"
         if result.entry is not None:
-            try:
-                found = digest(files.join(self.output, shard))
-            except FileNotFoundError:
+            if not files.exists(files.join(self.output, shard)):
                 return None, "file missing"
-            if found != (result.entry.bytes, result.entry.sha256):
+            found = inspect_shard(self.output, result.entry, schema)
+            if any(isinstance(fault, str) for fault in found):
                 return None, "file damaged"
         return result, "kept"
 
     def finish(self, shard: str, inputs: str, result: ShardResult) -> None:
         """Records that a shard's file is in place; npz files of it are of what was there before."""
-        state = {"inputs": inputs, "result": result.to_json(), "npz": []}
+        said = result.to_json()
+        state = {"inputs": inputs, "result": said, "sha256": fingerprint(said), "npz": []}
         self._write(shard, {**state, "npz_before": sorted(npz_of(self._state(shard), ()))})
 
     def record_npz(self, shard: str, names: Iterable[str]) -> None:

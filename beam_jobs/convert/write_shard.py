@@ -126,10 +126,7 @@ def _accounts_for(result: ShardResult, patients: Sequence[tuple[PatientPlan, Ass
     known = {(one.patient_id, one.label, one.fold) for _, one in patients}
     fold = None if result.entry is None else result.entry.fold
     rejected = sum(row.scope == "patient" for row in result.rejects)
-    try:
-        found = {(each.patient_id, each.label, fold) for each in written}
-    except TypeError:  # no texts and numbers
-        return False
+    found = {(each.patient_id, each.label, fold) for each in written}
     return found <= known and len(found) == len(written) == len(known) - rejected
 
 
@@ -172,7 +169,7 @@ class ShardWriter:
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
         )
         inputs = shard_inputs(ordered, self.store.job, self.tables.id_policy, self.tables.root)
-        result, why = self.store.finished(name, inputs)
+        result, why = self.store.finished(name, inputs, self.spec.schema)
         if result is not None and not _accounts_for(result, ordered):
             result, why = None, "state unreadable"
         if result is not None:
