@@ -17,7 +17,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
 
 _EXAMPLE_PROTO = """
@@ -172,27 +172,34 @@ def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
     missing = set(FEATURES) - {"label", "fold"} - set(feature)
     if unknown or missing:
         raise ContractError(
-            f"features missing: {sorted(missing)}; features not listed: {sorted(unknown)}"
+            f"features missing: {sorted(missing)}; features not listed: {shown(sorted(unknown))}"
         )
+
+    def only(name: str, kind: str = "bytes_list") -> Any:
+        values = getattr(feature[name], kind).value
+        if len(values) != 1:
+            raise ContractError(f"{name}: {len(values)} values found, one required")
+        return values[0]
+
     found = RecordSchema(
         modalities=tuple(name.decode() for name in feature["modalities"].bytes_list.value),
         shape=tuple(feature["shape"].int64_list.value)[:3],
-        dtype=feature["dtype"].bytes_list.value[0].decode(),
-        spec_fingerprint=feature["spec_fingerprint"].bytes_list.value[0].decode(),
-        version=feature["schema_version"].int64_list.value[0],
+        dtype=only("dtype").decode(),
+        spec_fingerprint=only("spec_fingerprint").decode(),
+        version=only("schema_version", "int64_list"),
     )
     schema.require_equal(found, ours="schema", theirs="record")
-    raw = feature["volume"].bytes_list.value[0]
+    raw = only("volume")
     if len(raw) != schema.volume_bytes:
         raise ContractError(f"volume of {len(raw)} bytes, schema says {schema.volume_bytes}")
     volume = np.frombuffer(raw, dtype=np.dtype(schema.dtype).newbyteorder("<"))
 
     def optional(name: str) -> int | None:
-        values = feature[name].int64_list.value if name in feature else ()
-        return int(values[0]) if values else None
+        absent = name not in feature or not feature[name].int64_list.value
+        return None if absent else int(only(name, "int64_list"))
 
     case = PreparedCase(
-        patient_id=feature["patient_id"].bytes_list.value[0].decode(),
+        patient_id=only("patient_id").decode(),
         volume=volume.astype(schema.dtype, copy=False).reshape(schema.volume_shape),
         affine=np.array(feature["affine"].float_list.value, dtype=np.float64).reshape(4, 4),
         present=tuple(bool(flag) for flag in feature["present"].int64_list.value),

@@ -158,8 +158,8 @@ class RecordSchema:
           ContractError: at least one field differs.
         """
         differing = [
-            f"{field.name}: {getattr(self, field.name)!r} in {ours}, "
-            f"{getattr(other, field.name)!r} in {theirs}"
+            f"{field.name}: {shown(getattr(self, field.name))} in {ours}, "
+            f"{shown(getattr(other, field.name))} in {theirs}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != getattr(other, field.name)
         ]

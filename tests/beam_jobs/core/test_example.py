@@ -93,12 +93,27 @@ def test_feature_that_is_not_listed_is_refused():
         decode_case(example.SerializeToString(), SCHEMA)
 
 
+def test_what_a_record_claims_is_quoted_in_a_line_of_bounded_length():
+    import tensorflow as tf
+
+    for feature in ("many", "dtype", "spec_fingerprint", "modalities"):
+        example = tf.train.Example.FromString(encode_case(case(), SCHEMA))
+        names = [f"{place}" for place in range(2000)] if feature == "many" else [feature]
+        for name in names:
+            example.features.feature[name].bytes_list.value[:] = [b"x" * 9999]
+        with pytest.raises(ContractError) as refused:
+            decode_case(example.SerializeToString(), SCHEMA)
+        assert len(str(refused.value)) < 2000
+
+
 @pytest.mark.parametrize(
     ("feature", "kind", "value"),
     [
         ("dtype", "bytes_list", []),
         ("affine", "float_list", [1.0]),
         ("patient_id", "bytes_list", [b"\xff"]),
+        ("patient_id", "bytes_list", [b"1", b"2"]),
+        ("label", "int64_list", [1, 1]),
     ],
 )
 def test_malformed_feature_is_refused_as_a_contract_error(feature, kind, value):
