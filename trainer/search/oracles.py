@@ -64,8 +64,10 @@ class Durable(Oracle):
 
     def save(self) -> None:
         """The state and all trials, all or nothing."""
+        state = self.get_state()
         data = {
-            **self.get_state(),
+            **state,
+            "tried_so_far": sorted(state["tried_so_far"]),  # a set's, in the order of hashes
             "trials": {name: trial.get_state() for name, trial in self.trials.items()},
         }
         files.write_text(files.join(self.directory, ORACLE_NAME), json.dumps(data))

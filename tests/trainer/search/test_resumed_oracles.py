@@ -1,0 +1,55 @@
+"""An oracle that is taken up again knows what has ended, whenever its process was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from keras_tuner.engine.trial import Trial, TrialStatus
+
+from trainer.config.search_space import read_space
+from trainer.search.make_oracle import make_oracle
+from trainer.search.oracles import ORACLE_NAME, Durable
+from trainer.search.study import TRIALS
+from trainer.search.trial import REQUEST_NAME, RESULT_NAME
+
+SPACE = '{"network": "seed_cnn", "fusion": "early", "width": [0.25, 0.5], "batch_size": [4, 8]}'
+
+
+def oracle_of(kind: str, directory: Path) -> Durable:
+    """The study's oracle, as a start of its command has it."""
+    space = read_space(SPACE, ("T1wCE",), source="space.json")
+    oracle = make_oracle(kind, space, objective="val_auc", max_trials=4, epochs=3, seed=0)
+    oracle.directory = str(directory)
+    oracle.reload()
+    return oracle
+
+
+def end(oracle: Durable, trial: Trial, score: float) -> None:
+    """What the loop does with a trial that has trained."""
+    place = Path(oracle.directory, TRIALS, trial.trial_id)
+    place.mkdir(parents=True)
+    for name in (REQUEST_NAME, RESULT_NAME):
+        (place / name).touch()
+    oracle.update_trial(trial.trial_id, {"val_auc": score})
+    trial.status = TrialStatus.COMPLETED
+    oracle.end_trial(trial)
+
+
+@pytest.mark.parametrize("kind", ["random", "bayesian", "grid", "hyperband"])
+def test_a_trial_that_has_ended_is_not_begun_again(kind: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for directory in (whole, killed):
+        directory.mkdir()
+        oracle = oracle_of(kind, directory)
+        for score in (0.5, 0.6, 0.7, 0.8):
+            trial = oracle.create_trial("tuner0")
+            assert trial.status == TrialStatus.RUNNING
+            end(oracle, trial, score)
+            tried = json.loads((directory / ORACLE_NAME).read_text())["tried_so_far"]
+            assert tried == sorted(tried)  # by no order of this process's hashes
+            if directory == killed:  # right behind its end
+                oracle = oracle_of(kind, directory)
+                assert oracle.trials[trial.trial_id].status == TrialStatus.COMPLETED
+    assert (whole / ORACLE_NAME).read_bytes() == (killed / ORACLE_NAME).read_bytes()
