@@ -19,6 +19,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 def _install(number: int, at: int) -> None:
+    process = os.getpid()
     below = (os.getcwd(), os.path.realpath(os.environ["TMPDIR"]))
     log = os.environ.get("OPERATIONS")
     seen = 0
@@ -26,6 +27,8 @@ def _install(number: int, at: int) -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
         if event not in _EVENTS and not (event == "open" and (arguments[2] or 0) & _WRITES):
+            return
+        if os.getpid() != process:  # a fork of it is another one
             return
         path = arguments[0]
         if not isinstance(path, str | os.PathLike) or not os.path.abspath(path).startswith(below):

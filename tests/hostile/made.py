@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -13,6 +14,14 @@ from tests.hostile.zygote import ROOT, Zygotes
 
 SHAPE = ("--shape", "16,16,10", "--folds", "2")
 SMALL = ("--model", "seed_cnn", "--width", "0.1", "--epochs", "1")
+_SPACES = {
+    "space.json": {"network": "slice_cnn", "precision": "float32"},
+    # Whose trials take as long as an import: one small network, one batch.
+    "small_space.json": {
+        "network": "slice_cnn", "precision": "float32", "width": 0.25, "depth": 1, "head": "mean",
+        "fusion": "early", "augment": "none", "batch_size": 8, "schedule": "exponential",
+    },
+}  # fmt: skip
 # Name → what it is made of, the command, and its arguments, run beside them.
 _RECIPES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
     "cohort": (
@@ -70,7 +79,7 @@ _ODD = {
     for name, (needed, module, arguments) in _RECIPES.items()
     if name not in ("cohort", "study")
 }
-NAMES = (*_RECIPES, "odd_cohort", *_ODD, "space.json")
+NAMES = (*_RECIPES, "odd_cohort", *_ODD, *_SPACES)
 
 
 class Made:
@@ -86,7 +95,8 @@ class Made:
         self._lock = threading.RLock()
         for name in ("tmp", "home", "streams"):
             (directory / name).mkdir()
-        (directory / "space.json").write_text('{"network": "slice_cnn", "precision": "float32"}')
+        for name, space in _SPACES.items():
+            (directory / name).write_text(json.dumps(space))
 
     def get(self, name: str) -> Path:
         """The path of one of `NAMES`; not to be changed, only copied.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.hostile.made import Made
 from tests.hostile.sandbox import Sandbox, faults
-from tests.hostile.zygote import Outcome, Zygote, Zygotes
+from tests.hostile.zygote import ROOT, Outcome, Zygote, Zygotes
 
 pytestmark = pytest.mark.slow
 
@@ -92,3 +94,19 @@ def test_what_stands_on_a_terminal_is_caught(zygote: Zygote, tmp_path: Path) -> 
     )
     assert outcome.code == 2
     assert outcome.stderr.endswith("nowhere is not a directory\r\n")
+
+
+def test_a_signal_that_a_shell_lets_its_background_ignore_is_heeded(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    zygote = Zygote("beam")
+    try:
+        outcome = zygote.run(
+            "tests.hostile.misbehave", ["hang"], cwd=tmp_path,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}, streams=tmp_path,
+            signal_after=(0.5, signal.SIGINT),
+        )  # fmt: skip
+    finally:
+        signal.signal(signal.SIGINT, before)
+        zygote.close()
+    assert (outcome.signal, outcome.killed) == (signal.SIGINT, "")
+    assert outcome.slowdown >= 1.0

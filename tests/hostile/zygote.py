@@ -34,14 +34,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.hostile.processes import heed_signals, slowdown
+
 ROOT = Path(__file__).resolve().parents[2]
 CONSOLE = "voxelbeam"
 
 _PR_SET_CHILD_SUBREAPER = 36
 _POLL_S = 0.02
-_GRACE_S = (
-    2.0  # of what a case has started and left behind; multiprocessing's tracker needs a moment
-)
+# Of what a case has started and left behind, as multiprocessing's tracker; times the slowdown.
+_GRACE_S = 2.0
 _MOST_OUTPUT = 4 << 20
 # Modules, heavy ones first, whose import is not to be waited for. A command's own is forgotten
 # again, so that it runs as `__main__` without runpy's warning.
@@ -51,7 +52,9 @@ _LIBRARIES = {
         "tensorflow", "keras", "apache_beam", "serving.predict.job", "serving.export",
         "trainer.api", "trainer.tune", "trainer.baseline", "trainer.evaluate", "trainer.saliency",
         "serving.batch_predict", "serving.check_submission", "sklearn.ensemble",
-        "matplotlib.pyplot",
+        "matplotlib.pyplot", "trainer.search.tuner", "trainer.search.make_oracle",
+        "trainer.search.trial_process", "trainer.reports.study", "trainer.reports.evaluation",
+        "tensorboard.plugins.hparams.api",
     ),
 }  # fmt: skip
 _COMMANDS = ("trainer.tune", "trainer.baseline", "trainer.evaluate", "trainer.saliency",
@@ -69,6 +72,8 @@ class Outcome:
       stderr: the same of stderr.
       seconds: wall clock, from fork to end.
       peak_bytes: resident memory of its greatest process at its greatest, the libraries' included.
+      slowdown: wall clock for each second that its first thread computed, or could have: how busy
+        the machine was; 1 where the system does not say.
       killed: "timeout" or "memory" where the harness ended it, else "".
       left: paths that it left in its TMPDIR.
       left_processes: command lines of what it had started and did not end.
@@ -80,6 +85,7 @@ class Outcome:
     stderr: str
     seconds: float
     peak_bytes: int
+    slowdown: float = 1.0
     killed: str = ""
     left: tuple[str, ...] = ()
     left_processes: tuple[str, ...] = ()
@@ -203,6 +209,7 @@ def _serve(flavour: str) -> dict[str, Any] | None:
     requests, answers = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    heed_signals()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if flavour == "tensorflow":
         importlib.import_module("beam_jobs.common.cli").quiet_tensorflow()
@@ -246,12 +253,13 @@ def _watch(
     """Waits for a child's end, or brings it about."""
     start = time.monotonic()
     signal_after = request["signal_after"]
-    peak, killed = 0, ""
+    peak, killed, slow = 0, "", 1.0
     sinks = {
         master: open(os.path.join(request["streams"], name), "wb")  # noqa: SIM115
         for master, name in zip(masters, ("stdout", "stderr"), strict=False)
     }
     while True:
+        slow = slowdown(pid) or slow
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
             break
@@ -276,7 +284,7 @@ def _watch(
             os._exit(1)
         _drain(sinks, [fd for fd in readable if fd in sinks])
     seconds = time.monotonic() - start
-    left = _end_what_is_left()
+    left = _end_what_is_left(_GRACE_S * slow)
     _drain(sinks, list(sinks))
     for master, sink in sinks.items():
         sink.close()
@@ -286,6 +294,7 @@ def _watch(
         "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
         "seconds": seconds,
         "peak_bytes": max(peak, usage.ru_maxrss * 1024),
+        "slowdown": slow,
         "killed": killed,
         "left_processes": left,
     }
@@ -327,9 +336,9 @@ def _kill(family: Sequence[int]) -> None:
             os.kill(member, signal.SIGKILL)
 
 
-def _end_what_is_left() -> list[str]:
+def _end_what_is_left(seconds: float) -> list[str]:
     """Waits a moment for the processes that a case leaves behind, kills them and says which."""
-    until = time.monotonic() + _GRACE_S
+    until = time.monotonic() + seconds
     named: set[str] = set()
     while True:
         with contextlib.suppress(ChildProcessError):
