@@ -13,7 +13,7 @@ from typing import Literal
 import pytest
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.archives import inflate
+from beam_jobs.common.files.archives import inflate, members
 from beam_jobs.common.files.archives.members import usable_name
 from tests.archives import SUFFIXES, contents, make, refusal, some
 
@@ -160,6 +160,19 @@ def test_a_bomb_is_refused_before_it_takes_memory(
     assert "it unpacks to more than 1000 bytes" in refusal(f"{archive}!/bomb")
     (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(bytes(8 << 20)))
     assert "unpacks to more than 1 MB" in refusal(f"{tmp_path}/x.dcm.gz")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_more_members_than_its_bytes_can_be_images_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(members, "_ALWAYS_MEMBERS", 20)
+    many, large = {f"{n:03}": b"" for n in range(40)}, random.Random(1).randbytes(8000)
+    monkeypatch.setattr(members, "_MEMBER_BYTES", 10_000)
+    path = make(tmp_path / f"a{suffix}", many)
+    assert "it lists more than 20 members" in refusal(f"{path}!/")
+    monkeypatch.setattr(members, "_MEMBER_BYTES", 200)
+    assert len(contents(make(tmp_path / f"b{suffix}", {**many, "x": large}))) == 41
 
 
 def test_a_tar_header_that_claims_gigabytes_is_damage(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def _read(path: str) -> Archive:
     status = objects.stat(path) if is_remote(path) else local.stat(path)
     if status is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-    members, fault, inflated = Members(), "", None
+    members, fault, inflated = Members(status.size), "", None
     lower = path.lower()
     kind = "zip" if _is_zip(path) else "tar"
     try:
@@ -129,10 +129,11 @@ def _read(path: str) -> Archive:
             stream = _stream(path, status)
             try:
                 if lower.endswith(".tar"):
-                    members, fault = tar_archive.members_of(stream, status.size, version)
+                    size = status.size
+                    members, fault = tar_archive.members_of(stream, size, version, size)
                 else:
                     inflated = GzipIndex(stream, lambda: _source(path, status), path)
-                    members, fault = tar_archive.members_of(inflated, None, version)
+                    members, fault = tar_archive.members_of(inflated, None, version, status.size)
                     inflated.end_of_first_pass()
             finally:
                 stream.close()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import NamedTuple
 
 from beam_jobs.common.files.names import is_archive
+from beam_jobs.common.files.sources import TooLargeError
 
 STORED, DEFLATED = 0, 8  # as zip numbers them
+
+# A DICOM file that compresses to less has no pixels; a table of half a million members takes 1 GB.
+_MEMBER_BYTES = 200
+_ALWAYS_MEMBERS = 100_000
 
 _DRIVE = re.compile(r"[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -36,25 +42,23 @@ class Member(NamedTuple):
     fault: str = ""
 
 
-class Table(NamedTuple):
-    """The members of one version of an archive.
+class Members(dict[str, Member]):
+    """Members by their names, made usable; of two of one name the later counts, as unpacked.
 
-    Attributes:
-      members: name → member.
-      version: of the archive: its size and its tag or time of change.
-      fault: why it is not all that was in the archive, "" where it is.
+    Args:
+      packed: bytes of the archive, which bound how many members it may have.
     """
 
-    members: dict[str, Member]
-    version: tuple[int, str]
-    fault: str = ""
-
-
-class Members(dict[str, Member]):
-    """Members by their names, made usable; of two of one name the later counts, as unpacked."""
+    def __init__(self, packed: int) -> None:
+        super().__init__()
+        self._most = max(_ALWAYS_MEMBERS, packed // _MEMBER_BYTES)
 
     def put(self, name: str, member: Member) -> None:
-        """Adds a member; one whose name is not usable gets another, and cannot be read."""
+        """Adds a member; one whose name is not usable gets another, and cannot be read.
+
+        Raises:
+          TooLargeError: there are more than images would leave room for.
+        """
         usable, fault = usable_name(name)
         if fault:
             usable = f"unusable-name-{len(self)}"
@@ -62,6 +66,9 @@ class Members(dict[str, Member]):
         elif is_archive(usable):
             member = member._replace(fault="an archive in an archive is not read")
         self.pop(usable, None)
+        if len(self) >= self._most:
+            why = f"it lists more than {self._most} members, too many for images in its bytes"
+            raise TooLargeError(errno.EFBIG, why)
         self[usable] = member
 
 

@@ -9,7 +9,7 @@ import tarfile
 
 from beam_jobs.common.files.archives.members import Member, Members
 from beam_jobs.common.files.objects import stamp_of
-from beam_jobs.common.files.sources import ByteSource
+from beam_jobs.common.files.sources import ByteSource, TooLargeError
 
 # A tarfile remembers all members; here they are in the table.
 _FORGET_AFTER = 1000
@@ -40,7 +40,9 @@ class _Headers(io.RawIOBase):
         return data
 
 
-def members_of(source: ByteSource, size: int | None, version: str) -> tuple[Members, str]:
+def members_of(
+    source: ByteSource, size: int | None, version: str, packed: int
+) -> tuple[Members, str]:
     """The members of a tar archive, and why there may have been more ("" where not).
 
     Args:
@@ -48,12 +50,13 @@ def members_of(source: ByteSource, size: int | None, version: str) -> tuple[Memb
       size: its bytes, None where that is not known.
       version: of the archive. A tar knows no checksum of its members, and many are written with
         one time for all of them: a member is as old as its archive.
+      packed: bytes of the archive as it lies there.
 
     Raises:
       tarfile.TarError, OSError: it is none.
     """
     stream = _Headers(source)
-    members = Members()
+    members = Members(packed)
     # Where a hard link points to, links may point further.
     by_name: dict[str, Member] = {}
     with tarfile.open(fileobj=stream, mode="r:", errorlevel=2) as archive:
@@ -71,7 +74,10 @@ def members_of(source: ByteSource, size: int | None, version: str) -> tuple[Memb
             member = by_name.get(info.linkname) if info.islnk() else None
             member = member or _member(info, size, version)
             by_name[info.name] = member
-            members.put(info.name, member)
+            try:
+                members.put(info.name, member)
+            except TooLargeError as error:
+                return members, str(error.strerror)
 
 
 def _member(info: tarfile.TarInfo, size: int | None, version: str) -> Member:

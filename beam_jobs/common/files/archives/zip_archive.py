@@ -28,7 +28,7 @@ def members_of(source: ByteSource) -> Members:
     Raises:
       OSError, ValueError, zipfile.BadZipFile, and more: it is none, or it is damaged.
     """
-    members = Members()
+    members = Members(source.size)
     with zipfile.ZipFile(SourceFile(source)) as archive:
         # Where the next record begins: none of an archive that somebody packed reaches there.
         starts = sorted({info.header_offset for info in archive.infolist()})
