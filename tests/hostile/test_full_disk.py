@@ -123,7 +123,7 @@ COMMANDS = {
         "saliency",
         lambda box, disk: [
             *("--run", str(box.made.get("run")), "--data", str(box.made.get("dataset"))),
-            *("--output", str(disk / "out"), "--patients", "00000,00001"),
+            *("--output", str(disk / "out"), "--patients", "00000,00002"),
         ],
     ),
 }
