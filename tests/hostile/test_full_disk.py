@@ -22,8 +22,9 @@ from tests.hostile.zygote import Outcome, Zygotes
 
 # What holds times, or the date at which Keras wrote it.
 VOLATILE = re.compile(
-    r"(lock|log\.txt|history\.csv|\.keras|result\.json|run\.json|metrics\.json|trials\.csv|state\.json"
-    r"|study\.html|report\.html|oracle\.json|importance\.csv|\.skew\.json)$"
+    r"(lock|log\.txt|history\.csv|\.keras|result\.json|run\.json|metrics\.json|trials\.csv"
+    r"|state\.json|baseline\.json|study\.html|report\.html|oracle\.json|importance\.csv"
+    r"|\.skew\.json)$"
 )
 NOT_COMPARED = re.compile(r"tfevents|/workers/")
 HALF = re.compile(r"\.part$|\.rows-|voxelbeam-|\.state\.npz$|\.network\.keras$")
@@ -205,7 +206,8 @@ def test_a_disk_that_fills_up(name: str, box: Sandbox, run: Callable[[str, Path]
             found = [*refused(outcome, disk, "No space left on device")]
             make_room(disk)
             again = run(name, disk)
-            if again.code != 0 or (after := tree(disk)) != whole:
+            after = tree(disk)
+            if again.code != 0 or after != whole:
                 differing = [n for n in {*whole, *after} if whole.get(n) != after.get(n)]
                 found.append(f"with room: {again.code} {again.stderr[-300:]} {differing[:9]}")
             faults += [f"{kind} {limit}: {fault}" for fault in found]

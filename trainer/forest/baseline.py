@@ -29,6 +29,7 @@ from trainer.training.claim import differences, marker_of
 FORMAT = "voxelbeam-baseline"
 BASELINE_NAME = "baseline.json"
 IMPORTANCE_NAME = "feature_importance.csv"
+_UNFINISHED = "unfinished"
 
 # What the summary of a finished one is printed from.
 _KINDS: dict[str, Kind] = {
@@ -112,7 +113,7 @@ def claim(
     file = files.join(directory, BASELINE_NAME)
     if there.get("format") != FORMAT:
         raise ContractError(f"{file}: format {shown(there.get('format'))}, {FORMAT!r} required")
-    if overwrite:
+    if overwrite or there.get(_UNFINISHED) is True:
         return None
     try:
         require_kinds(there, _KINDS)
@@ -141,8 +142,12 @@ def write_baseline(
     held_out: Sequence[FoldForest],
     started: float,
 ) -> dict[str, Any]:
-    """Writes the three files, baseline.json last; returns its object."""
-    files.delete([files.join(directory, BASELINE_NAME)])  # first: what is half gone is unfinished
+    """Writes the three files, baseline.json last; returns its object.
+
+    At first it says that it is unfinished: where the others fail, the directory is still ours.
+    """
+    claim_of_it = {"format": FORMAT, **request, _UNFINISHED: True}
+    write_json(files.join(directory, BASELINE_NAME), claim_of_it)
     no_claim = ("permuted",) if request["config"]["permute_labels"] else ()
     chosen = ("", "none", "+".join(no_claim))  # no epoch, and no choice of one
     rows = [

@@ -33,7 +33,9 @@ _MARGIN = 2  # voxels around the head
 def write_report(
     directory: files.StrPath, summary: Mapping[str, Any], explained: Sequence[Explained]
 ) -> None:
-    """Writes maps, numbers and the page.
+    """Writes numbers, maps and the page.
+
+    The numbers come first, for they list the maps: what fails amid these can be run again.
 
     Args:
       directory: where to, local or in a store; made when it does not exist.
@@ -41,10 +43,10 @@ def write_report(
       explained: the patients, in the summary's order.
     """
     text = page(summary, explained)
+    write_json(files.join(directory, JSON_NAME), summary)
     for one in explained:
         data = nifti(one.found.values, one.case.affine)
         files.write(files.join(directory, map_name(one.chosen.patient_id)), data)
-    write_json(files.join(directory, JSON_NAME), summary)
     files.write_text(files.join(directory, PAGE_NAME), text)
 
 
