@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from beam_jobs.common.files import interface as files
 from trainer import saliency as saliency_command
+from trainer.explain.summary import FORMAT
 from trainer.forest import baseline
 from trainer.reports import saliency
 
@@ -35,14 +37,14 @@ def test_a_baseline_that_could_not_be_written_is_begun_again(
 def test_maps_that_could_not_all_be_written_are_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written = saliency.files.write
+    written = files.write
 
     def full(file: str, data: bytes) -> None:
         if file.endswith("b.nii.gz"):
             raise OSError(errno.ENOSPC, "No space left on device", file)
         written(file, data)
 
-    monkeypatch.setattr(saliency.files, "write", full)
+    monkeypatch.setattr(files, "write", full)
     monkeypatch.setattr(saliency, "page", lambda *_: "")
     monkeypatch.setattr(saliency, "nifti", lambda *_: b"map")
     found: Any = [
@@ -54,7 +56,7 @@ def test_maps_that_could_not_all_be_written_are_written_again(
         for name in "ab"
     ]
     maps = [f"{name}.nii.gz" for name in "ab"]
-    summary = {"format": saliency_command.FORMAT, "patients": [{"map": name} for name in maps]}
+    summary = {"format": FORMAT, "patients": [{"map": name} for name in maps]}
     with pytest.raises(OSError, match="No space left"):
         saliency.write_report(tmp_path, summary, found)
     assert (tmp_path / "a.nii.gz").exists()
