@@ -156,12 +156,13 @@ def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]
 
     A record whose content is damaged costs that record: the framing's length, which has a checksum
     of its own, leads to the next. Where the length is damaged too, the next is searched byte by
-    byte.
+    byte; each byte is read a few times at most, however many lengths somebody put there.
 
     Args:
       stream: seekable, at its beginning.
     """
-    start: int | None = 0
+    left = 2 * stream.seek(0, os.SEEK_END)
+    start: int | None = stream.seek(0)
     while start is not None:
         try:
             data = _read_record(stream, start)
@@ -170,7 +171,7 @@ def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]
             if error.behind is not None and _leads_on(stream, error.behind):
                 start = error.behind
             else:
-                start = _next_record(stream, start + 1)
+                start, left = _next_record(stream, start + 1, left)
             if start is not None:
                 stream.seek(start)
         else:
@@ -258,14 +259,24 @@ def _leads_on(stream: IO[bytes], start: int) -> bool:
     return not head or (len(head) == HEAD_BYTES and masked_crc(head[:8]) == _HEAD.unpack(head)[1])
 
 
-def _next_record(stream: IO[bytes], start: int) -> int | None:
-    """Where the first whole record at or behind `start` begins; None where there is none."""
+def _next_record(stream: IO[bytes], start: int, left: int) -> tuple[int | None, int]:
+    """Where the first whole record at or behind `start` begins; None where there is none.
+
+    Args:
+      stream: seekable.
+      start: byte offset.
+      left: bytes of records that may yet turn out not to be whole. Damage of itself makes no more
+        than the file has; somebody's lengths within each other would take the square of it.
+
+    Returns:
+      The place, and what is left then.
+    """
     size = stream.seek(0, os.SEEK_END)
     for base in range(start, size, _SEARCHED_AT_ONCE):
         stream.seek(base)
         data = stream.read(_SEARCHED_AT_ONCE + HEAD_BYTES - 1)
         if len(data) < HEAD_BYTES:
-            return None
+            return None, left
         # Of all places those with a length below `_LONGEST`: its upper half is 0.
         zero = np.frombuffer(data, np.uint8) == 0
         last = len(data) - HEAD_BYTES + 1
@@ -276,9 +287,13 @@ def _next_record(stream: IO[bytes], start: int) -> int | None:
             length, crc = _HEAD.unpack_from(data, place)
             if base + place + length + HEAD_BYTES + TAIL_BYTES > size or length >= _LONGEST:
                 continue
-            if masked_crc(data[place : place + 8]) == crc and _is_whole(stream, base + place):
-                return base + place
-    return None
+            if masked_crc(data[place : place + 8]) == crc:
+                if length > left:
+                    return None, left
+                if _is_whole(stream, base + place):
+                    return base + place, left
+                left -= length
+    return None, left
 
 
 def _is_whole(stream: IO[bytes], start: int) -> bool:

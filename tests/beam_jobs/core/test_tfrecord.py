@@ -3,11 +3,19 @@
 import io
 import itertools
 import pickle
+import struct
 
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.core.tfrecord import DamagedRecordError, read_records, record_frames, write_record
+from beam_jobs.core.tfrecord import (
+    DamagedRecordError,
+    masked_crc,
+    read_records,
+    record_frames,
+    surviving_records,
+    write_record,
+)
 
 DATA = bytes(range(256)) * 2
 
@@ -67,3 +75,37 @@ def test_cut_file_is_refused(size):
     write_record(stream, DATA)
     with pytest.raises(ContractError, match="truncated"):
         list(read_records(io.BytesIO(stream.getvalue()[:size])))
+
+
+def head(length):
+    packed = struct.pack("<Q", length)
+    return packed + struct.pack("<I", masked_crc(packed))
+
+
+@pytest.mark.parametrize("length", [2**31, 2**60, 2**63 - 1, 2**64 - 1])
+def test_a_length_longer_than_any_is_refused_though_its_checksum_fits(length):
+    content = head(length) + DATA
+    for read in (lambda: read_records(io.BytesIO(content)), lambda: record_frames(content)):
+        with pytest.raises(DamagedRecordError, match=f"^a record of {length} bytes at byte 0, lon"):
+            list(read())
+    (found,) = surviving_records(io.BytesIO(content))
+    assert isinstance(found, DamagedRecordError)
+
+
+class Counted(io.BytesIO):
+    """How many bytes are read."""
+
+    count = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+def test_lengths_within_each_other_do_not_make_the_search_for_a_record_quadratic():
+    size = 12 * 4000
+    content = b"\1" + b"".join(head(size - place - 16) for place in range(0, size - 16, 12))
+    stream = Counted(content)
+    assert all(isinstance(found, DamagedRecordError) for found in surviving_records(stream))
+    assert stream.count < 5 * len(content)
