@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
-from beam_jobs.common.cli import UsageError, quiet_tensorflow
+from beam_jobs.common.cli import UsageError, quiet_tensorflow, require_utf8
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
@@ -152,7 +152,7 @@ def load_model(path: files.StrPath, *, require_sha256: str = "") -> Model:
         one nothing but its bytes is read. "" loads any.
 
     Raises:
-      UsageError: `require_sha256` is no sha256.
+      UsageError: `require_sha256` is no sha256, or the path is not UTF-8.
       ContractError: no contract, a foreign one, no SavedModel of ours beside it, one that was
         changed since its export, or another than is required.
       CommandError: a store refuses or fails.
@@ -160,4 +160,5 @@ def load_model(path: files.StrPath, *, require_sha256: str = "") -> Model:
     quiet_tensorflow()
     with files.fetched(path) as local:
         name = files.text(path)
+        require_utf8(os.fspath(local))
         return Model(loaded_model.load_model(local, name=name, sha256=require_sha256))

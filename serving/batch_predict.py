@@ -227,6 +227,7 @@ def _check(args: argparse.Namespace) -> list[str]:
         skipped = path is None or (flag == "input" and is_pattern(path))
         if not skipped and not files.exists(path):
             raise cli.UsageError(f"--{flag}: {path} does not exist")
+    cli.require_utf8(args.model)
     files.require_writable(args.output)
     if files.is_dir(args.output):
         raise cli.UsageError(f"--output: {args.output} is a directory")

@@ -63,6 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Loads the runs, exports, prints what was made."""
     args = _parse(argv)
     files.require_writable(args.output)
+    cli.require_utf8(args.output)
     put_back(args.output)
     _require_free(args.output, overwrite=args.overwrite)
     for path in args.runs:

@@ -12,7 +12,14 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from beam_jobs.common.cli import EXIT_OK, CommandError, Parser, UsageError, run
+from beam_jobs.common.cli import (
+    EXIT_OK,
+    CommandError,
+    Parser,
+    UsageError,
+    require_utf8,
+    run,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, say, show
@@ -113,6 +120,7 @@ def main(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(SearchConfig)}
     )
     role = Role.of(os.environ)
+    require_utf8(args.data)  # stands in every trial's request
     manifest = read_manifest(args.data)
     nested = args.outer_fold == ALL
     if nested and role.address:
@@ -144,6 +152,7 @@ def main(
     directory = args.output_dir
     if not files.is_remote(directory):
         directory = os.path.abspath(directory)
+    require_utf8(directory)
     if role.is_worker:
         searches[0].work(directory, role)
     elif nested:

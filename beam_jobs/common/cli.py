@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from beam_jobs.common import interrupts
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, is_unicode
 from beam_jobs.common.files import scratch
 from beam_jobs.common.printable import printable
 
@@ -163,6 +163,16 @@ def log_level() -> str | None:
     return level if level in LOG_LEVELS else None
 
 
+def require_utf8(path: str) -> None:
+    """Refuses a path that TensorFlow or a JSON file would be given: both take UTF-8 alone.
+
+    Raises:
+      UsageError: the path has bytes that are none.
+    """
+    if not is_unicode(path):
+        raise UsageError(f"{path}: not UTF-8, and this command takes no other names")
+
+
 def quiet_tensorflow(default: str = "3") -> None:
     """Sets what TensorFlow says of itself; to be called before its import.
 
@@ -173,7 +183,12 @@ def quiet_tensorflow(default: str = "3") -> None:
       default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
         errors are not shown: all that it logs as such at its start is no error, and what fails is
         raised.
+
+    Raises:
+      UsageError: the directory for temporary files, where it writes, is not named in UTF-8.
     """
+    with contextlib.suppress(OSError):  # there is none
+        require_utf8(scratch.temporary_directory())
     level = log_level()
     logging.getLogger("tensorflow").setLevel((level or "error").upper())
     if level is None:

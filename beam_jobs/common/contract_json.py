@@ -18,7 +18,7 @@ from typing import Any
 
 NESTED_MOST = 64  # objects and lists within each other; ours are at most 8 deep
 _SHOWN = 80
-_LEAST, _MOST = -(2**63), 2**64 - 1  # what 64 bits hold
+LEAST_WHOLE, MOST_WHOLE = -(2**63), 2**64 - 1  # what 64 bits hold
 # Half a character, as JSON's escapes can spell it; two of them may be a character.
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -67,7 +67,7 @@ def json_value(text: str | bytes) -> Any:
 
     def whole(digits: str) -> float:
         # The length first: Python converts no more than some thousand digits.
-        fits = len(digits) <= len(str(_LEAST)) and _LEAST <= int(digits) <= _MOST
+        fits = len(digits) <= len(str(LEAST_WHOLE)) and LEAST_WHOLE <= int(digits) <= MOST_WHOLE
         return int(digits) if fits else refused(digits)
 
     def real(digits: str) -> float:

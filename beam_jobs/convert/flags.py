@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from beam_jobs.common import cli
-from beam_jobs.common.contract_json import ContractError, fingerprint
+from beam_jobs.common.contract_json import LEAST_WHOLE, MOST_WHOLE, ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import listing_of, require_known
@@ -252,6 +252,8 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
     for name, most in (("folds", FOLDS_MOST), ("processes", _MOST_PROCESSES)):
         if (getattr(flags, name) or 0) > most:
             raise cli.UsageError(f"--{name} must be at most {most}")
+    if not LEAST_WHOLE <= flags.seed <= MOST_WHOLE:  # the manifest could not be read again
+        raise cli.UsageError("--seed must be a number of at most 64 bits")
     for name in ("groups", "folds_csv"):
         if getattr(flags, name) is not None and flags.labels is None:
             raise cli.UsageError(f"--{name} needs --labels: folds are of labelled patients")

@@ -31,6 +31,7 @@ class Case:
       codes: the exit codes it may end with.
       expect: what else must hold: faults, none where all is well.
       may_change: whether a path below the sandbox, besides its output, may differ afterwards.
+      may_add: whether one that was not there may be.
       env: additions to the environment.
       limits: resource limits by name.
       terminal: whether it writes to a terminal.
@@ -45,6 +46,7 @@ class Case:
     codes: tuple[int, ...] = CODES
     expect: Callable[[Outcome, Sandbox], Iterable[str]] = lambda outcome, sandbox: ()
     may_change: Callable[[str], bool] = lambda name: False
+    may_add: Callable[[str], bool] = lambda name: False
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     limits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     terminal: bool = False
@@ -109,6 +111,7 @@ def run(case: Case, directory: Path, made: Made, zygotes: Zygotes) -> tuple[Outc
             before,
             codes=case.codes,
             may_change=case.may_change,
+            may_add=case.may_add,
             terminal=case.terminal,
             says_no=case.subject == "check",
         ),

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from tests.hostile.cases import Case
-from tests.hostile.commands import COMMANDS
+from tests.hostile.commands import COMMANDS, Command
+from tests.hostile.sandbox import Sandbox
 
 _NONSENSE = "\x1b[2J\udcff{[(%s"
 _VARIABLES: dict[str, Mapping[str, str]] = {
@@ -57,4 +58,22 @@ def _variables() -> Iterator[Case]:
             )
 
 
-CASES = list(_variables())
+def _unspeakable(sandbox: Sandbox, *, command: Command) -> list[str]:
+    sandbox.path("tmp/\udcff\udcfe").mkdir()
+    return command.line(sandbox, {})
+
+
+def _temporary() -> Iterator[Case]:
+    """A directory for temporary files that is there, under a name that libraries do not take."""
+    for subject, command in COMMANDS.items():
+        yield Case(
+            attack="an environment that says nonsense",
+            subject=subject,
+            name="a temporary directory that is no UTF-8",
+            make=partial(_unspeakable, command=command),
+            env={"TMPDIR": "../tmp/\udcff\udcfe"},
+            timeout=300 if subject == "tune" else 120,
+        )
+
+
+CASES = [*_variables(), *_temporary()]

@@ -90,9 +90,29 @@ def _of(
             )
 
 
+def _renamed(sandbox: Sandbox, *, command: Command) -> list[str]:
+    """A command that would succeed, but for the name of the directory that its input lies in."""
+    line, root = command.line(sandbox, {}), sandbox.path("input")
+    sandbox.path("work/.input").mkdir()
+    root.rename(sandbox.path("work/.input/\udcff\udcfe"))
+    sandbox.path("work/.input").rename(root)
+    return [word.replace(f"{root}/", f"{root}/\udcff\udcfe/") for word in line]
+
+
+def _under_a_name() -> Iterator[Case]:
+    for subject, command in COMMANDS.items():
+        if command.directories or command.files:
+            yield Case(
+                attack="sound input in a directory whose name is no UTF-8",
+                subject=subject,
+                make=partial(_renamed, command=command),
+                timeout=300 if subject == "tune" else 120,
+            )
+
+
 CASES = [
     case
     for subject, command in COMMANDS.items()
     for options, kinds in ((command.files, _FILES), (command.directories, _DIRECTORIES))
     for case in _of(subject, command, options, kinds)
-]
+] + list(_under_a_name())

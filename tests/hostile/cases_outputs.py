@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from tests.hostile.cases import Case
 from tests.hostile.commands import COMMANDS, Command
-from tests.hostile.sandbox import Sandbox
+from tests.hostile.sandbox import CODES, Sandbox
 
 _ESCAPES = "\x1b]0;title\x07\x1b[2J\u202e\r\n[bold]"
 
@@ -36,7 +37,12 @@ def _linked(sandbox: Sandbox) -> Path:
     return sandbox.path("work/elsewhere")
 
 
-def _changeless(name: str) -> bool:
+_ADDED = r"(metrics\.json|report\.html|saliency\.(json|html)|[^/]+\.nii\.gz)"
+# TensorFlow is told where their outputs are to lie, and takes UTF-8 alone.
+_TENSORFLOWS = ("train", "tune", "export")
+
+
+def _nowhere(name: str) -> bool:
     return False
 
 
@@ -98,21 +104,20 @@ def _cases() -> Iterator[Case]:
                 subject=subject,
                 name=kind,
                 make=partial(_line, command=command, place=place, more=more),
-                # Beside what was read, a table or a report may stand.
-                may_change=_below_input if inside else _added if adds else _changeless,
+                codes=(2,) if subject in _TENSORFLOWS and kind.endswith("UTF-8") else CODES,
+                # A table or a report may stand beside what is there, and replaces nothing.
+                may_add=_in_input if inside else _in_neighbour if adds else _nowhere,
                 quick=(subject, kind) == ("phantoms", "a directory of another's files"),
             )
 
 
-def _added(name: str) -> bool:
-    """Pages may stand beside what is there; cases of paths try what bears their names."""
-    return name.startswith("work/neighbour/") and name.endswith(
-        ("/metrics.json", "/report.html", "/saliency.json", "/saliency.html", ".nii.gz")
-    )
+def _in_neighbour(name: str) -> bool:
+    """Pages and maps, directly in it; cases of paths try what bears their names already."""
+    return re.fullmatch(rf"work/neighbour/{_ADDED}", name) is not None
 
 
-def _below_input(name: str) -> bool:
-    return name.startswith("input/out") or _added(name.replace("input/", "work/neighbour/", 1))
+def _in_input(name: str) -> bool:
+    return re.fullmatch(rf"input/(out|out/.*|{_ADDED})", name, re.DOTALL) is not None
 
 
 CASES = list(_cases())

@@ -147,6 +147,7 @@ def faults(
     *,
     codes: tuple[int, ...] = CODES,
     may_change: Callable[[str], bool] = lambda name: False,
+    may_add: Callable[[str], bool] = lambda name: False,
     terminal: bool = False,
     says_no: bool = False,
 ) -> Iterator[str]:
@@ -158,6 +159,7 @@ def faults(
       before: its snapshot from before.
       codes: the exit codes it may end with.
       may_change: whether a path below the root, besides the output, may differ afterwards.
+      may_add: whether one that was not there may be.
       terminal: its streams were a terminal.
       says_no: code 1 is a verdict, on stdout, and no error.
     """
@@ -172,7 +174,11 @@ def faults(
     if outcome.left_processes:
         yield f"left running: {outcome.left_processes[0]}"
     yield from _speech_faults(outcome, terminal, says_no)
-    yield from _file_faults(outcome, before, sandbox.snapshot(), may_change)
+    after = sandbox.snapshot()
+    added = after.keys() - before.keys()
+    yield from _file_faults(
+        outcome, before, after, lambda name: may_change(name) or (name in added and may_add(name))
+    )
 
 
 def _speech_faults(outcome: Outcome, terminal: bool, says_no: bool) -> Iterator[str]:

@@ -156,8 +156,8 @@ class Zygote:
         for name in ("stdout", "stderr"):
             with (streams / name).open("rb") as stream:
                 texts[name] = stream.read(_MOST_OUTPUT).decode("utf-8", "surrogateescape")
-        tmp = env.get("TMPDIR")
-        left = sorted(str(p.relative_to(tmp)) for p in Path(tmp).rglob("*")) if tmp else []
+        tmp = Path(cwd, env["TMPDIR"]) if env.get("TMPDIR") else None
+        left = sorted(str(p.relative_to(tmp)) for p in tmp.rglob("*")) if tmp else []
         answer["left_processes"] = tuple(answer["left_processes"])
         return Outcome(**answer, **texts, left=tuple(left))
 

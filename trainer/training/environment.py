@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import UsageError
+from beam_jobs.common.cli import UsageError, require_utf8
 from beam_jobs.common.contract_json import json_object
 from beam_jobs.common.files import interface as files
 
@@ -111,7 +111,8 @@ def run_addresses(
     """Where a run is to lie: what --output_dir says, and Vertex AI's where it is silent.
 
     Raises:
-      UsageError: neither says where, or one is a place that nothing can be written to.
+      UsageError: neither says where, or one is a place that nothing can be written to, or is not
+        UTF-8, in which TensorFlow is told of it.
     """
     run = output_dir if output_dir is not None else environ.get("AIP_MODEL_DIR")
     if not run:
@@ -124,6 +125,7 @@ def run_addresses(
     )
     for address in dataclasses.astuple(addresses):
         files.require_writable(address)
+        require_utf8(address)
     return addresses
 
 

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from beam_jobs.common import cli
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -147,6 +150,20 @@ def test_tensorflows_python_is_as_quiet_as_its_compiled_part(
         command(body), capture_output=True, text=True, cwd=ROOT, env=environment, check=True
     )
     assert done.stderr == printed
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_tensorflow_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.require_utf8("Bj\u00f6rk/\u8111")
+    place = tmp_path / "\udcff"
+    place.mkdir()
+    with pytest.raises(cli.UsageError, match="not UTF-8, and this command takes no other names"):
+        cli.require_utf8(str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(place))
+    with pytest.raises(cli.UsageError, match="not UTF-8"):
+        cli.quiet_tensorflow()
 
 
 def test_an_error_is_one_line_of_bounded_length_whatever_it_quotes() -> None:

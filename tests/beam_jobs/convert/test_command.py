@@ -28,6 +28,11 @@ def run_command(*argv: str) -> subprocess.CompletedProcess[str]:
         (("--input", "COHORT", "--shape", "a"), 2, "--shape"),
         (("--input", "COHORT", "--folds", "1"), 2, "--folds must be at least 2"),
         (("--input", "COHORT", "--folds", "9" * 30), 2, "--folds must be at most 10000"),
+        (
+            ("--input", "COHORT", "--seed", "9" * 30),
+            2,
+            "--seed must be a number of at most 64 bits",
+        ),
         (("--input", "COHORT", "--processes", "9" * 30), 2, "--processes must be at most 1024"),
         (("--input", "COHORT", "--id_policy", "hmac"), 2, "needs --id_key"),
         (("--input", "TEXT"), 1, "could be converted"),
