@@ -137,7 +137,6 @@ CASES = [
             name=name,
             make=partial(_predict, change=change),
             codes=(1,),
-            quick=name in ("a bit of the weights", "a graph beside the graph"),
         )
         for name, change in _CHANGED.items()
     ),
@@ -149,7 +148,6 @@ CASES = [
             make=partial(_predict, change=change),
             codes=(1,),
             expect=_says("not loaded"),
-            quick=name == "WriteFile",
         )
         for name, change in _GRAPHS.items()
     ),

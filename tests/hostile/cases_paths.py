@@ -132,7 +132,7 @@ def _refused(outcome: Outcome, sandbox: Sandbox) -> Iterable[str]:
 
 _REFUSALS = (
     r"lies there, and|holds files that are no dataset|are a link, or cannot|is a link, or cannot"
-    r"|is not a model|no file of a model|not empty and not a |absent or empty"
+    r"|is not a model|no file of a model|not empty and not a |absent or an empty"
 )
 
 
