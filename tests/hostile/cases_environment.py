@@ -15,8 +15,8 @@ _VARIABLES: dict[str, Mapping[str, str]] = {
     "a terminal a billion wide": {"COLUMNS": "1000000000", "TERM": "xterm"},
     "ASCII alone": {"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"},
     "a log level that is none": {"VOXELBEAM_LOG_LEVEL": _NONSENSE, "TF_CPP_MIN_LOG_LEVEL": "x"},
-    "no home": {"HOME": "/nonexistent"},
-    "no temporary directory": {"TMPDIR": "/nonexistent"},
+    "no home": {"HOME": "/proc/nonexistent"},
+    "no temporary directory": {"TMPDIR": "/proc/nonexistent"},
     "a cluster that is none": {"TF_CONFIG": _NONSENSE, "CLUSTER_SPEC": _NONSENSE},
     "a search's server that is none": {
         "KERASTUNER_TUNER_ID": "chief", "KERASTUNER_ORACLE_IP": _NONSENSE,

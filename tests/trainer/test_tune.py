@@ -291,6 +291,8 @@ def test_a_processs_role_comes_from_kerastuners_variables_or_the_clusters() -> N
     assert Role.of({}) == Role(tuner_id="tuner0", address="")
     worker = {**own, "KERASTUNER_TUNER_ID": "w1"}
     assert Role.of(worker) == Role(tuner_id="w1", address="10.0.0.1:8000")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        Role.of({**worker, "KERASTUNER_ORACLE_IP": "\udcff"})
     assert Role.of(worker).variables() == worker
     with pytest.raises(UsageError, match="KERASTUNER_TUNER_ID: missing"):
         Role.of(own)

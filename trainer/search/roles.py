@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from beam_jobs.common.cli import UsageError
+from beam_jobs.common.cli import UsageError, require_utf8
 from trainer.training.environment import cluster_of
 
 _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
@@ -38,7 +38,8 @@ class Role:
         """The role that KerasTuner's variables give, or else TF_CONFIG or CLUSTER_SPEC.
 
         Raises:
-          UsageError: KerasTuner's variables are not all there, or TF_CONFIG is not a cluster's.
+          UsageError: KerasTuner's variables are not all there, or no UTF-8; TF_CONFIG is not a
+        cluster's.
         """
         given = [environ.get(name, "") for name in _VARIABLES]
         if given[1] or given[2]:
@@ -46,6 +47,8 @@ class Role:
                 raise UsageError(
                     f"{', '.join(missing)}: missing, {' and '.join(_VARIABLES)} belong together"
                 )
+            for value in given:  # gRPC writes them
+                require_utf8(value)
             return cls(tuner_id=given[0], address=f"{given[1]}:{given[2]}")
         cluster = cluster_of(environ)
         if len(cluster.workers) == 1:
