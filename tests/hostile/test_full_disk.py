@@ -128,7 +128,7 @@ COMMANDS = {
         ],
     ),
 }
-QUICK = ("report", "survey", "phantoms")
+QUICK = ("report",)
 EACH = [
     pytest.param(name, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
     for name in COMMANDS
