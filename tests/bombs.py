@@ -323,6 +323,25 @@ def gzip_of(path: Path, data: bytes, zeros: int) -> None:
             stream.write(block)
 
 
+def zip_of_slices(path: Path, series: int, slices: int) -> None:
+    """A sound zip archive: a series a patient, which rejects nothing.
+
+    Args:
+      path: of the archive.
+      series: of patients.
+      slices: of each.
+    """
+    pixels = matrix(4, 4) | {
+        0x00280030: element(0x00280030, "DS", b"1\\1 "),
+        PIXELS: element(PIXELS, "OW", bytes(range(32))),
+    }
+    volume = _volume(slices, lambda number: pixels)
+    with zipfile.ZipFile(path, "w") as archive:
+        for patient in range(series):
+            for number, data in enumerate(volume):
+                archive.writestr(f"9{patient:04}/FLAIR/{number}.dcm", data)
+
+
 def tar_of_empty_members(count: int) -> bytes:
     """A gzipped tar of `count` members without content."""
     stream = io.BytesIO()
@@ -335,12 +354,17 @@ def tar_of_empty_members(count: int) -> bytes:
     return stream.getvalue()
 
 
-def many_members(count: int) -> bytes:
-    """A zip archive whose directory lists one stored member `count` times, by other names."""
+def many_members(count: int, name: str = "") -> bytes:
+    """A zip archive whose directory lists one stored member `count` times.
+
+    Args:
+      count: of members.
+      name: of each, "" for other names.
+    """
     local = struct.pack("<4sHHHHHLLLHH", b"PK\3\4", 20, 0, 0, 0, 0, 0, 0, 0, 1, 0) + b"x"
     parts = []
     for number in range(count):
-        name = f"{number:x}".encode()
+        listed = (name or f"{number:x}.dcm").encode()
         head = struct.pack(
             "<4sHHHHHHLLLHHHHHLL",
             b"PK\1\2",
@@ -353,7 +377,7 @@ def many_members(count: int) -> bytes:
             0,
             0,
             0,
-            len(name),
+            len(listed),
             0,
             0,
             0,
@@ -361,7 +385,7 @@ def many_members(count: int) -> bytes:
             0,
             0,
         )
-        parts.append(head + name)
+        parts.append(head + listed)
     table = b"".join(parts)
     zip64 = struct.pack(
         "<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(table), len(local)

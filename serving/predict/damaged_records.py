@@ -14,6 +14,8 @@ from serving.predict.reasons import Unpredicted
 # A row about something refused, with names of a conversion's rejects.csv.
 Reject = dict[str, str]
 REJECT_COLUMNS = ("scope", "subject", "patient", "modality", "reason", "detail")
+# So many refused records of a shard have a row each, which takes a hundred times an empty record.
+_MOST_ROWS = 1000
 
 
 def reject_row(*, scope: str, subject: str, reason: str, detail: str) -> Reject:
@@ -27,33 +29,36 @@ def surviving_cases(
 ) -> Iterator[tuple[str, bytes] | Reject]:
     """Yields (patient_id, serialized Example) or a reject for each record of a shard.
 
-    Every record is decoded once, so that what is yielded fits `schema` for certain.
+    Every record is decoded once, so that what is yielded fits `schema` for certain. Of a shard that
+    is nothing but damage the first thousand records are a reject each, and the others one.
 
     Args:
       stream: of the shard, seekable, at its beginning.
       shard: its name, for the rejects.
       schema: what its records must be.
     """
+    refused = 0
+    reason = Unpredicted.CORRUPT_RECORD
     for number, record in enumerate(surviving_records(stream)):
         if isinstance(record, DamagedRecordError):
-            yield reject_row(
-                scope="record",
-                subject=shard,
-                reason=Unpredicted.CORRUPT_RECORD,
-                detail=f"{shard}, record {number}: {record}",
-            )
-            continue
-        try:
-            case = decode_case(record, schema)
-        except (ValueError, IndexError) as error:  # ContractError, and values numpy cannot take
-            yield reject_row(
-                scope="record",
-                subject=shard,
-                reason=Unpredicted.INVALID_RECORD,
-                detail=f"{shard}, record {number}: {error}",
-            )
+            reason, why = Unpredicted.CORRUPT_RECORD, str(record)
         else:
-            yield case.patient_id, record
+            try:
+                case = decode_case(record, schema)
+            except (ValueError, IndexError) as error:  # ContractError, and what numpy cannot take
+                reason, why = Unpredicted.INVALID_RECORD, str(error)
+            else:
+                yield case.patient_id, record
+                continue
+        refused += 1
+        if refused <= _MOST_ROWS:
+            yield _record_row(shard, reason, f"record {number}: {why}")
+    if refused > _MOST_ROWS:
+        yield _record_row(shard, reason, f"{refused - _MOST_ROWS} more records like those before")
+
+
+def _record_row(shard: str, reason: Unpredicted, detail: str) -> Reject:
+    return reject_row(scope="record", subject=shard, reason=reason, detail=f"{shard}, {detail}")
 
 
 def require_fits(stream: IO[bytes], shard: str, schema: RecordSchema) -> None:

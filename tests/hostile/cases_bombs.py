@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tests import bombs
+from tests.dicom_bytes import dicom
 from tests.hostile.cases import Case
 from tests.hostile.commands import COMMANDS, Command
 from tests.hostile.sandbox import Sandbox
@@ -44,7 +45,27 @@ def _write_dicom(folder: Path, *, name: str) -> None:
 
 _ARCHIVES: dict[str, Callable[[Path], object]] = {
     "a zip of a zip": lambda folder: bombs.zip_of(folder / "a.zip", [("b.zip", 1 << 20)]),
+    "a zip of 2 GB": lambda folder: bombs.zip_of(
+        folder / "a.zip", [("0.dcm", _GIGABYTE), ("1.dcm", _GIGABYTE)], dicom()
+    ),
+    "150,000 members of one name": lambda folder: (folder / "a.zip").write_bytes(
+        bombs.many_members(150_000, "0.dcm")
+    ),
+    "150,000 members": lambda folder: (folder / "a.zip").write_bytes(bombs.many_members(150_000)),
+    "a million empty members": lambda folder: (folder / "a.tar.gz").write_bytes(
+        bombs.tar_of_empty_members(1_000_000)
+    ),
+    "a gzip file of 1 GB": lambda folder: bombs.gzip_of(folder / "0.dcm.gz", dicom(), _GIGABYTE),
 }
+# To be decoded a second time: what claims the most, in various ways.
+_WORST = (
+    "deflated: pixels as large as they claim",
+    "codestream and header of 65535 x 65535",
+    "JPEG of 65535 x 65535",
+    "2,000 compressed frames of 2048 x 2048",
+    "100,000 frames",
+    "65535 rows of 45 um",
+)
 
 
 def _dicom() -> Iterator[Case]:
@@ -68,6 +89,51 @@ def _dicom() -> Iterator[Case]:
                 make=partial(_beside_a_cohort, subject=subject, put=put),
                 timeout=240,
             )
+
+
+def _against(sandbox: Sandbox, *, name: str) -> Sequence[str]:
+    """A verification whose input has a bomb in a known patient's series, and samples it all."""
+    folder = sandbox.put("cohort") / "train"
+    bomb = folder / "00000" / "FLAIR"
+    for path in bomb.iterdir():
+        path.unlink()
+    _write_dicom(bomb, name=name)
+    return COMMANDS["verify"].line(sandbox, {"--against": folder, "--samples": 2000})
+
+
+def _second_decoder() -> Iterator[Case]:
+    for name in _WORST:
+        yield Case(
+            attack="DICOM bomb",
+            subject="verify",
+            name=f"--against {name}",
+            make=partial(_against, name=name),
+            timeout=240,
+        )
+
+
+def _sound(sandbox: Sandbox) -> Sequence[str]:
+    """An archive of 30,000 files, which is nothing unusual."""
+    folder = sandbox.path("input/archives")
+    folder.mkdir()
+    bombs.zip_of_slices(folder / "a.zip", 1000, 30)
+    return COMMANDS["survey"].line(sandbox, {"": folder})
+
+
+def _all_read(outcome: Outcome, sandbox: Sandbox) -> Iterator[str]:
+    if outcome.code != 0 or "30000 = 30000 used" not in outcome.stdout:
+        yield f"not all was used: {outcome.stdout[-300:]}"
+
+
+def _sound_archives() -> Iterator[Case]:
+    yield Case(
+        attack="archive bomb",
+        subject="survey",
+        name="none: 30,000 sound members",
+        make=_sound,
+        expect=_all_read,
+        timeout=240,
+    )
 
 
 def _pipe(sandbox: Sandbox) -> Path:
@@ -207,4 +273,4 @@ def _weights() -> Iterator[Case]:
         )
 
 
-CASES = [*_dicom(), *_files(), *_weights()]
+CASES = [*_dicom(), *_second_decoder(), *_sound_archives(), *_files(), *_weights()]
