@@ -51,6 +51,7 @@ LEARNING = [
     # tensorflow-hub stays out: it pulls another TensorFlow.
     "tensorflow>=2.17.1,<2.18",
     "tensorflow-io==0.37.1",
+    "h5py>=3.11,<4",
     "keras>=3.12,<4",
     "keras-tuner>=1.4.7,<1.5",
     "matplotlib>=3.8,<4",
