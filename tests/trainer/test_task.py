@@ -174,6 +174,7 @@ def test_a_run_of_another_dataset_is_refused(trained: Trained, tmp_path: Path) -
         main(argv)
 
 
+@pytest.mark.slow
 def test_repeats_give_every_patient_a_row_a_seed_and_one_score(
     dataset: Path, tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ def test_tensorboard_gets_scalars_and_slices_of_training_volumes(trained: Traine
     assert [event.step for event in events.Tensors("val_auc")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_permuted_labels_teach_nothing(tmp_path: Path) -> None:
     data, directory = tmp_path / "data", tmp_path / "run"
     write_dataset(data, patients=160, folds=2, signal=1.5, shape=(10, 10, 10))

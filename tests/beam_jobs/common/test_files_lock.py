@@ -208,6 +208,7 @@ class TestInAStore:
                     first.require()
                 second.require()
 
+    @pytest.mark.slow
     def test_a_heartbeat_never_takes_a_lock_back(
         self, store: Emulator, root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -62,7 +62,7 @@ def local(cohort, tmp_path_factory) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
 
 
-@pytest.fixture(scope="module", params=["gs", "s3"])
+@pytest.fixture(scope="module", params=[pytest.param("gs", marks=pytest.mark.slow), "s3"])
 def emulator(request, cohort):
     with getattr(stores, request.param)() as running:
         running.upload(cohort / "train", "cohort/train")

@@ -49,7 +49,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="module", params=[s3, gs], ids=["s3", "gs"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(s3, marks=pytest.mark.slow), gs], ids=["s3", "gs"]
+)
 def store(request: pytest.FixtureRequest, dataset: Path):
     with request.param() as running:
         running.upload(dataset, "dataset")

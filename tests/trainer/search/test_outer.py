@@ -190,6 +190,7 @@ def test_an_outer_run_that_fails_ends_the_command_and_is_made_up_for_by_the_next
     assert "outer" in read_json(tmp_path / "study" / "study.json")
 
 
+@pytest.mark.slow
 def test_nested_folds_agree_with_nested_loops(
     dataset: Path, tmp_path: Path, seen: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
