@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
-import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.core import drift
@@ -17,7 +13,6 @@ from beam_jobs.core.drift import Statistics
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
 
-_LOCK = ".lock"
 _PART = "rows-"
 
 # A prediction, something refused, or what some cases look like.
@@ -26,32 +21,20 @@ JobRow = Prediction | Reject | Statistics
 
 @contextlib.contextmanager
 def rows_directory(output: str) -> Iterator[str]:
-    """A directory for the pipeline's rows; those of killed runs for the same output go first.
+    """A directory for the pipeline's rows, beside the output and hidden.
 
-    On a local disk each has a lock that ends with its process, so that a run which still works
-    keeps its own. In a store a killed run cannot be told from a living one; there only the run
-    itself clears up.
+    On a local disk those of killed runs for the same output go first (`files.scratch`). In a store
+    a killed run cannot be told from a living one; there only the run itself clears up.
     """
-    directory = f"{output}.rows-{uuid.uuid4().hex[:8]}"
-    if files.is_remote(output):
-        try:
-            yield directory
-        finally:
-            files.delete(files.join(directory, name) for name in files.names(directory))
+    if not files.is_remote(output):
+        with files.scratch("predict", beside=output) as local:
+            yield str(local)
         return
-    _remove_orphans(Path(output))
+    directory = f"{output}.rows-{uuid.uuid4().hex[:8]}"
     try:
-        with files.lock(os.path.join(directory, _LOCK), f"{directory} is another job's"):
-            yield directory
-    finally:  # a full disk may take the directory and not the lock in it
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _remove_orphans(output: Path) -> None:
-    """Removes the directories of this output whose runs are no more."""
-    for lock in output.parent.glob(f"{glob.escape(output.name)}.rows-{8 * '[0-9a-f]'}/{_LOCK}"):
-        with contextlib.suppress(files.LockedError), files.lock(lock, f"{lock} is held"):
-            shutil.rmtree(lock.parent, ignore_errors=True)
+        yield directory
+    finally:
+        files.delete(files.join(directory, name) for name in files.names(directory))
 
 
 def to_line(row: JobRow) -> str:

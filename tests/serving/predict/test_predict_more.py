@@ -175,11 +175,10 @@ def test_refused_files_of_an_answered_patient_stand_in_rejects_and_flags(
 
 def test_rows_of_killed_runs_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
     output = tmp_path / "a.csv"
-    killed = tmp_path / "a.csv.rows-12345678"
+    killed = tmp_path / ".a.csv.voxelbeam-12345678"
     killed.mkdir()
-    (killed / ".lock").touch()
-    (killed / "rows-00000-of-00001").write_text("{}\n")
-    foreign = tmp_path / "a.csv.rows-of-mine"
+    (killed / "rows-00001").write_text("{}\n")  # whatever of it was removed already
+    foreign = tmp_path / ".a.csv.voxelbeam-mine"
     foreign.mkdir()
     with rows_directory(str(output)) as living:
         assert not killed.exists()

@@ -132,8 +132,8 @@ def test_a_killed_run_run_again_leaves_the_bytes_of_an_undisturbed_one(
             command(*usual, "--output", output), cwd=ROOT, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        before = set(output.parent.glob("*.rows-*"))
-        while not set(output.parent.glob("*.rows-*")) - before:
+        before = set(output.parent.glob(".*.voxelbeam-*"))
+        while not set(output.parent.glob(".*.voxelbeam-*")) - before:
             assert process.poll() is None
             time.sleep(0.005)
         try:

@@ -1,16 +1,12 @@
 """A job's rows: back as they were written, once, however often a part is written."""
 
-import errno
-import os
 from pathlib import Path
-
-import pytest
 
 from beam_jobs.core.drift import Statistics
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import reject_row
 from serving.predict.reasons import SENTENCES, Unpredicted
-from serving.predict.spool import read_rows, rows_directory, to_line, write_rows
+from serving.predict.spool import read_rows, to_line, write_rows
 
 ANSWER = Prediction(patient_id="1", probability=0.5, logit=0.0, spread=0.25, missing=("T2w",))
 REJECT = reject_row(
@@ -39,16 +35,3 @@ def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
 
 def test_every_reason_has_its_sentence() -> None:
     assert set(SENTENCES) == set(Unpredicted)
-
-
-def test_a_directory_whose_lock_finds_no_room_goes_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "pwrite", refuse)
-    with pytest.raises(OSError, match="No space left"), rows_directory(str(tmp_path / "t.csv")):
-        pass
-    monkeypatch.undo()
-    assert list(tmp_path.iterdir()) == []
