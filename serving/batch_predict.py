@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, is_unicode
 from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import own_json
@@ -241,7 +241,7 @@ def _check(args: argparse.Namespace) -> list[str]:
     header = [args.id_column, *(args.value_column if n == "probability" else n for n in columns)]
     if len(set(header)) < len(header):
         raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
-    if any("\ud800" <= letter <= "\udfff" for letter in "".join(header)):
+    if not is_unicode("".join(header)):
         raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
     paths = outputs.paths_of(args.output, args.output_shards)
     outputs.require_no_strays(args.output, paths)

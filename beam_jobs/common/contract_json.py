@@ -284,6 +284,33 @@ def objects_of(data: Mapping[str, Any], name: str, *, where: str = "") -> list[d
     return list(data[name])
 
 
+def differing(
+    there: Mapping[str, Any], here: Mapping[str, Any]
+) -> list[tuple[str, object, object]]:
+    """(dotted name, value there, value here) of each member that differs; None where it is absent.
+
+    >>> differing({"a": {"b": 1, "c": 2}}, {"a": {"b": 3, "c": 2}})
+    [('a.b', 1, 3)]
+    """
+    old, new = _flat(there), _flat(here)
+    return [
+        (name, old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def shown(value: object) -> str:
     """A value for a message, not longer than a line takes."""
     return _cut(repr(value))

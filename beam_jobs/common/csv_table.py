@@ -21,7 +21,7 @@ from beam_jobs.common.files import interface as files
 
 # A row takes a hundred times its bytes where these are few: of lists of patients, and of a
 # dataset's own tables, which have a line a series or file.
-MOST_ROWS, MOST_OWN_ROWS, MOST_COLUMNS = 1_000_000, 10_000_000, 10_000
+MOST_ROWS, _MOST_OWN_ROWS, MOST_COLUMNS = 1_000_000, 10_000_000, 10_000
 # Also behind quotes and blanks, which some readers take off first.
 _FORMULA = re.compile(r"""['"\s]*[=+\-@＝＋－＠]|['"]*[\t\r\n]""")
 _WHOLE = re.compile(r"\d{1,15}", re.ASCII)
@@ -131,6 +131,17 @@ def read_table(
         raise ValueError(f"line {reader.line_num}: {error}") from error
     _require_columns(header, columns)
     return header, rows
+
+
+def read_own_table(file: files.StrPath, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of one of a dataset's own tables, each with its line number.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: as `read_table`.
+    """
+    data = files.read(file, limit=files.TABLE_BYTES)
+    return read_table(data, columns, ours=True, most=_MOST_OWN_ROWS)[1]
 
 
 def _require_columns(header: Sequence[str], columns: Sequence[str]) -> None:

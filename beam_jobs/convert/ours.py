@@ -15,6 +15,7 @@ from typing import Any
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, json_object, shown
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json
 from beam_jobs.convert.npz import is_npz, of_earlier_version, split_and_file
 from beam_jobs.core.manifest import FORMAT, MANIFEST_NAME, SHARD_NAME
 
@@ -51,7 +52,8 @@ def require_ours(output: str) -> None:
 def foreign_files(output: str) -> list[str]:
     """The files below an output, by their paths from there, that no conversion made or began."""
     there = files.tree(output)
-    begun = JOB in there or (MANIFEST_NAME in there and _is_manifest(output))
+    # Other programs have manifests too.
+    begun = JOB in there or own_json(files.join(output, MANIFEST_NAME), FORMAT) is not None
     own = {JOB, LOCK, *(TABLES if begun else ())}
     if holds_npz(there):
         own.update(*(npz_of(state, there) for state in read_states(output, there).values()))
@@ -64,14 +66,6 @@ def foreign_files(output: str) -> list[str]:
             or _LEFT_BEHIND.fullmatch(name)
         )
     ]
-
-
-def _is_manifest(output: str) -> bool:
-    """Whether what is called a manifest is a dataset's: other programs have manifests too."""
-    try:
-        return json_object(files.read(files.join(output, MANIFEST_NAME))).get("format") == FORMAT
-    except ContractError:
-        return False
 
 
 def read_states(output: str, there: Iterable[str]) -> dict[str, dict[str, Any]]:

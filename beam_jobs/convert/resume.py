@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +24,7 @@ from beam_jobs.common.contract_json import (
     ListOf,
     Within,
     canonical_json,
+    differing,
     fingerprint,
     json_object,
     require_kinds,
@@ -277,7 +278,13 @@ class StateStore:
         except ContractError as error:
             return f"its state is unreadable: {JOB}: {error}"
 
-        return "; ".join(_differences(there, self.job))
+        def said(value: object) -> str:
+            return "nothing" if value is None else shown(value)
+
+        return "; ".join(
+            f"{name}: {said(old)} there, {said(new)} requested"
+            for name, old, new in differing(there, self.job)
+        )
 
     def remove_leftovers(self, *, keep: set[str] | None) -> None:
         """Deletes temporary files and, where `keep` is given, shards and states not among it.
@@ -309,22 +316,6 @@ class StateStore:
             break_lock=break_lock,
             hint="; --break_lock if it is dead",
         )
-
-
-def _differences(
-    there: Mapping[str, Any], here: Mapping[str, Any], where: str = ""
-) -> Iterator[str]:
-    """Each member that differs, with both values; those of an object one by one."""
-
-    def said(value: object) -> str:
-        return "nothing" if value is None else shown(value)
-
-    for name in sorted({*there, *here}):
-        old, new = there.get(name), here.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from _differences(old, new, f"{where}{name}.")
-        elif old != new:
-            yield f"{where}{name}: {said(old)} there, {said(new)} requested"
 
 
 def job_identity(**fields: Any) -> dict[str, Any]:

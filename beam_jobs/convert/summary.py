@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from beam_jobs.common import cli
-from beam_jobs.common.csv_table import MOST_OWN_ROWS, read_table
+from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import counted
 from beam_jobs.common.progress_files import Ticks, count, lines
@@ -84,12 +84,7 @@ def print_sums(conversion: Conversion) -> bool:
     if not files.exists(path):
         if not files.exists(rejects):
             raise cli.CommandError(f"the job ended without a dataset in {output}")
-        _, found = read_table(
-            files.read(rejects, limit=files.TABLE_BYTES),
-            ("reason",),
-            ours=True,
-            most=MOST_OWN_ROWS,
-        )
+        found = read_own_table(rejects, ("reason",))
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
         hint = nobodys_hint(nobodys, conversion.planner.patient_from)
         raise cli.CommandError(

@@ -111,13 +111,9 @@ def read_table(
       ContractError: it is not what a conversion writes; the message names the column.
     """
     try:
-        text = files.read(files.join(directory, name), limit=files.TABLE_BYTES)
+        rows = csv_table.read_own_table(files.join(directory, name), sorted(columns))
     except FileNotFoundError:
         return None
-    try:
-        _, rows = csv_table.read_table(
-            text, sorted(columns), ours=True, most=csv_table.MOST_OWN_ROWS
-        )
     except ValueError as error:
         raise ContractError(f"{name}: {error}") from error
     for column in (*numbers, *whole):

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.csv_table import MOST_OWN_ROWS, read_table
+from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import NONE, Statistics, of_case, of_series
@@ -33,9 +33,7 @@ def of_series_table(dataset: str, modalities: Iterable[str], patients: set[str])
     if not files.exists(path):
         return NONE
     try:
-        _, rows = read_table(
-            files.read(path, limit=files.TABLE_BYTES), _SERIES, ours=True, most=MOST_OWN_ROWS
-        )
+        rows = read_own_table(path, _SERIES)
     except ValueError as error:
         raise ContractError(f"{path}: {error}") from error
     # Records have the labels' spelling of an id, the table has the input's.

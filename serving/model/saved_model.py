@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,10 +85,11 @@ def write_model(
         }
         for name, data in assets.items():
             files.write(made / name, data)
-        listed = dataclasses.replace(contract, sha256=file_hashes(made))
-        files.write(made / CONTRACT_NAME, listed.dumps().encode())  # what has it is a model
+        hashes = file_hashes(made)
+        said = dataclasses.replace(contract, sha256=hashes).dumps().encode()
+        files.write(made / CONTRACT_NAME, said)  # what has it is a model
         difference = _verify(made, members, contract)
-        sha256 = model_sha256(file_hashes(made))
+        sha256 = model_sha256({**hashes, CONTRACT_NAME: hashlib.sha256(said).hexdigest()})
         if beside is None:
             _upload(made, output)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.contract_json import ContractError, differing, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.run_layout import (
@@ -213,22 +213,9 @@ def _names(directory: files.StrPath) -> set[str]:
 
 def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """What two requests differ in, both values of each, for a message; empty where in nothing."""
-    here, wanted = _flat(there), _flat(requested)
     found = [
-        f"{name}: {shown(here.get(name))} there, {shown(wanted.get(name))} requested"
-        for name in sorted(here.keys() | wanted.keys())
-        if here.get(name) != wanted.get(name)
+        f"{name}: {shown(old)} there, {shown(new)} requested"
+        for name, old, new in differing(there, requested)
     ]
     more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
     return "; ".join(found[:_NAMED] + more)
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
