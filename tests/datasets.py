@@ -19,6 +19,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPa
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import write_record
 from trainer.metrics.ensemble import Scored, metrics_of_members
+from trainer.training.run_files import Member, Run
 
 MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 
@@ -40,6 +41,24 @@ def make_metrics(
         for fold, seed in members
     ]
     return metrics_of_members(scored, no_claim=no_claim)
+
+
+def make_run(directory: Path, **given: Any) -> Run:
+    """A run of one member, not saved; `given` are the fields that differ from case to case."""
+    return Run(
+        directory=str(directory),
+        model="seed_cnn",
+        members=(Member(fold=0, seed=1, path="fold-0/network.keras", epoch=2, val_auc=0.7),),
+        searched_ids=("1", "3"),
+        epoch_choice="last",
+        no_claim=(),
+        metrics=make_metrics([(0, 1)]),
+        precision="float32",
+        versions={"keras": "3"},
+        wall_seconds=1.0,
+        step_seconds=0.1,
+        **given,
+    )
 
 
 def make_schema(

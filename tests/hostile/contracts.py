@@ -28,7 +28,7 @@ from serving.model.calibration import Calibration, out_of_fold
 from serving.model.cohort_statistics import STATISTICS_NAME, of_series_table
 from serving.model.contract import CONTRACT_NAME, Contract, load_contract, load_statistics
 from serving.predict.submission import problems, read_ids
-from tests.datasets import make_metrics, make_schema, write_dataset
+from tests.datasets import make_metrics, make_run, make_schema, write_dataset
 from tests.hostile.damage import Damaged, damaged, damaged_csv, damaged_json
 from trainer.config.provenance import split_provenance
 from trainer.config.run import TrainConfig
@@ -54,7 +54,7 @@ from trainer.search.trial import Request
 from trainer.training.checkpoint import FoldState, load_state, save_state
 from trainer.training.claim import claim
 from trainer.training.fold_result import FoldResult, HeldOutLogits
-from trainer.training.run_files import Member, Run
+from trainer.training.run_files import Run
 
 SPEC = {"shape": [12, 12, 10], "modalities": ["T1w", "FLAIR"], "dtype": "uint8"}
 MODALITIES = ("T1w", "FLAIR")
@@ -75,26 +75,15 @@ class File(NamedTuple):
 
 
 def _run(directory: Path) -> Run:
-    config = TrainConfig(modalities=MODALITIES, epochs=3)
-    return Run(
-        directory=str(directory),
-        config=config.to_json(),
+    return make_run(
+        directory,
         schema=SCHEMA,
         spec=SPEC,
+        config=TrainConfig(modalities=MODALITIES, epochs=3).to_json(),
         dataset_fingerprint="a" * 64,
         modalities=MODALITIES,
-        model="seed_cnn",
-        members=(Member(fold=0, seed=1, path="fold-0/network.keras", epoch=2, val_auc=0.7),),
         trained_on={"patients": 3, "positive": 1},
         trained_ids=("1", "2", "3"),
-        searched_ids=("1", "3"),
-        epoch_choice="last",
-        no_claim=(),
-        metrics=make_metrics([(0, 1)]),
-        precision="float32",
-        versions={"keras": "3"},
-        wall_seconds=1.0,
-        step_seconds=0.1,
     )
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
-from tests.datasets import make_metrics, make_schema
+from tests.datasets import make_metrics, make_run, make_schema
 from trainer.training.claim import claim
-from trainer.training.run_files import Member, Run
+from trainer.training.run_files import Run
 
 REQUEST: dict[str, Any] = {
     "config": {"seed": 1, "optimizer": {"learning_rate": 0.1}},
@@ -23,25 +23,15 @@ SPEC = {"shape": [1, 2, 3]}
 
 
 def _run(directory: Path) -> Run:
-    return Run(
-        directory=str(directory),
-        config=REQUEST["config"],
+    return make_run(
+        directory,
         schema=make_schema(spec=SPEC),
         spec=SPEC,
+        config=REQUEST["config"],
         dataset_fingerprint="a",
         modalities=("T1wCE",),
-        model="seed_cnn",
-        members=(Member(fold=0, seed=1, path="fold-0/network.keras", epoch=2, val_auc=0.7),),
         trained_on={"patients": 80, "positive": 40},
         trained_ids=tuple(map(str, range(80))),
-        searched_ids=("1", "3"),
-        epoch_choice="last",
-        no_claim=(),
-        metrics=make_metrics([(0, 1)]),
-        precision="float32",
-        versions={"keras": "3"},
-        wall_seconds=1.0,
-        step_seconds=0.1,
     )
 
 
