@@ -67,8 +67,8 @@ os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)
 """
 BECOMES_ANOTHER = """
-print("begun", flush=True)
 try:
+    print("begun", flush=True)
     time.sleep(60)
 except KeyboardInterrupt as error:
     raise RuntimeError("an operation was cancelled") from error
@@ -129,8 +129,8 @@ WORDS: dict[int, str] = {
 def test_a_signal_ends_a_command_with_its_code_and_a_line(number: int, tmp_path: Path) -> None:
     body = """
 (Path(tempfile.gettempdir()) / "of-a-library").touch()
-print("begun", flush=True)
 try:
+    print("begun", flush=True)
     time.sleep(60)
 finally:
     time.sleep(0.4)
@@ -160,8 +160,8 @@ def test_no_signal_is_swallowed(body: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     body = """
-print("begun", flush=True)
 try:
+    print("begun", flush=True)
     time.sleep(60)
 finally:
     time.sleep(60)
