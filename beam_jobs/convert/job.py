@@ -56,7 +56,7 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
         build(pipeline, conversion, ticks)
         started = time.monotonic()
         progress = conversion_progress(ticks, count or None)
-        watch(pipeline.run, progress, private=id_policy.key is not None)
+        watch(pipeline.run, progress, private=id_policy.key is not None, resumes=True)
         print_shards(ticks, time.monotonic() - started)
 
 

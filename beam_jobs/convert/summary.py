@@ -6,7 +6,7 @@ from beam_jobs.common import cli
 from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import counted
-from beam_jobs.common.progress_files import Ticks, count, lines
+from beam_jobs.common.progress_files import Ticks, Units, lines
 from beam_jobs.common.terminal import row
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.ours import REJECTS_NAME
@@ -59,13 +59,16 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
 
 def print_shards(ticks: Ticks, seconds: float) -> None:
     """How fast it went; which shards were converted and why, where an earlier run's were kept."""
-    shards = sorted(line.split(" ", 1) for line in lines(ticks.shards))
+    shards: dict[str, str] = {}
+    for line in lines(ticks.shards):
+        name, why = line.split(" ", 1)
+        shards.setdefault(name, why)  # work that was done again found its own shard, and kept it
     if not shards:
         return
-    kept = sum(why == "kept" for _, why in shards)
+    kept = sum(why == "kept" for why in shards.values())
     row("shards", f"{kept} kept, {len(shards) - kept} converted")
-    row("time", f"{seconds:.1f} s, {count(ticks.files) / seconds:.0f} files a second")
-    again = [(name, why) for name, why in shards if why not in ("kept", "new")]
+    row("time", f"{seconds:.1f} s, {Units(ticks.files).done() / seconds:.0f} files a second")
+    again = [(name, why) for name, why in sorted(shards.items()) if why not in ("kept", "new")]
     for name, why in again[:_CONVERTED_SHOWN]:
         row("", f"{name}: {why}")
 

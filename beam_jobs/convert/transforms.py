@@ -120,10 +120,12 @@ class Chunk:
     """Some files of one directory.
 
     Attributes:
+      number: its place among all chunks of the input.
       files: the files; of a store's, what its listing says of them too.
       owner: what the directory says of them, None when it is left to the headers.
     """
 
+    number: int
     files: tuple[files.Entry, ...]
     owner: DirectoryOwner | None
 
@@ -138,10 +140,12 @@ def _chunks(source: Input) -> Iterator[Any]:
         root=source.root,
         patient_from=source.patient_from,
     )
+    numbers = itertools.count()
     for directory, group in itertools.groupby(found, key=_directory):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
-            yield Chunk(files=batch[start : start + _FILES_AT_ONCE], owner=owners.get(directory))
+            chosen = batch[start : start + _FILES_AT_ONCE]
+            yield Chunk(number=next(numbers), files=chosen, owner=owners.get(directory))
 
 
 def _adopted(element: tuple[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
@@ -176,7 +180,7 @@ class _ReadHeaders(Setup):
         with files.fetched_ahead(chunk.files, files.HEAD_BYTES):
             headers, rejections = index_files(file.path for file in chunk.files)
         self._files.inc(len(chunk.files))
-        tick(self._ticks, len(chunk.files))
+        tick(self._ticks, str(chunk.number), count=len(chunk.files))
         by_patient: dict[str, list[SliceHeader]] = {}
         for header in headers:
             key = patient_of(header, chunk.owner, self._patient_from)
@@ -321,7 +325,7 @@ def _with_shard(
     key, _, plan, _ = packed
     assignment = assignments.by_key.get(key)
     if assignment is not None:
-        tick(ticks, 1)
+        tick(ticks, assignment.patient_id)
         yield assignment.shard, (plan, assignment)
 
 

@@ -173,7 +173,7 @@ class ShardWriter:
         if result is not None and not _accounts_for(result, ordered):
             result, why = None, "state unreadable"
         if result is not None:
-            tick(self.ticks.patients, len(ordered))
+            tick(self.ticks.patients, *(assignment.patient_id for _, assignment in ordered))
         else:
             result = self._convert(name, ordered)
             self.store.finish(name, inputs, result)
@@ -199,7 +199,7 @@ class ShardWriter:
                     if case is not None:
                         write_record(stream, encode_case(case, self.spec.schema))
                         written.append(ShardPatient(patient_id=case.patient_id, label=case.label))
-                    tick(self.ticks.patients, 1)
+                    tick(self.ticks.patients, assignment.patient_id)
             entry = None
             if written:
                 entry = self._verified(name, temporary, ordered[0][1].fold, tuple(written))

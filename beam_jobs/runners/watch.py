@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 
 from beam_jobs.common import interrupts, terminal
 from beam_jobs.common.cli import CommandError, UsageError, is_quiet
-from beam_jobs.common.progress_files import Ticks, count
+from beam_jobs.common.progress_files import Ticks, Units
 
 _HEARTBEAT_S = 30.0
+_RESUMES = "; the same command resumes"
 
 
 Update = Callable[[], None]
@@ -21,13 +22,16 @@ Update = Callable[[], None]
 Progress = contextlib.AbstractContextManager[Update]
 
 
-def watch(run: Callable[[], object], progress: Progress, *, private: bool = False) -> None:
+def watch(
+    run: Callable[[], object], progress: Progress, *, private: bool = False, resumes: bool = False
+) -> None:
     """Runs a pipeline to its end and shows how far it is.
 
     Args:
       run: starts the pipeline and returns its result (`pipeline.run`).
       progress: how it is shown.
       private: report a failure's kind alone: messages may hold names of files.
+      resumes: what was done stays done, which a failure's line says.
 
     Raises:
       CommandError: the pipeline failed; one line, without Beam's stack of stages.
@@ -63,14 +67,15 @@ def watch(run: Callable[[], object], progress: Progress, *, private: bool = Fals
         interrupts.stop_work()
         raise
     if died.is_set():
-        raise CommandError(
-            "a worker process died (killed, or out of memory); the same command resumes from here"
-        )
+        died_how = "a worker process died (killed, or out of memory)"
+        raise CommandError(f"{died_how}{_RESUMES if resumes else ''}")
     if failure:
         error = _one_line(failure[0])
         if private and not isinstance(error, UsageError):
             kind = type(failure[0]).__name__
             error = CommandError(f"the job failed ({kind}); --id_policy keep would show more")
+        if resumes and not isinstance(error, UsageError):
+            error = CommandError(f"{str(error).rstrip('.')}{_RESUMES}")
         raise error from failure[0]
 
 
@@ -100,21 +105,29 @@ def prediction_progress(ticks: Ticks, patients: int | None) -> Progress:
 
 @contextlib.contextmanager
 def _bar(ticks: Ticks, patients: int | None) -> Iterator[Update]:
+    predicted = Units(ticks.patients)
     with terminal.progress() as bars:
         task = bars.add_task("predicting", total=patients)
-        yield lambda: bars.update(task, completed=count(ticks.patients))
+
+        def update() -> None:
+            done = predicted.done()
+            bars.update(task, completed=done, total=_at_least(patients, done))
+
+        yield update
 
 
 @contextlib.contextmanager
 def _live_lines(ticks: Ticks, files: int | None) -> Iterator[Update]:
+    read, planned, converted = map(Units, (ticks.files, ticks.planned, ticks.patients))
     with terminal.progress() as bars:
         headers = bars.add_task("reading headers", total=files)
         patients = bars.add_task("converting", total=None)
 
         def update() -> None:
-            bars.update(headers, completed=count(ticks.files))
-            planned = count(ticks.planned) or None
-            bars.update(patients, completed=count(ticks.patients), total=planned)
+            opened, done = read.done(), converted.done()
+            bars.update(headers, completed=opened, total=_at_least(files, opened))
+            # Looked at behind what is done: every patient is planned before.
+            bars.update(patients, completed=done, total=planned.done() or None)
 
         yield update
 
@@ -122,6 +135,7 @@ def _live_lines(ticks: Ticks, files: int | None) -> Iterator[Update]:
 @contextlib.contextmanager
 def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
     start = last = time.monotonic()
+    headers, planned, converted = map(Units, (ticks.files, ticks.planned, ticks.patients))
 
     def update() -> None:
         nonlocal last
@@ -129,16 +143,21 @@ def _heartbeats(ticks: Ticks, files: int | None) -> Iterator[Update]:
         if now - last < _HEARTBEAT_S:
             return
         last = now
-        read, planned = count(ticks.files), count(ticks.planned)
-        of_files = "" if files is None else f" of {files}"
+        read, done = headers.done(), converted.done()
+        of_files = "" if files is None else f" of {_at_least(files, read)}"
         line = f"{now - start:.0f} s: headers of {read}{of_files} files"
-        if planned:
-            line += f", {count(ticks.patients)} of {planned} patients converted"
+        if of_patients := planned.done():  # looked at behind what is done
+            line += f", {done} of {of_patients} patients converted"
         else:
             line += f" ({read / (now - start):.0f}/s)"
         print(line, file=sys.stderr)
 
     yield update
+
+
+def _at_least(total: int | None, done: int) -> int | None:
+    """A total counted beforehand; of an input that grew meanwhile at least what was found."""
+    return None if total is None else max(total, done)
 
 
 _LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)

@@ -77,7 +77,7 @@ class Predict(beam.PTransform):
       model: the model's path.
       sha256: of the model; no worker loads another one.
       batch_size: most patients a call of the model gets.
-      ticks: a local file that grows by a byte a patient (`progress_files`); "" for none.
+      ticks: a local file that patients done are noted in (`progress_files`); "" for none.
     """
 
     def __init__(self, model: str, *, sha256: str, batch_size: int, ticks: str = "") -> None:
@@ -171,7 +171,7 @@ class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
         inference_args: dict[str, Any] | None = None,
     ) -> Iterable[Prediction]:
         answers = model.predict(batch)
-        tick(self._ticks, len(answers))
+        tick(self._ticks, *(answer.patient_id for answer in answers))
         return answers
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
