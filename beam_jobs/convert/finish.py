@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.files import interface as files
 from beam_jobs.convert.ours import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
@@ -41,7 +40,11 @@ class DatasetWriter:
         """Writes series.csv, rejects.csv and, last, manifest.json; removes leftovers.
 
         Without a single record there is no dataset: then the tables alone are written.
+
+        Raises:
+          LostOutputError: the output is another job's by now, or an earlier try finished it.
         """
+        self.store.require_owner()
         results = list(results)
         series = [row for result in results for row in result.series]
         rejects = [row for result in results for row in result.rejects] + list(file_rejects)
@@ -64,14 +67,13 @@ class DatasetWriter:
             keep = {assignment.shard for assignment in assignments.by_key.values()}
             self.store.remove_npz(keep=keep)
             self.store.remove_leftovers(keep=keep)
-        self._write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
-        self._write(REJECTS_NAME, to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)))
+        write = self.store.write
+        write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
+        write(REJECTS_NAME, to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)))
         if entries:
-            self._write(MANIFEST_NAME, manifest.dumps())
+            write(MANIFEST_NAME, manifest.dumps())
+        self.store.end()
         return manifest
-
-    def _write(self, name: str, text: str) -> None:
-        files.write_text(files.join(self.store.output, name), text)
 
     def _counts(
         self,

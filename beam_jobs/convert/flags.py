@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 from typing import Any
 
 from beam_jobs.common import cli
-from beam_jobs.common.contract_json import LEAST_WHOLE, MOST_WHOLE, ContractError, fingerprint
+from beam_jobs.common.contract_json import (
+    LEAST_WHOLE,
+    MOST_WHOLE,
+    ContractError,
+    canonical_json,
+    fingerprint,
+)
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import listing_of, require_known
 from beam_jobs.convert.planning import Planner
-from beam_jobs.convert.resume import StateStore, job_identity, key_check
-from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, normalised_id, read_id_policy
+from beam_jobs.convert.resume import StateStore
+from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, normalised_id, read_id_policy
 from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.rules import read_rules_file
 from beam_jobs.core.manifest import FOLDS_MOST
@@ -53,18 +60,19 @@ class Conversion:
 
     @property
     def state(self) -> StateStore:
-        """The output's state under this job."""
+        """The output's state under a job of its own: each one has another token."""
         planner = self.planner
-        job = job_identity(
-            spec=self.spec.to_json(),
-            folds=planner.folds,
-            seed=planner.seed,
-            id_policy=planner.id_policy.name,
-            id_key=key_check(planner.id_policy),
-            patients_per_shard=planner.patients_per_shard,
+        job = {
+            "spec": self.spec.to_json(),
+            "folds": planner.folds,
+            "seed": planner.seed,
+            "id_policy": planner.id_policy.name,
+            "id_key": _key_check(planner.id_policy),
+            "patients_per_shard": planner.patients_per_shard,
             **_identity_of(planner),
-        )
-        return StateStore(output=self.output, job=job)
+        }
+        # As it reads back from a file.
+        return StateStore(output=self.output, job=json.loads(canonical_json(job)))
 
     def require_reachable(self, *, here: bool) -> None:
         """Finds out before the job what would stop it: no bucket, no permission, nothing there.
@@ -86,6 +94,11 @@ class Conversion:
             raise cli.UsageError(f"--input {self.input} holds no file")
         if files.is_remote(self.output):
             files.names(self.output)
+
+
+def _key_check(id_policy: IdPolicy) -> str:
+    """Distinguishes one hmac key from another without revealing the key."""
+    return "" if id_policy.key is None else id_policy.token(fingerprint("voxelbeam key check"))
 
 
 def _identity_of(planner: Planner) -> dict[str, str]:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import apache_beam as beam
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import LostOutputError
 from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.finish import DatasetWriter
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.npz import require_names
+from beam_jobs.convert.resume import StateStore
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.convert.summary import print_shards
 from beam_jobs.convert.transforms import (
@@ -21,6 +23,7 @@ from beam_jobs.convert.transforms import (
     ReadHeaders,
     RefusedPatients,
     WriteShards,
+    log_lost,
 )
 from beam_jobs.convert.write_shard import ShardWriter
 from beam_jobs.runners.flink import job_server
@@ -40,7 +43,7 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
 
     Raises:
       UsageError: the output holds something else; or a worker found that labels do not fit.
-      CommandError: another job is writing the output, or the job failed.
+      CommandError: another job is writing the output, or took it; or the job failed.
     """
     store, id_policy = conversion.state, conversion.planner.id_policy
     count = len(conversion.files)
@@ -53,22 +56,24 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
         store.begin(overwrite=conversion.overwrite)
         ticks = Ticks.below(str(scratch)) if runs_here(options) else Ticks()
         pipeline = make_pipeline(options, conversion.processes or default_processes(count))
-        build(pipeline, conversion, ticks)
+        build(pipeline, conversion, store, ticks)
         started = time.monotonic()
         progress = conversion_progress(ticks, count or None)
         watch(pipeline.run, progress, private=id_policy.key is not None, resumes=True)
+        store.require_finished()
         print_shards(ticks, time.monotonic() - started)
 
 
-def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
+def build(pipeline: Any, conversion: Conversion, store: StateStore, ticks: Ticks) -> None:
     """Headers → plans → assignment → shards → tables and manifest.
 
     Args:
       pipeline: an empty one of Beam's.
       conversion: what is converted.
+      store: the output, as this job's.
       ticks: where workers note their progress.
     """
-    spec, store, planner = conversion.spec, conversion.state, conversion.planner
+    spec, planner = conversion.spec, conversion.planner
     source = Input(
         root=conversion.input,
         modalities=spec.modalities,
@@ -89,9 +94,18 @@ def build(pipeline: Any, conversion: Conversion, ticks: Ticks) -> None:
     refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
     results = (shards, refused, read.left_out) | "Results" >> beam.Flatten()
     finish = beam.Map(
-        dataset.finish,
+        _finish,
+        dataset,
         beam.pvalue.AsList(results),
         beam.pvalue.AsList(read.rejects),
         beam.pvalue.AsSingleton(assignments),
     )
     pipeline | "Once" >> beam.Create([None]) | "Finish" >> finish
+
+
+def _finish(once: None, dataset: DatasetWriter, *gathered: Any) -> None:
+    """`DatasetWriter.finish`, which a runner may try again although it was done."""
+    try:
+        dataset.finish(once, *gathered)
+    except LostOutputError as error:
+        log_lost(error)

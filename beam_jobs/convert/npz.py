@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import Owner
 from beam_jobs.convert.planning import Assignments
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import read_cases
@@ -36,19 +37,24 @@ def shard_names(output: str, shard: str, schema: RecordSchema) -> list[str]:
     return [name for case in cases for name in _names(case, schema).values()]
 
 
-def explode_shard(output: str, shard: str, schema: RecordSchema) -> None:
+def explode_shard(output: str, shard: str, schema: RecordSchema, owner: Owner) -> None:
     """Writes a shard's present channels as npz files below `output`: those of `shard_names`.
 
     Args:
       output: the dataset's directory, where the shard lies.
       shard: its name.
       schema: what its records fit.
+      owner: the job that writes.
+
+    Raises:
+      LostOutputError: the output is another job's by now.
     """
     for case in read_cases(files.join(output, shard), schema):
         for channel, name in _names(case, schema).items():
             path, payload = files.join(output, name), _payload(case, channel)
             if not _holds(path, payload):
-                files.write(path, payload)
+                with owner.writing():
+                    files.write(path, payload)
 
 
 def _names(case: PreparedCase, schema: RecordSchema) -> dict[int, str]:

@@ -22,6 +22,7 @@ from beam_jobs.core.manifest import FORMAT, MANIFEST_NAME, SHARD_NAME
 STATE_NAME = ".state"
 SERIES_NAME, REJECTS_NAME, REPORT_NAME = "series.csv", "rejects.csv", "report.html"
 JOB, LOCK = f"{STATE_NAME}/job.json", f"{STATE_NAME}/lock"
+OWNER, RUNNING = f"{STATE_NAME}/owner.json", f"{STATE_NAME}/running.json"
 TABLES = (MANIFEST_NAME, SERIES_NAME, REJECTS_NAME, REPORT_NAME)
 # What systems, file managers and whoever looks at a table leave in any directory; it is neither
 # read, replaced nor deleted. A network's disk keeps a deleted file that is still read as .nfs*.
@@ -54,7 +55,7 @@ def foreign_files(output: str) -> list[str]:
     there = files.tree(output)
     # Other programs have manifests too.
     begun = JOB in there or own_json(files.join(output, MANIFEST_NAME), FORMAT) is not None
-    own = {JOB, LOCK, *(TABLES if begun else ())}
+    own = {JOB, LOCK, OWNER, RUNNING, *(TABLES if begun else ())}
     if holds_npz(there):
         own.update(*(npz_of(state, there) for state in read_states(output, there).values()))
     return [

@@ -1,6 +1,8 @@
 """What an output directory knows of the work done in it: lock, job, and each shard's inputs.
 
-    output/.state/lock                      held while a job runs
+    output/.state/lock                      held while a job's command runs
+    output/.state/owner.json                whose the output is while the job's workers write
+    output/.state/running.json              a job that may still run: it could not be cancelled
     output/.state/job.json                  recipe, folds, seed and id policy of what lies here
     output/.state/<shard>.json              inputs of a finished shard, and what became of them
 
@@ -13,11 +15,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from beam_jobs.common.cli import UsageError
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
     Kind,
@@ -31,10 +33,14 @@ from beam_jobs.common.contract_json import (
     shown,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import write_json
+from beam_jobs.common.owner import LostOutputError, Owner, new_token
 from beam_jobs.convert.ours import (
     JOB,
     LOCK,
+    OWNER,
     REPORT_NAME,
+    RUNNING,
     STATE_NAME,
     TABLES,
     holds_npz,
@@ -150,17 +156,33 @@ def shard_inputs(
     return id_policy.token(text) if id_policy.key else hashlib.sha256(text.encode()).hexdigest()
 
 
+# What is deleted between two looks at whose the output is.
+_DELETED_AT_ONCE = 1000
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateStore:
-    """The state of one output directory.
+    """The state of one output directory, and one job's right to write there.
 
     Attributes:
       output: the dataset's directory.
       job: what every shard of it has in common, as JSON.
+      token: of this very job, which its workers bring along.
     """
 
     output: str
     job: Mapping[str, Any]
+    token: str = dataclasses.field(default_factory=new_token)
+
+    @property
+    def owner(self) -> Owner:
+        """What this job may write for: all that is replaced or deleted, a short block at a time."""
+        path = files.join(self.output, OWNER)
+        return Owner(path=path, output=self.output, token=self.token)
+
+    def require_owner(self) -> None:
+        """Raises `LostOutputError` where another job took the output, or this one is finished."""
+        self.owner.require()
 
     def _shard_path(self, shard: str) -> str:
         return files.join(self.output, STATE_NAME, f"{shard}.json")
@@ -216,7 +238,18 @@ class StateStore:
 
     def _write(self, shard: str, state: Mapping[str, Any]) -> None:
         said = {name: value for name, value in state.items() if name != "npz_before" or value}
-        files.write_text(self._shard_path(shard), json.dumps(said, sort_keys=True) + "\n")
+        self.write(f"{STATE_NAME}/{shard}.json", json.dumps(said, sort_keys=True) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a file below the output, if that is still this job's."""
+        with self.owner.writing():
+            files.write_text(files.join(self.output, name), text)
+
+    def _delete(self, names: Sequence[str]) -> None:
+        for start in range(0, len(names), _DELETED_AT_ONCE):
+            paths = [files.join(self.output, name) for name in names[start:][:_DELETED_AT_ONCE]]
+            with self.owner.writing():
+                files.delete(paths)
 
     def remove_npz(self, *, keep: set[str]) -> None:
         """Deletes the npz files of shards that are not among `keep`, or were converted again."""
@@ -228,7 +261,7 @@ class StateStore:
             shard: state if shard in keep else {"npz": [], "npz_before": sorted(npz_of(state, ()))}
             for shard, state in states.items()
         }
-        files.delete(files.join(self.output, name) for name in stale_npz(kept, there))
+        self._delete(stale_npz(kept, there))
         for shard in keep & states.keys():
             if states[shard].get("npz_before"):
                 self._write(shard, {**states[shard], "npz_before": []})
@@ -260,16 +293,27 @@ class StateStore:
                 f"--output {self.output} holds another dataset ({difference}); "
                 "--overwrite replaces it"
             )
+        self.owner.take()
         there = files.tree(self.output)
         states = read_states(self.output, there) if holds_npz(there) else {}
         for shard, state in states.items():
             if "npz" not in state:  # an earlier version's
                 self._write(shard, {**state, "npz": sorted(npz_of(state, there))})
-        if files.exists(manifest):
-            # The page shows what is now going to change.
-            files.delete([manifest, files.join(self.output, REPORT_NAME)])
+        # The page shows what is now going to change.
+        self._delete([one for one in (MANIFEST_NAME, REPORT_NAME, RUNNING) if one in there])
         self.remove_leftovers(keep=None)
-        files.write_text(path, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
+        self.write(JOB, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
+
+    def require_finished(self) -> None:
+        """Finds out whether a job that ended finished what lies here.
+
+        Raises:
+          LostOutputError: another job took the output meanwhile.
+        """
+        with files.claimed(files.join(self.output, OWNER)) as said:
+            if said or self._difference(files.read(files.join(self.output, JOB))):
+                self.owner.require()
+                raise CommandError(f"the job ended, and {self.output} is not finished")
 
     def _difference(self, state: bytes) -> str:
         """Each field of the job that lies here and of this one that differ, with both values."""
@@ -289,40 +333,67 @@ class StateStore:
     def remove_leftovers(self, *, keep: set[str] | None) -> None:
         """Deletes temporary files and, where `keep` is given, shards and states not among it.
 
-        Only names that a conversion gives are touched; npz files are `remove_npz`'s.
+        Only names that a conversion gives are touched; npz files are `remove_npz`'s. A page there,
+        where `keep` is given, is of what was there before.
         """
         leftovers = []
         for name in files.tree(self.output):
             target = target_of(name)
             shard = shard_of(target)
-            temporary = name != target and (shard or target in TABLES or target == JOB)
-            unwanted = shard and keep is not None and shard not in keep
+            temporary = name != target and (shard or target in (*TABLES, JOB, RUNNING))
+            unwanted = keep is not None and (name == REPORT_NAME or (shard and shard not in keep))
             if temporary or unwanted:
-                leftovers.append(files.join(self.output, name))
-        files.delete(leftovers)
+                leftovers.append(name)
+        self._delete(leftovers)
 
-    def lock(self, *, break_lock: bool) -> AbstractContextManager[files.Lock]:
+    @contextmanager
+    def lock(self, *, break_lock: bool) -> Iterator[files.Lock]:
         """Holds the output: two jobs must not write one dataset.
 
         On a local disk the lock ends with the process, however it ends. In an object store a
         killed job leaves it behind, and `break_lock` says that its job is dead.
 
         Raises:
-          CommandError: another job holds it; the message says which.
+          CommandError: another job holds it, or `keep_locked` says that one may still run; the
+            message says which.
         """
-        return files.lock(
+        hint = "; --break_lock if it is dead"
+        with files.lock(
             files.join(self.output, LOCK),
             f"another job is writing {self.output}",
             break_lock=break_lock,
-            hint="; --break_lock if it is dead",
-        )
+            hint=hint,
+        ) as lock:
+            running = files.join(self.output, RUNNING)
+            if not break_lock and files.exists(running):
+                raise CommandError(f"{_kept(files.read(running), self.output)}{hint}")
+            yield lock
+
+    def keep_locked(self, message: str) -> None:
+        """Refuses the next job although this one's command ends, until `--break_lock` is given.
+
+        To be called before one waits for a job's end: a second Ctrl-C ends the process at once.
+
+        Args:
+          message: which job may still run, where, and how to cancel it; "" once it has ended.
+        """
+        running = files.join(self.output, RUNNING)
+        # Of an output that is finished, or another's, there is nothing to keep.
+        with suppress(LostOutputError), self.owner.writing():
+            if message:
+                write_json(running, {"message": message})
+            else:
+                files.delete([running])
+
+    def end(self) -> None:
+        """What this job had to write is written; a worker of it that lives on writes no more."""
+        self._delete([RUNNING])
+        self.owner.leave()
 
 
-def job_identity(**fields: Any) -> dict[str, Any]:
-    """The job's fields, JSON values, as they read back from a file."""
-    return dict(json.loads(canonical_json(fields)))
-
-
-def key_check(id_policy: IdPolicy) -> str:
-    """Distinguishes one hmac key from another without revealing the key."""
-    return "" if id_policy.key is None else id_policy.token(fingerprint("voxelbeam key check"))
+def _kept(said: bytes, output: str) -> str:
+    try:
+        message = str(json_object(said)["message"])
+    except (ContractError, KeyError) as error:
+        message = f"{RUNNING} is unreadable: {error}"
+    return f"a job may still be writing {output}: {message}"

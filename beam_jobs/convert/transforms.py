@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 import pickle
 import zlib
@@ -18,6 +19,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import LostOutputError
 from beam_jobs.common.progress_files import tick
 from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, Refusal, assign_people
@@ -329,6 +331,15 @@ def _with_shard(
         yield assignment.shard, (plan, assignment)
 
 
+def log_lost(error: LostOutputError) -> None:
+    """A job whose output is another's ends, having written no more.
+
+    As an error it would be tried again, by some engines for ever. The job's own command, if that is
+    still there, looks at whose the output is (`StateStore.require_finished`).
+    """
+    logging.getLogger(__name__).warning("%s", error)
+
+
 class _WriteShard(Setup):
     def __init__(self, writer: write_shard.ShardWriter) -> None:
         super().__init__()
@@ -339,7 +350,11 @@ class _WriteShard(Setup):
     ) -> Iterator[ShardResult]:
         name, packed = element
         patients = [(unpack(plan), assignment) for plan, assignment in packed]
-        result, why = self._writer.write(name, patients)
+        try:
+            result, why = self._writer.write(name, patients)
+        except LostOutputError as error:
+            log_lost(error)
+            return
         Metrics.counter("voxelbeam.shards", why).inc()
         Metrics.counter("voxelbeam", "patients").inc(0 if not result.entry else result.entry.count)
         for row in result.rejects:

@@ -161,9 +161,11 @@ class ShardWriter:
           What became of it, and why it was converted: "kept" when it was not.
 
         Raises:
+          LostOutputError: the output is another job's by now.
           ContractError: the shard reads back otherwise than it was written.
           OSError: the output cannot be written.
         """
+        self.store.require_owner()
         ordered = sorted(
             patients,
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
@@ -180,7 +182,7 @@ class ShardWriter:
         if self.npz and result.entry is not None:
             output, schema = self.store.output, self.spec.schema
             self.store.record_npz(name, shard_names(output, name, schema))
-            explode_shard(output, name, schema)
+            explode_shard(output, name, schema, self.store.owner)
         note(self.ticks.shards, f"{name} {why}")
         return result, why
 
@@ -193,6 +195,7 @@ class ShardWriter:
         try:
             with files.open_write(temporary) as stream:
                 for plan, assignment in ordered:
+                    self.store.require_owner()  # a patient takes long
                     case, rows, refused = prepare_patient(plan, assignment, self.spec, self.tables)
                     series += self.tables.series(rows)
                     rejects += refused
@@ -203,9 +206,11 @@ class ShardWriter:
             entry = None
             if written:
                 entry = self._verified(name, temporary, ordered[0][1].fold, tuple(written))
-                files.replace(temporary, target)
-            else:
-                files.delete([target])  # of an earlier run, whose patients are refused now
+            with self.store.owner.writing():
+                if entry is not None:
+                    files.replace(temporary, target)
+                else:
+                    files.delete([target])  # of an earlier run, whose patients are refused now
         finally:
             files.delete([temporary])
         return ShardResult(entry=entry, series=tuple(series), rejects=tuple(rejects))

@@ -26,7 +26,7 @@ from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, most_inflated
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.local import LocalBytes
-from beam_jobs.common.files.lock import Lock, lock
+from beam_jobs.common.files.lock import Lock, claim, claimed, lock, unclaim
 from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
 from beam_jobs.common.files.names import (
     Entry,
@@ -59,7 +59,7 @@ from beam_jobs.common.files.sources import (
     TooLargeError,
     require_size,
 )
-from beam_jobs.common.files.store_lock import LockedError
+from beam_jobs.common.files.store_lock import LockedError, owner
 from beam_jobs.common.files.writer import REFUSALS, Writer, refused
 
 __all__ = [
@@ -81,6 +81,8 @@ __all__ = [
     "StrPath",
     "TooLargeError",
     "Writer",
+    "claim",
+    "claimed",
     "copy",
     "delete",
     "entries",
@@ -106,6 +108,7 @@ __all__ = [
     "open_bytes",
     "open_read",
     "open_write",
+    "owner",
     "read",
     "read_range",
     "read_text",
@@ -120,6 +123,7 @@ __all__ = [
     "text",
     "tree",
     "trimmed",
+    "unclaim",
     "write",
     "write_new",
     "write_text",

@@ -1,25 +1,33 @@
-"""One exclusive lock for whatever only one job may write.
+"""One exclusive lock for whatever only one job may write, and claims that outlive it.
 
 On a local disk it is the kernel's and ends with the process, however that ends. The file stays: who
 unlinked it would hold a lock on a file that the next one no longer finds, and both would work. In a
 store it is an object (`store_lock`), which a killed job leaves behind: its successor on the same
 machine takes it over; one elsewhere can `wait` for the heartbeat that does not come.
+
+A lock is one process's. Its workers may be elsewhere and outlive it, so they go by a claim: a file
+that says whose an output is. On a disk it is written in place, under the kernel's lock on it, for
+so a network's disk shows all its machines the same; whoever writes under a claim shares that lock.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from beam_jobs.common.files import objects
 from beam_jobs.common.files.local import make_directory
 from beam_jobs.common.files.names import StrPath, is_remote, require_writable, text
 from beam_jobs.common.files.store_lock import LockedError, held, owner, store_lock
 from beam_jobs.common.files.writer import refused
 
 _OWNER_BYTES = 4096
+_CLAIM_S = 30.0  # that one who writes under a claim may take
+_POLL_S = 0.01
 # Never through a link: the lock's holder is written into the file.
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -64,13 +72,8 @@ def lock(
         with store_lock(path, message, break_lock=break_lock, wait=wait, hint=hint) as held_there:
             yield held_there
         return
-    descriptor = _local_lock(path, message)
-    try:
+    with _closing(_local_lock(path, message)):
         yield _KernelLock()
-    finally:
-        # Said aloud, for a forked child has the descriptor too.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
 
 
 def _local_lock(path: str, message: str) -> int:
@@ -99,3 +102,97 @@ def _is_same(descriptor: int, path: str) -> bool:
     with suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     return False
+
+
+def claim(path: StrPath, data: bytes) -> None:
+    """Says in a file whose an output is, once those who write under what it says are done.
+
+    In a store nobody is waited for: who has looked at the file just before may still write.
+
+    Args:
+      path: of the claim's own file; its directory is made.
+      data: what it says, fewer than 4096 bytes that no other claim has.
+
+    Raises:
+      LockedError: somebody writes under it for 30 s (on a disk).
+    """
+    path = text(path)
+    require_writable(path)
+    if is_remote(path):
+        objects.put(path, data)
+        return
+    make_directory(os.path.dirname(path))
+    descriptor = _wait(path, _LOCK_FLAGS, fcntl.LOCK_EX)
+    with _closing(descriptor), refused(path):
+        if os.fstat(descriptor).st_nlink > 1:  # it is another's file, too
+            os.unlink(path)
+        else:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, data, 0)
+            return
+    claim(path, data)
+
+
+@contextmanager
+def claimed(path: StrPath) -> Iterator[bytes]:
+    """What a claim says; on a disk for the time of the block, as `claim` waits for its end.
+
+    The block is to be short. Where there is no such file, what it says is b"".
+    """
+    path = text(path)
+    said, descriptor = b"", None
+    with suppress(FileNotFoundError):
+        if is_remote(path):
+            said = objects.read(path, 0, _OWNER_BYTES).data
+        else:
+            descriptor = _wait(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, fcntl.LOCK_SH)
+    if descriptor is None:
+        yield said
+        return
+    with _closing(descriptor):
+        yield os.pread(descriptor, _OWNER_BYTES, 0)
+
+
+def unclaim(path: StrPath, data: bytes) -> None:
+    """Removes a claim's file where it says `data`; another's stays."""
+    path = text(path)
+    with suppress(FileNotFoundError):
+        if is_remote(path):
+            if objects.read(path, 0, _OWNER_BYTES).data == data:
+                objects.delete([path])
+            return
+        descriptor = _wait(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, fcntl.LOCK_EX)
+        with _closing(descriptor):
+            if os.pread(descriptor, _OWNER_BYTES, 0) == data:
+                os.truncate(descriptor, 0)  # for who has the file open already
+                os.unlink(path)
+
+
+def _wait(path: str, flags: int, how: int) -> int:
+    """Opens and locks a claim's file, if need be when others are done with it."""
+    end = time.monotonic() + _CLAIM_S
+    while True:
+        descriptor = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            if _is_same(descriptor, path):
+                return descriptor
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                os.close(descriptor)
+                raise LockedError(f"{path} is in use, and stays so") from error
+            time.sleep(_POLL_S)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # Said aloud, for a forked child has the descriptor too.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)

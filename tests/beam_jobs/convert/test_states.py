@@ -37,6 +37,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         patch.setattr(ShardWriter, "write", noted)
         assert convert(root / "in", root / "d", "--patients_per_shard", "8") in (0, 8)
     ((writer, name, patients),) = seen
+    writer.store.owner.take()  # what is written here is written amid the job
     assert sorted(p for p, _, _ in read_manifest(root / "d").patients) == ["0", "1"]
     assert len(patients) == 3
     return root / "d", writer, name, patients

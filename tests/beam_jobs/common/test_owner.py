@@ -1,0 +1,109 @@
+"""Of the jobs begun on one output the last one alone writes, on disks and in stores."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.files import lock
+from beam_jobs.common.owner import LostOutputError, Owner
+from tests import stores
+
+
+@pytest.fixture(
+    params=[
+        "disk",
+        *(
+            pytest.param(kind, marks=(pytest.mark.emulator, pytest.mark.slow))
+            for kind in ("s3", "gs")
+        ),
+    ]
+)
+def output(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    if request.param == "disk":
+        yield str(tmp_path / "d")
+        return
+    with getattr(stores, request.param)() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running.path("d")
+
+
+def owner(output: str) -> Owner:
+    return Owner(path=files.join(output, ".state/owner.json"), output=output)
+
+
+def test_the_last_to_take_an_output_writes_and_no_other(output: str) -> None:
+    first, second = owner(output), owner(output)
+    with pytest.raises(LostOutputError):
+        first.require()  # nobody's yet
+    first.take()
+    first.require()
+    second.take()
+    second.require()
+    with pytest.raises(
+        LostOutputError,
+        match=rf"^another job \(process {os.getpid()} on .* UTC\) began to write {output} after",
+    ):
+        first.require()
+    first.leave()
+    second.require()
+    second.leave()
+    assert files.tree(output) == []
+    with pytest.raises(LostOutputError, match=r"^another job began to write"):
+        second.require()
+
+
+def test_a_claim_waits_for_who_is_writing(tmp_path: Path) -> None:
+    first, second = owner(str(tmp_path)), owner(str(tmp_path))
+    first.take()
+    taking = threading.Thread(target=second.take)
+    with first.writing(), first.writing():
+        taking.start()
+        taking.join(0.2)
+        assert taking.is_alive()
+    taking.join(10)
+    second.require()
+
+
+def test_who_writes_for_ever_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_CLAIM_S", 0.1)
+    first, second = owner(str(tmp_path)), owner(str(tmp_path))
+    first.take()
+    with first.writing(), pytest.raises(files.LockedError, match=r"owner\.json is in use"):
+        second.take()
+    first.require()
+
+
+def test_a_claim_is_written_into_nobody_elses_file(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / ".state").mkdir()
+    one = owner(str(tmp_path))
+    os.link(tmp_path / "victim", one.path)
+    one.take()
+    one.require()
+    os.unlink(one.path)
+    os.symlink(tmp_path / "victim", one.path)
+    with pytest.raises(OSError, match="symbolic"):
+        one.take()
+    assert (tmp_path / "victim").read_text() == "precious"
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b"\xff", b'{"token": 1}', b"x" * 5000])
+def test_a_damaged_claim_is_nobodys(tmp_path: Path, said: bytes) -> None:
+    one = owner(str(tmp_path))
+    one.take()
+    Path(one.path).write_bytes(said)
+    with pytest.raises(LostOutputError):
+        one.require()
+    one.take()
+    one.require()
