@@ -253,7 +253,8 @@ def test_store_that_stays_down_is_one_line_and_no_rejected_files(store, monkeypa
 
 def test_no_permission_is_one_line_at_once(store):
     store.front.fault = lambda method, path: 403 if "/T1w/" in path else None
-    with pytest.raises(cli.CommandError, match=r"T1w/\S+: access denied \(403\)$"):
+    said = r"T1w/\S+: access denied \(403\); the same command resumes$"
+    with pytest.raises(cli.CommandError, match=said):
         convert(store, "denied", "--quiet")
     store.front.fault = lambda method, path: 403
     store.front.requests.clear()
