@@ -15,7 +15,8 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert.flags import add_flags, conversion_of, with_labels
 from beam_jobs.convert.summary import print_plan, print_sums
 from beam_jobs.report.make import make_report
-from beam_jobs.runners.options import pipeline_options, runs_here, use_store_options
+from beam_jobs.runners.engines import require_reachable, workers_here
+from beam_jobs.runners.options import pipeline_options, use_store_options
 
 PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -48,7 +49,9 @@ def main(argv: Sequence[str]) -> int:
     use_store_options(beam_arguments)
     conversion = conversion_of(flags)
     options = pipeline_options(beam_arguments)
-    conversion.require_reachable(here=runs_here(options))
+    paths = {"--input": conversion.input, "--output": conversion.output}
+    require_reachable(options, paths, shared_disk=flags.shared_disk)
+    conversion.require_reachable()
     conversion = with_labels(conversion, flags)
     print_plan(conversion, listed=flags.dry_run)
     if flags.dry_run:
@@ -58,7 +61,7 @@ def main(argv: Sequence[str]) -> int:
     convert(conversion, options)
     accepted = print_sums(conversion)
     # A cluster's dataset would have to come to this machine.
-    if not flags.no_report and (runs_here(options) or not files.is_remote(conversion.output)):
+    if not flags.no_report and (workers_here(options) or not files.is_remote(conversion.output)):
         report = make_report(conversion.output, workers=os.cpu_count() or 1)
         terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_REJECTED if flags.strict and not accepted else cli.EXIT_OK

@@ -36,6 +36,7 @@ from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_polic
 from beam_jobs.core.cohort.layout import nobodys_hint
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.reasons import Reason
+from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from serving.model.contract import Contract, load_statistics
 from serving.model.integrity import check_model
@@ -68,12 +69,15 @@ def main(argv: Sequence[str]) -> int:
     # Beam takes seconds to import: all that can be wrong was reported before.
     from serving.predict.job import run_job
 
+    options = pipeline_options(beam_args)
+    reached = {f"--{name}": getattr(args, name) for name in ("model", "input", "output")}
+    require_reachable(options, reached, shared_disk=args.shared_disk)
     answers = run_job(
         source,
         checked,
         model=args.model,
         output=args.output,
-        options=pipeline_options(beam_args),
+        options=options,
         id_policy=id_policy,
         batch_size=_batch_size(args, contract),
         patient_from=args.patient_from or "",
@@ -313,6 +317,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--id_key", metavar="FILE", help="key of --id_policy hmac, that of the conversion")
     add("--patient_from", **PATIENT_FROM_FLAG)
+    add("--shared_disk", **SHARED_DISK_FLAG)
     add("--strict", action="store_true", help="exit with 8 if anybody was not predicted")
     return parser.parse_known_args(argv)
 

@@ -63,6 +63,10 @@ class CommandError(RuntimeError):
     """The command failed on its way; the message is one line."""
 
 
+class StillRunningError(CommandError):
+    """A job of this command goes on elsewhere, and could not be ended; the message is one line."""
+
+
 # Flags of several values take them with commas or with blanks between; `items` reads them.
 LIST: dict[str, Any] = {"nargs": "+", "metavar": "ITEM"}
 
@@ -276,7 +280,7 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
         return main(sys.argv[1:])
     except BaseException as error:
         if interrupts.received() is not None:  # whatever a library made of it
-            return _interrupted(prog)
+            return _interrupted(prog, error if isinstance(error, StillRunningError) else None)
         if isinstance(error, SystemExit):  # the parser's: --help, or wrong flags
             return error.code if isinstance(error.code, int) else EXIT_OK
         if isinstance(error, UsageError):
@@ -294,7 +298,7 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
         raise
 
 
-def _interrupted(prog: str) -> int:
+def _interrupted(prog: str, still: StillRunningError | None = None) -> int:
     # What threads have to say of it is of no use.
     threading.excepthook = lambda _: None
     # Where a KeyboardInterrupt that is no signal's came amid an `exec` of text, CPython would still
@@ -302,6 +306,8 @@ def _interrupted(prog: str) -> int:
     exec("")
     code = interrupts.received() or EXIT_INTERRUPTED
     word = interrupts.word()
+    if word and still is not None:
+        word = f"{word}: {still}"
     return _fail(prog, word, code) if word else code
 
 

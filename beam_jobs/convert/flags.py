@@ -27,6 +27,7 @@ from beam_jobs.core.cohort.rules import read_rules_file
 from beam_jobs.core.manifest import FOLDS_MOST
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
+from beam_jobs.runners.engines import SHARED_DISK_FLAG
 
 _FOLDS = 5
 _MOST_PROCESSES = 1024  # of about 0.3 GB each
@@ -74,22 +75,13 @@ class Conversion:
         # As it reads back from a file.
         return StateStore(output=self.output, job=json.loads(canonical_json(job)))
 
-    def require_reachable(self, *, here: bool) -> None:
+    def require_reachable(self) -> None:
         """Finds out before the job what would stop it: no bucket, no permission, nothing there.
 
-        Args:
-          here: whether the workers share this machine's disk.
-
         Raises:
-          UsageError: the workers cannot reach a local path, or the input holds no file.
+          UsageError: the input holds no file.
           CommandError: a store refuses.
         """
-        for name, path in (("input", self.input), ("output", self.output)):
-            if not here and not files.is_remote(path):
-                raise cli.UsageError(
-                    f"--{name} {path} is on this machine, where Dataflow's workers cannot reach "
-                    "it: gs:// is needed"
-                )
         if files.is_remote(self.input) and not files.holds_files(self.input):
             raise cli.UsageError(f"--input {self.input} holds no file")
         if files.is_remote(self.output):
@@ -195,6 +187,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="local worker processes (default: one a core from 20,000 files on, else one)",
     )
+    add("--shared_disk", **SHARED_DISK_FLAG)
     add("--overwrite", action="store_true", help="replace another dataset that is there already")
     add("--dry_run", action="store_true", help="print the plan and stop")
     add(

@@ -26,8 +26,9 @@ from beam_jobs.convert.transforms import (
     log_lost,
 )
 from beam_jobs.convert.write_shard import ShardWriter
-from beam_jobs.runners.flink import job_server
-from beam_jobs.runners.options import default_processes, make_pipeline, runs_here
+from beam_jobs.runners.engines import name_job
+from beam_jobs.runners.job_server import job_server
+from beam_jobs.runners.options import default_processes, make_pipeline
 from beam_jobs.runners.watch import conversion_progress, watch
 
 if TYPE_CHECKING:
@@ -47,19 +48,21 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
     """
     store, id_policy = conversion.state, conversion.planner.id_policy
     count = len(conversion.files)
+    name_job(options, "convert", conversion.output)
     store.require_ours()  # before a lock is put beside what is not ours
     with (
         store.lock(break_lock=conversion.break_lock),
-        job_server(options),
+        job_server(options) as engine,
         files.scratch("convert") as scratch,
     ):
         store.begin(overwrite=conversion.overwrite)
-        ticks = Ticks.below(str(scratch)) if runs_here(options) else Ticks()
+        ticks = Ticks.below(str(scratch)) if engine.workers_here else Ticks()
         pipeline = make_pipeline(options, conversion.processes or default_processes(count))
         build(pipeline, conversion, store, ticks)
         started = time.monotonic()
         progress = conversion_progress(ticks, count or None)
-        watch(pipeline.run, progress, private=id_policy.key is not None, resumes=True)
+        private = id_policy.key is not None
+        watch(pipeline.run, progress, engine=engine, private=private, resumes=True)
         store.require_finished()
         print_shards(ticks, time.monotonic() - started)
 

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError, log_level
-from beam_jobs.runners.flink import check_flink
+from beam_jobs.runners.engines import find_runner, runner_of
+from beam_jobs.runners.job_server import check_job_server
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -53,13 +54,14 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     The local runner is FnApiRunner, in memory: "DirectRunner" may try to download another one.
 
     Raises:
-      UsageError: an argument that no option of Beam's (or its installed runners') takes, or Flink
-        without a job server.
+      UsageError: an argument that no option of Beam's or of the runner's takes, a runner that there
+        is none of or that cannot run our jobs, or one without the job server that it needs.
     """
     quiet_beam()
     use_store_options(argv)
-    from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
+    _import_runner(argv)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for options_class in _with_subclasses(PipelineOptions):
         if "_add_argparse_args" in vars(options_class):
@@ -73,8 +75,35 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     if not any(argument.split("=")[0] == "--runner" for argument in arguments):
         arguments.append("--runner=FnApiRunner")
     options = PipelineOptions(arguments)
-    check_flink(options)
+    if runner_of(options) in _OURS:
+        options.view_as(StandardOptions).runner = "FnApiRunner"
+    check_job_server(options)
     return options
+
+
+# Beam's names of what is FnApiRunner here; its DirectRunner would try to download Prism.
+_OURS = ("fnapi", "direct", "switchingdirect")
+
+
+def _import_runner(argv: Sequence[str]) -> None:
+    """Imports the module of `--runner`, which may define options of its own.
+
+    Raises:
+      UsageError: there is none of the name, it is not installed, or it cannot run our jobs.
+    """
+    parser = _lenient(argparse.ArgumentParser(add_help=False, allow_abbrev=False))
+    parser.add_argument("--runner")
+    if name := parser.parse_known_args(list(argv))[0].runner:
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        options = PipelineOptions([f"--runner={name}"])
+        if runner_of(options) == "dask":
+            raise UsageError(
+                f"--runner={name}: Dask's runner mixes a transform's outputs, which our jobs tell "
+                "apart by tags: records would be lost without a word"
+            )
+        if runner_of(options) not in _OURS:
+            find_runner(options)
 
 
 # Beam's options of its own S3 client, and the variables by which the file layer finds a store.
@@ -207,13 +236,3 @@ _FILES_FOR_PROCESSES = 20_000
 def default_processes(files: int) -> int:
     """How many local processes to work with: one for a small input, else one a core."""
     return (os.cpu_count() or 1) if files >= _FILES_FOR_PROCESSES else 1
-
-
-def runs_here(options: PipelineOptions) -> bool:
-    """Whether the workers share this machine's disk."""
-    from apache_beam.options.pipeline_options import PortableOptions, StandardOptions
-
-    runner = str(options.view_as(StandardOptions).runner).rsplit(".", 1)[-1].lower()
-    if runner.removesuffix("runner") in ("flink", "portable", "spark"):
-        return bool(options.view_as(PortableOptions).environment_type == "LOOPBACK")
-    return "dataflow" not in runner

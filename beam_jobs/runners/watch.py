@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from beam_jobs.common import interrupts, terminal
 from beam_jobs.common.cli import CommandError, UsageError, is_quiet
 from beam_jobs.common.progress_files import Ticks, Units
+from beam_jobs.runners.engines import Engine
+from beam_jobs.runners.submitted import Mark, SubmittedJob, lost_connection
 
 _HEARTBEAT_S = 30.0
 _RESUMES = "; the same command resumes"
@@ -23,20 +25,31 @@ Progress = contextlib.AbstractContextManager[Update]
 
 
 def watch(
-    run: Callable[[], object], progress: Progress, *, private: bool = False, resumes: bool = False
+    run: Callable[[], object],
+    progress: Progress,
+    *,
+    engine: Engine | None = None,
+    private: bool = False,
+    resumes: bool = False,
+    mark: Mark | None = None,
 ) -> None:
-    """Runs a pipeline to its end and shows how far it is.
+    """Runs a pipeline to its end and shows how far it is; it never goes on without us.
 
     Args:
       run: starts the pipeline and returns its result (`pipeline.run`).
       progress: how it is shown.
+      engine: what runs it (`job_server` says it); None for this process.
       private: report a failure's kind alone: messages may hold names of files.
       resumes: what was done stays done, which a failure's line says.
+      mark: gets a line about a job as soon as it is one that outlives this process, and "" once
+        it is known to have ended.
 
     Raises:
       CommandError: the pipeline failed; one line, without Beam's stack of stages.
+      StillRunningError: it was to end, and may still run.
       UsageError: a worker found that what was requested cannot be.
     """
+    job = None if engine is None or engine.local else SubmittedJob(engine, mark)
     failure: list[BaseException] = []
     died = threading.Event()
 
@@ -51,6 +64,8 @@ def watch(
     def target() -> None:
         try:
             result = run()
+            if job is not None:
+                job.begun(result)
             result.wait_until_finish()  # type: ignore[attr-defined]
         except BaseException as error:
             failure.append(error)
@@ -63,9 +78,17 @@ def watch(
             while thread.is_alive() and not died.is_set():
                 thread.join(0.2)
                 update()
-    except KeyboardInterrupt:
-        interrupts.stop_work()
+    except BaseException:  # Ctrl-C, or what is shown cannot be shown
+        try:
+            if job is not None:
+                job.give_up(thread)
+        finally:
+            interrupts.stop_work()
         raise
+    if job is not None:
+        if failure:  # of the job, or of what this process knows of it
+            job.give_up(thread)
+        job.ended()
     if died.is_set():
         died_how = "a worker process died (killed, or out of memory)"
         raise CommandError(f"{died_how}{_RESUMES if resumes else ''}")
@@ -74,6 +97,8 @@ def watch(
         if private and not isinstance(error, UsageError):
             kind = type(failure[0]).__name__
             error = CommandError(f"the job failed ({kind}); --id_policy keep would show more")
+        if job is not None and (lost := lost_connection(failure[0])):
+            error = CommandError(f"{job} was lost ({lost})")
         if resumes and not isinstance(error, UsageError):
             error = CommandError(f"{str(error).rstrip('.')}{_RESUMES}")
         raise error from failure[0]

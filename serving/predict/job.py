@@ -11,8 +11,9 @@ from beam_jobs.common.progress_files import Ticks
 from beam_jobs.convert.cases import CasesFromDicom
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.drift import Statistics
-from beam_jobs.runners.flink import job_server
-from beam_jobs.runners.options import make_pipeline, runs_here
+from beam_jobs.runners.engines import name_job
+from beam_jobs.runners.job_server import job_server
+from beam_jobs.runners.options import make_pipeline
 from beam_jobs.runners.watch import prediction_progress, watch
 from serving.model.cohort_statistics import of_series_table
 from serving.model.contract import Contract
@@ -73,13 +74,14 @@ def run_job(
       CommandError: the job failed.
     """
     contract = checked.contract
+    name_job(options, "predict", output)
     total = len(requested) if requested is not None else len(source.expected) or None
     with (
         rows_directory(output) as directory,
-        job_server(options),
+        job_server(options) as engine,
         files.scratch("predict") as scratch,
     ):
-        ticks = Ticks.below(str(scratch)) if runs_here(options) else Ticks()
+        ticks = Ticks.below(str(scratch)) if engine.workers_here else Ticks()
         pipeline = make_pipeline(options, processes=1)
         cases = pipeline | "Cases" >> _cases(source, contract, model, id_policy, patient_from)
         examples = cases.examples | "Keep requested" >> KeepRequested(requested)
@@ -92,7 +94,7 @@ def run_job(
             rows.append((examples, *cases.series) | "Summarise" >> summary)
         tuple(rows) | "Write rows" >> WriteRows(directory)
         progress = prediction_progress(ticks, total)
-        watch(pipeline.run, progress, private=id_policy.key is not None)
+        watch(pipeline.run, progress, engine=engine, private=id_policy.key is not None)
         answers, rejects, found = read_rows(directory)
     if counted and source.dataset is not None:
         patients = {answer.patient_id for answer in answers}

@@ -20,7 +20,8 @@ import pytest
 from beam_jobs.common.cli import UsageError
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
-from beam_jobs.runners.options import pipeline_options, runs_here
+from beam_jobs.runners.engines import workers_here
+from beam_jobs.runners.options import pipeline_options
 from tests.kills import files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -184,6 +185,6 @@ def test_flink_that_cannot_be_had_is_wrong_usage_and_downloads_nothing(stand_in,
 
 
 def test_workers_of_a_cluster_are_not_taken_for_local_ones(stand_in):
-    assert runs_here(pipeline_options(stand_in))
+    assert workers_here(pipeline_options(stand_in))
     cluster = ["--flink_master=cluster:8081", "--environment_type=DOCKER"]
-    assert not runs_here(pipeline_options([*stand_in, *cluster]))
+    assert not workers_here(pipeline_options([*stand_in, *cluster]))
