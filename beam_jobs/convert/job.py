@@ -62,7 +62,14 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
         started = time.monotonic()
         progress = conversion_progress(ticks, count or None)
         private = id_policy.key is not None
-        watch(pipeline.run, progress, engine=engine, private=private, resumes=True)
+        watch(
+            pipeline.run,
+            progress,
+            engine=engine,
+            private=private,
+            resumes=True,
+            mark=store.keep_locked,
+        )
         store.require_finished()
         print_shards(ticks, time.monotonic() - started)
 
