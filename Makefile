@@ -158,10 +158,17 @@ bench: $(STAMP) ## every script in benchmarks/, one after another
 TOOLS := build/tools
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command 'make lock' --quiet
+# What the images in docker/ install of the lock, and CUDA for one of them.
+FOR_IMAGES := --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet \
+  --constraint requirements.lock --no-emit-index-url --no-emit-find-links
 
 lock: $(TOOLS)/made ## write requirements.lock anew from setup.py, to the newest versions that fit
 	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --no-strip-extras $(COMPILE) \
 	  --output-file requirements.lock
+	$(TOOLS)/bin/uv pip compile setup.py --extra gcp $(FOR_IMAGES) --no-annotate --no-header \
+	  | sed 's/[=[ ].*//' | LC_ALL=C sort -u > docker/runtime.txt
+	$(TOOLS)/bin/uv pip compile setup.py --extra gpu $(FOR_IMAGES) --no-annotate --no-header \
+	  --generate-hashes | awk '/^[a-z]/ {cuda = /^nvidia-/} cuda' > docker/gpu.lock
 	printf 'pip-audit\nuv\n' | $(TOOLS)/bin/uv pip compile - $(COMPILE) --output-file .ci/tools.lock
 	@echo 'lock: now `make audit`, which writes sbom.cdx.json anew'
 

@@ -1,0 +1,250 @@
+"""The Dockerfiles, which nothing here can build: what can be known of them without Docker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import venv
+from collections.abc import Iterable
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from docker import locked
+from tests.dockerfiles import (
+    DOCKERFILES,
+    ROOT,
+    Instruction,
+    Stage,
+    ignore_patterns,
+    ignored,
+    instructions_of,
+    run_stage,
+    stages_of,
+)
+from tests.test_packaging import locked_version
+
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+PARSED = {path.name: instructions_of(path.read_text(encoding="utf-8")) for path in DOCKERFILES}
+STAGES = {name: stages_of(found) for name, found in PARSED.items()}
+# What somebody builds: the last stage, and `--target`s.
+IMAGES = [
+    ("Dockerfile.beam", "convert"),
+    ("Dockerfile.beam", "predict"),
+    ("Dockerfile.trainer", STAGES["Dockerfile.trainer"][-1].name),
+]
+PYTHON = "3.11"
+# What the conversion requires and Beam's image has: base_image_requirements.txt of Python 3.11 in
+# sdks/python/container, and Beam itself. To be looked up again when Beam's version changes.
+IN_BEAMS_IMAGE = {
+    *("apache-beam", "google-crc32c", "grpcio", "jinja2", "markupsafe", "numpy", "pandas"),
+    *("pillow", "protobuf", "rich", "scipy", "threadpoolctl"),
+}
+BEAM_OF_THAT_LIST = "2.77.0"
+
+
+def stage(file: str, name: str) -> Stage:
+    (found,) = [each for each in STAGES[file] if each.name == name]
+    return found
+
+
+def all_instructions(*names: str) -> list[tuple[str, Instruction]]:
+    return [
+        (f"{file}:{each.line}", each)
+        for file, found in PARSED.items()
+        for each in found
+        if each.name in names
+    ]
+
+
+def names_in(path: str) -> list[str]:
+    return (ROOT / path).read_text(encoding="utf-8").split()
+
+
+def test_an_instruction_is_read_over_its_lines_and_without_comments():
+    (found,) = instructions_of("# a\nRUN one \\\n    # why\n    && two\n")
+    assert (found.name, found.value, found.line) == ("RUN", "one && two", 2)
+    with pytest.raises(ValueError, match="line 1 is no instruction"):
+        instructions_of("just words\n")
+
+
+def test_every_base_is_an_earlier_stage_or_a_pinned_image():
+    for file, found in STAGES.items():
+        earlier: set[str] = set()
+        for each in found:
+            image = re.fullmatch(r"[\w./-]+:(.+)", each.base)
+            pinned = image and re.match(r"\d+\.\d+", image[1]) and "latest" not in image[1]
+            assert each.base in earlier or pinned, f"{file}: FROM {each.base}"
+            earlier.add(each.name)
+
+
+def test_beam_and_python_are_those_of_the_lock_and_of_each_other():
+    bases = {each.base for found in STAGES.values() for each in found if ":" in each.base}
+    beam = locked_version("apache-beam", PYTHON)
+    assert beam == BEAM_OF_THAT_LIST
+    assert bases == {f"apache/beam_python{PYTHON}_sdk:{beam}", f"python:{PYTHON}-slim-bookworm"}
+
+
+@pytest.mark.parametrize(("file", "name"), IMAGES)
+def test_an_image_runs_as_a_numbered_user_without_rights(file, name):
+    found = stage(file, name)
+    user = found.last("USER")
+    if variable := re.fullmatch(r"\$\{(\w+)\}", user):
+        (user,) = [
+            each.value.partition("=")[2]
+            for each in found.instructions
+            if each.name == "ARG" and each.value.startswith(f"{variable[1]}=")
+        ]
+    assert int(user) > 0
+    rights = [each.name for each in found.instructions]
+    assert "RUN" not in rights[rights.index("USER") :], "installed without rights"
+
+
+@pytest.mark.parametrize(("file", "name"), IMAGES)
+def test_an_image_says_what_it_is(file, name):
+    labels = stage(file, name).last("LABEL")
+    for key in ("title", "description", "licenses"):
+        assert f"org.opencontainers.image.{key}=" in labels
+
+
+def test_nothing_is_fetched_but_by_pip_against_hashes():
+    assert not all_instructions("ADD", "MAINTAINER", "ONBUILD")
+    for where, each in all_instructions("RUN"):
+        assert not re.search(r"\b(curl|wget|git|sudo|apt|apt-get)\b", each.value), where
+        for command in re.findall(r"\bpip (?:install|wheel)[^&]*", each.value):
+            assert "--no-cache-dir" in command, where
+            assert "--no-deps" in command, where
+            assert "--require-hashes" in command or "--no-index" in command, where
+
+
+def test_every_image_is_checked_for_what_it_lacks():
+    for file, name in IMAGES:
+        runs = [each.value for each in stage(file, name).instructions if each.name == "RUN"]
+        assert any("&& pip check" in run for run in runs), (file, name)
+
+
+def test_every_copy_names_what_is_there_and_not_ignored():
+    patterns = ignore_patterns()
+    for file, found in STAGES.items():
+        stages = {each.name for each in found}
+        for one in found:
+            for each in one.instructions:
+                if each.name != "COPY":
+                    continue
+                if "from" in each.flags:
+                    assert each.flags["from"] in stages, f"{file}:{each.line}"
+                    continue
+                for source in each.words[:-1]:
+                    assert (ROOT / source).exists(), f"{file}:{each.line}: {source}"
+                    assert not ignored(source, patterns), f"{file}:{each.line}: {source}"
+
+
+def test_only_what_is_copied_is_sent_to_the_build():
+    patterns = ignore_patterns()
+    copied = {
+        word.partition("/")[0]
+        for _, each in all_instructions("COPY")
+        if "from" not in each.flags
+        for word in each.words[:-1]
+    }
+    sent = {path.name for path in ROOT.iterdir() if not ignored(path.name, patterns)}
+    assert sent == copied
+    assert ignored("beam_jobs/core/__pycache__/record.pyc", patterns)
+
+
+def test_every_entry_point_is_there():
+    scripts = {entry.name for entry in importlib.metadata.entry_points(group="console_scripts")}
+    for file, name in IMAGES:
+        found = stage(file, name)
+        (program,) = json.loads(found.last("ENTRYPOINT"))
+        copied = " ".join(each.value for each in found.instructions if each.name == "COPY")
+        assert program in scripts or found.base == "beam" or program in copied, (file, name)
+
+
+def required(*lines: str) -> set[str]:
+    """What these requirements come to in Python 3.11 on Linux, with all that they require."""
+    names: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [Requirement(line) for line in lines]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        names.add(name)
+        try:
+            further = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of Python 3.11 alone, and this is a newer one
+        for extra in {"", *one.extras}:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            of_python = {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0"}
+            for line in further:
+                each = Requirement(line)
+                if each.marker is None or each.marker.evaluate({**of_python, "extra": extra}):
+                    waiting.append(each)
+    return names
+
+
+def conversion() -> Iterable[str]:
+    """Names that the conversion's package requires: the requirements in setup.py's first list."""
+    text = (ROOT / "setup.py").read_text(encoding="utf-8")
+    block = re.search(r"(?ms)^CONVERSION = \[$(.+?)^\]$", text)
+    assert block
+    return re.findall(r'(?m)^    "([\w-]+)', block[1])
+
+
+def test_images_with_tensorflow_install_what_the_package_requires_and_no_tools():
+    assert set(names_in("docker/runtime.txt")) == required("voxelbeam[gcp]") - {"voxelbeam"}
+    assert locked.entries(LOCK, names_in("docker/runtime.txt"))
+
+
+def test_beams_image_gets_what_it_lacks_and_what_that_requires():
+    installed = set(names_in("docker/beam.txt"))
+    lacking = set(conversion()) - IN_BEAMS_IMAGE
+    assert lacking <= installed <= required(*lacking)
+    assert not installed & required("apache-beam")
+    assert locked.entries(LOCK, installed)
+
+
+def test_cuda_is_the_one_that_the_locked_tensorflow_names():
+    pins = dict(re.findall(r"(?m)^(nvidia-[\w-]+)==(\S+)", (ROOT / "docker/gpu.lock").read_text()))
+    named = {
+        each.name: next(iter(each.specifier)).version
+        for each in map(Requirement, importlib.metadata.requires("tensorflow") or [])
+        if each.marker and each.marker.evaluate({"extra": "and-cuda"})
+        and not each.marker.evaluate({"extra": ""})
+    }  # fmt: skip
+    assert pins == named
+    assert len(pins) > 5
+
+
+def test_entries_of_a_lock_keep_their_markers_and_hashes():
+    lock = "# made\na==1 ; x \\\n    --hash=sha256:0\n    # via b\nab==2 \\\n    --hash=sha256:1\n"
+    assert locked.entries(lock, ["a"]) == lock.partition("\n")[2].partition("ab==")[0]
+    with pytest.raises(ValueError, match="not in the lock: c, d"):
+        locked.entries(lock, ["d", "c"])
+
+
+@pytest.mark.slow
+def test_wheels_of_the_images_are_built_by_the_lines_that_stand_there(tmp_path):
+    venv.create(tmp_path / "python", with_pip=True)
+    python = tmp_path / "python" / "bin" / "python"
+    run_stage(stage("Dockerfile.beam", "package"), root=tmp_path / "beam", python=python, of={})
+    for name, tensorflow in (("convert", False), ("predict", True)):
+        (wheel,) = (tmp_path / "beam" / "dist" / name).glob("voxelbeam-*.whl")
+        (metadata,) = importlib.metadata.Distribution.discover(name="voxelbeam", path=[str(wheel)])
+        requires = [Requirement(line).name for line in metadata.requires or []]
+        assert ("tensorflow" in requires) is tensorflow
+
+
+def test_every_image_is_built_in_the_documentation():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    for file, name in IMAGES:
+        built = re.findall(rf"docker build --file docker/{file}([^\n]*)", text)
+        assert built, file
+        targets = {target for line in built for target in re.findall(r"--target (\w+)", line)}
+        assert targets <= {each.name for each in STAGES[file]}
+        assert name == STAGES[file][-1].name or name in targets
