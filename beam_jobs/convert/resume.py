@@ -357,16 +357,18 @@ class StateStore:
           CommandError: another job holds it, or `keep_locked` says that one may still run; the
             message says which.
         """
-        hint = "; --break_lock if it is dead"
         with files.lock(
             files.join(self.output, LOCK),
             f"another job is writing {self.output}",
             break_lock=break_lock,
-            hint=hint,
+            hint="; --break_lock if it is dead",
         ) as lock:
             running = files.join(self.output, RUNNING)
             if not break_lock and files.exists(running):
-                raise CommandError(f"{_kept(files.read(running), self.output)}{hint}")
+                raise CommandError(
+                    f"a job may still be writing {self.output}: {_kept(files.read(running))}; "
+                    "--break_lock if it has ended"
+                )
             yield lock
 
     def keep_locked(self, message: str) -> None:
@@ -391,9 +393,8 @@ class StateStore:
         self.owner.leave()
 
 
-def _kept(said: bytes, output: str) -> str:
+def _kept(said: bytes) -> str:
     try:
-        message = str(json_object(said)["message"])
-    except (ContractError, KeyError) as error:
-        message = f"{RUNNING} is unreadable: {error}"
-    return f"a job may still be writing {output}: {message}"
+        return str(json_object(said)["message"])
+    except (ContractError, KeyError):
+        return f"{RUNNING} is unreadable"

@@ -1,0 +1,270 @@
+"""Two jobs on one output: from the second's begin on, what the first one's workers do is nothing.
+
+Jobs are run by hand here, piece by piece and without Beam, so that any two may be anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_jobs import verify
+from beam_jobs.common import cli
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import LostOutputError, Owner
+from beam_jobs.common.progress_files import Ticks
+from beam_jobs.convert.finish import DatasetWriter
+from beam_jobs.convert.flags import Conversion, add_flags, conversion_of
+from beam_jobs.convert.ours import foreign_files
+from beam_jobs.convert.patient_plans import plan_patients
+from beam_jobs.convert.planning import assign_people
+from beam_jobs.convert.resume import ShardResult
+from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.convert.write_shard import ShardWriter
+from tests import stores
+from tests.beam_jobs.convert.test_output import write_patient
+
+Step = Callable[[], Any]
+FIRST = ("--format", "npz", "--dtype", "uint16")
+SECOND = ("--seed", "5", "--patients_per_shard", "2", "--overwrite")
+
+
+@pytest.fixture(scope="module")
+def heap(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("heap")
+    for number in range(3):
+        write_patient(root / f"s{number}", f"P{number}")
+    return root
+
+
+@pytest.fixture(
+    params=[
+        "disk",
+        *(
+            pytest.param(kind, marks=(pytest.mark.emulator, pytest.mark.slow))
+            for kind in ("s3", "gs")
+        ),
+    ]
+)
+def root(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Where outputs are: on a disk, or in an emulated store."""
+    if request.param == "disk":
+        yield str(tmp_path)
+        return
+    with getattr(stores, request.param)() as running:
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running.path("overlap")
+
+
+def conversion(heap: Path, output: str, *more: str) -> Conversion:
+    parser = cli.Parser(prog="test", description="", examples="")
+    add_flags(parser)
+    options = ("--modalities", "T1w", "--shape", "8,8,4", "--fov_mm", "48,48,24", "--quiet")
+    argv = ["--input", str(heap), "--output", output, "--patients_per_shard", "1"]
+    return conversion_of(parser.parse_args([*argv, *options, *more]))
+
+
+def steps_of(wanted: Conversion) -> list[Step]:
+    """A job's begin, each of its shards, and its finish."""
+    store, planner, spec = wanted.state, wanted.planner, wanted.spec
+    tables = TableWriter(root=wanted.input, id_policy=planner.id_policy)
+    writer = ShardWriter(
+        store=store, spec=spec, seed=planner.seed, tables=tables, ticks=Ticks(), npz=wanted.npz
+    )
+    dataset = DatasetWriter(store=store, spec=spec, planner=planner)
+    plans = plan_patients(files.entries(wanted.input), spec.modalities, root=wanted.input)
+    found = [(plan.key, plan.refusal, plan.person) for plan in plans.patients]
+    assignments = assign_people(found, planner)
+    shards: dict[str, list[Any]] = defaultdict(list)
+    for plan in plans.patients:
+        assignment = assignments.by_key[plan.key]
+        shards[assignment.shard].append((plan, assignment))
+    results: list[ShardResult] = []
+
+    def write(name: str) -> Step:
+        return lambda: results.append(writer.write(name, shards[name])[0])
+
+    return [
+        lambda: store.begin(overwrite=wanted.overwrite),
+        *map(write, sorted(shards)),
+        lambda: dataset.finish(None, results, [], assignments),
+    ]
+
+
+def contents(output: str) -> dict[str, bytes]:
+    return {name: files.read(files.join(output, name)) for name in files.tree(output)}
+
+
+def run(steps: list[Step]) -> None:
+    for step in steps:
+        step()
+
+
+@pytest.fixture
+def alone(heap: Path, root: str) -> dict[str, bytes]:
+    """What the second job makes with nobody beside it."""
+    output = files.join(root, "alone")
+    run(steps_of(conversion(heap, output, *SECOND)))
+    return contents(output)
+
+
+def test_a_finished_output_has_no_owner(root: str, alone: dict[str, bytes]) -> None:
+    assert not [name for name in alone if "owner" in name or "running" in name]
+
+
+def test_wherever_the_first_job_is_its_workers_write_nothing_after_the_seconds_begin(
+    heap: Path, root: str, alone: dict[str, bytes]
+) -> None:
+    many = len(steps_of(conversion(heap, files.join(root, "d"), *FIRST)))
+    assert many == 5
+    for done in range(1, many):
+        output = files.join(root, f"d{done}")
+        first = steps_of(conversion(heap, output, *FIRST))
+        second = steps_of(conversion(heap, output, *SECOND))
+        run(first[:done])
+        living = first[1:]
+        for step in second:
+            step()
+            before = contents(output)
+            for late in living:
+                with pytest.raises(LostOutputError, match="another job"):
+                    late()
+            assert contents(output) == before
+        assert contents(output) == alone, done
+    assert verify.main([output, "--workers", "1", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("each", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_job_that_comes_between_any_two_writes_of_another_is_not_mixed_with_it(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
+) -> None:
+    writing = Owner.writing
+    come: list[Step] = []
+    seen = 0
+
+    @contextlib.contextmanager
+    def noted(self: Owner) -> Iterator[None]:
+        nonlocal seen
+        seen += 1
+        if come and seen == at:
+            steps, come[:] = list(come), []
+            run(steps)
+        with writing(self):
+            yield
+
+    at = 0
+    monkeypatch.setattr(Owner, "writing", noted)
+    run(steps_of(conversion(heap, str(tmp_path / "a"), *FIRST)))
+    places, alone = seen, contents(str(tmp_path / "a"))
+    run(steps_of(conversion(heap, str(tmp_path / "b"), *SECOND)))
+    other = contents(str(tmp_path / "b"))
+    assert places > 20
+    for at in range(1, places + 1, each):
+        output, seen = str(tmp_path / f"d{at}"), 0
+        come[:] = steps_of(conversion(heap, output, *SECOND))
+        with pytest.raises(LostOutputError):
+            run(steps_of(conversion(heap, output, *FIRST)))
+        assert contents(output) == other, at
+        come[:], seen = [], 0
+        run(steps_of(conversion(heap, output, *FIRST, "--overwrite")))
+        assert contents(output) == alone, at
+        shutil.rmtree(output)
+
+
+def test_nothing_is_replaced_or_deleted_but_for_the_owner(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds a writer: `with store.owner.writing()`."""
+    careless: list[str] = []
+    writing, held = Owner.writing, 0
+
+    @contextlib.contextmanager
+    def holding(self: Owner) -> Iterator[None]:
+        nonlocal held
+        with writing(self):
+            held += 1
+            yield
+            held -= 1
+
+    def watched(name: str) -> None:
+        function = getattr(files, name)
+
+        def called(*arguments: Any, **named: Any) -> Any:
+            paths = list(arguments[0]) if name == "delete" else [arguments[0]]
+            if name == "replace":
+                paths = [arguments[1]]
+            if not held:
+                careless.extend(path for path in paths if files.temporary_of(path) is None)
+            return function(paths if name == "delete" else arguments[0], *arguments[1:], **named)
+
+        monkeypatch.setattr(files, name, called)
+
+    monkeypatch.setattr(Owner, "writing", holding)
+    for name in ("write", "write_text", "write_new", "open_write", "replace", "delete", "copy"):
+        watched(name)
+    output = str(tmp_path / "d")
+    run(steps_of(conversion(heap, output, *FIRST)))
+    run(steps_of(conversion(heap, output, *SECOND)))
+    assert careless == []
+
+
+def test_a_finish_that_is_tried_again_changes_nothing(heap: Path, root: str) -> None:
+    output = files.join(root, "d")
+    steps = steps_of(conversion(heap, output))
+    run(steps)
+    before = contents(output)
+    for late in steps[1:]:
+        with pytest.raises(LostOutputError):
+            late()
+    assert contents(output) == before
+
+
+def test_a_job_that_may_still_run_keeps_the_next_one_out(heap: Path, root: str) -> None:
+    output = files.join(root, "d")
+    first, second = (conversion(heap, output).state for _ in range(2))
+    first.begin(overwrite=False)
+    first.keep_locked("job 7 on localhost:8099; to end it: flink cancel 7")
+    assert foreign_files(output) == []
+    with (
+        pytest.raises(
+            cli.CommandError,
+            match=rf"^a job may still be writing {output}: job 7 on localhost:8099; to end it: "
+            r"flink cancel 7; --break_lock if it has ended$",
+        ),
+        second.lock(break_lock=False),
+    ):
+        pass
+    with second.lock(break_lock=True):
+        second.begin(overwrite=False)
+    first.keep_locked("too late")  # the output is the second one's
+    with second.lock(break_lock=False):
+        second.keep_locked("job 8")
+        second.keep_locked("")
+    with second.lock(break_lock=False):
+        pass
+
+
+def test_a_job_that_was_given_up_and_finishes_gives_the_output_back(heap: Path, root: str) -> None:
+    output = files.join(root, "d")
+    wanted = conversion(heap, output)
+    begin, *shards = steps_of(wanted)
+    begin()
+    files.write_text(files.join(output, ".state/running.json"), "damaged")
+    with (
+        pytest.raises(cli.CommandError, match=r"running\.json is unreadable"),
+        wanted.state.lock(break_lock=False),
+    ):
+        pass
+    run(shards)
+    assert not [name for name in contents(output) if "running" in name]
+    with wanted.state.lock(break_lock=False):
+        pass
