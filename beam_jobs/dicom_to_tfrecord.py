@@ -56,14 +56,15 @@ def main(argv: Sequence[str]) -> int:
     print_plan(conversion, listed=flags.dry_run)
     if flags.dry_run:
         return cli.EXIT_OK
-    from beam_jobs.convert.job import convert  # Beam takes seconds: wrong flags end before it
+    from beam_jobs.convert.job import converted  # Beam takes seconds: wrong flags end before it
 
-    convert(conversion, options)
-    accepted = print_sums(conversion)
-    # A cluster's dataset would have to come to this machine.
-    if not flags.no_report and (workers_here(options) or not files.is_remote(conversion.output)):
-        report = make_report(conversion.output, workers=os.cpu_count() or 1)
-        terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
+    with converted(conversion, options):
+        accepted = print_sums(conversion)
+        # A cluster's dataset would have to come to this machine.
+        here = workers_here(options) or not files.is_remote(conversion.output)
+        if here and not flags.no_report:
+            report = make_report(conversion.output, workers=os.cpu_count() or 1)
+            terminal.row("report", f"{report.path} ({report.bytes / 1e6:.1f} MB)")
     return cli.EXIT_REJECTED if flags.strict and not accepted else cli.EXIT_OK
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import apache_beam as beam
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 
-def convert(conversion: Conversion, options: PipelineOptions) -> None:
-    """Runs a conversion to its end, under the output's lock.
+@contextlib.contextmanager
+def converted(conversion: Conversion, options: PipelineOptions) -> Iterator[None]:
+    """Runs a conversion to its end; for the block, too, the output's lock is held.
 
     Args:
       conversion: what is converted.
@@ -46,22 +49,24 @@ def convert(conversion: Conversion, options: PipelineOptions) -> None:
       UsageError: the output holds something else; or a worker found that labels do not fit.
       CommandError: another job is writing the output, or took it; or the job failed.
     """
-    store, id_policy = conversion.state, conversion.planner.id_policy
-    count = len(conversion.files)
+    store = conversion.state
     name_job(options, "convert", conversion.output)
     store.require_ours()  # before a lock is put beside what is not ours
-    with (
-        store.lock(break_lock=conversion.break_lock),
-        job_server(options) as engine,
-        files.scratch("convert") as scratch,
-    ):
+    with store.lock(break_lock=conversion.break_lock):
+        _convert(conversion, store, options)
+        yield
+
+
+def _convert(conversion: Conversion, store: StateStore, options: PipelineOptions) -> None:
+    count = len(conversion.files)
+    with job_server(options) as engine, files.scratch("convert") as scratch:
         store.begin(overwrite=conversion.overwrite)
         ticks = Ticks.below(str(scratch)) if engine.workers_here else Ticks()
         pipeline = make_pipeline(options, conversion.processes or default_processes(count))
         build(pipeline, conversion, store, ticks)
         started = time.monotonic()
         progress = conversion_progress(ticks, count or None)
-        private = id_policy.key is not None
+        private = conversion.planner.id_policy.key is not None
         watch(
             pipeline.run,
             progress,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from beam_jobs import verify
+from beam_jobs import dicom_to_tfrecord, verify
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.owner import LostOutputError, Owner
@@ -27,6 +27,7 @@ from beam_jobs.convert.planning import assign_people
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.convert.write_shard import ShardWriter
+from beam_jobs.report.make import make_report
 from tests import stores
 from tests.beam_jobs.convert.test_output import write_patient
 
@@ -268,3 +269,33 @@ def test_a_job_that_was_given_up_and_finishes_gives_the_output_back(heap: Path, 
     assert not [name for name in contents(output) if "running" in name]
     with wanted.state.lock(break_lock=False):
         pass
+
+
+def test_a_page_of_what_was_there_before_does_not_stay(heap: Path, root: str) -> None:
+    """`report` may have begun to read before the job that replaced its dataset."""
+    output = files.join(root, "d")
+    begin, *shards = steps_of(conversion(heap, output))
+    begin()
+    files.write_text(files.join(output, "report.html"), "of another dataset")
+    run(shards)
+    assert "report.html" not in contents(output)
+
+
+@pytest.mark.slow
+def test_the_lock_is_held_until_the_page_is_written(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "d")
+
+    def page(directory: str, **_: Any) -> Any:
+        with (
+            pytest.raises(files.LockedError, match="another job is writing"),
+            conversion(heap, directory).state.lock(break_lock=False),
+        ):
+            pass
+        return make_report(directory)
+
+    monkeypatch.setattr(dicom_to_tfrecord, "make_report", page)
+    argv = ["--input", str(heap), "--output", output, "--modalities", "T1w", "--shape", "8,8,4"]
+    assert dicom_to_tfrecord.main([*argv, "--fov_mm", "48,48,24", "--quiet"]) == cli.EXIT_OK
+    assert "report.html" in contents(output)
