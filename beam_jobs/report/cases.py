@@ -46,7 +46,10 @@ _QUALITIES = {
     10: 0.23,
 }
 _TRIAL = 80
+# From so many bits a pixel on, the best quality fits nearly always.
+_BITS_FOR_BEST = 2.0
 _BLOCK = 8  # of JPEG: tiles of whole blocks do not bleed into each other
+_TURNED = 256  # voxels of a slice
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -158,7 +161,7 @@ def report_shard(
 
 def as_levels(case: PreparedCase) -> Bytes:
     """(channel, slice, row, column) uint8: the stored range in 256 levels."""
-    volume: npt.NDArray[Any] = np.ascontiguousarray(case.volume.transpose(3, 2, 0, 1))
+    volume = _channels_first(case.volume)
     if volume.dtype == np.uint8:
         return volume
     if volume.dtype == np.uint16:
@@ -167,10 +170,21 @@ def as_levels(case: PreparedCase) -> Bytes:
     return np.asarray(np.rint(scaled * 255), dtype=np.uint8)
 
 
+def _channels_first(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(row, column, slice, channel) as (channel, slice, row, column), in memory too."""
+    rows, columns, slices, channels = volume.shape
+    voxels = volume.reshape(rows * columns, slices * channels)
+    turned = np.empty(voxels.shape[::-1], dtype=volume.dtype)
+    # Part by part, so that what is read and what is written stay in the processor's cache.
+    for start in range(0, rows * columns, _TURNED):
+        turned[:, start : start + _TURNED] = voxels[start : start + _TURNED].T
+    by_slice = turned.reshape(slices, channels, rows, columns)
+    return np.ascontiguousarray(by_slice.swapaxes(0, 1))
+
+
 def facts_of(case: PreparedCase, planes: Bytes) -> CaseFacts:
     """Counts one case."""
-    # Pillow counts bytes four times as fast as numpy's bincount.
-    counts = [Image.fromarray(_flat(channel)).histogram() for channel in planes]
+    counts = list(map(_counts, planes))
     lit = planes.reshape(*planes.shape[:2], -1).any(axis=2)
     bright = (planes > _BRIGHT).sum(axis=(0, 2, 3))
     axes = case.affine[:3, :3]
@@ -192,9 +206,20 @@ def facts_of(case: PreparedCase, planes: Bytes) -> CaseFacts:
     )
 
 
-def _flat(channel: Bytes) -> Bytes:
-    """(slice, row, column) as one picture, slice below slice."""
-    return channel.reshape(-1, channel.shape[-1])
+def _counts(channel: Bytes) -> npt.NDArray[np.int64]:
+    """(256,) voxels at each level.
+
+    Pillow counts bytes four times as fast as numpy's bincount, but slowly where neighbours are the
+    same: of zeros, most of a head's volume, it is spared what eight at a time can be left out.
+    """
+    voxels = channel.reshape(-1)
+    words = voxels[: voxels.size // 8 * 8].view(np.uint64)
+    lit = np.append(words[words != 0].view(np.uint8), voxels[words.nbytes :])
+    counts = np.zeros(LEVELS, dtype=np.int64)
+    if lit.size:
+        counts[:] = Image.fromarray(lit[np.newaxis]).histogram()
+    counts[0] += voxels.size - lit.size
+    return counts
 
 
 def _letter(direction: npt.NDArray[np.float64]) -> str:
@@ -290,8 +315,15 @@ def _strip(planes: Bytes, facts: CaseFacts, rows: range, columns: range) -> Byte
 def _within(sheet: Bytes, budget: int) -> bytes:
     """The best JPEG of at most `budget` bytes, the worst quality when none is so small.
 
-    Encoding takes most of a report's time, so one trial foretells which quality will fit.
+    Encoding takes most of a report's time, so one trial foretells which quality will fit. Where
+    there is room the best one comes first: if its own size leaves the room that a trial's, which is
+    smaller, would have to leave, a trial would choose it too.
     """
+    best = max(_QUALITIES)
+    if 8 * budget >= _BITS_FOR_BEST * sheet.size:
+        found = _jpeg(sheet, best)
+        if _QUALITIES[best] * len(found) <= budget:
+            return found
     trial = _jpeg(sheet, _TRIAL)
     fitting = [
         quality

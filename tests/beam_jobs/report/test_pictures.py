@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from beam_jobs.core.record import PreparedCase
+from beam_jobs.report import cases
 from beam_jobs.report.cases import PicturePlan, as_levels, facts_of, pictures_of
 from tests.datasets import make_schema
 
@@ -76,3 +78,37 @@ def test_pictures_stay_within_the_pages_budget(patients, shape):
 def test_pictures_of_a_usual_head_keep_the_grids_resolution_at_600_patients():
     plan = PicturePlan.for_dataset(make_schema(shape=(128, 128, 32)), 600)
     assert (plan.reduce, plan.step) == (1, 1)
+
+
+def test_a_sprite_with_ample_room_is_encoded_once_and_as_a_trial_would_have_it(monkeypatch):
+    case = ball((1.0, 1.0, 2.0))
+    planes = as_levels(case)
+    facts = facts_of(case, planes)
+    qualities: list[int] = []
+    encode = cases._jpeg
+
+    def counted(picture: npt.NDArray[np.uint8], quality: int) -> bytes:
+        qualities.append(quality)
+        return encode(picture, quality)
+
+    monkeypatch.setattr(cases, "_jpeg", counted)
+    plans = [PicturePlan(reduce=1, step=1, budget=1000 * 2**n) for n in range(10)]
+    sprites = [pictures_of(planes, facts, plan).sprite for plan in plans]
+    qualities.clear()
+    pictures_of(planes, facts, plans[-1])
+    assert qualities == [90, 70]  # the sprite, the thumbnail
+    monkeypatch.setattr(cases, "_BITS_FOR_BEST", math.inf)
+    assert sprites == [pictures_of(planes, facts, plan).sprite for plan in plans]
+    assert len(set(sprites)) > 3
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.5, 0.999, 1.0])
+@pytest.mark.parametrize("shape", [(5, 7, 3, 2), (128, 96, 32, 4)])
+def test_each_level_of_each_channel_is_counted(shape, zeros):
+    draw = np.random.default_rng(1)
+    volume = draw.integers(1, 256, shape, dtype=np.uint8) * (draw.random(shape) >= zeros)
+    case = PreparedCase(patient_id="x", volume=volume, affine=np.eye(4), present=(True,) * shape[3])
+    planes = as_levels(case)
+    assert np.array_equal(planes, volume.transpose(3, 2, 0, 1))
+    expected = [np.bincount(volume[..., n].ravel(), minlength=256) for n in range(shape[3])]
+    assert np.array_equal(facts_of(case, planes).levels, expected)
