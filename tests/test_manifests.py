@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from beam_jobs.common.version import __version__
+from beam_jobs.runners import submitted
 from tests.test_docs import DOCS, blocks_of, parser_of
 from tests.test_images import PYTHON, stage
 from tests.test_packaging import locked_version
@@ -137,6 +138,11 @@ def test_the_job_server_is_of_the_locked_beam_and_flinks_version():
     assert server["restartPolicy"] == "Always"
     port = server["startupProbe"]["tcpSocket"]["port"]
     assert option(job["args"], "job_endpoint") == f"localhost:{port}"
+
+
+def test_the_command_gets_the_time_that_it_takes_to_cancel_its_job():
+    limits = submitted._SUBMIT_S + submitted._CANCEL_S
+    assert pod("Job", "convert")["terminationGracePeriodSeconds"] > limits
 
 
 def test_vertex_ais_jobs_have_the_members_that_gcloud_takes():
