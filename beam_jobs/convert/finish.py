@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.convert.ours import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
@@ -43,6 +45,7 @@ class DatasetWriter:
 
         Raises:
           LostOutputError: the output is another job's by now, or an earlier try finished it.
+          ContractError: a shard in a store is not the one that was written.
         """
         self.store.require_owner()
         results = list(results)
@@ -71,9 +74,20 @@ class DatasetWriter:
         write(SERIES_NAME, to_csv(SERIES_COLUMNS, series))
         write(REJECTS_NAME, to_csv(REJECT_COLUMNS, map(dataclasses.asdict, rejects)))
         if entries:
+            self._require_whole(entries)
             write(MANIFEST_NAME, manifest.dumps())
         self.store.end()
         return manifest
+
+    def _require_whole(self, entries: Sequence[ShardEntry]) -> None:
+        """One listing finds what a former job's request, under way at this one's begin, undid."""
+        output = self.store.output
+        if not files.is_remote(output):  # there it waits for that
+            return
+        sizes = {entry.path: entry.size for entry in files.entries(output)}
+        for entry in entries:
+            if sizes.get(files.join(output, entry.name)) != entry.bytes:
+                raise ContractError(f"{entry.name} was replaced or deleted while the job ran")
 
     def _counts(
         self,

@@ -16,6 +16,7 @@ import pytest
 
 from beam_jobs import dicom_to_tfrecord, verify
 from beam_jobs.common import cli
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.owner import LostOutputError, Owner
 from beam_jobs.common.progress_files import Ticks
@@ -299,3 +300,47 @@ def test_the_lock_is_held_until_the_page_is_written(
     argv = ["--input", str(heap), "--output", output, "--modalities", "T1w", "--shape", "8,8,4"]
     assert dicom_to_tfrecord.main([*argv, "--fov_mm", "48,48,24", "--quiet"]) == cli.EXIT_OK
     assert "report.html" in contents(output)
+
+
+@pytest.mark.slow
+@pytest.mark.emulator
+@pytest.mark.parametrize("root", ["s3"], indirect=True)
+@pytest.mark.parametrize("late", ["delete", "replace"])
+def test_what_a_request_that_was_under_way_undid_in_a_store_is_seen(
+    heap: Path, root: str, late: str
+) -> None:
+    output = files.join(root, "d")
+    *steps, finish = steps_of(conversion(heap, output))
+    run(steps)
+    shards = [name for name in files.tree(output) if name.endswith(".tfrecord")]
+    path, sound = files.join(output, shards[0]), files.read(files.join(output, shards[0]))
+    if late == "delete":
+        files.delete([path])
+    else:
+        files.write(path, sound + sound)
+    with pytest.raises(ContractError, match=f"{shards[0]} was replaced or deleted while"):
+        finish()
+    assert "manifest.json" not in contents(output)
+    run(steps_of(conversion(heap, output)))
+    assert files.read(path) == sound
+
+
+@pytest.mark.slow
+def test_a_command_whose_output_was_taken_says_so_in_one_line(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a store `--break_lock` takes it from a command that is alive."""
+    output = str(tmp_path / "d")
+    write, taken = ShardWriter.write, conversion(heap, output).state
+
+    def overtaken(self: ShardWriter, name: str, patients: Any) -> Any:
+        taken.owner.take()
+        return write(self, name, patients)
+
+    monkeypatch.setattr(ShardWriter, "write", overtaken)
+    argv = ["--input", str(heap), "--output", output, "--modalities", "T1w", "--shape", "8,8,4"]
+    with pytest.raises(LostOutputError, match=r"^another job .* nothing of this one is written"):
+        dicom_to_tfrecord.main([*argv, "--quiet"])
+    assert {name for name in contents(output)} == {
+        *(".state/job.json", ".state/lock", ".state/owner.json"),
+    }
