@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.runners.engines import Engine, cluster_of, engine_of, find_runner, runner_of
+from beam_jobs.runners.flink_cluster import require_cluster
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -61,11 +62,11 @@ def check_job_server(options: PipelineOptions) -> None:
     portable = options.view_as(PortableOptions)
     if not portable.environment_type and _works_in_this_process(options):
         portable.environment_type = "LOOPBACK"
+    flink, prism = options.view_as(FlinkRunnerOptions), options.view_as(PrismRunnerOptions)
+    flink.flink_master = FlinkRunner.add_http_scheme(flink.flink_master)
     if portable.job_endpoint:
         return
     runner = type(find_runner(options)).__name__
-    flink, prism = options.view_as(FlinkRunnerOptions), options.view_as(PrismRunnerOptions)
-    flink.flink_master = FlinkRunner.add_http_scheme(flink.flink_master)
     if prism.prism_log_kind == "console":  # of lines of JSON, that nobody may have to read
         prism.prism_log_kind = "text"
     # FlinkRunner -> flink_job_server_jar
@@ -120,6 +121,8 @@ def job_server(options: PipelineOptions) -> Iterator[Engine]:
         return
     _quiet_harness()
     portable = options.view_as(PortableOptions)
+    if engine.name == "Flink" and (cluster := cluster_of(options)):
+        require_cluster(options, cluster)
     server = _server_of(options)
     # Beam lets a job's stream of states end by this timeout of requests: after 300 s on Prism.
     portable.job_server_timeout = _FOREVER_S

@@ -85,9 +85,9 @@ def watch(
         finally:
             interrupts.stop_work()
         raise
-    if job is not None:
-        if failure:  # of the job, or of what this process knows of it
-            job.give_up(thread)
+    if job is not None and failure:  # of the job, or of what this process knows of it
+        job.give_up(thread)
+    elif job is not None:
         job.ended()
     if died.is_set():
         died_how = "a worker process died (killed, or out of memory)"
@@ -192,12 +192,25 @@ _LAST_ERROR = re.compile(r"^(?:[\w.]*\.)?(\w+): (.*)$", re.MULTILINE)
 _REFUSED = re.compile(r"(?:\w*Error: )?\[Errno \d+\] (?P<what>.*?)(?:: '(?P<place>.*)')?")
 
 
+# How Prism, Beam's Python job server and the Java ones (Flink, Spark) say it.
+_LOST_WORKER = re.compile(
+    r"SDK worker disconnected|Channel closed prematurely|Multiplexer hanging up"
+    r"|SDK harness .*(?:disconnected|was terminated)|Worker .* was lost",
+    re.IGNORECASE,
+)
+_GRPC_DETAILS = re.compile(r"^\s*details = \"(.*?)\"?$", re.MULTILINE)
+
+
 def _one_line(error: BaseException) -> Exception:
     """What went wrong, without Beam's traceback text and stage names."""
     if isinstance(error, KeyboardInterrupt):
         return CommandError("interrupted")
     text = str(error).split(" [while running")[0].strip()
     name = type(error).__name__
+    if _LOST_WORKER.search(text):
+        return CommandError("a worker was lost: it died (killed, or out of memory), or its machine")
+    if said := _GRPC_DETAILS.search(text):
+        return CommandError(f"a part of the engine cannot be reached: {said[1]}")
     found = _LAST_ERROR.findall(str(error))
     if "Traceback" in str(error) and found:
         name, text = found[-1]
