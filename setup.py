@@ -22,6 +22,9 @@ HERE = Path(__file__).resolve().parent
 CONVERSION_ONLY = HERE / "CONVERSION_ONLY"
 conversion_only = os.environ.get("VOXELBEAM_REQUIRES") == "conversion" or CONVERSION_ONLY.exists()
 
+# A worker's image brings packages of its own, Beam's image numpy 2 and protobuf 6, on which its gs://
+# relies: no upper bound here that only TensorFlow needs, or pip would downgrade them. TensorFlow
+# bounds the whole installation itself.
 CONVERSION = [
     "apache-beam>=2.77,<2.78",
     "google-crc32c>=1.6,<2",
@@ -29,11 +32,11 @@ CONVERSION = [
     "jinja2>=3.1,<4",
     "markupsafe>=2.1",
     "nibabel>=5.2,<6",
-    "numpy>=1.26,<2",
+    "numpy>=1.26",
     "obstore>=0.12.1,<0.13",  # every store
     "pandas>=2.2,<3",
     "pillow>=10.3",
-    "protobuf>=4.25,<5",
+    "protobuf>=4.25",
     "pydicom>=3.0.1,<4",
     "rich>=13.7",
     "scipy>=1.13,<2",

@@ -136,11 +136,33 @@ def test_source_distribution_holds_the_three_packages_and_no_tests(tmp_path):
     assert "tensorflow" in {requirement.name for requirement in requires}
 
 
-def test_conversion_workers_are_not_made_to_install_tensorflow(tmp_path):
-    requires, _ = build_metadata(tmp_path, VOXELBEAM_REQUIRES="conversion")
-    names = {requirement.name for requirement in requires}
+@pytest.fixture(scope="module")
+def conversion_requires(tmp_path_factory: pytest.TempPathFactory) -> list[Requirement]:
+    """What the package for workers that convert requires."""
+    return build_metadata(tmp_path_factory.mktemp("package"), VOXELBEAM_REQUIRES="conversion")[0]
+
+
+def test_conversion_workers_are_not_made_to_install_tensorflow(conversion_requires):
+    names = {requirement.name for requirement in conversion_requires}
     assert "apache-beam" in names
     assert not {name for name in names if name.startswith(("tensorflow", "keras"))}
+
+
+def test_conversion_workers_keep_whatever_their_beam_allows(conversion_requires):
+    """A worker's image has the newest numpy and protobuf that Beam allows: its gs:// needs them."""
+
+    def upper_bounds(requirement: Requirement) -> set[str]:
+        return {f"{part}" for part in requirement.specifier if part.operator not in (">=", "!=")}
+
+    beams = {
+        canonicalize_name(requirement.name): upper_bounds(requirement)
+        for requirement in map(Requirement, importlib.metadata.requires("apache-beam") or ())
+        if requirement.marker is None
+    }
+    shared = [entry for entry in conversion_requires if canonicalize_name(entry.name) in beams]
+    assert {"numpy", "protobuf"} <= {requirement.name for requirement in shared}
+    for requirement in shared:
+        assert upper_bounds(requirement) <= beams[canonicalize_name(requirement.name)], requirement
 
 
 def test_every_import_of_the_packages_is_declared(declared):
