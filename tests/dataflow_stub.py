@@ -1,6 +1,7 @@
 """A stand-in for Dataflow's endpoint and for Google's token endpoint, on this machine.
 
-It takes a job, writes it down and says at once that it is done. It runs nothing.
+It takes a job, writes it down and says at once that it is done, or that it runs until it is
+cancelled. It runs nothing.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ class DataflowStub:
     jobs: the jobs that were posted.
     polled: how often one was requested.
     tokens: how often a token was requested.
+    cancelled: how often a cancellation was requested.
+    endless: the job runs until it is cancelled.
+    forbids: cancelling is forbidden.
     """
 
     def __init__(self) -> None:
         self.jobs: list[dict[str, Any]] = []
-        self.polled = self.tokens = 0
+        self.polled = self.tokens = self.cancelled = 0
+        self.endless = self.forbids = False
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,6 +53,14 @@ class DataflowStub:
                 else:
                     self.answer({"error": {"message": self.path}}, 404)
 
+            def do_PUT(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+                stub.cancelled += asked.get("requestedState") in (5, "JOB_STATE_CANCELLED")
+                if stub.forbids:
+                    self.answer({"error": {"message": "not yours", "code": 403}}, 403)
+                else:
+                    self.answer(self.job("JOB_STATE_CANCELLING"))
+
             def do_GET(self) -> None:
                 found = _JOBS.fullmatch(self.path.partition("?")[0])
                 if found is None:
@@ -56,7 +69,9 @@ class DataflowStub:
                     self.answer({"jobMessages": []})
                 else:
                     stub.polled += 1
-                    self.answer(self.job("JOB_STATE_DONE"))
+                    ended = "JOB_STATE_CANCELLED" if stub.cancelled else "JOB_STATE_DONE"
+                    lasts = stub.endless and (stub.forbids or not stub.cancelled)
+                    self.answer(self.job("JOB_STATE_RUNNING" if lasts else ended))
 
             def job(self, state: str) -> dict[str, Any]:
                 return {

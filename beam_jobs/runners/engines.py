@@ -28,7 +28,7 @@ SHARED_DISK_FLAG: dict[str, Any] = {
     "help": "the workers of the cluster see this machine's paths (a shared mount)",
 }
 # Runners that are a part of this process, in lower case.
-_LOCAL = ("fnapi", "direct", "switchingdirect", "bundlebaseddirect", "testdirect", "interactive")
+_LOCAL = ("fnapi", "direct", "switchingdirect", "bundlebaseddirect", "testdirect")
 _STARTED_LOCAL = re.compile(r"\[(local|auto)\]|local(\[.+\])?")  # Flink's and Spark's masters
 _LONGEST_NAME = 40
 

@@ -83,6 +83,12 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
 
 # Beam's names of what is FnApiRunner here; its DirectRunner would try to download Prism.
 _OURS = ("fnapi", "direct", "switchingdirect")
+_UNFIT = {
+    "dask": "mixes a transform's outputs, which our jobs tell apart by tags: records would be lost "
+    "without a word",
+    "trivial": "has no side inputs, which our jobs need",
+    "interactive": "is for notebooks",
+}
 
 
 def _import_runner(argv: Sequence[str]) -> None:
@@ -97,11 +103,8 @@ def _import_runner(argv: Sequence[str]) -> None:
         from apache_beam.options.pipeline_options import PipelineOptions
 
         options = PipelineOptions([f"--runner={name}"])
-        if runner_of(options) == "dask":
-            raise UsageError(
-                f"--runner={name}: Dask's runner mixes a transform's outputs, which our jobs tell "
-                "apart by tags: records would be lost without a word"
-            )
+        if reason := _UNFIT.get(runner_of(options)):
+            raise UsageError(f"--runner={name} {reason}")
         if runner_of(options) not in _OURS:
             find_runner(options)
 

@@ -4,10 +4,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -230,3 +232,41 @@ def test_staged_package_installs_and_imports_in_a_bare_environment(submitted, st
     assert tensorflow == "False"
     helped = run(python, "-m", "beam_jobs.dicom_to_tfrecord", "--help")
     assert "--input" in helped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forbids", [False, True])
+def test_ctrl_c_cancels_the_job_or_says_how_to(store, tmp_path, forbids):
+    for name in store.names("dataset"):
+        store.delete(f"dataset/{name}")
+    with dataflow_stub() as stub:
+        stub.endless, stub.forbids = True, forbids
+        write_service_account(tmp_path / "key.json", f"{stub.url}/token")
+        key = {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", *job_flags(store)),
+                f"--dataflow_endpoint={stub.url}",
+            ],
+            env={**os.environ, **store.environment, **key},
+            stderr=subprocess.PIPE, text=True,
+            # A test runner started in the background ignores SIGINT, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while ".state/running.json" not in store.names("dataset"):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == cli.EXIT_INTERRUPTED
+    assert stub.cancelled >= 1
+    assert errors.count("\n") == 1, errors
+    (job,) = stub.jobs
+    assert job["name"].startswith("voxelbeam-convert-dataset-")
+    left = store.names("dataset")
+    assert ".state/lock" not in left
+    assert (".state/running.json" in left) == forbids
+    how = f"gcloud dataflow jobs cancel 2026-01-01_00_00_00-1 --project={PROJECT} --region={REGION}"
+    assert (how in errors) == forbids

@@ -38,7 +38,6 @@ def test_the_local_runner_is_one_that_downloads_nothing(runner):
         ((*JOB_SERVER, "--environment_type=PROCESS"), False),
         (JOB_SERVER, False),
         (("--runner=PrismRunner", "--prism_location=setup.py"), True),
-        (("--runner=apache_beam.runners.trivial_runner.TrivialRunner",), False),
     ],
 )
 def test_only_workers_known_to_be_here_are_taken_for_local_ones(arguments, here):
@@ -70,6 +69,7 @@ def test_a_local_path_is_refused_with_the_engine_that_was_requested_and_all_that
         (["--runner=SparkRunner"], "--spark_job_server_jar"),
         (["--runner=DaskRunner", "--dask_client_address=x:1"], "by tags"),
         (["--runner=apache_beam.runners.dask.dask_runner.DaskRunner"], "by tags"),
+        (["--runner=apache_beam.runners.trivial_runner.TrivialRunner"], "no side inputs"),
         (["--runner=no.such.Runner"], "--runner=no.such.Runner: No module named 'no'"),
         (["--runner=NoRunner"], "--runner=NoRunner: "),
     ],

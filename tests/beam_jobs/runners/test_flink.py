@@ -5,6 +5,7 @@ it proves the command's half (submission, worker, messages, and how the server s
 and nothing about Flink.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,13 +16,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import apache_beam as beam
 import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from beam_jobs.runners.engines import workers_here
-from beam_jobs.runners.options import pipeline_options
+from beam_jobs.runners.job_server import job_server
+from beam_jobs.runners.options import make_pipeline, pipeline_options
+from beam_jobs.runners.watch import watch
 from tests.kills import files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -112,6 +116,15 @@ def test_flink_gives_the_same_bytes(cohort, in_memory, tmp_path, parallelism):
 @pytest.mark.slow
 def test_a_job_server_of_beams_own_gives_the_same_bytes(cohort, in_memory, tmp_path, stand_in):
     require_same(run(cohort, tmp_path / "d", *stand_in), tmp_path / "d", in_memory)
+
+
+@pytest.mark.slow
+def test_a_job_may_take_longer_than_a_request_to_its_server_may(stand_in):
+    options = pipeline_options([*stand_in, "--job_server_timeout=1"])
+    with job_server(options) as engine:
+        pipeline = make_pipeline(options, 1)
+        pipeline | beam.Create([3]) | beam.Map(time.sleep)
+        watch(pipeline.run, contextlib.nullcontext(lambda: None), engine=engine)
 
 
 @pytest.mark.slow
