@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+import subprocess
 import venv
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -228,16 +230,50 @@ def test_entries_of_a_lock_keep_their_markers_and_hashes():
         locked.entries(lock, ["d", "c"])
 
 
+def built(root: Path) -> dict[str, Path]:
+    """What the first stage of Beam's workers' file makes, by its own lines: stage -> its root."""
+    venv.create(root / "python", with_pip=True)
+    python = root / "python" / "bin" / "python"
+    run_stage(stage("Dockerfile.beam", "package"), root=root / "package", python=python, of={})
+    return {"package": root / "package"}
+
+
 @pytest.mark.slow
 def test_wheels_of_the_images_are_built_by_the_lines_that_stand_there(tmp_path):
-    venv.create(tmp_path / "python", with_pip=True)
-    python = tmp_path / "python" / "bin" / "python"
-    run_stage(stage("Dockerfile.beam", "package"), root=tmp_path / "beam", python=python, of={})
+    dist = built(tmp_path)["package"] / "dist"
     for name, tensorflow in (("convert", False), ("predict", True)):
-        (wheel,) = (tmp_path / "beam" / "dist" / name).glob("voxelbeam-*.whl")
+        (wheel,) = (dist / name).glob("voxelbeam-*.whl")
         (metadata,) = importlib.metadata.Distribution.discover(name="voxelbeam", path=[str(wheel)])
         requires = [Requirement(line).name for line in metadata.requires or []]
         assert ("tensorflow" in requires) is tensorflow
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_image_that_converts_leaves_beams_packages_as_they_are(tmp_path):
+    """In an environment like Beam's image, which itself cannot be had."""
+    venv.create(tmp_path / "beam", with_pip=True)
+    python = tmp_path / "beam" / "bin" / "python"
+
+    def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [python, "-m", "pip", "--disable-pip-version-check", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    beams = f"apache-beam[dataframe,gcp]=={BEAM_OF_THAT_LIST}"
+    had = pip("install", "--quiet", beams, *sorted(IN_BEAMS_IMAGE - {"apache-beam", "pandas"}))
+    if had.returncode:
+        pytest.skip(f"{beams} cannot be installed, is there a package index? {had.stderr[-300:]}")
+    before = set(pip("freeze").stdout.splitlines())
+    run_stage(
+        stage("Dockerfile.beam", "convert"),
+        root=tmp_path / "convert",
+        python=python,
+        of=built(tmp_path),
+    )
+    after = set(pip("freeze").stdout.splitlines())
+    assert before <= after
+    added = {canonicalize_name(re.split("[= ]", line)[0]) for line in after - before}
+    assert added == {*names_in("docker/beam.txt"), "voxelbeam"}
 
 
 def test_every_image_is_built_in_the_documentation():
