@@ -25,7 +25,7 @@ from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import PATIENT_FROM, IdPolicy
-from beam_jobs.core.example import encode_case
+from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import PreparedCase
 from serving.model import loaded_model
 from serving.model.contract import Contract
@@ -82,25 +82,25 @@ class Model:
             raise ValueError(f"patient_from {patient_from!r} is none of {', '.join(PATIENT_FROM)}")
         rejects: list[Reject] = []
         rows = []
-        batch: list[bytes] = []
-        for example in self._examples(source, rejects, patient_from):
-            batch.append(example)
+        batch: list[PreparedCase] = []
+        for case in self._cases(source, rejects, patient_from):
+            batch.append(case)
             if len(batch) == _BATCH:
-                rows += self._loaded.predict(batch)
+                rows += self._loaded.answer(batch)
                 batch.clear()
-        rows += self._loaded.predict(batch)
+        rows += self._loaded.answer(batch)
         table = pd.DataFrame(
             [(*row[:-1], ",".join(row.missing)) for row in rows], columns=list(COLUMNS)
         )
         table.attrs["rejects"] = pd.DataFrame(rejects)
         return table
 
-    def _examples(
+    def _cases(
         self,
         source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
         rejects: list[Reject],
         patient_from: str,
-    ) -> Iterator[bytes]:
+    ) -> Iterator[PreparedCase]:
         shards: Sequence[str] = ()
         if isinstance(source, str | os.PathLike):
             found = find_source(files.text(source), self.contract, model=self._loaded.path)
@@ -110,27 +110,29 @@ class Model:
         if patient_from:
             raise UsageError("patient_from is for DICOM; records have their conversion's ids")
         if not isinstance(source, str | os.PathLike):
-            return map(self._encoded, source)
+            return map(self._case, source)
         return self._of_shards(shards, rejects)
 
-    def _encoded(self, record: PreparedCase | bytes) -> bytes:
+    def _case(self, record: PreparedCase | bytes) -> PreparedCase:
         if isinstance(record, bytes):
-            return record
+            return decode_case(record, self.contract.schema)
         if not isinstance(record, PreparedCase):
             raise TypeError(f"a prepared case or an Example's bytes required, {record!r} found")
         record.check(self.contract.schema)
-        return encode_case(record, self.contract.schema)
+        return record
 
-    def _of_shards(self, shards: Iterable[str], rejects: list[Reject]) -> Iterator[bytes]:
+    def _of_shards(self, shards: Iterable[str], rejects: list[Reject]) -> Iterator[PreparedCase]:
         for shard in shards:
             with files.open_read(shard) as stream:
                 for record in surviving_cases(stream, shard, self.contract.schema):
-                    if isinstance(record, tuple):
-                        yield record[1]
+                    if isinstance(record, PreparedCase):
+                        yield record
                     else:
                         rejects.append(record)
 
-    def _of_dicom(self, root: str, rejects: list[Reject], patient_from: str) -> Iterator[bytes]:
+    def _of_dicom(
+        self, root: str, rejects: list[Reject], patient_from: str
+    ) -> Iterator[PreparedCase]:
         spec = recipe_of(self.contract, model=self._loaded.path)
         found = files.entries(root)
         plans = plan_patients(
@@ -140,7 +142,8 @@ class Model:
         for case, refused in prepare_cohort(plans, spec, tables):
             rejects += map(dataclasses.asdict, refused)
             if case is not None:
-                yield encode_case(case, spec.schema)
+                case.check(spec.schema)
+                yield case
 
 
 def load_model(path: files.StrPath, *, require_sha256: str = "") -> Model:

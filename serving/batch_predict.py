@@ -1,6 +1,6 @@
 """Predicts every patient of a dataset or of DICOM, as a Beam job.
 
-    records or DICOM -> (patient_id, Example) -> one SavedModel a process -> rows -> one table
+    shards, or DICOM by parts -> cases -> one SavedModel a process -> rows by shard -> one table
 
     OUTPUT.csv|.jsonl|.parquet   exactly one row a patient
     OUTPUT.failures.csv          who could not be predicted (their answer is the training
@@ -10,8 +10,8 @@
                                  knows the latter
 
 DICOM, a directory or an archive, is prepared by the conversion's own transforms and the spec in
-the model's contract. Volumes are never shuffled, only answers are. The table is written last: where
-it stands, the others do.
+the model's contract. Neither volumes nor answers are shuffled. The table is written last: where it
+stands, the others do.
 """
 
 from __future__ import annotations

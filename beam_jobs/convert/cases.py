@@ -3,108 +3,113 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
 
 from beam_jobs.convert import write_shard
-from beam_jobs.convert.planning import Assignments, Planner
+from beam_jobs.convert.planning import Assignment, Planner
+from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.convert.transforms import (
     AssignPatients,
+    ByShard,
     Input,
-    PackedPlan,
     PlanPatients,
     ReadHeaders,
-    Setup,
+    RefusedPatients,
     unpack,
 )
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.plan import PatientPlan
-from beam_jobs.core.example import encode_case
 from beam_jobs.core.preprocess import PreprocessSpec
-from beam_jobs.core.record import RecordSchema
-
-
-class CasesFromDicom(beam.PTransform):
-    """Pipeline root -> `.examples`: (patient id, serialized Example), `.rejects` and `.series`.
-
-    Rejects are rows of rejects.csv, series those of series.csv that belong to the examples.
-
-    The same headers, plans and recipe as the conversion, without labels and without shards: what
-    a model predicts is prepared as what it was trained on.
-    """
-
-    def __init__(
-        self,
-        *,
-        root: str,
-        spec: PreprocessSpec,
-        schema: RecordSchema,
-        id_policy: IdPolicy,
-        patient_from: str = "",
-    ) -> None:
-        super().__init__()
-        spec.schema.require_equal(schema, ours="the recipe", theirs="the model's schema")
-        self._source = Input(
-            root=root,
-            modalities=spec.modalities,
-            rules=spec.series_rules,
-            patient_from=patient_from,
-        )
-        self._spec = spec
-        self._tables = TableWriter(root=root, id_policy=id_policy)
-
-    def expand(self, root: Any) -> Any:
-        read = root | "Read headers" >> ReadHeaders(self._source, self._tables)
-        plans = read.headers | "Plan patients" >> PlanPatients(self._source)
-        planner = Planner.for_prediction(self._tables.id_policy, self._spec.schema.volume_bytes)
-        assignments = plans | "Assign ids" >> AssignPatients(planner)
-        prepared = (
-            plans
-            | "Spread patients" >> beam.Reshuffle()
-            | "Prepare"
-            >> beam.ParDo(
-                _Prepare(self._spec, self._tables), beam.pvalue.AsSingleton(assignments)
-            ).with_outputs("rejects", "series", main="examples")
-        )
-        rejects = (
-            (read.rejects | "File rows" >> beam.Map(dataclasses.asdict)),
-            prepared.rejects,
-        ) | "Rejects" >> beam.Flatten()
-        return Cases(examples=prepared.examples, rejects=rejects, series=(prepared.series,))
+from beam_jobs.core.record import PreparedCase, RecordSchema
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cases:
-    """What is to be predicted; `series` holds the rows of DICOM, and nothing of records."""
+class Parts:
+    """What a cohort of DICOM holds, before any pixel is read.
 
-    examples: Any
+    Attributes:
+      patients: (name of a part, its patients as `Recipe.prepared` takes them).
+      rejects: rows of rejects.csv, of files and of patients that no part has.
+    """
+
+    patients: Any
     rejects: Any
-    series: tuple[Any, ...] = ()
 
 
-class _Prepare(Setup):
-    def __init__(self, spec: PreprocessSpec, tables: TableWriter) -> None:
-        super().__init__()
-        self._spec = spec
-        self._tables = tables
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How DICOM becomes cases.
 
-    def process(self, packed: PackedPlan, assignments: Assignments) -> Iterator[Any]:
-        plan: PatientPlan = unpack(packed[2])
-        assignment = assignments.by_key.get(plan.key)
-        case = None
-        if assignment is None:
-            refusal = assignments.refused[plan.key]
-            rows, rejects = write_shard.refused_patient(plan, refusal, self._tables)
-        else:
+    Attributes:
+      root: the directory or archive.
+      spec: the preprocessing.
+      id_policy: how ids are written.
+      patient_from: who is a patient (`ids.PATIENT_FROM`, or "").
+    """
+
+    root: str
+    spec: PreprocessSpec
+    id_policy: IdPolicy
+    patient_from: str = ""
+
+    @property
+    def tables(self) -> TableWriter:
+        """Names patients and files in rows."""
+        return TableWriter(root=self.root, id_policy=self.id_policy)
+
+    def prepared(
+        self, patients: Iterable[tuple[bytes, Assignment]]
+    ) -> Iterator[tuple[PreparedCase | None, list[dict[str, Any]], list[dict[str, str]]]]:
+        """Each patient's case, the rows of series.csv it is made of, and rows of rejects.csv.
+
+        There is no case, and no row of a series, of a patient that is refused.
+        """
+        tables = self.tables
+        for packed, assignment in patients:
             case, rows, rejects = write_shard.prepare_patient(
-                plan, assignment, self._spec, self._tables
+                unpack(packed), assignment, self.spec, tables
             )
-        for row in rejects:
-            yield beam.pvalue.TaggedOutput("rejects", dataclasses.asdict(row))
-        if case is not None:
-            for series in self._tables.series(rows):
-                yield beam.pvalue.TaggedOutput("series", series)
-            yield case.patient_id, encode_case(case, self._spec.schema)
+            series: list[dict[str, Any]] = []
+            if case is not None:
+                case.check(self.spec.schema)
+                series = list(tables.series(rows))
+            yield case, series, list(map(dataclasses.asdict, rejects))
+
+
+class PlanParts(beam.PTransform):
+    """Pipeline root -> `Parts`.
+
+    The same headers and plans as the conversion's, without labels: what a model predicts is
+    prepared as what it was trained on. A part is what would be a shard.
+    """
+
+    def __init__(self, recipe: Recipe, schema: RecordSchema) -> None:
+        super().__init__()
+        recipe.spec.schema.require_equal(schema, ours="the recipe", theirs="the model's schema")
+        self._recipe = recipe
+
+    def expand(self, root: Any) -> Any:
+        spec, tables = self._recipe.spec, self._recipe.tables
+        source = Input(
+            root=self._recipe.root,
+            modalities=spec.modalities,
+            rules=spec.series_rules,
+            patient_from=self._recipe.patient_from,
+        )
+        read = root | "Read headers" >> ReadHeaders(source, tables)
+        plans = read.headers | "Plan patients" >> PlanPatients(source)
+        planner = Planner.for_prediction(tables.id_policy, spec.schema.volume_bytes)
+        assignments = plans | "Assign ids" >> AssignPatients(planner)
+        refused = (plans, assignments) | "Refused" >> RefusedPatients(tables)
+        rejects = (
+            read.rejects | "File rows" >> beam.Map(dataclasses.asdict),
+            refused | "Patient rows" >> beam.FlatMap(_rows_of),
+        ) | "Rejects" >> beam.Flatten()
+        return Parts(patients=(plans, assignments) | "Parts" >> ByShard(), rejects=rejects)
+
+
+def _rows_of(refused: ShardResult) -> Iterator[Mapping[str, str]]:
+    yield from map(dataclasses.asdict, refused.rejects)

@@ -88,13 +88,13 @@ class Planner:
 
     @classmethod
     def for_prediction(cls, id_policy: IdPolicy, record_bytes: int) -> Planner:
-        """Of patients who are given ids, and neither labels nor shards."""
+        """Of patients who are given ids and no labels; their shards are parts of the work."""
         return cls(
             labels=None,
             id_policy=id_policy,
             folds=2,
             seed=0,
-            patients_per_shard=1,
+            patients_per_shard=None,
             record_bytes=record_bytes,
         )
 

@@ -1,7 +1,7 @@
 """Thin transforms: each names, counts and calls a function of the core.
 
 ReadHeaders -> PlanPatients -> AssignPatients -> WriteShards (conversion)
-                                                 -> `cases.CasesFromDicom` (prediction)
+                                 -> ByShard -> `cases.PlanParts` (prediction)
 """
 
 from __future__ import annotations
@@ -302,12 +302,11 @@ def _refuse(
         yield ShardResult(entry=None, series=tuple(tables.series(rows)), rejects=tuple(rejects))
 
 
-class WriteShards(beam.PTransform):
-    """(PackedPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
+class ByShard(beam.PTransform):
+    """(PackedPlan, Assignments) -> (shard, its patients' packed plans and assignments)."""
 
-    def __init__(self, writer: write_shard.ShardWriter, ticks: str = "") -> None:
+    def __init__(self, ticks: str = "") -> None:
         super().__init__()
-        self._writer = writer
         self._ticks = ticks
 
     def expand(self, inputs: Any) -> Any:
@@ -317,6 +316,21 @@ class WriteShards(beam.PTransform):
             | "Shard of"
             >> beam.FlatMap(_with_shard, beam.pvalue.AsSingleton(assignments), self._ticks)
             | "By shard" >> beam.GroupByKey()
+        )
+
+
+class WriteShards(beam.PTransform):
+    """(PackedPlan, Assignments) -> ShardResult: a shard is one element, start to end."""
+
+    def __init__(self, writer: write_shard.ShardWriter, ticks: str = "") -> None:
+        super().__init__()
+        self._writer = writer
+        self._ticks = ticks
+
+    def expand(self, inputs: Any) -> Any:
+        return (
+            inputs
+            | "Patients" >> ByShard(self._ticks)
             | "Write" >> beam.ParDo(_WriteShard(self._writer))
         )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
-from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from serving.model.contract import SIGNATURES
 from serving.model.graph_ops import require_known_ops
 from serving.model.integrity import Checked, check_model
@@ -58,12 +58,15 @@ class LoadedModel:
         Raises:
           ContractError: an Example is not of this contract.
         """
+        return self.answer([decode_case(example, self.contract.schema) for example in examples])
+
+    def answer(self, cases: Sequence[PreparedCase]) -> list[Prediction]:
+        """The same for cases that fit the contract's schema (`PreparedCase.check`)."""
         import tensorflow as tf
 
-        contract = self.contract
-        cases = [decode_case(example, contract.schema) for example in examples]
         if not cases:
             return []
+        contract = self.contract
         # Not `serving_default`: the members' own probabilities come with volumes alone.
         answer = self._volumes(volumes=tf.constant(np.stack([case.volume for case in cases])))
         spread = answer["member_probability"].numpy().std(axis=1, dtype=np.float64)

@@ -7,7 +7,7 @@ from typing import IO
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
-from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import DamagedRecordError, surviving_records
 from serving.predict.reasons import Unpredicted
 
@@ -26,11 +26,11 @@ def reject_row(*, scope: str, subject: str, reason: str, detail: str) -> Reject:
 
 def surviving_cases(
     stream: IO[bytes], shard: str, schema: RecordSchema
-) -> Iterator[tuple[str, bytes] | Reject]:
-    """Yields (patient_id, serialized Example) or a reject for each record of a shard.
+) -> Iterator[PreparedCase | Reject]:
+    """Yields a case that fits `schema`, or a reject, for each record of a shard.
 
-    Every record is decoded once, so that what is yielded fits `schema` for certain. Of a shard that
-    is nothing but damage the first thousand records are a reject each, and the others one.
+    Of a shard that is nothing but damage the first thousand records are a reject each, and the
+    others one.
 
     Args:
       stream: of the shard, seekable, at its beginning.
@@ -48,7 +48,7 @@ def surviving_cases(
             except (ValueError, IndexError) as error:  # ContractError, and what numpy cannot take
                 reason, why = Unpredicted.INVALID_RECORD, str(error)
             else:
-                yield case.patient_id, record
+                yield case
                 continue
         refused += 1
         if refused <= _MOST_ROWS:

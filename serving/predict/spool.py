@@ -1,31 +1,108 @@
-"""Where a job's rows lie before they are a table: beside the output, gone when the job is."""
+"""Where a job's rows lie before they are a table: beside the output, gone when the job is.
+
+A file for each shard, or part of a cohort, that was predicted, written whole by whoever predicted
+it: work that is done again writes the same file again. The directory is one run's alone. It has an
+owner (`beam_jobs.common.owner`), who leaves when the run ends, however that is; workers of a
+cluster that live on write nothing from then on, and do not make the directory anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import uuid
 from collections.abc import Iterable, Iterator
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import LostOutputError, Owner
 from beam_jobs.core import drift
 from beam_jobs.core.drift import Statistics
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
 
 _PART = "rows-"
+_OWNER = "owner.json"
 
 # A prediction, something refused, or what some cases look like.
 JobRow = Prediction | Reject | Statistics
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one run; workers get a copy.
+
+    Attributes:
+      directory: where they lie.
+      owner: the run.
+    """
+
+    directory: str
+    owner: Owner
+
+    def is_wanted(self) -> bool:
+        """Whether the run still goes on."""
+        try:
+            self.owner.require()
+        except LostOutputError:
+            return False
+        return True
+
+    def write(self, part: str, rows: Iterable[JobRow]) -> None:
+        """Writes a part's rows whole; one written again replaces itself.
+
+        Nothing is written any more where the run is over, and nobody waits for an error then.
+        """
+        path = files.join(self.directory, f"{_PART}{part}")
+        lines = sorted(map(to_line, rows))
+        try:
+            with self.owner.writing():
+                files.write_text(path, "".join(f"{line}\n" for line in lines))
+            if files.is_remote(path):  # the run may have ended while the request was under way
+                self.owner.require()
+        except LostOutputError:
+            files.delete([path])
+
+    def read(self) -> tuple[list[Prediction], list[Reject], Statistics]:
+        """Predictions, rejects and the sum of the statistics of all parts.
+
+        Raises:
+          LostOutputError: the rows were removed meanwhile.
+        """
+        self.owner.require()
+        predictions, rejects, total = [], [], drift.NONE
+        for name in files.names(self.directory):
+            if not name.startswith(_PART):
+                continue
+            for line in files.read_text(files.join(self.directory, name)).splitlines():
+                row = json.loads(line)
+                if isinstance(row, str):
+                    total += Statistics.loads(row)
+                elif "reason" in row:
+                    rejects.append(row)
+                else:
+                    predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
+        return predictions, rejects, total
+
+
 @contextlib.contextmanager
-def rows_directory(output: str) -> Iterator[str]:
-    """A directory for the pipeline's rows, beside the output and hidden.
+def rows_beside(output: str) -> Iterator[Rows]:
+    """A place for the pipeline's rows, beside the output and hidden.
 
     On a local disk those of killed runs for the same output go first (`files.scratch`). In a store
     a killed run cannot be told from a living one; there only the run itself clears up.
     """
+    with _directory(output) as directory:
+        owner = Owner(path=files.join(directory, _OWNER), output=output)
+        owner.take()
+        try:
+            yield Rows(directory=directory, owner=owner)
+        finally:
+            owner.leave()
+
+
+@contextlib.contextmanager
+def _directory(output: str) -> Iterator[str]:
     if not files.is_remote(output):
         with files.scratch("predict", beside=output) as local:
             yield str(local)
@@ -42,26 +119,3 @@ def to_line(row: JobRow) -> str:
     if isinstance(row, Statistics):
         return json.dumps(row.dumps())
     return json.dumps(row._asdict() if isinstance(row, Prediction) else row)
-
-
-def write_rows(directory: str, part: int, lines: Iterable[str]) -> None:
-    """Writes a part of the rows whole; a part written again replaces itself."""
-    name = f"{_PART}{part:05d}"
-    files.write_text(files.join(directory, name), "".join(f"{line}\n" for line in sorted(lines)))
-
-
-def read_rows(directory: str) -> tuple[list[Prediction], list[Reject], Statistics]:
-    """Predictions, rejects and the sum of the statistics, as `write_rows` left them."""
-    predictions, rejects, total = [], [], drift.NONE
-    for name in files.names(directory):
-        if not name.startswith(_PART):
-            continue
-        for line in files.read_text(files.join(directory, name)).splitlines():
-            row = json.loads(line)
-            if isinstance(row, str):
-                total += Statistics.loads(row)
-            elif "reason" in row:
-                rejects.append(row)
-            else:
-                predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
-    return predictions, rejects, total

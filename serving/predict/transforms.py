@@ -1,217 +1,202 @@
-"""Thin transforms of batch prediction: they name, count and call."""
+"""Thin transforms of batch prediction: they name, count and call.
+
+    records   shard -> its cases -> batches -> answers -> its rows
+    DICOM     plans by part -> its cases, prepared -> batches -> answers -> its rows
+
+A shard, or a part, is one element from its bytes to its rows: voxels and answers are not shuffled.
+"""
 
 from __future__ import annotations
 
-import functools
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.utils.shared import Shared
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.progress_files import tick
-from beam_jobs.convert.cases import Cases
+from beam_jobs.convert.cases import PlanParts, Recipe
+from beam_jobs.convert.planning import Assignment
+from beam_jobs.convert.transforms import Setup
 from beam_jobs.core import drift
-from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.drift import Statistics
-from beam_jobs.core.example import decode_case
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
-from serving.model.loaded_model import LoadedModel, Prediction, load_model
-from serving.predict import spool
-from serving.predict.damaged_records import reject_row, surviving_cases
+from serving.model.loaded_model import LoadedModel, load_model
+from serving.predict.damaged_records import Reject, reject_row, surviving_cases
+from serving.predict.part import PartPredictor
 from serving.predict.reasons import Unpredicted
+from serving.predict.spool import Rows, to_line
 
-_PARTS = 8  # of the rows, written at the same time
-
-
-class ReadShards(beam.PTransform):
-    """Shards -> `Cases`: `.examples` (patient_id, serialized Example) and `.rejects`.
-
-    Only paths are shuffled; a shard's records flow on in the bundle that reads them.
-
-    Args:
-      paths: of the shards.
-      schema: what their records must be.
-      listed: path -> its place in a manifest. A shard that differs from it is reported by a
-        reject; such of its records as are sound are answered all the same.
-    """
-
-    def __init__(
-        self, paths: Sequence[str], schema: RecordSchema, listed: Mapping[str, ShardEntry]
-    ) -> None:
-        super().__init__()
-        self._shards = [(path, listed.get(path)) for path in paths]
-        self._schema = schema
-
-    def expand(self, root: Any) -> Any:
-        read = (
-            root
-            | "Shards" >> beam.Create(self._shards)
-            | "Read" >> beam.FlatMap(_read, self._schema).with_outputs("rejects", main="examples")
-        )
-        return Cases(examples=read.examples, rejects=read.rejects)
+_PARTS = 8  # of the rejects that no shard has, written at the same time
 
 
-class KeepRequested(beam.PTransform):
-    """Drops the cases that were not requested before they cost a prediction; None keeps all.
-
-    Spellings are not distinguished here: which of `5` and `00005` is meant is settled in the table.
-    """
-
-    def __init__(self, requested: Sequence[str] | None) -> None:
-        super().__init__()
-        self._requested = None if requested is None else frozenset(map(normalised_id, requested))
-
-    def expand(self, examples: Any) -> Any:
-        return examples | beam.Filter(_is_requested, 0, self._requested)
-
-
-class Predict(beam.PTransform):
-    """(patient_id, serialized Example) -> `Prediction`.
+class ModelInWorker:
+    """A model by its path: loaded once a worker process, whoever asks for it there.
 
     Args:
-      model: the model's path.
+      path: of the model.
       sha256: of the model; no worker loads another one.
-      batch_size: most patients a call of the model gets.
-      ticks: a local file that patients done are noted in (`progress_files`); "" for none.
     """
 
-    def __init__(self, model: str, *, sha256: str, batch_size: int, ticks: str = "") -> None:
-        super().__init__()
-        self._handler = SavedModelHandler(model, sha256=sha256, batch_size=batch_size, ticks=ticks)
-
-    def expand(self, examples: Any) -> Any:
-        return examples | "Example" >> beam.Values() | "Infer" >> RunInference(self._handler)
-
-
-class Summarise(beam.PTransform):
-    """(cases, and series rows where there are any) -> `Statistics` that add up to all of them.
-
-    Summed where the cases are: what is shuffled is a few hundred numbers a bundle.
-
-    Args:
-      schema: of the cases.
-      requested: patients whose series count, as the input has them; None counts all.
-    """
-
-    def __init__(self, schema: RecordSchema, requested: Sequence[str] | None) -> None:
-        super().__init__()
-        self._schema = schema
-        self._requested = None if requested is None else frozenset(map(normalised_id, requested))
-
-    def expand(self, inputs: Any) -> Any:
-        examples, *series = inputs
-        parts = [
-            examples
-            | "Example" >> beam.Values()
-            | "Of volume" >> beam.Map(_of_example, self._schema)
-            | "Sum volumes" >> beam.CombineGlobally(_total)
-        ]
-        parts += [
-            rows
-            | "Rows requested" >> beam.Filter(_is_requested, "patient", self._requested)
-            | "Of series" >> beam.Map(_of_row, self._schema.modalities)
-            | "Sum series" >> beam.CombineGlobally(_total)
-            for rows in series
-        ]
-        return parts | beam.Flatten()
-
-
-def _total(parts: Iterable[Statistics]) -> Statistics:
-    return sum(parts, drift.NONE)
-
-
-class WriteRows(beam.PTransform):
-    """(predictions, rejects, statistics if any) -> files in `directory` that `read_rows` reads.
-
-    Rows are dealt to parts by their content: work done twice writes the same files again.
-    """
-
-    def __init__(self, directory: str) -> None:
-        super().__init__()
-        self._directory = directory
-
-    def expand(self, rows: Any) -> Any:
-        return (
-            rows
-            | "Rows" >> beam.Flatten()
-            | "Part of" >> beam.Map(_with_part).with_output_types(tuple[int, str])
-            | "By part" >> beam.GroupByKey()
-            | "Write" >> beam.MapTuple(functools.partial(spool.write_rows, self._directory))
-        )
-
-
-class SavedModelHandler(ModelHandler[bytes, Prediction, LoadedModel]):
-    """Beam's view of a `LoadedModel`: loaded once a worker process, called with capped batches.
-
-    Beam's own TFModelHandler wants tensorflow-hub and cannot load an exported SavedModel.
-    """
-
-    def __init__(self, model: str, *, sha256: str, batch_size: int, ticks: str = "") -> None:
-        super().__init__()
-        self._model = model
+    def __init__(self, path: str, sha256: str) -> None:
+        self._path = path
         self._sha256 = sha256
-        self._batch_size = batch_size
-        self._ticks = ticks
+        self._shared = Shared()
 
-    def load_model(self) -> LoadedModel:
-        with files.fetched(self._model) as directory:
-            loaded = load_model(directory, name=self._model, sha256=self._sha256)
+    def get(self) -> LoadedModel:
+        """The model; whoever keeps it keeps it loaded."""
+        loaded: LoadedModel = self._shared.acquire(self._load)
+        return loaded
+
+    def _load(self) -> LoadedModel:
+        with files.fetched(self._path) as directory:
+            loaded = load_model(directory, name=self._path, sha256=self._sha256)
         _fix_gpu_arithmetic()
         return loaded
 
-    def run_inference(
+
+class PredictShards(beam.PTransform):
+    """Pipeline root -> rows of every shard.
+
+    Args:
+      paths: of the shards.
+      listed: path -> its place in a manifest. A shard that differs from it is reported by a
+        reject; such of its records as are sound are answered all the same.
+      model: that predicts.
+      predictor: of the job.
+    """
+
+    def __init__(
         self,
-        batch: Sequence[bytes],
-        model: LoadedModel,
-        inference_args: dict[str, Any] | None = None,
-    ) -> Iterable[Prediction]:
-        answers = model.predict(batch)
-        tick(self._ticks, *(answer.patient_id for answer in answers))
-        return answers
+        paths: Sequence[str],
+        listed: Mapping[str, ShardEntry],
+        model: ModelInWorker,
+        predictor: PartPredictor,
+    ) -> None:
+        super().__init__()
+        # Shards by pattern may have one name in several directories: their number names the rows.
+        self._shards = [
+            (f"{number:05d}", path, listed.get(path)) for number, path in enumerate(paths)
+        ]
+        self._worker = _PredictShard(model, predictor)
 
-    def batch_elements_kwargs(self) -> Mapping[str, Any]:
-        return {"min_batch_size": 1, "max_batch_size": self._batch_size}
+    def expand(self, root: Any) -> Any:
+        return root | "Shards" >> beam.Create(self._shards) | "Predict" >> beam.ParDo(self._worker)
 
 
-def _read(element: tuple[str, ShardEntry | None], schema: RecordSchema) -> Iterator[Any]:
-    path, listed = element
+class PredictDicom(beam.PTransform):
+    """Pipeline root -> rows of every patient of DICOM, and of what was refused on the way.
+
+    Args:
+      recipe: from DICOM to cases.
+      model: that predicts.
+      predictor: of the job.
+    """
+
+    def __init__(self, recipe: Recipe, model: ModelInWorker, predictor: PartPredictor) -> None:
+        super().__init__()
+        self._recipe = recipe
+        self._model = model
+        self._predictor = predictor
+
+    def expand(self, root: Any) -> Any:
+        parts = root | "Plan" >> PlanParts(self._recipe, self._predictor.schema)
+        worker = _PredictPart(self._recipe, self._model, self._predictor)
+        return (
+            parts.patients | "Predict" >> beam.ParDo(worker),
+            parts.rejects | "Write rejects" >> WriteRejects(self._predictor.rows),
+        )
+
+
+class WriteRejects(beam.PTransform):
+    """Rejects -> files of rows, dealt by their content: work done twice writes them again."""
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def expand(self, rejects: Any) -> Any:
+        return (
+            rejects
+            | "Part of" >> beam.Map(_with_part).with_output_types(tuple[int, Any])
+            | "By part" >> beam.GroupByKey()
+            | "Write" >> beam.Map(_write_rejects, self._rows)
+        )
+
+
+class _Predict(Setup):
+    def __init__(self, model: ModelInWorker, predictor: PartPredictor) -> None:
+        super().__init__()
+        self._source = model
+        self._predictor = predictor
+        self._model: LoadedModel | None = None
+
+    def setup(self) -> None:
+        super().setup()
+        self._model = self._source.get()
+
+    def _write(self, part: str, found: Iterable[Any]) -> None:
+        assert self._model is not None, "Beam calls setup first"
+        self._predictor.write(part, found, self._model.answer)
+
+
+class _PredictShard(_Predict):
+    def process(self, element: tuple[str, str, ShardEntry | None]) -> None:
+        part, path, listed = element
+        self._write(part, read_shard(path, listed, self._predictor.schema))
+
+
+class _PredictPart(_Predict):
+    def __init__(self, recipe: Recipe, model: ModelInWorker, predictor: PartPredictor) -> None:
+        super().__init__(model, predictor)
+        self._recipe = recipe
+
+    def process(self, element: tuple[str, Iterable[tuple[bytes, Assignment]]]) -> None:
+        part, patients = element
+        self._write(part, self._found(patients))
+
+    def _found(self, patients: Iterable[tuple[bytes, Assignment]]) -> Iterator[Any]:
+        counted, schema = self._predictor.counted, self._predictor.schema
+        for case, series, rejects in self._recipe.prepared(patients):
+            yield from rejects
+            if case is not None:
+                yield case
+                if counted and self._predictor.is_requested(case.patient_id):
+                    yield drift.of_series(series, schema.modalities)
+
+
+def read_shard(path: str, listed: ShardEntry | None, schema: RecordSchema) -> Iterator[Any]:
+    """A shard's cases, and what is refused of it; of one that cannot be read, why.
+
+    Args:
+      path: of the shard.
+      listed: its place in the manifest; None without one.
+      schema: what its records must be.
+    """
     shard = os.path.basename(path)
+
+    def reject(reason: Unpredicted, detail: str) -> Reject:
+        return reject_row(scope="shard", subject=shard, reason=reason, detail=f"{shard}: {detail}")
+
     try:
         if listed is not None and (difference := listed.difference(path)):
-            yield _reject(shard, Unpredicted.OTHER_SHARD, difference)
+            yield reject(Unpredicted.OTHER_SHARD, difference)
         with files.open_read(path) as stream:
-            for item in surviving_cases(stream, shard, schema):
-                yield beam.pvalue.TaggedOutput("rejects", item) if isinstance(item, dict) else item
+            yield from surviving_cases(stream, shard, schema)
     except OSError as error:
-        yield _reject(shard, Unpredicted.UNREADABLE_SHARD, str(error))
+        yield reject(Unpredicted.UNREADABLE_SHARD, str(error))
 
 
-def _reject(shard: str, reason: Unpredicted, detail: str) -> Any:
-    row = reject_row(scope="shard", subject=shard, reason=reason, detail=f"{shard}: {detail}")
-    return beam.pvalue.TaggedOutput("rejects", row)
+def _with_part(row: Reject) -> tuple[int, Reject]:
+    return zlib.crc32(to_line(row).encode()) % _PARTS, row
 
 
-def _is_requested(item: Any, key: int | str, requested: frozenset[str] | None) -> bool:
-    """Whether what has a patient's id at `key` is of a requested patient."""
-    return requested is None or normalised_id(item[key]) in requested
-
-
-def _with_part(row: spool.JobRow) -> tuple[int, str]:
-    line = spool.to_line(row)
-    return zlib.crc32(line.encode()) % _PARTS, line
-
-
-def _of_example(example: bytes, schema: RecordSchema) -> Statistics:
-    return drift.of_case(decode_case(example, schema), schema)
-
-
-def _of_row(row: Mapping[str, Any], modalities: Sequence[str]) -> Statistics:
-    return drift.of_series([row], modalities)
+def _write_rejects(element: tuple[int, Iterable[Reject]], rows: Rows) -> None:
+    part, rejects = element
+    if rows.is_wanted():
+        rows.write(f"rejects-{part}", rejects)
 
 
 def _fix_gpu_arithmetic() -> None:

@@ -294,7 +294,7 @@ def test_a_failing_model_ends_in_one_line_and_leaves_nothing(
     def fail(*_: object) -> None:
         raise MemoryError("no memory left")
 
-    monkeypatch.setattr("serving.model.loaded_model.LoadedModel.predict", fail)
+    monkeypatch.setattr("serving.model.loaded_model.LoadedModel.answer", fail)
     code, _, err = predict("--input", dataset, "--output", tmp_path / "submission.csv")
     assert code == 1
     assert "no memory left" in err

@@ -18,7 +18,7 @@ from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
 from serving.model.loaded_model import LoadedModel
-from serving.predict.spool import rows_directory
+from serving.predict.spool import rows_beside
 from tests.datasets import make_cases, write_cases
 from tests.serving.models import outcome, schema_of, spec_of, write_run
 
@@ -180,9 +180,9 @@ def test_rows_of_killed_runs_go_and_those_of_a_living_one_stay(tmp_path: Path) -
     (killed / "rows-00001").write_text("{}\n")  # whatever of it was removed already
     foreign = tmp_path / ".a.csv.voxelbeam-mine"
     foreign.mkdir()
-    with rows_directory(str(output)) as living:
+    with rows_beside(str(output)) as living:
         assert not killed.exists()
-        with rows_directory(str(output)) as other:
-            assert Path(living).is_dir()
-            assert living != other
+        with rows_beside(str(output)) as other:
+            assert Path(living.directory).is_dir()
+            assert living.directory != other.directory
     assert list(tmp_path.iterdir()) == [foreign]

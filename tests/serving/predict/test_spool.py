@@ -1,36 +1,62 @@
-"""A job's rows: back as they were written, once, however often a part is written."""
+"""A job's rows: back as they were written, once, and nobody's any more when their run is over."""
 
 from pathlib import Path
 
+import pytest
+
+from beam_jobs.common.owner import LostOutputError
 from beam_jobs.core.drift import Statistics
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import reject_row
 from serving.predict.reasons import SENTENCES, Unpredicted
-from serving.predict.spool import read_rows, to_line, write_rows
+from serving.predict.spool import Rows, rows_beside
 
 ANSWER = Prediction(patient_id="1", probability=0.5, logit=0.0, spread=0.25, missing=("T2w",))
+OTHER = ANSWER._replace(patient_id="2")
 REJECT = reject_row(
     scope="shard", subject="s", reason=Unpredicted.UNREADABLE_SHARD, detail="line\u2028end"
 )
 COUNTED = Statistics(patients=2, counts={("T1w", "plane", "axial"): 2})
 
 
+def files_of(rows: Rows) -> list[str]:
+    return sorted(path.name for path in Path(rows.directory).iterdir())
+
+
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
-    write_rows(str(tmp_path), 0, [to_line(row) for row in (ANSWER, COUNTED)])
-    write_rows(str(tmp_path), 1, [to_line(row) for row in (COUNTED, REJECT)])
-    predictions, rejects, total = read_rows(str(tmp_path))
-    assert predictions == [ANSWER]
-    assert rejects == [REJECT]
-    assert total == COUNTED + COUNTED
+    with rows_beside(str(tmp_path / "a.csv")) as rows:
+        rows.write("00000", [ANSWER, COUNTED])
+        rows.write("00001", [COUNTED, REJECT])
+        assert rows.read() == ([ANSWER], [REJECT], COUNTED + COUNTED)
 
 
 def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
-    lines = [to_line(row) for row in (ANSWER, COUNTED, REJECT)]
-    write_rows(str(tmp_path), 3, lines)
-    first = read_rows(str(tmp_path))
-    write_rows(str(tmp_path), 3, lines[::-1])
-    assert read_rows(str(tmp_path)) == first
-    assert len(list(tmp_path.iterdir())) == 1
+    with rows_beside(str(tmp_path / "a.csv")) as rows:
+        rows.write("00003", [ANSWER, COUNTED, REJECT])
+        written = (Path(rows.directory) / "rows-00003").read_bytes()
+        rows.write("00003", [REJECT, COUNTED, ANSWER])
+        assert rows.read() == ([ANSWER], [REJECT], COUNTED)
+        assert (Path(rows.directory) / "rows-00003").read_bytes() == written
+        assert files_of(rows) == ["owner.json", "rows-00003"]
+
+
+def test_a_worker_that_outlives_its_run_writes_nothing(tmp_path: Path) -> None:
+    with rows_beside(str(tmp_path / "a.csv")) as rows:
+        assert rows.is_wanted()
+    rows.write("00000", [ANSWER])
+    assert not rows.is_wanted()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(LostOutputError):
+        rows.read()
+
+
+def test_two_runs_to_one_output_do_not_mix_their_rows(tmp_path: Path) -> None:
+    with rows_beside(str(tmp_path / "a.csv")) as first:
+        with rows_beside(str(tmp_path / "a.csv")) as second:
+            first.write("00000", [ANSWER])
+            second.write("00000", [OTHER])
+            assert second.read()[0] == [OTHER]
+        assert first.read()[0] == [ANSWER]
 
 
 def test_every_reason_has_its_sentence() -> None:
