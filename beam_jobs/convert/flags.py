@@ -193,7 +193,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--break_lock",
         action="store_true",
-        help="write although a job in an object store left its lock: it is dead",
+        help="write although another job left its lock, or may still run: it is dead, or loses",
     )
     add("--strict", action="store_true", help="exit with 8 when any input was rejected")
     add(
