@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
+from beam_jobs.runners.flink_cluster import FlinkCluster
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -46,6 +47,7 @@ class Engine:
       workers_here: its workers are on this machine, and end with this process.
       in_server: it is a part of the job server: where that is gone, the job is too.
       own_server: the command started that job server.
+      cluster: a Flink cluster that was found.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Engine:
     workers_here: bool = False
     in_server: bool = False
     own_server: bool = False
+    cluster: FlinkCluster | None = None
 
     @property
     def ends_with_command(self) -> bool:

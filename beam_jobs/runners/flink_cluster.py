@@ -1,13 +1,16 @@
-"""A Flink cluster, asked over its REST API before it gets a job.
+"""A Flink cluster, asked over its REST API: before it gets a job, and when the job is to end.
 
-Beam's job server passes a job on to a cluster that is gone, or has no room, and waits.
-https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/ (`/overview`)
+Beam's job server passes a job on to a cluster that is gone, or has no room, and waits. It calls a
+job cancelled at once, and may leave it running on the cluster.
+https://nightlies.apache.org/flink/flink-docs-stable/docs/ops/rest_api/
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -18,47 +21,86 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 _ANSWER_S = 10.0
+_AGAIN_S = 0.5
+_ENDED = frozenset({"FINISHED", "CANCELED", "FAILED"})
 
 
-def require_cluster(options: PipelineOptions, master: str) -> None:
-    """Finds out whether a cluster is there, and says where the job would wait in it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlinkCluster:
+    """A cluster as it was before it got our job.
 
-    Args:
-      options: Beam's.
-      master: the cluster's address, with its scheme.
-
-    Raises:
-      CommandError: it does not answer.
-      UsageError: with LOOPBACK it has several task managers.
+    Attributes:
+      master: its address, with the scheme.
+      before: ids of the jobs that it had.
     """
-    from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
 
-    overview = _overview(master)
-    managers = overview.get("taskmanagers", 0)
-    if options.view_as(PortableOptions).environment_type == "LOOPBACK" and managers > 1:
-        raise UsageError(
-            f"--environment_type=LOOPBACK: Flink at {master} has {managers} task managers, whose "
-            "workers in this process would bear the same names and end each other; EXTERNAL or "
-            "PROCESS is needed (docs/how-to/flink.md)"
-        )
-    free, slots = overview.get("slots-available", 0), overview.get("slots-total", 0)
-    needed = max(1, options.view_as(FlinkRunnerOptions).parallelism)
-    if free < needed:  # a cluster may grow, so it is for the user to say that it will not
-        print(
-            f"Flink at {master} has {free} of {slots} slots free and the job needs {needed}: it "
-            "waits for them",
-            file=sys.stderr,
-        )
+    master: str
+    before: frozenset[str]
+
+    @classmethod
+    def found(cls, options: PipelineOptions, master: str) -> FlinkCluster:
+        """Finds out whether a cluster is there, and says where the job would wait in it.
+
+        Args:
+          options: Beam's.
+          master: the cluster's address, with its scheme.
+
+        Raises:
+          CommandError: it does not answer.
+          UsageError: with LOOPBACK it has several task managers.
+        """
+        from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
+
+        overview = _ask(master, "/overview", holds="taskmanagers")
+        managers = overview["taskmanagers"]
+        if options.view_as(PortableOptions).environment_type == "LOOPBACK" and managers > 1:
+            raise UsageError(
+                f"--environment_type=LOOPBACK: Flink at {master} has {managers} task managers, "
+                "whose workers in this process would bear the same names and end each other; "
+                "EXTERNAL or PROCESS is needed (docs/how-to/flink.md)"
+            )
+        free, slots = overview.get("slots-available", 0), overview.get("slots-total", 0)
+        needed = max(1, options.view_as(FlinkRunnerOptions).parallelism)
+        if free < needed:  # a cluster may grow, so it is for the user to say that it will not
+            print(
+                f"Flink at {master} has {free} of {slots} slots free and the job needs {needed}: "
+                "it waits for them",
+                file=sys.stderr,
+            )
+        return cls(master=master, before=frozenset(job["jid"] for job in _jobs(master)))
+
+    def end_job(self, name: str) -> None:
+        """Cancels the job of a name that came since, and waits until it has ended.
+
+        Args:
+          name: `--job_name`, as Flink has it.
+
+        Raises:
+          CommandError: the cluster does not answer, or refuses.
+        """
+        while running := [
+            job["jid"]
+            for job in _jobs(self.master)
+            if job["name"] == name and job["jid"] not in self.before and job["state"] not in _ENDED
+        ]:
+            for jid in running:
+                _ask(self.master, f"/jobs/{jid}?mode=cancel", method="PATCH")
+            time.sleep(_AGAIN_S)
 
 
-def _overview(master: str) -> dict[str, Any]:
+def _jobs(master: str) -> list[dict[str, str]]:
+    return list(_ask(master, "/jobs/overview", holds="jobs")["jobs"])
+
+
+def _ask(master: str, path: str, *, holds: str = "", method: str = "GET") -> dict[str, Any]:
     # As Flink's own client: through no proxy.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(f"{master.rstrip('/')}{path}", method=method)
     fault = "what answers there is not Flink"
     try:
-        with opener.open(f"{master.rstrip('/')}/overview", timeout=_ANSWER_S) as answer:
+        with opener.open(request, timeout=_ANSWER_S) as answer:
             said = json.load(answer)
-        if isinstance(said, dict) and "taskmanagers" in said:
+        if isinstance(said, dict) and (not holds or holds in said):
             return said
     except urllib.error.HTTPError as error:
         fault = f"it answers with HTTP {error.code}"

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.runners.engines import Engine, cluster_of, engine_of, find_runner, runner_of
-from beam_jobs.runners.flink_cluster import require_cluster
+from beam_jobs.runners.flink_cluster import FlinkCluster
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -121,8 +121,8 @@ def job_server(options: PipelineOptions) -> Iterator[Engine]:
         return
     _quiet_harness()
     portable = options.view_as(PortableOptions)
-    if engine.name == "Flink" and (cluster := cluster_of(options)):
-        require_cluster(options, cluster)
+    if engine.name == "Flink" and (master := cluster_of(options)):
+        engine = dataclasses.replace(engine, cluster=FlinkCluster.found(options, master))
     server = _server_of(options)
     # Beam lets a job's stream of states end by this timeout of requests: after 300 s on Prism.
     portable.job_server_timeout = _FOREVER_S

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from typing import Any
 
 from beam_jobs.common import interrupts
-from beam_jobs.common.cli import StillRunningError, is_quiet
+from beam_jobs.common.cli import CommandError, StillRunningError, is_quiet
 from beam_jobs.runners.engines import Engine
 
 _CANCEL_S = 60.0  # for an engine to end a job
 _FAREWELL_S = 5.0  # where the job ends with this process anyway
 _SUBMIT_S = 60.0  # for a submission that was begun: it cannot be taken back amid it
 _STATE_S = 1.0
+_AGAIN_S = 0.5
 _QUIET_S = 1.0  # that a cancellation may take without a word
 _TERMINAL = frozenset({"DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED"})
 
@@ -118,22 +119,31 @@ class SubmittedJob:
                 self._ended.wait(_STATE_S)
 
     def _cancel(self, submission: threading.Thread) -> None:
-        while self._result is None:
-            if not submission.is_alive():  # it came to nothing
-                self._ended.set()
-                return
+        """Ends the job, and says so by `_ended`; else why not by `_fault`."""
+        while self._result is None and submission.is_alive():
             time.sleep(0.1)
         try:
-            if str(self._result.state) not in _TERMINAL:
-                self._result.cancel()
-            while (state := str(self._result.state)) not in _TERMINAL:
-                self._state = state
-                time.sleep(0.5)
+            if self._result is not None:  # else it came to nothing
+                self._cancel_by_beam()
         except Exception as error:
             self._fault = lost_connection(error) or str(error) or type(error).__name__
-            if not (self._engine.in_server and lost_connection(error)):
+            gone_with_its_server = self._engine.in_server and lost_connection(error)
+            if not gone_with_its_server and self._engine.cluster is None:
+                return
+        if self._engine.cluster is not None:  # its job server's word is not enough
+            try:
+                self._engine.cluster.end_job(self._engine.job_name)
+            except CommandError as error:
+                self._fault = str(error)
                 return
         self._ended.set()
+
+    def _cancel_by_beam(self) -> None:
+        if str(self._result.state) not in _TERMINAL:
+            self._result.cancel()
+        while (state := str(self._result.state)) not in _TERMINAL:
+            self._state = state
+            time.sleep(_AGAIN_S)
 
 
 def lost_connection(error: BaseException) -> str:

@@ -98,7 +98,7 @@ def watch(
             kind = type(failure[0]).__name__
             error = CommandError(f"the job failed ({kind}); --id_policy keep would show more")
         if job is not None and (lost := lost_connection(failure[0])):
-            error = CommandError(f"{job} was lost ({lost})")
+            error = CommandError(f"{job} was lost: its job server does not answer ({lost})")
         if resumes and not isinstance(error, UsageError):
             error = CommandError(f"{str(error).rstrip('.')}{_RESUMES}")
         raise error from failure[0]

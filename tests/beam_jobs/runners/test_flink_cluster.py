@@ -1,16 +1,20 @@
-"""What a Flink cluster says of itself, on a stand-in of its REST API."""
+"""What a Flink cluster is asked, on a stand-in of its REST API."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from beam_jobs.common.cli import CommandError, UsageError
-from beam_jobs.runners.flink_cluster import require_cluster
+from beam_jobs.runners import flink_cluster
+from beam_jobs.runners.engines import Engine
+from beam_jobs.runners.flink_cluster import FlinkCluster
 from beam_jobs.runners.job_server import job_server
 from beam_jobs.runners.options import pipeline_options
+from beam_jobs.runners.watch import watch
 
 ROOM = {"taskmanagers": 2, "slots-total": 4, "slots-available": 4}
 POOL = ("--environment_type=EXTERNAL", "--environment_config=localhost:50000")
@@ -21,18 +25,24 @@ def cluster() -> Iterator[Callable[..., str]]:
     """Starts one that gives the answer; returns its address."""
     servers = []
 
-    def start(answer: object, status: int = 200) -> str:
+    def start(answer: object, status: int = 200, jobs: Sequence[dict[str, str]] = ()) -> str:
         class Handler(BaseHTTPRequestHandler):
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
             def do_GET(self) -> None:
-                assert self.path == "/overview"
+                self.say(answer if self.path == "/overview" else {"jobs": list(jobs)})
+
+            def do_PATCH(self) -> None:
+                (job,) = [job for job in jobs if self.path == f"/jobs/{job['jid']}?mode=cancel"]
+                states = {"RUNNING": "CANCELLING", "CANCELLING": "CANCELED"}
+                job["state"] = states[job["state"]]
+                self.say({})
+
+            def say(self, what: object) -> None:
                 self.send_response(status)
                 self.end_headers()
-                self.wfile.write(
-                    answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                )
+                self.wfile.write(what if isinstance(what, bytes) else json.dumps(what).encode())
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
@@ -50,7 +60,7 @@ def requested(address: str, *more: str) -> None:
     options = pipeline_options(
         ["--runner=FlinkRunner", "--job_endpoint=localhost:1", f"--flink_master={address}", *more]
     )
-    require_cluster(options, f"http://{address}")
+    FlinkCluster.found(options, f"http://{address}")
 
 
 def test_a_cluster_with_room_is_no_news(cluster, capsys):
@@ -95,3 +105,46 @@ def test_a_dead_cluster_is_told_at_once_and_before_a_job_server_is_looked_for():
         job_server(options),
     ):
         pass
+
+
+def test_only_the_job_that_came_since_is_cancelled_and_its_end_is_waited_for(cluster, monkeypatch):
+    monkeypatch.setattr(flink_cluster, "_AGAIN_S", 0.01)
+    older = {"jid": "1", "name": "mine", "state": "RUNNING"}
+    ours, other = {**older, "jid": "2"}, {**older, "jid": "3", "name": "other"}
+    jobs = [older]
+    master = f"http://{cluster(ROOM, jobs=jobs)}"
+    found = FlinkCluster.found(pipeline_options([]), master)
+    jobs += [ours, other]
+    found.end_job("mine")
+    assert [job["state"] for job in jobs] == ["RUNNING", "CANCELED", "RUNNING"]
+
+
+class CalledOff:
+    """A result whose job server says at once that the job is cancelled, as Beam's for Flink does.
+
+    Args:
+      gone: the job server does not answer any more.
+    """
+
+    def __init__(self, gone: bool) -> None:
+        self.state, self._job_id, self._gone = "RUNNING", "id-7", gone
+
+    def cancel(self) -> None:
+        if self._gone:
+            raise RuntimeError("the job server is gone")
+        self.state = "CANCELLED"
+
+    def wait_until_finish(self) -> None:
+        raise RuntimeError("connection lost")
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_the_cluster_itself_ends_the_job_whatever_its_job_server_says(cluster, monkeypatch, gone):
+    monkeypatch.setattr(flink_cluster, "_AGAIN_S", 0.01)
+    jobs = list[dict[str, str]]()
+    found = FlinkCluster.found(pipeline_options([]), f"http://{cluster(ROOM, jobs=jobs)}")
+    jobs.append({"jid": "2", "name": "mine", "state": "RUNNING"})
+    engine = Engine(name="Flink", place=found.master, job_name="mine", cluster=found)
+    with pytest.raises(CommandError, match="connection lost"):
+        watch(lambda: CalledOff(gone), contextlib.nullcontext(lambda: None), engine=engine)
+    assert jobs[0]["state"] == "CANCELED"
