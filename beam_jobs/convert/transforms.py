@@ -131,6 +131,13 @@ class Chunk:
     files: tuple[files.Entry, ...]
     owner: DirectoryOwner | None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "files": tuple(zip(*self.files, strict=True))}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        entries = tuple(map(files.Entry._make, zip(*state["files"], strict=True)))
+        self.__dict__.update(state, files=entries)
+
 
 def _chunks(source: Input) -> Iterator[Any]:
     found, left_out = files.listing(source.root)
@@ -147,7 +154,7 @@ def _chunks(source: Input) -> Iterator[Any]:
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
             chosen = batch[start : start + _FILES_AT_ONCE]
-            yield Chunk(number=next(numbers), files=chosen, owner=owners.get(directory))
+            yield _pack(Chunk(number=next(numbers), files=chosen, owner=owners.get(directory)))
 
 
 def _adopted(element: tuple[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
@@ -178,7 +185,8 @@ class _ReadHeaders(Setup):
         self._patient_from = patient_from
         self._files = Metrics.counter("voxelbeam", "files")
 
-    def process(self, chunk: Chunk) -> Iterator[Any]:
+    def process(self, packed: bytes) -> Iterator[Any]:
+        chunk: Chunk = unpack(packed)
         with files.fetched_ahead(chunk.files, files.HEAD_BYTES):
             headers, rejections = index_files(file.path for file in chunk.files)
         self._files.inc(len(chunk.files))
@@ -188,7 +196,7 @@ class _ReadHeaders(Setup):
             key = patient_of(header, chunk.owner, self._patient_from)
             by_patient.setdefault(key, []).append(header)
         for key, found in by_patient.items():
-            yield key, _pack((chunk.owner, found))
+            yield key, _pack((chunk.owner, tuple(zip(*found, strict=True))))
             for pair in {pair for header in found for pair in series_owners(header, key)}:
                 yield beam.pvalue.TaggedOutput("series", pair)
         for rejection in rejections:
@@ -200,6 +208,8 @@ class _ReadHeaders(Setup):
 # Beam pickles an element anew wherever it goes, and some more to guess its size; headers are many.
 # So they travel as bytes, pickled once, with what is looked at on the way beside them. What waits
 # for a grouping is held in one process, of every file at once: a header is 350 bytes, packed 60.
+# Files and headers are pickled field by field: one by one each would be a call, and values that all
+# of a series have are written once.
 def _pack(value: object) -> bytes:
     return zlib.compress(pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL), level=1)
 
@@ -237,10 +247,11 @@ def _plan(element: tuple[str, Iterable[bytes]], source: Input) -> PackedPlan:
     key, groups = element
     headers: list[SliceHeader] = []
     owners: dict[str, DirectoryOwner] = {}
-    for owner, found in map(unpack, groups):
+    for owner, fields in map(unpack, groups):
+        found = list(map(SliceHeader._make, zip(*fields, strict=True)))
         headers += found
-        if owner is not None:
-            owners.update((os.path.dirname(header.path), owner) for header in found)
+        if owner is not None:  # all are of one chunk, and so of one directory
+            owners[os.path.dirname(found[0].path)] = owner
     plan = plan_patient(
         key,
         headers,

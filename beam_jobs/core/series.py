@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,14 @@ class Series:
     geometry: VolumeGeometry
     offsets: tuple[float, ...]
     geometry_known: bool = True
+
+    # Pickled field by field: values that all slices have are written once, and none is a call.
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "headers": tuple(zip(*self.headers, strict=True))}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        headers = tuple(map(SliceHeader._make, zip(*state["headers"], strict=True)))
+        self.__dict__.update(state, headers=headers)
 
     @property
     def first(self) -> SliceHeader:

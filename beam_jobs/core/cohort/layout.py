@@ -60,8 +60,10 @@ def find_owners(
     """
     wanted = {name.casefold(): name for name in modalities}
     known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
+    # A directory has hundreds of files: one of them tells its name.
+    one_of = {path[: path.rfind("/")]: path for path in paths}
     directories = {
-        posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in paths
+        posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in one_of.values()
     }
     top = files.logical_root(root, f"{next(iter(directories))}/") if root and directories else ""
     patients = _patients_of_the_layout(directories.values(), known, top)

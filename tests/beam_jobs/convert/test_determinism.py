@@ -63,5 +63,5 @@ def test_files_dealt_out_in_other_chunks_give_the_same_bytes(
 ):
     monkeypatch.setattr(transforms, "_FILES_AT_ONCE", 5)
     source = transforms.Input(root=str(cohort / "train"), modalities=DEFAULT_MODALITIES)
-    assert max(len(chunk.files) for chunk in transforms._chunks(source)) == 5
+    assert max(len(transforms.unpack(one).files) for one in transforms._chunks(source)) == 5
     assert convert(cohort, tmp_path / "d") == reference

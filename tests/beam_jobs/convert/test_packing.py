@@ -8,13 +8,23 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.convert import transforms
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import IdPolicy
+from beam_jobs.core.dicom.headers import SliceHeader, index_files
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 
 SLICES = 128
 
 
-def test_a_header_on_its_way_takes_a_fifth_of_its_pickle(tmp_path):
+def test_a_header_on_its_way_takes_a_fifth_of_its_pickle_and_no_call(tmp_path, monkeypatch):
+    pickled: list[object] = []
+
+    def counted(self: tuple[object, ...]) -> tuple[object, ...]:
+        """What pickle calls, in Python, for each named tuple."""
+        pickled.append(self)
+        return tuple(self)
+
+    for kind in (SliceHeader, files.Entry):
+        monkeypatch.setattr(kind, "__getnewargs__", counted)
     for modality in ("T1w", "T2w"):
         spec = SeriesSpec(modality=modality, rows=4, columns=4, slices=SLICES)
         write_series(spec, tmp_path / "cohort" / "00001" / modality, lambda xyz: np.ones((4, 4)))
@@ -29,6 +39,9 @@ def test_a_header_on_its_way_takes_a_fifth_of_its_pickle(tmp_path):
         header for stack in transforms.unpack(plan[2]).series.values() for header in stack.headers
     ]
     assert sorted(header.path for header in headers) == [e.path for e in files.entries(source.root)]
+    assert len(pickled) == 2  # the first of each series, for its row
+    monkeypatch.undo()
+    assert headers == index_files(header.path for header in headers)[0]
     whole = len(pickle.dumps(headers))
     assert sum(len(pack) for _, pack in packs) < whole / 4
     assert len(plan[2]) < whole / 4

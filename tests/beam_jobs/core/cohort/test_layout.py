@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import study_id
 from beam_jobs.core.cohort.layout import (
     find_owners,
@@ -136,3 +137,17 @@ def test_a_placeholder_in_the_layout_changes_nothing():
     (owner,) = find_owners(["r/0/T1w/1"], ALL, root="r").values()
     assert patient_id_of(owner.patient) == "0"
     assert patient_of(header(0.0, patient_id="ANONYMOUS"), owner) == owner.patient
+
+
+def test_a_directory_is_looked_at_once_and_not_for_each_of_its_files(monkeypatch):
+    asked: list[str] = []
+    logical = files.logical
+
+    def counted(path: str) -> str:
+        asked.append(path)
+        return logical(path)
+
+    monkeypatch.setattr(files, "logical", counted)
+    owners = find_owners([f"r/1/T1w/{n}" for n in range(300)], ALL, root="r")
+    assert [owner.modality for owner in owners.values()] == ["T1w"]
+    assert len(asked) < 10
