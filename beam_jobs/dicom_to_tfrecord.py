@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import lasting
 from beam_jobs.convert.flags import add_flags, conversion_of, with_labels
 from beam_jobs.convert.summary import print_plan, print_sums
 from beam_jobs.report.make import make_report
@@ -56,7 +57,8 @@ def main(argv: Sequence[str]) -> int:
     print_plan(conversion, listed=flags.dry_run)
     if flags.dry_run:
         return cli.EXIT_OK
-    from beam_jobs.convert.job import converted  # Beam takes seconds: wrong flags end before it
+    with lasting():  # Beam takes seconds: wrong flags end before it
+        from beam_jobs.convert.job import converted
 
     with converted(conversion, options):
         accepted = print_sums(conversion)

@@ -58,11 +58,12 @@ class Input:
 
 
 class Setup(beam.DoFn):
-    """What every worker process needs once: where stores are, one BLAS thread."""
+    """What every worker process needs once: where stores are, one BLAS thread, kept memory."""
 
     def setup(self) -> None:
         use_workers_store_options()
         write_shard.limit_blas_threads()
+        write_shard.keep_freed_memory()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import uuid
 from collections.abc import Mapping, Sequence
@@ -19,16 +21,32 @@ from beam_jobs.convert.series_table import RejectRow, TableWriter
 from beam_jobs.core.cohort.folds import hash_order
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
 from beam_jobs.core.example import encode_case
-from beam_jobs.core.manifest import ShardEntry, ShardPatient, digest
+from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 from beam_jobs.core.record import PreparedCase
-from beam_jobs.core.tfrecord import read_cases, write_record
+from beam_jobs.core.tfrecord import Hashed, decoded, write_record
+
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h): more than what becomes free between volumes, and
+# the most that glibc takes.
+_MALLOC = {-1: 128 << 20, -3: 32 << 20}
 
 
 def limit_blas_threads() -> None:
     """One BLAS thread in this process: an element is one core's work."""
     threadpool_limits(limits=1, user_api="blas")
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep what a volume took for the next one: fresh pages cost as much time.
+
+    By itself glibc gives memory back to the system whenever a volume is freed (mallopt(3)). Other
+    C libraries have no such settings, or none that matters.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting, value in _MALLOC.items():
+            mallopt(setting, value)
 
 
 def prepare_patient(
@@ -218,12 +236,15 @@ class ShardWriter:
     def _verified(
         self, name: str, path: str, fold: int | None, patients: tuple[ShardPatient, ...]
     ) -> ShardEntry:
-        """Reads the shard back: checksums, schema and membership."""
-        found = tuple(
-            ShardPatient(patient_id=case.patient_id, label=case.label)
-            for case in read_cases(path, self.spec.schema)
-        )
+        """Reads the shard back, once: checksums, schema, membership and hash."""
+        size = files.size(path)
+        with files.open_read(path) as stream:
+            whole = Hashed(stream, size)
+            found = tuple(
+                ShardPatient(patient_id=case.patient_id, label=case.label)
+                for case in decoded(whole, self.spec.schema)
+            )
+            sha256 = whole.digest()
         if found != patients:
             raise ContractError(f"{name} reads back otherwise than it was written")
-        size, sha256 = digest(path)
         return ShardEntry(name=name, fold=fold, bytes=size, sha256=sha256, patients=patients)

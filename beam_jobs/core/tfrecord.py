@@ -70,7 +70,7 @@ def write_record(stream: IO[bytes], data: bytes) -> int:
     return HEAD_BYTES + len(data) + TAIL_BYTES
 
 
-def read_records(stream: IO[bytes]) -> Iterator[bytes]:
+def read_records(stream: IO[bytes] | Hashed) -> Iterator[bytes]:
     """Yields the records of a TFRecord stream, both checksums verified.
 
     Raises:
@@ -90,8 +90,13 @@ def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCa
       ContractError: it is damaged, or a record is not of the schema.
     """
     with files.open_read(path) as stream:
-        for data in read_records(stream):
-            yield decode_case(data, schema)
+        yield from decoded(stream, schema)
+
+
+def decoded(stream: IO[bytes] | Hashed, schema: RecordSchema) -> Iterator[PreparedCase]:
+    """The cases of a shard's stream, as `read_cases`."""
+    for data in read_records(stream):
+        yield decode_case(data, schema)
 
 
 def read_shard(
@@ -135,9 +140,9 @@ def inspect_shard(
         size = files.size(path)
         if size != entry.bytes:
             yield f"{size} bytes, the manifest says {entry.bytes}"
-        whole = _Hashed(stream, entry.bytes)
+        whole = Hashed(stream, entry.bytes)
         try:
-            for count, record in enumerate(read_records(whole), 1):  # type: ignore[arg-type]
+            for count, record in enumerate(read_records(whole), 1):
                 case = decode_case(record, schema)
                 if fault := _misplaced(case, count, entry):
                     yield fault
@@ -228,7 +233,7 @@ def _length_of(head: bytes, start: int) -> int:
     return int(length)
 
 
-def _read_record(stream: IO[bytes], start: int) -> bytes | None:
+def _read_record(stream: IO[bytes] | Hashed, start: int) -> bytes | None:
     """The record at the stream's position, which messages call `start`; None at the end."""
     if not (head := _read_up_to(stream, HEAD_BYTES)):
         return None
@@ -243,7 +248,7 @@ def _read_record(stream: IO[bytes], start: int) -> bytes | None:
     return data
 
 
-def _read_up_to(stream: IO[bytes], size: int) -> bytes:
+def _read_up_to(stream: IO[bytes] | Hashed, size: int) -> bytes:
     """`size` bytes, fewer only at the end (object stores may return short reads)."""
     # What a damaged length claims is not reserved before it is found.
     parts, left = [stream.read(min(size, _READ_AT_ONCE))], size
@@ -318,7 +323,7 @@ def _misplaced(case: PreparedCase, number: int, entry: ShardEntry) -> str:
     )
 
 
-class _Hashed:
+class Hashed:
     """A stream that is read in order, and hashed as it is; it ends after so many bytes."""
 
     def __init__(self, stream: IO[bytes], length: int) -> None:

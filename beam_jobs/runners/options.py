@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError, log_level
+from beam_jobs.common.imports import lasting
 from beam_jobs.runners.engines import find_runner, runner_of
 from beam_jobs.runners.job_server import check_job_server
 
@@ -59,7 +60,8 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     """
     quiet_beam()
     use_store_options(argv)
-    from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+    with lasting():
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     _import_runner(argv)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

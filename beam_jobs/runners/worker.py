@@ -11,6 +11,7 @@ import sys
 
 from beam_jobs.common import interrupts
 from beam_jobs.common.cli import log_level
+from beam_jobs.common.imports import lasting
 from beam_jobs.runners.options import quiet_beam
 
 
@@ -22,7 +23,8 @@ def main() -> None:
     quiet_beam()
     if log_level() is None:
         logging.disable(logging.ERROR)
-    from apache_beam.runners.worker import sdk_worker_main
+    with lasting():
+        from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
 
