@@ -5,8 +5,9 @@ Ranges stand here; the exact, hashed set that is developed and tested against is
 
 Beam ships this project to its workers with `--setup_file=./setup.py`: it builds a source
 distribution, and every worker installs it together with what it requires. A worker that only
-converts DICOM never imports TensorFlow, so it can be spared that large install: run the job with
-`VOXELBEAM_REQUIRES=conversion` in its environment, and the shipped archive requires no TensorFlow.
+converts DICOM never imports TensorFlow and is spared that large install: with
+`VOXELBEAM_REQUIRES=conversion` in the environment, where `convert` puts it, the archive requires no
+TensorFlow.
 """
 
 import os

@@ -18,6 +18,7 @@ from beam_jobs.convert.summary import print_plan, print_sums
 from beam_jobs.report.make import make_report
 from beam_jobs.runners.engines import require_reachable, workers_here
 from beam_jobs.runners.options import pipeline_options, use_store_options
+from beam_jobs.runners.workers_package import require_package
 
 PROG = "python -m beam_jobs.dicom_to_tfrecord"
 EXAMPLES = """\
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     options = pipeline_options(beam_arguments)
     paths = {"--input": conversion.input, "--output": conversion.output}
     require_reachable(options, paths, shared_disk=flags.shared_disk)
+    require_package(options, tensorflow=False)
     conversion.require_reachable()
     conversion = with_labels(conversion, flags)
     print_plan(conversion, listed=flags.dry_run)

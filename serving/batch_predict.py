@@ -38,6 +38,7 @@ from beam_jobs.core.drift import Statistics
 from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
+from beam_jobs.runners.workers_package import require_package
 from serving.model.contract import Contract, load_statistics
 from serving.model.integrity import check_model
 from serving.model.loaded_model import Prediction
@@ -72,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     options = pipeline_options(beam_args)
     reached = {f"--{name}": getattr(args, name) for name in ("model", "input", "output")}
     require_reachable(options, reached, shared_disk=args.shared_disk)
+    require_package(options, tensorflow=True)
     answers = run_job(
         source,
         checked,

@@ -267,6 +267,11 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
         (("--id_policy", "hmac"), 2, "needs --id_key FILE"),
         (("--id_key", "{dataset}/manifest.json"), 2, "but --id_policy is keep"),
         (("--id_key", "nowhere"), 2, "--id_key: nowhere does not exist"),
+        (
+            ("--shared_disk", "--runner=PortableRunner", "--job_endpoint=somewhere:1"),
+            2,
+            "no TensorFlow can be installed",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

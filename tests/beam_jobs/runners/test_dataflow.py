@@ -91,19 +91,19 @@ def test_job_graph_translates_to_a_template(store, staging, tmp_path, monkeypatc
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     template = tmp_path / "template.json"
-    argv = [*job_flags(store), f"--template_location={template}"]
+    argv = [*job_flags(store), f"--template_location={template}", "--sdk_container_image=ours"]
     with dataflow_stub() as stub:
         # Without any account Beam would look for one for 20 s.
         write_service_account(tmp_path / "key.json", f"{stub.url}/token")
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "key.json"))
-        with pytest.raises(cli.CommandError, match="without a dataset") as found:
+        with pytest.raises(cli.CommandError, match="is not finished") as found:
             dicom_to_tfrecord.main(argv)
     assert "\n" not in str(found.value)
     job = json.loads(template.read_text())
     assert job["environment"]["version"]["job_type"] == "FNAPI_BATCH"
     stages = transforms_of(staged(staging, "pipeline.pb"))
     assert stages >= STAGES
-    assert {"Headers/Spread", "Plan/By patient", "Shards/By shard", "Shards/Write"} <= stages
+    assert {"Headers/Spread", "Plan/By patient", "Shards/Patients/By shard"} <= stages
 
 
 def test_local_paths_are_refused_where_the_workers_are_elsewhere(store, tmp_path):
@@ -136,7 +136,6 @@ def submitted(
             **os.environ,
             **store.environment,
             "GOOGLE_APPLICATION_CREDENTIALS": str(scratch / "key.json"),
-            "VOXELBEAM_REQUIRES": "conversion",
         }
         argv = [*job_flags(store), f"--dataflow_endpoint={stub.url}", "--setup_file=./setup.py"]
         done = subprocess.run(
@@ -151,7 +150,7 @@ def test_command_submits_the_job_and_waits_for_its_end(submitted, store):
     stub, done = submitted
     assert done.returncode == cli.EXIT_FAILURE, done.stderr
     assert done.stderr.splitlines()[-1].endswith(
-        f"the job ended without a dataset in {store.path('dataset')}"
+        f"the job ended, and {store.path('dataset')} is not finished"
     )
     assert "Traceback" not in done.stderr
     assert stub.tokens >= 1
@@ -246,7 +245,7 @@ def test_ctrl_c_cancels_the_job_or_says_how_to(store, tmp_path, forbids):
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", *job_flags(store)),
-                f"--dataflow_endpoint={stub.url}",
+                *(f"--dataflow_endpoint={stub.url}", "--sdk_container_image=ours"),
             ],
             env={**os.environ, **store.environment, **key},
             stderr=subprocess.PIPE, text=True,
