@@ -269,10 +269,12 @@ def _own_temporary_directory(prog: str) -> Iterator[None]:
         try:
             yield
         finally:
-            tempfile.tempdir = before[0]
-            os.environ.pop("TMPDIR", None)
-            if before[1] is not None:
-                os.environ["TMPDIR"] = before[1]
+            # Behind a signal the process ends, and its threads until then have nowhere to write.
+            if interrupts.received() is None:
+                tempfile.tempdir = before[0]
+                os.environ.pop("TMPDIR", None)
+                if before[1] is not None:
+                    os.environ["TMPDIR"] = before[1]
 
 
 def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:

@@ -28,7 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _MARK = "voxelbeam-"
-_START, _END = rf"{_MARK}[a-z_]+-", r"[0-9a-f]{8}"
+_RANDOM = 8
+_START, _END = rf"{_MARK}[a-z_]+-", rf"[0-9a-f]{{{_RANDOM}}}"
 _TRIES = 100
 # Directories of this process, and files that it writes, for `remove_all`; a forked child's are none
 # of its parent's.
@@ -165,7 +166,7 @@ def remove_all() -> None:
 def _make(parent: str, start: str) -> tuple[str, int]:
     """A new directory, and the descriptor that holds its lock."""
     for _ in range(_TRIES):
-        path = os.path.join(parent, f"{start}{uuid.uuid4().hex[:8]}")
+        path = os.path.join(parent, f"{start}{_random()}")
         _own[path] = os.getpid()  # before it is there: an interrupt may come between
         try:
             os.mkdir(path, 0o700)
@@ -217,9 +218,18 @@ def _remove_left(parent: str, start: str, rescue: Callable[[Path], None] | None)
 
 
 def _remove(path: str) -> None:
-    # Threads that end with the process may still write into it.
-    for _ in range(3):
-        shutil.rmtree(path, ignore_errors=True)
-        if not os.path.lexists(path):
-            break
-    _own.pop(path, None)
+    # Threads that end with the process may still write into it: by its name, if it keeps that.
+    other = f"{path[:-_RANDOM]}{_random()}"
+    _own[other] = os.getpid()
+    with contextlib.suppress(OSError):  # gone, or it cannot be renamed
+        os.rename(path, other)
+    for place in (other, path):
+        for _ in range(3):
+            shutil.rmtree(place, ignore_errors=True)
+            if not os.path.lexists(place):
+                break
+        _own.pop(place, None)
+
+
+def _random() -> str:
+    return uuid.uuid4().hex[:_RANDOM]

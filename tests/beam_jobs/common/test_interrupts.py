@@ -213,6 +213,25 @@ time.sleep(60)
 
 
 @pytest.mark.slow
+def test_what_threads_write_until_the_very_end_does_not_stay(tmp_path: Path) -> None:
+    body = """
+def litter():
+    while True:
+        with contextlib.suppress(OSError):
+            tempfile.mkdtemp()
+        time.sleep(0.0005)
+for _ in range(3):
+    threading.Thread(target=litter, daemon=True).start()
+print("begun", flush=True)
+time.sleep(60)
+"""
+    with begun(body, tmp_path) as process:
+        process.send_signal(signal.SIGTERM)
+        assert ended(process, 6.0)[0] == 143
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.slow
 def test_a_forked_process_is_no_command(tmp_path: Path) -> None:
     body = """
 child = os.fork()
