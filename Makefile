@@ -36,7 +36,8 @@ endef
 $(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-flink check format docs bench lock audit wheelhouse clean
+.PHONY: help setup demo test test-all test-flink test-prism check format docs bench lock audit \
+  wheelhouse clean
 
 help: ## this list
 	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
@@ -133,6 +134,28 @@ test-flink: $(STAMP) ## the tests on Flink's job server (FLINK_JOB_SERVER_JAR=JA
 	    'or name the jar: make test-flink FLINK_JOB_SERVER_JAR=JAR' >&2; \
 	fi
 	$(BIN)/python -m pytest tests/beam_jobs/runners/test_flink.py
+
+# Beam's engine in Go, of the Beam installed here; Go checks what it fetches against its database.
+export PRISM
+
+test-prism: $(STAMP) ## the tests on Prism, which Go builds first (PRISM=BINARY takes another)
+	@set -eu; \
+	beam=$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("apache-beam"))'); \
+	place=build/prism/$$beam; \
+	if [ -n "$$PRISM" ] || [ -x $$place/prism ]; then :; \
+	elif ! command -v go >/dev/null; then \
+	  echo 'test-prism: no Go, so no Prism: apt-get install golang, or name the binary:' \
+	    'make test-prism PRISM=BINARY' >&2; \
+	else \
+	  mkdir -p $$place; \
+	  echo "test-prism: building Prism $$beam into $$place (4 minutes the first time)"; \
+	  GOBIN="$(CURDIR)/$$place" GOFLAGS=-mod=mod GOTOOLCHAIN=auto \
+	    go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$$beam >$$place/go.log 2>&1 \
+	  || echo "test-prism: Go cannot build Prism $$beam, so no Prism; see $$place/go.log," \
+	    'or name the binary: make test-prism PRISM=BINARY' >&2; \
+	fi
+	$(BIN)/python -m pytest tests/beam_jobs/runners/test_prism.py \
+	  tests/beam_jobs/runners/test_interrupts.py
 
 check: $(STAMP) ## formatting, lint and types; changes nothing
 	$(BIN)/python -m ruff format --check .

@@ -2,17 +2,16 @@
 
 `make test-flink` fetches the jar first. The stand-in is Beam's Python job server in Java's place:
 it proves the command's half (submission, worker, messages, and how the server starts and ends),
-and nothing about Flink.
+and nothing about Flink. The same stands for servers that run already, with workers of a pool.
 """
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,21 +25,28 @@ from beam_jobs.runners.engines import workers_here
 from beam_jobs.runners.job_server import job_server
 from beam_jobs.runners.options import make_pipeline, pipeline_options
 from beam_jobs.runners.watch import watch
-from tests.kills import files
+from tests.clusters import (
+    BOUND_S,
+    NO_FLINK,
+    Command,
+    Server,
+    beams_own,
+    children,
+    flink,
+    flink_jar,
+    is_running,
+    needs_proc,
+    on,
+    wait_until,
+    worker_pool,
+)
+from tests.kills import files, finished
 
-ROOT = Path(__file__).resolve().parents[3]
 STAND_IN = """\
 #!/bin/sh
 while [ $# -gt 0 ]; do case "$1" in --job-port) port=$2;; esac; shift; done
 exec {python} -m apache_beam.runners.portability.local_job_service_main --job_port "$port"
 """
-
-
-def flink_jar() -> str:
-    """Flink's job server, or "" where there is none."""
-    named = os.environ.get("FLINK_JOB_SERVER_JAR", "")
-    fetched = sorted((ROOT / "build" / "flink").glob(f"*-{version('apache-beam')}.jar"))
-    return named or next((str(path) for path in fetched), "")
 
 
 def command(cohort: Path, output: Path, *more: str) -> list[str]:
@@ -104,12 +110,11 @@ def require_same(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("java"), reason="no Java")
-@pytest.mark.skipif(not flink_jar(), reason="no job server jar of Flink's; see `make test-flink`")
+@pytest.mark.skipif(not flink_jar(), reason=NO_FLINK)
 @pytest.mark.parametrize("parallelism", [1, 2])
 def test_flink_gives_the_same_bytes(cohort, in_memory, tmp_path, parallelism):
-    flink = ["--runner=FlinkRunner", "--flink_master=[local]", f"--parallelism={parallelism}"]
-    done = run(cohort, tmp_path / "d", *flink, f"--flink_job_server_jar={flink_jar()}")
+    flags = ["--runner=FlinkRunner", "--flink_master=[local]", f"--parallelism={parallelism}"]
+    done = run(cohort, tmp_path / "d", *flags, f"--flink_job_server_jar={flink_jar()}")
     require_same(done, tmp_path / "d", in_memory)
 
 
@@ -137,7 +142,7 @@ def test_failure_on_a_job_server_is_one_line(cohort, tmp_path, stand_in):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc, and a parent's death signal")
+@needs_proc
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_job_server_outlives_its_command(cohort, tmp_path, stand_in, how):
     output = tmp_path / "d"
@@ -161,18 +166,6 @@ def test_no_job_server_outlives_its_command(cohort, tmp_path, stand_in, how):
     while is_running(server[0]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def children(pid: int) -> list[int]:
-    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process is there and no zombie, whose exit code only waits to be read."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.slow
@@ -201,3 +194,119 @@ def test_workers_of_a_cluster_are_not_taken_for_local_ones(stand_in):
     assert workers_here(pipeline_options(stand_in))
     cluster = ["--flink_master=cluster:8081", "--environment_type=DOCKER"]
     assert not workers_here(pipeline_options([*stand_in, *cluster]))
+
+
+class Cluster(NamedTuple):
+    """A job server that runs already, and the workers of its jobs."""
+
+    engine: Server
+    pool: Server
+    flags: list[str]
+    waits_for_workers: bool  # with a job that is cancelled
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(flink, marks=pytest.mark.skipif(not flink_jar(), reason=NO_FLINK), id="flink"),
+        pytest.param(beams_own, id="beam"),
+    ]
+)
+def cluster(request, tmp_path) -> Iterator[Cluster]:
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(request.param(tmp_path / "servers"))
+        pool = stack.enter_context(worker_pool(tmp_path / "servers"))
+        yield Cluster(engine, pool, on(engine, pool), request.param is flink)
+
+
+def begun(cohort: Path, output: Path, cluster: Cluster, tmp: Path) -> Command:
+    """A job on a cluster that has finished a shard, and has others to do."""
+    more = ["--patients_per_shard", "1", "--no_report", *cluster.flags]
+    running = Command(command(cohort, output, *more), tmp)
+    wait_until(
+        lambda: finished(output) or running.process.poll() is not None, BOUND_S, lambda: "no shard"
+    )
+    time.sleep(0.05)  # the moment of writing is over
+    for worker in children(cluster.pool.process.pid):  # it shall not be done before it is met
+        os.kill(worker, signal.SIGSTOP)
+    assert running.process.poll() is None, running.end().stderr
+    assert not (output / "manifest.json").exists()
+    return running
+
+
+def go_on(cluster: Cluster) -> None:
+    for worker in children(cluster.pool.process.pid):
+        os.kill(worker, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@needs_proc
+@pytest.mark.parametrize(
+    "how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name
+)
+def test_interrupted_command_cancels_its_job_and_the_same_command_resumes(
+    cohort, by_patient, tmp_path, cluster, how
+):
+    output = tmp_path / "d"
+    running = begun(cohort, output, cluster, tmp_path / "tmp")
+    if cluster.waits_for_workers:
+        go_on(cluster)
+    running.signal(how)
+    done = running.end()
+    assert done.returncode == 128 + how, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    running.require_nothing_left()
+    assert cluster.engine.states() == ["CANCELLED"]
+    go_on(cluster)
+    before = finished(output)
+    assert not (output / ".state" / "running.json").exists()
+    require_resumed(cohort, output, cluster, by_patient, tmp_path / "tmp")
+    after = finished(output)
+    assert {shard: after[shard] for shard in before} == before
+
+
+def require_resumed(
+    cohort: Path, output: Path, cluster: Cluster, expected: dict[str, bytes], tmp: Path, *more: str
+) -> None:
+    flags = ["--patients_per_shard", "1", "--no_report", *cluster.flags, *more]
+    done = Command(command(cohort, output, *flags), tmp).end()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(output) == expected
+
+
+@pytest.fixture(scope="module")
+def by_patient(cohort, tmp_path_factory) -> dict[str, bytes]:
+    """A dataset of a shard a patient, made in memory."""
+    output = tmp_path_factory.mktemp("by_patient") / "d"
+    done = run(cohort, output, "--patients_per_shard", "1", "--no_report")
+    assert done.returncode == 0, done.stderr
+    return files(output)
+
+
+@pytest.mark.slow
+@needs_proc
+def test_workers_of_a_killed_command_write_nothing_once_another_job_began(
+    cohort, tmp_path, cluster
+):
+    output, tmp = tmp_path / "d", tmp_path / "tmp"
+    alone, other = tmp_path / "alone", ["--seed", "7", "--no_report"]
+    done = run(cohort, alone, *other)
+    assert done.returncode == 0, done.stderr
+    running = begun(cohort, output, cluster, tmp)
+    running.process.kill()
+    running.end()
+    # The engine has not heard of it.
+    assert cluster.engine.states() == ["RUNNING"]
+    other.append("--overwrite")
+    refused = Command(command(cohort, output, *other), tmp).end()
+    assert refused.returncode != 0
+    assert refused.stderr.count("\n") == 1, refused.stderr
+    assert "--break_lock" in refused.stderr
+    assert cluster.engine.endpoint in refused.stderr
+    done = Command(command(cohort, output, *other, "--break_lock"), tmp).end()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(output) == files(alone)
+    go_on(cluster)
+    wait_until(
+        lambda: not children(cluster.pool.process.pid), BOUND_S, lambda: "the job never ends"
+    )
+    assert files(output) == files(alone)
