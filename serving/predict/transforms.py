@@ -33,7 +33,7 @@ _PARTS = 8  # of the rejects that no shard has, written at the same time
 
 
 class ModelInWorker:
-    """A model by its path: loaded once a worker process, whoever asks for it there.
+    """A model by its path: loaded once a worker process, fetched once a machine.
 
     Args:
       path: of the model.
@@ -51,8 +51,8 @@ class ModelInWorker:
         return loaded
 
     def _load(self) -> LoadedModel:
-        with files.fetched(self._path) as directory:
-            loaded = load_model(directory, name=self._path, sha256=self._sha256)
+        directory = files.fetched_once(self._path, self._sha256)
+        loaded = load_model(directory, name=self._path, sha256=self._sha256)
         _fix_gpu_arithmetic()
         return loaded
 

@@ -163,3 +163,23 @@ def test_a_place_that_makes_no_sense_is_wrong_usage(
     code, out, err = command(main, *(part.format(root=root, run=run) for part in argv))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert re.search(message, err), err
+
+
+@pytest.mark.slow
+def test_a_model_travels_once_to_all_worker_processes_of_a_machine(
+    command: Command,
+    store: Emulator,  # noqa: F811
+    root: str,  # noqa: F811
+    model: Path,
+    dataset: Path,
+    tmp_path: Path,
+) -> None:
+    there = ("--model", upload(store, root, model), "--input", upload(store, root, dataset))
+    processes = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    store.front.requests.clear()
+    output = ("--output", tmp_path / "a.csv")
+    assert command(batch_predict.main, *there, *output, *processes) == (0, *ANY_TEXT)
+    read = [one for one in store.front.requests if "variables.data" in one.path]
+    # By the command, which looks whether it is the model that was exported, and by its workers.
+    assert len({one.path for one in read}) == 1
+    assert len([one for one in read if one.method == "GET"]) == 2

@@ -27,7 +27,7 @@ from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, 
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, claim, claimed, lock, unclaim
-from beam_jobs.common.files.mirror import Mirror, fetched, mirrored
+from beam_jobs.common.files.mirror import Mirror, fetched, fetched_once, mirrored
 from beam_jobs.common.files.names import (
     Entry,
     Listing,
@@ -89,6 +89,7 @@ __all__ = [
     "exists",
     "fetched",
     "fetched_ahead",
+    "fetched_once",
     "file_name",
     "file_names",
     "holds_files",

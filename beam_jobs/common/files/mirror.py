@@ -36,7 +36,7 @@ from beam_jobs.common.files.names import (
     split_member,
     text,
 )
-from beam_jobs.common.files.scratch import scratch
+from beam_jobs.common.files.scratch import scratch, shared
 from beam_jobs.common.files.store_lock import LockedError
 
 # What a store may take when a command was interrupted; a second signal ends that too.
@@ -151,22 +151,54 @@ def fetched(path: StrPath) -> Iterator[Path]:
       StoreError: the store refuses.
     """
     path = text(path)
+    if (there := _on_disk(path)) is not None:
+        yield there
+        return
+    with scratch("mirror") as directory:
+        _fetch(path, directory)
+        yield directory / _local_name(path)
+
+
+def fetched_once(path: StrPath, key: str) -> Path:
+    """`fetched` until this process ends, and fetched once for all of a machine that live then.
+
+    Args:
+      path: the file or directory.
+      key: tells what is there from everything else that may be fetched.
+
+    Raises:
+      As `fetched`.
+    """
+    path = text(path)
+    if (there := _on_disk(path)) is not None:
+        return there
+    return shared("mirror", key, lambda directory: _fetch(path, directory)) / _local_name(path)
+
+
+def _on_disk(path: str) -> Path | None:
+    """What needs no fetching; None for what lies in a store."""
     if is_archive(path) or split_member(path) is not None:
         raise UsageError(f"{path}: has to be unpacked first")
-    if not is_remote(path):
-        require_plain(path)
-        yield Path(path)
-        return
+    if is_remote(path):
+        return None
+    require_plain(path)
+    return Path(path)
+
+
+def _local_name(path: str) -> str:
+    return name_of(path.rstrip("/")) or "input"
+
+
+def _fetch(path: str, directory: Path) -> None:
+    """Puts what lies in a store into a local directory, under its own name."""
     path = path.rstrip("/")
-    with scratch("mirror") as directory:
-        local = directory / (name_of(path) or "input")
-        if objects.stat(path) is not None:
-            _download_file(path, local)
-        else:
-            local.mkdir()
-            if not _download(path, local):
-                raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
-        yield local
+    local = directory / _local_name(path)
+    if objects.stat(path) is not None:
+        _download_file(path, local)
+        return
+    local.mkdir()
+    if not _download(path, local):
+        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", path)
 
 
 def _files(root: Path) -> dict[str, tuple[int, int, int]]:

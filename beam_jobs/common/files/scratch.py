@@ -3,6 +3,7 @@
 Temporary directories are left behind by no killed run for long: the next one removes them.
 
     $TMPDIR/voxelbeam-convert-3f2a91c0          of `scratch("convert")`
+    $TMPDIR/voxelbeam-mirror-08d1f2ee           of `shared("mirror", key)`, of several processes
     .model.voxelbeam-3f2a91c0                   of `scratch("export", beside="model")`
 
 Their process holds the kernel's lock on the directory itself, which ends with the process, however
@@ -12,9 +13,11 @@ Of a directory on a disk without locks nobody can tell, and it stays.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import re
@@ -22,6 +25,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,9 +35,11 @@ _MARK = "voxelbeam-"
 _RANDOM = 8
 _START, _END = rf"{_MARK}[a-z_]+-", rf"[0-9a-f]{{{_RANDOM}}}"
 _TRIES = 100
+_POLL_S = 0.05
 # Directories of this process, and files that it writes, for `remove_all`; a forked child's are none
 # of its parent's.
 _own: dict[str, int] = {}
+_shared: dict[str, tuple[int, int]] = {}  # with the descriptor that holds the lock
 _unfinished: dict[str, int] = {}
 _writing = threading.RLock()
 _PATIENCE_S = 1.0  # for who is opening a file on a disk that does not answer
@@ -66,6 +72,87 @@ def scratch(what: str, *, beside: str | os.PathLike[str] | None = None) -> Itera
     finally:
         _remove(path)
         os.close(lock)
+
+
+def shared(what: str, key: str, fill: Callable[[Path], None]) -> Path:
+    """A directory that all processes of this user and machine share which ask for the same key.
+
+    The first of them fills it and the others wait for that; it goes with the last.
+
+    Args:
+      what: it is for, a word of its name.
+      key: tells its content from every other's.
+      fill: puts all there is to be into an empty directory.
+
+    Raises:
+      OSError: no directory can be made, or its disk has no locks.
+    """
+    parent = temporary_directory()
+    _remove_left(parent, _START, None)
+    digest = hashlib.sha256(f"{os.getuid()} {key}".encode()).hexdigest()[:8]
+    path = os.path.join(parent, f"{_MARK}{what}-{digest}")
+    whole = Path(path, "whole")
+    if _shared.get(path, (0, 0))[0] == os.getpid():
+        return whole
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed before it was locked
+            if not os.path.isdir(parent):
+                raise
+            continue
+        try:
+            if os.fstat(lock).st_uid != os.getuid():
+                raise PermissionError(errno.EACCES, "another user's directory", path)
+            if _filled(lock, path, fill):
+                if not _shared:
+                    atexit.register(remove_all)
+                _shared[path] = os.getpid(), lock
+                return whole
+        except BaseException:
+            _leave(path, lock)
+            raise
+        os.close(lock)
+
+
+def _filled(lock: int, path: str, fill: Callable[[Path], None]) -> bool:
+    """Fills a shared directory, or waits for who does; False where it was removed meanwhile.
+
+    Whoever fills it has the lock alone, and all who need what is in it share the lock.
+    """
+    part, whole = Path(path, "part"), Path(path, "whole")
+    while True:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        if not _is_at(lock, path) or whole.exists():
+            return _is_at(lock, path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_POLL_S)
+            continue
+        if _is_at(lock, path) and not whole.exists():  # between the two locks it may be another's
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            fill(part)
+            part.rename(whole)
+
+
+def _leave(path: str, lock: int) -> None:
+    """Removes a shared directory unless another process holds it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_uid == os.getuid() and _is_at(lock, path):
+            shutil.rmtree(path, ignore_errors=True)
+    os.close(lock)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open directory still has this path."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    return False
 
 
 def temporary_directory() -> str:
@@ -161,6 +248,10 @@ def remove_all() -> None:
     for path, process in list(_own.items()):
         if process == os.getpid():
             _remove(path)
+    for path, (process, lock) in list(_shared.items()):
+        del _shared[path]
+        if process == os.getpid():
+            _leave(path, lock)
 
 
 def _make(parent: str, start: str) -> tuple[str, int]:
@@ -181,9 +272,8 @@ def _make(parent: str, start: str) -> tuple[str, int]:
             raise
         with contextlib.suppress(OSError):  # a disk without locks
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), os.stat(path)):
-                return path, lock
+        if _is_at(lock, path):
+            return path, lock
         # Another took it for a killed run's, as it had no lock yet.
         os.close(lock)
         del _own[path]

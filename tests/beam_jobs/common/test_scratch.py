@@ -165,3 +165,49 @@ def test_halves_of_files_that_killed_processes_left_go_when_the_file_is_written(
     assert (tmp_path / "page.html").read_bytes() == b"whole"
     assert all(path.exists() for path in (*held, *others))
     living.communicate()
+
+
+# Shares a directory, says what it did and found, and holds it until its input ends.
+SHARE = (
+    "import sys, time; from pathlib import Path\n"
+    "from beam_jobs.common.files import scratch\n"
+    "def fill(place):\n"
+    "    print('fills', end=' '); time.sleep(0.2); (place / 'file').write_text('whole')\n"
+    "place = scratch.shared('test', 'a key', fill)\n"
+    "print((place / 'file').read_text(), place.parent, flush=True); sys.stdin.read()"
+)
+
+
+def test_processes_share_a_directory_that_one_fills_and_that_goes_with_the_last(
+    temporary: Path,
+) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    said = [process.stdout.readline().split() for process in started if process.stdout]
+    assert sorted(len(words) for words in said) == [2, 2, 3]  # one says that it fills
+    (place,) = {Path(words[-1]) for words in said}
+    assert all(words[-2] == "whole" for words in said)
+    for process in started[:2]:
+        process.communicate()
+    started[2].kill()
+    started[2].communicate()
+    assert (place / "whole").is_dir()  # of a killed process, which left nobody to remove it
+    with files.scratch("test"):
+        assert not place.exists()
+
+
+def test_what_could_not_be_filled_is_filled_by_the_next(temporary: Path) -> None:
+    def fail(_: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        module.shared("test", "k", fail)
+    assert list(temporary.iterdir()) == []
+    place = module.shared("test", "k", lambda directory: (directory / "file").touch())
+    assert module.shared("test", "k", fail) == place
+    assert [path.name for path in place.iterdir()] == ["file"]
+    module.remove_all()
