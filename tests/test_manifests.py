@@ -50,6 +50,11 @@ def option(arguments: list[str], name: str) -> str:
     return value
 
 
+def service_ports() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = cluster()["Service", "flink-jobmanager"]["spec"]["ports"]
+    return found
+
+
 def test_every_page_with_manifests_is_checked_here():
     assert set(PAGES) == {FLINK, VERTEX}
 
@@ -95,7 +100,7 @@ def test_a_deployment_selects_the_pods_it_makes_and_the_service_finds_its_own():
     assert service["selector"] == manager["metadata"]["labels"]
     (container,) = manager["spec"]["containers"]
     open_ports = {each["containerPort"] for each in container["ports"]}
-    assert {each["port"] for each in service["ports"]} == open_ports
+    assert {each["port"] for each in service_ports()} == open_ports
 
 
 def test_flink_finds_its_manager_and_starts_lost_work_again():
@@ -136,6 +141,9 @@ def test_the_job_server_is_of_the_locked_beam_and_flinks_version():
     assert server["image"] == f"apache/beam_flink{version[1]}_job_server:{beam}"
     # A sidecar, which ends with the command and is there before it.
     assert server["restartPolicy"] == "Always"
+    rest = [each["port"] for each in service_ports() if each["name"] == "rest"]
+    assert option(job["args"], "flink_master") == f"flink-jobmanager:{rest[0]}"
+    assert option(server["args"], "flink-master") == option(job["args"], "flink_master")
     port = server["startupProbe"]["tcpSocket"]["port"]
     assert option(job["args"], "job_endpoint") == f"localhost:{port}"
 
