@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     print_plan(conversion, listed=flags.dry_run)
     if flags.dry_run:
         return cli.EXIT_OK
-    with lasting():  # Beam takes seconds: wrong flags end before it
+    with lasting("beam_jobs.convert.job"):  # Beam takes seconds: wrong flags end before it
         from beam_jobs.convert.job import converted
 
     with converted(conversion, options):

@@ -30,6 +30,7 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError, is_unicode
 from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import lasting
 from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
@@ -68,7 +69,8 @@ def main(argv: Sequence[str]) -> int:
     quiet_beam()
     cli.quiet_tensorflow()
     # Beam takes seconds to import: all that can be wrong was reported before.
-    from serving.predict.job import run_job
+    with lasting("apache_beam"):
+        from serving.predict.job import run_job
 
     options = pipeline_options(beam_args)
     reached = {f"--{name}": getattr(args, name) for name in ("model", "input", "output")}

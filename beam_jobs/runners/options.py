@@ -60,7 +60,7 @@ def pipeline_options(argv: Sequence[str]) -> PipelineOptions:
     """
     quiet_beam()
     use_store_options(argv)
-    with lasting():
+    with lasting("apache_beam"):
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
     _import_runner(argv)

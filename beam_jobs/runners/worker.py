@@ -23,7 +23,7 @@ def main() -> None:
     quiet_beam()
     if log_level() is None:
         logging.disable(logging.ERROR)
-    with lasting():
+    with lasting("apache_beam"):
         from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)

@@ -182,3 +182,14 @@ def test_a_terminal_is_shown_how_many_patients_are_done(model: Path, tmp_path: P
     os.close(leader)
     assert b"predicting" in shown
     assert b"/300" in shown
+
+
+def test_tensorflow_is_spared_the_garbage_collector(model, dataset, tmp_path):
+    code = (
+        "import gc, sys; from serving import batch_predict; batch_predict.main(sys.argv[1:]);"
+        "print(gc.get_freeze_count())"
+    )
+    argv = ["--model", model, "--input", dataset, "--output", tmp_path / "table.csv"]
+    command = [sys.executable, "-W", "ignore", "-c", code, *map(str, argv)]
+    kept = int(subprocess.check_output(command, cwd=ROOT, text=True).split()[-1])
+    assert kept > 600_000  # Beam alone makes half as many
