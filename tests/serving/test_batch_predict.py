@@ -272,6 +272,11 @@ def test_shards_without_a_manifest_are_not_taken_for_dicom(
             2,
             "no TensorFlow can be installed",
         ),
+        (
+            ("--runner=PortableRunner", "--job_endpoint=some:1", "--environment_type=PROCESS"),
+            2,
+            "is on this machine, where the workers of",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
