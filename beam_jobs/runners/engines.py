@@ -31,7 +31,9 @@ SHARED_DISK_FLAG: dict[str, Any] = {
 # Runners that are a part of this process, in lower case.
 _LOCAL = ("fnapi", "direct", "switchingdirect", "bundlebaseddirect", "testdirect")
 _STARTED_LOCAL = re.compile(r"\[(local|auto)\]|local(\[.+\])?")  # Flink's and Spark's masters
-_LONGEST_NAME = 40
+_LONGEST_NAME = (
+    36  # of an output's: whole names are labels in Google's cloud, 63 characters at most
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

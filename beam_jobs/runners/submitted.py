@@ -23,7 +23,7 @@ from beam_jobs.runners.engines import Engine
 _CANCEL_S = 60.0  # for an engine to end a job
 _FAREWELL_S = 5.0  # where the job ends with this process anyway
 _SUBMIT_S = 60.0  # for a submission that was begun: it cannot be taken back amid it
-_STATE_S = 1.0
+_STATE_S = 2.0
 _AGAIN_S = 0.5
 _QUIET_S = 1.0  # that a cancellation may take without a word
 _TERMINAL = frozenset({"DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED"})

@@ -98,6 +98,9 @@ def test_a_job_is_named_by_command_and_output_and_by_the_user_first():
     name_job(options, "convert", "gs://bucket/Brain scans/2026_DATA/")
     name = options.view_as(GoogleCloudOptions).job_name
     assert re.fullmatch("voxelbeam-convert-2026-data-[0-9a-f]{8}", name)
+    long = pipeline_options(POOL)
+    name_job(long, "predict", "a" * 200)
+    assert len(long.view_as(GoogleCloudOptions).job_name) <= 63
     named = pipeline_options([*POOL, "--job_name=mine"])
     name_job(named, "convert", "out")
     assert named.view_as(GoogleCloudOptions).job_name == "mine"

@@ -61,8 +61,8 @@ def broken_progress() -> Progress:
 
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch):
-    monkeypatch.setattr(submitted, "_CANCEL_S", 0.4)
-    monkeypatch.setattr(submitted, "_FAREWELL_S", 0.2)
+    monkeypatch.setattr(submitted, "_CANCEL_S", 0.2)
+    monkeypatch.setattr(submitted, "_FAREWELL_S", 0.1)
     monkeypatch.setattr(submitted, "_SUBMIT_S", 0.4)
 
 
