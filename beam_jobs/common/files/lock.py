@@ -30,6 +30,7 @@ _CLAIM_S = 30.0  # that one who writes under a claim may take
 _POLL_S = 0.01
 # Never through a link: the lock's holder is written into the file.
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe is not waited for
 
 
 class Lock(Protocol):
@@ -122,15 +123,18 @@ def claim(path: StrPath, data: bytes) -> None:
         objects.put(path, data)
         return
     make_directory(os.path.dirname(path))
-    descriptor = _wait(path, _LOCK_FLAGS, fcntl.LOCK_EX)
-    with _closing(descriptor), refused(path):
-        if os.fstat(descriptor).st_nlink > 1:  # it is another's file, too
-            os.unlink(path)
-        else:
+    while True:
+        descriptor = os.open(path, _LOCK_FLAGS, 0o666)
+        with _closing(descriptor), refused(path):
+            if os.fstat(descriptor).st_nlink > 1:  # it is another's file, too
+                os.unlink(path)
+                continue
+            # Before the lock: who looks from here on goes, and of many there is never none.
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, data, 0)
-            return
-    claim(path, data)
+            _wait(descriptor, fcntl.LOCK_EX, path)
+            if _is_same(descriptor, path):
+                return
 
 
 @contextmanager
@@ -145,12 +149,13 @@ def claimed(path: StrPath) -> Iterator[bytes]:
         if is_remote(path):
             said = objects.read(path, 0, _OWNER_BYTES).data
         else:
-            descriptor = _wait(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, fcntl.LOCK_SH)
+            descriptor = os.open(path, _READ_FLAGS)
     if descriptor is None:
         yield said
         return
     with _closing(descriptor):
-        yield os.pread(descriptor, _OWNER_BYTES, 0)
+        _wait(descriptor, fcntl.LOCK_SH, path)
+        yield os.pread(descriptor, _OWNER_BYTES, 0) if _is_same(descriptor, path) else b""
 
 
 def unclaim(path: StrPath, data: bytes) -> None:
@@ -161,31 +166,26 @@ def unclaim(path: StrPath, data: bytes) -> None:
             if objects.read(path, 0, _OWNER_BYTES).data == data:
                 objects.delete([path])
             return
-        descriptor = _wait(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, fcntl.LOCK_EX)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         with _closing(descriptor):
-            if os.pread(descriptor, _OWNER_BYTES, 0) == data:
+            _wait(descriptor, fcntl.LOCK_EX, path)
+            if _is_same(descriptor, path) and os.pread(descriptor, _OWNER_BYTES, 0) == data:
                 os.truncate(descriptor, 0)  # for who has the file open already
                 os.unlink(path)
 
 
-def _wait(path: str, flags: int, how: int) -> int:
-    """Opens and locks a claim's file, if need be when others are done with it."""
+def _wait(descriptor: int, how: int, path: str) -> None:
+    """Locks a claim's file, when others are done with it."""
     end = time.monotonic() + _CLAIM_S
     while True:
-        descriptor = os.open(path, flags, 0o666)
         try:
             fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-            if _is_same(descriptor, path):
-                return descriptor
+            return
         except BlockingIOError as error:
             if time.monotonic() > end:
-                os.close(descriptor)
-                raise LockedError(f"{path} is in use, and stays so") from error
+                message = f"{path}: another job's worker is writing, and does not come to an end"
+                raise LockedError(message) from error
             time.sleep(_POLL_S)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,9 +81,34 @@ def test_who_writes_for_ever_is_not_waited_for(
     monkeypatch.setattr(lock, "_CLAIM_S", 0.1)
     first, second = owner(str(tmp_path)), owner(str(tmp_path))
     first.take()
-    with first.writing(), pytest.raises(files.LockedError, match=r"owner\.json is in use"):
+    with first.writing(), pytest.raises(files.LockedError, match=r"owner\.json: .* an end$"):
         second.take()
-    first.require()
+    with pytest.raises(LostOutputError):  # the first one goes all the same
+        first.require()
+
+
+def test_many_who_write_without_a_pause_do_not_keep_a_claim_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_CLAIM_S", 2.0)
+    first, second = owner(str(tmp_path)), owner(str(tmp_path))
+    first.take()
+
+    def write() -> None:
+        with contextlib.suppress(LostOutputError):
+            while True:
+                with first.writing():
+                    time.sleep(0.03)
+
+    writers = [threading.Thread(target=write, daemon=True) for _ in range(16)]
+    for writer in writers:
+        writer.start()
+    time.sleep(0.05)
+    second.take()
+    for writer in writers:
+        writer.join(1)
+        assert not writer.is_alive()
+    second.require()
 
 
 def test_a_claim_is_written_into_nobody_elses_file(tmp_path: Path) -> None:
