@@ -42,6 +42,7 @@ CONVERSION = [
     "rich>=13.7",
     "scipy>=1.13,<2",
     "threadpoolctl>=3.2,<4",
+    "zstandard>=0.22,<1",  # Beam brings it too
     # Decoders of compressed pixel data, permissive licences only: pylibjpeg-libjpeg is GPL and
     # stays out. GDCM covers JPEG lossless.
     "pyjpegls>=1.4,<2",

@@ -43,7 +43,7 @@ PYTHON = "3.11"
 # sdks/python/container, and Beam itself. To be looked up again when Beam's version changes.
 IN_BEAMS_IMAGE = {
     *("apache-beam", "google-crc32c", "grpcio", "jinja2", "markupsafe", "numpy", "pandas"),
-    *("pillow", "protobuf", "rich", "scipy", "threadpoolctl"),
+    *("pillow", "protobuf", "rich", "scipy", "threadpoolctl", "zstandard"),
 }
 BEAM_OF_THAT_LIST = "2.77.0"
 

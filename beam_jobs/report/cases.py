@@ -185,8 +185,10 @@ def _channels_first(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def facts_of(case: PreparedCase, planes: Bytes) -> CaseFacts:
     """Counts one case."""
     counts = list(map(_counts, planes))
-    lit = planes.reshape(*planes.shape[:2], -1).any(axis=2)
-    bright = (planes > _BRIGHT).sum(axis=(0, 2, 3))
+    flat = planes.reshape(*planes.shape[:2], -1)
+    lit = flat.any(axis=2)
+    # numpy counts a whole array by the processor's vectors, along an axis one by one.
+    bright = [sum(map(np.count_nonzero, channels > _BRIGHT)) for channels in flat.swapaxes(0, 1)]
     axes = case.affine[:3, :3]
     row, column, slice_ = (float(step) for step in np.linalg.norm(axes, axis=0))
     return CaseFacts(
@@ -196,7 +198,7 @@ def facts_of(case: PreparedCase, planes: Bytes) -> CaseFacts:
         present=case.present,
         levels=np.array(counts, dtype=np.int64),
         blank_slices=tuple(int(count) for count in (~lit).sum(axis=1)),
-        slice=int(bright.argmax()),
+        slice=int(np.argmax(bright)),
         spacing=(row, column, slice_),
         ends=_letter(-axes[:, 1])
         + _letter(axes[:, 1])
@@ -237,13 +239,13 @@ def pictures_of(planes: Bytes, facts: CaseFacts, plan: PicturePlan) -> Pictures:
       plan: how much of it is shown.
     """
     there = [channel for channel, present in enumerate(facts.present) if present] or [0]
-    shown = planes[there]
+    shown = planes if len(there) == len(planes) else planes[there]
     head = shown.max(axis=0) > _BRIGHT // 2
     slices = _range(head.any(axis=(1, 2)), 1)
     rows = _range(head.any(axis=(0, 2)), _BLOCK * plan.reduce)
     columns = _range(head.any(axis=(0, 1)), _BLOCK * plan.reduce)
     picked = range(slices.start - slices.start % plan.step, slices.stop, plan.step)
-    tiles = _padded(shown[:, list(picked)], rows, columns)
+    tiles = _padded(shown[:, picked.start : picked.stop : picked.step], rows, columns)
     if plan.reduce > 1:
         shape = (*tiles.shape[:2], len(rows) // plan.reduce, plan.reduce, -1, plan.reduce)
         tiles = np.rint(tiles.reshape(shape).mean(axis=(3, 5), dtype=np.float32)).astype(np.uint8)
