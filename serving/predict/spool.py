@@ -98,7 +98,10 @@ def rows_beside(output: str) -> Iterator[Rows]:
         try:
             yield Rows(directory=directory, owner=owner)
         finally:
-            owner.leave()
+            with contextlib.suppress(
+                files.LockedError
+            ):  # a worker stuck amid a write: all goes now
+                owner.leave()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.common.owner import LostOutputError
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.owner import LostOutputError, Owner
 from beam_jobs.core.drift import Statistics
 from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import reject_row
@@ -57,6 +58,18 @@ def test_two_runs_to_one_output_do_not_mix_their_rows(tmp_path: Path) -> None:
             second.write("00000", [OTHER])
             assert second.read()[0] == [OTHER]
         assert first.read()[0] == [ANSWER]
+
+
+def test_a_worker_stuck_amid_a_write_does_not_make_the_run_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stuck(_: Owner) -> None:
+        raise files.LockedError("a worker is writing, and does not come to an end")
+
+    monkeypatch.setattr(Owner, "leave", stuck)
+    with rows_beside(str(tmp_path / "a.csv")) as rows:
+        rows.write("00000", [ANSWER])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_reason_has_its_sentence() -> None:
