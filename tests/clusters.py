@@ -122,11 +122,17 @@ def flink(directory: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def worker_pool(directory: Path) -> Iterator[Server]:
-    """Beam's worker pool: it starts a process for every worker that an engine asks for."""
+def worker_pool(directory: Path, python: str = sys.executable) -> Iterator[Server]:
+    """Beam's worker pool: it starts a process for every worker that an engine asks for.
+
+    Args:
+      directory: for its log and its temporary files.
+      python: another environment's, which has a package of this project; else what stands here runs.
+    """
     port = free_port()
     module = "apache_beam.runners.worker.worker_pool_main"
-    with _server("pool", [*_python(module), f"--service_port={port}"], port, directory) as server:
+    words = [*_python(module, python), f"--service_port={port}"]
+    with _server("pool", words, port, directory, python) as server:
         yield server
 
 
@@ -139,8 +145,8 @@ def on(engine: Server, pool: Server | None = None) -> list[str]:
     return [*flags, "--environment_type=EXTERNAL", config, "--shared_disk"]
 
 
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-W", "ignore", "-m", module]
+def _python(module: str, python: str = sys.executable) -> list[str]:
+    return [python, "-W", "ignore", "-m", module]
 
 
 def free_port() -> int:
@@ -150,19 +156,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def _server(name: str, words: Sequence[str], port: int, directory: Path) -> Iterator[Server]:
+def _server(
+    name: str, words: Sequence[str], port: int, directory: Path, python: str = sys.executable
+) -> Iterator[Server]:
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / f"{name}-{port}.log"
-    # The pool calls "python", and its workers import what stands here.
+    # The pool calls "python", and its workers import what stands here, or there.
+    root = ROOT if python == sys.executable else directory
     environment = {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(python).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
         "TMPDIR": str(directory),
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            words, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
             stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
         )  # fmt: skip
     server = Server(process=process, port=port, log=log)

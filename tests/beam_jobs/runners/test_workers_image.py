@@ -25,6 +25,7 @@ from beam_jobs import dicom_to_tfrecord
 from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from tests import azurite, stores
+from tests.clusters import Command, beams_own, needs_proc, on, worker_pool
 from tests.dataflow_stub import PROJECT, dataflow_stub, write_service_account
 from tests.stores import Emulator
 
@@ -214,3 +215,19 @@ def test_conversion_there_gives_the_bytes_of_a_conversion_here(
     worker.done("-m", "beam_jobs.dicom_to_tfrecord", *arguments(*paths), **store.environment)
     names = [name for name in store.names("dataset") if "/" not in name]
     assert {name: store.get(f"dataset/{name}") for name in names} == here
+
+
+@needs_proc
+def test_job_sent_from_here_and_done_there_gives_the_same_bytes(
+    worker: Worker, cohort: Path, here: dict[str, bytes], tmp_path: Path
+):
+    """What travels is pickled with numpy 1 and protobuf 4, and read with numpy 2 and protobuf 6."""
+    output, servers = tmp_path / "dataset", tmp_path / "servers"
+    words = arguments(*map(str, (cohort / "train", cohort / "train_labels.csv", output)))
+    with beams_own(servers) as engine, worker_pool(servers, worker.python) as pool:
+        command = [sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", *words, *on(engine, pool)]
+        done = Command(command, tmp_path / "tmp").end(300)
+        used = pool.log.read_text()
+    assert done.returncode == 0, done.stderr + used
+    found = {path.name: path.read_bytes() for path in output.iterdir() if path.is_file()}
+    assert found == here
