@@ -36,8 +36,7 @@ endef
 $(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-flink test-prism check format docs bench lock audit \
-  wheelhouse clean
+.PHONY: help setup demo test test-all test-flink test-prism check format docs bench lock audit wheelhouse clean
 
 help: ## this list
 	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
