@@ -127,7 +127,7 @@ def worker_pool(directory: Path, python: str = sys.executable) -> Iterator[Serve
 
     Args:
       directory: for its log and its temporary files.
-      python: another environment's, which has a package of this project; else what stands here runs.
+      python: another environment's, which has a package of this project; else this one's runs.
     """
     port = free_port()
     module = "apache_beam.runners.worker.worker_pool_main"
