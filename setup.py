@@ -12,6 +12,7 @@ TensorFlow.
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -105,6 +106,12 @@ EXTRAS = {
 
 class SourceDistribution(sdist):
     """The standard source distribution, which carries the choice made for Beam's workers."""
+
+    def run(self) -> None:
+        super().run()
+        if conversion_only:
+            # Python takes it for what is installed, wherever it runs in this directory.
+            shutil.rmtree(self.get_finalized_command("egg_info").egg_info)
 
     def make_release_tree(self, base_dir: str, files: list[str]) -> None:
         super().make_release_tree(base_dir, files)

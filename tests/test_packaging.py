@@ -137,9 +137,20 @@ def test_source_distribution_holds_the_three_packages_and_no_tests(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def conversion_requires(tmp_path_factory: pytest.TempPathFactory) -> list[Requirement]:
-    """What the package for workers that convert requires."""
-    return build_metadata(tmp_path_factory.mktemp("package"), VOXELBEAM_REQUIRES="conversion")[0]
+def conversion_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Requirement], Path]:
+    """What the package for workers that convert requires, and the directory it was made in."""
+    place = tmp_path_factory.mktemp("package")
+    return build_metadata(place, VOXELBEAM_REQUIRES="conversion")[0], place / "source"
+
+
+@pytest.fixture
+def conversion_requires(conversion_package: tuple[list[Requirement], Path]) -> list[Requirement]:
+    return conversion_package[0]
+
+
+def test_package_for_conversion_workers_leaves_no_record_beside_the_sources(conversion_package):
+    """Python started there would take what that package requires for what is installed."""
+    assert sorted(path.name for path in conversion_package[1].glob("*.egg-info")) == []
 
 
 def test_conversion_workers_are_not_made_to_install_tensorflow(conversion_requires):
