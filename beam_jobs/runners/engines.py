@@ -70,7 +70,8 @@ class Engine:
         """What a user can do about a job that this process cannot cancel."""
         if self.name == "Dataflow":
             project, region = (word.split()[-1] for word in self.place.split(", "))
-            return f"gcloud dataflow jobs cancel {job_id} --project={project} --region={region}"
+            what = f"cancel {job_id}" if job_id else f"list --filter=name={self.job_name}"
+            return f"gcloud dataflow jobs {what} --project={project} --region={region}"
         if self.name == "Flink" and self.place.startswith("http"):
             return f"`flink list` and `flink cancel`, or {self.place} (its name is {self.job_name})"
         return f"cancel it there, or stop what is there ({self.place})"

@@ -47,6 +47,7 @@ class SubmittedJob:
         self._state = ""
         self._ended = threading.Event()
         self._fault = ""
+        self._told = False
 
     def begun(self, result: Any) -> None:
         """The engine has the job; `result` is Beam's."""
@@ -55,15 +56,19 @@ class SubmittedJob:
         get_id = getattr(result, "job_id", None)
         self._id = str(get_id() if get_id is not None else getattr(result, "_job_id", ""))
         self._result = result
-        if self._mark is not None:
-            self._mark(f"{self}; to end it: {self._engine.how_to_cancel(self._id)}")
+        self._tell()
         threading.Thread(target=self._follow, daemon=True).start()
 
     def ended(self) -> None:
         """The job is known to have ended."""
         self._ended.set()
-        if self._mark is not None and self._result is not None:
+        if self._mark is not None and self._told:
             self._mark("")
+
+    def _tell(self) -> None:
+        if self._mark is not None:
+            self._told = True
+            self._mark(f"{self}; to end it: {self._engine.how_to_cancel(self._id)}")
 
     def give_up(self, submission: threading.Thread) -> None:
         """Cancels the job and waits for its end; nothing where it has ended.
@@ -78,6 +83,8 @@ class SubmittedJob:
         seconds = _CANCEL_S if outlives else _FAREWELL_S
         if self._result is None and outlives:
             seconds += _SUBMIT_S
+            if submission.is_alive():  # a second Ctrl-C would end this process without a word
+                self._tell()
         interrupts.allow(seconds + _FAREWELL_S)
         thread = threading.Thread(target=self._cancel, args=(submission,), daemon=True)
         thread.start()

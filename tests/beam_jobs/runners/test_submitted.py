@@ -108,15 +108,30 @@ def test_a_job_that_failed_is_not_cancelled():
 
 
 def test_a_submission_that_is_under_way_is_waited_for_and_cancelled():
-    job = FarJob()
+    job, marks = FarJob(), list[str]()
 
     def run() -> FarJob:
         time.sleep(0.3)
         return job
 
     with pytest.raises(OSError, match="no more terminal"):
-        watch(run, broken_progress(), engine=FLINK)
+        watch(run, broken_progress(), engine=DATAFLOW, mark=marks.append)
     assert job.cancelled == 1
+    # Before it waits, for it may be ended meanwhile.
+    assert ["list --filter=name=j" in marks[0], "cancel id-7" in marks[1]] == [True, True]
+    assert marks[2:] == [""]
+
+
+def test_a_submission_that_comes_to_nothing_leaves_no_mark():
+    marks = list[str]()
+
+    def run() -> FarJob:
+        time.sleep(0.3)
+        raise RuntimeError("no such bucket")
+
+    with pytest.raises(OSError, match="no more terminal"):
+        watch(run, broken_progress(), engine=DATAFLOW, mark=marks.append)
+    assert marks[1:] == [""]
 
 
 def test_no_mark_is_made_of_a_job_that_ends_with_the_command():
