@@ -96,6 +96,8 @@ def check_job_server(options: PipelineOptions) -> None:
             )
         if not os.path.isfile(prism.prism_location):
             raise UsageError(f"--prism_location {prism.prism_location} is not a file")
+        # Else a bare name would be looked for on the PATH.
+        prism.prism_location = os.path.abspath(prism.prism_location)
 
 
 def _works_in_this_process(options: PipelineOptions) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from apache_beam.options.pipeline_options import (
     GoogleCloudOptions,
     PortableOptions,
+    PrismRunnerOptions,
     StandardOptions,
 )
 
@@ -77,6 +78,13 @@ def test_a_local_path_is_refused_with_the_engine_that_was_requested_and_all_that
 def test_an_engine_that_cannot_be_had_is_refused_with_what_would_help(arguments, message):
     with pytest.raises(UsageError, match=re.escape(message)):
         pipeline_options(arguments)
+
+
+def test_a_prism_in_the_working_directory_is_that_one_and_none_of_the_path(tmp_path, monkeypatch):
+    (tmp_path / "prism").touch()
+    monkeypatch.chdir(tmp_path)
+    options = pipeline_options(["--runner=PrismRunner", "--prism_location=prism"])
+    assert options.view_as(PrismRunnerOptions).prism_location == str(tmp_path / "prism")
 
 
 def test_options_of_a_runner_that_was_not_imported_yet_reach_it(tmp_path, monkeypatch):
