@@ -78,9 +78,14 @@ def take_turns(
     return times
 
 
+def ratios(one: Iterable[float], other: Iterable[float]) -> list[float]:
+    """Ratios round by round, as far as both have rounds."""
+    return [a / b for a, b in zip(one, other, strict=False)]
+
+
 def ratio(one: Iterable[float], other: Iterable[float]) -> float:
-    """The median of ratios round by round, as far as both have rounds."""
-    return statistics.median(a / b for a, b in zip(one, other, strict=False))
+    """The median of `ratios`."""
+    return statistics.median(ratios(one, other))
 
 
 def run(command: Sequence[str], **environment: str) -> Ran:
@@ -157,12 +162,20 @@ class Limit:
       figure: what it says.
       value: as measured.
       at_least, at_most: the bound, one of them.
+      rounds: what `value` is the median of; empty where there was one measurement.
     """
 
     figure: str
     value: float
     at_least: float | None = None
     at_most: float | None = None
+    rounds: tuple[float, ...] = ()
+
+    @classmethod
+    def of_median(cls, figure: str, rounds: Iterable[float], **bound: float) -> Limit:
+        """The limit of a median over rounds."""
+        found = tuple(rounds)
+        return cls(figure=figure, value=statistics.median(found), rounds=found, **bound)
 
     @property
     def holds(self) -> bool:
@@ -176,9 +189,18 @@ class Limit:
             f"at most {self.at_most:g}" if self.at_least is None else f"at least {self.at_least:g}"
         )
 
+    @property
+    def spread(self) -> str:
+        """The least and the most of the rounds, "" where there was one measurement."""
+        if not self.rounds:
+            return ""
+        low, high = min(self.rounds), max(self.rounds)
+        return f"; {low:.3g} to {high:.3g} in {len(self.rounds)} rounds"
+
     def to_json(self) -> dict[str, Any]:
         return {
             "figure": self.figure, "value": self.value, "limit": self.bound, "holds": self.holds,
+            "rounds": list(self.rounds),
         }  # fmt: skip
 
 
@@ -250,7 +272,7 @@ def conclude(limits: Sequence[Limit], figures: Mapping[str, Any], file: Path | N
     print("\nlimits:")
     for limit in limits:
         word = "holds " if limit.holds else "MISSED"
-        print(f"  {word}  {limit.figure}: {limit.value:.3g} ({limit.bound})")
+        print(f"  {word}  {limit.figure}: {limit.value:.3g} ({limit.bound}{limit.spread})")
     if file is not None:
         judged = [limit.to_json() for limit in limits]
         file.write_text(json.dumps({**figures, "limits": judged}, indent=1) + "\n")

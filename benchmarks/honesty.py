@@ -60,9 +60,9 @@ def limits_of(cells: Mapping[Cell, Measured], repetitions: int) -> Iterator[Limi
             mean, slack = float(np.mean(covered)), 2 * error(95, len(speaking))
             yield Limit(figure=f"covered with signal, {rule}, % of a cell", value=min(covered),
                         at_least=93 - 3 * error(93))  # fmt: skip
-            for bound in ({"at_least": 95 - slack}, {"at_most": 97 + slack}):
-                name = f"covered with signal, {rule}, % of all"
-                yield Limit(figure=name, value=mean, **bound)
+            name = f"covered with signal, {rule}, % of all"
+            yield Limit(figure=name, value=mean, at_least=95 - slack)
+            yield Limit(figure=name, value=mean, at_most=97 + slack)
     for kind in KINDS:
         found = [one.share(kind) for one in cells.values() if kind in one.differ]
         if found:
