@@ -145,7 +145,7 @@ def test_wherever_the_first_job_is_its_workers_write_nothing_after_the_seconds_b
     assert verify.main([output, "--workers", "1", "--quiet"]) == 0
 
 
-@pytest.mark.parametrize("each", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("each", [12, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_job_that_comes_between_any_two_writes_of_another_is_not_mixed_with_it(
     heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: int
 ) -> None:
