@@ -1,10 +1,12 @@
 """Conversion and prediction on Prism, Beam's engine written in Go; `make test-prism` builds it.
 
-It is started by the command, or waits for jobs already, with workers in the command or of a pool: a
-process a worker, of which Prism asks for one a job. It gives up a job whose worker died.
+It is started by the command, or waits for jobs already, with workers in the command, of a pool (a
+process a worker, of which Prism asks for one a job), or as a process that Prism starts. It gives up
+a job whose worker died; one whose worker never came it waits for.
 """
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -23,6 +25,7 @@ from serving import export
 from tests.clusters import (
     BOUND_S,
     NO_PRISM,
+    ROOT,
     Command,
     Server,
     children,
@@ -43,7 +46,21 @@ pytestmark = [
     pytest.mark.skipif(not prism_binary(), reason=NO_PRISM),
 ]
 SPEC = PreprocessSpec(shape=(48, 48, 24))
-WAYS = ("of its own", "loopback", "pool")
+WAYS = ("of its own", "loopback", "pool", "process")
+# What Beam's images start their workers by, as far as Prism needs it: one address for everything.
+BOOT = """\
+#!{python}
+import json, os, sys
+given = dict(word.lstrip("-").split("=", 1) for word in sys.argv[1:])
+os.environ["WORKER_ID"] = given["id"].strip("'")
+url = json.dumps(given["provision_endpoint"])
+for name in ("LOGGING", "CONTROL"):
+    os.environ[name + "_API_SERVICE_DESCRIPTOR"] = "url: " + url
+os.environ["PIPELINE_OPTIONS"] = "{{}}"
+os.chdir({root!r})
+words = "-W ignore -m apache_beam.runners.worker.sdk_worker_main"
+os.execv(sys.executable, [sys.executable, *words.split()])
+"""
 
 
 class Place(NamedTuple):
@@ -111,6 +128,14 @@ def reached(name: str, directory: Path) -> Iterator[Way]:
         return
     with contextlib.ExitStack() as stack:
         engine = stack.enter_context(prism(directory))
+        if name == "process":
+            boot = directory / "boot"
+            boot.write_text(BOOT.format(python=sys.executable, root=str(ROOT)))
+            boot.chmod(0o755)
+            config = f"--environment_config={json.dumps({'command': str(boot)})}"
+            flags = ["--environment_type=PROCESS", config, "--shared_disk"]
+            yield Way([*on(engine)[:2], *flags], engine, None)
+            return
         pool = stack.enter_context(worker_pool(directory)) if name == "pool" else None
         yield Way(on(engine, pool), engine, pool)
 
