@@ -184,14 +184,18 @@ def _as_headed(header: SliceHeader) -> Iterator[ByteSource]:
     """
     with open_bytes(header.path) as source:
         yield as_plain(source, header.path) if header.transfer_syntax == DEFLATED else source
-        changed = isinstance(source, LocalBytes) and source.is_changed
-        # A store's objects and an archive's members may have no stamp; sizes need no request here.
-        if source.modified and header.modified and source.modified != header.modified:
-            changed = True
-        if changed:
-            raise RejectedError(
-                Reason.UNREADABLE_FILE, "changed since its header was read", path=header.path
-            )
+        _require_unchanged(source, header)
+
+
+def _require_unchanged(source: ByteSource, header: SliceHeader) -> None:
+    changed = isinstance(source, LocalBytes) and source.is_changed
+    # A store's objects and an archive's members may have no stamp; sizes need no request here.
+    if source.modified and header.modified and source.modified != header.modified:
+        changed = True
+    if changed:
+        raise RejectedError(
+            Reason.UNREADABLE_FILE, "changed since its header was read", path=header.path
+        )
 
 
 class _NativeReader:
@@ -203,8 +207,10 @@ class _NativeReader:
         self._samples: npt.NDArray[Any] = np.empty((0, 0))
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
-        with _as_headed(header) as source:
-            return self.read_from(source, header)
+        with open_bytes(header.path) as source:  # `_as_headed` costs a fifth of this again
+            samples = self.read_from(source, header)
+            _require_unchanged(source, header)
+        return samples
 
     def read_from(self, source: _Readable, header: SliceHeader) -> npt.NDArray[Any]:
         """The samples of one frame.
