@@ -234,7 +234,7 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
     )
 
 
-# From here on the start-up of worker processes (6 to 9 s) is worth it.
+# From here on the start-up of worker processes is worth it: 1.5 s on a quiet machine, some on any.
 _FILES_FOR_PROCESSES = 20_000
 
 
