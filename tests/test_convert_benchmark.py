@@ -59,6 +59,12 @@ def test_a_limit_is_judged_by_the_median_of_the_runs():
     assert over_floor.value == pytest.approx(2.0 / 6.0)
 
 
+def test_a_median_is_told_with_the_range_of_its_rounds(capsys):
+    limit = _harness.Limit.of_median("job / loop", [1.2, 1.06, 1.05], at_most=1.08)
+    assert _harness.conclude([limit], {}, None) == 0
+    assert "job / loop: 1.06 (at most 1.08; 1.05 to 1.2 in 3 rounds)" in capsys.readouterr().out
+
+
 def test_every_stage_has_its_clock_and_functions_are_put_back(tmp_path):
     spec = SeriesSpec(modality="T1w", rows=128, columns=128, slices=12)
     files = write_series(spec, tmp_path, imaged(Head(), "T1w", seed=(1, 0))).paths
