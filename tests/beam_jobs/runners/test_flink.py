@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,17 +205,26 @@ class Cluster(NamedTuple):
     waits_for_workers: bool  # with a job that is cancelled
 
 
-@pytest.fixture(
-    params=[
+Start = Callable[[Path], contextlib.AbstractContextManager[Server]]
+engines = pytest.mark.parametrize(
+    "start",
+    [
         pytest.param(flink, marks=pytest.mark.skipif(not flink_jar(), reason=NO_FLINK), id="flink"),
         pytest.param(beams_own, id="beam"),
-    ]
+    ],
 )
-def cluster(request, tmp_path) -> Iterator[Cluster]:
-    with contextlib.ExitStack() as stack:
-        engine = stack.enter_context(request.param(tmp_path / "servers"))
-        pool = stack.enter_context(worker_pool(tmp_path / "servers"))
-        yield Cluster(engine, pool, on(engine, pool), request.param is flink)
+
+
+@pytest.fixture
+def cluster(start: Start, tmp_path: Path) -> Iterator[Cluster]:
+    with started(start, tmp_path / "servers") as found:
+        yield found
+
+
+@contextlib.contextmanager
+def started(start: Start, directory: Path) -> Iterator[Cluster]:
+    with start(directory) as engine, worker_pool(directory) as pool:
+        yield Cluster(engine, pool, on(engine, pool), start is flink)
 
 
 def begun(cohort: Path, output: Path, cluster: Cluster, tmp: Path) -> Command:
@@ -240,6 +249,7 @@ def go_on(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 @needs_proc
+@engines
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda how: how.name
 )
@@ -257,20 +267,47 @@ def test_interrupted_command_cancels_its_job_and_the_same_command_resumes(
     running.require_nothing_left()
     assert cluster.engine.states() == ["CANCELLED"]
     go_on(cluster)
-    before = finished(output)
     assert not (output / ".state" / "running.json").exists()
     require_resumed(cohort, output, cluster, by_patient, tmp_path / "tmp")
+
+
+def require_resumed(
+    cohort: Path, output: Path, cluster: Cluster, expected: dict[str, bytes], tmp: Path
+) -> None:
+    """The same command makes the dataset, and no shard anew."""
+    before = finished(output)
+    flags = ["--patients_per_shard", "1", "--no_report", *cluster.flags]
+    done = Command(command(cohort, output, *flags), tmp).end()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files(output) == expected
     after = finished(output)
     assert {shard: after[shard] for shard in before} == before
 
 
-def require_resumed(
-    cohort: Path, output: Path, cluster: Cluster, expected: dict[str, bytes], tmp: Path, *more: str
-) -> None:
-    flags = ["--patients_per_shard", "1", "--no_report", *cluster.flags, *more]
-    done = Command(command(cohort, output, *flags), tmp).end()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert files(output) == expected
+@pytest.mark.slow
+@needs_proc
+@engines
+@pytest.mark.parametrize("killed", ["engine", "worker"])
+def test_command_ends_with_its_engine_or_worker_and_resumes_on_the_next(
+    cohort, by_patient, tmp_path, start, killed
+):
+    output, tmp = tmp_path / "d", tmp_path / "tmp"
+    with started(start, tmp_path / "servers") as cluster:
+        running = begun(cohort, output, cluster, tmp)
+        if killed == "engine":
+            cluster.engine.kill()
+            go_on(cluster)
+        else:
+            for worker in children(cluster.pool.process.pid):
+                os.kill(worker, signal.SIGKILL)
+        done = running.end()
+        assert done.returncode == 1
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert ("was lost" if killed == "engine" else "worker") in done.stderr
+        assert done.stderr.endswith("the same command resumes\n")
+        running.require_nothing_left()
+    with started(start, tmp_path / "servers") as cluster:
+        require_resumed(cohort, output, cluster, by_patient, tmp)
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +321,7 @@ def by_patient(cohort, tmp_path_factory) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @needs_proc
+@engines
 def test_workers_of_a_killed_command_write_nothing_once_another_job_began(
     cohort, tmp_path, cluster
 ):
@@ -310,3 +348,24 @@ def test_workers_of_a_killed_command_write_nothing_once_another_job_began(
         lambda: not children(cluster.pool.process.pid), BOUND_S, lambda: "the job never ends"
     )
     assert files(output) == files(alone)
+
+
+@pytest.mark.slow
+@needs_proc
+@engines
+def test_two_jobs_work_at_once_and_the_dataset_is_the_later_ones(
+    cohort, by_patient, tmp_path, cluster
+):
+    output, tmp = tmp_path / "d", tmp_path / "tmp"
+    earlier = begun(cohort, output, cluster, tmp)
+    earlier.process.kill()
+    earlier.end()
+    before = finished(output)
+    flags = ["--patients_per_shard", "1", "--no_report", *cluster.flags, "--break_lock"]
+    later = Command(command(cohort, output, *flags), tmp)
+    wait_until(lambda: finished(output) != before, BOUND_S, lambda: "no shard of the later job")
+    go_on(cluster)
+    done = later.end()
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_until(lambda: not children(cluster.pool.process.pid), BOUND_S, lambda: "no end")
+    assert files(output) == by_patient
