@@ -49,6 +49,7 @@ def check_job_server(options: PipelineOptions) -> None:
     if not _is_portable(options):
         return
     from apache_beam.options.pipeline_options import (
+        DebugOptions,
         FlinkRunnerOptions,
         JobServerOptions,
         PortableOptions,
@@ -59,6 +60,9 @@ def check_job_server(options: PipelineOptions) -> None:
     from apache_beam.runners.portability.prism_runner import PrismJobServer
     from apache_beam.version import __version__ as version
 
+    # Else Beam runs `pip freeze` for each job and sends what it says along: 0.8 s, and at Ctrl-C a
+    # line of pip's own.
+    options.view_as(DebugOptions).add_experiment("disable_logging_submission_environment")
     portable = options.view_as(PortableOptions)
     if not portable.environment_type and _works_in_this_process(options):
         portable.environment_type = "LOOPBACK"

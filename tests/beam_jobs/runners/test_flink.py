@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import apache_beam as beam
 import pytest
+from apache_beam.runners.portability import stager
+from apache_beam.transforms import environments
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.phantoms.cohort import write_cohort
@@ -188,6 +190,12 @@ def test_job_server_that_does_not_start_is_one_line(cohort, tmp_path, stand_in):
 def test_flink_that_cannot_be_had_is_wrong_usage_and_downloads_nothing(stand_in, wrong, message):
     with pytest.raises(UsageError, match=message):
         pipeline_options([*stand_in, *wrong])
+
+
+def test_pip_is_not_asked_for_what_is_installed_here(stand_in, tmp_path, monkeypatch):
+    options = pipeline_options(stand_in)
+    monkeypatch.setattr(stager.Stager, "_create_stage_submission_env_dependencies", pytest.fail)
+    environments.python_sdk_dependencies(options, str(tmp_path))
 
 
 def test_workers_of_a_cluster_are_not_taken_for_local_ones(stand_in):
