@@ -76,9 +76,8 @@ class ShardEntry:
         """Its fold, `TEST`, or None for patients without a label."""
         return TEST if self.name.startswith(f"{TEST}-") else self.fold
 
-    def difference(self, path: files.StrPath) -> str:
+    def difference(self, size: int, sha256: str) -> str:
         """How a file differs from the shard that was written, for a message; "" where it is it."""
-        size, sha256 = digest(path)
         if (size, sha256) == (self.bytes, self.sha256):
             return ""
         listed = f"the manifest lists {self.bytes} bytes, sha256 {self.sha256}"

@@ -18,7 +18,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
@@ -39,6 +39,46 @@ _CRC_MASK_DELTA = 0xA282EAD8
 _LONGEST = 1 << 31  # of a record: an Example is a protobuf message
 _SEARCHED_AT_ONCE = 1 << 20
 _READ_AT_ONCE = 16 << 20
+
+
+class Stream(Protocol):
+    """What records are read from."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def seek(self, offset: int, whence: int = ..., /) -> int: ...
+
+
+class Hashed:
+    """A stream that is hashed as it is read; it ends after so many bytes.
+
+    Behind a jump nothing is, and `digest` reads on from before it.
+    """
+
+    def __init__(self, stream: Stream, length: int) -> None:
+        self._stream, self._length = stream, length
+        self._at = self._hashed = 0
+        self._hash = hashlib.sha256()
+
+    def read(self, size: int, /) -> bytes:
+        data = self._stream.read(max(0, min(size, self._length - self._at)))
+        if self._at == self._hashed:
+            self._hash.update(data)
+            self._hashed += len(data)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = self._stream.seek(offset, whence)
+        return self._at
+
+    def digest(self) -> str:
+        """sha256 (hex) of all of it."""
+        if self._at != self._hashed:
+            self.seek(self._hashed)
+        while self.read(1 << 20):
+            pass
+        return self._hash.hexdigest()
 
 
 class DamagedRecordError(ContractError):
@@ -70,7 +110,7 @@ def write_record(stream: IO[bytes], data: bytes) -> int:
     return HEAD_BYTES + len(data) + TAIL_BYTES
 
 
-def read_records(stream: IO[bytes] | Hashed) -> Iterator[bytes]:
+def read_records(stream: Stream) -> Iterator[bytes]:
     """Yields the records of a TFRecord stream, both checksums verified.
 
     Raises:
@@ -93,7 +133,7 @@ def read_cases(path: files.StrPath, schema: RecordSchema) -> Iterator[PreparedCa
         yield from decoded(stream, schema)
 
 
-def decoded(stream: IO[bytes] | Hashed, schema: RecordSchema) -> Iterator[PreparedCase]:
+def decoded(stream: Stream, schema: RecordSchema) -> Iterator[PreparedCase]:
     """The cases of a shard's stream, as `read_cases`."""
     for data in read_records(stream):
         yield decode_case(data, schema)
@@ -156,7 +196,7 @@ def inspect_shard(
         yield f"sha256 {sha256}, the manifest says {entry.sha256}"
 
 
-def surviving_records(stream: IO[bytes]) -> Iterator[bytes | DamagedRecordError]:
+def surviving_records(stream: Stream) -> Iterator[bytes | DamagedRecordError]:
     """Yields the records of a TFRecord stream, and an error in the place of each damaged stretch.
 
     A record whose content is damaged costs that record: the framing's length, which has a checksum
@@ -233,7 +273,7 @@ def _length_of(head: bytes, start: int) -> int:
     return int(length)
 
 
-def _read_record(stream: IO[bytes] | Hashed, start: int) -> bytes | None:
+def _read_record(stream: Stream, start: int) -> bytes | None:
     """The record at the stream's position, which messages call `start`; None at the end."""
     if not (head := _read_up_to(stream, HEAD_BYTES)):
         return None
@@ -248,7 +288,7 @@ def _read_record(stream: IO[bytes] | Hashed, start: int) -> bytes | None:
     return data
 
 
-def _read_up_to(stream: IO[bytes] | Hashed, size: int) -> bytes:
+def _read_up_to(stream: Stream, size: int) -> bytes:
     """`size` bytes, fewer only at the end (object stores may return short reads)."""
     # What a damaged length claims is not reserved before it is found.
     parts, left = [stream.read(min(size, _READ_AT_ONCE))], size
@@ -257,14 +297,14 @@ def _read_up_to(stream: IO[bytes] | Hashed, size: int) -> bytes:
     return b"".join(parts)
 
 
-def _leads_on(stream: IO[bytes], start: int) -> bool:
+def _leads_on(stream: Stream, start: int) -> bool:
     """Whether the stream ends at `start`, or a record's length follows."""
     stream.seek(start)
     head = _read_up_to(stream, HEAD_BYTES)
     return not head or (len(head) == HEAD_BYTES and masked_crc(head[:8]) == _HEAD.unpack(head)[1])
 
 
-def _next_record(stream: IO[bytes], start: int, left: int) -> tuple[int | None, int]:
+def _next_record(stream: Stream, start: int, left: int) -> tuple[int | None, int]:
     """Where the first whole record at or behind `start` begins; None where there is none.
 
     Args:
@@ -301,7 +341,7 @@ def _next_record(stream: IO[bytes], start: int, left: int) -> tuple[int | None, 
     return None, left
 
 
-def _is_whole(stream: IO[bytes], start: int) -> bool:
+def _is_whole(stream: Stream, start: int) -> bool:
     """Whether a record begins there whose content fits its checksum."""
     stream.seek(start)
     try:
@@ -321,23 +361,3 @@ def _misplaced(case: PreparedCase, number: int, entry: ShardEntry) -> str:
         f"label {found.label}, fold {case.fold}, not the manifest's {shown(wanted.patient_id)}, "
         f"label {wanted.label}, fold {entry.fold}"
     )
-
-
-class Hashed:
-    """A stream that is read in order, and hashed as it is; it ends after so many bytes."""
-
-    def __init__(self, stream: IO[bytes], length: int) -> None:
-        self._stream, self._left = stream, length
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(min(size, self._left))
-        self._left -= len(data)
-        self._hash.update(data)
-        return data
-
-    def digest(self) -> str:
-        """sha256 (hex) of all of it."""
-        while self.read(1 << 20):
-            pass
-        return self._hash.hexdigest()

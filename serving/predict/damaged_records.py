@@ -8,7 +8,7 @@ from typing import IO
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from beam_jobs.core.tfrecord import DamagedRecordError, surviving_records
+from beam_jobs.core.tfrecord import DamagedRecordError, Stream, surviving_records
 from serving.predict.reasons import Unpredicted
 
 # A row about something refused, with names of a conversion's rejects.csv.
@@ -25,7 +25,7 @@ def reject_row(*, scope: str, subject: str, reason: str, detail: str) -> Reject:
 
 
 def surviving_cases(
-    stream: IO[bytes], shard: str, schema: RecordSchema
+    stream: Stream, shard: str, schema: RecordSchema
 ) -> Iterator[PreparedCase | Reject]:
     """Yields a case that fits `schema`, or a reject, for each record of a shard.
 

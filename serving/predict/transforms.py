@@ -24,6 +24,7 @@ from beam_jobs.convert.transforms import Setup
 from beam_jobs.core import drift
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
+from beam_jobs.core.tfrecord import Hashed
 from serving.model.loaded_model import LoadedModel, load_model
 from serving.predict.damaged_records import Reject, reject_row, surviving_cases
 from serving.predict.part import PartPredictor
@@ -183,10 +184,15 @@ def read_shard(path: str, listed: ShardEntry | None, schema: RecordSchema) -> It
         return reject_row(scope="shard", subject=shard, reason=reason, detail=f"{shard}: {detail}")
 
     try:
-        if listed is not None and (difference := listed.difference(path)):
-            yield reject(Unpredicted.OTHER_SHARD, difference)
         with files.open_read(path) as stream:
-            yield from surviving_cases(stream, shard, schema)
+            if listed is None:
+                yield from surviving_cases(stream, shard, schema)
+                return
+            size = stream.seek(0, os.SEEK_END)
+            whole = Hashed(stream, size)  # read once: in a store each time is a download
+            yield from surviving_cases(whole, shard, schema)
+            if difference := listed.difference(size, whole.digest()):
+                yield reject(Unpredicted.OTHER_SHARD, difference)
     except OSError as error:
         yield reject(Unpredicted.UNREADABLE_SHARD, str(error))
 

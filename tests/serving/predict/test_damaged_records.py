@@ -1,16 +1,22 @@
 """Reading shards: damage costs the damaged record, not its neighbours."""
 
+import hashlib
 import io
 import struct
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.example import encode_case
+from beam_jobs.core.manifest import ShardEntry, digest
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import write_record
 from serving.predict.damaged_records import require_fits, surviving_cases
+from serving.predict.transforms import read_shard
 
 SCHEMA = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="a")
 OTHER = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="b")
@@ -135,3 +141,31 @@ def test_a_shard_of_nothing_but_damage_is_told_in_a_thousand_rows_and_a_count() 
     assert len(rejects) == 1001
     assert rejects[-1]["detail"] == "a.tfrecord, 234 more records like those before"
     assert len(items) - len(rejects) == len(list(surviving_cases(io.BytesIO(shard()), "", SCHEMA)))
+
+
+@pytest.mark.parametrize("damaged", [(), (0,), (1, 2), (RECORDS - 1,)])
+def test_a_listed_shard_is_read_once_and_held_against_its_hash(
+    damaged: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(shard())
+    size, sha256 = digest(path)
+    listed = ShardEntry(name="a.tfrecord", fold=None, bytes=size, sha256=sha256, patients=())
+    data = shard()
+    for number in damaged:
+        data[number * SIZE] ^= 1  # of its length: what follows is searched for
+    path.write_bytes(data)
+    opened: list[files.StrPath] = []
+    open_read = files.open_read
+
+    def counted(path: files.StrPath) -> IO[bytes]:
+        opened.append(path)
+        return open_read(path)
+
+    monkeypatch.setattr(files, "open_read", counted)
+    found = list(read_shard(str(path), listed, SCHEMA))
+    assert opened == [str(path)]
+    assert sum(isinstance(item, PreparedCase) for item in found) == RECORDS - len(damaged)
+    told = [item["detail"] for item in found if isinstance(item, dict)]
+    said = f"a.tfrecord: {len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}; the manifest"
+    assert [detail.startswith(said) for detail in told].count(True) == bool(damaged)
