@@ -55,16 +55,32 @@ class Owner:
         """
         with files.claimed(self.path) as said:
             if said != self._claim:
-                raise LostOutputError(
-                    f"another job{_who(said)} began to write {self.output} after this one; "
-                    "nothing of this one is written any more"
+                why = (
+                    f"another job{_who(said)} began to write {self.output} after this one"
+                    if said
+                    else f"another job finished {self.output}, or {self.path} is not seen from here"
                 )
+                raise LostOutputError(f"{why}; nothing of this one is written any more")
             yield
 
     def require(self) -> None:
         """Raises `writing`'s error before work that would be in vain."""
         with self.writing():
             pass
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """For the work itself: what fails since another job deleted it is told as what it is.
+
+        Raises:
+          LostOutputError: as `writing`, before the block and where that fails.
+        """
+        self.require()
+        try:
+            yield
+        except (OSError, ContractError):
+            self.require()
+            raise
 
     def leave(self) -> None:
         """Ends this job's right to write; the file goes, unless it is another's."""

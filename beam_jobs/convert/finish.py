@@ -45,15 +45,24 @@ class DatasetWriter:
 
         Raises:
           LostOutputError: the output is another job's by now, or an earlier try finished it.
-          ContractError: a shard in a store is not the one that was written.
+          ContractError: a shard in a store is not the one that was written, or a worker that did
+            not see whose the output is wrote nothing.
         """
-        self.store.require_owner()
-        results = list(results)
+        with self.store.owner.working():
+            return self._finish(list(results), file_rejects, assignments)
+
+    def _finish(
+        self,
+        results: Sequence[ShardResult],
+        file_rejects: Iterable[RejectRow],
+        assignments: Assignments,
+    ) -> Manifest:
         series = [row for result in results for row in result.series]
         rejects = [row for result in results for row in result.rejects] + list(file_rejects)
         entries = sorted(
             (result.entry for result in results if result.entry), key=lambda entry: entry.name
         )
+        self._require_all(entries, rejects, assignments)
         manifest = Manifest(
             schema=self.spec.schema,
             spec=self.spec.to_json(),
@@ -78,6 +87,27 @@ class DatasetWriter:
             write(MANIFEST_NAME, manifest.dumps())
         self.store.end()
         return manifest
+
+    def _require_all(
+        self,
+        entries: Sequence[ShardEntry],
+        rejects: Sequence[RejectRow],
+        assignments: Assignments,
+    ) -> None:
+        """Holds records and rejects against the patients found.
+
+        A worker that finds no token of its job passes on nothing, and its machine may show another
+        disk, or for half a minute what was on it before.
+        """
+        refused = sum(refusal is not None for refusal in assignments.refused.values())
+        wanted = len(assignments.by_key) + refused
+        found = sum(entry.count for entry in entries)
+        found += sum(row.scope == "patient" for row in rejects)
+        if found != wanted:
+            raise ContractError(
+                f"{wanted - found} of {wanted} patients are neither converted nor rejected: "
+                f"not all workers see {self.store.output} as it is"
+            )
 
     def _require_whole(self, entries: Sequence[ShardEntry]) -> None:
         """One listing finds what a former job's request, under way at this one's begin, undid."""

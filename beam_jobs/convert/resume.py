@@ -41,6 +41,7 @@ from beam_jobs.convert.ours import (
     OWNER,
     REPORT_NAME,
     RUNNING,
+    SERIES_NAME,
     STATE_NAME,
     TABLES,
     holds_npz,
@@ -180,10 +181,6 @@ class StateStore:
         path = files.join(self.output, OWNER)
         return Owner(path=path, output=self.output, token=self.token)
 
-    def require_owner(self) -> None:
-        """Raises `LostOutputError` where another job took the output, or this one is finished."""
-        self.owner.require()
-
     def _shard_path(self, shard: str) -> str:
         return files.join(self.output, STATE_NAME, f"{shard}.json")
 
@@ -281,8 +278,7 @@ class StateStore:
           UsageError: the output holds another job's dataset, or a dataset without state, and
             `overwrite` is not given; the message names each differing field with both values.
         """
-        path = files.join(self.output, JOB)
-        manifest = files.join(self.output, MANIFEST_NAME)
+        path, manifest = (files.join(self.output, name) for name in (JOB, MANIFEST_NAME))
         difference = ""
         if files.exists(path):
             difference = self._difference(files.read(path))
@@ -299,8 +295,8 @@ class StateStore:
         for shard, state in states.items():
             if "npz" not in state:  # an earlier version's
                 self._write(shard, {**state, "npz": sorted(npz_of(state, there))})
-        # The page shows what is now going to change.
-        self._delete([one for one in (MANIFEST_NAME, REPORT_NAME, RUNNING) if one in there])
+        # They show what is now going to change; series.csv is there again at the end.
+        self._delete([one for one in (*TABLES, RUNNING) if one in there])
         self.remove_leftovers(keep=None)
         self.write(JOB, json.dumps(self.job, sort_keys=True, indent=1) + "\n")
 
@@ -309,11 +305,14 @@ class StateStore:
 
         Raises:
           LostOutputError: another job took the output meanwhile.
+          CommandError: its workers did not find the output to be this job's.
         """
+        table, job = (files.join(self.output, name) for name in (SERIES_NAME, JOB))
         with files.claimed(files.join(self.output, OWNER)) as said:
-            if said or self._difference(files.read(files.join(self.output, JOB))):
+            if said or not files.exists(table) or self._difference(files.read(job)):
                 self.owner.require()
-                raise CommandError(f"the job ended, and {self.output} is not finished")
+                why = "do its workers see it as it is here?"
+                raise CommandError(f"the job ended, and {self.output} is not finished; {why}")
 
     def _difference(self, state: bytes) -> str:
         """Each field of the job that lies here and of this one that differ, with both values."""
@@ -338,8 +337,7 @@ class StateStore:
         """
         leftovers = []
         for name in files.tree(self.output):
-            target = target_of(name)
-            shard = shard_of(target)
+            shard = shard_of(target := target_of(name))
             temporary = name != target and (shard or target in (*TABLES, JOB, RUNNING))
             unwanted = keep is not None and (name == REPORT_NAME or (shard and shard not in keep))
             if temporary or unwanted:

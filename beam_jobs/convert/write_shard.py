@@ -183,7 +183,14 @@ class ShardWriter:
           ContractError: the shard reads back otherwise than it was written.
           OSError: the output cannot be written.
         """
-        self.store.require_owner()
+        with self.store.owner.working():
+            result, why = self._write(name, patients)
+        note(self.ticks.shards, f"{name} {why}")
+        return result, why
+
+    def _write(
+        self, name: str, patients: Sequence[tuple[PatientPlan, Assignment]]
+    ) -> tuple[ShardResult, str]:
         ordered = sorted(
             patients,
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
@@ -201,7 +208,6 @@ class ShardWriter:
             output, schema = self.store.output, self.spec.schema
             self.store.record_npz(name, shard_names(output, name, schema))
             explode_shard(output, name, schema, self.store.owner)
-        note(self.ticks.shards, f"{name} {why}")
         return result, why
 
     def _convert(self, name: str, ordered: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
@@ -213,7 +219,7 @@ class ShardWriter:
         try:
             with files.open_write(temporary) as stream:
                 for plan, assignment in ordered:
-                    self.store.require_owner()  # a patient takes long
+                    self.store.owner.require()  # a patient takes long
                     case, rows, refused = prepare_patient(plan, assignment, self.spec, self.tables)
                     series += self.tables.series(rows)
                     rejects += refused

@@ -282,6 +282,54 @@ def test_a_page_of_what_was_there_before_does_not_stay(heap: Path, root: str) ->
     assert "report.html" not in contents(output)
 
 
+def test_what_another_job_deletes_under_ones_hands_is_told_as_that(
+    heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other's begin removes what this one is writing: its file was not found."""
+    output = str(tmp_path / "d")
+    begin, shard, *_ = steps_of(conversion(heap, output))
+    begin()
+    second, size = steps_of(conversion(heap, output, *SECOND))[0], files.size
+
+    def late(path: str) -> int:
+        second()
+        return size(path)
+
+    monkeypatch.setattr(files, "size", late)
+    with pytest.raises(LostOutputError, match="another job"):
+        shard()
+
+
+def test_a_shard_that_no_worker_wrote_is_missed(heap: Path, tmp_path: Path) -> None:
+    """A worker that does not find the job's token writes nothing, and says nothing to an engine."""
+    output = str(tmp_path / "d")
+    begin, _, *living = steps_of(conversion(heap, output))
+    begin()
+    with pytest.raises(ContractError, match=r"^1 of 3 patients are neither converted nor rejected"):
+        run(living)
+    assert "manifest.json" not in contents(output)
+    run(steps_of(conversion(heap, output)))
+    assert verify.main([output, "--workers", "1", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new", "again"])
+def test_a_job_whose_workers_wrote_nothing_is_not_finished(
+    heap: Path, tmp_path: Path, before: bool
+) -> None:
+    output = str(tmp_path / "d")
+    if before:
+        run(steps_of(conversion(heap, output)))
+    store = conversion(heap, output).state
+    store.begin(overwrite=False)
+    with pytest.raises(
+        cli.CommandError, match=r"is not finished; do its workers see it as it is here\?"
+    ):
+        store.require_finished()
+    Path(output, ".state/owner.json").unlink()  # by whoever tidies up
+    with pytest.raises(LostOutputError):
+        store.require_finished()
+
+
 @pytest.mark.slow
 def test_the_lock_is_held_until_the_page_is_written(
     heap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -150,7 +150,8 @@ def test_command_submits_the_job_and_waits_for_its_end(submitted, store):
     stub, done = submitted
     assert done.returncode == cli.EXIT_FAILURE, done.stderr
     assert done.stderr.splitlines()[-1].endswith(
-        f"the job ended, and {store.path('dataset')} is not finished"
+        f"the job ended, and {store.path('dataset')} is not finished; "
+        "do its workers see it as it is here?"
     )
     assert "Traceback" not in done.stderr
     assert stub.tokens >= 1
