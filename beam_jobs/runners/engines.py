@@ -95,13 +95,16 @@ def find_runner(options: PipelineOptions) -> Any:
       UsageError: there is none of the name, or it is not installed.
     """
     from apache_beam.options.pipeline_options import StandardOptions
-    from apache_beam.runners.runner import create_runner
+    from apache_beam.runners.runner import PipelineRunner, create_runner
 
     name = options.view_as(StandardOptions).runner
     try:
-        return create_runner(name)
+        runner = create_runner(name)
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         raise UsageError(f"--runner={name}: {error}") from error
+    if not isinstance(runner, PipelineRunner):
+        raise UsageError(f"--runner={name} is not a runner of Beam's")
+    return runner
 
 
 def engine_of(options: PipelineOptions) -> Engine:

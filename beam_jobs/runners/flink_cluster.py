@@ -10,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import CommandError, UsageError
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 _ANSWER_S = 10.0
 _AGAIN_S = 0.5
+_LONGEST = 64 << 20  # bytes of an answer
+_NO_FLINK = "what answers there is not Flink"
 _ENDED = frozenset({"FINISHED", "CANCELED", "FAILED"})
 
 
@@ -51,15 +56,18 @@ class FlinkCluster:
         """
         from apache_beam.options.pipeline_options import FlinkRunnerOptions, PortableOptions
 
-        overview = _ask(master, "/overview", holds="taskmanagers")
-        managers = overview["taskmanagers"]
+        overview = _ask(master, "/overview")
+        managers, free, slots = map(
+            overview.get, ("taskmanagers", "slots-available", "slots-total")
+        )
+        if not (isinstance(managers, int) and isinstance(free, int) and isinstance(slots, int)):
+            raise CommandError(f"--flink_master {master}: {_NO_FLINK}")
         if options.view_as(PortableOptions).environment_type == "LOOPBACK" and managers > 1:
             raise UsageError(
                 f"--environment_type=LOOPBACK: Flink at {master} has {managers} task managers, "
                 "whose workers in this process would bear the same names and end each other; "
                 "EXTERNAL or PROCESS is needed (docs/how-to/flink.md)"
             )
-        free, slots = overview.get("slots-available", 0), overview.get("slots-total", 0)
         needed = max(1, options.view_as(FlinkRunnerOptions).parallelism)
         if free < needed:  # a cluster may grow, so it is for the user to say that it will not
             print(
@@ -89,24 +97,45 @@ class FlinkCluster:
 
 
 def _jobs(master: str) -> list[dict[str, str]]:
-    return list(_ask(master, "/jobs/overview", holds="jobs")["jobs"])
+    jobs = _ask(master, "/jobs/overview").get("jobs")
+    if isinstance(jobs, list) and all(
+        isinstance(job, dict) and {"jid", "name", "state"} <= job.keys() for job in jobs
+    ):
+        return jobs
+    raise CommandError(f"--flink_master {master}: {_NO_FLINK}")
 
 
-def _ask(master: str, path: str, *, holds: str = "", method: str = "GET") -> dict[str, Any]:
-    # As Flink's own client: through no proxy.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(f"{master.rstrip('/')}{path}", method=method)
-    fault = "what answers there is not Flink"
+def _ask(master: str, path: str, *, method: str = "GET") -> dict[str, Any]:
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(_answer(f"{master.rstrip('/')}{path}", method))
+        except Exception as error:
+            answer.set_exception(error)
+
+    # A thread: neither the search for a host's name nor an answer that trickles in has a limit.
+    threading.Thread(target=ask, daemon=True).start()
+    fault = _NO_FLINK
     try:
-        with opener.open(request, timeout=_ANSWER_S) as answer:
-            said = json.load(answer)
-        if isinstance(said, dict) and (not holds or holds in said):
+        said = answer.result(_ANSWER_S)
+        if isinstance(said, dict):
             return said
+    except TimeoutError:  # an OSError too
+        fault = f"nothing answers there within {_ANSWER_S:.0f} s"
     except urllib.error.HTTPError as error:
         fault = f"it answers with HTTP {error.code}"
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         fault = f"nothing answers there: {getattr(reason, 'strerror', None) or reason}"
-    except ValueError:
+    except (HTTPException, OverflowError, RecursionError, ValueError):
         pass
     raise CommandError(f"--flink_master {master}: {fault}")
+
+
+def _answer(address: str, method: str) -> Any:
+    # As Flink's own client: through no proxy.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(address, method=method)
+    with opener.open(request, timeout=_ANSWER_S) as answer:
+        return json.loads(answer.read(_LONGEST))

@@ -73,6 +73,7 @@ def test_a_local_path_is_refused_with_the_engine_that_was_requested_and_all_that
         (["--runner=apache_beam.runners.trivial_runner.TrivialRunner"], "no side inputs"),
         (["--runner=no.such.Runner"], "--runner=no.such.Runner: No module named 'no'"),
         (["--runner=NoRunner"], "--runner=NoRunner: "),
+        (["--runner=decimal.Decimal"], "--runner=decimal.Decimal is not a runner of Beam's"),
     ],
 )
 def test_an_engine_that_cannot_be_had_is_refused_with_what_would_help(arguments, message):

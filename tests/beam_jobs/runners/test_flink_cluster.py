@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -89,11 +91,62 @@ def test_loopback_with_several_task_managers_is_refused_with_the_reason(cluster)
 
 @pytest.mark.parametrize(
     ("answer", "status", "said"),
-    [(b"<html>", 200, "is not Flink"), ({"a": 1}, 200, "is not Flink"), ({}, 503, "HTTP 503")],
+    [
+        (b"<html>", 200, "is not Flink"),
+        (b"[" * 100_000, 200, "is not Flink"),
+        ({"a": 1}, 200, "is not Flink"),
+        ({**ROOM, "taskmanagers": "two"}, 200, "is not Flink"),
+        ({**ROOM, "slots-available": None}, 200, "is not Flink"),
+        ({}, 503, "HTTP 503"),
+    ],
 )
 def test_what_is_no_flink_is_told(cluster, answer, status, said):
     with pytest.raises(CommandError, match=said):
         requested(cluster(answer, status), *POOL)
+
+
+@pytest.mark.parametrize("jobs", [[1], [{"jid": "1"}]])
+def test_jobs_that_are_none_of_flinks_are_told(cluster, jobs):
+    with pytest.raises(CommandError, match="is not Flink"):
+        requested(cluster(ROOM, jobs=jobs), *POOL)
+
+
+@pytest.fixture
+def speaker() -> Iterator[Callable[[bytes, float], str]]:
+    """Starts what says these bytes to whoever asks, one by one with a pause; its address."""
+    listeners = []
+
+    def start(words: bytes, pause_s: float) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def speak() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as asker:
+                asker.recv(1 << 16)
+                for word in words:
+                    asker.sendall(bytes([word]))
+                    time.sleep(pause_s)
+
+        threading.Thread(target=speak, daemon=True).start()
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    "words", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}"]
+)
+def test_what_speaks_no_http_or_breaks_off_is_told(speaker, words):
+    with pytest.raises(CommandError, match="is not Flink"):
+        requested(speaker(words, 0), *POOL)
+
+
+def test_an_answer_that_trickles_in_is_not_waited_for(speaker, monkeypatch):
+    monkeypatch.setattr(flink_cluster, "_ANSWER_S", 0.2)
+    with pytest.raises(CommandError, match="nothing answers there within"):
+        requested(speaker(b"HTTP/1.1 200 OK\r\n\r\n" * 9, 0.02), *POOL)
 
 
 def test_a_dead_cluster_is_told_at_once_and_before_a_job_server_is_looked_for():
