@@ -6,7 +6,6 @@ on, but takes jobs, states and cancellations as others do: it says CANCELLED at 
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import os
 import shutil
@@ -23,8 +22,6 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.hostile.processes import heed_signals
-
 ROOT = Path(__file__).resolve().parents[1]
 BOUND_S = 60.0  # that a command may take to end behind a signal, a death or an error
 NO_FLINK = "no Java, or no job server jar of Flink's; see `make test-flink`"
@@ -32,7 +29,14 @@ NO_PRISM = "no Prism of the locked Beam's version; see `make test-prism`"
 _MARK = "VOXELBEAM_TEST_COMMAND"
 _READY_S = 60.0
 _GRACE_S = 15.0  # of processes behind the command that had them; the pool gives a worker 10
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+# Said by who becomes the process, not by a `preexec_fn`: in a fork of a process that speaks gRPC
+# its threads begin anew, and complain.
+_BECOME = "import os, signal, sys; {}; os.execvp(sys.argv[1], sys.argv[1:])"
+# What a shell lets its background ignore is not ignored here.
+_HEEDING = _BECOME.format("[signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]")
+_MORTAL = _BECOME.format(  # PR_SET_PDEATHSIG, prctl(2)
+    "sys.platform == 'linux' and __import__('ctypes').CDLL(None).prctl(1, signal.SIGKILL)"
+)
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="/proc, a parent's death signal")
 
@@ -171,8 +175,9 @@ def _server(
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
-            words, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent,
+            [sys.executable, "-c", _MORTAL, *words], cwd=root, env=environment,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
     server = Server(process=process, port=port, log=log)
     try:
@@ -182,11 +187,6 @@ def _server(
     finally:
         if process.poll() is None:
             server.kill()
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Command:
@@ -202,8 +202,8 @@ class Command:
         self._tmp, self._mark = tmp, f"{time.time_ns():x}"
         # In a session of its own, as a terminal's job is in a process group of its own.
         self.process = subprocess.Popen(
-            words, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_signals,
+            [sys.executable, "-c", _HEEDING, *words], cwd=ROOT, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, "TMPDIR": str(tmp), _MARK: self._mark},
         )  # fmt: skip
 

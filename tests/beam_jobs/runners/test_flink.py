@@ -76,7 +76,7 @@ class Converted(NamedTuple):
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantoms"
-    config = PhantomConfig(patients=6, test_patients=1, seed=5, matrix=(32, 40), slices=(12, 16))
+    config = PhantomConfig(patients=24, test_patients=1, seed=5, matrix=(64, 72), slices=(20, 24))
     write_cohort(config, root)
     return root
 
@@ -242,7 +242,6 @@ def begun(cohort: Path, output: Path, cluster: Cluster, tmp: Path) -> Command:
     wait_until(
         lambda: finished(output) or running.process.poll() is not None, BOUND_S, lambda: "no shard"
     )
-    time.sleep(0.05)  # the moment of writing is over
     for worker in children(cluster.pool.process.pid):  # it shall not be done before it is met
         os.kill(worker, signal.SIGSTOP)
     assert running.process.poll() is None, running.end().stderr
