@@ -52,9 +52,11 @@ class PartPredictor:
           part: its name, of no other part of this job.
           found: its cases, what was refused of it, and counts of its series.
           answer: the model's answers for a batch of cases, in their order.
+
+        Raises:
+          LostOutputError: the run is over, or its rows' directory is not seen from here.
         """
-        if not self.rows.is_wanted():
-            return
+        self.rows.require()
         rows: list[JobRow] = []
         batch: list[PreparedCase] = []
         total = drift.NONE

@@ -3,7 +3,9 @@
 A file for each shard, or part of a cohort, that was predicted, written whole by whoever predicted
 it: work that is done again writes the same file again. The directory is one run's alone. It has an
 owner (`beam_jobs.common.owner`), who leaves when the run ends, however that is; workers of a
-cluster that live on write nothing from then on, and do not make the directory anew.
+cluster that live on write nothing from then on, and do not make the directory anew. A worker that
+does not see the owner fails: while the run goes on its machine shows another disk, and without its
+rows patients would be missing from the table.
 """
 
 from __future__ import annotations
@@ -40,18 +42,22 @@ class Rows:
     directory: str
     owner: Owner
 
-    def is_wanted(self) -> bool:
-        """Whether the run still goes on."""
+    def require(self) -> None:
+        """Before work that would be in vain.
+
+        Raises:
+          LostOutputError: the run is over, or its directory is not seen from here.
+        """
         try:
             self.owner.require()
-        except LostOutputError:
-            return False
-        return True
+        except LostOutputError as error:
+            raise self._lost() from error
 
     def write(self, part: str, rows: Iterable[JobRow]) -> None:
         """Writes a part's rows whole; one written again replaces itself.
 
-        Nothing is written any more where the run is over, and nobody waits for an error then.
+        Raises:
+          LostOutputError: as `require`; nothing is written then.
         """
         path = files.join(self.directory, f"{_PART}{part}")
         lines = sorted(map(to_line, rows))
@@ -60,8 +66,15 @@ class Rows:
                 files.write_text(path, "".join(f"{line}\n" for line in lines))
             if files.is_remote(path):  # the run may have ended while the request was under way
                 self.owner.require()
-        except LostOutputError:
+        except LostOutputError as error:
             files.delete([path])
+            raise self._lost() from error
+
+    def _lost(self) -> LostOutputError:
+        return LostOutputError(
+            f"{self.directory} is gone, or not seen by a worker: the prediction has ended, or its "
+            "workers do not share that directory"
+        )
 
     def read(self) -> tuple[list[Prediction], list[Reject], Statistics]:
         """Predictions, rejects and the sum of the statistics of all parts.

@@ -203,8 +203,7 @@ def _with_part(row: Reject) -> tuple[int, Reject]:
 
 def _write_rejects(element: tuple[int, Iterable[Reject]], rows: Rows) -> None:
     part, rejects = element
-    if rows.is_wanted():
-        rows.write(f"rejects-{part}", rejects)
+    rows.write(f"rejects-{part}", rejects)
 
 
 def _fix_gpu_arithmetic() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from beam_jobs.common.owner import LostOutputError
 from beam_jobs.common.progress_files import Units
 from beam_jobs.core import drift
 from beam_jobs.core.record import PreparedCase
@@ -70,5 +71,7 @@ def test_only_the_requested_are_predicted_and_counted(rows: Rows) -> None:
 def test_nothing_is_predicted_for_a_run_that_is_over(rows: Rows) -> None:
     model = Model()
     rows.owner.leave()
-    PartPredictor(schema=SCHEMA, batch_size=3, rows=rows).write("0", CASES, model.answer)
+    predictor = PartPredictor(schema=SCHEMA, batch_size=3, rows=rows)
+    with pytest.raises(LostOutputError):
+        predictor.write("0", CASES, model.answer)
     assert model.batches == []

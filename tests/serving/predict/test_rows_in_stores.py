@@ -7,6 +7,7 @@ import pytest
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files import objects
+from beam_jobs.common.owner import LostOutputError
 from serving.predict.spool import rows_beside
 from tests.beam_jobs.common.conftest import emulator, root, store  # noqa: F401  fixtures
 from tests.serving.predict.test_spool import ANSWER
@@ -25,7 +26,8 @@ def test_a_worker_that_outlives_its_run_leaves_no_rows(
     with rows_beside(f"{root}/a.csv") as rows:
         rows.write("00000", [ANSWER])
         assert rows.read()[0] == [ANSWER]
-    rows.write("00001", [ANSWER])
+    with pytest.raises(LostOutputError):
+        rows.write("00001", [ANSWER])
     assert files.tree(root) == []
 
     put: Callable[..., Any] = objects.put
@@ -37,5 +39,6 @@ def test_a_worker_that_outlives_its_run_leaves_no_rows(
 
         with monkeypatch.context() as patched:
             patched.setattr(objects, "put", late)
-            rows.write("00000", [ANSWER])
+            with pytest.raises(LostOutputError):
+                rows.write("00000", [ANSWER])
     assert files.tree(root) == []

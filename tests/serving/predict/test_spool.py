@@ -1,5 +1,6 @@
 """A job's rows: back as they were written, once, and nobody's any more when their run is over."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,29 @@ def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
 
 def test_a_worker_that_outlives_its_run_writes_nothing(tmp_path: Path) -> None:
     with rows_beside(str(tmp_path / "a.csv")) as rows:
-        assert rows.is_wanted()
-    rows.write("00000", [ANSWER])
-    assert not rows.is_wanted()
+        rows.require()
+    with pytest.raises(LostOutputError):
+        rows.write("00000", [ANSWER])
+    with pytest.raises(LostOutputError):
+        rows.require()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(LostOutputError):
         rows.read()
+
+
+def test_a_worker_that_sees_another_disk_fails_and_loses_no_rows_silently(tmp_path: Path) -> None:
+    with rows_beside(str(tmp_path / "a.csv")) as rows:
+        elsewhere = tmp_path / "other" / Path(rows.directory).name
+        there = Rows(
+            directory=str(elsewhere),
+            owner=dataclasses.replace(rows.owner, path=str(elsewhere / "owner.json")),
+        )
+        for seen in (False, True):
+            if seen:
+                elsewhere.mkdir(parents=True)
+            with pytest.raises(LostOutputError, match="not seen by a worker"):
+                there.write("00000", [ANSWER])
+            assert not (elsewhere / "rows-00000").exists()
 
 
 def test_two_runs_to_one_output_do_not_mix_their_rows(tmp_path: Path) -> None:
