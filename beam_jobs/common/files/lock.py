@@ -82,7 +82,8 @@ def _local_lock(path: str, message: str) -> int:
     while True:
         descriptor = os.open(path, _LOCK_FLAGS, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with refused(path):  # a disk without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same(descriptor, path):
                 if os.fstat(descriptor).st_nlink == 1:  # else it is another's file, too
                     with refused(path):
@@ -179,11 +180,14 @@ def _wait(descriptor: int, how: int, path: str) -> None:
     end = time.monotonic() + _CLAIM_S
     while True:
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            with refused(path):
+                fcntl.flock(descriptor, how | fcntl.LOCK_NB)
             return
         except BlockingIOError as error:
             if time.monotonic() > end:
-                message = f"{path}: another job's worker is writing, and does not come to an end"
+                message = (
+                    f"{path}: another job's worker is writing, and does not come to an end: end it"
+                )
                 raise LockedError(message) from error
             time.sleep(_POLL_S)
 
@@ -194,5 +198,6 @@ def _closing(descriptor: int) -> Iterator[None]:
         yield
     finally:
         # Said aloud, for a forked child has the descriptor too.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

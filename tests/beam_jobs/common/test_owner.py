@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import threading
 import time
@@ -83,7 +85,10 @@ def test_who_writes_for_ever_is_not_waited_for(
     monkeypatch.setattr(lock, "_CLAIM_S", 0.1)
     first, second = owner(str(tmp_path)), owner(str(tmp_path))
     first.take()
-    with first.writing(), pytest.raises(files.LockedError, match=r"owner\.json: .* an end$"):
+    with (
+        first.writing(),
+        pytest.raises(files.LockedError, match=r"owner\.json: .* an end: end it$"),
+    ):
         second.take()
     with pytest.raises(LostOutputError):  # the first one goes all the same
         first.require()
@@ -125,6 +130,23 @@ def test_a_claim_is_written_into_nobody_elses_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic"):
         one.take()
     assert (tmp_path / "victim").read_text() == "precious"
+
+
+def test_a_disk_without_locks_is_told_by_the_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    one = owner(str(tmp_path))
+    one.take()
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for locks in (one.take, one.require, one.leave):
+        with pytest.raises(OSError, match=rf"No locks available: '{one.path}'$"):
+            locks()
+    path = str(tmp_path / "lock")
+    with pytest.raises(OSError, match=rf"No locks available: '{path}'$"), files.lock(path, ""):
+        pass
 
 
 @pytest.mark.parametrize("said", [b"", b"{}", b"\xff", b'{"token": 1}', b"x" * 5000])
