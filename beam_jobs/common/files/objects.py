@@ -245,10 +245,14 @@ def put_new(path: str, data: bytes) -> bool:
     return call(lambda: _put(path, data, "create")) or _is_there(path, data)
 
 
+COMPARED_BYTES = 4096
+
+
 def put_over(path: str, data: bytes, over: bytes) -> bool:
     """Replaces an object that holds `over`; False where it holds something else, or is gone.
 
-    Of two writers who replace the same content, one gets True.
+    Of two writers who replace the same content, one gets True. Of an object longer than
+    `COMPARED_BYTES` these are held against `over`.
     """
 
     def replaced() -> bool:
@@ -261,7 +265,7 @@ def put_over(path: str, data: bytes, over: bytes) -> bool:
                 content = found.bytes().to_bytes()
         except FileNotFoundError:
             return False
-        if content != over:
+        if content[:COMPARED_BYTES] != over:
             return False
         # S3 and Azure go by the tag, Google by the version.
         expected = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}

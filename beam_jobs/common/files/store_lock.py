@@ -27,7 +27,6 @@ HEARTBEAT_S = 20.0
 LEASE_S = 90.0  # four heartbeats may fail
 _POLL_S = 2.0
 _JOIN_S = 5.0  # a heartbeat that is on its way meets a condition that no longer holds
-_OWNER_BYTES = 4096
 _GONE = b"it has just ended"
 _HOLDER = re.compile(r"process (\d+) on (\S+) since ")
 
@@ -186,5 +185,5 @@ def _machine() -> str:
 
 def _read(path: str) -> bytes:
     with suppress(FileNotFoundError):
-        return objects.read(path, 0, _OWNER_BYTES).data
+        return objects.read(path, 0, objects.COMPARED_BYTES).data
     return _GONE

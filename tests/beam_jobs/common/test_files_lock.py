@@ -122,6 +122,15 @@ class TestInAStore:
         with files.lock(path, "held", break_lock=True):
             pass
 
+    def test_an_object_that_is_no_lock_is_broken_too(self, store: Emulator, root: str) -> None:
+        """One of more than 4096 bytes was tried again for ever."""
+        path = files.join(root, "lock")
+        for content in (b"", b"x" * 5000):
+            files.write(path, content)
+            with files.lock(path, "held", break_lock=True):
+                assert f"process {os.getpid()} on" in files.read_text(path)
+            assert not files.exists(path)
+
     def test_whose_lock_was_broken_does_not_release_the_others(
         self, store: Emulator, root: str
     ) -> None:
