@@ -11,6 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, json_object
 from beam_jobs.runners.engines import engine_of, runner_of
 
 if TYPE_CHECKING:
@@ -27,10 +28,12 @@ def require_package(options: PipelineOptions, *, tensorflow: bool) -> None:
       tensorflow: whether the job's workers need TensorFlow.
 
     Raises:
-      UsageError: says which option names an image, or has the package installed.
+      UsageError: says which option names an image or a worker's program, or has the package
+        installed.
     """
     from apache_beam.options.pipeline_options import SetupOptions
 
+    _require_command(options)
     setup = options.view_as(SetupOptions)
     if setup.setup_file and not tensorflow:
         os.environ.setdefault("VOXELBEAM_REQUIRES", "conversion")  # setup.py reads it
@@ -47,6 +50,24 @@ def require_package(options: PipelineOptions, *, tensorflow: bool) -> None:
         raise UsageError(
             f"the workers of {engine} would run in Beam's own image, which has no voxelbeam: "
             f"--setup_file=./setup.py, or {flag}=IMAGE, of docker/Dockerfile.beam"
+        )
+
+
+def _require_command(options: PipelineOptions) -> None:
+    """Refuses a PROCESS environment without its program: an engine may wait for it for ever."""
+    from apache_beam.options.pipeline_options import PortableOptions
+
+    portable = options.view_as(PortableOptions)
+    if portable.environment_type not in ("PROCESS", "beam:env:process:v1"):
+        return
+    try:
+        command = json_object(portable.environment_config or "{}").get("command")
+    except ContractError:
+        command = None
+    if not (command or portable.lookup_environment_option("process_command")):
+        raise UsageError(
+            '--environment_type=PROCESS needs --environment_config=\'{"command": "PATH"}\', the '
+            f"program that starts a worker, not {portable.environment_config or 'nothing'}"
         )
 
 

@@ -1,6 +1,7 @@
 """What workers elsewhere need, and whether the options give it to them."""
 
 import os
+import re
 
 import pytest
 
@@ -43,6 +44,15 @@ def test_beams_own_image_is_refused_where_workers_would_lack_what_they_import(ar
 )
 def test_workers_here_in_a_pool_or_in_another_image_have_what_they_have(arguments):
     require_package(pipeline_options(arguments), tensorflow=True)
+
+
+@pytest.mark.parametrize("config", ["", "/opt/boot", "{}", "[1]", '{"command": ""}'])
+def test_processes_without_their_program_are_refused(config):
+    process = (*JOB_SERVER, "--environment_type=PROCESS", f"--environment_config={config}")
+    with pytest.raises(UsageError, match=f"the program .*not {re.escape(config) or 'nothing'}"):
+        require_package(pipeline_options(process), tensorflow=False)
+    told = "--environment_options=process_command=/opt/boot"
+    require_package(pipeline_options([*process[:-1], told]), tensorflow=False)
 
 
 def test_package_that_beam_builds_requires_tensorflow_only_where_the_job_does(monkeypatch):
