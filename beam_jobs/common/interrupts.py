@@ -63,6 +63,7 @@ class _State:
     deadline: ClassVar[float] = 0.0
     line: ClassVar[threading.Lock] = threading.Lock()  # taken by who says it
     silent: ClassVar[bool] = False
+    remark: ClassVar[str] = ""
     before: ClassVar[dict[int, Any]] = {}  # handlers
     stderr: ClassVar[int | None] = None  # as it was, whatever a library is muted with meanwhile
     wakeup: ClassVar[int | None] = None  # written by the kernel's handler, read by the watcher
@@ -118,6 +119,7 @@ def withdraw() -> None:
         os.close(_State.stderr)
     _State.wakeup = _State.number = _State.stderr = None
     _State.working = _State.answered = False
+    _State.remark = ""
     _State.line = threading.Lock()
 
 
@@ -165,6 +167,11 @@ def word() -> str:
     if not _State.line.acquire(blocking=False):  # the other thread was faster
         return ""
     return "" if _State.silent else _WORDS[_State.number or signal.SIGINT]
+
+
+def remark(text: str) -> None:
+    """What the line adds where the process ends at once, amid its work; "" for nothing."""
+    _State.remark = text
 
 
 def allow(seconds: float) -> None:
@@ -287,7 +294,8 @@ def _end_now(children_s: float = _CHILDREN_S) -> NoReturn:
         # A progress bar hid the cursor.
         shown = "\x1b[?25h" if os.isatty(_State.stderr) else ""
         with contextlib.suppress(OSError):
-            line = f"{shown}{_State.prog}: error: {said}\n"
+            more = f": {_State.remark}" if _State.remark else ""
+            line = f"{shown}{_State.prog}: error: {said}{more}\n"
             os.write(_State.stderr, line.encode(errors="replace"))
     with contextlib.suppress(Exception):
         scratch.stop_writing()

@@ -62,13 +62,17 @@ class SubmittedJob:
     def ended(self) -> None:
         """The job is known to have ended."""
         self._ended.set()
+        interrupts.remark("")
         if self._mark is not None and self._told:
             self._mark("")
 
     def _tell(self) -> None:
+        how = self._engine.how_to_cancel(self._id)
+        if not self._engine.ends_with_command:
+            interrupts.remark(f"{self} may still run; to end it: {how}")
         if self._mark is not None:
             self._told = True
-            self._mark(f"{self}; to end it: {self._engine.how_to_cancel(self._id)}")
+            self._mark(f"{self}; to end it: {how}")
 
     def give_up(self, submission: threading.Thread) -> None:
         """Cancels the job and waits for its end; nothing where it has ended.

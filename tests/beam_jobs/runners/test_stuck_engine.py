@@ -93,8 +93,10 @@ def test_a_second_ctrl_c_ends_at_once_and_the_output_stays_locked(start, tmp_pat
     time.sleep(1)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    _, errors = process.communicate(timeout=5)
     assert process.returncode == 130
+    assert "error: interrupted: job " in errors.splitlines()[-1]
+    assert "(id-7) on FarRunner may still run; to end it: " in errors.splitlines()[-1]
     assert (tmp_path / "d" / ".state" / "running.json").exists()
 
 
