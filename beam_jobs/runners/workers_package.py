@@ -7,6 +7,7 @@ numpy 1 and protobuf 4, and the image's Google clients need its numpy 2 and prot
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -60,14 +61,16 @@ def _require_command(options: PipelineOptions) -> None:
     portable = options.view_as(PortableOptions)
     if portable.environment_type not in ("PROCESS", "beam:env:process:v1"):
         return
-    try:
-        command = json_object(portable.environment_config or "{}").get("command")
-    except ContractError:
-        command = None
-    if not (command or portable.lookup_environment_option("process_command")):
+    config, command = portable.environment_config, None
+    if not config:
+        command = portable.lookup_environment_option("process_command")
+    else:
+        with contextlib.suppress(ContractError):
+            command = json_object(config).get("command")
+    if not command:
         raise UsageError(
             '--environment_type=PROCESS needs --environment_config=\'{"command": "PATH"}\', the '
-            f"program that starts a worker, not {portable.environment_config or 'nothing'}"
+            f"program that starts a worker, not {config or 'nothing'}"
         )
 
 

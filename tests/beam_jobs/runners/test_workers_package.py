@@ -52,6 +52,9 @@ def test_processes_without_their_program_are_refused(config):
     with pytest.raises(UsageError, match=f"the program .*not {re.escape(config) or 'nothing'}"):
         require_package(pipeline_options(process), tensorflow=False)
     told = "--environment_options=process_command=/opt/boot"
+    if config:  # Beam looks at nothing else then
+        with pytest.raises(UsageError, match="the program"):
+            require_package(pipeline_options([*process, told]), tensorflow=False)
     require_package(pipeline_options([*process[:-1], told]), tensorflow=False)
 
 
