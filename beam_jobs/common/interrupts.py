@@ -34,6 +34,7 @@ _WORDS = {
     signal.SIGTERM: "terminated (SIGTERM)",
     signal.SIGHUP: "hung up (SIGHUP)",
 }
+PARENT = "VOXELBEAM_PARENT"  # an environment variable
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _AGAIN_S = 0.1
 _MOST_AGAIN = 10  # then whatever drops it all the time shall not be waited for
@@ -134,12 +135,16 @@ def leave_to_parent() -> None:
 
 
 def end_with_parent() -> None:
-    """Lets the kernel kill this process with the thread that started it (on Linux)."""
+    """Lets the kernel kill this process with the thread that started it (on Linux).
+
+    `PARENT` names the process that did, where `multiprocessing` does not know it.
+    """
     leave_to_parent()
     if sys.platform == "linux":
         spawned = sys.modules.get("multiprocessing.process")
         started_by = None if spawned is None else spawned.parent_process()
-        parent = os.getppid() if started_by is None else started_by.pid
+        named = os.environ.get(PARENT) or os.getppid()
+        parent = int(named) if started_by is None else started_by.pid
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             os._exit(1)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs.common import interrupts
 from beam_jobs.common.cli import UsageError, log_level
 from beam_jobs.common.imports import lasting
 from beam_jobs.runners.engines import find_runner, runner_of
@@ -224,6 +225,8 @@ def local_runner(options: PipelineOptions, processes: int) -> Any:
     settings = dict_to_struct({"beam:option:default_sdk_harness_log_level:v1": level})
     return FnApiRunner(
         default_environment=SubprocessSDKEnvironment.from_command_string(
+            # Ctrl-C goes to the whole group, and the command may end before a worker can look.
+            f"trap '' INT HUP; {interrupts.PARENT}={os.getpid()} "
             f"exec {shlex.quote(sys.executable)} -m beam_jobs.runners.worker"
         ),
         provision_info=ExtendedProvisionInfo(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.common import interrupts
 from tests.test_walls import COMMANDS, FILES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -282,3 +283,14 @@ def test_every_command_expects_signals_in_its_first_lines(name: str) -> None:
         "    from beam_jobs.common.interrupts import expect\n"
         f"    expect('python -m {prog}')"
     )
+
+
+def test_a_worker_whose_command_ended_before_it_looked_ends_too():
+    """It took who had inherited it for its parent, and waited for ever."""
+    code = "from beam_jobs.common import interrupts; interrupts.end_with_parent(); print('works')"
+    for parent, said in ((os.getpid(), "works\n"), (1, "")):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30,
+            env={**os.environ, interrupts.PARENT: str(parent)},
+        )  # fmt: skip
+        assert done.stdout == said
