@@ -12,7 +12,7 @@ import sys
 from beam_jobs.common import interrupts
 from beam_jobs.common.cli import log_level
 from beam_jobs.common.imports import lasting
-from beam_jobs.runners.options import quiet_beam
+from beam_jobs.runners.options import end_stages_at_once, quiet_beam
 
 
 def main() -> None:
@@ -25,6 +25,7 @@ def main() -> None:
         logging.disable(logging.ERROR)
     with lasting("apache_beam"):
         from apache_beam.runners.worker import sdk_worker_main
+    end_stages_at_once()
 
     sdk_worker_main.main(sys.argv)
 

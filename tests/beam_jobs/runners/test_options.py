@@ -4,9 +4,16 @@ import os
 
 import pytest
 from apache_beam.options.value_provider import RuntimeValueProvider
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.utils.counters import CounterFactory
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.runners.options import use_store_options, use_workers_store_options
+from beam_jobs.runners.options import (
+    make_pipeline,
+    pipeline_options,
+    use_store_options,
+    use_workers_store_options,
+)
 
 VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_ACCESS_KEY_ID")
 
@@ -45,3 +52,12 @@ def test_a_worker_elsewhere_takes_them_from_beam(monkeypatch):
     )
     use_workers_store_options()
     assert os.environ["AWS_ENDPOINT_URL"] == "http://there"
+
+
+def test_no_stage_waits_for_beams_sampler():
+    before = StateSampler.__init__.__defaults__
+    try:
+        make_pipeline(pipeline_options([]), 1)
+        assert StateSampler("stage", CounterFactory()).sampling_period_ms <= 10
+    finally:
+        StateSampler.__init__.__defaults__ = before
