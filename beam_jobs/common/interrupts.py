@@ -134,8 +134,14 @@ def leave_to_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def die_with_parent() -> None:
+    """Has the kernel kill this process with the thread that started it (on Linux), from now on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def end_with_parent() -> None:
-    """Lets the kernel kill this process with the thread that started it (on Linux).
+    """`die_with_parent` for a worker, who may come too late for it, and hears no terminal.
 
     `PARENT` names the process that did, where `multiprocessing` does not know it.
     """
@@ -145,7 +151,7 @@ def end_with_parent() -> None:
         started_by = None if spawned is None else spawned.parent_process()
         named = os.environ.get(PARENT) or os.getppid()
         parent = int(named) if started_by is None else started_by.pid
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         if os.getppid() != parent:  # it ended before the call
             os._exit(1)
 

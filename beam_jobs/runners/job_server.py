@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs.common import interrupts
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.runners.engines import Engine, cluster_of, engine_of, find_runner, runner_of
@@ -35,7 +33,6 @@ _START_S = 120.0
 _ANSWER_S = 10.0
 _STOP_S = 10.0
 _FOREVER_S = 10 * 365 * 86_400
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal to get when the parent ends
 
 
 def check_job_server(options: PipelineOptions) -> None:
@@ -155,7 +152,7 @@ def job_server(options: PipelineOptions) -> Iterator[Engine]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=interrupts.die_with_parent,
             )
         try:
             _wait_until_ready(process, engine.name, endpoint, log)
@@ -232,10 +229,6 @@ def _names_cluster(endpoint: str) -> bool:
             )
             raise CommandError(f"--job_endpoint {endpoint}: {answer}") from error
     return any("master" in option.name for option in said.options)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], name: str, endpoint: str, log: str) -> None:

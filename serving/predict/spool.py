@@ -111,9 +111,7 @@ def rows_beside(output: str) -> Iterator[Rows]:
         try:
             yield Rows(directory=directory, owner=owner)
         finally:
-            with contextlib.suppress(
-                files.LockedError
-            ):  # a worker stuck amid a write: all goes now
+            with contextlib.suppress(files.LockedError):  # a worker is stuck amid a write
                 owner.leave()
 
 
