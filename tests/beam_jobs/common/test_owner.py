@@ -8,7 +8,6 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,28 +15,11 @@ import pytest
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files import lock
 from beam_jobs.common.owner import LostOutputError, Owner
-from tests import stores
 
 
-@pytest.fixture(
-    params=[
-        "disk",
-        *(
-            pytest.param(kind, marks=(pytest.mark.emulator, pytest.mark.slow))
-            for kind in ("s3", "gs")
-        ),
-    ]
-)
-def output(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    if request.param == "disk":
-        yield str(tmp_path / "d")
-        return
-    with getattr(stores, request.param)() as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running.path("d")
+@pytest.fixture
+def output(disk_or_store: str) -> str:
+    return files.join(disk_or_store, "d")
 
 
 def owner(output: str) -> Owner:

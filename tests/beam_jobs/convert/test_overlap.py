@@ -29,7 +29,6 @@ from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.convert.write_shard import ShardWriter
 from beam_jobs.report.make import make_report
-from tests import stores
 from tests.beam_jobs.convert.test_output import write_patient
 
 Step = Callable[[], Any]
@@ -45,26 +44,10 @@ def heap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(
-    params=[
-        "disk",
-        *(
-            pytest.param(kind, marks=(pytest.mark.emulator, pytest.mark.slow))
-            for kind in ("s3", "gs")
-        ),
-    ]
-)
-def root(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[str]:
-    """Where outputs are: on a disk, or in an emulated store."""
-    if request.param == "disk":
-        yield str(tmp_path)
-        return
-    with getattr(stores, request.param)() as running:
-        for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
-        yield running.path("overlap")
+@pytest.fixture
+def root(disk_or_store: str) -> str:
+    """Where outputs are."""
+    return disk_or_store
 
 
 def conversion(heap: Path, output: str, *more: str) -> Conversion:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,21 +44,14 @@ def test_a_worker_keeps_the_memory_of_one_volume_for_the_next():
     assert faults["worker"] < 100 < faults["plain"] / 5
 
 
-def test_a_shard_is_read_back_once(tmp_path, monkeypatch):
+def test_a_shard_is_read_back_once(tmp_path, opened):
     """In a store each further time is another download."""
     spec = PreprocessSpec(modalities=("T1w",), shape=(8, 8, 4))
     volume = np.ones(spec.schema.volume_shape, np.uint8)
     case = PreparedCase(patient_id="1", volume=volume, affine=np.eye(4), present=(True,), fold=0)
     write_cases(tmp_path, [case], spec.schema, folds=1, shards=1, spec=spec.to_json())
     (entry,) = read_manifest(tmp_path).shards
-    opened: list[files.StrPath] = []
-    open_read = files.open_read
-
-    def counted(path: files.StrPath) -> IO[bytes]:
-        opened.append(path)
-        return open_read(path)
-
-    monkeypatch.setattr(files, "open_read", counted)
+    opened.clear()
     nothing: Any = None
     writer = ShardWriter(store=nothing, spec=spec, seed=0, tables=nothing, ticks=nothing)
     path = files.join(tmp_path, entry.name)

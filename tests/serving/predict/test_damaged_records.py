@@ -4,7 +4,6 @@ import hashlib
 import io
 import struct
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import pytest
@@ -145,7 +144,7 @@ def test_a_shard_of_nothing_but_damage_is_told_in_a_thousand_rows_and_a_count() 
 
 @pytest.mark.parametrize("damaged", [(), (0,), (1, 2), (RECORDS - 1,)])
 def test_a_listed_shard_is_read_once_and_held_against_its_hash(
-    damaged: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damaged: tuple[int, ...], tmp_path: Path, opened: list[files.StrPath]
 ) -> None:
     path = tmp_path / "a.tfrecord"
     path.write_bytes(shard())
@@ -155,14 +154,7 @@ def test_a_listed_shard_is_read_once_and_held_against_its_hash(
     for number in damaged:
         data[number * SIZE] ^= 1  # of its length: what follows is searched for
     path.write_bytes(data)
-    opened: list[files.StrPath] = []
-    open_read = files.open_read
-
-    def counted(path: files.StrPath) -> IO[bytes]:
-        opened.append(path)
-        return open_read(path)
-
-    monkeypatch.setattr(files, "open_read", counted)
+    opened.clear()
     found = list(read_shard(str(path), listed, SCHEMA))
     assert opened == [str(path)]
     assert sum(isinstance(item, PreparedCase) for item in found) == RECORDS - len(damaged)
