@@ -335,7 +335,7 @@ def test_the_lock_is_held_until_the_page_is_written(
 
 @pytest.mark.slow
 @pytest.mark.emulator
-@pytest.mark.parametrize("root", ["s3"], indirect=True)
+@pytest.mark.parametrize("disk_or_store", ["s3"], indirect=True)
 @pytest.mark.parametrize("late", ["delete", "replace"])
 def test_what_a_request_that_was_under_way_undid_in_a_store_is_seen(
     heap: Path, root: str, late: str
