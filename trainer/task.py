@@ -18,7 +18,7 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row
 from trainer.api import Run, train
 from trainer.config.augment import PRESETS
-from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS
+from trainer.config.network import FUSIONS, HEADS, MODELS, PADDINGS, POOLINGS
 from trainer.config.provenance import split_provenance
 from trainer.config.run import (
     CACHES,
@@ -41,9 +41,10 @@ PROG = "python -m trainer.task"
 _FIELDS = {
     "model": ("network", "name"),
     **{name: ("network", name) for name in ("width", "depth", "dropout", "pooling", "fusion")},
-    **{name: ("network", name) for name in ("head", "encoder_weights")},
+    **{name: ("network", name) for name in ("head", "encoder", "encoder_weights")},
+    **{name: ("network", name) for name in ("weights", "padding")},
     **{name: ("optimizer", name) for name in ("learning_rate", "schedule", "warmup_epochs")},
-    **{name: ("optimizer", name) for name in ("weight_decay", "clip_norm", "ema")},
+    **{name: ("optimizer", name) for name in ("weight_decay", "clip_norm", "ema", "stage_decay")},
 }
 
 
@@ -121,14 +122,18 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="random changes to training volumes (default: flip, left and right)",
     )
     add = adder(parser.add_argument_group("network"))
-    add("model", f"one of: {', '.join(MODELS)}", metavar="NAME")
+    add("model", f"one of: {', '.join(MODELS)}; or your own, module:function", metavar="NAME")
     add("width", "factor of the channels", type=float)
     add("depth", "factor of the blocks a stage", type=float)
     add("dropout", "every dropout's rate (default: the network's own)", type=float)
     add("pooling", "of the last feature map", choices=POOLINGS)
     add("fusion", "modalities as channels, or each through the network", choices=FUSIONS)
     add("head", "over the slices, of slice networks", choices=HEADS)
+    add("encoder", "2D encoder of a slice network: module:function", metavar="NAME")
     add("encoder_weights", "weights of a slice network's 2D encoder", metavar="FILE")
+    add("weights", "what a 3D network starts from: .keras, .h5, .pth, .safetensors", metavar="FILE")
+    add("padding", "symmetric: as PyTorch (default: as the weights' own)", choices=PADDINGS)
+    add("freeze", "so many first stages keep their weights", type=int, metavar="N")
     add = adder(parser.add_argument_group("training"))
     add("epochs", "passes over the training folds", type=int)
     add("epoch_choice", "crossfit: a fold's epoch by the other folds' loss", choices=EPOCH_CHOICES)
@@ -136,6 +141,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("schedule", "of the learning rate", choices=SCHEDULES)
     add("warmup_epochs", "of the cosine schedule", type=int)
     add("weight_decay", "of AdamW; 0 is Adam", type=float)
+    add("stage_decay", "rate of each stage, times that of the next one", type=float)
+    add("loss", "or your own: module:function", metavar="NAME")
     add("clip_norm", "limit to the norm of all gradients", type=float)
     add("ema", "decay of a moving average of the weights, which is kept; 0: without", type=float)
     add("label_smoothing", "training labels move by half of it towards 1/2", type=float)

@@ -11,6 +11,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
+from trainer.config.user_code import require_reference
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("exponential", "cosine", "constant")
@@ -20,6 +21,7 @@ MOST = 1_000_000  # of what is counted out one by one: epochs, trees, trials
 CACHES = ("auto", "memory", "file", "none")
 REPEATS_MOST = 1000
 EPOCH_CHOICES = ("last", "crossfit")
+CROSS_ENTROPY = "cross_entropy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class OptimizerConfig:
       ema: decay of the exponential moving average of the weights, which is then what is validated,
         kept and exported; None, or 0, trains without. In step t the decay is at most
         (1 + t) / (10 + t): a decay near 1 averages over about the last ninth of a run.
+      stage_decay: the learning rate of each stage is this times that of the next one, so that the
+        first stages of a network that starts from weights change least; 1: all learn alike.
     """
 
     learning_rate: float = 1.5e-4
@@ -50,6 +54,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     clip_norm: float | None = None
     ema: float | None = 0.9999
+    stage_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -70,6 +75,8 @@ class OptimizerConfig:
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UsageError(f"--ema must lie in [0, 1): {self.ema}")
         object.__setattr__(self, "ema", self.ema or None)
+        if not 0 < self.stage_decay <= 1:
+            raise UsageError(f"--stage_decay must lie in (0, 1]: {self.stage_decay}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +99,8 @@ class TrainConfig:
       seed: of weights, dropout, augmentation, order of the records and label permutation.
       permute_labels: shuffle the labels among the patients of each fold: what the whole recipe
         scores where nothing can be learnt.
+      freeze: so many first stages of the network keep the weights that they start from.
+      loss: "cross_entropy", or a user's own as `module:function`.
       label_smoothing: training labels are moved by half of it towards 1/2; validation never.
       class_weights: "balanced" weighs both classes alike in the loss.
       augment: random changes to the training volumes.
@@ -113,6 +122,8 @@ class TrainConfig:
     xla: str = "auto"
     seed: int = 0
     permute_labels: bool = False
+    freeze: int = 0
+    loss: str = CROSS_ENTROPY
     label_smoothing: float = 0.0
     class_weights: str = "none"
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -135,6 +146,10 @@ class TrainConfig:
             raise UsageError(f"--fold {self.fold} is the outer fold, which is not to be scored")
         if not 0 <= self.seed <= 2**31 - self.repeats:
             raise UsageError(f"--seed must lie in 0 .. 2**31 - 1: {self.seed}")
+        if not 0 <= self.freeze <= MOST:
+            raise UsageError(f"--freeze must be 0 or more: {self.freeze}")
+        if self.loss != CROSS_ENTROPY:
+            require_reference(self.loss, flag="--loss")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label_smoothing must lie in [0, 1): {self.label_smoothing}")
         _require_one_of("precision", self.precision, PRECISIONS)
@@ -175,6 +190,12 @@ class TrainConfig:
         data["modalities"] = None if self.modalities is None else list(self.modalities)
         data["network"] = self.network.to_json()
         data["augment"] = self.augment.to_json()
+        # What versions before 0.7 lack stands there only where it was set, as in the network.
+        for name, default in (("freeze", 0), ("loss", CROSS_ENTROPY)):
+            if data[name] == default:
+                del data[name]
+        if self.optimizer.stage_decay == 1:
+            del data["optimizer"]["stage_decay"]
         return data
 
     @classmethod
@@ -222,14 +243,15 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("fold", "outer_fold"), Within(int, 0, _MOST, null=True)),
     **dict.fromkeys(("repeats", "epochs", "batch_size"), int),
     "seed": Within(int, 0, _MOST),
+    "freeze": Within(int, 0, MOST),
     "permute_labels": bool,
     "label_smoothing": float,
-    **dict.fromkeys(("epoch_choice", "precision", "xla", "class_weights"), str),
+    **dict.fromkeys(("epoch_choice", "precision", "xla", "class_weights", "loss"), str),
     **dict.fromkeys(("network", "augment"), dict | str),
     "optimizer": dict,
 }
 _OPTIMIZER_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("learning_rate", "decay_rate", "weight_decay"), float),
+    **dict.fromkeys(("learning_rate", "decay_rate", "weight_decay", "stage_decay"), float),
     **dict.fromkeys(("clip_norm", "ema"), Within(float, 0, null=True)),
     **{"schedule": str, "decay_steps": Within(int, 1, _MOST)},
     "warmup_epochs": Within(int, 0, _MOST),
@@ -238,7 +260,8 @@ _NETWORK_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("width", "depth"), float),
     "dropout": Within(float, 0, 1, null=True),
     **dict.fromkeys(("name", "pooling", "fusion", "head"), str),
-    "encoder_weights": str | None,
+    **dict.fromkeys(("encoder_weights", "encoder", "weights", "padding"), str | None),
+    "options": dict,
 }
 
 
