@@ -13,11 +13,10 @@ from beam_jobs.common.files import interface as files
 from trainer.config.user_code import is_reference, require_reference
 
 SLICE_MODELS = ("slice_cnn", "slice_efficientnet_b0")
+RESNETS = ("resnet10", "resnet18", "resnet34", "resnet50")
 MODELS = (
     "seed_cnn",
-    "resnet10",
-    "resnet18",
-    "resnet34",
+    *RESNETS,
     "se_resnet50",
     "densenet121",
     *(f"efficientnet_b{size}" for size in range(8)),
@@ -38,7 +37,7 @@ class NetworkConfig:
 
     An option that a network has no use for must keep its default: `head`, `encoder` and
     `encoder_weights` belong to the slice networks, `pooling` to the 3D networks, `depth` to all but
-    seed_cnn, `options` to a user's own.
+    seed_cnn, `padding` to resnet10 to resnet50, `options` to a user's own.
 
     Attributes:
       name: one of `MODELS`, or `module:function` (`trainer.networks.foreign` says of what form).
@@ -56,7 +55,7 @@ class NetworkConfig:
       encoder: `module:function` that takes the place of a slice network's 2D encoder.
       encoder_weights: file with weights for a slice network's 2D encoder.
       weights: file with weights that a 3D network starts from.
-      padding: of convolutions with a stride: "same" as TensorFlow pads, "symmetric" as PyTorch
+      padding: of a ResNet where a stride is: "same" as TensorFlow pads, "symmetric" as PyTorch
         does; None is what the weights were trained with, "same" without any.
 
     Raises:
@@ -114,10 +113,11 @@ class NetworkConfig:
         if self.name in SLICE_MODELS:
             useless: tuple[str, ...] = ("pooling", "options", "weights")
         elif is_reference(self.name):
-            useless = ("head", "encoder", "encoder_weights", "padding")
+            useless = ("head", "encoder", "encoder_weights")
         else:
             useless = ("head", "encoder", "encoder_weights", "options")
             useless = (*useless, "depth") if self.name == "seed_cnn" else useless
+        useless = useless if self.name in RESNETS else (*useless, "padding")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in useless and value != _default(field):

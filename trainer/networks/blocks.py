@@ -36,16 +36,30 @@ def scaled_filters(filters: int, width: float) -> int:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a network takes over from the one whose weights it starts from; as published without.
+
+    Attributes:
+      padding: of residual networks where a stride is: "same" as TensorFlow pads, the odd voxel
+        behind; "symmetric" as PyTorch does, as many before as behind.
+    """
+
+    padding: str = "same"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Parts:
     """Layers as one configuration wants them.
 
     Attributes:
       config: whose width, depth, dropout and pooling apply.
       synchronized: batch statistics over all replicas instead of each one's own.
+      layout: where the weights come from decides it.
     """
 
     config: NetworkConfig
     synchronized: bool = False
+    layout: Layout = Layout()
 
     def filters(self, published: int, factor: float = 1.0) -> int:
         """The filters of a layer: `published` at width 1."""
@@ -70,16 +84,32 @@ class Parts:
         return layers.Dropout(rate, noise_shape=shape)(x) if rate else x
 
     def conv(self, x: Any, filters: int, size: int, stride: int = 1, *, bias: bool = False) -> Any:
-        """A "same" convolution, 2D or 3D by the rank of `x`."""
+        """A convolution that keeps the size but for its stride, 2D or 3D by the rank of `x`."""
         kind = Conv3D if len(x.shape) == 5 else Conv2D
+        x, padding = self.padded(x, size, stride)
         return kind(
             filters,
             size,
             strides=stride,
-            padding="same",
+            padding=padding,
             use_bias=bias,
             kernel_initializer=fan_out_normal(),
         )(x)
+
+    def max_pool(self, x: Any, size: int, stride: int = 2) -> Any:
+        """Max pooling of what a ReLU gave: zeros, as which padding counts, are its least."""
+        x, padding = self.padded(x, size, stride)
+        return max_pool(x, size, stride, padding)
+
+    def padded(self, x: Any, size: int, stride: int) -> tuple[Any, str]:
+        """(`x` with what its layout pads, the padding that the layer behind it is to do)."""
+        if self.layout.padding == "same":
+            return x, "same"
+        pads = [_symmetric(length, size, stride) for length in x.shape[1:-1]]
+        if all(before == (before + after) // 2 for before, after in pads):
+            return x, "same"
+        kind = layers.ZeroPadding3D if len(x.shape) == 5 else layers.ZeroPadding2D
+        return kind(tuple(pads))(x), "valid"
 
     def norm(self, x: Any, activation: str | None = None) -> Any:
         """BatchNormalization, then an activation."""
@@ -106,6 +136,19 @@ class Parts:
                 return layers.GlobalMaxPooling3D()(x)
             case _:
                 return layers.GlobalAveragePooling3D(dtype="float32")(x)
+
+
+def _symmetric(length: int, size: int, stride: int) -> tuple[int, int]:
+    """Voxels that PyTorch with `padding=size // 2` adds before and behind, for an odd `size`.
+
+    TensorFlow's "same" adds as many in all, and half of them before, rounded down.
+
+    >>> _symmetric(6, 3, 2), _symmetric(7, 3, 2), _symmetric(7, 3, 1)
+    ((1, 0), (1, 1), (1, 1))
+    """
+    before = size // 2
+    out = (length + 2 * before - size) // stride + 1
+    return before, max(0, (out - 1) * stride + size - length - before)
 
 
 def max_pool(x: Any, size: int, stride: int = 2, padding: str = "same") -> Any:

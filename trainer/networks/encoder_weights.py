@@ -51,7 +51,7 @@ def load_encoder_weights(model: keras.Model, file: str) -> None:
             f"--encoder_weights: {file} holds {len(found)} arrays, "
             f"{model.name}'s encoder takes {len(wanted)}"
         )
-    found[0] = _with_channels(found[0], wanted[0][1])
+    found[0] = with_channels(found[0], wanted[0][1][-2])
     for value, (path, shape) in zip(found, wanted, strict=True):
         if value.shape != shape:
             raise UsageError(
@@ -111,9 +111,12 @@ def _arrays(model: keras.Model) -> list[npt.NDArray[Any]]:
     ]
 
 
-def _with_channels(kernel: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """(row, column, channel, filter) for as many channels as `shape` has."""
-    if kernel.ndim != 4 or kernel.shape[2] == shape[2]:
+def with_channels(kernel: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """A first convolution's kernel (..., channel, filter) for so many channels.
+
+    Their mean for each, so scaled that equal channels are answered as before.
+    """
+    if kernel.ndim < 4 or kernel.shape[-2] == channels:
         return kernel
-    mean = kernel.mean(axis=2, keepdims=True) * (kernel.shape[2] / shape[2])
-    return np.repeat(mean, shape[2], axis=2)
+    mean = kernel.mean(axis=-2, keepdims=True) * (kernel.shape[-2] / channels)
+    return np.repeat(mean, channels, axis=-2)

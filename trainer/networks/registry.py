@@ -20,7 +20,7 @@ from keras import layers, ops
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
-from trainer.networks.blocks import Parts
+from trainer.networks.blocks import Layout, Parts
 from trainer.networks.densenet import densenet121
 from trainer.networks.efficientnet import efficientnet
 from trainer.networks.encoder_weights import load_encoder_weights
@@ -89,6 +89,7 @@ _NETWORKS = {
     "resnet10": _Network(features=resnet((1, 1, 1, 1)), smallest=(5, 5, 5)),
     "resnet18": _Network(features=resnet((2, 2, 2, 2)), smallest=(5, 5, 5)),
     "resnet34": _Network(features=resnet((3, 4, 6, 3)), smallest=(5, 5, 5)),
+    "resnet50": _Network(features=resnet((3, 4, 6, 3), bottleneck=True), smallest=(5, 5, 5)),
     "se_resnet50": _Network(features=se_resnet50, smallest=(9, 9, 9)),
     "densenet121": _Network(features=densenet121, smallest=(9, 9, 9)),
     **{
@@ -136,7 +137,8 @@ def build_model(
     config.require_files()
     volume = keras.Input((*shape, channels), dtype=input_dtype, name="volume")
     x = Standardise(name="standardise")(volume)
-    parts = Parts(config=config, synchronized=synchronized)
+    layout = Layout(padding=config.padding or "same")
+    parts = Parts(config=config, synchronized=synchronized, layout=layout)
     if config.fusion == "late":
         # Joined end to end, not averaged: the logit can then weigh a modality's features by
         # which modality they are of, which is all that a shared network cannot know.

@@ -1,8 +1,9 @@
 """3D residual networks as MONAI builds them, so that results can be set beside its own.
 
 ResNet: the layout of MedicalNet (Chen et al. 2019): 7×7×7 at stride 1, max pooling, four stages,
-shortcuts by a 1×1×1 convolution with bias. SE-ResNet50: stride 2 at the start, the bottleneck's
-stride in its first convolution, shortcuts without bias, squeeze-and-excitation in every block.
+shortcuts by a 1×1×1 convolution with bias; ResNet50's bottlenecks have their stride in the 3×3×3.
+SE-ResNet50: stride 2 at the start, the bottleneck's stride in its first convolution, shortcuts
+without bias, squeeze-and-excitation in every block.
 """
 
 from __future__ import annotations
@@ -17,15 +18,19 @@ from trainer.networks.blocks import Parts, max_pool
 _STAGES = (64, 128, 256, 512)
 
 
-def resnet(blocks: tuple[int, int, int, int]) -> Callable[[Any, Parts], Any]:
-    """A ResNet of basic blocks: standardised volume → features (batch, 512)."""
+def resnet(
+    blocks: tuple[int, int, int, int], *, bottleneck: bool = False
+) -> Callable[[Any, Parts], Any]:
+    """A ResNet: standardised volume → features (batch, 512), of bottlenecks (batch, 2048)."""
+    add_block = _bottleneck if bottleneck else _basic
 
     def features(x: Any, parts: Parts) -> Any:
         x = parts.norm(parts.conv(x, parts.filters(64), 7), "relu")
-        x = max_pool(x, 3)
+        x = parts.max_pool(x, 3)
         for stage, (filters, published) in enumerate(zip(_STAGES, blocks, strict=True)):
             for block in range(parts.repeats(published)):
-                x = _basic(x, parts, parts.filters(filters), 2 if stage and not block else 1)
+                stride = 2 if stage and not block else 1
+                x = add_block(x, parts, parts.filters(filters), stride)
         return parts.dropout(parts.pool(x))
 
     return features
@@ -44,6 +49,13 @@ def se_resnet50(x: Any, parts: Parts) -> Any:
 def _basic(x: Any, parts: Parts, filters: int, stride: int) -> Any:
     branch = parts.norm(parts.conv(x, filters, 3, stride), "relu")
     branch = parts.norm(parts.conv(branch, filters, 3))
+    return _join(branch, x, parts, stride, bias=True)
+
+
+def _bottleneck(x: Any, parts: Parts, filters: int, stride: int) -> Any:
+    branch = parts.norm(parts.conv(x, filters, 1), "relu")
+    branch = parts.norm(parts.conv(branch, filters, 3, stride), "relu")
+    branch = parts.norm(parts.conv(branch, 4 * filters, 1))
     return _join(branch, x, parts, stride, bias=True)
 
 

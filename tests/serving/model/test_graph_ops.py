@@ -208,6 +208,7 @@ def every_option() -> list[NetworkConfig]:
                 NetworkConfig(name=name, pooling=pooling, fusion=fusion, dropout=0.3)
                 for fusion in FUSIONS
             ]
+    configs.append(NetworkConfig(name="resnet10", padding="symmetric"))
     for head in HEADS:
         configs += [
             NetworkConfig(name=SLICE_MODELS[0], head=head, fusion=fusion, dropout=0.3)

@@ -34,7 +34,7 @@ GRID = (12, 12, 10)
 # Where a network halves five times: on less, its last maps are one voxel of eight patients, whose
 # statistics magnify every rounding (EfficientNet B0's logits in bfloat16: 0.8 off, here 0.05).
 DEEP_GRID = (32, 32, 24)
-DEEP = ("resnet34", "se_resnet", "densenet", "efficientnet", "slice_efficientnet")
+DEEP = ("resnet34", "resnet50", "se_resnet", "densenet", "efficientnet", "slice_efficientnet")
 # More layers, and so more to magnify: B1's logits in bfloat16 were 0.5 off on DEEP_GRID, here 0.08.
 DEEPER_GRID = (48, 48, 32)
 DEEPER = tuple(f"efficientnet_b{size}" for size in range(1, 8))
@@ -59,6 +59,7 @@ CASES = {
     **{name: NetworkConfig(name=name) for name in MODELS},
     **{f"slice_cnn-{head}": NetworkConfig(name="slice_cnn", head=head) for head in HEADS[1:]},
     "resnet10-narrow": NetworkConfig(name="resnet10", width=0.25),
+    "resnet10-symmetric": NetworkConfig(name="resnet10", padding="symmetric", width=0.25),
     "resnet10-max": NetworkConfig(name="resnet10", pooling="max"),
     "resnet10-attention": NetworkConfig(name="resnet10", pooling="attention"),
     "resnet10-late": NetworkConfig(name="resnet10", fusion="late", width=0.5, depth=1.5),

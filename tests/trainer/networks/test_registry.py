@@ -101,6 +101,8 @@ def test_absent_and_constant_channels_give_zeros() -> None:
         ({"name": "resnet10", "head": "lstm"}, "--head lstm: resnet10 has no use for it"),
         ({"encoder_weights": "x.h5"}, "--encoder_weights x.h5: seed_cnn has no use for it"),
         ({"depth": 2.0}, "--depth 2.0: seed_cnn has no use for it"),
+        ({"padding": "symmetric"}, "--padding symmetric: seed_cnn has no use for it"),
+        ({"name": "densenet121", "padding": "same"}, "--padding same: densenet121 has no use"),
         ({"name": "slice_cnn", "pooling": "max"}, "--pooling max: slice_cnn has no use for it"),
     ],
 )
