@@ -21,12 +21,13 @@ def _in_float32_on_cpu(operation: Callable[..., Any], *tensors: Any) -> Any:
     that a model trained on a GPU runs elsewhere.
     """
     kind = keras.backend.standardize_dtype(tensors[0].dtype)
-    if kind not in ("float16", "bfloat16") or _has_gpu():
+    if kind not in ("float16", "bfloat16") or has_gpu():
         return operation(*tensors)
     return ops.cast(operation(*(ops.cast(tensor, "float32") for tensor in tensors)), kind)
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether there is one that computes."""
     return bool(keras.distribution.list_devices("gpu"))
 
 

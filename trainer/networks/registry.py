@@ -20,10 +20,12 @@ from keras import layers, ops
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
+from trainer.config.user_code import is_reference
 from trainer.networks.blocks import Layout, Parts
 from trainer.networks.densenet import densenet121
 from trainer.networks.efficientnet import efficientnet
 from trainer.networks.encoder_weights import load_encoder_weights
+from trainer.networks.foreign import own_logit
 from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBatch
 from trainer.networks.resnet import resnet, se_resnet50
 from trainer.networks.seed_cnn import seed_cnn
@@ -109,7 +111,9 @@ def build_model(
     *,
     synchronized: bool = False,
 ) -> keras.Model:
-    """Builds a network of the registry with fresh weights under the current precision policy.
+    """Builds a network of the registry, or a user's own, with fresh weights.
+
+    It computes under the current precision policy.
 
     Args:
       network: which one, with its options; a name alone takes the defaults.
@@ -124,12 +128,13 @@ def build_model(
       `keras.Model(model.get_layer("standardise").output, model.output)`.
 
     Raises:
-      UsageError: an unknown name, a grid too small for the network, or encoder weights that do
-        not fit.
+      UsageError: an unknown name, a grid too small for the network, encoder weights that do not
+        fit, or a user's own that does not (`own_logit`).
     """
     config = NetworkConfig(name=network) if isinstance(network, str) else network
-    entry = _NETWORKS[config.name]
-    if any(length < least for length, least in zip(shape, entry.smallest, strict=True)):
+    own = is_reference(config.name)
+    entry = None if own else _NETWORKS[config.name]
+    if entry and any(length < least for length, least in zip(shape, entry.smallest, strict=True)):
         raise UsageError(
             f"{config.name} needs at least {_in_words(entry.smallest)}, "
             f"the dataset's grid is {'x'.join(map(str, shape))}"
@@ -139,18 +144,24 @@ def build_model(
     x = Standardise(name="standardise")(volume)
     layout = Layout(padding=config.padding or "same")
     parts = Parts(config=config, synchronized=synchronized, layout=layout)
-    if config.fusion == "late":
+    if entry is None:
+        logit = own_logit(x, parts)
+    elif config.fusion == "late":
         # Joined end to end, not averaged: the logit can then weigh a modality's features by
         # which modality they are of, which is all that a shared network cannot know.
         x = entry.features(ChannelsToBatch(name="modalities")(x), parts)
-        features = layers.Flatten(name="fused")(BatchToSequence(channels)(x))
+        logit = _logit(layers.Flatten(name="fused")(BatchToSequence(channels)(x)))
     else:
-        features = entry.features(x, parts)
-    logit = layers.Dense(1, dtype="float32", name="logit")(features)
-    model = keras.Model(volume, logit, name=config.name)
+        logit = _logit(entry.features(x, parts))
+    name = config.name.rpartition(":")[2].replace(".", "_")
+    model = keras.Model(volume, logit, name=name)
     if config.encoder_weights is not None:
         load_encoder_weights(model, config.encoder_weights)
     return model
+
+
+def _logit(features: Any) -> Any:
+    return layers.Dense(1, dtype="float32", name="logit")(features)
 
 
 def _in_words(smallest: tuple[int, int, int]) -> str:

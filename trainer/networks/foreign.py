@@ -1,0 +1,328 @@
+"""Networks of a user's own code, `module:function`: called, checked and made a part of ours.
+
+Two forms, told apart by the parameters:
+
+    function(volume, config)               standardised volume → feature map, features or logit
+    function(input_shape=..., classes=1)   → keras.Model; a class of models is such a function too
+
+`volume` is a float32 tensor (batch, row, column, slice, channel), `config` the `NetworkConfig`. The
+second form is told only what it has a parameter for: `classes` or `num_classes` 1, no activation of
+the classifier, no weights, no rescaling; width, depth and dropout where they were set. A class of
+Keras layers or models without `input_shape` is made, then called on the volume. The config's
+`options` are keyword arguments of any form.
+
+What comes out is joined to ours as one flat graph, nested models too, so that gradients, memory and
+stages are those of single layers. Only a model or layer with a `call` of its own stays whole. The
+last layer becomes the logit: its sigmoid is taken off, of two classes' softmax it is the difference
+of their logits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import traceback
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import layers
+
+from beam_jobs.common.cli import UsageError
+from trainer.config.network import NetworkConfig
+from trainer.config.user_code import load
+from trainer.networks.blocks import MOMENTUM, Parts
+from trainer.networks.layers import BatchToSequence, ChannelsToBatch, has_gpu
+
+_FORMS = "function(volume, config) or function(input_shape, classes) is needed"
+_OURS = ("volume", "standardise", "modalities", "fused", "logit")  # names of layers around it
+_SAID = 200  # characters of an error of theirs
+_KERAS_MOMENTUM = 0.99  # BatchNormalization's default
+_FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
+# Layers of earlier builds: one that comes twice would carry its weights from fold to fold.
+_built: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
+
+
+def own_logit(volume: Any, parts: Parts) -> Any:
+    """The logit of a user's own network, under the current precision policy.
+
+    Without a GPU its layers compute in float32 in every precision: TensorFlow's convolutions and
+    poolings in 16 bits are slow, missing or wrong there (see `trainer.networks.layers`).
+
+    Args:
+      volume: standardised, (batch, row, column, slice, channel), of our graph.
+      parts: the config, and whether batch statistics are taken over all replicas.
+
+    Returns:
+      (batch, 1) float32.
+
+    Raises:
+      UsageError: no such function, one that fails, or a network that does not fit; the message
+        says what was found.
+    """
+    config, channels = parts.config, volume.shape[-1]
+    late = config.fusion == "late"
+    x = ChannelsToBatch(name="modalities")(volume) if late else volume
+    with _policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
+        network = own_network(config, x.shape[1:])
+        with _one_line(config, x.shape[1:]):
+            found = _joined(network, x)
+    _require_own_layers(network, config)
+    for layer in network._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.synchronized = parts.synchronized
+            if layer.momentum == _KERAS_MOMENTUM:  # which nobody chose; see `blocks.MOMENTUM`
+                layer.momentum = MOMENTUM
+    features, last, classes = _taken_apart(_pooled(found, parts), config)
+    if late:
+        features = layers.Flatten(name="fused")(BatchToSequence(channels)(features))
+        last, classes = None, 1
+    if config.dropout is not None and not _takes_dropout(config, network):
+        if last is None and features.shape[-1] == 1:
+            _refuse(config, "--dropout: its logit is not a Dense layer's")
+        features = layers.Dropout(config.dropout)(features) if config.dropout else features
+    if last is None and features.shape[-1] == 1 and not late:
+        return layers.Activation("linear", dtype="float32", name="logit")(features)
+    settings = {} if last is None else last.get_config()
+    settings |= {"units": classes, "activation": None, "dtype": "float32"}
+    if classes == 1:
+        return layers.Dense.from_config({**settings, "name": "logit"})(features)
+    both = layers.Dense.from_config({**settings, "name": "logits"})(features)
+    return layers.Subtract(dtype="float32", name="logit")([both[:, 1:], both[:, :1]])
+
+
+def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
+    """What the user's function gives for standardised volumes (row, column, slice, channel).
+
+    Raises:
+      UsageError: as `own_logit`.
+    """
+    function = load(config.name, flag="--model")
+    known = _parameters(function)
+    if not _takes_any(known) and (unknown := sorted(set(config.options) - set(known))):
+        _refuse(config, f"no parameter {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    with _one_line(config, shape):
+        found = _called(function, known, config, shape)
+    if not isinstance(found, keras.Model):
+        _refuse(config, f"gives {type(found).__name__}: {_FORMS}")
+    if inputs := getattr(found, "inputs", None):
+        if len(inputs) > 1:
+            _refuse(config, f"takes {len(inputs)} inputs: one volume is what there is")
+        taken = tuple(inputs[0].shape)
+        if len(taken) != 5 or any(
+            there not in (None, here) for there, here in zip(taken[1:], shape, strict=True)
+        ):
+            _refuse(config, f"takes {taken[1:]}: (row, column, slice, channel) is {shape}")
+    return found
+
+
+def _called(
+    function: Callable[..., Any],
+    known: Mapping[str, inspect.Parameter],
+    config: NetworkConfig,
+    shape: tuple[int, ...],
+) -> Any:
+    """The user's function, called as its parameters ask for."""
+    is_layer = inspect.isclass(function) and issubclass(function, keras.Layer)
+    given = keras.Input(shape)
+    if "input_shape" in known or is_layer:
+        settings = _settings(known, config)
+        if "input_shape" in known:
+            found = function(**{"input_shape": shape, **settings, **config.options})
+        else:
+            found = function(**{**settings, **config.options})(given)
+    else:
+        places = [p for p in known.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+        if len(places) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in places):
+            _refuse(config, f"takes ({', '.join(known)}): {_FORMS}")
+        found = function(given, config, **config.options)
+    if isinstance(found, keras.KerasTensor):
+        return keras.Model(given, found)
+    if isinstance(found, (list, tuple, dict)):
+        _refuse(config, f"gives {len(found)} outputs: one is needed")
+    return found
+
+
+def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> dict[str, Any]:
+    """What a function that makes a model is told, as far as it has parameters for it."""
+    settings: dict[str, Any] = {
+        **dict.fromkeys(("classes", "num_classes"), 1),
+        **dict.fromkeys(("classifier_activation", "weights"), None),
+        "include_rescaling": False,
+        # Its own top is the published one; another pooling than its own needs the feature map.
+        "include_top": config.pooling == "avg" and bool({"classes", "num_classes"} & set(known)),
+    }
+    if config.pooling != "avg":
+        settings["pooling"] = None
+    for name, default in (("width", 1.0), ("depth", 1.0), ("dropout", None)):
+        value = getattr(config, name)
+        if value == default:
+            continue
+        settings[name] = value
+        if name not in known and name != "dropout":
+            _refuse(config, f"--{name} {value}: it has no parameter of that name")
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def _takes_dropout(config: NetworkConfig, network: keras.Model) -> bool:
+    """Whether the rate is the network's own matter."""
+    known = _parameters(load(config.name, flag="--model"))
+    if "input_shape" in known or "dropout" in known:
+        return "dropout" in known
+    return any(isinstance(layer, layers.Dropout) for layer in network._flatten_layers())
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Parameters by name; those of a class's parents too, to which it passes on what it is given.
+
+    Empty for what has no signature.
+    """
+    found: dict[str, inspect.Parameter] = {}
+    sources = [function]
+    if inspect.isclass(function):
+        keras_or_python = ("keras", "builtins")
+        own_classes = [
+            c for c in function.__mro__ if c.__module__.partition(".")[0] not in keras_or_python
+        ]
+        sources = [vars(c)["__init__"] for c in own_classes if "__init__" in vars(c)]
+    for source in sources:
+        with contextlib.suppress(ValueError, TypeError):
+            own = dict(inspect.signature(source).parameters)
+            own.pop("self", None)
+            found = {**own, **found}
+            if not _takes_any(own):
+                break
+    return found
+
+
+def _takes_any(known: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in known.values())
+
+
+def _joined(network: keras.Model, x: Any) -> Any:
+    """The network's layers, called one by one on a tensor of our graph."""
+    names: dict[str, Any] = dict.fromkeys(_OURS)
+
+    def callable_of(operation: Any) -> Callable[..., Any]:
+        if isinstance(operation, keras.Sequential):
+            return lambda x, **_: _in_turn(operation, x, callable_of)
+        if isinstance(operation, keras.Function) and type(operation).call is _FUNCTIONAL_CALL:
+            return lambda x, *_, **__: operation._run_through_graph(x, callable_of)
+        # Two nested models may each have a layer of one name; a graph may not.
+        name, count = operation.name, 0
+        while names.setdefault(operation.name, operation) is not operation:
+            count += 1
+            operation.name = f"{name}_{count}"
+        if isinstance(operation, layers.Rescaling):  # of stored values; x is standardised
+            return lambda given: given if given is x else operation(given)
+        called: Callable[..., Any] = operation
+        return called
+
+    return callable_of(network)(x)
+
+
+def _in_turn(network: keras.Sequential, x: Any, callable_of: Callable[[Any], Any]) -> Any:
+    for layer in network.layers:
+        x = callable_of(layer)(x)
+    return x
+
+
+def _pooled(found: Any, parts: Parts) -> Any:
+    """What a network gave, as (batch, n)."""
+    config = parts.config
+    if not isinstance(found, keras.KerasTensor):
+        _refuse(config, f"gives {len(found)} outputs: one is needed")
+    shape = tuple(found.shape)
+    if len(shape) < 2 or shape[0] is not None or None in shape[1:]:
+        _refuse(config, f"gives {shape}: (batch, n), or a map (batch, ..., n), is needed")
+    if len(shape) == 2:
+        if config.pooling != "avg":
+            _refuse(config, f"--pooling {config.pooling}: gives {shape}, no map to be pooled")
+        return found
+    return parts.pool(layers.Reshape((math.prod(shape[1:-1]), 1, 1, shape[-1]))(found))
+
+
+def _taken_apart(found: Any, config: NetworkConfig) -> tuple[Any, layers.Dense | None, int]:
+    """(batch, n) as what its last Dense layer is given, that layer, and its classes.
+
+    Of features, and of a logit that comes from another layer: what was found, None, and 1.
+    """
+    operation, x = _source(found)
+    activation = "linear"
+    if isinstance(operation, layers.Activation):
+        activation = operation.activation.__name__
+    elif type(operation).__name__ in ("Sigmoid", "Softmax"):  # layers or operations
+        activation = type(operation).__name__.lower()
+    before = found
+    if activation in ("sigmoid", "softmax"):
+        before = x
+        operation, x = _source(before)
+    classes, squashed = found.shape[-1], activation in ("sigmoid", "softmax")
+    if type(operation) is layers.Dense:
+        own = operation.activation.__name__
+        squashed = squashed or own in ("sigmoid", "softmax")
+        if squashed and own == "softmax":
+            activation = own
+        fits = classes == (2 if activation == "softmax" else 1)
+        if fits and own in ("linear", "sigmoid", "softmax"):
+            return x, operation, classes
+    if squashed and (classes > 1 or activation == "softmax"):
+        _refuse(config, f"ends in {classes} classes: 1, or 2 with a softmax, is needed")
+    return before, None, 1
+
+
+def _source(tensor: Any) -> tuple[Any, Any]:
+    """The operation that made a tensor of a graph, and what it was made of."""
+    operation, index, _ = tensor._keras_history
+    inputs = operation._inbound_nodes[index].input_tensors
+    return operation, inputs[0] if inputs else None
+
+
+def _require_own_layers(network: keras.Model, config: NetworkConfig) -> None:
+    """Refuses a network without weights, and one whose layers are another network's too."""
+    if not network.trainable_weights:
+        _refuse(config, "gives a network without weights to train")
+    for layer in network._flatten_layers():
+        if layer.weights and layer in _built:
+            _refuse(config, f"gives the same layer {layer.name} again: it must make new ones")
+    _built.update(network._flatten_layers())
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def _one_line(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
+    """Whatever a user's code raises becomes a line with the place of it."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        text = next((line for line in str(error).splitlines() if line.strip()), "")
+        places = traceback.extract_tb(error.__traceback__)
+        theirs = [
+            place
+            for place in places
+            if place.filename != __file__
+            and not {"keras", "tensorflow"} & set(Path(place.filename).parts)
+        ]
+        at = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
+        size = "x".join(map(str, shape))
+        _refuse(
+            config, f"fails on volumes {size}: {type(error).__name__}: {text[:_SAID]}{at}", error
+        )
+
+
+def _refuse(config: NetworkConfig, what: str, cause: Exception | None = None) -> Any:
+    raise UsageError(f"--model {config.name}: {what}") from cause
