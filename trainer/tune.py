@@ -26,7 +26,7 @@ from beam_jobs.common.terminal import row, say, show
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.run import CACHES
 from trainer.config.run_layout import REPORT_NAME
-from trainer.config.search_space import read_space, space_of
+from trainer.config.space_file import read_space, space_of
 from trainer.data.split import check_folds
 from trainer.metrics.predictions import read_predictions
 from trainer.metrics.wording import summary_line, verdict

@@ -42,7 +42,7 @@ from trainer.config.run_layout import (
     PERMUTATIONS_NAME,
     RUN_NAME,
 )
-from trainer.config.search_space import read_space
+from trainer.config.space_file import read_space
 from trainer.forest import baseline
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.predictions import read_predictions

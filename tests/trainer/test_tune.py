@@ -255,7 +255,7 @@ def test_the_report_stands_alone_and_says_what_the_best_is_not(
 
 
 def test_importance_finds_what_the_objective_was_made_of() -> None:
-    from trainer.config.search_space import space_of
+    from trainer.config.space_file import space_of
     from trainer.reports.study import importance_of
     from trainer.search.study import FinishedTrial
 

@@ -1,110 +1,24 @@
-"""What a search may choose: one table, narrowed by a file, and from choices to a run's settings.
-
-Every hyperparameter has finitely many values, so that a space has a size and a grid an end. Numbers
-stand in order: the Bayesian search sees a ladder of rates as evenly spaced.
-"""
+"""The choices of one study: how many there are, which are made, and the settings they stand for."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import json_object, shown
-from trainer.config.augment import PRESETS
-from trainer.config.network import HEADS, MODELS, POOLINGS, SLICE_MODELS
-from trainer.config.run import PRECISIONS, SCHEDULES, TrainConfig
-
-Value = str | float | int
-Values = Mapping[str, Value]
-
-VOLUME_MODELS = tuple(name for name in MODELS if name not in SLICE_MODELS)
-SEARCHED_FUSIONS = ("early", "late", "single")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Choice:
-    """A hyperparameter: a name, its values, and when it means anything at all.
-
-    Attributes:
-      name: in the space's file, trials.csv and TensorBoard.
-      values: those the search chooses from, all of one type; a single one is fixed.
-      known: the only values there are; empty where any number that trains will do.
-      parent: name of an earlier choice; this one is chosen only ...
-      when: ... where the parent has one of these values.
-      place: of the value in `TrainConfig`'s JSON; empty where `Space.settings` puts it.
-    """
-
-    name: str
-    values: tuple[Value, ...]
-    known: tuple[str, ...] = ()
-    parent: str = ""
-    when: tuple[str, ...] = ()
-    place: tuple[str, ...] = ()
-
-    def is_active(self, values: Values) -> bool:
-        """Whether it means anything beside the choices made before it."""
-        return not self.parent or values.get(self.parent) in self.when
-
-
-# Parents come before their children.
-SPACE: tuple[Choice, ...] = (
-    Choice(
-        name="network",
-        values=("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn"),
-        known=MODELS,
-        place=("network", "name"),
-    ),
-    Choice(name="width", values=(0.25, 0.5, 1.0), place=("network", "width")),
-    Choice(
-        name="depth",
-        values=(1.0, 2.0),
-        parent="network",
-        when=tuple(name for name in MODELS if name != "seed_cnn"),
-        place=("network", "depth"),
-    ),
-    Choice(
-        name="pooling",
-        values=POOLINGS,
-        known=POOLINGS,
-        parent="network",
-        when=VOLUME_MODELS,
-        place=("network", "pooling"),
-    ),
-    Choice(
-        name="head",
-        values=HEADS,
-        known=HEADS,
-        parent="network",
-        when=SLICE_MODELS,
-        place=("network", "head"),
-    ),
-    Choice(name="dropout", values=(0.0, 0.2, 0.4, 0.6), place=("network", "dropout")),
-    Choice(name="fusion", values=SEARCHED_FUSIONS, known=SEARCHED_FUSIONS),
-    Choice(name="modality", values=(), parent="fusion", when=("single",)),  # the dataset's
-    Choice(
-        name="learning_rate",
-        values=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3),
-        place=("optimizer", "learning_rate"),
-    ),
-    Choice(
-        name="schedule",
-        values=("exponential", "cosine"),
-        known=SCHEDULES,
-        place=("optimizer", "schedule"),
-    ),
-    Choice(name="batch_size", values=(4, 8, 16), place=("batch_size",)),
-    Choice(
-        name="augment",
-        values=("none", "flip", "light", "medium"),
-        known=tuple(PRESETS),
-        place=("augment",),
-    ),
-    Choice(name="precision", values=("auto",), known=PRECISIONS, place=("precision",)),
+from trainer.config.augment import AugmentConfig
+from trainer.config.hyperparameter import (
+    Condition,
+    Hyperparameter,
+    Range,
+    Value,
+    Values,
+    combinations,
 )
+
+_NEAR = 0.1  # chance that a name, or a listed value, is drawn anew for a neighbour
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,54 +26,115 @@ class Space:
     """The choices of one study, on one dataset.
 
     Attributes:
-      choices: in the table's order; those that can never be active are gone.
+      choices: parents before their children; those that can never be active are gone. A name may
+        stand there twice, under conditions that exclude each other.
       modalities: the dataset's.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[Hyperparameter, ...]
     modalities: tuple[str, ...]
 
     @property
-    def searched(self) -> tuple[Choice, ...]:
+    def names(self) -> tuple[str, ...]:
+        """Of all choices, each once."""
+        return tuple(dict.fromkeys(choice.name for choice in self.choices))
+
+    @property
+    def searched(self) -> tuple[Hyperparameter, ...]:
         """The choices that are left to make."""
-        return tuple(choice for choice in self.choices if len(choice.values) > 1)
+        return tuple(choice for choice in self.choices if choice.size > 1)
 
-    def count(self) -> int:
-        """How many combinations there are, choices that mean nothing counted out."""
-        parents = [choice for choice in self.choices if self._children(choice)]
-        total = 0
-        for values in _combinations(parents):
-            active = [c for c in self.choices if c not in parents and c.is_active(values)]
-            total += math.prod(len(choice.values) for choice in active)
-        return total
+    @property
+    def has_ranges(self) -> bool:
+        """Whether any choice is a number of a range."""
+        return any(isinstance(choice, Range) for choice in self.choices)
 
-    def combinations(self) -> Iterator[dict[str, Value]]:
+    def count(self, *, grid: bool = False) -> float:
+        """How many combinations there are, choices that mean nothing counted out.
+
+        Args:
+          grid: of the values that a grid tries; else of all: infinite with a range of fractions.
+        """
+        return _count(self.choices, {}, grid=grid)
+
+    def size_text(self, *, grid: bool) -> str:
+        """`count` for people."""
+        count = self.count(grid=grid)
+        return "any number of combinations" if math.isinf(count) else f"{count:,} combinations"
+
+    def combinations(self, *, grid: bool = False) -> Iterator[dict[str, Value]]:
         """Every combination once, the last choices changing fastest; inactive ones are left out."""
-        return _combinations(self.choices)
+        return combinations(self.choices, grid=grid)
 
-    def complete(self, values: Values) -> dict[str, Value]:
-        """Values with the fixed ones among them, in the table's order, each exactly as listed.
+    def chosen(self, values: Values) -> dict[str, Value]:
+        """Of complete values those that were left to choose."""
+        return {c.name: values[c.name] for c in self.searched if c.is_active(values)}
 
-        KerasTuner's messages carry numbers in single precision; the nearest listed one is meant.
+    def drawn(self, rng: random.Random) -> dict[str, Value]:
+        """A combination, each choice evenly from its scale."""
+        full: dict[str, Value] = {}
+        for choice in self.choices:
+            if choice.is_active(full):
+                full[choice.name] = choice.at(rng.random() if choice.size > 1 else 0.0)
+        return full
+
+    def near(self, values: Values, rng: random.Random, width: float) -> dict[str, Value]:
+        """A neighbour of a combination.
+
+        Args:
+          values: the combination, complete.
+          rng: draws.
+          width: deviation of a number of a range from its old place, as a share of its scale.
         """
         full: dict[str, Value] = {}
         for choice in self.choices:
             if not choice.is_active(full):
                 continue
-            if len(choice.values) == 1:
-                full[choice.name] = choice.values[0]
+            if choice.name not in values or not choice.has(values[choice.name]):
+                share = rng.random()
+            elif isinstance(choice, Range):
+                share = choice.share(values[choice.name]) + rng.gauss(0, width)
+            elif choice.size > 1 and rng.random() < _NEAR:
+                share = rng.random()
             else:
-                full[choice.name] = _nearest(choice, values[choice.name])
+                full[choice.name] = values[choice.name]
+                continue
+            full[choice.name] = choice.at(min(max(share, 0.0), 1.0))
         return full
+
+    def complete(self, values: Values) -> dict[str, Value]:
+        """Values with the fixed ones among them, in the space's order, each to the digit.
+
+        KerasTuner's messages carry numbers in single precision; the nearest one there is is meant.
+
+        Raises:
+          KeyError: a choice that is left to make is not among them.
+        """
+        full: dict[str, Value] = {}
+        for choice in self.choices:
+            if choice.is_active(full):
+                fixed = choice.size == 1
+                full[choice.name] = choice.first if fixed else choice.exact(values[choice.name])
+        return full
+
+    def has(self, name: str, value: object) -> bool:
+        """Whether a choice that is left to make has this value, to the digit and the type."""
+        return any(choice.name == name and choice.has(value) for choice in self.searched)
 
     def settings(self, values: Values) -> dict[str, Any]:
         """Complete values as settings of a run, in parts, as `TrainConfig.from_json` reads them."""
         settings: dict[str, Any] = {}
         for choice in self.choices:
-            if choice.place and choice.name in values:
+            if choice.place and choice.is_active(values):
                 below = settings
                 for part in choice.place[:-1]:
-                    below = below.setdefault(part, {})
+                    found = below.get(part, {})
+                    # The name of a preset, of which an amount is another one here.
+                    named = (
+                        AugmentConfig.named(found).to_json() if isinstance(found, str) else found
+                    )
+                    below[part] = named
+                    below = named
                 below[choice.place[-1]] = values[choice.name]
         fusion = values.get("fusion", "early")
         settings.setdefault("network", {})["fusion"] = "late" if fusion == "late" else "early"
@@ -167,174 +142,94 @@ class Space:
         settings["modalities"] = [str(name) for name in chosen]
         return settings
 
+    def where(self, choice: Hyperparameter) -> str:
+        """Beside what a choice means anything, in words; empty where beside everything."""
+        told = []
+        for condition in choice.conditions:
+            parents = [one for one in self.choices if one.name == condition.parent]
+            own = [v for v in condition.when if any(one.has(v) for one in parents)]
+            if len(own) < sum(one.size for one in parents):
+                told.append(f"{condition.parent} is {' or '.join(map(str, own))}")
+        return " and ".join(told)
+
     def rows(self) -> list[tuple[str, str]]:
         """What is searched: each hyperparameter's name, and its values for the terminal."""
         described = []
         for choice in self.choices:
-            values = ", ".join(_text(value) for value in choice.values)
-            fixed = "  (fixed)" if len(choice.values) == 1 else ""
-            when = ""
-            if choice.parent and not self._always(choice):
-                own = next(c for c in self.choices if c.name == choice.parent).values
-                when = f"  (where {choice.parent} is {' or '.join(_among(own, choice.when))})"
-            described.append((choice.name, f"{values}{fixed}{when}"))
+            fixed = "  (fixed)" if choice.size == 1 else ""
+            where = self.where(choice)
+            described.append(
+                (choice.name, f"{choice.text()}{fixed}{f'  (where {where})' if where else ''}")
+            )
         return described
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that identifies this space among others."""
-        return {choice.name: list(choice.values) for choice in self.choices}
+        told: dict[str, Any] = {}
+        for choice in self.choices:
+            name = choice.name
+            if name in told:
+                name = f"{name} where {self.where(choice)}"
+            told[name] = choice.to_json()
+        return told
 
-    def _children(self, choice: Choice) -> bool:
-        return any(other.parent == choice.name for other in self.choices)
 
-    def _always(self, choice: Choice) -> bool:
-        own = next(c for c in self.choices if c.name == choice.parent).values
-        return set(map(str, own)) <= set(choice.when)
+def usable(choices: Sequence[Hyperparameter]) -> tuple[Hyperparameter, ...]:
+    """Choices without those of whose conditions one can never hold."""
+    kept: list[Hyperparameter] = []
+    for choice in choices:
+        if all(_may_hold(condition, kept) for condition in choice.conditions):
+            kept.append(choice)
+    return tuple(kept)
 
 
-def space_of(modalities: Sequence[str], narrowed: Mapping[str, Any] | None = None) -> Space:
-    """The table for a dataset, narrowed.
+def _may_hold(condition: Condition, before: Sequence[Hyperparameter]) -> bool:
+    parents = [one for one in before if one.name == condition.parent]
+    return any(one.has(value) for one in parents for value in condition.when)
 
-    Args:
-      modalities: the dataset's.
-      narrowed: name → one value (fixed), a list of values (restricted), or None (dropped: the
-        trainer's default holds).
 
-    Raises:
-      UsageError: an unknown name or value, or one that nothing in the space can use.
+def _count(choices: Sequence[Hyperparameter], values: Mapping[str, Any], *, grid: bool) -> float:
+    """Combinations of choices beside those made; independent ones are multiplied, not walked.
+
+    A chosen value that no condition asks for is None: it stands for all such.
     """
-    narrowed = dict(narrowed or {})
-    names = [choice.name for choice in SPACE]
-    if unknown := [name for name in narrowed if name not in names]:
-        raise UsageError(
-            f"unknown hyperparameter {', '.join(unknown)}: known are {', '.join(names)}"
-        )
-    kept: dict[str, Choice] = {}
-    for choice in SPACE:
-        choice = _of_dataset(choice, tuple(modalities))
-        given = choice.name in narrowed
-        if given:
-            requested = narrowed[choice.name]
-            if requested is None:
-                if any(other.parent == choice.name for other in SPACE):
-                    raise UsageError(
-                        f"{choice.name} cannot be dropped, others depend on it: fix it to one value"
-                    )
-                continue
-            choice = _narrow(choice, requested)
-        if not choice.values:
-            continue
-        if choice.parent:
-            parent = kept.get(choice.parent)
-            if parent is None or not set(parent.values) & set(choice.when):
-                if given:
-                    raise UsageError(
-                        f"{choice.name} is of no use: no {choice.parent} of the space takes it"
-                    )
-                continue
-        kept[choice.name] = choice
-    if "modality" not in kept and "single" in kept["fusion"].values:
-        raise UsageError("modality cannot be dropped while fusion may be single: fix it instead")
-    space = Space(choices=tuple(kept.values()), modalities=tuple(modalities))
-    _check(space)
-    return space
+    open_: list[Hyperparameter] = []
+    for choice in choices:
+        names = {one.name for one in open_}
+        if all(
+            condition.holds(values) if condition.parent in values else condition.parent in names
+            for condition in choice.conditions
+        ):
+            open_.append(choice)
+    total: float = 1
+    for first, *rest in _independent(open_):
+        own = list(first.grid()) if grid else None
+        size = first.size if own is None else len(own)
+        asked = {
+            value
+            for choice in rest
+            for condition in choice.conditions
+            if condition.parent == first.name
+            for value in condition.when
+            if (first.has(value) if own is None else value in own)
+        }
+        found = sum(_count(rest, {**values, first.name: value}, grid=grid) for value in asked)
+        if size > len(asked):
+            found += (size - len(asked)) * _count(rest, {**values, first.name: None}, grid=grid)
+        total *= found
+    return total
 
 
-def read_space(text: str, modalities: Sequence[str], *, source: str) -> Space:
-    """`space_of` a file's JSON object.
-
-    Raises:
-      UsageError: as `space_of`, or no such object; the message names the file.
-    """
-    try:
-        return space_of(modalities, json_object(text))
-    except ValueError as error:  # a UsageError is one
-        raise UsageError(f"--space {source}: {error}") from error
-
-
-def _of_dataset(choice: Choice, modalities: tuple[str, ...]) -> Choice:
-    """The choice as this dataset allows it: one modality alone leaves nothing to fuse."""
-    if choice.name == "modality":
-        return dataclasses.replace(choice, values=modalities, known=modalities)
-    if choice.name == "fusion" and len(modalities) == 1:
-        return dataclasses.replace(choice, values=("early",), known=("early",))
-    return choice
-
-
-def _narrow(choice: Choice, requested: Any) -> Choice:
-    """The choice with the requested values."""
-    listed = requested if isinstance(requested, list) else [requested]
-    if not listed:
-        raise UsageError(f"{choice.name}: an empty list; null drops it")
-    kind = type(choice.values[0]) if choice.values else str
-    values: list[Value] = []
-    for one in listed:
-        wrong = isinstance(one, bool) or not isinstance(
-            one, str if kind is str else (int, float) if kind is float else int
-        )
-        if wrong:
-            raise UsageError(
-                f"{choice.name}: {shown(one)} is not a {'name' if kind is str else 'number'}"
-                f"{' without a fraction' if kind is int else ''}"
-            )
-        if choice.known and one not in choice.known:
-            raise UsageError(
-                f"{choice.name}: unknown {shown(one)}; known: {', '.join(choice.known)}"
-            )
-        values.append(float(one) if kind is float else one)
-    if len(set(values)) != len(values):
-        raise UsageError(f"{choice.name}: a value stands twice in {listed}")
-    if kind is not str:
-        values.sort(key=float)
-    return dataclasses.replace(choice, values=tuple(values))
-
-
-def _check(space: Space) -> None:
-    """Refuses a number that no run can have: each value is once put into a whole config."""
-    for choice in space.choices:
-        for value in choice.values:
-            beside = {
-                other.name: next(
-                    (v for v in other.values if choice.parent == other.name and v in choice.when),
-                    other.values[0],
-                )
-                for other in space.choices
-            }
-            beside[choice.name] = value
-            active: dict[str, Value] = {}
-            for other in space.choices:
-                if other.is_active(active):
-                    active[other.name] = beside[other.name]
-            TrainConfig.from_json(space.settings(active))
-
-
-def _combinations(choices: Sequence[Choice]) -> Iterator[dict[str, Value]]:
-    def extend(values: dict[str, Value], rest: Sequence[Choice]) -> Iterator[dict[str, Value]]:
-        if not rest:
-            yield values
-            return
-        first, rest = rest[0], rest[1:]
-        if not first.is_active(values):
-            yield from extend(values, rest)
-            return
-        yield from itertools.chain.from_iterable(
-            extend({**values, first.name: value}, rest) for value in first.values
-        )
-
-    return extend({}, choices)
-
-
-def _nearest(choice: Choice, value: Value) -> Value:
-    if isinstance(value, str):
-        if value not in choice.values:
-            raise UsageError(f"{choice.name}: {value!r} is not in the space")
-        return value
-    return min(choice.values, key=lambda one: abs(float(one) - float(value)))
-
-
-def _among(values: Sequence[Value], when: Sequence[str]) -> list[str]:
-    return [str(value) for value in values if value in when]
-
-
-def _text(value: Value) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _independent(choices: Sequence[Hyperparameter]) -> list[list[Hyperparameter]]:
+    """Choices in groups between which there is no condition, each in its order."""
+    groups: list[list[Hyperparameter]] = []
+    for choice in choices:
+        parents = {condition.parent for condition in choice.conditions}
+        joined = [
+            group
+            for group in groups
+            if any(one.name in parents or one.name == choice.name for one in group)
+        ]
+        groups = [group for group in groups if group not in joined]
+        groups.append([*(one for group in joined for one in group), choice])
+    return groups

@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import KFold
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.templating import render
+from trainer.config.hyperparameter import LINEAR, Hyperparameter, Range, Value, text_of
 from trainer.config.run_layout import REPORT_NAME
-from trainer.config.search_space import Choice, Space
+from trainer.config.search_space import Space
 from trainer.metrics.wording import summary_line, verdict
 from trainer.reports import charts
 from trainer.search.study import (
@@ -109,31 +111,36 @@ def _columns(
 ) -> tuple[Floats, npt.NDArray[np.intp], tuple[str, ...]]:
     """Hyperparameters as numbers (rows, columns), whose a column is, and the names.
 
-    Numbers are their place in the list; names are one column a value; what a trial has no use for
+    Numbers are their place on the scale; names are one column a value; what a trial has no use for
     is -1, or no column of its own.
     """
     columns: list[list[float]] = []
     owners: list[int] = []
     names: list[str] = []
     for choice in space.searched:
-        found = [row.values.get(choice.name) for row in rows]
+        found = [_value(choice, row) for row in rows]
         if len(set(found)) < 2:
             continue
-        if isinstance(choice.values[0], str):
-            for value in choice.values:
+        if isinstance(choice.first, str):
+            for value in choice.every():
                 columns.append([float(one == value) for one in found])
                 owners.append(len(names))
         else:
-            columns.append([-1.0 if v is None else choice.values.index(v) for v in found])
+            columns.append([-1.0 if v is None else choice.share(v) for v in found])
             owners.append(len(names))
         names.append(choice.name)
     epochs = [float(row.config["epochs"]) for row in rows]
-    if len(set(epochs)) > 1:
+    if len(set(epochs)) > 1 and "epochs" not in names:
         columns.append(epochs)
         owners.append(len(names))
         names.append("epochs")
     table = np.array(columns, dtype=np.float64).reshape(len(columns), len(rows)).T
     return table, np.array(owners, dtype=np.intp), tuple(names)
+
+
+def _value(choice: Hyperparameter, row: FinishedTrial) -> Value | None:
+    """A trial's value; None where it has no use for the choice."""
+    return row.values.get(choice.name) if choice.is_active(row.values) else None
 
 
 def write_report(
@@ -166,7 +173,7 @@ def page(
     """The page: needs nothing but itself, no script, no request."""
     filters: dict[str, Callable[..., str]] = {
         "number": lambda v, digits=3: "–" if v is None else f"{v:.{digits}f}",
-        "value": lambda v: "–" if v is None else f"{v:g}" if isinstance(v, float) else str(v),
+        "value": lambda v: "–" if v is None else text_of(v),
     }
     leaders, importance = ranking(rows), importance_of(space, rows)
     drawn = {
@@ -181,8 +188,9 @@ def page(
         name=name,
         request=request,
         choices=space.choices,
-        searched=[choice.name for choice in space.searched],
-        combinations=space.count(),
+        searched=list(dict.fromkeys(choice.name for choice in space.searched)),
+        where=space.where,
+        combinations=space.size_text(grid=request["tuner"] == "grid"),
         rows=rows,
         leaders=leaders,
         best=best_of(rows),
@@ -224,16 +232,14 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
 
 def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
     """One line a trial through its values, one axis a hyperparameter; the best tenth stand out."""
-    tried = [c for c in space.searched if len({row.values.get(c.name) for row in leaders}) > 1]
+    tried = [c for c in space.searched if len({_value(c, row) for row in leaders}) > 1]
     best = max(1, round(len(leaders) / 10))
     goals = np.array([row.objective for row in leaders], dtype=np.float64)
     low, high = float(goals.min()), float(goals.max())
 
-    def height(choice: Choice, row: FinishedTrial) -> float:
-        value = row.values.get(choice.name)
-        if value is None:
-            return -0.12
-        return choice.values.index(value) / max(1, len(choice.values) - 1)
+    def height(choice: Hyperparameter, row: FinishedTrial) -> float:
+        value = _value(choice, row)
+        return -0.12 if value is None else choice.share(value)
 
     def draw(axes: Axes) -> None:
         axes.figure.set_size_inches(max(6.0, 1.25 * (len(tried) + 1)), 4.6)  # type: ignore[union-attr]
@@ -250,11 +256,11 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
             )
         for place, choice in enumerate(tried):
             axes.axvline(place, color=charts.MUTED, linewidth=0.8)
-            for number, value in enumerate(choice.values):
+            for value in _ticks(choice):
                 axes.text(
                     place + 0.04,
-                    number / max(1, len(choice.values) - 1),
-                    f"{value:g}" if isinstance(value, float) else str(value),
+                    choice.share(value),
+                    text_of(value),
                     color=charts.INK,
                     va="center",
                     fontsize=9,
@@ -273,6 +279,21 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
 
     description = f"{len(leaders)} trials, each a line through its values to its objective"
     return charts.svg("coordinates", "All trials", description, draw)
+
+
+def _ticks(choice: Hyperparameter) -> list[Value]:
+    """Values to write at an axis: all that are listed, of a range its ends and round ones."""
+    if not isinstance(choice, Range):
+        return list(choice.every())
+    if choice.scale == LINEAR:
+        between = MaxNLocator(4).tick_values(choice.low, choice.high)
+    else:
+        between = LogLocator().tick_values(choice.low, choice.high)
+    ticks: list[Value] = [choice.low, choice.high]
+    for tick in map(choice.kind, between):
+        if all(abs(choice.share(tick) - choice.share(other)) > 0.08 for other in ticks):
+            ticks.append(tick)
+    return ticks
 
 
 def _bars(importance: Importance) -> str:

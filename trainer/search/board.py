@@ -15,6 +15,7 @@ from rich.text import Text
 from beam_jobs.common.cli import is_quiet
 from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import duration, say
+from trainer.config.hyperparameter import text_of
 from trainer.config.search_space import Space
 from trainer.search.study import FinishedTrial, ranking
 
@@ -86,7 +87,7 @@ class Board:
 
 def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     """The best trials."""
-    names = [choice.name for choice in space.searched]
+    names = dict.fromkeys(choice.name for choice in space.searched)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", no_wrap=True)
     table.add_column("AUC", justify="right", no_wrap=True)
@@ -94,7 +95,7 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     table.add_column("choices")
     for row in ranking(rows)[:_LEADERS]:
         assert row.objective is not None
-        chosen = [f"{name} {_text(row.values[name])}" for name in names if name in row.values]
+        chosen = [f"{name} {text_of(row.values[name])}" for name in names if name in row.values]
         table.add_row(
             # As text: rich reads markup in a str.
             Text(printable(row.trial)),
@@ -113,7 +114,3 @@ def line(row: FinishedTrial) -> str:
     if row.objective is None:
         return f"trial {row.trial}  {row.status}{took}{reason}"
     return f"trial {row.trial}  AUC {row.objective:.3f}{took}{reason}"
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

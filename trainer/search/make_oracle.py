@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import keras_tuner as kt
 
+from trainer.config.hyperparameter import Hyperparameter, Range
 from trainer.config.search_space import Space
 from trainer.search.oracles import (
     BayesianOracle,
@@ -21,13 +23,29 @@ from trainer.search.oracles import (
 def hyperparameters_of(space: Space) -> kt.HyperParameters:
     """The choices that are left to make, as KerasTuner's, conditions and all."""
     found = kt.HyperParameters()
-    searched = [choice.name for choice in space.searched]
+    searched = {choice.name for choice in space.searched}
     for choice in space.searched:
-        condition = {}
-        if choice.parent in searched:  # a fixed parent was looked at when the space was made
-            condition = {"parent_name": choice.parent, "parent_values": list(choice.when)}
-        found.Choice(choice.name, list(choice.values), **condition)
+        with contextlib.ExitStack() as scopes:
+            for condition in choice.conditions:
+                if condition.parent in searched:  # a fixed one was looked at when it was made
+                    scope = found.conditional_scope(condition.parent, list(condition.when))
+                    scopes.enter_context(scope)
+            _add(found, choice)
     return found
+
+
+def _add(found: kt.HyperParameters, choice: Hyperparameter) -> None:
+    if isinstance(choice, Range):
+        options: dict[str, Any] = {"sampling": choice.scale}
+        if choice.kind is int:
+            found.Int(choice.name, choice.low, choice.high, step=choice.step, **options)
+        else:
+            # Steps are the space's: KerasTuner's miss the last one where it is 0.6 / 0.1.
+            found.Float(choice.name, choice.low, choice.high, **options)
+    elif choice.size == 2 and isinstance(choice.first, bool):
+        found.Boolean(choice.name)
+    else:
+        found.Choice(choice.name, list(choice.every()))
 
 
 def round_of(values: Mapping[str, Any]) -> dict[str, Any]:

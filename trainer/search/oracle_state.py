@@ -131,7 +131,6 @@ def _require_trial(
     require_that(scored, trial, "score", "a number", where=where)
     require_kinds(trial["hyperparameters"], {"values": dict}, where=f"{where}hyperparameters.")
     values, where = trial["hyperparameters"]["values"], f"{where}hyperparameters.values."
-    listed = {choice.name: choice.values for choice in space.searched}
     if epochs:
         require_kinds(values, {**_ROUND, "tuner/epochs": Within(int, 1, epochs)}, where=where)
         before = values.get("tuner/trial_id")
@@ -139,17 +138,11 @@ def _require_trial(
         require_that(known, values, "tuner/trial_id", "a trial's name", where=where)
     rounds = {*_ROUND, "tuner/epochs", "tuner/trial_id"} if epochs else set()
     for key in values.keys() - rounds:
-        chosen = _is_among(values[key], listed.get(key, ()))
-        require_that(chosen, values, key, "a choice of the space", where=where)
+        require_that(space.has(key, values[key]), values, key, "a choice of the space", where=where)
     try:
         space.complete(values)
     except KeyError as error:
         raise ContractError(f"{where}{error.args[0]} is missing") from error
-
-
-def _is_among(value: Any, listed: Sequence[Any]) -> bool:
-    """As `in`, to which true is 1."""
-    return any(type(value) is type(one) and value == one for one in listed)
 
 
 def _require_rounds(data: Mapping[str, Any], rounds: Sequence[int]) -> None:

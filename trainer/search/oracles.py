@@ -14,6 +14,7 @@ kind counts as a trial's.
 from __future__ import annotations
 
 import json
+import random
 import warnings
 from collections.abc import Mapping
 from concurrent import futures
@@ -164,7 +165,7 @@ class Durable(Oracle):
 
     def _random_values(self) -> dict[str, Any] | None:
         """Values not tried yet; None only where there are none."""
-        values = super()._random_values()
+        values = self._drawn() if self.space.has_ranges else super()._random_values()
         if values is not None or self.space.count() > _ENUMERATED:
             found: dict[str, Any] | None = values
             return found
@@ -174,15 +175,21 @@ class Durable(Oracle):
         self._seed_state += 1
         return left[np.random.default_rng(self._seed_state).integers(len(left))]
 
+    def _drawn(self) -> dict[str, Any] | None:
+        """As KerasTuner's draws, to the digits that its messages carry and to the last step."""
+        for _ in range(_DRAWN):
+            self._seed_state += 1
+            values = self.space.chosen(self.space.drawn(random.Random(self._seed_state)))
+            if not self._duplicate(values):
+                return values
+        return None
+
     def _left(self) -> list[dict[str, Any]]:
         """Every combination not tried yet, without the fixed choices."""
-        names = {choice.name for choice in self.space.searched}
         return [
             chosen
             for combination in self.space.combinations()
-            if not self._duplicate(
-                chosen := {name: value for name, value in combination.items() if name in names}
-            )
+            if not self._duplicate(chosen := self.space.chosen(combination))
         ]
 
 
@@ -224,7 +231,12 @@ class BayesianOracle(Durable, BayesianOptimizationOracle):
     def _vector(self, values: Mapping[str, Any]) -> list[float]:
         """As `_vectorize_trials`: what has no use is at its default."""
         return [
-            hp.value_to_prob(values.get(hp.name, hp.default)) for hp in self.hyperparameters.space
+            hp.value_to_prob(
+                values[hp.name]
+                if hp.name in values and all(one.is_active(values) for one in hp.conditions)
+                else hp.default
+            )
+            for hp in self.hyperparameters.space
         ]
 
 
@@ -232,10 +244,9 @@ class GridOracle(Durable):
     """Every combination, in the space's order."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        names = {choice.name for choice in self.space.searched}
-        for number, combination in enumerate(self.space.combinations()):
+        for number, combination in enumerate(self.space.combinations(grid=True)):
             if number == len(self.start_order):
-                values = {name: value for name, value in combination.items() if name in names}
+                values = self.space.chosen(combination)
                 return {"status": TrialStatus.RUNNING, "values": values}
         return {"status": TrialStatus.STOPPED, "values": None}
 

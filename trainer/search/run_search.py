@@ -13,9 +13,10 @@ from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
+from trainer.config.hyperparameter import Value
 from trainer.config.provenance import PROVENANCE
 from trainer.config.run import MOST, TrainConfig, merged
-from trainer.config.search_space import Space, Value
+from trainer.config.search_space import Space
 from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.attempts import COMMAND, run_trial
 from trainer.search.board import Board
@@ -139,11 +140,16 @@ class Search:
             "objective": config.objective,
             "patients": sorted(name for name, _, fold in manifest.patients if fold in seen),
         }
-        self._settings({one.name: one.values[0] for one in space.choices}, config.epochs)
+        if config.tuner == "hyperband" and "epochs" in space.names:
+            raise UsageError(
+                "epochs cannot be searched by hyperband, whose rounds say them: --epochs is those "
+                "of the last one"
+            )
+        self._settings(next(space.combinations(grid=True)), config.epochs)
 
     def lead(self, study: Study, role: Role) -> list[FinishedTrial]:
         """Searches alone, or as the chief of others; gives every finished trial."""
-        names = [choice.name for choice in self.space.choices]
+        names = self.space.names
         trials = study.write(names, self.provenance)
         self._print_plan()
         if trials:
@@ -178,11 +184,8 @@ class Search:
         row("worker", f"{role.tuner_id}: no trials are left")
 
     def _settings(self, values: Mapping[str, Value], epochs: int) -> TrainConfig:
-        """The settings of a trial's runs."""
-        active: dict[str, Value] = {}
-        for choice in self.space.choices:
-            if choice.is_active(active):
-                active[choice.name] = values[choice.name]
+        """The settings of a trial's runs, of complete values."""
+        epochs = int(values.get("epochs", epochs))
         settings = {
             "epochs": epochs,
             "outer_fold": self.outer_fold,
@@ -190,15 +193,15 @@ class Search:
             "seed": self.config.seed,
             "optimizer": {"warmup_epochs": min(_WARMUP, epochs // 4)},
         }
-        config = TrainConfig.from_json(merged(settings, self.space.settings(active)))
+        config = TrainConfig.from_json(merged(settings, self.space.settings(values)))
         return config.resolve(self._manifest.schema.modalities)
 
     def _print_plan(self) -> None:
         config = self.config
         row(
             "search",
-            f"{config.tuner}, at most {config.max_trials} trials of {self.space.count():,} "
-            "combinations of",
+            f"{config.tuner}, at most {config.max_trials} trials of "
+            f"{self.space.size_text(grid=config.tuner == 'grid')} of",
         )
         for name, text in self.space.rows():
             row("", f"{name:<14} {text}")

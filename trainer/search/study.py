@@ -215,17 +215,17 @@ class Study:
         rows = self._rows(trials, finished=finished)
         table = []
         scored = len(ranking(rows))
+        after = [name for name in _AFTER if name not in names]
         for row in rows:
             result = row.result
             table.append(
                 [row.trial, row.status, row.reason, row.objective]
                 + ["" if row.objective is None or scored < 2 else SEARCHED]
                 + [row.values.get(name) for name in names]
-                + [result.get("epochs"), result.get("batch_size")]
-                + [result.get("seconds"), result.get("parameters")]
+                + [result.get(name.removesuffix("_used")) for name in after]
             )
         file = files.join(self.directory, TRIALS_NAME)
-        write_table(file, [*_COLUMNS, *names, *_AFTER], table)
+        write_table(file, [*_COLUMNS, *names, *after], table)
         best = best_of(rows)
         if best is not None:
             # `fold` and `outer_fold` are the search's, not of what it found.

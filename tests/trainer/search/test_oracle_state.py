@@ -22,7 +22,8 @@ from tests.trainer.search.searches import (  # noqa: F401
     starts,
     trials_started,
 )
-from trainer.config.search_space import Space, space_of
+from trainer.config.search_space import Space
+from trainer.config.space_file import space_of
 from trainer.search.trial import REQUEST_NAME, RESULT_NAME
 from trainer.tune import main
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from trainer.config.search_space import read_space
+from trainer.config.space_file import read_space
 from trainer.search.make_oracle import make_oracle
 from trainer.search.oracles import ORACLE_NAME, Durable
 from trainer.search.study import TRIALS

@@ -1,0 +1,393 @@
+"""The table of what a search may choose, and a file that narrows and adds to it.
+
+What has values here is searched unless the file says otherwise; every other setting of the trainer
+is where the file names it. `--seeds` and `--seed` are the search's own, and so are the folds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import json_object, shown
+from trainer.config.augment import PRESETS, AugmentConfig
+from trainer.config.hyperparameter import (
+    Choice,
+    Condition,
+    Hyperparameter,
+    Range,
+    Value,
+    narrowed_range,
+)
+from trainer.config.network import HEADS, MODELS, PADDINGS, POOLINGS, SLICE_MODELS
+from trainer.config.run import (
+    CLASS_WEIGHTS,
+    CROSS_ENTROPY,
+    PRECISIONS,
+    SCHEDULES,
+    XLA,
+    TrainConfig,
+)
+from trainer.config.search_space import Space, usable
+from trainer.config.user_code import is_reference
+
+VOLUME_MODELS = tuple(name for name in MODELS if name not in SLICE_MODELS)
+SEARCHED_FUSIONS = ("early", "late", "single")
+OPTION = "options."  # before the name of a user's own network's option
+_KINDS = {str: "name", bool: "true or false"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting of a run that may be searched.
+
+    Attributes:
+      name: in the space's file.
+      kind: of its values.
+      place: in `TrainConfig`'s JSON; empty where `Space.settings` puts it.
+      values: searched where the file says nothing of it.
+      known: the only names there are; empty where anything that trains will do.
+      own: it may also be a user's own, `module:function`.
+      parent: of an earlier setting; this one means anything only ...
+      when: ... where the parent has one of these values, ...
+      when_own: ... or is a user's own.
+    """
+
+    name: str
+    kind: type
+    place: tuple[str, ...] = ()
+    values: tuple[Value, ...] = ()
+    known: tuple[str, ...] = ()
+    own: bool = False
+    parent: str = ""
+    when: tuple[str, ...] = ()
+    when_own: bool = False
+
+
+def _network(name: str, kind: type, **more: Any) -> Setting:
+    return Setting(name=name, kind=kind, place=("network", name), **more)
+
+
+def _optimizer(name: str, kind: type, **more: Any) -> Setting:
+    return Setting(name=name, kind=kind, place=("optimizer", name), **more)
+
+
+def _run(name: str, kind: type, **more: Any) -> Setting:
+    return Setting(name=name, kind=kind, place=(name,), **more)
+
+
+# Parents come before their children.
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        name="network",
+        kind=str,
+        place=("network", "name"),
+        values=("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn"),
+        known=MODELS,
+        own=True,
+    ),
+    _network("width", float, values=(0.25, 0.5, 1.0)),
+    _network(
+        "depth",
+        float,
+        values=(1.0, 2.0),
+        parent="network",
+        when=tuple(name for name in MODELS if name != "seed_cnn"),
+        when_own=True,
+    ),
+    _network(
+        "pooling",
+        str,
+        values=POOLINGS,
+        known=POOLINGS,
+        parent="network",
+        when=VOLUME_MODELS,
+        when_own=True,
+    ),
+    _network("head", str, values=HEADS, known=HEADS, parent="network", when=SLICE_MODELS),
+    _network("dropout", float, values=(0.0, 0.2, 0.4, 0.6)),
+    Setting(name="fusion", kind=str, values=SEARCHED_FUSIONS, known=SEARCHED_FUSIONS),
+    # Its values are the dataset's.
+    Setting(name="modality", kind=str, parent="fusion", when=("single",)),
+    _optimizer("learning_rate", float, values=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
+    _optimizer("schedule", str, values=("exponential", "cosine"), known=SCHEDULES),
+    _run("batch_size", int, values=(4, 8, 16)),
+    _run(
+        "augment",
+        str,
+        values=("none", "flip", "light", "medium"),
+        known=tuple(PRESETS),
+        own=True,
+    ),
+    _run("precision", str, values=("auto",), known=PRECISIONS),
+    # From here on: where the file names them.
+    _network("encoder", str, own=True, parent="network", when=SLICE_MODELS),
+    _network("encoder_weights", str, parent="network", when=SLICE_MODELS),
+    _network("weights", str, parent="network", when=VOLUME_MODELS, when_own=True),
+    _network("padding", str, known=PADDINGS, parent="network", when=VOLUME_MODELS),
+    _run("freeze", int),
+    _run("epochs", int),
+    _optimizer("warmup_epochs", int, parent="schedule", when=("cosine",)),
+    _optimizer("decay_steps", int, parent="schedule", when=("exponential",)),
+    _optimizer("decay_rate", float, parent="schedule", when=("exponential",)),
+    _optimizer("weight_decay", float),
+    _optimizer("stage_decay", float),
+    _optimizer("clip_norm", float),
+    _optimizer("ema", float),
+    _run("loss", str, known=(CROSS_ENTROPY,), own=True),
+    _run("label_smoothing", float),
+    _run("class_weights", str, known=CLASS_WEIGHTS),
+    _run("xla", str, known=XLA),
+    *(
+        Setting(
+            name=f"augment.{field.name}",
+            kind=float,
+            place=("augment", field.name),
+            parent="augment",
+            when=tuple(PRESETS),
+        )
+        for field in dataclasses.fields(AugmentConfig)
+        if field.name != "flip"  # three numbers
+    ),
+)
+# Settings that are no hyperparameters, and what says them instead.
+_ELSEWHERE = {
+    "model": "it is called network here",
+    "modalities": "fusion and modality choose among them",
+    "repeats": "the search's --seeds says how many",
+    "seed": "the search has a --seed of its own",
+    **dict.fromkeys(("fold", "outer_fold"), "the search's --folds and --outer_fold say which"),
+    "permute_labels": "a search on permuted labels finds nothing",
+    "epoch_choice": "a trial is measured at its last epoch",
+}
+_NEEDED = ("network", "fusion")  # the table's own choices hang on them
+
+
+def space_of(
+    modalities: Sequence[str],
+    narrowed: Mapping[str, Any] | None = None,
+    *,
+    network: str | None = None,
+    own: Sequence[Hyperparameter] | None = None,
+) -> Space:
+    """The table for a dataset, narrowed.
+
+    Args:
+      modalities: the dataset's.
+      narrowed: name → one value (fixed), a list of values, a range as {"min": ..., "max": ...,
+        "step": ..., "log": ...}, or None (dropped: the trainer's default holds).
+      network: with `own`: whose hyperparameters these are, `module:function`.
+      own: a hypermodel's hyperparameters, with their places; they are then the space, beside what
+        `narrowed` names of the trainer's.
+
+    Raises:
+      UsageError: an unknown name or value, or one that nothing in the space can use.
+    """
+    narrowed = dict(narrowed or {})
+    settings: Sequence[Setting] = SETTINGS
+    if own is not None:
+        if "network" in narrowed:
+            raise UsageError(f"network: it is {network}, whose hyperparameters are searched")
+        narrowed = {"fusion": "early", **narrowed, "network": network}
+        settings = [setting for setting in SETTINGS if setting.name in narrowed | {"modality": 0}]
+    theirs = {one.name for one in own or ()}
+    options = [name for name in narrowed if name.startswith(OPTION) and name not in theirs]
+    names = [setting.name for setting in SETTINGS]
+    for name in narrowed:
+        if name in _ELSEWHERE:
+            raise UsageError(f"{name} cannot be searched: {_ELSEWHERE[name]}")
+    known = {*names, *theirs, *(options if own is None else ())}
+    if unknown := [name for name in narrowed if name not in known]:
+        listed = ", ".join([*names, *sorted(theirs)])
+        raise UsageError(f"unknown hyperparameter {', '.join(unknown)}: known are {listed}")
+    kept: dict[str, Hyperparameter] = {}
+    for setting in (*settings, *(_option(name, narrowed[name]) for name in options)):
+        choice = _chosen(setting, tuple(modalities), narrowed)
+        if choice is None:
+            continue
+        if setting.parent:
+            condition = _condition(setting, kept)
+            if condition is None:
+                if setting.name in narrowed:
+                    raise UsageError(
+                        f"{setting.name} is of no use: no {setting.parent} of the space takes it"
+                    )
+                continue
+            conditions = () if condition.parent not in kept else (condition,)
+            choice = dataclasses.replace(choice, conditions=conditions)
+        kept[setting.name] = choice
+    if "modality" not in kept and kept["fusion"].has("single"):
+        raise UsageError("modality cannot be dropped while fusion may be single: fix it instead")
+    every = [*kept.values(), *_narrowed_own(own or (), narrowed)]
+    space = Space(choices=usable(every), modalities=tuple(modalities))
+    _check(space)
+    return space
+
+
+def read_space(text: str, modalities: Sequence[str], *, source: str, **own: Any) -> Space:
+    """`space_of` a file's JSON object.
+
+    Args:
+      text: the file's.
+      modalities: the dataset's.
+      source: the file's name, for messages.
+      own: a hypermodel's, as `space_of` takes them.
+
+    Raises:
+      UsageError: as `space_of`, or no such object; the message names the file.
+    """
+    try:
+        return space_of(modalities, json_object(text), **own)
+    except ValueError as error:  # a UsageError is one
+        raise UsageError(f"--space {source}: {error}") from error
+
+
+def _chosen(
+    setting: Setting, modalities: tuple[str, ...], narrowed: Mapping[str, Any]
+) -> Hyperparameter | None:
+    """A setting as this dataset and the file have it; None where it is not searched."""
+    if setting.name == "modality":
+        setting = dataclasses.replace(setting, values=modalities, known=modalities)
+    elif setting.name == "fusion" and len(modalities) == 1:  # nothing to fuse
+        setting = dataclasses.replace(setting, values=("early",), known=("early",))
+    choice = Choice(
+        name=setting.name, values=setting.values, known=setting.known, place=setting.place
+    )
+    if setting.name not in narrowed:
+        return choice if setting.values else None
+    requested = narrowed[setting.name]
+    if requested is None:
+        if setting.name in _NEEDED:
+            raise UsageError(
+                f"{setting.name} cannot be dropped, others depend on it: fix it to one value"
+            )
+        return None
+    return _narrow(choice, requested, setting.kind, own=setting.own)
+
+
+def _condition(setting: Setting, kept: Mapping[str, Hyperparameter]) -> Condition | None:
+    """Beside what a setting means anything; None where the space has nothing of the kind."""
+    parent = kept.get(setting.parent)
+    if parent is None:  # dropped: the trainer's default holds
+        held: Any = TrainConfig().to_json()
+        for part in next(one for one in SETTINGS if one.name == setting.parent).place:
+            held = held[part]
+        default = held in setting.when or isinstance(held, dict)
+        return Condition(parent=setting.parent, when=setting.when) if default else None
+    references = tuple(v for v in _listed(parent) if isinstance(v, str) and is_reference(v))
+    when: tuple[Value, ...] = (*setting.when, *(references if setting.when_own else ()))
+    holds = any(parent.has(value) for value in when)
+    return Condition(parent=setting.parent, when=when) if holds else None
+
+
+def _listed(choice: Hyperparameter) -> tuple[Value, ...]:
+    return choice.values if isinstance(choice, Choice) else ()
+
+
+def _option(name: str, requested: Any) -> Setting:
+    """An option of a user's own network; its kind is that of the values in the file."""
+    if isinstance(requested, dict):
+        values = [
+            requested[key] for key in ("min", "max", "step") if requested.get(key) is not None
+        ]
+    else:
+        values = requested if isinstance(requested, list) else [requested]
+    kinds = [type(value) for value in values]
+    kind = float if {*kinds} == {int, float} else next(iter(kinds), str)
+    if kind not in (str, int, float, bool):
+        kind = str
+    return Setting(
+        name=name,
+        kind=kind,
+        place=("network", "options", name.removeprefix(OPTION)),
+        parent="network",
+        when_own=True,
+    )
+
+
+def _narrowed_own(
+    own: Sequence[Hyperparameter], narrowed: Mapping[str, Any]
+) -> list[Hyperparameter]:
+    """A hypermodel's hyperparameters, as the file has them."""
+    found = []
+    for one in own:
+        if one.name not in narrowed:
+            found.append(one)
+        elif narrowed[one.name] is not None:
+            kind = one.kind if isinstance(one, Range) else type(one.first)
+            found.append(_narrow(one, narrowed[one.name], kind))
+        elif any(c.parent == one.name for other in own for c in other.conditions):
+            raise UsageError(
+                f"{one.name} cannot be dropped, others depend on it: fix it to one value"
+            )
+    return found
+
+
+def _narrow(
+    choice: Hyperparameter, requested: Any, kind: type, *, own: bool = False
+) -> Hyperparameter:
+    """The choice with the requested values, or the range."""
+    if isinstance(requested, dict):
+        return narrowed_range(choice, requested, kind)
+    known = choice.known if isinstance(choice, Choice) else ()
+    listed = requested if isinstance(requested, list) else [requested]
+    if not listed:
+        raise UsageError(f"{choice.name}: an empty list; null drops it")
+    values: list[Value] = []
+    for one in listed:
+        fits = isinstance(one, (int, float) if kind is float else kind)
+        if not fits or (isinstance(one, bool) and kind is not bool):
+            raise UsageError(
+                f"{choice.name}: {shown(one)} is not {'' if kind is bool else 'a '}"
+                f"{_KINDS.get(kind, 'number')}{' without a fraction' if kind is int else ''}"
+            )
+        if known and one not in known and not (own and is_reference(one)):
+            raise UsageError(f"{choice.name}: unknown {shown(one)}; known: {', '.join(known)}")
+        values.append(float(one) if kind is float else one)
+    if len(set(values)) != len(values):
+        raise UsageError(f"{choice.name}: a value stands twice in {listed}")
+    if kind in (int, float):
+        values.sort(key=float)
+    return Choice(
+        name=choice.name,
+        values=tuple(values),
+        known=known,
+        place=choice.place,
+        conditions=choice.conditions,
+    )
+
+
+def _check(space: Space) -> None:
+    """Refuses what no run can have: each value, or end of a range, is once put into a config.
+
+    Amounts of augmentation in pairs: what one may be depends on another.
+    """
+    every = [(choice, value) for choice in space.choices for value in choice.ends]
+    augment = [(choice, value) for choice, value in every if choice.place[:1] == ("augment",)]
+    pairs = [pair for pair in itertools.combinations(augment, 2) if pair[0][0] != pair[1][0]]
+    for wanted in [*((one,) for one in every), *pairs]:
+        told: dict[str, Value] = {choice.name: value for choice, value in wanted}
+        for choice, _ in wanted:
+            for condition in reversed(_above(choice, space)):
+                parents = [one for one in space.choices if one.name == condition.parent]
+                fits = (v for v in condition.when if any(one.has(v) for one in parents))
+                told.setdefault(condition.parent, next(fits))
+        active: dict[str, Value] = {}
+        for choice in space.choices:
+            if choice.is_active(active):
+                active[choice.name] = told.get(choice.name, choice.first)
+        TrainConfig.from_json(space.settings(active))
+
+
+def _above(choice: Hyperparameter, space: Space) -> list[Condition]:
+    """The conditions of a choice and of its parents, the furthest first."""
+    found: list[Condition] = []
+    for condition in choice.conditions:
+        for parent in space.choices:
+            if parent.name == condition.parent:
+                found.extend(_above(parent, space))
+        found.append(condition)
+    return found
