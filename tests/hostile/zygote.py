@@ -52,7 +52,7 @@ _LIBRARIES = {
         "tensorflow", "keras", "apache_beam", "serving.predict.job", "serving.export",
         "trainer.api", "trainer.tune", "trainer.baseline", "trainer.evaluate", "trainer.saliency",
         "serving.batch_predict", "serving.check_submission", "sklearn.ensemble",
-        "matplotlib.pyplot", "trainer.search.tuner", "trainer.search.make_oracle",
+        "matplotlib.pyplot", "trainer.search.tuner", "trainer.search.oracles.make_oracle",
         "trainer.search.trial_process", "trainer.reports.study", "trainer.reports.evaluation",
         "tensorboard.plugins.hparams.api",
     ),

@@ -224,7 +224,7 @@ class Search:
         from trainer.training.mute_tensorflow import without_notes
 
         with without_notes():
-            from trainer.search.make_oracle import make_oracle, plan_of, round_of
+            from trainer.search.oracles.make_oracle import make_oracle, plan_of, round_of
             from trainer.search.tuner import StudyTuner
 
         config = self.config

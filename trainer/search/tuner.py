@@ -22,7 +22,8 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
-from trainer.search.oracles import ChiefClient, ChiefServer, Durable, TrialLoop
+from trainer.search.oracles.durable import Durable
+from trainer.search.oracles.loop import ChiefClient, ChiefServer, TrialLoop
 from trainer.search.roles import Role
 from trainer.search.study import WORKERS, Study
 from trainer.search.trial import COMPLETED

@@ -31,7 +31,7 @@ SEARCHED = {"network": "seed_cnn", "width": [0.5, 1.0], "learning_rate": [1e-4, 
 
 
 def _oracle(kind: str, directory: Path, space: Space, max_trials: int = 4) -> Any:
-    from trainer.search.make_oracle import make_oracle
+    from trainer.search.oracles.make_oracle import make_oracle
 
     oracle = make_oracle(kind, space, objective="val_auc", max_trials=max_trials, epochs=9, seed=0)
     oracle.directory = str(directory)

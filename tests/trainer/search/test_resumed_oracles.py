@@ -9,8 +9,8 @@ import pytest
 from keras_tuner.engine.trial import Trial, TrialStatus
 
 from trainer.config.space_file import read_space
-from trainer.search.make_oracle import make_oracle
-from trainer.search.oracles import ORACLE_NAME, Durable
+from trainer.search.oracles.durable import ORACLE_NAME, Durable
+from trainer.search.oracles.make_oracle import make_oracle
 from trainer.search.study import TRIALS
 from trainer.search.trial import REQUEST_NAME, RESULT_NAME
 

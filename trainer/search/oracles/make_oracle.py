@@ -11,13 +11,9 @@ import keras_tuner as kt
 
 from trainer.config.hyperparameter import Hyperparameter, Range
 from trainer.config.search_space import Space
-from trainer.search.oracles import (
-    BayesianOracle,
-    Durable,
-    GridOracle,
-    RandomOracle,
-    RoundsOracle,
-)
+from trainer.search.oracles.durable import Durable
+from trainer.search.oracles.kinds import BayesianOracle, GridOracle, RandomOracle
+from trainer.search.oracles.rounds import RoundsOracle
 
 
 def hyperparameters_of(space: Space) -> kt.HyperParameters:
