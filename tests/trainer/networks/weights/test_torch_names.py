@@ -1,0 +1,203 @@
+"""PyTorch's weights in our ResNets: the same features, from every format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from beam_jobs.common.contract_json import ContractError
+from tests.trainer.networks.weights import torch_format, torch_reference
+from trainer.config.network import NetworkConfig
+from trainer.networks.registry import build_model
+from trainer.networks.weights.torch_file import read_tensors
+from trainer.networks.weights.torch_names import resnet_arrays
+
+WIDTH = 0.125
+ODD, EVEN = (11, 9, 7), (12, 10, 8)
+TOLERANCE = 1e-4  # of the largest feature
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def network(name: str, channels: int = 1, grid: tuple[int, int, int] = ODD) -> keras.Model:
+    return build_model(NetworkConfig(name=name, width=WIDTH, padding="symmetric"), grid, channels)
+
+
+def loaded(model: keras.Model, tensors: Arrays) -> keras.Model:
+    """What follows "standardise", up to the features."""
+    for variable, _, value in resnet_arrays(model, tensors).arrays:
+        variable.assign(value)
+    return keras.Model(model.get_layer("standardise").output, model.get_layer("logit").input)
+
+
+def require_same_features(
+    name: str, tensors: Arrays, arrays: Arrays, grid: tuple[int, int, int], channels: int
+) -> None:
+    x = np.random.default_rng(1).normal(size=(*grid, channels)).astype(np.float32)
+    expected = torch_reference.features(name, arrays, np.moveaxis(x, -1, 0))
+    found = np.asarray(loaded(network(name, channels, grid), tensors)(x[None]))[0]
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("grid", [ODD, EVEN], ids=["odd", "even"])
+def test_resnet10_answers_as_pytorch_does(tmp_path: Path, grid: tuple[int, int, int]) -> None:
+    arrays = torch_reference.state_dict("resnet10", width=WIDTH, channels=2, shortcut="B")
+    torch_format.write_torch(tmp_path / "net.pth", arrays, legacy=True)
+    require_same_features("resnet10", read_tensors(tmp_path / "net.pth"), arrays, grid, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shortcut", ["A", "B", "B+bias"])
+@pytest.mark.parametrize("name", torch_reference.BLOCKS)
+def test_every_resnet_with_every_shortcut_answers_as_pytorch_does(
+    tmp_path: Path, name: str, shortcut: str
+) -> None:
+    for channels, grid in ((1, EVEN), (3, ODD), (4, (12, 9, 8))):
+        arrays = torch_reference.state_dict(
+            name, width=WIDTH, channels=channels, shortcut=shortcut, classes=5
+        )
+        for suffix, write in (
+            (".pth", torch_format.write_torch),
+            (".safetensors", torch_format.write_safetensors),
+        ):
+            file = tmp_path / f"net{suffix}"
+            write(file, arrays)
+            require_same_features(name, read_tensors(file), arrays, grid, channels)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> keras.Model:
+    return network("resnet18")
+
+
+@pytest.fixture(scope="module")
+def arrays18() -> Arrays:
+    return torch_reference.state_dict("resnet18", width=WIDTH, channels=1, shortcut="A", classes=2)
+
+
+def test_every_weight_before_the_logit_is_given_and_the_head_is_named(
+    resnet18: keras.Model, arrays18: Arrays
+) -> None:
+    mapped = resnet_arrays(resnet18, arrays18)
+    assert mapped.ignored == ("fc.weight", "fc.bias")
+    given = {id(variable) for variable, _, _ in mapped.arrays}
+    assert len(given) == len(mapped.arrays)
+    left = [weight.path for weight in resnet18.weights if id(weight) not in given]
+    assert left == ["logit/kernel", "logit/bias"]
+    for variable, _, value in mapped.arrays:
+        assert tuple(variable.shape) == value.shape
+
+
+def test_what_all_names_begin_with_may_stand(resnet18: keras.Model, arrays18: Arrays) -> None:
+    wrapped = {f"module.net.{name}": value for name, value in arrays18.items()}
+    names = [name for _, name, _ in resnet_arrays(resnet18, wrapped).arrays]
+    assert names == [name for _, name, _ in resnet_arrays(resnet18, arrays18).arrays]
+
+
+@pytest.mark.parametrize(
+    ("gone", "more", "message"),
+    [
+        (["layer3.1.conv2.weight"], {}, r"^lacks 'layer3.1.conv2.weight' of resnet18$"),
+        (["bn1.weight", "bn1.bias"], {}, r"lacks 'bn1.weight' and 1 more of resnet18"),
+        (["conv1.weight"], {"stem.weight": 0}, r"lacks 'conv1.weight'.*; has 'stem.weight', for"),
+        ([], {"layer1.2.conv1.weight": 0}, r"has 'layer1.2.conv1.weight', for which resnet18"),
+        ([], {"layer2.0.downsample.0.weight": 0}, r"lacks 'layer2.0.downsample.1.weight' and"),
+        ([], {"conv1.weight": np.full((8, 1, 7, 7, 7), np.nan)}, "conv1.weight holds numbers that"),
+        ([], {"bn1.running_var": np.full(8, -1.0)}, "bn1.running_var holds variances below 0"),
+        ([], {"conv1.weight": np.ones((8, 1, 7, 7, 7), np.int8)}, "conv1.weight holds int8, not"),
+    ],
+)
+def test_a_state_dict_of_another_network_is_refused_by_the_names_that_differ(
+    resnet18: keras.Model, arrays18: Arrays, gone: list[str], more: Arrays, message: str
+) -> None:
+    tensors = {name: value for name, value in arrays18.items() if name not in gone} | more
+    with pytest.raises(ContractError, match=message):
+        resnet_arrays(resnet18, {name: np.asarray(value) for name, value in tensors.items()})
+
+
+def test_a_network_that_pytorch_has_under_other_names_is_refused(arrays18: Arrays) -> None:
+    with pytest.raises(ContractError, match=r"resnet10, .* take such, seed_cnn does not"):
+        resnet_arrays(build_model("seed_cnn", (10, 10, 10), 1), arrays18)
+
+
+# PyTorch itself, in whatever interpreter has it.
+
+DUMP = """
+import sys, numpy as np, torch
+from monai.networks import nets
+torch.manual_seed(0)
+directory, name, shortcut, bias, channels = sys.argv[1:]
+channels = int(channels)
+net = getattr(nets, name)(n_input_channels=channels, num_classes=2, widen_factor=0.125,
+                          shortcut_type=shortcut, bias_downsample=bias == "bias").eval()
+for key, value in net.state_dict().items():
+    if key.endswith("running_var"):
+        value.uniform_(0.2, 2.0)
+    elif key.endswith(("running_mean", "bias")):
+        value.normal_(0.0, 0.2)
+torch.save(net.state_dict(), f"{directory}/new.pth")
+torch.save({"state_dict": torch.nn.DataParallel(net).state_dict()}, f"{directory}/old.pth",
+           _use_new_zipfile_serialization=False)
+try:
+    from safetensors.torch import save_file
+    save_file(net.state_dict(), f"{directory}/net.safetensors")
+except ImportError:
+    pass
+net.fc = torch.nn.Identity()
+for kind, grid in (("odd", (17, 13, 9)), ("even", (16, 12, 10))):
+    x = np.random.default_rng(0).normal(size=(2, *grid, channels)).astype(np.float32)
+    with torch.no_grad():
+        y = net(torch.from_numpy(np.moveaxis(x, -1, 1).copy())).numpy()
+    np.savez(f"{directory}/{kind}.npz", x=x, y=y)
+"""
+
+
+@pytest.fixture(scope="module")
+def torch_python() -> str:
+    """An interpreter with PyTorch and MONAI: VOXELBEAM_TEST_TORCH_PYTHON, or the tests' own."""
+    python = os.environ.get("VOXELBEAM_TEST_TORCH_PYTHON") or shutil.which("python") or "python"
+    asked = subprocess.run([python, "-c", "import torch, monai"], capture_output=True)
+    if asked.returncode:
+        pytest.skip(
+            f"{python} has no torch and monai; VOXELBEAM_TEST_TORCH_PYTHON may name one that has"
+        )
+    return python
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shortcut", "bias", "channels"),
+    [
+        ("resnet10", "B", "none", 1),
+        ("resnet10", "B", "bias", 3),
+        ("resnet18", "A", "none", 1),
+        ("resnet18", "B", "bias", 4),
+        ("resnet34", "A", "none", 2),
+        ("resnet50", "B", "none", 1),
+        ("resnet50", "A", "none", 1),
+        ("resnet50", "B", "bias", 2),
+    ],
+)
+def test_features_are_those_of_pytorch_and_monai(
+    tmp_path: Path, torch_python: str, name: str, shortcut: str, bias: str, channels: int
+) -> None:
+    given = [str(tmp_path), name, shortcut, bias, str(channels)]
+    subprocess.run([torch_python, "-c", DUMP, *given], check=True, capture_output=True)
+    for kind in ("odd", "even"):
+        with np.load(tmp_path / f"{kind}.npz", allow_pickle=False) as stored:
+            x, expected = stored["x"], stored["y"]
+        files = sorted((*tmp_path.glob("*.pth"), *tmp_path.glob("*.safetensors")))
+        assert len(files) >= 2
+        for file in files:
+            model = loaded(network(name, channels, x.shape[1:4]), read_tensors(file))
+            found = np.asarray(model(x, training=False))
+            np.testing.assert_allclose(
+                found, expected, atol=TOLERANCE * max(1.0, np.abs(expected).max())
+            )
