@@ -287,7 +287,9 @@ def export(
     """
     places = [(run, index) for run in runs for index in range(len(run.members))]
     members = [
-        in_float32(run.load_member(index), run.precision)
+        run.load_member(index)
+        if run.has_own_code  # which is in float32 already, and cannot be cloned
+        else in_float32(run.load_member(index), run.precision)
         for run, index in terminal.track(places, "loading members", len(places))
     ]
     return write_model(members, contract, output, statistics=statistics)

@@ -24,9 +24,11 @@ _OURS = (
     *("fold-0/result.json", "fold-0/state.npz", "fold-0/.state.npz", "permutations/0001.json"),
     *("logs/fold-0/events.out.tfevents.1.host.2.v2", "permutations/0002/fold-0/state.npz"),
     "fold-0/network.keras.0123456789ab.part",
+    *("fold-0/network.weights.h5", "fold-0/.epoch-7.weights.h5", "fold-0/..epoch-7.weights.h5"),
 )
 _THEIRS = (
     *("notes.md", "fold-0/notes.md", "fold-notes/x", "logs/mine.txt", "logs/fold-0/mine"),
+    *("fold-0/other.weights.h5", "fold-0/network.h5", "fold-0/.epoch-x.weights.h5"),
     *("permutations/mine.json", "fold-0/network.keras.bak", "fold-0/other.keras"),
 )
 
@@ -79,8 +81,12 @@ def test_a_file_of_a_run_is_not_written_through_a_link(tmp_path: Path, name: str
 
 def test_a_search_deletes_networks_of_its_own_alone() -> None:
     theirs = ["batch-8/mine.keras", "batch-8/fold-0/notes.md", "batch-mine/run.json", "x.keras"]
-    ours = ["batch-8/fold-0/network.keras", "batch-8/config.json"]
-    assert disposable([*theirs, *ours]) == ours
+    ours = [
+        "batch-8/fold-0/network.keras",
+        "batch-8/config.json",
+        "batch-9/fold-0/network.weights.h5",
+    ]
+    assert disposable([*theirs, *ours, "batch-9/run.json"]) == ours
 
 
 @pytest.mark.parametrize("name", ["../../victim", "/victim", "..", "a/b", ""])

@@ -123,6 +123,11 @@ class NetworkConfig:
             if field.name in useless and value != _default(field):
                 raise UsageError(f"--{field.name} {value}: {self.name} has no use for it")
 
+    @property
+    def has_own_code(self) -> bool:
+        """Whether a user's own code makes layers of it: then only that code makes it again."""
+        return is_reference(self.name) or self.encoder is not None
+
     def require_files(self) -> None:
         """Refuses weights that are not there, before anything slow is begun.
 

@@ -6,7 +6,7 @@ run/
   oof_predictions.csv    `OOF_COLUMNS`, out of fold only; how the epoch was chosen, and by which
                          reasons no claim can be made of the scores, stand in every row
   report.html            what they are worth, for people; metrics.json is the same in numbers
-  fold-0/network.keras   the member
+  fold-0/network.keras   the member; network.weights.h5 where a user's own code makes its layers
   fold-0/.epoch-7.keras  an epoch that may become it; gone when the run is done
   fold-0/history.csv     one row an epoch
   fold-0/result.json     what the fold gave; written last, so that it marks a fold that is done
@@ -36,7 +36,7 @@ OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + 
     "no_claim",
 )
 PERMUTATIONS_NAME = "permutations.csv"
-NETWORK_NAME = "network.keras"
+NETWORK_NAME, WEIGHTS_NAME = "network.keras", "network.weights.h5"
 HISTORY_NAME = "history.csv"
 HISTORY_COLUMNS = (
     "epoch",
@@ -52,11 +52,12 @@ FOLD_RESULT_NAME = "result.json"
 FOLD_STATE_NAME = "state.npz"
 LOGS = "logs"
 
+_NETWORK = r"(?:network|\.epoch-[0-9]+)\.(?:keras|weights\.h5)"
 _MEMBER = r"fold-[0-9]+(?:-seed-[0-9]+)?"
 _RUN_FILE = re.compile(
     rf"(?:{PERMUTATIONS}/[0-9]{{4,}}/)?(?:"
     rf"{CONFIG_NAME}|{RUN_NAME}|{METRICS_NAME}|{REPORT_NAME}|{OOF_NAME}|{PERMUTATIONS_NAME}|\.lock"
-    rf"|{_MEMBER}/(?:\.?{NETWORK_NAME}|\.epoch-[0-9]+\.keras|{HISTORY_NAME}|{FOLD_RESULT_NAME}"
+    rf"|{_MEMBER}/(?:\.?{_NETWORK}|{HISTORY_NAME}|{FOLD_RESULT_NAME}"
     rf"|\.?{FOLD_STATE_NAME})"
     rf"|{LOGS}/(?:.*/)?events\.out\.tfevents\.[^/]*|{PERMUTATIONS}/[0-9]{{4,}}\.json)",
     re.ASCII,

@@ -25,10 +25,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.terminal import bar
 from beam_jobs.core.manifest import Manifest
 from trainer.explain.attribution import MAP_METHODS, Attribution, Floats, mean_of
 from trainer.explain.cases import Chosen, Explained, read_chosen
+from trainer.explain.feature_map import last_feature_map
 from trainer.training.run_files import Run
 
 _FIRST_STEPS, _MOST_STEPS = 16, 432  # 16, 48, 144, 432: each keeps the points of the one before
@@ -49,8 +51,8 @@ class Explainer:
         self._standardise = model.get_layer("standardise")
         self._trunk = keras.Model(self._standardise.output, model.output)
         if not self._integrates:
-            layer, self._starts, self._strides = _feature_map(model)
-            self._both = keras.Model(self._standardise.output, [layer.output, model.output])
+            self._map = last_feature_map(model)
+            self._both = keras.Model(self._standardise.output, [self._map.tensor, model.output])
             return
         signature = tf.TensorSpec((1, *model.input_shape[1:])), tf.TensorSpec((None,))
         self._gradients = tf.function(
@@ -111,11 +113,16 @@ class Explainer:
         positions = tuple(range(1, features.ndim - 1))
         weights = gradient.mean(axis=positions, keepdims=True)
         cam = (features * weights).sum(axis=-1)  # (folded, row, column[, slice])
-        shape, starts, strides = tuple(given.shape[1:4]), self._starts, self._strides
+        shape, starts, strides = tuple(given.shape[1:4]), self._map.starts, self._map.strides
         if features.ndim == 4:  # every slice for itself
             cam = np.moveaxis(cam.reshape(-1, shape[2], *cam.shape[1:]), 1, -1)
             starts, strides = (*starts, 0.0), (*strides, 1.0)
         cam = np.moveaxis(cam, 0, -1)
+        if cam.shape[-1] not in (1, given.shape[-1]):
+            raise UsageError(
+                f"--method gradcam: the last feature map has {cam.shape[-1]} parts a volume, not "
+                f"1 or its {given.shape[-1]} modalities; integrated_gradients needs none"
+            )
         for axis, length in enumerate(shape):
             cam = _stretched(cam, axis, length, starts[axis], strides[axis])
         return Attribution(values=cam, logit=float(logit[0, 0]))
@@ -137,9 +144,9 @@ def explain(
             mine = [one.patient_id for one in chosen if place in one.members]
             if not mine:
                 continue
-            network = explainable(trained.load_member(place))
+            network, random_network = _networks(trained, place)
             explain_one = Explainer(network, method)
-            explain_random = Explainer(randomised(network, seed=place), method)
+            explain_random = Explainer(random_network, method)
             for patient_id in mine:
                 found[patient_id].append(explain_one(cases[patient_id].volume))
                 random[patient_id].append(explain_random(cases[patient_id].volume))
@@ -153,6 +160,15 @@ def explain(
         )
         for one in chosen
     ]
+
+
+def _networks(trained: Run, place: int) -> tuple[keras.Model, keras.Model]:
+    """A member in float32, and one like it with weights drawn anew."""
+    network = trained.load_member(place)
+    if not trained.has_own_code:
+        return explainable(network), randomised(network, seed=place)
+    keras.utils.set_random_seed(place)
+    return network, trained.fresh_network()
 
 
 def explainable(model: keras.Model) -> keras.Model:
@@ -186,54 +202,3 @@ def _stretched(values: Floats, axis: int, length: int, start: float, stride: flo
     points = start + stride * np.arange(count)
     weights = [np.interp(np.arange(length), points, row) for row in np.eye(count)]
     return np.moveaxis(np.tensordot(values, np.array(weights), axes=(axis, 0)), -1, axis)
-
-
-def _feature_map(model: keras.Model) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
-    """The last layer with positions, and where its positions lie in the volume.
-
-    Valid convolutions eat the border: a map stretched over the whole grid would be off by many
-    voxels. So the centre of each position's field of view is followed from layer to layer.
-
-    Returns:
-      The layer; for each axis the voxel of its first position, and voxels from one to the next.
-    """
-    places: dict[int, list[tuple[float, float]]] = {}
-    last: tuple[Any, list[tuple[float, float]]] | None = None
-    for layer in model.layers:
-        output = layer.output
-        rank = len(output.shape)
-        if rank not in (4, 5):
-            continue
-        source = layer.input if not isinstance(layer, keras.layers.InputLayer) else output
-        source = source[0] if isinstance(source, list) else source
-        grid = places.get(id(source), [(0.0, 1.0)] * 3)[: rank - 2]
-        kernel = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
-        if kernel is not None:
-            grid = [
-                _followed(
-                    *place, size, stride, layer, source.shape[axis + 1], output.shape[axis + 1]
-                )
-                for axis, (place, size, stride) in enumerate(
-                    zip(grid, _each(kernel, rank), _each(layer.strides, rank), strict=True)
-                )
-            ]
-        places[id(output)] = grid
-        if math.prod(output.shape[1:-1]) > 1:
-            last = layer, grid
-    assert last is not None
-    layer, grid = last
-    return layer, tuple(start for start, _ in grid), tuple(stride for _, stride in grid)
-
-
-def _followed(
-    start: float, step: float, size: int, stride: int, layer: Any, length: int, out: int
-) -> tuple[float, float]:
-    """Start and step behind a convolution or a pooling along one axis."""
-    before = 0
-    if getattr(layer, "padding", "same") == "same":  # TensorFlow's: the odd voxel goes behind
-        before = max((out - 1) * stride + size - length, 0) // 2
-    return start + step * ((size - 1) / 2 - before), step * stride
-
-
-def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    return (value,) * (rank - 2) if isinstance(value, int) else tuple(value)

@@ -128,14 +128,15 @@ class Parts:
         return layers.Multiply()([x, gate])
 
     def pool(self, x: Any) -> Any:
-        """A 3D feature map to one float32 vector a volume, as `config.pooling` says."""
+        """A map (batch, ..., n) to one float32 vector a volume, as `config.pooling` says."""
+        axes = len(x.shape) - 2
         match self.config.pooling:
             case "attention":
                 return AttentionPooling()(x)
             case "max":
-                return layers.GlobalMaxPooling3D()(x)
+                return getattr(layers, f"GlobalMaxPooling{axes}D")()(x)
             case _:
-                return layers.GlobalAveragePooling3D(dtype="float32")(x)
+                return getattr(layers, f"GlobalAveragePooling{axes}D")(dtype="float32")(x)
 
 
 def _symmetric(length: int, size: int, stride: int) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
+import re
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +39,7 @@ from trainer.networks.layers import BatchToSequence, ChannelsToBatch, has_gpu
 
 _FORMS = "function(volume, config) or function(input_shape, classes) is needed"
 _OURS = ("volume", "standardise", "modalities", "fused", "logit")  # names of layers around it
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SAID = 200  # characters of an error of theirs
 _KERAS_MOMENTUM = 0.99  # BatchNormalization's default
 _FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
@@ -66,7 +67,7 @@ def own_logit(volume: Any, parts: Parts) -> Any:
     config, channels = parts.config, volume.shape[-1]
     late = config.fusion == "late"
     x = ChannelsToBatch(name="modalities")(volume) if late else volume
-    with _policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
+    with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
         network = own_network(config, x.shape[1:])
         with _one_line(config, x.shape[1:]):
             found = _joined(network, x)
@@ -236,13 +237,13 @@ def _pooled(found: Any, parts: Parts) -> Any:
     if not isinstance(found, keras.KerasTensor):
         _refuse(config, f"gives {len(found)} outputs: one is needed")
     shape = tuple(found.shape)
-    if len(shape) < 2 or shape[0] is not None or None in shape[1:]:
+    if not 2 <= len(shape) <= 5 or shape[0] is not None or None in shape[1:]:
         _refuse(config, f"gives {shape}: (batch, n), or a map (batch, ..., n), is needed")
     if len(shape) == 2:
         if config.pooling != "avg":
             _refuse(config, f"--pooling {config.pooling}: gives {shape}, no map to be pooled")
         return found
-    return parts.pool(layers.Reshape((math.prod(shape[1:-1]), 1, 1, shape[-1]))(found))
+    return parts.pool(found)
 
 
 def _taken_apart(found: Any, config: NetworkConfig) -> tuple[Any, layers.Dense | None, int]:
@@ -292,7 +293,8 @@ def _require_own_layers(network: keras.Model, config: NetworkConfig) -> None:
 
 
 @contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
+def under_policy(name: str) -> Iterator[None]:
+    """A precision policy for a while."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(name)
     try:
@@ -309,7 +311,10 @@ def _one_line(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        text = next((line for line in str(error).splitlines() if line.strip()), "")
+        # What Keras says of a layer that fails comes between a heading and the arguments.
+        said = _COLOUR.sub("", str(error)).partition("\nArguments received by")[0]
+        lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+        text = lines[-1] if lines[0].startswith("Exception encountered") else lines[0]
         places = traceback.extract_tb(error.__traceback__)
         theirs = [
             place

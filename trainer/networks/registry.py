@@ -26,6 +26,7 @@ from trainer.networks.densenet import densenet121
 from trainer.networks.efficientnet import efficientnet
 from trainer.networks.encoder_weights import load_encoder_weights
 from trainer.networks.foreign import own_logit
+from trainer.networks.graph import calls
 from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBatch
 from trainer.networks.resnet import resnet, se_resnet50
 from trainer.networks.seed_cnn import seed_cnn
@@ -160,6 +161,18 @@ def build_model(
     return model
 
 
+def rebuilt_model(
+    network: NetworkConfig, shape: tuple[int, int, int], channels: int, input_dtype: str
+) -> keras.Model:
+    """`build_model` for a network whose weights are there already: none are read to start from.
+
+    Raises:
+      UsageError: as `build_model`.
+    """
+    started = dataclasses.replace(network, weights=None, encoder_weights=None)
+    return build_model(started, shape, channels, input_dtype)
+
+
 def _logit(features: Any) -> Any:
     return layers.Dense(1, dtype="float32", name="logit")(features)
 
@@ -185,12 +198,12 @@ def activation_bytes(model: keras.Model, batch_size: int, precision: str, *, gpu
       gpu: whether it is one that works; without, convolutions hold float32 in every precision.
     """
     held, largest, items = 0, 0, batch_size
-    for layer in model.layers:
+    for layer, inputs, outputs in calls(model):
         if isinstance(layer, keras.layers.InputLayer):
             continue
-        size = math.prod(layer.output.shape[1:])
+        size = sum(math.prod(n or 1 for n in output.shape[1:]) for output in outputs)
         if isinstance(layer, (ChannelsToBatch, SlicesToBatch, BatchToSequence)):
-            items = items * math.prod(layer.input.shape[1:]) // size
+            items = items * math.prod(inputs[0].shape[1:]) // size
         wide = precision == "float32" or not gpu or isinstance(layer, Standardise)
         bytes_ = items * size * (4 if wide else 2)
         held += bytes_

@@ -37,6 +37,25 @@ def load_network(file: Path) -> keras.Model:
     return keras.saving.load_model(file, compile=False)
 
 
+def read_weights(model: keras.Model, file: Path) -> None:
+    """Gives a network the weights that `keras.Model.save_weights` wrote of one like it.
+
+    Args:
+      model: built anew.
+      file: a .weights.h5 file, on a disk.
+
+    Raises:
+      ContractError: it holds too few or too many numbers, or would take far more memory.
+      Exception: Keras' or h5py's own, where it is none or another network's.
+    """
+    require_unpackable(file)
+    stored = _numbers(file.read_bytes())
+    needed = sum(math.prod(variable.shape) for variable in model.variables)
+    if stored != needed:
+        raise ContractError(f"it holds {stored} numbers, the network takes {needed}")
+    model.load_weights(file)
+
+
 def _require_stored(file: Path) -> None:
     """Refuses a network whose layers ask for more weights than its file holds.
 

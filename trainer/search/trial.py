@@ -155,5 +155,7 @@ def disposable(names: Iterable[str]) -> list[str]:
     every = [name for name in names if _BATCH.match(name) and is_run_file(name.partition("/")[2])]
     finished = {name.partition("/")[0] for name in every if name.endswith(f"/{RUN_NAME}")}
     return [
-        name for name in every if name.endswith(".keras") or name.partition("/")[0] not in finished
+        name
+        for name in every
+        if name.endswith((".keras", ".h5")) or name.partition("/")[0] not in finished
     ]

@@ -3,6 +3,8 @@
     .epoch-7.keras  →  state.npz (epoch 7)  →  ...  →  result.json  →  state.npz goes
     all folds done:  .epoch-7.keras  →  network.keras  →  every .epoch-*.keras goes
 
+(.epoch-7.weights.h5 and network.weights.h5 where a user's own code makes the network's layers.)
+
 A network is written before the state of its epoch, so that an epoch that is done has its network,
 and an epoch that is not is trained, and its network written, again. Which epoch is kept follows
 from the folds' results alone, and no candidate goes before every member has its name: a kill
@@ -72,26 +74,27 @@ class FoldState:
     seconds: float = 0.0
 
 
-def candidate(directory: Path, epoch: int) -> Path:
-    """Where the network of an epoch lies that may become the member."""
-    return directory / f".epoch-{epoch}.keras"  # Keras wants the suffix
+def candidate(directory: Path, epoch: int, *, name: str = NETWORK_NAME) -> Path:
+    """Where the network of an epoch lies that may become the member, a file of that name."""
+    return directory / f".epoch-{epoch}.{name.partition('.')[2]}"  # Keras wants the suffix
 
 
-def keep(chosen: Mapping[Path, int], push: Callable[[], None]) -> None:
+def keep(chosen: Mapping[Path, int], push: Callable[[], None], *, name: str = NETWORK_NAME) -> None:
     """Makes members of the chosen epochs' networks, and removes all candidates.
 
     Args:
       chosen: a member's directory → its epoch, of all members of a run.
+      name: of a member's file.
       push: brings a store up to what lies there; nothing to do on a disk.
     """
     for directory, epoch in chosen.items():
-        network = candidate(directory, epoch)
+        network = candidate(directory, epoch, name=name)
         if network.is_file():  # else an earlier start came so far
-            with _whole(directory / NETWORK_NAME) as temporary:
+            with _whole(directory / name) as temporary:
                 shutil.copyfile(network, temporary)
     push()
     for directory in chosen:
-        for network in directory.glob(".epoch-*.keras"):
+        for network in directory.glob(f".epoch-*.{name.partition('.')[2]}"):
             network.unlink()
 
 
@@ -117,15 +120,22 @@ def save_network(network: keras.Model, file: Path) -> None:
 
     Equal networks, equal bytes.
 
+    Args:
+      network: any.
+      file: a .keras file; or a .weights.h5 file, of its weights alone.
+
     Raises:
       OSError: the disk refuses.
     """
     with files.refused(file), files.scratch("keras") as scratch:
         kept, tempfile.tempdir = tempfile.tempdir, str(scratch)  # Keras leaves a directory there
         try:
-            network.save(file)
             with _whole(file) as temporary:
-                _copy_undated(file, temporary)
+                if file.suffix == ".h5":
+                    network.save_weights(temporary)
+                else:
+                    network.save(file)
+                    _copy_undated(file, temporary)
         except BaseException:
             with contextlib.suppress(OSError):
                 file.unlink()

@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -21,11 +22,17 @@ import tensorflow as tf
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import FOLD_STATE_NAME, HISTORY_COLUMNS
+from trainer.config.run_layout import (
+    FOLD_STATE_NAME,
+    HISTORY_COLUMNS,
+    NETWORK_NAME,
+    WEIGHTS_NAME,
+)
 from trainer.data.records import Records, contract_error, open_records
 from trainer.data.split import folds_in_use, labels_of
 from trainer.metrics.epoch_choice import candidate_epochs
-from trainer.networks.stored import load_network
+from trainer.networks.registry import rebuilt_model
+from trainer.networks.stored import load_network, read_weights
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
 from trainer.training.environment import Cluster, RunDirectories
 from trainer.training.epoch import Batch, Learnt, Validated, learn, validate
@@ -81,6 +88,11 @@ class RunSetup:
 def member_name(config: TrainConfig, fold: int, seed: int) -> str:
     """The directory of a member within its run."""
     return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
+
+
+def file_name(config: TrainConfig) -> str:
+    """Of a member's file: weights alone where only a user's own code makes its layers again."""
+    return WEIGHTS_NAME if config.network.has_own_code else NETWORK_NAME
 
 
 def train_fold(setup: RunSetup, *, fold: int, seed: int, later: int = 0) -> FoldResult | None:
@@ -215,6 +227,7 @@ class _Books:
         self.candidates, self.push = setup.candidates, directories.push
         self.directory = directories.run / name
         self._states, self._request = directories.checkpoints / name, setup.request
+        self._file = file_name(setup.config)
         for directory in (self.directory, self._states):
             directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(
@@ -227,6 +240,10 @@ class _Books:
 
     def close(self) -> None:
         self.journal.close()
+
+    def candidate(self, epoch: int) -> Path:
+        """Where the network of an epoch lies that may become the member."""
+        return candidate(self.directory, epoch, name=self._file)
 
     def resume(self, trainee: Trainee) -> FoldState:
         """The state of an earlier start, restored; a new one where there was none."""
@@ -247,7 +264,7 @@ class _Books:
     def keep(self, state: FoldState, trainee: Trainee, network: keras.Model) -> None:
         """Saves an epoch, then reports it."""
         if state.epoch in self.candidates:
-            save_network(network, candidate(self.directory, state.epoch))
+            save_network(network, self.candidate(state.epoch))
         save_state(self._states, state, trainee.state(), request=self._request)
         self.push()
         self.journal.write_history(state.history)
@@ -266,7 +283,7 @@ def _finish(
     """Predicts with the candidates' networks, read back from their files."""
     logits = []
     for epoch in books.candidates:
-        network = load_network(candidate(books.directory, epoch))
+        network = _read_back(trainee, books.candidate(epoch))
         ids, truth, found = predict(
             inference(network), held_out, batch_size=trainee.config.batch_size
         )
@@ -286,6 +303,17 @@ def _finish(
     result.save(books.directory)
     books.push()
     return result
+
+
+def _read_back(trainee: Trainee, file: Path) -> keras.Model:
+    """A candidate's network from its file."""
+    config, schema = trainee.config, trainee.setup.schema
+    if not config.network.has_own_code:
+        return load_network(file)
+    assert config.modalities is not None
+    model = rebuilt_model(config.network, schema.shape, len(config.modalities), schema.dtype)
+    read_weights(model, file)
+    return model
 
 
 def _records(setup: RunSetup, folds: Sequence[int]) -> Records:

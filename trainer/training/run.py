@@ -14,7 +14,7 @@ from beam_jobs.common.cli import UsageError, quiet_tensorflow
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS, OOF_NAME
+from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
 from trainer.data.split import folds_in_use, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.epoch_choice import crossfit
@@ -64,7 +64,7 @@ def train(
     from trainer.data.records import open_records
     from trainer.training.checkpoint import keep
     from trainer.training.devices import prepare_devices, resolve_precision
-    from trainer.training.fold import RunSetup, member_name, train_fold
+    from trainer.training.fold import RunSetup, file_name, member_name, train_fold
 
     strategy = prepare_devices(cluster, seed=config.seed)
     setup = RunSetup(
@@ -91,7 +91,7 @@ def train(
         return None
     results = _at_chosen_epochs(config, [result for result in made if result is not None])
     kept = {directories.run / member_name(config, r.fold, r.seed): r.epochs[0] for r in results}
-    keep(kept, directories.push)
+    keep(kept, directories.push, name=file_name(config))
     reasons = (*no_claim, "permuted") if config.permute_labels else tuple(no_claim)
     _write_predictions(directories.run / OOF_NAME, config, results, reasons)
     return _finish(setup, folds, results, reasons, tuple(sorted(searched_ids)))
@@ -118,7 +118,7 @@ def _finish(
     searched_ids: tuple[str, ...],
 ) -> Run:
     """Writes run.json."""
-    from trainer.training.fold import member_name
+    from trainer.training.fold import file_name, member_name
 
     config, manifest = setup.config, setup.manifest
     in_use = folds_in_use(manifest, config.outer_fold)
@@ -141,7 +141,7 @@ def _finish(
             Member(
                 fold=result.fold,
                 seed=result.seed,
-                path=f"{member_name(config, result.fold, result.seed)}/{NETWORK_NAME}",
+                path=f"{member_name(config, result.fold, result.seed)}/{file_name(config)}",
                 epoch=result.epochs[0],
                 val_auc=of_fold["auc"],
             )

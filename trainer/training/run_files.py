@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
     Kind,
@@ -21,8 +22,8 @@ from beam_jobs.common.contract_json import (
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
-from trainer.config.run import EPOCH_CHOICES
-from trainer.config.run_layout import CONFIG_NAME, RUN_NAME
+from trainer.config.run import EPOCH_CHOICES, TrainConfig
+from trainer.config.run_layout import CONFIG_NAME, RUN_NAME, WEIGHTS_NAME
 from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Member:
     Attributes:
       fold: the fold it did not see in training.
       seed: of its weights and record order.
-      path: of the .keras file, relative to the run's directory.
+      path: of its .keras or .weights.h5 file, relative to the run's directory.
       epoch: the epoch (from 1) whose weights were kept.
       val_auc: AUC of that epoch over the whole held-out fold.
     """
@@ -207,24 +208,57 @@ class Run:
     def load_member(self, index: int) -> keras.Model:
         """Member `index` as a model for inference: stored volume → logit.
 
+        It computes as it was trained; in float32 where a user's own code makes its layers.
+
         Raises:
-          ContractError: the file is gone or unreadable, or takes other volumes than run.json says.
+          ContractError: the file is gone or unreadable, or takes other volumes than run.json says;
+            or the user's own code is not there, or makes another network.
         """
         # TensorFlow takes seconds: reading run.json must not wait for it
         import trainer.networks.registry  # noqa: F401  registers the custom layer
-        from trainer.networks.stored import load_network
+        from trainer.networks.stored import load_network, read_weights
 
         file = files.join(self.directory, self.members[index].path)
         if files.stat(file) is None:
             raise ContractError(f"{file}: member {index} of the run is missing")
+        model = self.fresh_network() if self.has_own_code else None
         with files.fetched(file) as local:
             try:
-                model = load_network(local)
+                if model is None:
+                    model = load_network(local)
+                else:
+                    read_weights(model, local)
             except Exception as error:  # Keras raises zipfile's, h5py's and its own
-                raise ContractError(f"{file}: not a readable Keras model: {error}") from error
+                wanted = "readable Keras model"
+                wanted = f"file of what {self.model} makes now" if self.has_own_code else wanted
+                raise ContractError(f"{file}: not a {wanted}: {error}") from error
         expected = (*self.schema.shape, len(self.modalities))
         if model.input_shape[1:] != expected:
             raise ContractError(
                 f"{file}: takes volumes {model.input_shape[1:]}, run.json says {expected}"
             )
         return model
+
+    @property
+    def has_own_code(self) -> bool:
+        """Whether a user's own code makes the members' layers: their files hold weights alone."""
+        return self.members[0].path.endswith(WEIGHTS_NAME)
+
+    def fresh_network(self) -> keras.Model:
+        """The members' network as that code makes it now, in float32, with weights before training.
+
+        Raises:
+          ContractError: the code is not there, or makes what does not fit.
+        """
+        # TensorFlow takes seconds: reading run.json must not wait for it
+        from trainer.networks.foreign import under_policy
+        from trainer.networks.registry import rebuilt_model
+
+        try:
+            network = TrainConfig.from_json(self.config).network
+            with under_policy("float32"):
+                return rebuilt_model(
+                    network, self.schema.shape, len(self.modalities), self.schema.dtype
+                )
+        except UsageError as error:
+            raise ContractError(f"{files.join(self.directory, RUN_NAME)}: {error}") from error

@@ -89,6 +89,16 @@ class Subclassed(keras.Model):
         return self.drop(self.second(self.first(x)), training=training)
 
 
+def hidden(input_shape: tuple[int, ...]) -> keras.Model:
+    """Shows nothing of its layers."""
+
+    class Hidden(Subclassed):
+        def call(self, x: Any, training: bool | None = None) -> Any:
+            return ops.mean(super().call(x, training), axis=(1, 2, 3))
+
+    return Hidden()
+
+
 _shared = layers.Conv3D(4, 3)
 
 
