@@ -8,25 +8,30 @@ if __name__ == "__main__":  # signals may come amid the imports below
     expect("python -m trainer.tune")
 
 import argparse
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import (
     EXIT_OK,
     CommandError,
     Parser,
     UsageError,
+    quiet_tensorflow,
     require_utf8,
     run,
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, say, show
-from beam_jobs.core.manifest import read_manifest
-from trainer.config.run import CACHES
+from beam_jobs.core.manifest import Manifest, read_manifest
+from trainer.config.run import CACHES, OPTIMIZER_OWN, TrainConfig
 from trainer.config.run_layout import REPORT_NAME
+from trainer.config.search_space import Space
 from trainer.config.space_file import read_space, space_of
+from trainer.config.user_code import load
 from trainer.data.split import check_folds
 from trainer.metrics.predictions import read_predictions
 from trainer.metrics.wording import summary_line, verdict
@@ -53,6 +58,9 @@ from trainer.search.study import (
     optimistic,
 )
 from trainer.training.run_files import Run
+
+if TYPE_CHECKING:
+    from trainer.networks.hypermodel import Found
 
 PROG = "python -m trainer.tune"
 
@@ -96,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--space", metavar="FILE",
         help="JSON: a hyperparameter's name with its value (fixed), a list of values (restricted) "
         "or null (left at the trainer's default)")  # fmt: skip
+    add("--hypermodel", metavar="MODULE:BUILD",
+        help="KerasTuner's build(hp) or HyperModel, searched as it stands; --space then fixes or "
+        "restricts its hyperparameters (options.NAME) and adds the trainer's")  # fmt: skip
     add("--seed", type=int, help="of the search and of the trials' networks")
     add("--cache", choices=CACHES, help="keep records between epochs")
     add("--memory_gb", type=float, metavar="GB",
@@ -131,12 +142,7 @@ def main(
     outer = (None,) if args.outer_fold is None else outer_folds(args.outer_fold, manifest)
     folds = [folds_to_hold_out(manifest, args.folds, one) for one in outer]
     check_folds(manifest)
-    modalities = manifest.schema.modalities
-    if args.space is None:
-        space = space_of(modalities)
-    else:
-        text = read_named(args.space, flag="--space")
-        space = read_space(text, modalities, source=args.space)
+    space = _space(args.space, args.hypermodel, manifest)
     searches = [
         Search(
             config,
@@ -160,6 +166,63 @@ def main(
     else:
         _study(directory, searches[0], role, train)
     return EXIT_OK
+
+
+def _space(file: str | None, hypermodel: str | None, manifest: Manifest) -> Space:
+    """What may be chosen: the trainer's settings, or a hypermodel's, as --space has them."""
+    own: dict[str, Any] = {}
+    found = None
+    if hypermodel is not None:
+        found = _found(hypermodel, manifest)
+        own = {"network": hypermodel, "own": found.hyperparameters}
+    if file is None:
+        space = space_of(manifest.schema.modalities, **own)
+    else:
+        text = read_named(file, flag="--space")
+        space = read_space(text, manifest.schema.modalities, source=file, **own)
+    if found is not None:
+        _require_fitting(f"--hypermodel {hypermodel}", found, space, manifest)
+    return space
+
+
+def _found(reference: str, manifest: Manifest) -> Found:
+    """The hyperparameters of a user's hypermodel."""
+    quiet_tensorflow()
+    # TensorFlow: seconds, only from here on. A GPU is the trials'.
+    import tensorflow as tf
+
+    from trainer.networks.hypermodel import discover, is_hypermodel
+
+    with contextlib.suppress(RuntimeError):  # in use already, by who calls this in a process
+        tf.config.set_visible_devices([], "GPU")
+    found = load(reference, flag="--hypermodel")
+    if not is_hypermodel(found):
+        raise UsageError(
+            f"--hypermodel {reference}: KerasTuner's build(hp) or a HyperModel is needed"
+        )
+    shape = (*manifest.schema.shape, len(manifest.schema.modalities))
+    return discover(f"--hypermodel {reference}", found, shape)
+
+
+def _require_fitting(told: str, found: Found, space: Space, manifest: Manifest) -> None:
+    """Refuses a hypermodel that leaves nothing to search, or whose defaults cannot be trained."""
+    from trainer.networks.registry import build_model
+
+    if not space.searched:
+        names = ", ".join(choice.name for choice in found.hyperparameters)
+        raise UsageError(f"{told}: nothing is left to search (it has {names or 'nothing'})")
+    settings = space.settings(next(space.combinations(grid=True)))
+    fixed = [c for c in space.choices if c.size == 1 and c.place[:2] == ("network", "options")]
+    settings["network"]["options"] = {choice.place[-1]: choice.first for choice in fixed}
+    config = TrainConfig.from_json(settings).resolve(manifest.schema.modalities)
+    schema = manifest.schema
+    assert config.modalities is not None
+    build_model(config.network, schema.shape, len(config.modalities), schema.dtype)
+    useless = [c.name for c in space.choices if c.place[:1] == ("optimizer",)]
+    if found.compiled and (useless := [name for name in useless if name in OPTIMIZER_OWN]):
+        raise UsageError(
+            f"--space: {', '.join(useless)}: the hypermodel is compiled with its own optimizer"
+        )
 
 
 def _study(directory: str, search: Search, role: Role, train: Sequence[str]) -> Run | None:

@@ -79,6 +79,14 @@ class OptimizerConfig:
             raise UsageError(f"--stage_decay must lie in (0, 1]: {self.stage_decay}")
 
 
+# Of these, what an optimizer that a network is compiled with decides itself.
+OPTIMIZER_OWN = tuple(
+    field.name
+    for field in dataclasses.fields(OptimizerConfig)
+    if field.name not in ("ema", "warmup_epochs")  # without a schedule nothing warms up
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One run: a network, its data's channels and how it is trained.

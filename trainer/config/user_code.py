@@ -68,7 +68,7 @@ def load(reference: str, *, flag: str) -> Any:
             found = getattr(found, name)
         except AttributeError as error:
             raise UsageError(f"{flag} {reference}: {module_name} has no {path}") from error
-    if not callable(found):
+    if not (callable(found) or hasattr(found, "build")):  # an instance of KerasTuner's HyperModel
         raise UsageError(f"{flag} {reference}: not a function")
     return found
 

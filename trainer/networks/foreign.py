@@ -1,15 +1,17 @@
 """Networks of a user's own code, `module:function`: called, checked and made a part of ours.
 
-Two forms, told apart by the parameters:
+Three forms, told apart by the parameters:
 
     function(volume, config)               standardised volume → feature map, features or logit
     function(input_shape=..., classes=1)   → keras.Model; a class of models is such a function too
+    build(hp)                              → keras.Model: KerasTuner's, or its HyperModel
 
 `volume` is a float32 tensor (batch, row, column, slice, channel), `config` the `NetworkConfig`. The
 second form is told only what it has a parameter for: `classes` or `num_classes` 1, no activation of
 the classifier, no weights, no rescaling; width, depth and dropout where they were set. A class of
 Keras layers or models without `input_shape` is made, then called on the volume. The config's
-`options` are keyword arguments of any form.
+`options` are keyword arguments of these forms, and values of the third one's hyperparameters
+(`trainer.networks.hypermodel`).
 
 What comes out is joined to ours as one flat graph, nested models too, so that gradients, memory and
 stages are those of single layers. Only a model or layer with a `call` of its own stays whole. The
@@ -35,9 +37,10 @@ from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import load
 from trainer.networks.blocks import MOMENTUM, Parts
+from trainer.networks.hypermodel import build, is_hypermodel
 from trainer.networks.layers import BatchToSequence, ChannelsToBatch, has_gpu
 
-_FORMS = "function(volume, config) or function(input_shape, classes) is needed"
+_FORMS = "function(volume, config), function(input_shape, classes) or build(hp) is needed"
 _OURS = ("volume", "standardise", "modalities", "fused", "logit")  # names of layers around it
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SAID = 200  # characters of an error of theirs
@@ -47,8 +50,8 @@ _FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
 _built: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
 
 
-def own_logit(volume: Any, parts: Parts) -> Any:
-    """The logit of a user's own network, under the current precision policy.
+def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
+    """The logit of a user's own network, under the current precision policy, and that network.
 
     Without a GPU its layers compute in float32 in every precision: TensorFlow's convolutions and
     poolings in 16 bits are slow, missing or wrong there (see `trainer.networks.layers`).
@@ -58,7 +61,7 @@ def own_logit(volume: Any, parts: Parts) -> Any:
       parts: the config, and whether batch statistics are taken over all replicas.
 
     Returns:
-      (batch, 1) float32.
+      (batch, 1) float32, and what the user's function gave.
 
     Raises:
       UsageError: no such function, one that fails, or a network that does not fit; the message
@@ -86,13 +89,14 @@ def own_logit(volume: Any, parts: Parts) -> Any:
             _refuse(config, "--dropout: its logit is not a Dense layer's")
         features = layers.Dropout(config.dropout)(features) if config.dropout else features
     if last is None and features.shape[-1] == 1 and not late:
-        return layers.Activation("linear", dtype="float32", name="logit")(features)
+        return layers.Activation("linear", dtype="float32", name="logit")(features), network
     settings = {} if last is None else last.get_config()
     settings |= {"units": classes, "activation": None, "dtype": "float32"}
     if classes == 1:
-        return layers.Dense.from_config({**settings, "name": "logit"})(features)
+        return layers.Dense.from_config({**settings, "name": "logit"})(features), network
     both = layers.Dense.from_config({**settings, "name": "logits"})(features)
-    return layers.Subtract(dtype="float32", name="logit")([both[:, 1:], both[:, :1]])
+    logit = layers.Subtract(dtype="float32", name="logit")([both[:, 1:], both[:, :1]])
+    return logit, network
 
 
 def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
@@ -103,10 +107,16 @@ def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
     """
     function = load(config.name, flag="--model")
     known = _parameters(function)
-    if not _takes_any(known) and (unknown := sorted(set(config.options) - set(known))):
-        _refuse(config, f"no parameter {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    of_kerastuner = is_hypermodel(function)
+    if not (of_kerastuner or _takes_any(known)) and (unknown := config.options.keys() - known):
+        names = ", ".join(sorted(unknown))
+        _refuse(config, f"no parameter {names}; it has {', '.join(known) or 'none'}")
     with _one_line(config, shape):
-        found = _called(function, known, config, shape)
+        if of_kerastuner:
+            _settings({}, config)  # refuses what it cannot be told
+            found = build(f"--model {config.name}", function, config.options, shape)
+        else:
+            found = _called(function, known, config, shape)
     if not isinstance(found, keras.Model):
         _refuse(config, f"gives {type(found).__name__}: {_FORMS}")
     if inputs := getattr(found, "inputs", None):
@@ -170,7 +180,10 @@ def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> 
 
 def _takes_dropout(config: NetworkConfig, network: keras.Model) -> bool:
     """Whether the rate is the network's own matter."""
-    known = _parameters(load(config.name, flag="--model"))
+    function = load(config.name, flag="--model")
+    known = _parameters(function)
+    if is_hypermodel(function):
+        return False
     if "input_shape" in known or "dropout" in known:
         return "dropout" in known
     return any(isinstance(layer, layers.Dropout) for layer in network._flatten_layers())
@@ -308,9 +321,11 @@ def _one_line(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
     """Whatever a user's code raises becomes a line with the place of it."""
     try:
         yield
-    except UsageError:
+    except (UsageError, MemoryError):
         raise
     except Exception as error:
+        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's: a smaller batch may do
+            raise
         # What Keras says of a layer that fails comes between a heading and the arguments.
         said = _COLOUR.sub("", str(error)).partition("\nArguments received by")[0]
         lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]

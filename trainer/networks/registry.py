@@ -22,6 +22,7 @@ from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference
 from trainer.networks.blocks import Layout, Parts
+from trainer.networks.compiled import keep_optimizer
 from trainer.networks.densenet import densenet121
 from trainer.networks.efficientnet import efficientnet
 from trainer.networks.encoder_weights import load_encoder_weights
@@ -145,8 +146,9 @@ def build_model(
     x = Standardise(name="standardise")(volume)
     layout = Layout(padding=config.padding or "same")
     parts = Parts(config=config, synchronized=synchronized, layout=layout)
+    theirs = None
     if entry is None:
-        logit = own_logit(x, parts)
+        logit, theirs = own_logit(x, parts)
     elif config.fusion == "late":
         # Joined end to end, not averaged: the logit can then weigh a modality's features by
         # which modality they are of, which is all that a shared network cannot know.
@@ -156,6 +158,8 @@ def build_model(
         logit = _logit(entry.features(x, parts))
     name = config.name.rpartition(":")[2].replace(".", "_")
     model = keras.Model(volume, logit, name=name)
+    if theirs is not None:
+        keep_optimizer(theirs, model)
     if config.encoder_weights is not None:
         load_encoder_weights(model, config.encoder_weights)
     return model

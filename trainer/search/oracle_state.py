@@ -7,6 +7,7 @@ search has done is taken; what follows from the request (space, seed, epochs) is
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -94,7 +95,8 @@ def required_state(
     kept = {name: own[name] for name in _OWN if name in own}
     for trial in trials.values():
         values = trial["hyperparameters"]["values"]
-        trial["hyperparameters"] = {**own["hyperparameters"], "values": values}
+        # Each its own: KerasTuner puts objects in the place of conditions where it reads them.
+        trial["hyperparameters"] = {**copy.deepcopy(own["hyperparameters"]), "values": values}
     return {**data, **kept}
 
 

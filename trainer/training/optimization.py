@@ -7,7 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer.config.run import OptimizerConfig
+from beam_jobs.common.cli import UsageError
+from trainer.config.run import OPTIMIZER_OWN, OptimizerConfig
+
+_CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def learning_rate(config: OptimizerConfig, *, epochs: int, steps_per_epoch: int) -> Any:
@@ -28,7 +31,13 @@ def learning_rate(config: OptimizerConfig, *, epochs: int, steps_per_epoch: int)
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, epochs: int, steps_per_epoch: int, precision: str, replicas: int
+    config: OptimizerConfig,
+    *,
+    epochs: int,
+    steps_per_epoch: int,
+    precision: str,
+    replicas: int,
+    own: keras.optimizers.Optimizer | None = None,
 ) -> keras.optimizers.Optimizer:
     """Adam or AdamW with its schedule, clipping and, under mixed_float16, loss scaling.
 
@@ -40,7 +49,16 @@ def make_optimizer(
       steps_per_epoch: likewise.
       precision: the dtype policy.
       replicas: each clips 1 / replicas of the summed gradients.
+      own: one that the network brings along, new; it is taken as it is.
+
+    Raises:
+      UsageError: the network brings one along, and another is requested.
     """
+    if own is not None:
+        optimizer = _taken(own, config, replicas)
+        if precision == "mixed_float16":
+            return keras.optimizers.LossScaleOptimizer(optimizer)
+        return optimizer
     rate = learning_rate(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
     clip = None if config.clip_norm is None else config.clip_norm / replicas
     if config.weight_decay:
@@ -53,6 +71,24 @@ def make_optimizer(
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def _taken(own: Any, config: OptimizerConfig, replicas: int) -> keras.optimizers.Optimizer:
+    """A network's own optimizer, whose clipping sees 1 / replicas of the summed gradients."""
+    plain = OptimizerConfig()
+    for name in OPTIMIZER_OWN:
+        if (asked := getattr(config, name)) != getattr(plain, name):
+            raise UsageError(f"--{name} {asked}: the network is compiled with its own optimizer")
+    for name in _CLIPS:
+        if (most := getattr(own, name)) is not None:
+            setattr(own, name, most / replicas)
+    return own
+
+
+def clips(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether it looks at the size of gradients."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return any(getattr(inner, name) is not None for name in _CLIPS)
 
 
 def weighted_loss(label: Any, logit: Any, *, smoothing: float, weights: tuple[float, float]) -> Any:

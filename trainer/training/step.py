@@ -22,10 +22,11 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run import TrainConfig
 from trainer.networks.augment import augment, mixup
+from trainer.networks.compiled import own_optimizer
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
 from trainer.training.mute_tensorflow import without_notes
-from trainer.training.optimization import make_optimizer, weighted_loss
+from trainer.training.optimization import clips, make_optimizer, weighted_loss
 
 
 class FoldSetup(NamedTuple):
@@ -109,6 +110,7 @@ class Trainee:
                 steps_per_epoch=setup.steps_per_epoch,
                 precision=setup.precision,
                 replicas=self.replicas,
+                own=own_optimizer(self.network),
             )
             self.optimizer.build(self.network.trainable_variables)
         self._standardise = self.network.get_layer("standardise")
@@ -281,10 +283,12 @@ class Trainee:
                 weights=self.setup.weights,
             )
             loss = tf.reduce_sum(each) / rows
+            if penalties := self._trunk.losses:  # regularisers of a user's own layers
+                loss += tf.add_n(penalties) / self.replicas
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
         scales = isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
-        if self.replicas > 1 and (scales or self.config.optimizer.clip_norm is not None):
+        if self.replicas > 1 and (scales or clips(self.optimizer)):
             # Norm and finiteness are the sum's; the optimizer then sums these equal parts.
             context = tf.distribute.get_replica_context()
             summed = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)

@@ -116,8 +116,8 @@ def test_pooling_and_dropout_apply_where_they_can() -> None:
         ("weightless", "gives a network without weights"),
         ("many_classes", "ends in 10 classes: 1, or 2 with a softmax"),
         ("other_batch", r"gives \(4, None\): \(batch, n\)"),
-        ("nothing", r"gives NoneType: function\(volume, config\) or"),
-        ("one_parameter", r"takes \(volume\): function\(volume, config\) or"),
+        ("nothing", r"gives NoneType: function\(volume, config\), "),
+        ("one_parameter", r"takes \(volume\): function\(volume, config\), "),
     ],
 )
 def test_what_does_not_fit_is_told_in_a_line(name: str, said: str) -> None:

@@ -14,7 +14,8 @@ from trainer.search.oracles.make_oracle import make_oracle
 from trainer.search.study import TRIALS
 from trainer.search.trial import REQUEST_NAME, RESULT_NAME
 
-SPACE = '{"network": "seed_cnn", "fusion": "early", "width": [0.25, 0.5], "batch_size": [4, 8]}'
+# With a condition: the depth is no hyperparameter of seed_cnn.
+SPACE = '{"network": ["seed_cnn", "resnet10"], "fusion": "early", "width": [0.25, 0.5]}'
 
 
 def oracle_of(kind: str, directory: Path) -> Durable:

@@ -13,6 +13,7 @@ from beam_jobs.common.cli import UsageError
 from trainer.config.run import OptimizerConfig
 from trainer.training.optimization import (
     class_weights,
+    clips,
     learning_rate,
     make_optimizer,
     weighted_loss,
@@ -91,6 +92,19 @@ def test_float16_scales_its_loss_around_the_optimizer_that_clips() -> None:
     )
     assert isinstance(outer, keras.optimizers.LossScaleOptimizer)
     assert outer.inner_optimizer.global_clipnorm == 0.5
+
+
+def test_a_network_s_own_optimizer_is_taken_as_it_is() -> None:
+    own = keras.optimizers.SGD(0.3, momentum=0.5, clipvalue=4.0)
+    settings = {"epochs": 1, "steps_per_epoch": 1, "replicas": 2, "own": own}
+    assert not clips(keras.optimizers.SGD(0.3))
+    outer = make_optimizer(OptimizerConfig(warmup_epochs=1), precision="mixed_float16", **settings)
+    assert outer.inner_optimizer is own
+    assert own.clipvalue == 2.0  # of half of the sum of the gradients
+    assert clips(outer)
+    assert make_optimizer(OptimizerConfig(), precision="float32", **settings) is own
+    with pytest.raises(UsageError, match=r"--learning_rate 0.1: the network is compiled with its"):
+        make_optimizer(OptimizerConfig(learning_rate=0.1), precision="float32", **settings)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,28 @@ def test_the_loss_is_the_mean_over_the_batch_before_the_step() -> None:
     assert float(trainee.step(batch, 0, 4)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_hypermodel_is_trained_with_its_optimizer_and_its_penalties() -> None:
+    trainee = _trainee(network={"name": f"{__name__}:penalised", "options": {"rate": 0.5}})
+    assert isinstance(trainee.optimizer, keras.optimizers.SGD)
+    (kernel, bias), batch = trainee.network.trainable_variables, _batch()
+    before = kernel.numpy()
+    np.testing.assert_array_equal(bias.numpy(), 0)
+    logit = np.asarray(trainee.network(batch["volume"]))
+    each = np.log1p(np.exp(np.where(batch["label"] == 1.0, -logit, logit)))
+    expected = np.mean(each) + 0.25 * np.sum(before**2)
+    assert float(trainee.step(batch, 0, 4)) == pytest.approx(expected, rel=1e-5)
+    slope = np.mean(1 / (1 + np.exp(-logit)) - batch["label"])
+    np.testing.assert_allclose(bias.numpy(), -0.5 * slope, rtol=1e-4)
+
+
+def penalised(hp: Any) -> keras.Model:
+    """KerasTuner's form, with a regulariser."""
+    model = keras.Sequential([keras.Input((*SHAPE, 1)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(1, kernel_regularizer=keras.regularizers.L2(0.25)))
+    model.compile(keras.optimizers.SGD(hp.Float("rate", 0, 1)), "binary_crossentropy")
+    return model
+
+
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
 def test_steps_on_the_same_batch_lower_its_loss(precision: str) -> None:
     trainee = _trainee(
