@@ -92,10 +92,10 @@ def required_state(
         require_kinds(data, {"num_initial_points": _NUMBER})
     if rounds:
         _require_rounds(data, rounds)
-    kept = {name: own[name] for name in _OWN if name in own}
+    # Each its own: KerasTuner changes the conditions in what it reads.
+    kept = {name: copy.deepcopy(own[name]) for name in _OWN if name in own}
     for trial in trials.values():
         values = trial["hyperparameters"]["values"]
-        # Each its own: KerasTuner puts objects in the place of conditions where it reads them.
         trial["hyperparameters"] = {**copy.deepcopy(own["hyperparameters"]), "values": values}
     return {**data, **kept}
 

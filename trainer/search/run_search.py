@@ -260,13 +260,15 @@ class Search:
 
         if role.is_chief:
             row("chief", f"at {role.address}: hands out trials to workers, runs none itself")
-        if not role.is_worker and (plan := plan_of(oracle)):
-            row("first", plan)
-        StudyTuner(
+        tuner = StudyTuner(
             oracle,
             directory=study.directory,
             role=role,
             run_trial=run_one,
             on_trial_end=on_trial_end,
             timeout=config.worker_timeout,
-        ).search()
+        )
+        if not role.is_worker:  # what is left, of a study that is taken up again
+            for number, line in enumerate(plan_of(oracle)):
+                row("" if number else "plan", line)
+        tuner.search()

@@ -33,6 +33,7 @@ METHODS: list[tuple[type, str, tuple[str, ...]]] = [
     (HyperbandOracle, "_get_num_rounds", ("bracket_num",)),
     (HyperbandOracle, "_get_size", ("bracket_num", "round_num")),
     (HyperbandOracle, "_get_epochs", ("bracket_num", "round_num")),
+    (HyperbandOracle, "_remove_completed_brackets", ()),
     (HyperbandOracle, "_start_new_bracket", ()),
     (HyperbandOracle, "_random_trial", ("trial_id", "bracket")),
     (BaseTuner, "_try_run_and_update_trial", ("trial", "fit_args", "fit_kwargs")),

@@ -25,6 +25,7 @@ from trainer.search.oracle_state import has_result, required_state
 
 ENUMERATED = 20_000  # combinations up to which an untried one is looked for among all
 ENDED = (TrialStatus.COMPLETED, TrialStatus.FAILED, TrialStatus.INVALID)
+_COLLISIONS = 100  # draws in a row that were tried before; KerasTuner gives up after 20
 DRAWN = 2_000  # combinations of a larger space among which one is looked for
 ORACLE_NAME = "oracle.json"
 
@@ -158,7 +159,7 @@ class Durable(Oracle):
 
     def _drawn(self) -> dict[str, Any] | None:
         """As KerasTuner's draws, to the digits that its messages carry and to the last step."""
-        for _ in range(DRAWN):
+        for _ in range(_COLLISIONS):
             self._seed_state += 1
             values = self.space.chosen(self.space.drawn(random.Random(self._seed_state)))
             if not self._duplicate(values):

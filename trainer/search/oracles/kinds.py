@@ -6,8 +6,10 @@ has tried, and takes seconds for it.
 
 from __future__ import annotations
 
+import itertools
+import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,10 @@ from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.oracles import BayesianOptimizationOracle, RandomSearchOracle
 
 from trainer.search.oracles.durable import DRAWN, ENUMERATED, Durable
+
+# Of a space with ranges the neighbours of the most promising combination are looked at, then those
+# of the best of these: how many, and how far away on a range's scale.
+_NEIGHBOURS, _WIDTHS = 400, (0.1, 0.03, 0.01)
 
 
 class RandomOracle(Durable, RandomSearchOracle):
@@ -40,16 +46,28 @@ class BayesianOracle(Durable, BayesianOptimizationOracle):
         with warnings.catch_warnings():  # a length at its bound is no news with so few trials
             warnings.simplefilter("ignore")
             self.gpr.fit(x, y)
-        mean, deviation = self.gpr.predict(
-            np.array([self._vector(values) for values in candidates]), return_std=True
-        )
-        best = candidates[int(np.argmin(mean - self.beta * deviation))]
+        best = self._most_promising(candidates)
+        for width in _WIDTHS if self.space.has_ranges else ():
+            self._seed_state += 1
+            rng, middle = random.Random(self._seed_state), self.space.complete(best)
+            near = [self.space.near(middle, rng, width) for _ in range(_NEIGHBOURS)]
+            chosen = [self.space.chosen(values) for values in near]
+            best = self._most_promising([best, *(v for v in chosen if not self._duplicate(v))])
         return {"status": TrialStatus.RUNNING, "values": best}
+
+    def _most_promising(self, candidates: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The candidate with the lowest bound of what is minimised."""
+        vectors = np.array([self._vector(values) for values in candidates])
+        mean, deviation = self.gpr.predict(vectors, return_std=True)
+        return candidates[int(np.argmin(mean - self.beta * deviation))]
 
     def _untried(self) -> list[dict[str, Any]]:
         if self.space.count() <= ENUMERATED:
             return self._left()
-        drawn = [super(Durable, self)._random_values() for _ in range(DRAWN)]
+        if self.space.has_ranges:
+            drawn = list(itertools.takewhile(bool, (self._drawn() for _ in range(DRAWN))))
+        else:
+            drawn = [super(Durable, self)._random_values() for _ in range(DRAWN)]
         return [values for values in drawn if values is not None]
 
     def _vector(self, values: Mapping[str, Any]) -> list[float]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras_tuner as kt
 
-from trainer.config.hyperparameter import Hyperparameter, Range
+from trainer.config.hyperparameter import Hyperparameter, Range, Value
 from trainer.config.search_space import Space
 from trainer.search.oracles.durable import Durable
 from trainer.search.oracles.kinds import BayesianOracle, GridOracle, RandomOracle
 from trainer.search.oracles.rounds import RoundsOracle
+
+_LOOKED_AT = 10_000  # combinations of a grid, to say what they vary
 
 
 def hyperparameters_of(space: Space) -> kt.HyperParameters:
@@ -106,11 +110,33 @@ def initial_points(space: Space, max_trials: int) -> int:
     return max(3, min(3 * len(space.searched), math.ceil(max_trials / 3)))
 
 
-def plan_of(oracle: Durable) -> str:
-    """What the kind of search makes of the number of trials, in words; empty where nothing."""
+def plan_of(oracle: Durable) -> list[str]:
+    """What the kind of search makes of the trials that are left, in lines; empty where nothing."""
     if isinstance(oracle, RoundsOracle):
-        rounds = ", then ".join(f"{size} trials of {n} epochs" for size, n in oracle.first_plan())
-        return f"{rounds}; each trained anew, with a schedule of its own"
+        brackets = Counter(map(tuple, oracle.to_come()))
+        lines = [_bracket_text(rounds, often) for rounds, often in brackets.items()]
+        return [*lines, "each trained anew, with a schedule of its own"] if lines else []
     if isinstance(oracle, BayesianOracle):
-        return f"{oracle.num_initial_points} random trials, then guided ones"
-    return ""
+        return [f"{oracle.num_initial_points} random trials, then guided ones"]
+    if isinstance(oracle, GridOracle) and oracle.max_trials < oracle.space.count(grid=True):
+        last = ", ".join(_varied(oracle.space, oracle.max_trials))
+        return [f"the first {oracle.max_trials} combinations, which vary {last} alone"]
+    return []
+
+
+def _bracket_text(rounds: Sequence[tuple[int, int]], often: int) -> str:
+    """ "2 times 12 trials of 3 epochs, the best 4 of 9, 2 of 27"."""
+    (size, epochs), *later = [one for one in rounds if one[0]]
+    text = f"{size} trial{'s' * (size > 1)} of {epochs} epoch{'s' * (epochs > 1)}"
+    for number, (size, epochs) in enumerate(later):
+        text += f", {'' if number else 'the best '}{size} of {epochs}"
+    return text if often == 1 else f"{often} times {text}"
+
+
+def _varied(space: Space, trials: int) -> list[str]:
+    """Hyperparameters of which the first combinations of a grid try more than one value."""
+    found: dict[str, set[Value]] = {choice.name: set() for choice in space.searched}
+    for values in itertools.islice(space.combinations(grid=True), min(trials, _LOOKED_AT)):
+        for name, value in space.chosen(values).items():
+            found[name].add(value)
+    return [name for name, values in found.items() if len(values) > 1]

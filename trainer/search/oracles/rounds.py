@@ -1,11 +1,13 @@
 """Hyperband, as a durable oracle.
 
-What is mended, of KerasTuner 1.4: a round in which trials failed is never filled.
+What is mended, of KerasTuner 1.4: a round in which trials failed is never filled; a bracket is
+begun whether or not the trials are there to finish it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_tuner.engine.trial import TrialStatus
@@ -13,37 +15,93 @@ from keras_tuner.oracles import HyperbandOracle
 
 from trainer.search.oracles.durable import ENDED, Durable
 
+Rounds = list[tuple[int, int]]
+
 
 class RoundsOracle(Durable, HyperbandOracle):
-    """Hyperband that begins with the largest bracket the number of trials allows."""
+    """Hyperband of brackets that the number of trials can finish.
+
+    It begins with the largest such bracket; after each comes the next smaller one that still fits,
+    after the smallest the largest again. Too few trials for any become those of the smallest one,
+    which trains all epochs and throws nothing away, so that it may end anywhere.
+
+    Source: L. Li et al., JMLR 18 (2018) 185: 1-52, of which KerasTuner takes the brackets' sizes.
+    """
 
     def begin(self, max_trials: int) -> None:
         """Chooses the first bracket; KerasTuner's would be the largest, filled or not."""
         self.max_trials = max_trials
         self.hyperband_iterations = 10**6  # the trials are counted instead
-        bracket = self._get_num_brackets() - 1
-        while bracket and (
-            sum(size for size, _ in self.plan(bracket)) > max_trials
-            or self.plan(bracket)[0][0] > self.space.count()
-        ):
-            bracket -= 1
-        self._current_bracket = bracket
+        every = range(self._get_num_brackets())
+        self._plans: list[Rounds] = [self._plan(bracket) for bracket in every]
+        self._current_bracket = self._fitting(len(self._plans), max_trials, self.space.count())
         self._brackets: list[dict[str, Any]] = []
         self._start_new_bracket()
 
     def rounds(self) -> list[int]:
         return [self._get_num_rounds(bracket) for bracket in range(self._get_num_brackets())]
 
-    def first_plan(self) -> list[tuple[int, int]]:
-        """(trials, epochs) of each round of the bracket it is at."""
-        return self.plan(self._current_bracket)
+    def to_come(self) -> Iterator[Rounds]:
+        """(trials, epochs) of the rounds of each bracket that is open or still to be begun."""
+        number, (trials, untried) = self._current_bracket, self._room()
+        over = max(0.0, -trials)  # of the smallest bracket, or of one that an earlier version began
+        for bracket in self._brackets:
+            rounds: Rounds = []
+            plan = self._plans[bracket["bracket_num"]]
+            for missing, (_, epochs) in list(zip(self._missing(bracket), plan, strict=True))[::-1]:
+                cut = int(min(over, missing))
+                rounds.insert(0, (missing - cut, epochs))
+                over -= cut
+            if any(size for size, _ in rounds):
+                yield rounds
+        while trials > 0 and untried > 0:
+            number = self._fitting(number, trials, untried)
+            plan = self._plans[number]
+            if not number:  # it may end anywhere
+                plan = [(int(min(plan[0][0], trials, untried)), plan[0][1])]
+            yield plan
+            trials -= sum(size for size, _ in plan)
+            untried -= plan[0][0]
 
-    def plan(self, bracket: int) -> list[tuple[int, int]]:
-        """(trials, epochs) of each round of a bracket."""
+    def _plan(self, bracket: int) -> Rounds:
         return [
             (self._get_size(bracket, number), self._get_epochs(bracket, number))
             for number in range(self._get_num_rounds(bracket))
         ]
+
+    def _fitting(self, before: int, trials: float, untried: float) -> int:
+        """The bracket after one that so many trials and combinations suffice for."""
+        smaller, others = range(before - 1, -1, -1), range(len(self._plans) - 1, before - 1, -1)
+        for bracket in itertools.chain(smaller, others):
+            plan = self._plans[bracket]
+            if sum(size for size, _ in plan) <= trials and plan[0][0] <= untried:
+                return bracket
+        return 0
+
+    def _missing(self, bracket: Mapping[str, Any]) -> list[int]:
+        """Trials that each round of a bracket still gets; where all have failed it gets none."""
+        missing: list[int] = []
+        for number, own in enumerate(bracket["rounds"]):
+            most = self._get_size(bracket["bracket_num"], number) - len(own)
+            if number:
+                promoted = {info["past_id"] for info in own}
+                others = {info["id"] for info in bracket["rounds"][number - 1]} - promoted
+                failed = {name for name in others if self._has_failed(name)}
+                most = min(most, missing[-1] + len(others - failed))
+            missing.append(most)
+        return missing
+
+    def _has_failed(self, name: str) -> bool:
+        return self.trials[name].status in (TrialStatus.FAILED, TrialStatus.INVALID)
+
+    def _room(self) -> tuple[float, float]:
+        """Trials that no open bracket needs, and combinations that none tries."""
+        missing = [self._missing(bracket) for bracket in self._brackets]
+        begun = sum("tuner/trial_id" not in t.hyperparameters.values for t in self.trials.values())
+        return (
+            self.max_trials - len(self.trials) - sum(map(sum, missing)),
+            self.space.count() - begun - sum(rounds[0] for rounds in missing),
+        )
 
     def _start_new_bracket(self) -> None:
         super()._start_new_bracket()
@@ -57,13 +115,24 @@ class RoundsOracle(Durable, HyperbandOracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """As KerasTuner's, but a failed trial counts as one that lost, not as one still to come."""
+        self._remove_completed_brackets()
         for bracket in self._brackets:
             for number in range(1, len(bracket["rounds"])):
                 promoted = self._promote(trial_id, bracket, number)
                 if promoted is not None:
                     return {"status": TrialStatus.RUNNING, "values": promoted}
-        response: dict[str, Any] = super().populate_space(trial_id)
-        return response
+        for bracket in self._brackets:
+            if self._missing(bracket)[0]:
+                return self._random_trial(trial_id, bracket)
+        trials, untried = self._room()
+        if trials <= 0 or untried <= 0:
+            over = TrialStatus.IDLE if self.ongoing_trials else TrialStatus.STOPPED
+            return {"status": over, "values": None}
+        number = self._fitting(self._current_bracket, trials, untried)
+        self._current_iteration += number >= self._current_bracket
+        self._current_bracket = number
+        self._start_new_bracket()
+        return self._random_trial(trial_id, self._brackets[-1])
 
     def _promote(self, trial_id: str, bracket: Any, number: int) -> dict[str, Any] | None:
         """Values of the best trial of the round before, where enough of them have ended."""
