@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[3]
 ORACLES = ROOT / "trainer/search/oracles"
+BUILT = ROOT / "trainer/networks/hypermodel.py"  # a user's build(hp) takes KerasTuner's own
 OPTIONS: dict[str, Any] = {"objective": kt.Objective("val_auc", "max"), "seed": 1}
 
 # What the oracles call or overrides, with the names of its arguments.
@@ -85,7 +86,7 @@ def test_no_other_module_reaches_into_keras_tuner() -> None:
         if file.parent != ORACLES:
             assert "keras_tuner.src" not in text, file
         if "import keras_tuner" in text or "from keras_tuner" in text:
-            assert ORACLES.parent in file.parents, file
+            assert ORACLES.parent in file.parents or file == BUILT, file
     outside = (ORACLES.parent / "tuner.py").read_text()
     assert not re.search(r"oracle\._\w", outside)
 
