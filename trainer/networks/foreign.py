@@ -72,7 +72,7 @@ def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
     x = ChannelsToBatch(name="modalities")(volume) if late else volume
     with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
         network = own_network(config, x.shape[1:])
-        with _one_line(config, x.shape[1:]):
+        with _told(config, x.shape[1:]):
             found = _joined(network, x)
     _require_own_layers(network, config)
     for layer in network._flatten_layers():
@@ -111,7 +111,7 @@ def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
     if not (of_kerastuner or _takes_any(known)) and (unknown := config.options.keys() - known):
         names = ", ".join(sorted(unknown))
         _refuse(config, f"no parameter {names}; it has {', '.join(known) or 'none'}")
-    with _one_line(config, shape):
+    with _told(config, shape):
         if of_kerastuner:
             _settings({}, config)  # refuses what it cannot be told
             found = build(f"--model {config.name}", function, config.options, shape)
@@ -317,7 +317,7 @@ def under_policy(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_line(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
+def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
     """Whatever a user's code raises becomes a line with the place of it."""
     try:
         yield
@@ -326,22 +326,25 @@ def _one_line(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's: a smaller batch may do
             raise
-        # What Keras says of a layer that fails comes between a heading and the arguments.
-        said = _COLOUR.sub("", str(error)).partition("\nArguments received by")[0]
-        lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
-        text = lines[-1] if lines[0].startswith("Exception encountered") else lines[0]
-        places = traceback.extract_tb(error.__traceback__)
-        theirs = [
-            place
-            for place in places
-            if place.filename != __file__
-            and not {"keras", "tensorflow"} & set(Path(place.filename).parts)
-        ]
-        at = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
         size = "x".join(map(str, shape))
-        _refuse(
-            config, f"fails on volumes {size}: {type(error).__name__}: {text[:_SAID]}{at}", error
-        )
+        _refuse(config, f"fails on volumes {size}: {one_line(error)}", error)
+
+
+def one_line(error: Exception) -> str:
+    """What a user's code raised: its type, what it says, and the place in their files."""
+    # What Keras says of a layer that fails comes between a heading and the arguments.
+    said = _COLOUR.sub("", str(error)).partition("\nArguments received by")[0]
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+    text = lines[-1] if lines[0].startswith("Exception encountered") else lines[0]
+    ours = Path(__file__).parents[1]
+    theirs = [
+        place
+        for place in traceback.extract_tb(error.__traceback__)
+        if not Path(place.filename).is_relative_to(ours)
+        and not {"keras", "tensorflow"} & set(Path(place.filename).parts)
+    ]
+    at = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
+    return f"{type(error).__name__}: {text[:_SAID]}{at}"
 
 
 def _refuse(config: NetworkConfig, what: str, cause: Exception | None = None) -> Any:

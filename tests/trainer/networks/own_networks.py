@@ -160,3 +160,42 @@ def nothing(volume: Any, config: NetworkConfig) -> Any:
 def one_parameter(volume: Any) -> Any:
     """Of no form."""
     return volume
+
+
+def rounded(volume: Any, config: NetworkConfig) -> Any:
+    """No gradient passes."""
+    return ops.round(layers.Conv3D(4, 3)(volume))
+
+
+def not_a_number(volume: Any, config: NetworkConfig) -> Any:
+    """Answers with NaN."""
+    return layers.Conv3D(4, 3)(volume) * float("nan")
+
+
+class Mixing(layers.Layer):
+    """Says that patients stay apart, and folds them together."""
+
+    def call(self, x: Any) -> Any:
+        return ops.concatenate([ops.mean(x, axis=(0, 1, 2), keepdims=False)] * 2, axis=-1)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (None, input_shape[-1] * 2)
+
+
+def mixing(volume: Any, config: NetworkConfig) -> Any:
+    """Gives one row a slice, whatever the batch."""
+    return Mixing()(layers.Conv3D(4, 3)(volume))
+
+
+class Failing(layers.Layer):
+    """Works on a graph, and on no volume."""
+
+    def call(self, x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor) and x.shape[0] is not None:
+            raise ValueError("no such patient")
+        return x
+
+
+def failing(volume: Any, config: NetworkConfig) -> Any:
+    """Fails where it is called on a batch."""
+    return Failing()(layers.Conv3D(4, 3)(volume))
