@@ -41,11 +41,12 @@ def state_dict(
             arrays[f"{name}.bias"] = rng.normal(size=filters).astype(np.float32)
 
     def norm(name: str, filters: int) -> None:
+        variance = 10 ** rng.uniform(-3, 0, filters)  # down to where epsilon matters
         for end, values in (
-            ("weight", rng.uniform(0.5, 1.0, filters)),
-            ("bias", rng.normal(size=filters)),
-            ("running_mean", rng.normal(size=filters)),
-            ("running_var", 10 ** rng.uniform(-5, 0, filters)),  # where epsilon matters, too
+            ("weight", rng.uniform(0.2, 0.5, filters) * np.sqrt(variance)),
+            ("bias", 0.2 * rng.normal(size=filters)),
+            ("running_mean", 0.2 * rng.normal(size=filters)),
+            ("running_var", variance),
         ):
             arrays[f"{name}.{end}"] = values.astype(np.float32)
         arrays[f"{name}.num_batches_tracked"] = np.array(100)
