@@ -260,11 +260,17 @@ def contract_of(
                 "no_claim": list(run.no_claim),
                 "metrics": measured,
                 "said": _said(measured),
+                **{name: list(made_of) for name, made_of in _made_of(run).items() if made_of},
             }
             for name, run, measured in zip(names, runs, metrics, strict=True)
         ),
         versions={"tensorflow": tf.__version__, "keras": keras.__version__},
     )
+
+
+def _made_of(run: Run) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """What a run names beside the package's own: a user's code, weights that it started from."""
+    return {"code": run.code, "weights": run.weights}
 
 
 def _said(metrics: Mapping[str, Any]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -53,3 +54,31 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[files.StrPath]:
 
     monkeypatch.setattr(files, "open_read", noted)
     return paths
+
+
+@pytest.fixture
+def user_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str], Path]]:
+    """Writes a file of a user's own into a working directory; what it brought is forgotten."""
+    place = tmp_path / "cwd"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = set(sys.modules)
+
+    def write(name: str, text: str) -> Path:
+        file = place / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    yield write
+    own = []
+    for name in set(sys.modules) - before:
+        has = getattr(sys.modules[name], "__dict__", {})
+        places = [has.get("__file__"), *(has.get("__path__") or ())]
+        if any(str(path).startswith(str(tmp_path)) for path in places):
+            own.append(name)
+    for name in own:
+        del sys.modules[name]

@@ -26,7 +26,13 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import read_manifest
-from trainer.config.provenance import PROVENANCE, SEARCHED, split_provenance
+from trainer.config.code_identity import CODE, identities
+from trainer.config.provenance import (
+    PROVENANCE,
+    SEARCHED,
+    require_same_code,
+    split_provenance,
+)
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
@@ -118,18 +124,25 @@ def train(
       The finished run; None in the processes of a cluster that are not its chief.
 
     Raises:
-      UsageError: no dataset there, a value that cannot be, or `output_dir` holds something else.
-      ContractError: the dataset is not what its manifest says, or another run lies there.
+      UsageError: no dataset there, a value or a function that cannot be, or `output_dir` holds
+        something else.
+      ContractError: the dataset is not what its manifest says, another run lies there, or a
+        user's function is not what it was when the run was begun.
       CommandError: training diverged, another process trains this run, or a store fails.
     """
     addresses, cluster = run_addresses(output_dir), cluster_of()
     manifest = read_manifest(data)
     searched_on: frozenset[str] = frozenset()
+    told: Mapping[str, Any] = {}
     if not isinstance(config, TrainConfig):
-        settings, searched_on = split_provenance(config or {})
+        told = config or {}
+        settings, searched_on = split_provenance(told)
         config = TrainConfig.from_json(settings)
     config = config.resolve(manifest.schema.modalities)
     config.network.require_files()
+    quiet_tensorflow()  # which a user's module may import
+    code = identities(config.references)
+    require_same_code(told, code)
     folds = folds_to_train(manifest, config.fold, config.outer_fold)
     check_folds(manifest)
     scored = {normalised_id(name) for name, _, fold in manifest.patients if fold in folds}
@@ -151,6 +164,7 @@ def train(
                 cache=cache,
                 no_claim=(SEARCHED,) if searched else (),
                 searched_ids=searched_on,
+                code=code,
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
@@ -161,11 +175,17 @@ def train(
             run, checkpoints, logs = map(Path, dataclasses.astuple(addresses))
             train_into(RunDirectories(run=run, checkpoints=checkpoints, logs=logs))
         return None
-    request = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    request: dict[str, Any] = {
+        "config": config.to_json(),
+        "dataset_fingerprint": manifest.dataset_fingerprint,
+    }
     settings = config.to_json()
     if searched_on:
         settings[PROVENANCE] = {"patients": sorted(searched_on)}
         request[PROVENANCE] = fingerprint(settings[PROVENANCE])  # with and without are two runs
+    if code:
+        request[CODE] = code
+        settings[PROVENANCE] = {**settings.get(PROVENANCE, {}), CODE: code}
     if permutations:
         # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
         if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
@@ -184,6 +204,7 @@ def train(
                 cache=cache,
                 push=directories.push,
                 resumable=not files.is_remote(addresses.run),
+                code=code,
             )
         else:
             say(f"{addresses.run} is this very run, finished already; --overwrite trains it again")

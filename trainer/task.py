@@ -118,8 +118,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--augment",
         default=argparse.SUPPRESS,
-        choices=tuple(PRESETS),
-        help="random changes to training volumes (default: flip, left and right)",
+        metavar="NAME",
+        help=f"random changes to training volumes: {', '.join(PRESETS)}; or your own, "
+        "module:function (default: flip, left and right)",
     )
     add = adder(parser.add_argument_group("network"))
     add("model", f"one of: {', '.join(MODELS)}; or your own, module:function", metavar="NAME")

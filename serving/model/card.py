@@ -50,7 +50,7 @@ that the cohort does not hold, and not without a test on patients of the place i
 |---|---|---|---|---|---|
 {members}
 
-## Calibration
+{_made_of(contract)}## Calibration
 {_calibration(contract)}
 
 ## Limits
@@ -102,6 +102,27 @@ def _measured_run(run: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) 
         )
     said = run["said"][0].upper() + run["said"][1:]
     return f"Run {run['run']}: {how} {_EPOCHS[members[0]['epoch_choice']]}\n{said}"
+
+
+def _made_of(contract: Contract) -> str:
+    """A section on what is not the package's own; empty where all is."""
+    lines = []
+    for run in contract.training:
+        for code in run.get("code", ()):
+            named = f"{code['package']} {code['version']}, " if "package" in code else ""
+            with_ = "".join(f", with {k} {v}" for k, v in code.get("imports", {}).items())
+            lines.append(
+                f"- Run {run['run']}: `{code['function']}` "
+                f"({named}source sha256 `{code['sha256'][:12]}`{with_})"
+            )
+        for file in run.get("weights", ()):
+            lines.append(
+                f"- Run {run['run']} started from {file['file']} (sha256 `{file['sha256'][:12]}`)"
+            )
+    if not lines:
+        return ""
+    told = "The model answers without any of it; only training it again needs it."
+    return "\n".join(["## Made of, beside voxelbeam's own", *lines, "", told, "", ""])
 
 
 def _cohort(contract: Contract, statistics: Statistics | None) -> str:

@@ -63,7 +63,8 @@ class Contract:
       prevalence: share of positives in the training data; the answer where there is no image.
       cohort: `patients`, of whom `positive`, that at least one member was trained on; {} unknown.
       training: one a run: name, dataset_fingerprint, trained_on (as cohort), no_claim, metrics (of
-        held-out patients), and what they allow one to say.
+        held-out patients), and what they allow one to say; where it had any, code (identities of
+        the user's functions that it is made of) and weights (files that it started from).
       versions: of the libraries that exported it.
       sha256: name within the model -> sha256 (hex) of every other file; {} of a model that was
         exported before 0.5, or is not written yet.

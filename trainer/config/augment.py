@@ -128,7 +128,8 @@ class AugmentConfig:
           UsageError: there is none.
         """
         if name not in PRESETS:
-            raise UsageError(f"unknown augmentation {shown(name)}; known: {', '.join(PRESETS)}")
+            known = f"known: {', '.join(PRESETS)}, or your own, module:function"
+            raise UsageError(f"unknown augmentation {shown(name)}; {known}")
         return PRESETS[name]
 
 

@@ -11,7 +11,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
-from trainer.config.user_code import require_reference
+from trainer.config.user_code import is_reference, require_reference
 
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SCHEDULES = ("exponential", "cosine", "constant")
@@ -22,6 +22,13 @@ CACHES = ("auto", "memory", "file", "none")
 REPEATS_MOST = 1000
 EPOCH_CHOICES = ("last", "crossfit")
 CROSS_ENTROPY = "cross_entropy"
+# Flag → place in a config's JSON of what may be a user's own `module:function`.
+OWN_CODE = {
+    "--model": ("network", "name"),
+    "--encoder": ("network", "encoder"),
+    "--augment": ("augment",),
+    "--loss": ("loss",),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +118,7 @@ class TrainConfig:
       loss: "cross_entropy", or a user's own as `module:function`.
       label_smoothing: training labels are moved by half of it towards 1/2; validation never.
       class_weights: "balanced" weighs both classes alike in the loss.
-      augment: random changes to the training volumes.
+      augment: random changes to the training volumes, or a user's own as `module:function`.
       optimizer: learning rate and its schedule.
 
     Raises:
@@ -134,7 +141,7 @@ class TrainConfig:
     loss: str = CROSS_ENTROPY
     label_smoothing: float = 0.0
     class_weights: str = "none"
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    augment: AugmentConfig | str = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -158,6 +165,8 @@ class TrainConfig:
             raise UsageError(f"--freeze must be 0 or more: {self.freeze}")
         if self.loss != CROSS_ENTROPY:
             require_reference(self.loss, flag="--loss")
+        if isinstance(self.augment, str):
+            require_reference(self.augment, flag="--augment")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"--label_smoothing must lie in [0, 1): {self.label_smoothing}")
         _require_one_of("precision", self.precision, PRECISIONS)
@@ -178,6 +187,18 @@ class TrainConfig:
         """One a repeat."""
         return tuple(range(self.seed, self.seed + self.repeats))
 
+    @property
+    def references(self) -> list[tuple[str, str]]:
+        """(flag, `module:function`) of each part that is a user's own."""
+        found: list[tuple[str, str]] = []
+        for flag, place in OWN_CODE.items():
+            value: Any = self
+            for part in place:
+                value = getattr(value, part)
+            if is_reference(value):
+                found.append((flag, value))
+        return found
+
     def resolve(self, available: tuple[str, ...]) -> TrainConfig:
         """The config with its channels named, checked against those of a dataset.
 
@@ -197,7 +218,8 @@ class TrainConfig:
         data = dataclasses.asdict(self)
         data["modalities"] = None if self.modalities is None else list(self.modalities)
         data["network"] = self.network.to_json()
-        data["augment"] = self.augment.to_json()
+        if isinstance(self.augment, AugmentConfig):
+            data["augment"] = self.augment.to_json()
         # What versions before 0.7 lack stands there only where it was set, as in the network.
         for name, default in (("freeze", 0), ("loss", CROSS_ENTROPY)):
             if data[name] == default:
@@ -210,7 +232,7 @@ class TrainConfig:
     def from_json(cls, data: Mapping[str, Any]) -> TrainConfig:
         """Reads `to_json`'s object, whole or in parts: what is not there keeps its default.
 
-        `augment` may be the name of a preset, `network` the name of a network.
+        `augment` may be the name of a preset or a function, `network` the name of a network.
 
         Raises:
           UsageError: a name that no field has, or a value of the wrong kind.
@@ -234,11 +256,12 @@ class TrainConfig:
                 if isinstance(network, str)
                 else NetworkConfig.from_json(network)
             )
-            fields["augment"] = (
-                AugmentConfig.named(augment)
-                if isinstance(augment, str)
-                else AugmentConfig.from_json({**AugmentConfig().to_json(), **augment})
-            )
+            if not is_reference(augment):
+                fields["augment"] = (
+                    AugmentConfig.named(augment)
+                    if isinstance(augment, str)
+                    else AugmentConfig.from_json({**AugmentConfig().to_json(), **augment})
+                )
             fields["optimizer"] = OptimizerConfig(**optimizer)
             return cls(**fields)
         except (ContractError, TypeError) as error:  # Python's: a part's field that does not exist

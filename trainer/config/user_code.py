@@ -1,20 +1,23 @@
-"""A user's own function, named as `package.module:function`: found, loaded, and identified by hash.
+"""A user's own function, named as `package.module:function`: found and loaded.
 
 It is found as Python finds any module, on the working directory too. Neither Keras nor TensorFlow
-is imported here; the module itself may import what it likes.
+is imported here; the module itself may import what it likes. What tells one state of it from
+another is `trainer.config.code_identity`'s.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import importlib
-import importlib.metadata
+import inspect
 import os
 import re
+import site
 import sys
-from pathlib import Path
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -22,11 +25,17 @@ from beam_jobs.common.contract_json import shown
 
 _NAME = r"[^\W\d]\w*"
 _REFERENCE = re.compile(rf"{_NAME}(?:\.{_NAME})*:{_NAME}(?:\.{_NAME})*")
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints its errors in colours
+_LINE = re.compile(r'File "([^"]+)", line ([0-9]+)')
+_LONGEST = 300
+# Of the path, what every process of this Python has.
+_EVERYBODYS = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
+_PLACES: set[str] = set()
 
 
-def is_reference(name: str) -> bool:
+def is_reference(name: object) -> bool:
     """Whether a name is meant as `module:function`, well-formed or not."""
-    return ":" in name
+    return isinstance(name, str) and ":" in name
 
 
 def require_reference(name: str, *, flag: str) -> None:
@@ -37,10 +46,14 @@ def require_reference(name: str, *, flag: str) -> None:
     """
     if not _REFERENCE.fullmatch(name):
         raise UsageError(f"{flag} {shown(name)}: package.module:function is needed")
+    if name.startswith("__main__:"):
+        raise UsageError(f"{flag} {name}: a module with a file of its own is needed")
 
 
 def load(reference: str, *, flag: str) -> Any:
     """What `module:function` names; its module is imported.
+
+    What the module prints while it is imported goes to stderr: it is no part of a command's output.
 
     Args:
       reference: the name; dots behind the colon go into a class or another object.
@@ -54,52 +67,92 @@ def load(reference: str, *, flag: str) -> Any:
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)  # last: it must hide nothing that is installed
+    importlib.invalidate_caches()  # a file may have come since the folder was last looked into
     try:
-        found: Any = importlib.import_module(module_name)
+        with contextlib.redirect_stdout(sys.stderr):
+            module = importlib.import_module(module_name)
+        _noted(module)
     except ModuleNotFoundError as error:
         own = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
         missing = "no such module" if own else f"it imports {error.name}, which is not there"
+        if module_name.endswith(".py"):
+            missing = "a module's name is without .py"
         raise UsageError(f"{flag} {reference}: {missing} (looked in {here} too)") from error
+    except SystemExit as error:
+        raise UsageError(
+            f"{flag} {reference}: its module ends the program when it is imported; what a script "
+            'does belongs under if __name__ == "__main__"'
+        ) from error
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise UsageError(f"{flag} {reference}: its module fails: {said}") from error
+        raise UsageError(f"{flag} {reference}: its module fails: {reason(error)}") from error
+    found: Any = module
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            raise UsageError(f"{flag} {reference}: {module_name} has no {path}") from error
-    if not (callable(found) or hasattr(found, "build")):  # an instance of KerasTuner's HyperModel
-        raise UsageError(f"{flag} {reference}: not a function")
+            raise UsageError(
+                f"{flag} {reference}: {module_name} ({_place(module)}) has no {path}"
+            ) from error
+        except Exception as error:  # a module may make its members when they are first asked for
+            raise UsageError(f"{flag} {reference}: it fails: {reason(error)}") from error
+    if not callable(found) and not callable(getattr(found, "build", None)):  # a HyperModel
+        raise UsageError(f"{flag} {reference}: not a function, but {type(found).__name__}")
     return found
 
 
-def identity(reference: str) -> dict[str, str]:
-    """What tells one state of a user's code from another; the module must have been loaded.
+def places() -> list[str]:
+    """Folders, of what was loaded, on which another process would not look by itself."""
+    return sorted(_PLACES)
 
-    Returns:
-      "function": the reference; "sha256": of the sources of its top-level package, or of its module
-      where it lies in none; "package" and "version" where a distribution has installed it.
+
+def _noted(module: ModuleType) -> None:
+    """Notes where the path leads to a module's package, where only this process's path does."""
+    top = sys.modules[module.__name__.partition(".")[0]]
+    files = [vars(top).get("__file__"), *vars(top).get("__path__", ())]
+    for folder in map(os.path.abspath, sys.path):
+        inside = any(file and os.path.abspath(file).startswith(folder + os.sep) for file in files)
+        if inside and folder not in _EVERYBODYS and folder != os.getcwd():
+            _PLACES.add(folder)
+
+
+def accepted(function: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    """Those of the names that the function's signature has as parameters of their own.
+
+    A function that does not say what it takes (some of C's, a decorator's `*args`) accepts none.
     """
-    top = reference.partition(":")[0].partition(".")[0]
-    found = {"function": reference, "sha256": _source_hash(top)}
-    for package in importlib.metadata.packages_distributions().get(top, [])[:1]:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found |= {"package": package, "version": importlib.metadata.version(package)}
-    return found
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [name for name in names if name in parameters and parameters[name].kind in kinds]
 
 
-@functools.cache
-def _source_hash(top: str) -> str:
-    module = sys.modules[top]
-    file = getattr(module, "__file__", None)
-    roots = [Path(place) for place in getattr(module, "__path__", [])]
-    sources = sorted((s for root in roots for s in root.rglob("*.py")), key=str)
-    if not roots and file is not None:
-        sources, roots = [Path(file)], [Path(file).parent]
-    whole = hashlib.sha256()
-    for source in sources:
-        root = next(root for root in roots if source.is_relative_to(root))
-        data = source.read_bytes()
-        whole.update(f"{source.relative_to(root).as_posix()} {len(data)}\n".encode())
-        whole.update(data)
-    return whole.hexdigest()
+def reason(error: BaseException) -> str:
+    """An error of a user's code in one line, with the file and the line that raised it."""
+    text = _ESCAPES.sub("", str(error)).partition("\n\nArguments received by")[0]
+    kind, places = type(error).__name__, _LINE.findall(text)
+    if text.startswith("in user code:"):  # TensorFlow's, of what it has traced
+        text = text.rstrip().rpartition("\n\n")[2].strip().removeprefix(f"{kind}: ")
+    text = " ".join(text.split())
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}..."
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [(frame.filename, str(frame.lineno)) for frame in frames] + places
+    own = [place for place in places if not _is_librarys(place[0])]
+    where = ""
+    if own and not isinstance(error, SyntaxError):  # which says its place itself
+        where = f" ({os.path.basename(own[-1][0])}, line {own[-1][1]})"
+    return f"{kind}{': ' if text else ''}{text}{where}"
+
+
+def _is_librarys(file: str) -> bool:
+    """Whether a frame's file is an interpreter's, an installed package's or one of ours."""
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    known = ("<", ours + os.sep, *(place + os.sep for place in _EVERYBODYS))
+    return file.startswith(known) or "__autograph_generated" in file
+
+
+def _place(module: ModuleType) -> str:
+    found = vars(module).get("__file__") or next(iter(vars(module).get("__path__", ())), None)
+    return str(found or "built into Python")

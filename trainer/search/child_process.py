@@ -27,6 +27,7 @@ from beam_jobs.common.cli import CommandError, is_quiet
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files import scratch
 from beam_jobs.common.json_file import write_json
+from trainer.config.user_code import places
 
 TRAIN = (sys.executable, "-m", "trainer.search.child_process", "trainer.task")
 _END_S = 3.0  # that a child may take to tidy up
@@ -58,6 +59,8 @@ def start(
     """
     left_out = _NOT_THE_CHILDS if alone else ()
     environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    if own := places():  # where the child would not look by itself
+        environ["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environ.get("PYTHONPATH")])])
     if sharing:
         environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     try:

@@ -16,9 +16,9 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError, Kind, Within, require_kinds, require_known
@@ -26,6 +26,8 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.common.terminal import duration, say
+from trainer.config.code_identity import CODE
+from trainer.config.provenance import PROVENANCE
 from trainer.config.run import TrainConfig, merged
 from trainer.config.run_layout import PERMUTATIONS, PERMUTATIONS_NAME
 from trainer.metrics.stored import MOST
@@ -79,6 +81,7 @@ def retrain(
     cache: str,
     push: Callable[[], None],
     resumable: bool,
+    code: Sequence[Mapping[str, Any]] = (),
     command: Sequence[str] = TRAIN,
 ) -> None:
     """Retrains a finished run on permuted labels until there are `count` AUCs in its directory.
@@ -92,6 +95,7 @@ def retrain(
       cache: how records are kept between epochs.
       push: brings a store up to what lies in `run`.
       resumable: unfinished retrainings lie in `run`, where a next start finds them.
+      code: identities of the user's functions that the run is made of.
       command: starts `trainer.task`; tests put another one here.
 
     Raises:
@@ -117,7 +121,9 @@ def retrain(
             while waiting or running:
                 while waiting and len(running) < processes:
                     number = waiting.pop(0)
-                    again = {"seed": _seed(config, number), "permute_labels": True}
+                    again: dict[str, Any] = {"seed": _seed(config, number), "permute_labels": True}
+                    if code:
+                        again[PROVENANCE] = {CODE: list(code)}
                     settings = scratch / f"{number:04}.json"
                     write_json(settings, merged(config.to_json(), again))
                     log = stack.enter_context((scratch / f"{number:04}.log").open("w+b"))

@@ -13,10 +13,12 @@ from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
-from trainer.config.hyperparameter import Value
+from trainer.config.code_identity import CODE, identities
+from trainer.config.hyperparameter import Choice, Value
 from trainer.config.provenance import PROVENANCE
-from trainer.config.run import MOST, TrainConfig, merged
+from trainer.config.run import MOST, OWN_CODE, TrainConfig, merged
 from trainer.config.search_space import Space
+from trainer.config.user_code import is_reference
 from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.attempts import COMMAND, run_trial
 from trainer.search.board import Board
@@ -133,6 +135,8 @@ class Search:
             "outer_fold": outer_fold,
             "space": space.to_json(),
         }
+        if code := self._code():
+            self.request[CODE] = code
         seen = folds_in_use(manifest, outer_fold)
         self.provenance: dict[str, Any] = {
             "study": fingerprint(self.request),
@@ -196,6 +200,17 @@ class Search:
         config = TrainConfig.from_json(merged(settings, self.space.settings(values)))
         return config.resolve(self._manifest.schema.modalities)
 
+    def _code(self) -> list[dict[str, Any]]:
+        """Identities of the user's functions that the space names."""
+        quiet_tensorflow()  # which a user's module may import
+        return identities(
+            (f"--space: {choice.name}", str(value))
+            for choice in self.space.choices
+            if isinstance(choice, Choice) and choice.place in OWN_CODE.values()
+            for value in choice.values
+            if is_reference(value)
+        )
+
     def _print_plan(self) -> None:
         config = self.config
         row(
@@ -237,6 +252,10 @@ class Search:
             seed=config.seed,
         )
 
+        told = self.provenance
+        if CODE in self.request:  # what is found to work is free of it
+            told = {**told, CODE: self.request[CODE]}
+
         def run_one(trial: str, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
             values, round_ = self.space.complete(chosen), round_of(chosen)
             settings = self._settings(values, round_.get("epochs", config.epochs))
@@ -247,7 +266,7 @@ class Search:
                 request = Request(
                     trial=trial,
                     values=values,
-                    config={**settings.to_json(), PROVENANCE: self.provenance},
+                    config={**settings.to_json(), PROVENANCE: told},
                     data=self.data,
                     dataset_fingerprint=self._manifest.dataset_fingerprint,
                     folds=self._folds,

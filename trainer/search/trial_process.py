@@ -26,7 +26,8 @@ from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
-from trainer.config.provenance import SEARCHED, split_provenance
+from trainer.config.code_identity import CODE, identities
+from trainer.config.provenance import SEARCHED, require_same_code, split_provenance
 from trainer.config.run import TrainConfig
 from trainer.search.child_process import end_with_parent
 from trainer.search.objective import result_of
@@ -108,9 +109,16 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
     quiet_tensorflow("2")
     from trainer.training.run import train
 
+    code = identities(config.references)
+    require_same_code(request.config, code)
+
     parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
     place = directory / f"batch-{config.batch_size}"
-    wanted = {"config": config.to_json(), "dataset_fingerprint": manifest.dataset_fingerprint}
+    wanted = {
+        "config": config.to_json(),
+        "dataset_fingerprint": manifest.dataset_fingerprint,
+        **({CODE: code} if code else {}),
+    }
     if not claim(place, wanted, overwrite=False):
         logs = Path(request.logs)
         train(
@@ -123,6 +131,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             cache=request.cache,
             no_claim=(SEARCHED,),  # its networks may be exported
             searched_ids=searched_on,
+            code=code,
         )
     result = {**result_of(Run.load(place)), "parameters": parameters}
     _write_hparams(Path(request.logs), request, result)

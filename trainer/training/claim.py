@@ -12,6 +12,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, differing, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
+from trainer.config.code_identity import CODE, by_function
 from trainer.config.run_layout import (
     CONFIG_NAME,
     RUN_NAME,
@@ -107,20 +108,30 @@ def claim(
     """
     there = request_of(directory)
     require_no_links(directory, in_run_folder, address=address or directory)
-    if there is not None:
-        if not overwrite:
-            if differing := differences(there, request):
-                raise ContractError(
-                    f"{files.text(address or directory)} holds another run ({differing}); "
-                    "--overwrite replaces it"
-                )
+    if there is not None and not overwrite:
+        differing = differences(there, request)
+        if not differing:
             return (directory / RUN_NAME).is_file()
+        if not _is_only_code(directory, there, request):
+            raise ContractError(
+                f"{files.text(address or directory)} holds another run ({differing}); "
+                "--overwrite replaces it"
+            )
+    elif there is not None:
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
         push()
         _remove(directory)
     write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
     push()
     return False
+
+
+def _is_only_code(directory: Path, there: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Whether the same run was begun with other code, which failed before it was trained with."""
+    old, new = ({**one, CODE: None} for one in (there, request))
+    return old == new and not any(
+        is_run_file(name) and name not in (CONFIG_NAME, LOCK_NAME) for name in files.tree(directory)
+    )
 
 
 def _remove(directory: Path, *, of: Callable[[str], bool] = lambda name: True) -> None:
@@ -213,6 +224,12 @@ def _names(directory: files.StrPath) -> set[str]:
 
 def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """What two requests differ in, both values of each, for a message; empty where in nothing."""
+    old, new = (by_function(one.get(CODE, [])) for one in (there, requested))
+    there, requested = (
+        # Of a function that only one of them has, the settings speak.
+        {**one, CODE: {name: code[name] for name in code if name in old and name in new}}
+        for one, code in ((there, old), (requested, new))
+    )
     found = [
         f"{name}: {shown(old)} there, {shown(new)} requested"
         for name, old, new in differing(there, requested)

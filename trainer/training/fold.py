@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -57,6 +58,7 @@ class RunSetup:
       cluster: the processes that train together.
       strategy: their devices.
       cache: how records are kept between epochs.
+      code: identities of the user's functions that the config names.
     """
 
     config: TrainConfig
@@ -68,6 +70,7 @@ class RunSetup:
     cluster: Cluster
     strategy: tf.distribute.Strategy
     cache: str = "auto"
+    code: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -78,10 +81,8 @@ class RunSetup:
     @property
     def request(self) -> str:
         """Identifies this run's states."""
-        text = json.dumps(
-            [self.config.to_json(), self.manifest.dataset_fingerprint, self.precision],
-            sort_keys=True,
-        )
+        told = [self.config.to_json(), self.manifest.dataset_fingerprint, self.precision]
+        text = json.dumps([*told, *self.code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -91,19 +92,32 @@ def clips(optimizer: keras.optimizers.Optimizer) -> bool:
     return any(getattr(inner, name) is not None for name in _CLIPS)
 
 
-def weighted_loss(label: Any, logit: Any, *, smoothing: float, weights: tuple[float, float]) -> Any:
-    """Binary cross-entropy of every example, (batch,) float32, from logits.
+def cross_entropy(label: Any, logit: Any) -> Any:
+    """Binary cross-entropy of every example, (batch,), from logits; both are (batch, 1)."""
+    return keras.losses.binary_crossentropy(label, logit, from_logits=True)
+
+
+def weighted_loss(
+    label: Any,
+    logit: Any,
+    *,
+    smoothing: float,
+    weights: tuple[float, float],
+    loss: Callable[[Any, Any], Any] = cross_entropy,
+) -> Any:
+    """The loss of every example, (batch,) float32, from logits.
 
     Args:
       label: (batch, 1), 0 to 1; between them after mixup.
       logit: (batch, 1) float32.
       smoothing: labels are moved by half of it towards 1/2.
       weights: of the negative and the positive class.
+      loss: (label, logit) → (batch,).
     """
     label, logit = ops.cast(label, "float32"), ops.cast(logit, "float32")
     weight = weights[1] * label + weights[0] * (1.0 - label)
     target = label * (1.0 - smoothing) + 0.5 * smoothing
-    each = keras.losses.binary_crossentropy(target, logit, from_logits=True)
+    each = loss(target, logit)
     return ops.reshape(weight, (-1,)) * ops.reshape(each, (-1,))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ def train(
     cache: str = "auto",
     no_claim: Sequence[str] = (),
     searched_ids: Collection[str] = (),
+    code: Sequence[Mapping[str, Any]] = (),
 ) -> Run | None:
     """Trains the members, chooses their epochs, writes the out-of-fold predictions, then run.json.
 
@@ -51,6 +52,7 @@ def train(
       cache: how records are kept between epochs.
       no_claim: reason codes for which the scores allow no claim, beside those of the config.
       searched_ids: patients on whom the settings were searched, scored here or not; for run.json.
+      code: identities of the user's functions that the config names; for run.json.
 
     Raises:
       UsageError: epochs are to be chosen by other folds, and only one is held out.
@@ -77,6 +79,7 @@ def train(
         cluster=cluster,
         strategy=strategy,
         cache=cache,
+        code=tuple(code),
     )
     assert config.modalities is not None
     # Held open around all members: they share what is cached, and a store is read once.
@@ -150,6 +153,7 @@ def _finish(
         trained_on={"patients": len(trained_on), "positive": sum(trained_on.values())},
         trained_ids=tuple(trained_on),
         searched_ids=searched_ids,
+        code=setup.code,
         epoch_choice=config.epoch_choice,
         no_claim=no_claim,
         metrics=metrics,

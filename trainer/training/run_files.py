@@ -22,6 +22,7 @@ from beam_jobs.common.contract_json import (
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
+from trainer.config.code_identity import require_code
 from trainer.config.run import EPOCH_CHOICES, TrainConfig
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME, WEIGHTS_NAME
 from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
@@ -47,6 +48,9 @@ _MEMBER_KINDS: dict[str, Kind] = {
     **dict.fromkeys(("fold", "seed"), Within(int, 0, MOST)),
     **{"epoch": Within(int, 1, MOST), "path": str, "val_auc": Within(float, 0, 1)},
 }
+
+_WEIGHTS_KINDS: dict[str, Kind] = dict.fromkeys(("setting", "file", "sha256"), str)
+_WHERE_USED = ("code", "weights")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +88,9 @@ class Run:
       trained_on: `patients`, of whom `positive`, that at least one member was trained on.
       trained_ids: their ids, as the dataset spells them; a model's contract does not have them.
       searched_ids: ids, normalised, of those on whom a study chose the settings; none without one.
+      code: identities (`trainer.config.code_identity`) of the user's functions that it is made of;
+        not part of run.json where it is made of none, likewise `weights`.
+      weights: one a file that the networks started from: its setting, its name and its sha256.
       epoch_choice: how the members' epochs were chosen, one of `EPOCH_CHOICES`.
       no_claim: reason codes for which the metrics allow no claim ("searched", "permuted").
       metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
@@ -105,6 +112,8 @@ class Run:
     trained_on: Mapping[str, int]
     trained_ids: tuple[str, ...]
     searched_ids: tuple[str, ...] = ()
+    code: tuple[Mapping[str, Any], ...] = ()
+    weights: tuple[Mapping[str, str], ...] = ()
     epoch_choice: str
     no_claim: tuple[str, ...]
     metrics: Mapping[str, Any]
@@ -125,6 +134,7 @@ class Run:
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.name != "directory"
+            and (field.name not in _WHERE_USED or getattr(self, field.name))
         }
         return {
             **fields,
@@ -164,6 +174,7 @@ class Run:
                 "were scored on; train it again"
             )
         names = {field.name for field in dataclasses.fields(cls)} - {"directory"}
+        data = {**{name: [] for name in _WHERE_USED}, **data}
         if missing := names - set(data):
             raise ContractError(f"{file}: lacks {', '.join(sorted(missing))}")
         try:
@@ -185,6 +196,10 @@ class Run:
                     f"trained_ids: {len(data['trained_ids'])} found, those of "
                     f"{trained_on['patients']} patients required"
                 )
+            require_code(data["code"], where="code")
+            for place, one in enumerate(objects_of(data, "weights")):
+                require_kinds(one, _WEIGHTS_KINDS, where=f"weights[{place}].")
+                require_known(one, _WEIGHTS_KINDS, where=f"weights[{place}].")
             require_metrics(data["metrics"], where="metrics.")
             schema = RecordSchema.from_json(data["schema"])
             schema.require_recipe(data["spec"])
@@ -199,6 +214,8 @@ class Run:
                     "no_claim": tuple(data["no_claim"]),
                     "trained_ids": tuple(data["trained_ids"]),
                     "searched_ids": tuple(data["searched_ids"]),
+                    "code": tuple(data["code"]),
+                    "weights": tuple(data["weights"]),
                     "members": tuple(Member(**member) for member in data["members"]),
                 },
             )

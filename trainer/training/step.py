@@ -10,6 +10,7 @@ What a restart needs is in `Trainee.variables`; all randomness follows from the 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,14 +21,21 @@ import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.core.record import RecordSchema
-from trainer.config.run import TrainConfig
+from trainer.config.augment import PRESETS, AugmentConfig
+from trainer.config.run import CROSS_ENTROPY, TrainConfig
 from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
 from trainer.networks.foreign import one_line
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
 from trainer.training.mute_tensorflow import without_notes
-from trainer.training.optimization import clips, make_optimizer, weighted_loss
+from trainer.training.optimization import (
+    clips,
+    cross_entropy,
+    make_optimizer,
+    weighted_loss,
+)
+from trainer.training.user_parts import EachLoss, Vary, own_augmentation, own_loss
 
 
 class FoldSetup(NamedTuple):
@@ -118,6 +126,10 @@ class Trainee:
         self._trunk = keras.Model(self._standardise.output, self.network.output)
         self._seed, self._mixing = StepSeed(setup.seed), StepSeed(setup.seed + 1)
         self._top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
+        self._amounts, self._vary = self._augmentation()
+        self._each: EachLoss = cross_entropy
+        if config.loss != CROSS_ENTROPY:
+            self._each = own_loss(config.loss)
         self.evaluated = self.network
         self._averages: list[tf.Variable] = []
         if config.optimizer.ema is not None or self.replicas > 1:
@@ -252,15 +264,28 @@ class Trainee:
         volume, label = self._augmented(volume, label, number, replica)
         return self._replica_step(volume, label, rows)
 
-    def _augmented(self, volume: Any, label: Any, number: Any, replica: Any) -> Any:
-        config, shape = self.config.augment, volume.shape
-        varied = tf.function(
-            lambda given, step, place: augment(
-                given,
-                config=config,
-                voxel_mm=self.setup.voxel_mm,
+    def _augmentation(self) -> tuple[AugmentConfig, Vary]:
+        """The amounts of ours, and what varies volumes: (volume, seed=) → float32."""
+        asked, setup = self.config.augment, self.setup
+        if isinstance(asked, str):
+            shape = (*setup.schema.shape, len(self.config.modalities or ()))
+            own = own_augmentation(
+                asked,
+                shape=shape,
+                voxel_mm=setup.voxel_mm,
                 top=self._top,
-                seed=self._seed.at(step, place, self.replicas),
+                seed=lambda: StepSeed(setup.seed).at(0, 0, 1),
+            )
+            return PRESETS["none"], own
+        return asked, functools.partial(
+            augment, config=asked, voxel_mm=setup.voxel_mm, top=self._top
+        )
+
+    def _augmented(self, volume: Any, label: Any, number: Any, replica: Any) -> Any:
+        config, shape = self._amounts, volume.shape
+        varied = tf.function(
+            lambda given, step, place: self._vary(
+                given, seed=self._seed.at(step, place, self.replicas)
             ),
             jit_compile=config.resamples or None,  # more than twice as fast on a CPU
         )
@@ -284,6 +309,7 @@ class Trainee:
                 logit,
                 smoothing=self.config.label_smoothing,
                 weights=self.setup.weights,
+                loss=self._each,
             )
             loss = tf.reduce_sum(each) / rows
             if penalties := self._trunk.losses:  # regularisers of a user's own layers

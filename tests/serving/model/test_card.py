@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +195,21 @@ def test_patients_of_several_runs_are_counted_only_where_they_are_surely_the_sam
     runs: list[Run], cohort: dict[str, int]
 ) -> None:
     assert export.contract_of(runs).cohort == cohort
+
+
+def test_what_a_run_is_made_of_beside_the_packages_own_stands_on_the_card_and_in_the_contract():
+    plain = run_of("run", [0])
+    assert "Made of" not in card_of(plain)
+    assert not {"code", "weights"} & export.contract_of([plain]).training[0].keys()
+    code: list[dict[str, Any]] = [
+        {"function": "net:f", "sha256": "a" * 64, "imports": {"medicai": "0.0.4"}},
+        {"function": "einops:g", "sha256": "b" * 64, "package": "einops", "version": "0.8"},
+    ]
+    weights = [{"setting": "weights", "file": "start.keras", "sha256": "c" * 64}]
+    own = dataclasses.replace(plain, code=tuple(code), weights=tuple(weights))
+    card = card_of(plain, own)
+    assert "- Run 2: `net:f` (source sha256 `aaaaaaaaaaaa`, with medicai 0.0.4)" in card
+    assert "- Run 2: `einops:g` (einops 0.8, source sha256 `bbbbbbbbbbbb`)" in card
+    assert "- Run 2 started from start.keras (sha256 `cccccccccccc`)" in card
+    told = export.contract_of([own]).training[0]
+    assert (told["code"], told["weights"]) == (code, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def test_a_missing_unfinished_or_foreign_run_is_refused_by_its_path(tmp_path: Pa
         ({"metrics": {}}, r"metrics\.auc is missing"),
         ({"metrics": {**make_metrics([(0, 1)]), "folds": [{}]}}, r"folds\[0\]\.auc is missing"),
         ({"no_claim": [1]}, r"no_claim\[0\]: 1 found"),
+        ({"code": [{"function": 1}]}, r"code\[0\]\.function: 1 found"),
+        ({"weights": [{}]}, r"weights\[0\]\.setting is missing"),
     ],
 )
 def test_a_run_with_a_malformed_field_is_refused_by_field(
@@ -150,3 +153,33 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path, overwrite: 
     with pytest.raises(UsageError, match="not a run"):
         claim(tmp_path, REQUEST, overwrite=overwrite)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+CODE = [{"function": "net:f", "sha256": "a" * 64}]
+WEIGHTS = [{"setting": "weights", "file": "start.keras", "sha256": "b" * 64}]
+
+
+def test_a_run_tells_what_it_is_made_of_where_that_is_not_ours_alone(tmp_path: Path) -> None:
+    _run(tmp_path).save()
+    assert not {"code", "weights"} & json.loads((tmp_path / "run.json").read_text()).keys()
+    own = dataclasses.replace(_run(tmp_path), code=tuple(CODE), weights=tuple(WEIGHTS))
+    own.save()
+    assert Run.load(tmp_path) == own
+
+
+def test_a_run_is_not_resumed_with_other_code_than_it_was_begun_with(tmp_path: Path) -> None:
+    claim(tmp_path, {**REQUEST, "code": CODE}, overwrite=False)
+    (tmp_path / "fold-0").mkdir()
+    (tmp_path / "fold-0" / "history.csv").write_text("")
+    changed = {**REQUEST, "code": [{**CODE[0], "sha256": "b" * 64}]}
+    with pytest.raises(ContractError, match=r"code\.net:f\.sha256: 'aaa.*bbb.*--overwrite"):
+        claim(tmp_path, changed, overwrite=False)
+
+
+def test_code_that_failed_before_it_was_trained_with_may_be_mended(tmp_path: Path) -> None:
+    claim(tmp_path, {**REQUEST, "code": CODE}, overwrite=False)
+    changed = {**REQUEST, "code": [{**CODE[0], "sha256": "b" * 64}]}
+    assert claim(tmp_path, changed, overwrite=False) is False
+    assert json.loads((tmp_path / "config.json").read_text())["code"] == changed["code"]
+    with pytest.raises(ContractError, match="config"):
+        claim(tmp_path, {**changed, "config": {}}, overwrite=False)

@@ -1,0 +1,163 @@
+"""A user's own augmentation and loss: loaded, tried once on made-up patients, and called.
+
+What would go wrong in the middle of a run, or without a word, is found before its first step: other
+shapes, values that are not finite, random numbers that a resumed run would not draw again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from beam_jobs.common.cli import UsageError
+from trainer.config.user_code import accepted, load, reason
+
+_PATIENTS = 2
+_SURE = 30.0  # a logit whose probability is 1 in float32 but for 1e-13
+Vary = Callable[..., Any]
+EachLoss = Callable[[Any, Any], Any]
+
+
+def own_augmentation(
+    reference: str,
+    *,
+    shape: Sequence[int],
+    voxel_mm: Sequence[float],
+    top: float,
+    seed: Callable[[], keras.random.SeedGenerator],
+) -> Vary:
+    """A user's function that varies training volumes.
+
+    Args:
+      reference: `module:function`. The function takes volumes, float32 (batch, row, column, slice,
+        channel) in stored units with background 0, and the step's `keras.random.SeedGenerator`;
+        where its signature has them also `voxel_mm` (row, column, slice) and `top`, the greatest
+        stored value. It gives volumes of the same shape. A class is made without arguments.
+      shape: (rows, columns, slices, channels).
+      voxel_mm: size of a voxel along (row, column, slice).
+      top: the greatest stored value.
+      seed: gives a generator at the same place of its draws each time.
+
+    Returns:
+      (volume of any stored dtype, seed=) → float32 of the same shape.
+
+    Raises:
+      UsageError: it cannot be loaded, fails, or gives what cannot be trained on.
+    """
+    flag = f"--augment {reference}"
+    function = _made(load(reference, flag="--augment"), flag)
+    known = {"voxel_mm": tuple(voxel_mm), "top": top}
+    wanted = {name: known[name] for name in accepted(function, known)}
+
+    def vary(volume: Any, *, seed: keras.random.SeedGenerator) -> Any:
+        found = function(keras.ops.cast(volume, "float32"), seed, **wanted)
+        return keras.ops.cast(found, "float32")
+
+    rng = np.random.default_rng(0)
+    given = np.zeros((_PATIENTS, *shape), np.float32)
+    given[0] = top * rng.uniform(0.1, 1, shape)  # the other is empty, as a missing modality is
+    signature = tf.TensorSpec((None, *shape), tf.float32)
+
+    def tried() -> npt.NDArray[Any]:
+        # Traced anew each time: what Python and numpy draw is drawn while it is traced.
+        graph = tf.function(lambda volume: vary(volume, seed=seed()), input_signature=[signature])
+        return np.asarray(graph(given))
+
+    found = _tried(tried, flag)
+    if found.shape != given.shape:
+        raise UsageError(f"{flag}: gives {_shape(found)} for {_shape(given)}, the same is needed")
+    if not np.isfinite(found).all():
+        raise UsageError(f"{flag}: gives values that are not finite")
+    if found[1].any():
+        raise UsageError(
+            f"{flag}: makes something of a volume of zeros; background, and a missing modality, "
+            "must stay 0"
+        )
+    if not np.allclose(found, _tried(tried, flag), atol=1e-3 * top):
+        raise UsageError(
+            f"{flag}: draws random numbers without the seed that it is given, so that a resumed "
+            "run would be another; keras.random.uniform(..., seed=seed) draws with it"
+        )
+    return vary
+
+
+def own_loss(reference: str) -> EachLoss:
+    """A user's loss.
+
+    Args:
+      reference: `module:function`, or a `keras.losses.Loss`, its class or an instance. The function
+        takes label and logit, float32 (batch, 1), and gives float (batch,) or (batch, 1). What has
+        a `from_logits` gets True.
+
+    Returns:
+      (label, logit) → the loss of each patient, (batch,) float32.
+
+    Raises:
+      UsageError: it cannot be loaded, fails, or gives what cannot be learnt from.
+    """
+    flag = f"--loss {reference}"
+    function = load(reference, flag="--loss")
+    if isinstance(function, type):
+        function = _made(function, flag, from_logits=True)
+    if isinstance(function, keras.losses.Loss):
+        if not getattr(function, "from_logits", True):
+            raise UsageError(f"{flag}: it gets logits: from_logits=True is needed")
+        function = function.call  # before its reduction
+    logits = {"from_logits": True} if accepted(function, ["from_logits"]) else {}
+
+    def each(label: Any, logit: Any) -> Any:
+        return keras.ops.cast(function(label, logit, **logits), "float32")
+
+    label, logit = (
+        tf.constant(values, tf.float32)[:, None]
+        for values in ((0, 1, 0, 1, 0, 1), (-_SURE, -_SURE, 0, 0, _SURE, _SURE))
+    )
+
+    def learnt(label: Any, logit: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(logit)
+            loss = each(label, logit)
+        slope = tape.gradient(loss, logit)
+        return loss, tf.zeros_like(logit) if slope is None else slope
+
+    tried = tf.function(learnt, input_signature=[tf.TensorSpec((None, 1), tf.float32)] * 2)
+    found, slope = _tried(lambda: [np.asarray(part) for part in tried(label, logit)], flag)
+    if found.shape not in ((len(label),), (len(label), 1)):
+        raise UsageError(
+            f"{flag}: gives {_shape(found)} for {len(label)} patients; one value each is needed"
+        )
+    bad = ~(np.isfinite(found.ravel()) & np.isfinite(slope.ravel()))
+    if bad.any():
+        place = int(np.argmax(bad))
+        raise UsageError(
+            f"{flag}: loss {found.ravel()[place]:g}, slope {slope.ravel()[place]:g} at logit "
+            f"{float(logit[place, 0]):g}, label {float(label[place, 0]):g}; it gets logits, not "
+            "probabilities, and must be finite"
+        )
+    if not slope.any():
+        raise UsageError(f"{flag}: does not depend on the logit, so that nothing can be learnt")
+    return lambda label, logit: keras.ops.reshape(each(label, logit), (-1,))
+
+
+def _made(found: Any, flag: str, **options: Any) -> Any:
+    """What a class makes; anything else as it is."""
+    if not isinstance(found, type):
+        return found
+    given = {name: options[name] for name in accepted(found, options)}
+    return _tried(lambda: found(**given), flag)
+
+
+def _tried(call: Callable[[], Any], flag: str) -> Any:
+    try:
+        return call()
+    except Exception as error:
+        raise UsageError(f"{flag}: it fails: {reason(error)}") from error
+
+
+def _shape(array: npt.NDArray[Any]) -> str:
+    return "x".join(map(str, array.shape)) or "one number"
