@@ -11,12 +11,12 @@ from keras import layers
 
 from beam_jobs.common.cli import UsageError
 from trainer.networks.graph import calls
-from trainer.networks.layers import ChannelsToBatch, SlicesToBatch
+from trainer.networks.layers import ChannelsToBatch, EdgeSlices, SlicesToBatch
 from trainer.networks.registry import Standardise
 
 # What they give is the volume itself.
 _VOLUME = (layers.InputLayer, Standardise, ChannelsToBatch, SlicesToBatch)
-_PADDING = (layers.ZeroPadding2D, layers.ZeroPadding3D)
+_PADDING = (layers.ZeroPadding2D, layers.ZeroPadding3D, EdgeSlices)
 _CROPPING = (layers.Cropping2D, layers.Cropping3D)
 _Grid = list[tuple[float, float]]  # of each axis: the voxel of its first position, and the step
 

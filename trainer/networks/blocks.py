@@ -14,7 +14,7 @@ import keras
 from keras import layers
 
 from trainer.config.network import NetworkConfig
-from trainer.networks.layers import AttentionPooling, Conv2D, Conv3D, MaxPool3D
+from trainer.networks.layers import AttentionPooling, Conv2D, Conv3D, EdgeSlices, MaxPool3D
 
 # Batch statistics are averaged over about 1 / (1 - momentum) steps. A cohort has few steps an
 # epoch: with Keras's 0.99 the averages trail the weights by many epochs, and a network that has
@@ -42,9 +42,18 @@ class Layout:
     Attributes:
       padding: of residual networks where a stride is: "same" as TensorFlow pads, the odd voxel
         behind; "symmetric" as PyTorch does, as many before as behind.
+      edge: beyond the first and the last slice these are repeated, where other networks meet
+        zeros: weights of images then see a volume that is one image in all slices as that image.
+      stem_stride: of a residual network's first convolution.
+      stride_first: a bottleneck's stride is in its first convolution, not in the 3×3×3.
+      epsilon: of batch normalisation.
     """
 
     padding: str = "same"
+    edge: bool = False
+    stem_stride: int = 1
+    stride_first: bool = False
+    epsilon: float = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,17 +112,21 @@ class Parts:
 
     def padded(self, x: Any, size: int, stride: int) -> tuple[Any, str]:
         """(`x` with what its layout pads, the padding that the layer behind it is to do)."""
-        if self.layout.padding == "same":
+        added = _symmetric if self.layout.padding == "symmetric" else _same
+        pads = [added(length, size, stride) for length in x.shape[1:-1]]
+        edges = pads[2] if self.layout.edge and len(x.shape) == 5 else (0, 0)
+        if not any(edges) and all(before == (before + after) // 2 for before, after in pads):
             return x, "same"
-        pads = [_symmetric(length, size, stride) for length in x.shape[1:-1]]
-        if all(before == (before + after) // 2 for before, after in pads):
-            return x, "same"
+        if any(edges):
+            x, pads[2] = EdgeSlices(*edges)(x), (0, 0)
         kind = layers.ZeroPadding3D if len(x.shape) == 5 else layers.ZeroPadding2D
         return kind(tuple(pads))(x), "valid"
 
     def norm(self, x: Any, activation: str | None = None) -> Any:
         """BatchNormalization, then an activation."""
-        x = layers.BatchNormalization(momentum=MOMENTUM, synchronized=self.synchronized)(x)
+        x = layers.BatchNormalization(
+            momentum=MOMENTUM, epsilon=self.layout.epsilon, synchronized=self.synchronized
+        )(x)
         return layers.Activation(activation)(x) if activation else x
 
     def excite(self, x: Any, squeezed: int, activation: str) -> Any:
@@ -137,6 +150,16 @@ class Parts:
                 return getattr(layers, f"GlobalMaxPooling{axes}D")()(x)
             case _:
                 return getattr(layers, f"GlobalAveragePooling{axes}D")(dtype="float32")(x)
+
+
+def _same(length: int, size: int, stride: int) -> tuple[int, int]:
+    """Voxels that TensorFlow's "same" adds before and behind.
+
+    >>> _same(6, 3, 2), _same(7, 3, 2), _same(7, 3, 1)
+    ((0, 1), (1, 1), (1, 1))
+    """
+    added = max((-(-length // stride) - 1) * stride + size - length, 0)
+    return added // 2, added - added // 2
 
 
 def _symmetric(length: int, size: int, stride: int) -> tuple[int, int]:

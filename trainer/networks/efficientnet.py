@@ -83,7 +83,7 @@ def _mbconv(
     branch = x
     if expansion != 1:
         branch = parts.norm(parts.conv(x, entering * expansion, 1), "silu")
-    branch = parts.norm(_depthwise(branch, kernel, stride), "silu")
+    branch = parts.norm(_depthwise(branch, parts, kernel, stride), "silu")
     branch = parts.excite(branch, max(1, entering // 4), "silu")
     branch = parts.norm(parts.conv(branch, filters, 1))
     if stride != 1 or entering != filters:
@@ -91,13 +91,14 @@ def _mbconv(
     return layers.Add()([x, parts.drop_path(branch, drop_path)])
 
 
-def _depthwise(x: Any, kernel: int, stride: int) -> Any:
+def _depthwise(x: Any, parts: Parts, kernel: int, stride: int) -> Any:
+    x, padding = parts.padded(x, kernel, stride)
     if len(x.shape) == 5:
-        return DepthwiseConv3D(kernel, stride, depthwise_initializer=fan_out_normal())(x)
+        return DepthwiseConv3D(kernel, stride, padding, depthwise_initializer=fan_out_normal())(x)
     return DepthwiseConv2D(
         kernel,
         strides=stride,
-        padding="same",
+        padding=padding,
         use_bias=False,
         depthwise_initializer=fan_out_normal(),
     )(x)

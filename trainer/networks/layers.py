@@ -63,7 +63,7 @@ class DepthwiseConv2D(layers.DepthwiseConv2D):
 
 @register
 class DepthwiseConv3D(layers.Layer):
-    """One k×k×k filter a channel, "same" padding, no bias; the same stride along every axis.
+    """One k×k×k filter a channel, no bias; the same stride along every axis.
 
     Keras has none, and its grouped Conv3D runs on TensorFlow by compiling each call with XLA. Here
     the k planes of the kernel are k 2D depthwise convolutions over (column, slice), with the rows
@@ -74,12 +74,14 @@ class DepthwiseConv3D(layers.Layer):
         self,
         kernel_size: int,
         strides: int = 1,
+        padding: str = "same",
         depthwise_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.kernel_size = kernel_size
         self.strides = strides
+        self.padding = padding
         self.depthwise_initializer = keras.initializers.get(depthwise_initializer)
 
     def build(self, input_shape: Any) -> None:
@@ -96,7 +98,7 @@ class DepthwiseConv3D(layers.Layer):
     def _convolve(self, x: Any, kernel: Any) -> Any:
         size, stride = self.kernel_size, self.strides
         rows, columns, slices, channels = x.shape[1:]
-        out = -(-rows // stride)
+        out = self._out(rows)
         before = max((out - 1) * stride + size - rows, 0) // 2
         planes = out + (size - 1) // stride
         after = planes * stride - rows - before
@@ -110,7 +112,7 @@ class DepthwiseConv3D(layers.Layer):
         total = None
         for plane in range(size):
             part = ops.depthwise_conv(
-                phases[plane % stride], kernel[plane], strides=stride, padding="same"
+                phases[plane % stride], kernel[plane], strides=stride, padding=self.padding
             )
             part = ops.reshape(part, (-1, planes, *part.shape[1:]))
             part = part[:, plane // stride : plane // stride + out]
@@ -118,16 +120,48 @@ class DepthwiseConv3D(layers.Layer):
         return total
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        spatial = (-(-length // self.strides) for length in input_shape[1:4])
-        return (input_shape[0], *spatial, input_shape[4])
+        return (input_shape[0], *map(self._out, input_shape[1:4]), input_shape[4])
+
+    def _out(self, length: int) -> int:
+        """What is left of an axis."""
+        used = 0 if self.padding == "same" else self.kernel_size - 1
+        return -(-(length - used) // self.strides)
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "kernel_size": self.kernel_size,
             "strides": self.strides,
+            # Absent as in the files of versions that know no other.
+            **({} if self.padding == "same" else {"padding": self.padding}),
             "depthwise_initializer": keras.initializers.serialize(self.depthwise_initializer),
         }
+
+
+@register
+class EdgeSlices(layers.Layer):
+    """Repeats the first slice before it and the last one behind it, so many times each."""
+
+    def __init__(self, before: int, after: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.before, self.after = before, after
+
+    @property
+    def padding(self) -> tuple[tuple[int, int], ...]:
+        """What is added before and behind each axis, as those of `ZeroPadding3D`."""
+        return ((0, 0), (0, 0), (self.before, self.after))
+
+    def call(self, x: Any) -> Any:
+        """(batch, row, column, slice, channel) → more slices."""
+        parts = [x[:, :, :, :1]] * self.before + [x] + [x[:, :, :, -1:]] * self.after
+        return ops.concatenate(parts, axis=3)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        slices = input_shape[3] + self.before + self.after
+        return (*input_shape[:3], slices, input_shape[4])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "before": self.before, "after": self.after}
 
 
 class _SafePooling:

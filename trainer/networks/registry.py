@@ -32,6 +32,7 @@ from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBa
 from trainer.networks.resnet import resnet, se_resnet50
 from trainer.networks.seed_cnn import seed_cnn
 from trainer.networks.slices import slice_cnn, slice_efficientnet_b0
+from trainer.networks.weights import start_weights
 
 _SMALLEST_STD = 1e-4  # of the mean: below it a foreground counts as constant (float32 rounding)
 
@@ -144,7 +145,10 @@ def build_model(
     config.require_files()
     volume = keras.Input((*shape, channels), dtype=input_dtype, name="volume")
     x = Standardise(name="standardise")(volume)
+    start = None if config.weights is None else start_weights.read(config.weights)
     layout = Layout(padding=config.padding or "same")
+    if start is not None:
+        layout = start_weights.layout_of(start, config)
     parts = Parts(config=config, synchronized=synchronized, layout=layout)
     theirs = None
     if entry is None:
@@ -162,6 +166,8 @@ def build_model(
         keep_optimizer(theirs, model)
     if config.encoder_weights is not None:
         load_encoder_weights(model, config.encoder_weights)
+    if start is not None:
+        model.started_from = start_weights.load(model, start, config)
     return model
 
 

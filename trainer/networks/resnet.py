@@ -25,7 +25,7 @@ def resnet(
     add_block = _bottleneck if bottleneck else _basic
 
     def features(x: Any, parts: Parts) -> Any:
-        x = parts.norm(parts.conv(x, parts.filters(64), 7), "relu")
+        x = parts.norm(parts.conv(x, parts.filters(64), 7, parts.layout.stem_stride), "relu")
         x = parts.max_pool(x, 3)
         for stage, (filters, published) in enumerate(zip(_STAGES, blocks, strict=True)):
             for block in range(parts.repeats(published)):
@@ -53,8 +53,9 @@ def _basic(x: Any, parts: Parts, filters: int, stride: int) -> Any:
 
 
 def _bottleneck(x: Any, parts: Parts, filters: int, stride: int) -> Any:
-    branch = parts.norm(parts.conv(x, filters, 1), "relu")
-    branch = parts.norm(parts.conv(branch, filters, 3, stride), "relu")
+    first, second = (stride, 1) if parts.layout.stride_first else (1, stride)
+    branch = parts.norm(parts.conv(x, filters, 1, first), "relu")
+    branch = parts.norm(parts.conv(branch, filters, 3, second), "relu")
     branch = parts.norm(parts.conv(branch, 4 * filters, 1))
     return _join(branch, x, parts, stride, bias=True)
 

@@ -13,6 +13,7 @@ from beam_jobs.common.cli import UsageError
 from tests.trainer.networks.own_networks import HERE
 from trainer.config.network import NetworkConfig
 from trainer.explain.feature_map import last_feature_map
+from trainer.networks.layers import EdgeSlices
 from trainer.networks.registry import Standardise, build_model
 
 SHAPE = (24, 16, 8)
@@ -45,6 +46,7 @@ def _conv(size: int, **settings: Any) -> layers.Conv3D:
             (0.5, 0.5, 0.5),
             (2, 2, 2),
         ),
+        (lambda x: _conv(3)(EdgeSlices(2, 1)(x)), (1, 1, -1), (1, 1, 1)),
         # Tokens that become a grid again.
         (
             lambda x: layers.Reshape((6, 4, 2, 1))(layers.Reshape((48, 1))(_conv(4, strides=4)(x))),

@@ -78,10 +78,14 @@ def state_dict(
 
 
 def features(
-    network: str, arrays: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[Any]
+    network: str,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    x: npt.NDArray[Any],
+    *,
+    stem_stride: int = 1,
 ) -> npt.NDArray[Any]:
     """(channel, row, column, slice) → what the head would be given, in inference mode."""
-    x = np.maximum(_norm(_conv(x, arrays, "conv1", 1), arrays, "bn1"), 0)
+    x = np.maximum(_norm(_conv(x, arrays, "conv1", stem_stride), arrays, "bn1"), 0)
     x = _windows(x, 3, 2, fill=-np.inf).max(axis=(-3, -2, -1))
     deep = network == "resnet50"
     for stage, count in enumerate(BLOCKS[network], 1):
@@ -99,6 +103,21 @@ def features(
                     y = np.maximum(y, 0)
             x = np.maximum(y + _shortcut(x, arrays, f"{name}.downsample", y.shape, stride), 0)
     return np.asarray(x.mean(axis=(1, 2, 3)))
+
+
+def features_of_image(
+    network: str, arrays: Mapping[str, npt.NDArray[Any]], image: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """(channel, row, column) → features of torchvision's network, whose kernels have two axes.
+
+    It is the 3D network over one slice whose kernels are zero but in the middle.
+    """
+    wide = dict(arrays)
+    for name, kernel in arrays.items():
+        if kernel.ndim == 4:
+            edge = kernel.shape[-1] // 2
+            wide[name] = np.pad(kernel[..., None], ((0, 0),) * 4 + ((edge, edge),))
+    return features(network, wide, image[..., None], stem_stride=2)
 
 
 def _shortcut(x: Any, arrays: Any, name: str, shape: tuple[int, ...], stride: int) -> Any:
