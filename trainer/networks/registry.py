@@ -25,7 +25,6 @@ from trainer.networks.blocks import Layout, Parts
 from trainer.networks.compiled import keep_optimizer
 from trainer.networks.densenet import densenet121
 from trainer.networks.efficientnet import efficientnet
-from trainer.networks.encoder_weights import load_encoder_weights
 from trainer.networks.foreign import own_logit
 from trainer.networks.graph import calls
 from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBatch
@@ -33,6 +32,7 @@ from trainer.networks.resnet import resnet, se_resnet50
 from trainer.networks.seed_cnn import seed_cnn
 from trainer.networks.slices import slice_cnn, slice_efficientnet_b0
 from trainer.networks.weights import start_weights
+from trainer.networks.weights.encoder_weights import load_encoder_weights
 
 _SMALLEST_STD = 1e-4  # of the mean: below it a foreground counts as constant (float32 rounding)
 
@@ -128,11 +128,12 @@ def build_model(
     Returns:
       A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1). What
       follows the layer "standardise" can be called on its own:
-      `keras.Model(model.get_layer("standardise").output, model.output)`.
+      `keras.Model(model.get_layer("standardise").output, model.output)`. One that starts from
+      `weights` says in its attribute `started_from`, in a line, what was taken of which file.
 
     Raises:
-      UsageError: an unknown name, a grid too small for the network, encoder weights that do not
-        fit, or a user's own that does not (`own_logit`).
+      UsageError: an unknown name, a grid too small for the network, weights that do not fit, or a
+        user's own network that does not (`own_logit`).
     """
     config = NetworkConfig(name=network) if isinstance(network, str) else network
     own = is_reference(config.name)

@@ -8,12 +8,13 @@ the last stage. Only layers with weights are counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 
 from beam_jobs.common.cli import UsageError
+from trainer.networks.graph import calls
 from trainer.networks.layers import BatchToSequence
 
 
@@ -26,7 +27,7 @@ def stages_of(model: keras.Model) -> list[list[keras.layers.Layer]]:
     halvings: dict[int, int] = {}  # of a tensor, on its way from the input
     body: dict[int, list[keras.layers.Layer]] = {}
     head, met = _head(model), set()
-    for layer, taken, given in _calls(model):
+    for layer, taken, given in calls(model):
         count = max((halvings.get(id(tensor), 0) for tensor in taken), default=0)
         count += _halves(layer, taken, given)
         halvings.update(dict.fromkeys(map(id, given), count))
@@ -42,14 +43,14 @@ def _head(model: keras.Model) -> set[int]:
     leads: set[int] = set()  # tensors that a map is made of
     rejoined: set[int] = set()  # tensors of whole volumes whose items were folded into the batch
     maps = set()
-    for layer, taken, given in _calls(model):
+    for layer, taken, given in calls(model):
         known = any(id(tensor) in rejoined for tensor in taken)
         if known or isinstance(layer, BatchToSequence):
             rejoined.update(map(id, given))
         elif any(len(tensor.shape) > 2 for tensor in given):
             maps.add(id(layer))
     head = set()
-    for layer, taken, given in reversed(list(_calls(model))):
+    for layer, taken, given in reversed(list(calls(model))):
         if id(layer) in maps or any(id(tensor) in leads for tensor in given):
             leads.update(map(id, taken))
         else:
@@ -62,21 +63,11 @@ def head_of(model: keras.Model) -> set[str]:
     return {layer.name for layer in stages_of(model)[-1]}
 
 
-def _calls(model: keras.Model) -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """Each layer's call in the graph: the layer, what it takes, what it gives; from the input on.
-
-    A user's layers have been called in a graph of their own too, of which their `input` speaks.
-    """
-    for depth in sorted(model._nodes_by_depth, reverse=True):
-        for node in model._nodes_by_depth[depth]:
-            yield node.operation, list(node.input_tensors), list(node.outputs)
-
-
 def _has_weights(layer: Any) -> bool:
     return isinstance(layer, keras.layers.Layer) and bool(layer.weights)
 
 
-def _halves(layer: Any, taken: list[Any], given: list[Any]) -> bool:
+def _halves(layer: Any, taken: Sequence[Any], given: Sequence[Any]) -> bool:
     strides = getattr(layer, "strides", None)
     if strides is not None:
         return any(stride > 1 for stride in keras.tree.flatten(strides))

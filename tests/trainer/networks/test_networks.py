@@ -331,7 +331,7 @@ def test_synchronized_statistics_reach_every_batch_normalisation() -> None:
 
 
 def _same_encoder(model: keras.Model, reference: list[npt.NDArray[Any]]) -> None:
-    from trainer.networks.encoder_weights import encoder_of
+    from trainer.networks.weights.encoder_weights import encoder_of
 
     for found, expected in zip(encoder_of(model).get_weights()[1:], reference[1:], strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -339,7 +339,7 @@ def _same_encoder(model: keras.Model, reference: list[npt.NDArray[Any]]) -> None
 
 @pytest.mark.parametrize("name", ["whole.keras", "encoder.keras", "encoder.weights.h5"])
 def test_an_encoder_is_taken_from_another_network_of_its_kind(name: str, tmp_path: Path) -> None:
-    from trainer.networks.encoder_weights import encoder_of
+    from trainer.networks.weights.encoder_weights import encoder_of
 
     file = tmp_path / name
     donor = build_model(NetworkConfig(name="slice_cnn", head="lstm"), (16, 16, 4), 1)
@@ -374,7 +374,7 @@ def test_an_encoder_is_taken_from_keras_applications(name: str, top: bool, tmp_p
     model = build_model(config, (32, 32, 1), 1)
     # The same image through both, past the donor's scaling of its input: equal features.
     image = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
-    from trainer.networks.encoder_weights import encoder_of
+    from trainer.networks.weights.encoder_weights import encoder_of
 
     bare = keras.applications.EfficientNetB0(
         weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"

@@ -28,8 +28,8 @@ from beam_jobs.common.files import interface as files
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference
 from trainer.networks.blocks import Layout
-from trainer.networks.encoder_weights import with_channels
 from trainer.networks.stages import head_of
+from trainer.networks.weights.encoder_weights import with_channels
 from trainer.networks.weights.inflation import Held, as_volumes, inflated
 from trainer.networks.weights.keras_file import (
     KERAS_SUFFIXES,
