@@ -180,9 +180,6 @@ def require_utf8(path: str) -> None:
 def quiet_tensorflow(default: str = "3") -> None:
     """Sets what TensorFlow says of itself; to be called before its import.
 
-    Its Python warns of retracing where the fifth network of a process happens to lie in memory
-    where an earlier one lay.
-
     Args:
       default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
         errors are not shown: all that it logs as such at its start is no error, and what fails is

@@ -164,7 +164,7 @@ def _train(
     state = FoldState() if books is None else books.resume(trainee)
     if hosts > 1:
         trainee.share_state()
-        state.epoch = int(trainee.from_chief(np.array(state.epoch)))
+        state.epoch = int(trainee.from_chief([np.array(state.epoch)])[0])
     begun = time.perf_counter() - state.seconds
     batches: Iterator[Batch] = iter(())
     if state.epoch < config.epochs:

@@ -18,7 +18,9 @@ def inference(model: keras.Model) -> Any:
     One trace serves every batch size, unlike `predict_on_batch`; less overhead than `predict`.
     """
     signature = [tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype)]
-    return tf.function(lambda volume: model(volume, training=False), input_signature=signature)
+    infer = tf.function(lambda volume: model(volume, training=False), input_signature=signature)
+    infer.get_concrete_function()  # traced here, where a network is new, not by some call
+    return infer
 
 
 def predict(

@@ -149,6 +149,8 @@ class Trainee:
         self._step: Any = tf.function(self._everywhere, reduce_retracing=True)
         self._augment: Any = tf.function(self._augmented, reduce_retracing=True)
         self._average: Any = tf.function(self._move_averages)
+        if self._averages:
+            _trace(self._average, tf.constant(0.0))
 
     @property
     def variables(self) -> list[Any]:
@@ -176,25 +178,24 @@ class Trainee:
 
     def share_state(self) -> None:
         """Gives all hosts the chief's values: only it has read the checkpoint."""
-        for variable in self.variables:
-            value = np.asarray(variable.numpy())
-            variable.assign(self.from_chief(value))
+        for variable, value in zip(self.variables, self.from_chief(self.state()), strict=True):
+            variable.assign(value)
 
-    def from_chief(self, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The chief's value of an array that every host passes: a sum to which only it adds."""
-        wide = value.astype(np.int64 if value.dtype.kind in "iub" else np.float64)
-        mine = tf.constant(wide if self.cluster.is_chief else np.zeros_like(wide))
+    def from_chief(self, values: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """The chief's values of arrays that every host passes: sums to which only it adds."""
+        wide = [one.astype(np.int64) if one.dtype.kind in "iub" else one for one in values]
+        mine = [tf.constant(one if self.cluster.is_chief else np.zeros_like(one)) for one in wide]
 
         def reduce() -> Any:
             context = tf.distribute.get_replica_context()
             first = context.replica_id_in_sync_group == 0
-            part = tf.cond(first, lambda: mine, lambda: tf.zeros_like(mine))
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, part)
+            parts = [tf.where(first, one, tf.zeros_like(one)) for one in mine]
+            return [context.all_reduce(tf.distribute.ReduceOp.SUM, one) for one in parts]
 
-        summed = self.strategy.run(tf.function(reduce))
-        local = self.strategy.experimental_local_results(summed)[0]
-        result: npt.NDArray[Any] = local.numpy().astype(value.dtype)
-        return result
+        everywhere = tf.function(lambda: self.strategy.run(reduce))
+        _trace(everywhere)
+        summed = [self.strategy.experimental_local_results(one)[0] for one in everywhere()]
+        return [one.numpy().astype(value.dtype) for one, value in zip(summed, values, strict=True)]
 
     def step(self, batch: Mapping[str, tf.Tensor], number: int, rows: int) -> tf.Tensor:
         """Learns from a batch.
@@ -211,10 +212,11 @@ class Trainee:
         # What is compiled is compiled when a batch of its size is first met.
         first = batch["label"].shape not in self._met
         self._met.add(batch["label"].shape)
+        given = volume, label, tf.constant(number, tf.int64), tf.constant(float(rows))
         with without_notes() if first else contextlib.nullcontext():
-            loss = self._step(
-                volume, label, tf.constant(number, tf.int64), tf.constant(float(rows))
-            )
+            if first:
+                _trace(self._step, *given)
+            loss = self._step(*given)
         if self._averages:
             decay = min(self.config.optimizer.ema or 0.0, (1 + number) / (10 + number))
             self._average(tf.constant(decay, tf.float32))
@@ -222,8 +224,10 @@ class Trainee:
 
     def augmented(self, volume: tf.Tensor, label: tf.Tensor, number: int) -> tf.Tensor:
         """What the first replica would make of stored volumes in step `number`: for pictures."""
+        given = volume, label, tf.constant(number, tf.int64), tf.constant(0)
         with without_notes():
-            shown, _ = self._augment(volume, label, tf.constant(number, tf.int64), tf.constant(0))
+            _trace(self._augment, *given)
+            shown, _ = self._augment(*given)
         return shown
 
     def settle(self) -> keras.Model:
@@ -374,6 +378,15 @@ def _require_learnable(network: keras.Model, name: str, top: float) -> None:
             what = "no gradient reaches its weights: an operation on their way has none"
     if what:
         raise UsageError(f"--model {name}: {what}")
+
+
+def _trace(function: Any, *given: Any) -> None:
+    """Makes a function's graph for arguments like these, without calling it.
+
+    Each network of a process has graphs of its own, made once. TensorFlow counts calls that make
+    one by the line of Python that they were made of, and warns at the fifth network.
+    """
+    function.get_concrete_function(*given)
 
 
 def _uses_xla(requested: str, replicas: int) -> bool:

@@ -13,6 +13,7 @@ from beam_jobs.common.cli import UsageError
 from tests.datasets import make_schema
 from trainer.config.run import TrainConfig
 from trainer.training.environment import Cluster
+from trainer.training.predict_fold import inference
 from trainer.training.step import FoldSetup, StepSeed, Trainee
 
 SHAPE = (10, 10, 10)
@@ -133,6 +134,22 @@ def test_the_evaluated_network_is_the_moving_average_of_the_trained_one() -> Non
     found = np.asarray(trainee.settle().trainable_variables[index])
     np.testing.assert_allclose(found, average, rtol=1e-5)
     assert np.abs(found - value).max() > 1e-4
+
+
+def test_no_call_makes_a_graph_of_which_tensorflow_would_warn_at_the_fifth_fold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tensorflow.python.eager.polymorphic_function import polymorphic_function as functions
+
+    warned: list[str] = []
+    monkeypatch.setattr(functions, "FREQUENT_TRACING_WARNING_THRESHOLD", 1)
+    monkeypatch.setattr(functions.logging, "warning", warned.append)
+    trainee, batch = _trainee(optimizer={"ema": 0.9}), _batch()
+    trainee.augmented(batch["volume"], batch["label"], 0)
+    trainee.step(batch, 0, 4)
+    trainee.step({name: rows[:3] for name, rows in batch.items()}, 1, 3)  # an epoch's last
+    inference(trainee.settle())(batch["volume"])
+    assert not warned
 
 
 def test_a_gradient_longer_than_the_limit_is_shortened_to_it() -> None:
