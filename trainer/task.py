@@ -205,14 +205,15 @@ def main(argv: Sequence[str]) -> int:
 def _print_summary(trained: Run, address: str) -> None:
     metrics = trained.metrics
     for name, text in summary_rows(metrics):
-        row(name, text)
+        row(name, text, folded=True)
     if metrics["permutations"]:
-        row("permuted", permutations_text(metrics))
-    row("verdict", verdict(metrics))
+        row("permuted", permutations_text(metrics), folded=True)
+    row("verdict", verdict(metrics), folded=True)
     row(
         "time",
         f"{trained.wall_seconds:.0f} s, {trained.step_seconds:.2g} s a step, "
         f"{100 * trained.input_wait:.1f} % of it waiting for input; {trained.precision}",
+        folded=True,
     )
     row("run", address)
     row("report", files.join(address, REPORT_NAME))

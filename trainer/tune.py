@@ -25,7 +25,7 @@ from beam_jobs.common.cli import (
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
-from beam_jobs.common.terminal import row, say, show
+from beam_jobs.common.terminal import row, say, show, width
 from beam_jobs.core.manifest import Manifest, read_manifest
 from trainer.config.run import CACHES, OPTIMIZER_OWN, TrainConfig
 from trainer.config.run_layout import REPORT_NAME
@@ -249,12 +249,14 @@ def _study(directory: str, search: Search, role: Role, train: Sequence[str]) -> 
             f"{directory}: none of {len(trials)} trials succeeded; {TRIALS_NAME} has the reasons"
         )
     if outer is not None:
-        row("outer fold", f"{summary_line(outer.metrics)}, fold {search.outer_fold}, in no trial")
-        row("verdict", verdict(outer.metrics))
-    show(leaderboard(search.space, trials), width=100)
+        row("outer fold", f"{summary_line(outer.metrics)}, fold {search.outer_fold}, in no trial",
+            folded=True)  # fmt: skip
+        row("verdict", verdict(outer.metrics), folded=True)
+    show(leaderboard(search.space, trials), width=width())
     failed = sum(trial.objective is None for trial in trials)
-    row("best", f"trial {best.trial}, AUC {best.objective:.3f}{optimistic(trials)}")
-    row("mind", caveat(trials))
+    row("best", f"trial {best.trial}, AUC {best.objective:.3f}{optimistic(trials)}",
+        folded=True)  # fmt: skip
+    row("mind", caveat(trials), folded=True)
     row("trials", f"{len(trials)}, {failed} failed; {TRIALS_NAME} in {directory}")
     row("settings", f"{files.join(directory, SETTINGS_NAME)}, for trainer.task --hyperparameters")
     row("report", files.join(directory, REPORT_NAME))
@@ -281,9 +283,10 @@ def _nested(directory: str, searches: Sequence[Search], role: Role, train: Seque
         write_report(directory, read_predictions(predictions))
         study.keep_outer(metrics, fold=ALL)
         study.finish()
-    row("nested", f"{len(runs)} searches, each scored on the fold that none of its trials has seen")
-    row("out of fold", summary_line(metrics))
-    row("verdict", verdict(metrics))
+    row("nested", f"{len(runs)} searches, each scored on the fold that none of its trials has seen",
+        folded=True)  # fmt: skip
+    row("out of fold", summary_line(metrics), folded=True)
+    row("verdict", verdict(metrics), folded=True)
     row("report", files.join(directory, REPORT_NAME))
 
 

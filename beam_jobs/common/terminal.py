@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -34,6 +35,24 @@ def say(text: str) -> None:
     """Prints a line, at once: whoever reads a pipe sees how far the work is."""
     if not is_quiet():
         print(printable(text, keep="\n"), flush=True)
+
+
+def say_parts(*parts: str) -> None:
+    """Prints a line of parts, two blanks apart; those beyond `width` hang below it.
+
+    Args:
+      parts: "" is left out. One that is longer than a line is broken at its blanks.
+    """
+    lines, room = [""], width()
+    for part in filter(None, map(printable, parts)):
+        between = "  " if lines[-1].strip() else ""
+        if len(lines[-1] + between + part) <= room:
+            lines[-1] += between + part
+        else:
+            lines += textwrap.wrap(
+                part, room, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+            )
+    say("\n".join(filter(None, lines)))
 
 
 def row(name: str, text: str, *, folded: bool = False) -> None:
@@ -165,7 +184,9 @@ def track(items: Iterable[Item], label: str, total: int) -> Iterator[Item]:
 
 
 def duration(seconds: float) -> str:
-    """ "41 s", "12 min", "3.5 h"."""
+    """ "41 s", "12 min", "3.5 h", "14 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.{0 if seconds >= 36000 else 1}f} h"

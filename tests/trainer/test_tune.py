@@ -42,8 +42,14 @@ from trainer.tune import main
 
 @pytest.mark.parametrize("tuner", ["hyperband", "bayesian", "random", "grid"])
 def test_a_search_ends_with_every_trial_once_and_the_best_one_reported(
-    dataset: Path, tmp_path: Path, starts: Path, capsys: pytest.CaptureFixture[str], tuner: str
+    dataset: Path,
+    tmp_path: Path,
+    starts: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tuner: str,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     argv = argv_of(dataset, tmp_path / "study", "--tuner", tuner, "--max_trials", "12")
     assert main(argv, command=FAKE) == 0
     rows = rows_of(tmp_path / "study")
@@ -63,6 +69,8 @@ def test_a_search_ends_with_every_trial_once_and_the_best_one_reported(
     assert {row["no_claim"] for row in rows} == {"searched"}
     assert not [name for name in rows[0] if "interval" in name]  # chosen among: none would hold
     out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 80
+    out = " ".join(out.split())
     assert "at most 12 trials of 48 combinations" in out
     assert not re.search(r"alone, 95 %|0\.\d\d to 0\.\d\d", out)
     assert "AUC is the best of 12, chosen on the same folds that measured it" in out

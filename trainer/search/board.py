@@ -14,7 +14,7 @@ from rich.text import Text
 
 from beam_jobs.common.cli import is_quiet
 from beam_jobs.common.printable import printable
-from beam_jobs.common.terminal import duration, say
+from beam_jobs.common.terminal import duration, say_parts
 from trainer.config.hyperparameter import text_of
 from trainer.config.search_space import Space
 from trainer.search.study import FinishedTrial, ranking
@@ -65,12 +65,12 @@ class Board:
             if row.trial not in self._shown:
                 self._shown.add(row.trial)
                 if self._live is None:
-                    say(f"{line(row)}  [{self.progress()}]")
+                    say_parts(*parts_of(row), f"[{self.progress()}]")
         if self._live is not None:
             self._live.refresh()
 
     def progress(self) -> str:
-        """ "12 of 30 trials, 3 failed, about 14 min left"."""
+        """ "12 of at most 30 trials, 3 failed, 14 min left"."""
         done, here = len(self._rows), len(self._rows) - self._before
         failed = sum(row.objective is None for row in self._rows)
         text = f"{done} of at most {self._total} trials"
@@ -78,7 +78,7 @@ class Board:
             text += f", {failed} failed"
         if here > 0 and done < self._total:
             left = (time.monotonic() - self._started) / here * (self._total - done)
-            text += f", about {duration(left)} left"
+            text += f", {duration(left)} left"
         return text
 
     def _renderable(self) -> Group:
@@ -106,11 +106,12 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     return table
 
 
-def line(row: FinishedTrial) -> str:
-    """A finished trial as one line."""
+def parts_of(row: FinishedTrial) -> list[str]:
+    """A finished trial, in the parts of a line."""
     seconds = row.result.get("seconds")
-    took = "" if seconds is None else f"  {seconds:.0f} s"
-    reason = f"  ({row.reason})" if row.reason else ""
-    if row.objective is None:
-        return f"trial {row.trial}  {row.status}{took}{reason}"
-    return f"trial {row.trial}  AUC {row.objective:.3f}{took}{reason}"
+    return [
+        f"trial {row.trial}",
+        row.status if row.objective is None else f"AUC {row.objective:.3f}",
+        "" if seconds is None else duration(seconds),
+        f"({row.reason})" if row.reason else "",
+    ]

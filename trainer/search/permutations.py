@@ -25,7 +25,7 @@ from beam_jobs.common.contract_json import ContractError, Kind, Within, require_
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
-from beam_jobs.common.terminal import duration, say
+from beam_jobs.common.terminal import duration, say, say_parts
 from trainer.config.code_identity import CODE
 from trainer.config.provenance import PROVENANCE
 from trainer.config.run import TrainConfig, merged
@@ -147,14 +147,13 @@ def retrain(
                     shutil.rmtree(place / f"{number:04}")
                     done, left = len(known) - before, len(waiting) + len(running)
                     as_good = sum(area >= own for _, area in known.values())
-                    line = (
-                        f"permutation {number} of {count}  AUC {known[number][1]:.3f}  "
-                        f"({as_good} of {len(known)} at least the run's {own:.3f})"
+                    rest = (time.monotonic() - begun) / done * left
+                    say_parts(
+                        f"permutation {number} of {count}",
+                        f"AUC {known[number][1]:.3f}",
+                        f"{as_good} of {len(known)} reach the run's {own:.3f}",
+                        f"{duration(rest)} left" if left else "",
                     )
-                    if left:
-                        rest = (time.monotonic() - begun) / done * left
-                        line += f"  about {duration(rest)} left"
-                    say(line)
         finally:
             for child in running.values():
                 end(child)

@@ -217,20 +217,21 @@ class Search:
             "search",
             f"{config.tuner}, at most {config.max_trials} trials of "
             f"{self.space.size_text(grid=config.tuner == 'grid')} of",
+            folded=True,
         )
         for name, text in self.space.rows():
-            row("", f"{name:<14} {text}")
+            row("", f"{name:<14} {text}", folded=True)
         patients = sum(fold in self._folds for _, _, fold in self._manifest.patients)
         row(
             "objective",
             f"mean AUC at the last epoch over {len(self._folds)} of the dataset's "
             f"{self._manifest.folds} folds, {config.seeds} "
             f"network{'s' if config.seeds > 1 else ''} each ({patients} patients), maximised",
+            folded=True,
         )
         if self.outer_fold is not None:
-            row(
-                "outer", f"fold {self.outer_fold} stands in no trial; it is scored once, at the end"
-            )
+            text = f"fold {self.outer_fold} stands in no trial; it is scored once, at the end"
+            row("outer", text, folded=True)
 
     def _search(self, study: Study, role: Role, on_trial_end: Callable[[], None]) -> None:
         quiet_tensorflow()
@@ -278,7 +279,8 @@ class Search:
                 return run_trial(directory.local, request, self._command)
 
         if role.is_chief:
-            row("chief", f"at {role.address}: hands out trials to workers, runs none itself")
+            text = f"at {role.address}: hands out trials to workers, runs none itself"
+            row("chief", text, folded=True)
         tuner = StudyTuner(
             oracle,
             directory=study.directory,
@@ -289,5 +291,5 @@ class Search:
         )
         if not role.is_worker:  # what is left, of a study that is taken up again
             for number, line in enumerate(plan_of(oracle)):
-                row("" if number else "plan", line)
+                row("" if number else "plan", line, folded=True)
         tuner.search()

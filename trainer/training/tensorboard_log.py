@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.terminal import duration, say
+from beam_jobs.common.terminal import duration, say_parts
 from trainer.config.run_layout import HISTORY_COLUMNS, HISTORY_NAME
 
 
@@ -32,9 +32,9 @@ class Journal:
         self._history, self._logs = directory / HISTORY_NAME, logs
         self._writer: Any = None
 
-    def say(self, line: str) -> None:
+    def say(self, *parts: str) -> None:
         """Prints a line of this member."""
-        say(f"{self.name}  {line}")
+        say_parts(self.name, *parts)
 
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv anew: it says what the state says, whatever was lost in between."""
@@ -51,11 +51,14 @@ class Journal:
             for name in HISTORY_COLUMNS[1:]:
                 tf.summary.scalar(name, row[name], step=row["epoch"])
             self._writer.flush()
+        seconds = row["epoch_seconds"]
+        took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
         self.say(
-            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}  "
-            f"loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
-            f"val_auc {row['val_auc']:.4f}  "
-            f"{row['epoch_seconds']:.1f} s{self._left(history)}"
+            f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
+            f"loss {row['loss']:.3f}",
+            f"val {row['val_loss']:.3f}",
+            f"AUC {row['val_auc']:.3f}",
+            f"{took}{self._left(history)}",
         )
 
     def _left(self, history: Sequence[Mapping[str, Any]]) -> str:

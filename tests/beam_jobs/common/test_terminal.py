@@ -159,7 +159,23 @@ def test_quiet_leaves_hints_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h")]
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5400, "1.5 h"), (36000, "10 h")],
 )
 def test_durations_are_reported_in_the_unit_one_would_use(seconds: float, text: str) -> None:
     assert terminal.duration(seconds) == text
+
+
+def test_parts_that_do_not_fit_a_line_hang_below_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal.say_parts("trial 07", "", "AUC 0.612", "3 of at most 30 trials")
+    terminal.say_parts("trial 08", f"(diverged: {'the loss is nan ' * 4})")
+    assert capsys.readouterr().out.splitlines() == [
+        "trial 07  AUC 0.612",
+        "  3 of at most 30 trials",
+        "trial 08",
+        "  (diverged: the loss is nan the loss is",
+        "  nan the loss is nan the loss is nan )",
+    ]
