@@ -22,7 +22,7 @@ from trainer.config.hyperparameter import (
     Value,
     narrowed_range,
 )
-from trainer.config.network import HEADS, MODELS, PADDINGS, POOLINGS, SLICE_MODELS
+from trainer.config.network import HEADS, MODELS, PADDINGS, POOLINGS, RESNETS, SLICE_MODELS
 from trainer.config.run import (
     CLASS_WEIGHTS,
     CROSS_ENTROPY,
@@ -127,7 +127,7 @@ SETTINGS: tuple[Setting, ...] = (
     _network("encoder", str, own=True, parent="network", when=SLICE_MODELS),
     _network("encoder_weights", str, parent="network", when=SLICE_MODELS),
     _network("weights", str, parent="network", when=VOLUME_MODELS, when_own=True),
-    _network("padding", str, known=PADDINGS, parent="network", when=VOLUME_MODELS),
+    _network("padding", str, known=PADDINGS, parent="network", when=RESNETS),
     _run("freeze", int),
     _run("epochs", int),
     _optimizer("warmup_epochs", int, parent="schedule", when=("cosine",)),
@@ -363,12 +363,14 @@ def _narrow(
 def _check(space: Space) -> None:
     """Refuses what no run can have: each value, or end of a range, is once put into a config.
 
-    Amounts of augmentation in pairs: what one may be depends on another.
+    That beside each value of the choice it hangs on; amounts of augmentation in pairs, for what one
+    may be depends on another.
     """
     every = [(choice, value) for choice in space.choices for value in choice.ends]
     augment = [(choice, value) for choice, value in every if choice.place[:1] == ("augment",)]
     pairs = [pair for pair in itertools.combinations(augment, 2) if pair[0][0] != pair[1][0]]
-    for wanted in [*((one,) for one in every), *pairs]:
+    beside = [pair for one in every for pair in _beside(*one, space)]
+    for wanted in [*((one,) for one in every), *beside, *pairs]:
         told: dict[str, Value] = {choice.name: value for choice, value in wanted}
         for choice, _ in wanted:
             for condition in reversed(_above(choice, space)):
@@ -380,6 +382,20 @@ def _check(space: Space) -> None:
             if choice.is_active(active):
                 active[choice.name] = told.get(choice.name, choice.first)
         TrainConfig.from_json(space.settings(active))
+
+
+def _beside(
+    choice: Hyperparameter, value: Value, space: Space
+) -> list[tuple[tuple[Hyperparameter, Value], ...]]:
+    """A value with each of those, of names that are listed, beside which it may be chosen."""
+    parents = {one.name: one for one in space.choices if isinstance(one, Choice)}
+    return [
+        ((choice, value), (parents[condition.parent], above))
+        for condition in choice.conditions
+        if condition.parent in parents
+        for above in condition.when
+        if isinstance(above, str) and parents[condition.parent].has(above)
+    ]
 
 
 def _above(choice: Hyperparameter, space: Space) -> list[Condition]:

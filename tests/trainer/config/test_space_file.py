@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -13,6 +14,7 @@ from beam_jobs.common.cli import UsageError
 from trainer import task
 from trainer.config.augment import PRESETS, AugmentConfig
 from trainer.config.hyperparameter import Choice, Condition, Range
+from trainer.config.network import MODELS, NetworkConfig
 from trainer.config.run import TrainConfig
 from trainer.config.space_file import _ELSEWHERE, SETTINGS, read_space, space_of
 
@@ -68,6 +70,22 @@ def test_every_setting_of_the_trainer_can_be_searched_or_says_why_not():
     told = TrainConfig().to_json()
     config = {*told, *told["network"], *told["optimizer"]} - {"network", "optimizer", "name"}
     assert config <= names, config - names
+
+
+def test_what_hangs_on_the_network_is_what_the_network_takes():
+    other: dict[str, Any] = {
+        **{"depth": 2.0, "pooling": "max", "head": "lstm", "encoder": "a:b", "weights": "a.keras"},
+        **{"encoder_weights": "a.keras", "padding": "symmetric"},
+    }
+    hanging = [setting for setting in SETTINGS if setting.parent == "network"]
+    assert {setting.name for setting in hanging} == {*other}
+    for setting in hanging:
+        taken = set()
+        for name in (*MODELS, OWN):
+            with contextlib.suppress(UsageError):
+                NetworkConfig(name=name, **{setting.name: other[setting.name]})
+                taken.add(name)
+        assert taken == {*setting.when, *([OWN] if setting.when_own else [])}, setting.name
 
 
 @pytest.mark.parametrize("setting", [one for one in SETTINGS if one.kind is not str and one.place])

@@ -11,6 +11,7 @@ knows which trial is the best. What else it does environment variables say:
 """
 
 import json
+import math
 import os
 import signal
 import sys
@@ -22,10 +23,10 @@ from typing import Any
 
 def objective(values: dict[str, Any]) -> float:
     """Best at a learning rate of 0.001 and a width of 1."""
-    rate = {"3e-05": 0.5, "0.0001": 0.6, "0.0003": 0.7, "0.001": 0.8}.get(
-        str(values.get("learning_rate")), 0.55
-    )
-    return rate + 0.05 * float(values.get("width", 1.0))
+    rate = float(values.get("learning_rate", 3e-3))
+    listed = {3e-05: 0.5, 0.0001: 0.6, 0.0003: 0.7, 0.001: 0.8, 0.003: 0.55}
+    off = 0.8 - 0.15 * abs(math.log10(rate / 0.001))  # of a range
+    return listed.get(rate, max(0.0, off)) + 0.05 * float(values.get("width", 1.0))
 
 
 def main() -> int:

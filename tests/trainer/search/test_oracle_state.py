@@ -27,7 +27,12 @@ from trainer.config.space_file import space_of
 from trainer.search.trial import REQUEST_NAME, RESULT_NAME
 from trainer.tune import main
 
-SEARCHED = {"network": "seed_cnn", "width": [0.5, 1.0], "learning_rate": [1e-4, 1e-3]}
+SEARCHED = {
+    "network": "seed_cnn",
+    "width": {"min": 0.5, "max": 1},
+    "learning_rate": [1e-4, 1e-3],
+    "freeze": {"min": 0, "max": 3},
+}
 
 
 def _oracle(kind: str, directory: Path, space: Space, max_trials: int = 4) -> Any:
@@ -85,6 +90,29 @@ def test_a_damaged_state_is_refused_by_name_or_searched_on(
         assert message.endswith("; delete it to go on from the results of the trials"), what
         assert len(message) < 600, what
     assert len(refused) > taken > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("width", value) for value in (0.4, 1, "0.5", 0.51234567, None, 1.5)),
+        *(("freeze", value) for value in (4, 1.0, True, -1)),
+        *(("depth", 1), ("learning_rate", 2e-4)),
+    ],
+)
+def test_a_saved_value_that_no_range_has_is_refused_by_name(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    space = space_of(("T1w",), SEARCHED)
+    _run(_oracle("random", tmp_path, space), tmp_path, 1)
+    file = tmp_path / "oracle.json"
+    told = read_json(file)
+    told["trials"]["0"]["hyperparameters"]["values"][name] = value
+    write_json(file, told)
+    with pytest.raises(
+        ContractError, match=rf"values\.{name}: .* found, a choice of the space required"
+    ):
+        _oracle("random", tmp_path, space).reload()
 
 
 def test_the_last_trial_of_a_search_counts_when_it_goes_on(tmp_path: Path) -> None:

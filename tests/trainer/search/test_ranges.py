@@ -7,15 +7,20 @@ import math
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from keras_tuner.engine import hyperparameters as theirs
 from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.src import protos
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from trainer.config.hyperparameter import Range
 from trainer.config.search_space import Space
 from trainer.config.space_file import space_of
 from trainer.search.oracles.durable import ORACLE_NAME, Durable
 from trainer.search.oracles.make_oracle import hyperparameters_of, make_oracle, plan_of
+from trainer.search.trial import Request
+from trainer.search.trial_process import _write_hparams
 
 RANGES = {
     "network": ["seed_cnn", "my_networks:vit"],
@@ -151,3 +156,27 @@ def test_a_grid_says_what_its_first_combinations_leave_out(tmp_path: Path):
     oracle = _oracle("grid", space_of(("T1w",), RANGES), 20, tmp_path)
     told = "the first 20 combinations, which vary learning_rate, batch_size alone"
     assert plan_of(oracle) == [told]
+
+
+def test_tensorboards_hparams_are_the_values_of_the_trial(tmp_path: Path):
+    values = {"learning_rate": 0.000123457, "batch_size": 4, "options.norm": True, "network": "a:b"}
+    request = Request(
+        trial="07",
+        values=values,
+        config={"batch_size": 4},
+        data="data",
+        dataset_fingerprint="f",
+        folds=(0,),
+        cache="none",
+        memory=None,
+        logs=str(tmp_path),
+    )
+    _write_hparams(tmp_path, request, {"objective": 0.75, "epochs": 9})
+    events = EventAccumulator(str(tmp_path)).Reload()
+    told = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    started = plugin_data_pb2.HParamsPluginData.FromString(told).session_start_info
+    found = {name: getattr(v, v.WhichOneof("kind")) for name, v in started.hparams.items()}
+    assert found == values
+    assert found["options.norm"] is True
+    (tensor,) = events.Tensors("objective/val_auc")
+    assert (tensor.step, tf.make_ndarray(tensor.tensor_proto)) == (9, 0.75)

@@ -17,7 +17,7 @@ import numpy as np
 from keras_tuner.engine.oracle import Oracle
 from keras_tuner.engine.trial import Trial, TrialStatus
 
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from trainer.config.search_space import Space
@@ -69,8 +69,10 @@ class Durable(Oracle):
             self.trials = {name: Trial.from_state(state) for name, state in data["trials"].items()}
             self.set_state(data)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
-            said = error if isinstance(error, ContractError) else f"{type(error).__name__}: {error}"
-            about = "" if str(said).startswith(file) else f"{file}: "
+            said = str(error)
+            if not isinstance(error, ContractError):  # KerasTuner's, of a value of any length
+                said = f"{type(error).__name__}: {shown(said)}"
+            about = "" if said.startswith(file) else f"{file}: "
             raise ContractError(
                 f"{about}{said}; delete it to go on from the results of the trials"
             ) from error
