@@ -1,8 +1,4 @@
-"""The table of what a search may choose, and a file that narrows and adds to it.
-
-What has values here is searched unless the file says otherwise; every other setting of the trainer
-is where the file names it. `--seeds` and `--seed` are the search's own, and so are the folds.
-"""
+"""A search's space: the table of settings, narrowed by a file that may add to it."""
 
 from __future__ import annotations
 
@@ -13,7 +9,6 @@ from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import json_object, shown
-from trainer.config.augment import PRESETS, AugmentConfig
 from trainer.config.hyperparameter import (
     Choice,
     Condition,
@@ -22,147 +17,15 @@ from trainer.config.hyperparameter import (
     Value,
     narrowed_range,
 )
-from trainer.config.network import HEADS, MODELS, PADDINGS, POOLINGS, RESNETS, SLICE_MODELS
 from trainer.config.run import (
-    CLASS_WEIGHTS,
-    CROSS_ENTROPY,
-    PRECISIONS,
-    SCHEDULES,
-    XLA,
     TrainConfig,
 )
 from trainer.config.search_space import Space, usable
+from trainer.config.space_table import ELSEWHERE, SETTINGS, Setting
 from trainer.config.user_code import is_reference
 
-VOLUME_MODELS = tuple(name for name in MODELS if name not in SLICE_MODELS)
-SEARCHED_FUSIONS = ("early", "late", "single")
 OPTION = "options."  # before the name of a user's own network's option
 _KINDS = {str: "name", bool: "true or false"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """A setting of a run that may be searched.
-
-    Attributes:
-      name: in the space's file.
-      kind: of its values.
-      place: in `TrainConfig`'s JSON; empty where `Space.settings` puts it.
-      values: searched where the file says nothing of it.
-      known: the only names there are; empty where anything that trains will do.
-      own: it may also be a user's own, `module:function`.
-      parent: of an earlier setting; this one means anything only ...
-      when: ... where the parent has one of these values, ...
-      when_own: ... or is a user's own.
-    """
-
-    name: str
-    kind: type
-    place: tuple[str, ...] = ()
-    values: tuple[Value, ...] = ()
-    known: tuple[str, ...] = ()
-    own: bool = False
-    parent: str = ""
-    when: tuple[str, ...] = ()
-    when_own: bool = False
-
-
-def _network(name: str, kind: type, **more: Any) -> Setting:
-    return Setting(name=name, kind=kind, place=("network", name), **more)
-
-
-def _optimizer(name: str, kind: type, **more: Any) -> Setting:
-    return Setting(name=name, kind=kind, place=("optimizer", name), **more)
-
-
-def _run(name: str, kind: type, **more: Any) -> Setting:
-    return Setting(name=name, kind=kind, place=(name,), **more)
-
-
-# Parents come before their children.
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        name="network",
-        kind=str,
-        place=("network", "name"),
-        values=("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn"),
-        known=MODELS,
-        own=True,
-    ),
-    _network("width", float, values=(0.25, 0.5, 1.0)),
-    _network(
-        "depth",
-        float,
-        values=(1.0, 2.0),
-        parent="network",
-        when=tuple(name for name in MODELS if name != "seed_cnn"),
-        when_own=True,
-    ),
-    _network(
-        "pooling",
-        str,
-        values=POOLINGS,
-        known=POOLINGS,
-        parent="network",
-        when=VOLUME_MODELS,
-        when_own=True,
-    ),
-    _network("head", str, values=HEADS, known=HEADS, parent="network", when=SLICE_MODELS),
-    _network("dropout", float, values=(0.0, 0.2, 0.4, 0.6)),
-    Setting(name="fusion", kind=str, values=SEARCHED_FUSIONS, known=SEARCHED_FUSIONS),
-    # Its values are the dataset's.
-    Setting(name="modality", kind=str, parent="fusion", when=("single",)),
-    _optimizer("learning_rate", float, values=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3)),
-    _optimizer("schedule", str, values=("exponential", "cosine"), known=SCHEDULES),
-    _run("batch_size", int, values=(4, 8, 16)),
-    _run(
-        "augment",
-        str,
-        values=("none", "flip", "light", "medium"),
-        known=tuple(PRESETS),
-        own=True,
-    ),
-    _run("precision", str, values=("auto",), known=PRECISIONS),
-    # From here on: where the file names them.
-    _network("encoder", str, own=True, parent="network", when=SLICE_MODELS),
-    _network("encoder_weights", str, parent="network", when=SLICE_MODELS),
-    _network("weights", str, parent="network", when=VOLUME_MODELS, when_own=True),
-    _network("padding", str, known=PADDINGS, parent="network", when=RESNETS),
-    _run("freeze", int),
-    _run("epochs", int),
-    _optimizer("warmup_epochs", int, parent="schedule", when=("cosine",)),
-    _optimizer("decay_steps", int, parent="schedule", when=("exponential",)),
-    _optimizer("decay_rate", float, parent="schedule", when=("exponential",)),
-    _optimizer("weight_decay", float),
-    _optimizer("stage_decay", float),
-    _optimizer("clip_norm", float),
-    _optimizer("ema", float),
-    _run("loss", str, known=(CROSS_ENTROPY,), own=True),
-    _run("label_smoothing", float),
-    _run("class_weights", str, known=CLASS_WEIGHTS),
-    _run("xla", str, known=XLA),
-    *(
-        Setting(
-            name=f"augment.{field.name}",
-            kind=float,
-            place=("augment", field.name),
-            parent="augment",
-            when=tuple(PRESETS),
-        )
-        for field in dataclasses.fields(AugmentConfig)
-        if field.name != "flip"  # three numbers
-    ),
-)
-# Settings that are no hyperparameters, and what says them instead.
-_ELSEWHERE = {
-    "model": "it is called network here",
-    "modalities": "fusion and modality choose among them",
-    "repeats": "the search's --seeds says how many",
-    "seed": "the search has a --seed of its own",
-    **dict.fromkeys(("fold", "outer_fold"), "the search's --folds and --outer_fold say which"),
-    "permute_labels": "a search on permuted labels finds nothing",
-    "epoch_choice": "a trial is measured at its last epoch",
-}
 _NEEDED = ("network", "fusion")  # the table's own choices hang on them
 
 
@@ -197,8 +60,8 @@ def space_of(
     options = [name for name in narrowed if name.startswith(OPTION) and name not in theirs]
     names = [setting.name for setting in SETTINGS]
     for name in narrowed:
-        if name in _ELSEWHERE:
-            raise UsageError(f"{name} cannot be searched: {_ELSEWHERE[name]}")
+        if name in ELSEWHERE:
+            raise UsageError(f"{name} cannot be searched: {ELSEWHERE[name]}")
     known = {*names, *theirs, *(options if own is None else ())}
     if unknown := [name for name in narrowed if name not in known]:
         listed = ", ".join([*names, *sorted(theirs)])

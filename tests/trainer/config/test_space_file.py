@@ -16,7 +16,8 @@ from trainer.config.augment import PRESETS, AugmentConfig
 from trainer.config.hyperparameter import Choice, Condition, Range
 from trainer.config.network import MODELS, NetworkConfig
 from trainer.config.run import TrainConfig
-from trainer.config.space_file import _ELSEWHERE, SETTINGS, read_space, space_of
+from trainer.config.space_file import read_space, space_of
+from trainer.config.space_table import ELSEWHERE, SETTINGS
 
 MODALITIES = ("FLAIR", "T1wCE")
 ONE = {"network": "seed_cnn", "fusion": "early"}
@@ -65,7 +66,7 @@ def test_every_setting_of_the_trainer_can_be_searched_or_says_why_not():
     text = task._parser().format_help()
     flags = set(re.findall(r"^  --(\w+)", text[text.index("\ndata:") :], re.MULTILINE))
     assert {"width", "ema", "epochs", "freeze", "stage_decay"} < flags
-    names = {setting.name for setting in SETTINGS} | {*_ELSEWHERE}
+    names = {setting.name for setting in SETTINGS} | {*ELSEWHERE}
     assert flags <= names, flags - names
     told = TrainConfig().to_json()
     config = {*told, *told["network"], *told["optimizer"]} - {"network", "optimizer", "name"}

@@ -77,7 +77,7 @@ def test_a_killed_study_over_ranges_ends_as_one_that_was_not(
     config = TrainConfig.from_json(settings)
     assert config.optimizer.weight_decay == float(best["weight_decay"])
     assert config.optimizer.learning_rate == float(best["learning_rate"])
-    assert config.augment.to_json()["rotation_deg"] == float(best["augment.rotation_deg"])
+    assert config.to_json()["augment"]["rotation_deg"] == float(best["augment.rotation_deg"])
     wider = {**RANGES, "width": {"min": 0.25, "max": 2}}
     with pytest.raises(ValueError, match=r"space\.width\.max: 1\.0 there, 2\.0 requested"):
         main(argv_of(dataset, study, *more, **wider), command=FAKE)
