@@ -98,7 +98,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command(
         arguments={"--data": "{dataset}", "--output_dir": "{output}", "--fold": "0",
                    "--model": "seed_cnn", "--width": "0.1", "--epochs": "1"},
-        files=("--hyperparameters", "--encoder_weights"),
+        files=("--hyperparameters", "--encoder_weights", "--weights"),
         directories=("--data",),
         numbers=("--fold", "--width", "--depth", "--dropout", "--epochs", "--batch_size",
                  "--repeats", "--seed", "--learning_rate", "--warmup_epochs", "--weight_decay",

@@ -57,7 +57,7 @@ def resnet_arrays(model: keras.Model, tensors: Arrays) -> Mapped:
       ContractError: the file lacks arrays or has others, by name; or numbers that are not finite.
     """
     if model.name not in RESNETS:
-        raise ContractError(f"of PyTorch; {', '.join(RESNETS)} take such, {model.name} does not")
+        raise ContractError(f"of PyTorch, from which {', '.join(RESNETS)} start, not {model.name}")
     left = dict(_without_prefix(tensors))
     ignored = tuple(name for name in left if name.startswith(_HEADS))
     for name in [*ignored, *(name for name in left if name.endswith(_COUNTER))]:

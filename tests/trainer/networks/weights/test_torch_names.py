@@ -120,7 +120,7 @@ def test_a_state_dict_of_another_network_is_refused_by_the_names_that_differ(
 
 
 def test_a_network_that_pytorch_has_under_other_names_is_refused(arrays10: Arrays) -> None:
-    with pytest.raises(ContractError, match=r"resnet10, .* take such, seed_cnn does not"):
+    with pytest.raises(ContractError, match=r"from which resnet10, .* start, not seed_cnn"):
         resnet_arrays(build_model("seed_cnn", (10, 10, 10), 1), arrays10)
 
 
