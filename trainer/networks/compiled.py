@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from typing import Any
 
 import keras
@@ -12,6 +13,8 @@ from beam_jobs.common.cli import UsageError
 # Of two outputs behind a softmax, the cross-entropies are the binary one of their difference.
 _LOSSES = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
 _OWN_TRAINING = ("train_step", "compute_loss")
+# Optimizers of earlier builds: one that comes twice would carry its state from fold to fold.
+_kept: weakref.WeakSet[keras.optimizers.Optimizer] = weakref.WeakSet()
 
 
 def take_apart(reference: str, model: Any) -> None:
@@ -66,12 +69,13 @@ def _require_cross_entropy(reference: str, loss: Any) -> None:
 def _plain(reference: str, optimizer: Any) -> Any:
     """The optimizer without its loss scale, which follows from the precision."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    if inner.built:
+    if inner.built or inner in _kept:
         raise UsageError(f"{reference}: its optimizer must be made where the model is built")
     if inner.use_ema:
         raise UsageError(
             f"{reference} is compiled with an optimizer that averages weights (use_ema): say --ema"
         )
+    _kept.add(inner)
     return inner
 
 

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import io
 import random
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import keras
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.hyperparameter import Choice, Condition, Hyperparameter, Range, Value
+from trainer.config.user_code import reason
 from trainer.networks.compiled import own_optimizer, take_apart
 
 _OTHERS = ("volume", "input_shape")  # parameters of the other forms
@@ -114,7 +116,7 @@ def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
         try:
             made = found(**given)
         except Exception as error:
-            raise UsageError(f"{reference} fails: {_said(error)}") from error
+            raise UsageError(f"{reference} fails: {reason(error)}") from error
     if isinstance(made, kt.HyperModel) and type(made).fit is not kt.HyperModel.fit:
         raise UsageError(
             f"{reference} has a fit of its own, which is not called: trials train as "
@@ -149,9 +151,9 @@ def _built(
 
 def _called(reference: str, made: Any, hp: Any, *, quietly: bool) -> Any:
     policy = keras.config.dtype_policy()
-    muted = contextlib.redirect_stdout(io.StringIO()) if quietly else contextlib.nullcontext()
     try:
-        with muted:
+        # What it prints is no part of a command's output.
+        with contextlib.redirect_stdout(io.StringIO() if quietly else sys.stderr):
             if hasattr(made, "declare_hyperparameters"):
                 made.declare_hyperparameters(hp)
             model = getattr(made, "build", made)(hp)
@@ -162,7 +164,7 @@ def _called(reference: str, made: Any, hp: Any, *, quietly: bool) -> Any:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, not imported here
             raise
         at = ", ".join(f"{name} {value}" for name, value in hp.values.items())
-        raise UsageError(f"{reference} fails at {at or 'its defaults'}: {_said(error)}") from error
+        raise UsageError(f"{reference} fails at {at or 'its defaults'}: {reason(error)}") from error
     finally:
         keras.config.set_dtype_policy(policy)
     if changed.name != policy.name:
@@ -171,10 +173,6 @@ def _called(reference: str, made: Any, hp: Any, *, quietly: bool) -> Any:
             "set_dtype_policy or clear_session: take that away; --precision sets it"
         )
     return model
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _asked(hp: Any) -> dict[str, Value]:

@@ -360,6 +360,7 @@ def _require_learnable(network: keras.Model, name: str, top: float) -> None:
     """
     noise = np.random.default_rng(0).uniform(0, top, (2, *network.input_shape[1:]))
     own = [v for v in network.trainable_variables if not v.path.startswith("logit")]
+    own = own or network.trainable_variables  # a regression on voxels has no others
     what = ""
     try:
         with tf.GradientTape() as tape:
