@@ -25,7 +25,6 @@ from trainer.config.augment import PRESETS, AugmentConfig
 from trainer.config.run import CROSS_ENTROPY, TrainConfig
 from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
-from trainer.networks.foreign import one_line
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
 from trainer.training.mute_tensorflow import without_notes
@@ -35,7 +34,13 @@ from trainer.training.optimization import (
     make_optimizer,
     weighted_loss,
 )
-from trainer.training.user_parts import EachLoss, Vary, own_augmentation, own_loss
+from trainer.training.user_parts import (
+    EachLoss,
+    Vary,
+    own_augmentation,
+    own_loss,
+    require_learnable,
+)
 
 
 class FoldSetup(NamedTuple):
@@ -135,7 +140,7 @@ class Trainee:
         if config.optimizer.ema is not None or self.replicas > 1:
             self.evaluated = build_model(*made_of)
         if config.network.has_own_code:
-            _require_learnable(self.evaluated, config.network.name, self._top)
+            require_learnable(self.evaluated, config.network.name, self._top)
         if config.optimizer.ema is not None:
             self._averages = [
                 tf.Variable(variable.numpy(), trainable=False)
@@ -345,40 +350,6 @@ class Trainee:
         ):
             value = tf.cast(variable.value, tf.float32)
             average.assign(average * decay + value * (1.0 - decay))
-
-
-def _require_learnable(network: keras.Model, name: str, top: float) -> None:
-    """Refuses a user's own network that no step could train, before the first: tries it out.
-
-    Args:
-      network: stored volumes → logit, on one device.
-      name: of what made it.
-      top: the largest value that is stored.
-
-    Raises:
-      UsageError: it fails on two volumes of noise, or no gradient reaches its own weights.
-    """
-    noise = np.random.default_rng(0).uniform(0, top, (2, *network.input_shape[1:]))
-    own = [v for v in network.trainable_variables if not v.path.startswith("logit")]
-    own = own or network.trainable_variables  # a regression on voxels has no others
-    what = ""
-    try:
-        with tf.GradientTape() as tape:
-            logit = network(tf.cast(noise, network.input.dtype), training=False)
-        gradients = tape.gradient(logit, [variable.value for variable in own])
-    except (MemoryError, tf.errors.ResourceExhaustedError):  # a smaller batch may do
-        raise
-    except Exception as error:  # a user's code, in layers of its own
-        what = f"fails on a batch of 2: {one_line(error)}"
-    else:
-        if logit.shape != (2, 1):
-            what = f"gives {tuple(logit.shape)} for 2 volumes: (2, 1) is needed"
-        elif not np.isfinite(logit).all():
-            what = f"answers noise with {np.ravel(logit)[0]}"
-        elif not any(gradient is not None for gradient in gradients):
-            what = "no gradient reaches its weights: an operation on their way has none"
-    if what:
-        raise UsageError(f"--model {name}: {what}")
 
 
 def _trace(function: Any, *given: Any) -> None:
