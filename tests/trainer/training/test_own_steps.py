@@ -43,6 +43,6 @@ def test_a_network_of_ones_own_learns_in_every_precision(precision: str) -> None
 def test_trying_a_network_out_draws_and_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"name": f"{HERE}:Subclassed", "dropout": 0.5}
     tried = _trainee(network=own).state()
-    monkeypatch.setattr("trainer.training.step._require_learnable", lambda *_: None)
+    monkeypatch.setattr("trainer.training.step.require_learnable", lambda *_: None)
     untried = _trainee(network=own).state()
     assert all(np.array_equal(a, b) for a, b in zip(tried, untried, strict=True))
