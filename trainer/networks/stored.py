@@ -50,7 +50,7 @@ def read_weights(model: keras.Model, file: Path) -> None:
     """
     require_unpackable(file)
     stored = _numbers(file.read_bytes())
-    needed = sum(math.prod(variable.shape) for variable in model.variables)
+    needed = sum(math.prod(weight.shape) for weight in model.weights)  # seeds' states are not kept
     if stored != needed:
         raise ContractError(f"it holds {stored} numbers, the network takes {needed}")
     model.load_weights(file)

@@ -16,7 +16,7 @@ import pytest
 
 from beam_jobs.common.contract_json import ContractError
 from trainer.config.unpacked import require_unpackable
-from trainer.networks.stored import load_network
+from trainer.networks.stored import load_network, read_weights
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +87,16 @@ def test_an_hdf5_file_is_looked_into_that_is_an_archive_as_well(tmp_path: Path) 
         archive.writestr("x", "")
     with pytest.raises(ContractError, match="its arrays lie in other files"):
         require_unpackable(file)
+
+
+def test_weights_beside_layers_that_draw_come_back(tmp_path: Path) -> None:
+    def made() -> keras.Model:
+        return keras.Sequential(
+            [keras.Input((4,)), keras.layers.Dense(3), keras.layers.Dropout(0.5)]
+        )
+
+    before, again = made(), made()
+    before.save_weights(tmp_path / "network.weights.h5")
+    read_weights(again, tmp_path / "network.weights.h5")
+    for one, other in zip(before.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
