@@ -12,12 +12,12 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
+from keras import layers
 
 from beam_jobs.common.contract_json import ContractError
 from tests.trainer.networks.weights import torch_format, torch_reference
 from trainer.config.network import NetworkConfig
 from trainer.networks.registry import build_model
-from trainer.networks.weights.torch_file import read_tensors
 from trainer.networks.weights.torch_names import resnet_arrays
 
 WIDTH = 0.125
@@ -30,26 +30,26 @@ def network(name: str, channels: int = 1, grid: tuple[int, int, int] = MIXED) ->
     return build_model(NetworkConfig(name=name, width=WIDTH, padding="symmetric"), grid, channels)
 
 
-def loaded(model: keras.Model, tensors: Arrays) -> keras.Model:
+def before_the_logit(model: keras.Model) -> keras.Model:
     """What follows "standardise", up to the features."""
-    for variable, _, value in resnet_arrays(model, tensors).arrays:
-        variable.assign(value)
     return keras.Model(model.get_layer("standardise").output, model.get_layer("logit").input)
 
 
 def require_same_features(
-    name: str, tensors: Arrays, arrays: Arrays, grid: tuple[int, int, int], channels: int
+    found: keras.Model, name: str, arrays: Arrays, grid: tuple[int, int, int], channels: int
 ) -> None:
     x = np.random.default_rng(1).normal(size=(*grid, channels)).astype(np.float32)
     expected = torch_reference.features(name, arrays, np.moveaxis(x, -1, 0))
-    found = np.asarray(loaded(network(name, channels, grid), tensors)(x[None]))[0]
-    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
+    answered = np.asarray(before_the_logit(found)(x[None]))[0]
+    np.testing.assert_allclose(answered, expected, atol=TOLERANCE * np.abs(expected).max())
 
 
-def test_resnet10_answers_as_pytorch_does(tmp_path: Path) -> None:
+def test_resnet10_that_starts_from_a_file_answers_as_pytorch_does(tmp_path: Path) -> None:
     arrays = torch_reference.state_dict("resnet10", width=WIDTH, channels=2, shortcut="B")
-    torch_format.write_torch(tmp_path / "net.pth", arrays, legacy=True)
-    require_same_features("resnet10", read_tensors(tmp_path / "net.pth"), arrays, MIXED, 2)
+    file = tmp_path / "net.pth"
+    torch_format.write_torch(file, arrays, legacy=True)
+    model = build_model(NetworkConfig(name="resnet10", width=WIDTH, weights=str(file)), MIXED, 2)
+    require_same_features(model, "resnet10", arrays, MIXED, 2)
 
 
 @pytest.mark.slow
@@ -66,7 +66,44 @@ def test_every_resnet_with_every_shortcut_answers_as_pytorch_does(
             name, width=WIDTH, channels=channels, shortcut=shortcut, classes=5
         )
         write(file, arrays)
-        require_same_features(name, read_tensors(file), arrays, grid, channels)
+        config = NetworkConfig(name=name, width=WIDTH, weights=str(file))
+        require_same_features(build_model(config, grid, channels), name, arrays, grid, channels)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_another_epsilon_is_taken_up_by_gamma(shortcut: str) -> None:
+    arrays = torch_reference.state_dict("resnet18", width=WIDTH, channels=1, shortcut=shortcut)
+    model = network("resnet18", 1, EVEN)
+    assert {
+        layer.epsilon for layer in model.layers if isinstance(layer, layers.BatchNormalization)
+    } == {1e-3}
+    for variable, _, value in resnet_arrays(model, arrays).arrays:
+        variable.assign(value)
+    require_same_features(model, "resnet18", arrays, EVEN, 1)
+
+
+@pytest.mark.slow
+def test_late_fusion_shows_each_modality_to_the_network_of_the_file(tmp_path: Path) -> None:
+    arrays = torch_reference.state_dict("resnet10", width=WIDTH, channels=1, shortcut="A")
+    file = tmp_path / "net.pth"
+    torch_format.write_torch(file, arrays)
+    config = NetworkConfig(name="resnet10", width=WIDTH, weights=str(file), fusion="late")
+    model = before_the_logit(build_model(config, MIXED, 2))
+    x = np.random.default_rng(1).normal(size=(*MIXED, 2)).astype(np.float32)
+    expected = [torch_reference.features("resnet10", arrays, x[None, ..., i]) for i in range(2)]
+    np.testing.assert_allclose(np.asarray(model(x[None]))[0], np.ravel(expected), atol=TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_pooling_with_weights_of_its_own_keeps_them(tmp_path: Path) -> None:
+    arrays = torch_reference.state_dict("resnet10", width=WIDTH, channels=1, shortcut="B")
+    file = tmp_path / "net.pth"
+    torch_format.write_torch(file, arrays)
+    config = NetworkConfig(name="resnet10", width=WIDTH, weights=str(file), pooling="attention")
+    model = build_model(config, MIXED, 1)
+    kernel = np.moveaxis(arrays["conv1.weight"], (0, 1), (4, 3))
+    np.testing.assert_array_equal(model.layers[2].get_weights()[0], kernel)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +230,8 @@ def test_features_are_those_of_pytorch_and_monai(
         files = sorted((*tmp_path.glob("*.pth"), *tmp_path.glob("*.safetensors")))
         assert len(files) >= 2
         for file in files:
-            model = loaded(network(name, channels, x.shape[1:4]), read_tensors(file))
+            config = NetworkConfig(name=name, width=WIDTH, weights=str(file))
+            model = before_the_logit(build_model(config, x.shape[1:4], channels))
             found = np.asarray(model(x, training=False))
             np.testing.assert_allclose(
                 found, expected, atol=TOLERANCE * max(1.0, np.abs(expected).max())
