@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
             f"  {PROG} --data dataset --output_dir study --tuner hyperband \\\n"
             "      --max_trials 30 --epochs 27 --folds 3\n"
             f"  {PROG} --data dataset --output_dir nested --outer_fold all --max_trials 20\n"
-            '  echo \'{"network": ["resnet10", "slice_cnn"], "fusion": "early"}\' > space.json\n'
+            '  echo \'{"network": ["resnet10", "slice_cnn"], "fusion": "early",\n'
+            '      "learning_rate": {"min": 1e-5, "max": 1e-2, "log": true}}\' > space.json\n'
             f"  {PROG} --data dataset --output_dir study --tuner bayesian \\\n"
             "      --max_trials 20 --space space.json \\\n"
             "      --outer_fold 0\n"
@@ -102,8 +103,8 @@ def _parser() -> argparse.ArgumentParser:
         "a search for each fold, and the score of all together")  # fmt: skip
     add("--epochs", type=int, help="of a trial; of hyperband's last round")
     add("--space", metavar="FILE",
-        help="JSON: a hyperparameter's name with its value (fixed), a list of values (restricted) "
-        "or null (left at the trainer's default)")  # fmt: skip
+        help="JSON: a setting's name with its value (fixed), a list of values, a range "
+        "({min, max, step, log}) or null (left at the trainer's default)")  # fmt: skip
     add("--hypermodel", metavar="MODULE:BUILD",
         help="KerasTuner's build(hp) or HyperModel, searched as it stands; --space then fixes or "
         "restricts its hyperparameters (options.NAME) and adds the trainer's")  # fmt: skip

@@ -60,7 +60,7 @@ class Space:
     def size_text(self, *, grid: bool) -> str:
         """`count` for people."""
         count = self.count(grid=grid)
-        return "any number of combinations" if math.isinf(count) else f"{count:,} combinations"
+        return "unlimited combinations" if math.isinf(count) else f"{count:,} combinations"
 
     def combinations(self, *, grid: bool = False) -> Iterator[dict[str, Value]]:
         """Every combination once, the last choices changing fastest; inactive ones are left out."""

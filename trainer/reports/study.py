@@ -32,6 +32,7 @@ from trainer.training.run_files import Run
 
 _FEWEST = 20  # trials, or 3 a hyperparameter if that is more
 _PARTS, _REPEATS, _SHUFFLES, _TREES = 5, 2, 10, 60
+_LISTED = 8  # values of a range that are all written at its axis
 _LEAST = 0.1  # of the variance; forests of this size predict a few hundredths of mere noise
 
 Floats = npt.NDArray[np.float64]
@@ -269,7 +270,7 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
         axes.axvline(len(tried), color=charts.MUTED, linewidth=0.8)
         for value, goal in ((low, 0.0), (high, 1.0)) if high > low else ((high, 1.0),):
             axes.text(len(tried) + 0.04, goal, f"{value:.2f}", color=charts.INK, va="center")
-        axes.set_xticks(range(len(tried) + 1), [*(choice.name for choice in tried), "AUC"])
+        axes.set_xticks(range(len(tried) + 1), [*map(_axis_name, tried), "AUC"])
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(tried) + 0.5)
         axes.set_ylim(-0.2, 1.08)
@@ -281,9 +282,15 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
     return charts.svg("coordinates", "All trials", description, draw)
 
 
+def _axis_name(choice: Hyperparameter) -> str:
+    """In lines: names of parts are long, and axes stand close together."""
+    scale = "" if not isinstance(choice, Range) or choice.scale == LINEAR else "\n(log)"
+    return choice.name.replace(".", ".\n") + scale
+
+
 def _ticks(choice: Hyperparameter) -> list[Value]:
-    """Values to write at an axis: all that are listed, of a range its ends and round ones."""
-    if not isinstance(choice, Range):
+    """Values to write at an axis: all of a few, of more its ends and round ones."""
+    if not isinstance(choice, Range) or choice.size <= _LISTED:
         return list(choice.every())
     if choice.scale == LINEAR:
         between = MaxNLocator(4).tick_values(choice.low, choice.high)

@@ -219,8 +219,10 @@ class Search:
             f"{self.space.size_text(grid=config.tuner == 'grid')} of",
             folded=True,
         )
-        for name, text in self.space.rows():
-            row("", f"{name:<14} {text}", folded=True)
+        rows = self.space.rows()
+        width = max(len(name) for name, _ in rows)
+        for name, text in rows:
+            row("", f"{name:<{width}} {text}", folded=True)
         patients = sum(fold in self._folds for _, _, fold in self._manifest.patients)
         row(
             "objective",
@@ -233,7 +235,16 @@ class Search:
             text = f"fold {self.outer_fold} stands in no trial; it is scored once, at the end"
             row("outer", text, folded=True)
 
+    def _require_files(self) -> None:
+        """Refuses weights that are not there, before trials fail one by one."""
+        for choice in self.space.choices:
+            if choice.name in ("weights", "encoder_weights"):
+                for value in map(str, choice.every()):
+                    if files.stat(value) is None:
+                        raise UsageError(f"--space: {choice.name}: {value} is not a file")
+
     def _search(self, study: Study, role: Role, on_trial_end: Callable[[], None]) -> None:
+        self._require_files()
         quiet_tensorflow()
         os.environ.update(role.variables())  # KerasTuner reads them too
         # KerasTuner brings TensorFlow: seconds, only from here on.

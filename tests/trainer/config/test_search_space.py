@@ -160,7 +160,7 @@ def test_a_fraction_of_any_size_has_no_count_and_ten_points_in_a_grid():
         Choice(name="extra", values=(1, 2, 3), conditions=(Condition(parent="rate", when=(0.5,)),)),
     )
     assert math.isinf(space.count())
-    assert space.size_text(grid=False) == "any number of combinations"
+    assert space.size_text(grid=False) == "unlimited combinations"
     assert space.count(grid=True) == len(list(space.combinations(grid=True))) == 10
     assert space.size_text(grid=True) == "10 combinations"
 

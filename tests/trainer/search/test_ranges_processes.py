@@ -129,3 +129,14 @@ def test_epochs_are_searched_but_not_by_hyperband(dataset: Path, tmp_path: Path)
     with pytest.raises(ValueError, match="epochs cannot be searched by hyperband, whose rounds"):
         main(argv, command=FAKE)
     assert json.loads((study / "study.json").read_text())["finished"]
+
+
+def test_weights_that_are_not_there_are_told_before_the_first_trial(
+    dataset: Path, tmp_path: Path, starts: Path
+) -> None:
+    (tmp_path / "there.keras").touch()
+    weights = [str(tmp_path / name) for name in ("there.keras", "gone.keras")]
+    argv = argv_of(dataset, tmp_path / "study", "--tuner", "random", weights=weights)
+    with pytest.raises(ValueError, match=r"--space: weights: .*/gone.keras is not a file"):
+        main(argv, command=FAKE)
+    assert not trials_started(starts)
