@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,16 @@ from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import check_folds, folds_to_train
 from trainer.search.child_process import train_apart
+from trainer.search.outlook import tell_of_run
 from trainer.search.permutations import check_permutations, retrain
 from trainer.training.claim import claimed
-from trainer.training.environment import RunDirectories, cluster_of, run_addresses
+from trainer.training.environment import (
+    Pace,
+    RunDirectories,
+    cluster_of,
+    pass_on,
+    run_addresses,
+)
 from trainer.training.run import train as train_members
 from trainer.training.run_files import Run
 
@@ -102,6 +109,7 @@ def train(
     cache: str = "auto",
     permutations: int = 0,
     processes: int = 1,
+    command: Sequence[str] = (),
 ) -> Run | None:
     """Trains every member of a run and writes its report; what `voxelbeam train` does.
 
@@ -119,6 +127,7 @@ def train(
       permutations: whole retrainings on permuted labels after the run itself, those of earlier
         starts among them; all then train in processes of their own.
       processes: retrainings at the same time.
+      command: the command line that this is: a run that will take long suggests a smaller one.
 
     Returns:
       The finished run; None in the processes of a cluster that are not its chief.
@@ -152,6 +161,16 @@ def train(
             config, permutations, processes, cluster=len(cluster.workers) > 1, searched=searched
         )
 
+    def tell(pace: Pace) -> None:
+        if not pass_on(pace):
+            tell_of_run(
+                pace,
+                fold=folds[0],
+                directory=addresses.run,
+                permutations=permutations,
+                command=command,
+            )
+
     def train_into(directories: RunDirectories) -> None:
         try:
             train_members(
@@ -165,6 +184,7 @@ def train(
                 no_claim=(SEARCHED,) if searched else (),
                 searched_ids=searched_on,
                 code=code,
+                tell=tell,
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
@@ -189,7 +209,12 @@ def train(
     if permutations:
         # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
         if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
-            train_apart(files.text(data), addresses.run, settings, cache=cache, overwrite=overwrite)
+            train_apart(
+                *(files.text(data), addresses.run, settings),
+                cache=cache,
+                overwrite=overwrite,
+                tell=tell,
+            )
         overwrite = False
     with claimed(addresses, request, overwrite=overwrite) as (directories, finished):
         if not finished:

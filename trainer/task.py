@@ -187,7 +187,8 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     trained = train(
         args.data,
         args.output_dir,
@@ -196,6 +197,7 @@ def main(argv: Sequence[str]) -> int:
         cache=args.cache,
         permutations=args.permutations,
         processes=args.processes,
+        command=(*parser.prog.split(), *argv),
     )
     if trained is not None:
         _print_summary(trained, run_addresses(args.output_dir).run)

@@ -10,6 +10,7 @@ if __name__ == "__main__":  # signals may come amid the imports below
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ from trainer.search.board import leaderboard
 from trainer.search.child_process import TRAIN
 from trainer.search.objective import measured
 from trainer.search.outer import ALL, outer_folds, pool, score_outer
+from trainer.search.outlook import tell_of_study
 from trainer.search.roles import Role
 from trainer.search.run_search import (
     OBJECTIVES,
@@ -127,7 +129,8 @@ def main(
       command: starts a trial's process; tests put another one here.
       train: starts the outer run's process; tests put another one here.
     """
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
     config = SearchConfig(
         **{field.name: getattr(args, field.name) for field in dataclasses.fields(SearchConfig)}
     )
@@ -153,6 +156,12 @@ def main(
             folds=held_out,
             outer_fold=one,
             command=command,
+            tell=functools.partial(
+                tell_of_study,
+                searches=len(outer),
+                directory=args.output_dir,
+                command=(*parser.prog.split(), *argv),
+            ),
         )
         for one, held_out in zip(outer, folds, strict=True)
     ]

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from trainer.search.trial import (
     read_result,
 )
 from trainer.training.claim import differences
+from trainer.training.environment import Pace
 
 COMMAND = (sys.executable, "-m", "trainer.search.trial_process")
 
@@ -60,7 +61,10 @@ class Ended:
 
 
 def run_trial(
-    directory: Path, request: Request, command: Sequence[str] = COMMAND
+    directory: Path,
+    request: Request,
+    command: Sequence[str] = COMMAND,
+    tell: Callable[[Pace], object] | None = None,
 ) -> dict[str, Any]:
     """Runs a trial to its end and gives result.json; one that has a result is not run again.
 
@@ -68,6 +72,7 @@ def run_trial(
       directory: of the trial.
       request: what to train.
       command: starts the trial's process; the path of request.json is put behind it.
+      tell: gets the pace of its run.
 
     Raises:
       CommandError: the trial's process cannot be started, or the dataset is another one now.
@@ -87,7 +92,7 @@ def run_trial(
         request = _with_batch(request, batch)
     while True:
         (directory / ATTEMPT_NAME).unlink(missing_ok=True)
-        ended = _attempt(directory, request, command)
+        ended = _attempt(directory, request, command, tell)
         if ended is None:
             result = read_result(file)
             assert result is not None
@@ -167,13 +172,18 @@ def _delete_networks(directory: Path) -> None:
     files.delete(directory / name for name in disposable(names))
 
 
-def _attempt(directory: Path, request: Request, command: Sequence[str]) -> Ended | None:
+def _attempt(
+    directory: Path,
+    request: Request,
+    command: Sequence[str],
+    tell: Callable[[Pace], object] | None,
+) -> Ended | None:
     """One process; None where it left a result."""
     file = request.save(directory)
     log = directory / LOG_NAME
     with log.open("ab") as stream:
         begun = stream.tell()
-        code = run_to_end([*command, str(file)], log=stream)
+        code = run_to_end([*command, str(file)], log=stream, tell=tell)
     if (directory / RESULT_NAME).is_file():
         return None
     with contextlib.suppress(ValueError, TypeError):

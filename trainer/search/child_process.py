@@ -20,16 +20,18 @@ import runpy
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 from beam_jobs.common.cli import CommandError, is_quiet
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files import scratch
-from beam_jobs.common.json_file import write_json
+from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.user_code import places
+from trainer.training.environment import PACE, Pace
 
 TRAIN = (sys.executable, "-m", "trainer.search.child_process", "trainer.task")
+_LOOK_S = 0.5  # between looks for a child's pace
 _END_S = 3.0  # that a child may take to tidy up
 # Of the surroundings that belong to the parent, not to a child: it trains alone, where it is told.
 _NOT_THE_CHILDS = (
@@ -45,6 +47,7 @@ def start(
     log: IO[bytes] | None = None,
     alone: bool = True,
     sharing: bool = False,
+    pace: str = "",
 ) -> subprocess.Popen[bytes]:
     """Starts a child; it ends when this process does (`end_with_parent`).
 
@@ -53,12 +56,14 @@ def start(
       log: takes what it writes; None: it writes where this process does.
       alone: without the variables of a cluster, a search or Vertex AI.
       sharing: others use the same GPU: memory is taken as it is needed, not all at once.
+      pace: a file that takes the `Pace` of what it trains; "" for nobody to tell.
 
     Raises:
       CommandError: it cannot be started.
     """
     left_out = _NOT_THE_CHILDS if alone else ()
     environ = {name: value for name, value in os.environ.items() if name not in left_out}
+    environ[PACE] = pace
     if own := places():  # where the child would not look by itself
         environ["PYTHONPATH"] = os.pathsep.join([*own, *filter(None, [environ.get("PYTHONPATH")])])
     if sharing:
@@ -88,13 +93,32 @@ def end(child: subprocess.Popen[bytes]) -> None:
             child.stdin.close()
 
 
-def run_to_end(command: Sequence[str], *, log: IO[bytes] | None = None, alone: bool = True) -> int:
-    """Starts a child and gives its exit code; negative for a signal, as `subprocess` has it."""
-    child = start(command, log=log, alone=alone)
-    try:
+def run_to_end(
+    command: Sequence[str],
+    *,
+    log: IO[bytes] | None = None,
+    alone: bool = True,
+    tell: Callable[[Pace], object] | None = None,
+) -> int:
+    """Starts a child and gives its exit code; negative for a signal, as `subprocess` has it.
+
+    Args:
+      command, log, alone: as `start` takes them.
+      tell: gets the pace of what the child trains, once that is known.
+    """
+    with contextlib.ExitStack() as stack:
+        file = None if tell is None else stack.enter_context(files.scratch("pace")) / "pace.json"
+        child = start(command, log=log, alone=alone, pace="" if file is None else str(file))
+        stack.callback(end, child)
+        ended = False
+        while tell is not None and file is not None and not ended:
+            ended = child.poll() is not None
+            if file.is_file():
+                tell(Pace(**read_json(file)))
+                break
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_LOOK_S)
         return child.wait()
-    finally:
-        end(child)
 
 
 def train_arguments(
@@ -110,7 +134,13 @@ def train_arguments(
 
 
 def train_apart(
-    data: str, output_dir: str, settings: Mapping[str, Any], *, cache: str, overwrite: bool
+    data: str,
+    output_dir: str,
+    settings: Mapping[str, Any],
+    *,
+    cache: str,
+    overwrite: bool,
+    tell: Callable[[Pace], object] | None = None,
 ) -> None:
     """Trains a run in a process of its own, which writes where this one does.
 
@@ -119,6 +149,7 @@ def train_apart(
       output_dir: of the run.
       settings: `TrainConfig`'s JSON, with its provenance where it has one.
       cache, overwrite: as `trainer.api.train` takes them.
+      tell: as `run_to_end` takes it.
 
     Raises:
       CommandError: it fails; it has said why.
@@ -128,7 +159,7 @@ def train_apart(
         write_json(file, settings)
         arguments = train_arguments(data, output_dir, file, fold=settings["fold"], cache=cache)
         again = ("--overwrite",) if overwrite else ()
-        if code := run_to_end([*TRAIN, *arguments, *again], alone=False):
+        if code := run_to_end([*TRAIN, *arguments, *again], alone=False, tell=tell):
             raise CommandError(f"{output_dir}: the run ended with exit code {code}")
 
 

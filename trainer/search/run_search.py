@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,8 @@ class Search:
       folds: held out in turn.
       outer_fold: of which no trial sees a patient; None: there is none.
       command: starts a trial's process; tests put another one here.
+      tell: gets the first trial's pace and, as `trials`, the epochs of all that are planned
+        (`outlook.tell_of_study`).
 
     Attributes:
       data, config, space, outer_fold: as given.
@@ -124,10 +127,11 @@ class Search:
         folds: tuple[int, ...],
         outer_fold: int | None = None,
         command: Sequence[str] = COMMAND,
+        tell: Callable[..., None] | None = None,
     ) -> None:
         self.config, self.space, self.outer_fold = config, space, outer_fold
         self.data, self._manifest, self._folds = data, manifest, folds
-        self._command = command
+        self._command, self._tell = command, tell
         self.request: dict[str, Any] = {
             **{name: getattr(config, name) for name in _TELLING},
             "dataset_fingerprint": manifest.dataset_fingerprint,
@@ -160,6 +164,8 @@ class Search:
             row("resumed", f"{len(trials)} trials are finished already")
         if not study.is_over:
             with Board(self.space, self.config.max_trials, trials) as board:
+                if trials:
+                    self._tell = None  # the board knows how long they take
                 self._search(study, role, lambda: board.update(study.write(names, self.provenance)))
         trials = study.write(names, self.provenance, finished=True)
         study.finish()
@@ -184,6 +190,7 @@ class Search:
                 f"{directory}: the chief's study and this worker differ in "
                 + "; ".join(f"{n}: {there.get(n)} there, {self.request[n]} here" for n in differing)
             )
+        self._tell = None
         self._search(Study(directory), role, lambda: None)
         row("worker", f"{role.tuner_id}: no trials are left")
 
@@ -251,7 +258,12 @@ class Search:
         from trainer.training.mute_tensorflow import without_notes
 
         with without_notes():
-            from trainer.search.oracles.make_oracle import make_oracle, plan_of, round_of
+            from trainer.search.oracles.make_oracle import (
+                epochs_of,
+                make_oracle,
+                plan_of,
+                round_of,
+            )
             from trainer.search.tuner import StudyTuner
 
         config = self.config
@@ -267,6 +279,8 @@ class Search:
         told = self.provenance
         if CODE in self.request:  # what is found to work is free of it
             told = {**told, CODE: self.request[CODE]}
+
+        planned = epochs_of(oracle, config.epochs)
 
         def run_one(trial: str, chosen: Mapping[str, Any]) -> Mapping[str, Any]:
             values, round_ = self.space.complete(chosen), round_of(chosen)
@@ -287,7 +301,10 @@ class Search:
                     logs=str(logs.local),
                     round=round_,
                 )
-                return run_trial(directory.local, request, self._command)
+                tell, self._tell = self._tell, None
+                if tell is not None:
+                    tell = functools.partial(tell, trials=planned)
+                return run_trial(directory.local, request, self._command, tell)
 
         if role.is_chief:
             text = f"at {role.address}: hands out trials to workers, runs none itself"

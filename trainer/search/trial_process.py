@@ -42,7 +42,7 @@ from trainer.search.trial import (
     Request,
 )
 from trainer.training.claim import LOCK_NAME, claim
-from trainer.training.environment import Cluster, RunDirectories
+from trainer.training.environment import Cluster, RunDirectories, pass_on
 from trainer.training.run_files import Run
 
 PROG = "python -m trainer.search.trial_process"
@@ -130,6 +130,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             Cluster(),
             cache=request.cache,
             no_claim=(SEARCHED,),  # its networks may be exported
+            tell=pass_on,
             searched_ids=searched_on,
             code=code,
         )

@@ -5,6 +5,7 @@
     AIP_MODEL_DIR                 the run's directory, where --output_dir does not say
     AIP_CHECKPOINT_DIR            what a restart needs
     AIP_TENSORBOARD_LOG_DIR       TensorBoard's files
+    VOXELBEAM_PACE                a file for the run's `Pace`, of a process that has this one train
 
 Vertex AI gives directories as gs:// addresses; any other place will do as well.
 """
@@ -21,6 +22,7 @@ from typing import Any
 from beam_jobs.common.cli import UsageError, require_utf8
 from beam_jobs.common.contract_json import json_object
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,3 +144,35 @@ class RunDirectories:
     checkpoints: Path
     logs: Path
     push: Callable[[], None] = lambda: None
+
+
+PACE = "VOXELBEAM_PACE"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How fast a run goes, by its first steps.
+
+    Attributes:
+      epoch_seconds: of an epoch of one member, with the predictions behind it.
+      end_seconds: of a member's last predictions.
+      members: of the run.
+      epochs: of a member.
+    """
+
+    epoch_seconds: float
+    end_seconds: float
+    members: int
+    epochs: int
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return self.members * (self.epochs * self.epoch_seconds + self.end_seconds)
+
+
+def pass_on(pace: Pace, environ: Mapping[str, str] = os.environ) -> bool:
+    """Leaves a pace to the process that has this one train; whether there is such a process."""
+    if file := environ.get(PACE):
+        write_json(Path(file), dataclasses.asdict(pace))
+    return PACE in environ

@@ -6,6 +6,7 @@ Nothing is written here; `fold` keeps the books.
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,9 +18,11 @@ from beam_jobs.common.terminal import bar
 from trainer.data.records import Records
 from trainer.metrics.auc import auc
 from trainer.metrics.logits import log_loss
+from trainer.training.environment import Pace
 from trainer.training.predict_fold import predict
 from trainer.training.step import Trainee
 
+_TIMED_STEPS = 3
 PICTURED = 4  # patients whose middle slices are shown
 
 Batch = Mapping[str, tf.Tensor]
@@ -53,6 +56,55 @@ class Validated(NamedTuple):
     val_loss: float
 
 
+class FirstSteps:
+    """Tells a run's pace once its first steps are done, on a CPU.
+
+    Nothing is done for it but a batch predicted twice, which changes nothing. The first step and
+    the first prediction, which make what the others use, do not count.
+
+    Args:
+      members, epochs: of the run.
+      candidates: epochs whose networks predict again at the end.
+      steps: of an epoch.
+      predictions: batches of the held-out fold.
+      infer: `predict_fold.inference` of a network like the one that is validated.
+      tell: gets the pace.
+    """
+
+    def __init__(
+        self,
+        *,
+        members: int,
+        epochs: int,
+        candidates: int,
+        steps: int,
+        predictions: int,
+        infer: Any,
+        tell: Callable[[Pace], object],
+    ) -> None:
+        self._members, self._epochs, self._candidates = members, epochs, candidates
+        self._steps, self._predictions = steps, predictions
+        self._infer, self._tell = infer, tell
+        self._seconds: list[float] = []
+
+    def __call__(self, seconds: float, batch: Batch) -> None:
+        """Takes a step's time and its batch."""
+        self._seconds.append(seconds)
+        if len(self._seconds) != 1 + _TIMED_STEPS or tf.config.list_logical_devices("GPU"):
+            return
+        self._infer(batch["volume"])
+        begun = time.perf_counter()
+        self._infer(batch["volume"]).numpy()
+        predicting = self._predictions * (time.perf_counter() - begun)
+        pace = Pace(
+            epoch_seconds=self._steps * statistics.median(self._seconds[1:]) + predicting,
+            end_seconds=self._candidates * predicting,
+            members=self._members,
+            epochs=self._epochs,
+        )
+        self._tell(pace)
+
+
 def learn(
     trainee: Trainee,
     batches: Iterator[Batch],
@@ -62,6 +114,7 @@ def learn(
     label: str,
     shown: bool,
     picture: Callable[[tf.Tensor, tf.Tensor], None] | None = None,
+    stepped: Callable[[float, Batch], None] | None = None,
 ) -> Learnt:
     """Learns from every training patient once.
 
@@ -74,6 +127,7 @@ def learn(
       shown: whether to show a bar.
       picture: gets the first volumes (`PICTURED`, row, column, slice, channel), stored and
         augmented.
+      stepped: gets each step's time, the wait for its batch included, and the batch.
 
     Raises:
       FloatingPointError: a loss is not a number; the batch's patients are named.
@@ -97,6 +151,8 @@ def learn(
                 total += _summed_loss(trainee, *pending, label=label)
             pending, learnt = (loss, batch, rows), learnt + rows
             advance()
+            if stepped is not None:
+                stepped(time.perf_counter() - waiting, batch)
         assert pending is not None
         total += _summed_loss(trainee, *pending, label=label)
     seconds = time.perf_counter() - started

@@ -10,9 +10,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from trainer.metrics.epoch_choice import candidate_epochs
 from trainer.networks.registry import rebuilt_model
 from trainer.networks.stored import load_network, read_weights
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
-from trainer.training.environment import Cluster, RunDirectories
-from trainer.training.epoch import Batch, Learnt, Validated, learn, validate
+from trainer.training.environment import Cluster, Pace, RunDirectories
+from trainer.training.epoch import Batch, FirstSteps, Learnt, Validated, learn, validate
 from trainer.training.fold_result import FoldResult, HeldOutLogits
 from trainer.training.optimization import class_weights
 from trainer.training.predict_fold import inference, predict
@@ -59,6 +60,7 @@ class RunSetup:
       strategy: their devices.
       cache: how records are kept between epochs.
       code: identities of the user's functions that the config names.
+      tell: gets the run's pace, by the first steps of its first member.
     """
 
     config: TrainConfig
@@ -71,6 +73,7 @@ class RunSetup:
     strategy: tf.distribute.Strategy
     cache: str = "auto"
     code: tuple[Mapping[str, Any], ...] = ()
+    tell: Callable[[Pace], object] | None = None
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -177,6 +180,17 @@ def _train(
                 part=(setup.cluster.index, hosts),
             )
         )
+    stepped = None
+    if setup.tell is not None and books is not None and not state.epoch:
+        stepped = FirstSteps(
+            members=books.journal.later + 1,
+            epochs=config.epochs,
+            candidates=len(books.candidates),
+            steps=trainee.setup.steps_per_epoch,
+            predictions=math.ceil(held_out.count / config.batch_size),
+            infer=infer,
+            tell=setup.tell,
+        )
     while state.epoch < config.epochs:
         epoch_begun = time.perf_counter()
         label = f"{name}, epoch {state.epoch + 1}"
@@ -188,6 +202,7 @@ def _train(
             label=label,
             shown=books is not None,
             picture=books.journal.picture if books and state.epoch == 0 else None,
+            stepped=stepped,
         )
         network = trainee.settle()
         if books is None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from trainer.data.split import folds_in_use, permuted_labels
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.epoch_choice import crossfit
 from trainer.metrics.logits import log_loss, sigmoid
-from trainer.training.environment import Cluster, RunDirectories
+from trainer.training.environment import Cluster, Pace, RunDirectories
 from trainer.training.run_files import Member, Run
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def train(
     no_claim: Sequence[str] = (),
     searched_ids: Collection[str] = (),
     code: Sequence[Mapping[str, Any]] = (),
+    tell: Callable[[Pace], object] | None = None,
 ) -> Run | None:
     """Trains the members, chooses their epochs, writes the out-of-fold predictions, then run.json.
 
@@ -53,6 +55,7 @@ def train(
       no_claim: reason codes for which the scores allow no claim, beside those of the config.
       searched_ids: patients on whom the settings were searched, scored here or not; for run.json.
       code: identities of the user's functions that the config names; for run.json.
+      tell: gets the run's pace after its first steps, where it begins and on a CPU.
 
     Raises:
       UsageError: epochs are to be chosen by other folds, and only one is held out.
@@ -87,7 +90,12 @@ def train(
     with open_records(data, manifest, in_use, modalities=config.modalities, cache=cache):
         members = [(fold, seed) for seed in config.seeds for fold in folds]
         made = [
-            train_fold(setup, fold=fold, seed=seed, later=len(members) - place)
+            train_fold(
+                dataclasses.replace(setup, tell=tell if place == 1 else None),
+                fold=fold,
+                seed=seed,
+                later=len(members) - place,
+            )
             for place, (fold, seed) in enumerate(members, 1)
         ]
     if not cluster.is_chief:

@@ -7,6 +7,7 @@ knows which trial is the best. What else it does environment variables say:
     FAKE_FITS      a batch above it raises TensorFlow's error of a full memory
     FAKE_KILLED    a batch above it is killed, as the kernel does for its memory
     FAKE_DIVERGES  trials of this learning rate end with a loss that is no number
+    FAKE_PACE      an epoch would take so many seconds, which whoever asks is told
     FAKE_STARTS    a file that gets a line for each start: trial, batch size, process
 """
 
@@ -38,6 +39,10 @@ def main() -> int:
     if starts := os.environ.get("FAKE_STARTS"):
         with open(starts, "a") as stream:
             stream.write(f"{request['trial']} {batch} {os.getpid()}\n")
+    if (pace := os.environ.get("FAKE_PACE")) and (told := os.environ["VOXELBEAM_PACE"]):
+        members, epochs = len(request["folds"]), request["config"]["epochs"]
+        each = {"epoch_seconds": float(pace), "end_seconds": 0.0}
+        Path(told).write_text(json.dumps({**each, "members": members, "epochs": epochs}))
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     if batch > int(os.environ.get("FAKE_FITS", "1000")):
         print("Traceback (most recent call last):", file=sys.stderr)

@@ -124,6 +124,19 @@ def plan_of(oracle: Durable) -> list[str]:
     return []
 
 
+def epochs_of(oracle: Durable, epochs: int) -> list[int]:
+    """Epochs of each trial that a search will run.
+
+    Args:
+      oracle: of a search that has not begun.
+      epochs: of a trial, where there are no rounds.
+    """
+    if isinstance(oracle, RoundsOracle):
+        return [n for rounds in oracle.to_come() for size, n in rounds for _ in range(size)]
+    grid = isinstance(oracle, GridOracle)
+    return [epochs] * int(min(oracle.max_trials, oracle.space.count(grid=grid)))
+
+
 def _bracket_text(rounds: Sequence[tuple[int, int]], often: int) -> str:
     """ "2 times 12 trials of 3 epochs, the best 4 of 9, 2 of 27"."""
     (size, epochs), *later = [one for one in rounds if one[0]]
