@@ -14,7 +14,7 @@ from typing import Any
 from docs.write_markdown import MADE, plain, table, text_block
 
 ROOT = Path(__file__).resolve().parents[1]
-APIS = tuple(f"{path.parent.name}.api" for path in sorted(ROOT.glob("*/api.py")))
+APIS = (*(f"{path.parent.name}.api" for path in sorted(ROOT.glob("*/api.py"))), "trainer.testing")
 
 
 def python_page() -> str:

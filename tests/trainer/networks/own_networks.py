@@ -99,6 +99,14 @@ def hidden(input_shape: tuple[int, ...]) -> keras.Model:
     return Hidden()
 
 
+class Compiled(Subclassed):
+    """Compiled where it was made; training has an optimizer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.compile("adam", "binary_crossentropy")
+
+
 _shared = layers.Conv3D(4, 3)
 
 

@@ -23,6 +23,7 @@ from beam_jobs.common.cli import UsageError
 from tests.trainer.networks import network_battery as battery
 from trainer.config.network import MODELS, NetworkConfig
 from trainer.networks import blocks
+from trainer.networks.foreign import under_policy
 from trainer.networks.layers import (
     AttentionPooling,
     Conv2D,
@@ -31,6 +32,7 @@ from trainer.networks.layers import (
     DepthwiseConv3D,
 )
 from trainer.networks.registry import _NETWORKS, activation_bytes, build_model
+from trainer.testing import logits
 
 ODD = (21, 19, 11)
 
@@ -242,7 +244,7 @@ def test_gradients_in_sixteen_bits_are_those_of_float32(
 
     def gradients(policy: str) -> list[npt.NDArray[Any]]:
         nonlocal kernel
-        with battery.policy(policy):
+        with under_policy(policy):
             made = layer()
             made.build(volumes.shape)
         if kernel is None:  # one that 16 bits hold without rounding
@@ -287,9 +289,7 @@ def test_late_fusion_distinguishes_the_modalities() -> None:
     model = build_model(NetworkConfig(name="slice_cnn", fusion="late"), (16, 16, 4), 2)
     volume = np.zeros((1, 16, 16, 4, 2), np.uint8)
     volume[..., 0] = np.random.default_rng(0).integers(0, 255, (16, 16, 4))
-    assert battery.logits(model, volume) != pytest.approx(
-        battery.logits(model, volume[..., ::-1]), rel=1e-3
-    )
+    assert logits(model, volume) != pytest.approx(logits(model, volume[..., ::-1]), rel=1e-3)
 
 
 @pytest.mark.usefixtures("_zeros")

@@ -56,7 +56,7 @@ def _saved(directory: Path, config: TrainConfig) -> tuple[keras.Model, Path]:
     return model, file
 
 
-@pytest.mark.parametrize("name", ["feature_map", "in_turn", "nested", "Subclassed"])
+@pytest.mark.parametrize("name", ["feature_map", "in_turn", "nested", "Subclassed", "Compiled"])
 def test_a_member_of_layers_that_no_file_describes_comes_back(tmp_path: Path, name: str) -> None:
     model, file = _saved(tmp_path, _config(name))
     again = _run(tmp_path, _config(name)).load_member(0)
