@@ -210,6 +210,7 @@ def _found(reference: str, manifest: Manifest) -> Found:
         raise UsageError(
             f"--hypermodel {reference}: KerasTuner's build(hp) or a HyperModel is needed"
         )
+    row("hypermodel", f"{reference}: built at several values, to find its hyperparameters")
     shape = (*manifest.schema.shape, len(manifest.schema.modalities))
     return discover(f"--hypermodel {reference}", found, shape)
 
