@@ -27,6 +27,7 @@ from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
 from trainer.networks.registry import build_model
 from trainer.training.environment import Cluster
+from trainer.training.kernels.fused import fused
 from trainer.training.mute_tensorflow import without_notes
 from trainer.training.optimization import (
     clips,
@@ -271,7 +272,8 @@ class Trainee:
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group
         volume, label = self._augmented(volume, label, number, replica)
-        return self._replica_step(volume, label, rows)
+        with fused(self.network, self.optimizer):
+            return self._replica_step(volume, label, rows)
 
     def _augmentation(self) -> tuple[AugmentConfig, Vary]:
         """The amounts of ours, and what varies volumes: (volume, seed=) → float32."""
