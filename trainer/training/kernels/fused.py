@@ -1,8 +1,8 @@
-"""TensorFlow's own kernels in place of what Keras composes, where a step on a CPU gains by them.
+"""TensorFlow's own operations in place of Keras's, where a step on a CPU gains by them.
 
 Keras normalises a batch in some twenty operations and updates a weight in ten, each of which reads
-and writes the whole array, and its sums over all axes but the channels' are slow: together half of
-ResNet10's step. TensorFlow has one operation for each. Layers and optimizer stay what they are,
+and writes the whole array, and its sums over all axes but the channels' are slow: together a third
+of ResNet10's step. TensorFlow has one operation for each. Layers and optimizer stay what they are,
 a user's own too: only the graph of a training step is made of another operation.
 """
 
@@ -11,20 +11,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from trainer.networks.layers import DepthwiseConv2D, DepthwiseConv3D
+from trainer.training.kernels.depthwise import depthwise
+
 
 @contextlib.contextmanager
 def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
-    """A batch is normalised by one operation, a weight updated by one, while the block runs.
+    """A batch is normalised and a weight updated by one operation each, while the block runs.
 
-    The same numbers as Keras's up to rounding. Layers and optimizers that do something else besides
-    (masks, other axes, AMSGrad, a subclass) keep their own way, and so do all on several replicas
-    and where there is a GPU: there XLA joins the operations.
+    Depthwise convolutions are `depthwise`'s. All give Keras's numbers up to rounding. Layers and
+    optimizers that do something else besides (masks, other axes, AMSGrad, a subclass) keep their
+    own way, and so do all on several replicas and where there is a GPU: there XLA joins operations.
 
     Args:
       network: whose training step is traced within the block.
@@ -34,8 +37,8 @@ def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterat
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     if alone and not tf.config.list_physical_devices("GPU"):
         for layer in network._flatten_layers(include_self=False):
-            if _normalises_plainly(layer):
-                layer.call = functools.partial(_normalise, layer)
+            if call := _call_of(layer):
+                layer.call = functools.partial(call, layer)
                 patched.append((layer, "call"))
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # of LossScaleOptimizer
         if _updates_plainly(inner):
@@ -48,12 +51,19 @@ def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterat
             delattr(owner, name)
 
 
-def _normalises_plainly(layer: keras.layers.Layer) -> bool:
-    return (
-        type(layer) is keras.layers.BatchNormalization
-        and not layer.synchronized
-        and not layer.renorm
-    )
+def _call_of(layer: keras.layers.Layer) -> Callable[..., Any] | None:
+    """What takes the place of its own, if anything."""
+    if type(layer) in (DepthwiseConv2D, DepthwiseConv3D):
+        return _convolve
+    if type(layer) is keras.layers.BatchNormalization and not (layer.synchronized or layer.renorm):
+        return _normalise
+    return None
+
+
+def _convolve(layer: DepthwiseConv2D | DepthwiseConv3D, x: Any) -> Any:
+    stride = layer.strides if isinstance(layer.strides, int) else layer.strides[0]
+    kernel = tf.cast(layer.kernel, tf.float32)
+    return tf.cast(depthwise(tf.cast(x, tf.float32), kernel, stride, layer.padding), x.dtype)
 
 
 def _normalise(

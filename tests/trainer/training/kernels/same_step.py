@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,11 +18,11 @@ class Step(NamedTuple):
     """What a step was made of, and what it gave.
 
     Attributes:
-      operations: of its graph.
+      operations: of its graph, and how many of each.
       arrays: output, gradients of input and weights, all variables of network and optimizer.
     """
 
-    operations: frozenset[str]
+    operations: Counter[str]
     arrays: list[npt.NDArray[Any]]
 
 
@@ -72,7 +73,7 @@ def steps(
         graph = tf.function(learn).get_concrete_function(x)
         for _ in range(count):
             given = graph(x)
-        operations = frozenset(node.op for node in graph.graph.as_graph_def().node)
+        operations = Counter(node.op for node in graph.graph.as_graph_def().node)
         variables = [variable.numpy() for variable in (*network.variables, *learns.variables)]
         return Step(operations, [*(np.asarray(array) for array in given), *variables])
 

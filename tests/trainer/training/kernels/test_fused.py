@@ -63,7 +63,7 @@ def test_inference_stays_keras_own() -> None:
     require_same(keras_own, ours, 0)
 
 
-class _Own(layers.BatchNormalization):
+class _Own(layers.BatchNormalization):  # type: ignore[misc]
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
         return 2 * super().call(inputs, training=training, mask=mask)
 
@@ -72,7 +72,7 @@ def _dense() -> keras.Model:
     return keras.Sequential([keras.Input((6,)), layers.Dense(5, activation="tanh"), _Half()])
 
 
-class _Half(layers.Layer):
+class _Half(layers.Layer):  # type: ignore[misc]
     """A nested layer with a weight of its own."""
 
     def build(self, input_shape: Any) -> None:
