@@ -17,6 +17,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +32,7 @@ _LONGEST = 300
 # Of the path, what every process of this Python has.
 _EVERYBODYS = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
 _PLACES: set[str] = set()
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def is_reference(name: object) -> bool:
@@ -134,23 +136,30 @@ def reason(error: BaseException) -> str:
     kind, places = type(error).__name__, _LINE.findall(text)
     if text.startswith("in user code:"):  # TensorFlow's, of what it has traced
         text = text.rstrip().rpartition("\n\n")[2].strip().removeprefix(f"{kind}: ")
+    heading, _, rest = text.partition("\n")
+    if heading.startswith("Exception encountered when calling") and rest.strip():  # Keras's
+        text = rest
     text = " ".join(text.split())
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}..."
     frames = traceback.extract_tb(error.__traceback__)
     places = [(frame.filename, str(frame.lineno)) for frame in frames] + places
-    own = [place for place in places if not _is_librarys(place[0])]
+    places = [place for place in places if not _is_ours(place[0])]
+    own = [place for place in places if not _is_installed(place[0])] or places
     where = ""
     if own and not isinstance(error, SyntaxError):  # which says its place itself
         where = f" ({os.path.basename(own[-1][0])}, line {own[-1][1]})"
     return f"{kind}{': ' if text else ''}{text}{where}"
 
 
-def _is_librarys(file: str) -> bool:
-    """Whether a frame's file is an interpreter's, an installed package's or one of ours."""
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    known = ("<", ours + os.sep, *(place + os.sep for place in _EVERYBODYS))
-    return file.startswith(known) or "__autograph_generated" in file
+def _is_ours(file: str) -> bool:
+    """Whether a frame's file is this package's, or one that calls a user's code for it."""
+    callers = {"keras", "tensorflow", "keras_tuner"} & set(Path(file).parts)
+    return bool(callers) or file.startswith(("<", _OURS)) or "__autograph_generated" in file
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith(tuple(place + os.sep for place in _EVERYBODYS))
 
 
 def _place(module: ModuleType) -> str:

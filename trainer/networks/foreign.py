@@ -22,12 +22,11 @@ of their logits.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
-import re
-import traceback
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -35,15 +34,14 @@ from keras import layers
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
-from trainer.config.user_code import load
+from trainer.config.user_code import load, reason
 from trainer.networks.blocks import MOMENTUM, Parts
 from trainer.networks.hypermodel import build, is_hypermodel
 from trainer.networks.layers import BatchToSequence, ChannelsToBatch, has_gpu
 
-_FORMS = "function(volume, config), function(input_shape, classes) or build(hp) is needed"
-_OURS = ("volume", "standardise", "modalities", "fused", "logit")  # names of layers around it
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-_SAID = 200  # characters of an error of theirs
+# Names of layers around it.
+_OURS = ("volume", "standardise", "modalities", "fused", "logit", "slices", "encoder")
+_VOLUME, _SLICE = ("row", "column", "slice", "channel"), ("row", "column", "channel")
 _KERAS_MOMENTUM = 0.99  # BatchNormalization's default
 _FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
 # Layers of earlier builds: one that comes twice would carry its weights from fold to fold.
@@ -70,16 +68,7 @@ def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
     config, channels = parts.config, volume.shape[-1]
     late = config.fusion == "late"
     x = ChannelsToBatch(name="modalities")(volume) if late else volume
-    with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
-        network = own_network(config, x.shape[1:])
-        with _told(config, x.shape[1:]):
-            found = _joined(network, x)
-    _require_own_layers(network, config)
-    for layer in network._flatten_layers():
-        if isinstance(layer, layers.BatchNormalization):
-            layer.synchronized = parts.synchronized
-            if layer.momentum == _KERAS_MOMENTUM:  # which nobody chose; see `blocks.MOMENTUM`
-                layer.momentum = MOMENTUM
+    found, network = _called_on(x, config, synchronized=parts.synchronized)
     features, last, classes = _taken_apart(_pooled(found, parts), config)
     if late:
         features = layers.Flatten(name="fused")(BatchToSequence(channels)(features))
@@ -99,6 +88,67 @@ def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
     return logit, network
 
 
+def own_encoder(slices: Any, parts: Parts) -> Any:
+    """Features of slices by a user's own 2D encoder, in place of a slice network's.
+
+    It has the forms of a network, without the top where it can be left out; what a last Dense layer
+    to one or two classes would be given are features too.
+
+    Args:
+      slices: standardised, (batch × slice, row, column, channel), of our graph.
+      parts: as of `own_logit`.
+
+    Returns:
+      (batch × slice, n) float32.
+
+    Raises:
+      UsageError: as `own_logit`.
+    """
+    config = dataclasses.replace(
+        parts.config,
+        name=str(parts.config.encoder),
+        encoder=None,
+        encoder_weights=None,
+        head="mean",
+    )
+    try:
+        found, _ = _called_on(slices, config, synchronized=parts.synchronized, prefix="encoder_")
+        if len(found.shape) == 4:
+            return layers.GlobalAveragePooling2D(dtype="float32", name="encoder")(found)
+        if len(found.shape) != 2:
+            _refuse(config, f"gives {tuple(found.shape)}: (batch, n), or a map, is needed")
+        features = _taken_apart(found, config)[0]
+    except UsageError as error:
+        raise UsageError(str(error).replace("--model", "--encoder", 1)) from error
+    return layers.Activation("linear", dtype="float32", name="encoder")(features)
+
+
+def _called_on(
+    x: Any, config: NetworkConfig, *, synchronized: bool, prefix: str = ""
+) -> tuple[Any, keras.Model]:
+    """What a user's network makes of a tensor of our graph, and that network.
+
+    Args:
+      x: the tensor.
+      config: whose name is the user's function.
+      synchronized: batch statistics over all replicas.
+      prefix: of its layers' names, where more than a logit of ours follows.
+    """
+    with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
+        network = own_network(config, x.shape[1:])
+        with _told(config, x.shape[1:]):
+            found = _joined(network, x, prefix)
+    _require_own_layers(network, config)
+    for layer in network._flatten_layers():
+        if isinstance(layer, layers.BatchNormalization):
+            layer.synchronized = synchronized
+            if layer.momentum == _KERAS_MOMENTUM:  # which nobody chose; see `blocks.MOMENTUM`
+                layer.momentum = MOMENTUM
+    if not isinstance(found, keras.KerasTensor):
+        _refuse(config, f"gives {len(found)} outputs: one is needed")
+    return found, network
+
+
 def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
     """What the user's function gives for standardised volumes (row, column, slice, channel).
 
@@ -107,7 +157,7 @@ def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
     """
     function = load(config.name, flag="--model")
     known = _parameters(function)
-    of_kerastuner = is_hypermodel(function)
+    of_kerastuner = is_hypermodel(function) and len(shape) == len(_VOLUME)
     if not (of_kerastuner or _takes_any(known)) and (unknown := config.options.keys() - known):
         names = ", ".join(sorted(unknown))
         _refuse(config, f"no parameter {names}; it has {', '.join(known) or 'none'}")
@@ -116,18 +166,27 @@ def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
             _settings({}, config)  # refuses what it cannot be told
             found = build(f"--model {config.name}", function, config.options, shape)
         else:
-            found = _called(function, known, config, shape)
+            with warnings.catch_warnings():  # keras.applications', of 4 channels
+                warnings.filterwarnings("ignore", "This model usually expects 1 or 3")
+                found = _called(function, known, config, tuple(shape))
     if not isinstance(found, keras.Model):
-        _refuse(config, f"gives {type(found).__name__}: {_FORMS}")
+        _refuse(config, f"gives {type(found).__name__}: {_forms(shape)}")
     if inputs := getattr(found, "inputs", None):
         if len(inputs) > 1:
             _refuse(config, f"takes {len(inputs)} inputs: one volume is what there is")
         taken = tuple(inputs[0].shape)
-        if len(taken) != 5 or any(
+        if len(taken) != len(shape) + 1 or any(
             there not in (None, here) for there, here in zip(taken[1:], shape, strict=True)
         ):
-            _refuse(config, f"takes {taken[1:]}: (row, column, slice, channel) is {shape}")
+            axes = _VOLUME if len(shape) == len(_VOLUME) else _SLICE
+            _refuse(config, f"takes {taken[1:]}: ({', '.join(axes)}) is {shape}")
     return found
+
+
+def _forms(shape: tuple[int, ...]) -> str:
+    if len(shape) < len(_VOLUME):
+        return "function(slices, config) or function(input_shape) is needed"
+    return "function(volume, config), function(input_shape, classes) or build(hp) is needed"
 
 
 def _called(
@@ -141,6 +200,8 @@ def _called(
     given = keras.Input(shape)
     if "input_shape" in known or is_layer:
         settings = _settings(known, config)
+        if len(shape) < len(_VOLUME) and "include_top" in known:
+            settings["include_top"] = False
         if "input_shape" in known:
             found = function(**{"input_shape": shape, **settings, **config.options})
         else:
@@ -148,7 +209,7 @@ def _called(
     else:
         places = [p for p in known.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
         if len(places) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in places):
-            _refuse(config, f"takes ({', '.join(known)}): {_FORMS}")
+            _refuse(config, f"takes ({', '.join(known)}): {_forms(shape)}")
         found = function(given, config, **config.options)
     if isinstance(found, keras.KerasTensor):
         return keras.Model(given, found)
@@ -162,7 +223,7 @@ def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> 
     settings: dict[str, Any] = {
         **dict.fromkeys(("classes", "num_classes"), 1),
         **dict.fromkeys(("classifier_activation", "weights"), None),
-        "include_rescaling": False,
+        **dict.fromkeys(("include_rescaling", "include_preprocessing"), False),
         # Its own top is the published one; another pooling than its own needs the feature map.
         "include_top": config.pooling == "avg" and bool({"classes", "num_classes"} & set(known)),
     }
@@ -216,7 +277,7 @@ def _takes_any(known: Mapping[str, inspect.Parameter]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
-def _joined(network: keras.Model, x: Any) -> Any:
+def _joined(network: keras.Model, x: Any, prefix: str) -> Any:
     """The network's layers, called one by one on a tensor of our graph."""
     names: dict[str, Any] = dict.fromkeys(_OURS)
 
@@ -226,11 +287,14 @@ def _joined(network: keras.Model, x: Any) -> Any:
         if isinstance(operation, keras.Function) and type(operation).call is _FUNCTIONAL_CALL:
             return lambda x, *_, **__: operation._run_through_graph(x, callable_of)
         # Two nested models may each have a layer of one name; a graph may not.
+        if prefix and not operation.name.startswith(prefix):
+            operation.name = prefix + operation.name
         name, count = operation.name, 0
         while names.setdefault(operation.name, operation) is not operation:
             count += 1
             operation.name = f"{name}_{count}"
-        if isinstance(operation, layers.Rescaling):  # of stored values; x is standardised
+        # Of stored values; x is standardised. keras.applications' bring both.
+        if isinstance(operation, (layers.Rescaling, layers.Normalization)):
             return lambda given: given if given is x else operation(given)
         called: Callable[..., Any] = operation
         return called
@@ -247,8 +311,6 @@ def _in_turn(network: keras.Sequential, x: Any, callable_of: Callable[[Any], Any
 def _pooled(found: Any, parts: Parts) -> Any:
     """What a network gave, as (batch, n)."""
     config = parts.config
-    if not isinstance(found, keras.KerasTensor):
-        _refuse(config, f"gives {len(found)} outputs: one is needed")
     shape = tuple(found.shape)
     if not 2 <= len(shape) <= 5 or shape[0] is not None or None in shape[1:]:
         _refuse(config, f"gives {shape}: (batch, n), or a map (batch, ..., n), is needed")
@@ -327,24 +389,8 @@ def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's: a smaller batch may do
             raise
         size = "x".join(map(str, shape))
-        _refuse(config, f"fails on volumes {size}: {one_line(error)}", error)
-
-
-def one_line(error: Exception) -> str:
-    """What a user's code raised: its type, what it says, and the place in their files."""
-    # What Keras says of a layer that fails comes between a heading and the arguments.
-    said = _COLOUR.sub("", str(error)).partition("\nArguments received by")[0]
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
-    text = lines[-1] if lines[0].startswith("Exception encountered") else lines[0]
-    ours = Path(__file__).parents[1]
-    theirs = [
-        place
-        for place in traceback.extract_tb(error.__traceback__)
-        if not Path(place.filename).is_relative_to(ours)
-        and not {"keras", "tensorflow"} & set(Path(place.filename).parts)
-    ]
-    at = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno})" if theirs else ""
-    return f"{type(error).__name__}: {text[:_SAID]}{at}"
+        kind = "volumes" if len(shape) == len(_VOLUME) else "slices"
+        _refuse(config, f"fails on {kind} {size}: {reason(error)}", error)
 
 
 def _refuse(config: NetworkConfig, what: str, cause: Exception | None = None) -> Any:

@@ -165,7 +165,9 @@ def build_model(
     model = keras.Model(volume, logit, name=name)
     if theirs is not None:
         keep_optimizer(theirs, model)
-    if config.encoder_weights is not None:
+    if config.encoder_weights is not None and config.encoder is not None:
+        model.started_from = start_weights.load_encoder(model, config.encoder_weights)
+    elif config.encoder_weights is not None:
         load_encoder_weights(model, config.encoder_weights)
     if start is not None:
         model.started_from = start_weights.load(model, start, config)

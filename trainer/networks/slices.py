@@ -21,6 +21,7 @@ from keras import layers
 
 from trainer.networks.blocks import Parts, max_pool
 from trainer.networks.efficientnet import efficientnet_map
+from trainer.networks.foreign import own_encoder
 from trainer.networks.layers import (
     AttentionPooling,
     BatchToSequence,
@@ -54,8 +55,11 @@ def slice_efficientnet_b0(x: Any, parts: Parts) -> Any:
 
 def _slice_network(x: Any, parts: Parts, encoder: Callable[[Any], Any], *, dropout: float) -> Any:
     count = x.shape[3]
-    x = encoder(SlicesToBatch(name="slices")(x))
-    x = layers.GlobalAveragePooling2D(dtype="float32", name="encoder")(x)
+    x = SlicesToBatch(name="slices")(x)
+    if parts.config.encoder is None:
+        x = layers.GlobalAveragePooling2D(dtype="float32", name="encoder")(encoder(x))
+    else:
+        x = own_encoder(x, parts)
     x = BatchToSequence(count, dtype="float32")(x)
     return parts.dropout(_HEADS[parts.config.head](x, parts), dropout)
 

@@ -141,7 +141,7 @@ class Trainee:
         if config.optimizer.ema is not None or self.replicas > 1:
             self.evaluated = build_model(*made_of)
         if config.network.has_own_code:
-            require_learnable(self.evaluated, config.network.name, self._top)
+            require_learnable(self.evaluated, config.network, self._top)
         if config.optimizer.ema is not None:
             self._averages = [
                 tf.Variable(variable.numpy(), trainable=False)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from trainer.config.network import NetworkConfig
 from trainer.config.user_code import accepted, load, reason
-from trainer.networks.foreign import one_line
+from trainer.networks.weights.encoder_weights import encoder_of
 
 _PATIENTS = 2
 _SURE = 30.0  # a logit whose probability is 1 in float32 but for 1e-13
@@ -145,6 +146,43 @@ def own_loss(reference: str) -> EachLoss:
     return lambda label, logit: keras.ops.reshape(each(label, logit), (-1,))
 
 
+def require_learnable(network: keras.Model, config: NetworkConfig, top: float) -> None:
+    """Refuses a user's own network that no step could train, before the first: tries it out.
+
+    Args:
+      network: stored volumes → logit, on one device.
+      config: of which it was made.
+      top: the largest value that is stored.
+
+    Raises:
+      UsageError: it fails on two volumes of noise, or no gradient reaches its own weights.
+    """
+    noise = np.random.default_rng(0).uniform(0, top, (2, *network.input_shape[1:]))
+    flag, part = f"--model {config.name}", network
+    if config.encoder is not None:
+        flag, part = f"--encoder {config.encoder}", encoder_of(network)
+    every = part.trainable_variables  # a regression on voxels has the logit's alone
+    own = [v for v in every if not v.path.startswith("logit")] or every
+    what = ""
+    try:
+        with tf.GradientTape() as tape:
+            logit = network(tf.cast(noise, network.input.dtype), training=False)
+        gradients = tape.gradient(logit, [variable.value for variable in own])
+    except (MemoryError, tf.errors.ResourceExhaustedError):  # a smaller batch may do
+        raise
+    except Exception as error:  # a user's code, in layers of its own
+        what = f"fails on a batch of 2: {reason(error)}"
+    else:
+        if logit.shape != (2, 1):
+            what = f"gives {tuple(logit.shape)} for 2 volumes: (2, 1) is needed"
+        elif not np.isfinite(logit).all():
+            what = f"answers noise with {np.ravel(logit)[0]}"
+        elif not any(gradient is not None for gradient in gradients):
+            what = "no gradient reaches its weights: an operation on their way has none"
+    if what:
+        raise UsageError(f"{flag}: {what}")
+
+
 def _made(found: Any, flag: str, **options: Any) -> Any:
     """What a class makes; anything else as it is."""
     if not isinstance(found, type):
@@ -162,37 +200,3 @@ def _tried(call: Callable[[], Any], flag: str) -> Any:
 
 def _shape(array: npt.NDArray[Any]) -> str:
     return "x".join(map(str, array.shape)) or "one number"
-
-
-def require_learnable(network: keras.Model, name: str, top: float) -> None:
-    """Refuses a user's own network that no step could train, before the first: tries it out.
-
-    Args:
-      network: stored volumes → logit, on one device.
-      name: of what made it.
-      top: the largest value that is stored.
-
-    Raises:
-      UsageError: it fails on two volumes of noise, or no gradient reaches its own weights.
-    """
-    noise = np.random.default_rng(0).uniform(0, top, (2, *network.input_shape[1:]))
-    every = network.trainable_variables  # a regression on voxels has the logit's alone
-    own = [v for v in every if not v.path.startswith("logit")] or every
-    what = ""
-    try:
-        with tf.GradientTape() as tape:
-            logit = network(tf.cast(noise, network.input.dtype), training=False)
-        gradients = tape.gradient(logit, [variable.value for variable in own])
-    except (MemoryError, tf.errors.ResourceExhaustedError):  # a smaller batch may do
-        raise
-    except Exception as error:  # a user's code, in layers of its own
-        what = f"fails on a batch of 2: {one_line(error)}"
-    else:
-        if logit.shape != (2, 1):
-            what = f"gives {tuple(logit.shape)} for 2 volumes: (2, 1) is needed"
-        elif not np.isfinite(logit).all():
-            what = f"answers noise with {np.ravel(logit)[0]}"
-        elif not any(gradient is not None for gradient in gradients):
-            what = "no gradient reaches its weights: an operation on their way has none"
-    if what:
-        raise UsageError(f"--model {name}: {what}")

@@ -29,7 +29,7 @@ from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference
 from trainer.networks.blocks import Layout
 from trainer.networks.stages import head_of
-from trainer.networks.weights.encoder_weights import with_channels
+from trainer.networks.weights.encoder_weights import encoder_of, with_channels
 from trainer.networks.weights.inflation import Held, as_volumes, inflated
 from trainer.networks.weights.keras_file import (
     KERAS_SUFFIXES,
@@ -56,12 +56,14 @@ class Start:
       arrays: by the names of Keras' files or of PyTorch's state dicts, in the axis order of theirs.
       torch: which of the two.
       layers: configurations of the layers, where the file has them.
+      flag: which named the file.
     """
 
     file: str
     arrays: Mapping[str, Floats]
     torch: bool
     layers: Sequence[Any] = ()
+    flag: str = "--weights"
 
     @property
     def of_images(self) -> bool:
@@ -71,28 +73,31 @@ class Start:
 
     def error(self, text: object) -> UsageError:
         """A line about the file."""
-        return UsageError(f"--weights: {self.file}: {text}")
+        return UsageError(f"{self.flag}: {self.file}: {text}")
 
 
-def read(file: str) -> Start:
+def read(file: str, *, flag: str = "--weights") -> Start:
     """Reads a file of weights; no network is made and nothing in it is executed.
 
     Args:
       file: .keras, .weights.h5 or .h5 of Keras; .pth, .pt or .safetensors of PyTorch.
+      flag: which names it, for messages.
 
     Raises:
       UsageError: no such file, or not one of weights.
     """
     if files.stat(file) is None:
-        raise UsageError(f"--weights: {file} is not a file")
+        raise UsageError(f"{flag}: {file} is not a file")
     try:
         with files.fetched(file) as local:
             if file.endswith(KERAS_SUFFIXES):
                 found = read_keras(local, archive=file.endswith(".keras"))
-                return Start(file=file, arrays=found.arrays, torch=False, layers=found.layers)
-            return Start(file=file, arrays=read_tensors(local), torch=True)
+                made = Start(file=file, arrays=found.arrays, torch=False, layers=found.layers)
+            else:
+                made = Start(file=file, arrays=read_tensors(local), torch=True)
+            return dataclasses.replace(made, flag=flag)
     except ContractError as error:
-        raise UsageError(f"--weights: {file}: {error}") from error
+        raise UsageError(f"{flag}: {file}: {error}") from error
 
 
 def layout_of(start: Start, config: NetworkConfig) -> Layout:
@@ -177,6 +182,23 @@ def load(model: keras.Model, start: Start, config: NetworkConfig) -> str:
         else:
             found = {path: Held(path, array) for path, array in start.arrays.items()}
         return _load_paths(model, start, found)
+    except ContractError as error:
+        raise start.error(error) from error
+
+
+def load_encoder(model: keras.Model, file: str) -> str:
+    """Gives the user's own 2D encoder of a slice network the weights of a Keras file.
+
+    The file may hold a top, and the scaling of stored images, which are not used.
+
+    Raises:
+      UsageError: as `read` and `load`.
+    """
+    start = read(file, flag="--encoder_weights")
+    kept = {p: a for p, a in start.arrays.items() if not p.startswith("layers/normalization")}
+    found = {path: Held(path, array) for path, array in kept.items()}
+    try:
+        return _load_paths(encoder_of(model), start, found)
     except ContractError as error:
         raise start.error(error) from error
 
