@@ -137,7 +137,7 @@ def _called_on(
     with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
         network = own_network(config, x.shape[1:])
         with _told(config, x.shape[1:]):
-            found = _joined(network, x, prefix)
+            found = _joined(network, x, prefix, scales=_takes_tensor(config))
     _require_own_layers(network, config)
     for layer in network._flatten_layers():
         if isinstance(layer, layers.BatchNormalization):
@@ -145,7 +145,7 @@ def _called_on(
             if layer.momentum == _KERAS_MOMENTUM:  # which nobody chose; see `blocks.MOMENTUM`
                 layer.momentum = MOMENTUM
     if not isinstance(found, keras.KerasTensor):
-        _refuse(config, f"gives {len(found)} outputs: one is needed")
+        _refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
     return found, network
 
 
@@ -214,7 +214,7 @@ def _called(
     if isinstance(found, keras.KerasTensor):
         return keras.Model(given, found)
     if isinstance(found, (list, tuple, dict)):
-        _refuse(config, f"gives {len(found)} outputs: one is needed")
+        _refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
     return found
 
 
@@ -237,6 +237,12 @@ def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> 
         if name not in known and name != "dropout":
             _refuse(config, f"--{name} {value}: it has no parameter of that name")
     return {name: value for name, value in settings.items() if name in known}
+
+
+def _takes_tensor(config: NetworkConfig) -> bool:
+    """Whether the function is of the form (volume, config), which knows what it is given."""
+    function = load(config.name, flag="--model")
+    return not ("input_shape" in _parameters(function) or is_hypermodel(function))
 
 
 def _takes_dropout(config: NetworkConfig, network: keras.Model) -> bool:
@@ -277,8 +283,11 @@ def _takes_any(known: Mapping[str, inspect.Parameter]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in known.values())
 
 
-def _joined(network: keras.Model, x: Any, prefix: str) -> Any:
-    """The network's layers, called one by one on a tensor of our graph."""
+def _joined(network: keras.Model, x: Any, prefix: str, *, scales: bool) -> Any:
+    """The network's layers, called one by one on a tensor of our graph.
+
+    Without `scales`, a rescaling of the input is left out: it is one of stored values.
+    """
     names: dict[str, Any] = dict.fromkeys(_OURS)
 
     def callable_of(operation: Any) -> Callable[..., Any]:
@@ -293,8 +302,8 @@ def _joined(network: keras.Model, x: Any, prefix: str) -> Any:
         while names.setdefault(operation.name, operation) is not operation:
             count += 1
             operation.name = f"{name}_{count}"
-        # Of stored values; x is standardised. keras.applications' bring both.
-        if isinstance(operation, (layers.Rescaling, layers.Normalization)):
+        # keras.applications' bring both.
+        if isinstance(operation, (layers.Rescaling, layers.Normalization)) and not scales:
             return lambda given: given if given is x else operation(given)
         called: Callable[..., Any] = operation
         return called
@@ -385,7 +394,7 @@ def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
         yield
     except (UsageError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's: a smaller batch may do
             raise
         size = "x".join(map(str, shape))
@@ -393,5 +402,5 @@ def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
         _refuse(config, f"fails on {kind} {size}: {reason(error)}", error)
 
 
-def _refuse(config: NetworkConfig, what: str, cause: Exception | None = None) -> Any:
+def _refuse(config: NetworkConfig, what: str, cause: BaseException | None = None) -> Any:
     raise UsageError(f"--model {config.name}: {what}") from cause

@@ -69,8 +69,9 @@ def test_two_classes_become_the_difference_of_their_logits() -> None:
     np.testing.assert_array_equal(_answers(model)[:, 0], second - first)
 
 
-def test_a_rescaling_of_stored_values_is_left_out_where_volumes_are_standardised() -> None:
-    assert not any(isinstance(x, keras.layers.Rescaling) for x in _built("two_classes").layers)
+def test_a_models_rescaling_of_stored_values_is_left_out_and_one_of_volumes_stays() -> None:
+    kinds = [[type(x) for x in _built(name).layers] for name in ("two_classes", "scaling")]
+    assert [keras.layers.Rescaling in found for found in kinds] == [False, True]
 
 
 def test_kerass_default_momentum_becomes_ours_and_a_chosen_one_stays() -> None:
@@ -111,7 +112,8 @@ def test_pooling_and_dropout_apply_where_they_can() -> None:
         ("images", r"takes \(8, 9, 2\): \(row, column, slice, channel\) is \(8, 9, 7, 2\)"),
         ("other_grid", r"takes \(64, 64, 64, 1\): "),
         ("pair", "takes 2 inputs: one volume"),
-        ("two_outputs", "gives 2 outputs: one is needed"),
+        ("two_outputs", "gives a tuple of 2: one tensor is needed"),
+        ("exits", r"fails on volumes 8x9x7x2: SystemExit: 3"),
         ("deep", r"fails on volumes 8x9x7x2: ValueError: Computed .* \(own_networks.py, line"),
         ("weightless", "gives a network without weights"),
         ("many_classes", "ends in 10 classes: 1, or 2 with a softmax"),
