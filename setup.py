@@ -86,6 +86,7 @@ EXTRAS = {
         "flask-cors>=5",
         "gcp-storage-emulator>=2024.8.3",
         "hypothesis>=6.100",
+        "medicai>=0.0.4,<0.1",  # networks of another package than ours
         "moto[s3]>=5.1,<6",
         "mypy>=1.13",
         "packaging>=24",
