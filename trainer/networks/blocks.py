@@ -47,6 +47,8 @@ class Layout:
       stem_stride: of a residual network's first convolution.
       stride_first: a bottleneck's stride is in its first convolution, not in the 3×3×3.
       epsilon: of batch normalisation.
+      direct: where a residual network's shapes differ, its shortcuts have no weights (MedicalNet's
+        type A): every other voxel, and zeros for the channels that are new.
     """
 
     padding: str = "same"
@@ -54,6 +56,7 @@ class Layout:
     stem_stride: int = 1
     stride_first: bool = False
     epsilon: float = 1e-3
+    direct: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -164,6 +164,26 @@ class EdgeSlices(layers.Layer):
         return {**super().get_config(), "before": self.before, "after": self.after}
 
 
+@register
+class ZeroChannels(layers.Layer):
+    """Channels of zeros behind those that there are, up to so many."""
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def call(self, x: Any) -> Any:
+        """(batch, ..., n) → (batch, ..., channels)."""
+        added = self.channels - x.shape[-1]
+        return ops.pad(x, (*((0, 0),) * (len(x.shape) - 1), (0, added)))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.channels)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "channels": self.channels}
+
+
 class _SafePooling:
     """A Keras pooling for every precision. A maximum is the same in all; a mean is rounded once."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from keras import layers
 
 from trainer.networks.blocks import Parts, max_pool
+from trainer.networks.layers import AveragePool3D, ZeroChannels
 
 _STAGES = (64, 128, 256, 512)
 
@@ -70,6 +71,9 @@ def _se_bottleneck(x: Any, parts: Parts, filters: int, stride: int) -> Any:
 
 def _join(branch: Any, x: Any, parts: Parts, stride: int, *, bias: bool) -> Any:
     """Branch plus shortcut; the shortcut is a projection wherever the shapes differ."""
-    if stride != 1 or x.shape[-1] != branch.shape[-1]:
+    if parts.layout.direct:
+        x = AveragePool3D(1, strides=stride)(x) if stride != 1 else x
+        x = ZeroChannels(branch.shape[-1])(x) if x.shape[-1] != branch.shape[-1] else x
+    elif stride != 1 or x.shape[-1] != branch.shape[-1]:
         x = parts.norm(parts.conv(x, branch.shape[-1], 1, stride, bias=bias))
     return layers.Activation("relu")(layers.Add()([branch, x]))

@@ -112,7 +112,8 @@ def layout_of(start: Start, config: NetworkConfig) -> Layout:
     """
     layout = Layout()
     if start.torch:
-        layout = Layout(padding="symmetric", epsilon=_EPSILON)
+        direct = not any(".downsample." in name for name in start.arrays)
+        layout = Layout(padding="symmetric", epsilon=_EPSILON, direct=direct)
         if start.of_images:
             layout = dataclasses.replace(layout, edge=True, stem_stride=2)
     elif not is_reference(config.name):
@@ -154,6 +155,7 @@ def _own_layout(layers: Sequence[Any]) -> Layout:
         stem_stride=max(convolutions[0]["strides"]),
         stride_first=3 not in strided,
         epsilon=epsilon,
+        direct="ZeroChannels" in kinds,
     )
 
 

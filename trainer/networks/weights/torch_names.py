@@ -18,11 +18,13 @@ from keras import layers
 
 from beam_jobs.common.contract_json import ContractError, shown
 from trainer.config.network import RESNETS
+from trainer.networks.layers import AveragePool3D, ZeroChannels
 
 _EPSILON = 1e-5  # of torch.nn.BatchNorm3d
 _HEADS = ("fc.", "conv_seg.")  # of classifiers, and of MedicalNet's segmentation
 _COUNTER = ".num_batches_tracked"
 _KINDS = (layers.Conv2D, layers.Conv3D, layers.BatchNormalization)
+_SHORTCUT = (*_KINDS, AveragePool3D, ZeroChannels)  # what a block may have beside its branch
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -45,12 +47,10 @@ def resnet_arrays(model: keras.Model, tensors: Arrays) -> Mapped:
     """Finds every array of a ResNet of ours in PyTorch's state dict of the same.
 
     BatchNormalization divides by sqrt(variance + epsilon), and PyTorch's epsilon is another: gamma
-    takes up the difference, for the stored statistics exactly. A shortcut without weights
-    (MedicalNet's type A: the voxels of every stride, and zeros for the channels that are new)
-    becomes the 1×1×1 convolution that does the same.
+    takes up the difference, for the stored statistics exactly.
 
     Args:
-      model: resnet10, resnet18, resnet34 or resnet50, as `build_model` made it.
+      model: resnet10, resnet18, resnet34 or resnet50, in the layout of the state dict.
       tensors: name → array, of `read_tensors`; what all names begin with (`module.`) may stand.
 
     Raises:
@@ -62,13 +62,10 @@ def resnet_arrays(model: keras.Model, tensors: Arrays) -> Mapped:
     ignored = tuple(name for name in left if name.startswith(_HEADS))
     for name in [*ignored, *(name for name in left if name.endswith(_COUNTER))]:
         del left[name]
-    direct = not any(".downsample." in name for name in left)
     arrays: list[tuple[keras.Variable, str, npt.NDArray[Any]]] = []
     lacking: list[str] = []
     for name, layer in _named_layers(model):
-        if direct and ".downsample." in name:
-            found = _identity(layer)
-        elif isinstance(layer, layers.BatchNormalization):
+        if isinstance(layer, layers.BatchNormalization):
             found = _normalisation(layer, name, left, lacking)
         else:
             found = _convolution(layer, name, left, lacking)
@@ -102,14 +99,13 @@ def _named_layers(model: keras.Model) -> Iterator[tuple[str, keras.Layer]]:
     yield from zip(("conv1", "bn1"), stem, strict=True)
     stage, block = 1, 0
     for join in (layer for layer in model.layers if isinstance(layer, layers.Add)):
-        branch, shortcut = join.input
+        branch, start = join.input
         projection: list[keras.Layer] = []
-        last = made_by[id(shortcut)]
-        if isinstance(last, layers.BatchNormalization):
-            projection = [made_by[id(last.input)], last]
-            shortcut = projection[0].input
-        inner = _back(made_by, branch, shortcut)
-        if projection and block:
+        while isinstance(last := made_by[id(start)], _SHORTCUT):
+            projection = [last, *projection] if isinstance(last, _KINDS) else projection
+            start = last.input
+        inner = _back(made_by, branch, start)
+        if block and start is not join.input[1]:
             stage, block = stage + 1, 0
         numbers = [f"{number // 2 + 1}" for number in range(len(inner))]
         for kind, number, layer in zip(("conv", "bn") * len(inner), numbers, inner, strict=False):
@@ -157,22 +153,6 @@ def _normalisation(
         gamma = np.asarray(gamma * factor, np.float32)
     values = zip(ends, (gamma, beta, mean, variance), strict=True)
     yield from zip(layer.weights, values, strict=True)
-
-
-def _identity(layer: keras.Layer) -> _Found:
-    """A projection that hands its channels on, and zeros for those that come to them."""
-    if isinstance(layer, layers.BatchNormalization):
-        ones = np.ones(layer.gamma.shape, np.float32)
-        gamma = ones * np.float32(np.sqrt(1 + layer.epsilon))
-        values = {"weight": gamma, "bias": 0 * ones, "running_mean": 0 * ones, "running_var": ones}
-        yield from zip(layer.weights, values.items(), strict=True)
-    else:
-        shape = tuple(layer.kernel.shape)
-        yield (
-            layer.kernel,
-            ("weight", np.eye(shape[-2], shape[-1], dtype=np.float32).reshape(shape)),
-        )
-        yield layer.bias, ("bias", np.zeros(layer.filters, np.float32))
 
 
 def _taken(name: str, left: dict[str, npt.NDArray[Any]], lacking: list[str]) -> npt.NDArray[Any]:
