@@ -27,6 +27,7 @@ from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.code_identity import CODE, identities
+from trainer.config.network import START_FILES
 from trainer.config.provenance import (
     PROVENANCE,
     SEARCHED,
@@ -35,6 +36,7 @@ from trainer.config.provenance import (
 )
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import OOF_NAME, RUN_NAME
+from trainer.config.start_files import WEIGHTS, start_files
 from trainer.data.split import check_folds, folds_to_train
 from trainer.search.child_process import train_apart
 from trainer.search.outlook import tell_of_run
@@ -148,7 +150,8 @@ def train(
         settings, searched_on = split_provenance(told)
         config = TrainConfig.from_json(settings)
     config = config.resolve(manifest.schema.modalities)
-    config.network.require_files()
+    known = () if overwrite else _known_weights(config, addresses.run)
+    weights = start_files(config.network, known)
     quiet_tensorflow()  # which a user's module may import
     code = identities(config.references)
     require_same_code(told, code)
@@ -185,6 +188,7 @@ def train(
                 searched_ids=searched_on,
                 code=code,
                 tell=tell,
+                weights=weights,
             )
         except FloatingPointError as error:
             raise CommandError(str(error)) from error
@@ -206,6 +210,11 @@ def train(
     if code:
         request[CODE] = code
         settings[PROVENANCE] = {**settings.get(PROVENANCE, {}), CODE: code}
+    if config.network.weights is not None:
+        # Those of an encoder are not asked for: runs of versions that did not note them go on.
+        request[WEIGHTS] = {
+            one["file"]: one["sha256"] for one in weights if one["setting"] == WEIGHTS
+        }
     if permutations:
         # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
         if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
@@ -236,6 +245,14 @@ def train(
         _decide(directories.run)
         _write_report(directories.run, files.text(data))
     return Run.load(addresses.run)
+
+
+def _known_weights(config: TrainConfig, run: str) -> tuple[Mapping[str, str], ...]:
+    """What a finished run has started from; nothing of any other."""
+    named = any(getattr(config.network, name) is not None for name in START_FILES)
+    if not named or not files.exists(files.join(run, RUN_NAME)):
+        return ()
+    return Run.load(run).weights
 
 
 def _decide(directory: Path) -> None:

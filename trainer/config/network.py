@@ -28,6 +28,7 @@ FUSIONS = ("early", "late")
 HEADS = ("mean", "attention", "lstm", "transformer")
 PADDINGS = ("same", "symmetric")
 ENCODER_SUFFIXES = (".keras", ".h5")
+START_FILES = ("encoder_weights", "weights")
 WEIGHTS_SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".safetensors")
 
 
@@ -136,10 +137,14 @@ class NetworkConfig:
         Raises:
           UsageError: `encoder_weights` or `weights` is not a file.
         """
-        for name in ("encoder_weights", "weights"):
-            file = getattr(self, name)
-            if file is not None and files.stat(file) is None:
-                raise UsageError(f"--{name}: {file} is not a file")
+        for name in START_FILES:
+            self.require_file(name)
+
+    def require_file(self, name: str) -> None:
+        """`require_files` for one of `START_FILES`."""
+        file = getattr(self, name)
+        if file is not None and files.stat(file) is None:
+            raise UsageError(f"--{name}: {file} is not a file")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back.

@@ -128,8 +128,8 @@ def build_model(
     Returns:
       A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1). What
       follows the layer "standardise" can be called on its own:
-      `keras.Model(model.get_layer("standardise").output, model.output)`. One that starts from
-      `weights` says in its attribute `started_from`, in a line, what was taken of which file.
+      `keras.Model(model.get_layer("standardise").output, model.output)`. Its
+      attribute `started_from` says in a line what was taken of a file of weights; None without one.
 
     Raises:
       UsageError: an unknown name, a grid too small for the network, weights that do not fit, or a
@@ -165,10 +165,13 @@ def build_model(
     model = keras.Model(volume, logit, name=name)
     if theirs is not None:
         keep_optimizer(theirs, model)
+    if not own:
+        model.started_from = None
     if config.encoder_weights is not None and config.encoder is not None:
         model.started_from = start_weights.load_encoder(model, config.encoder_weights)
     elif config.encoder_weights is not None:
         load_encoder_weights(model, config.encoder_weights)
+        model.started_from = f"the encoder's of {config.encoder_weights}"
     if start is not None:
         model.started_from = start_weights.load(model, start, config)
     return model

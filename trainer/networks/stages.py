@@ -128,6 +128,33 @@ def freeze(model: keras.Model, count: int) -> Frozen:
     return Frozen(count, len(stages), kept, model.count_params())
 
 
+def prepared(model: keras.Model, *, frozen: int, decay: float) -> list[tuple[str, str]]:
+    """Freezes what is to be frozen, and says in rows what a network starts from and how it learns.
+
+    Args:
+      model: as `build_model` made it; changed in place.
+      frozen: stages.
+      decay: of `factors`.
+
+    Raises:
+      UsageError: as `freeze`.
+    """
+    rows = []
+    started = getattr(model, "started_from", "")  # a user's own may know weights of its own
+    if started:
+        rows.append(("weights", started))
+    if frozen:
+        drawn = "; it starts from no weights: they stay as they were drawn"
+        rows.append(("frozen", f"{freeze(model, frozen)}{drawn if started is None else ''}"))
+    if decay != 1:
+        count = len(stages_of(model))
+        rates = [decay ** (count - 1 - place) for place in range(frozen, count)]
+        rows.append(
+            ("rates", f"a stage: {', '.join(f'{rate:.2g}' for rate in rates)} of the highest")
+        )
+    return rows
+
+
 def factors(model: keras.Model, decay: float) -> list[float]:
     """What each trainable variable's learning rate is multiplied by, in the model's order.
 

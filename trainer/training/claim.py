@@ -19,6 +19,7 @@ from trainer.config.run_layout import (
     in_run_folder,
     is_run_file,
 )
+from trainer.config.start_files import WEIGHTS
 from trainer.training.environment import RunAddresses, RunDirectories
 
 CONFIG_FORMAT = "voxelbeam-run-config"
@@ -127,8 +128,8 @@ def claim(
 
 
 def _is_only_code(directory: Path, there: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Whether the same run was begun with other code, which failed before it was trained with."""
-    old, new = ({**one, CODE: None} for one in (there, request))
+    """Whether the same run was begun with other code or weights, and failed before it trained."""
+    old, new = ({**one, CODE: None, WEIGHTS: None} for one in (there, request))
     return old == new and not any(
         is_run_file(name) and name not in (CONFIG_NAME, LOCK_NAME) for name in files.tree(directory)
     )

@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import (
@@ -61,6 +62,8 @@ class RunSetup:
       cache: how records are kept between epochs.
       code: identities of the user's functions that the config names.
       tell: gets the run's pace, by the first steps of its first member.
+      weights: the files that networks start from.
+      said: rows that were printed: each member would say the same.
     """
 
     config: TrainConfig
@@ -74,6 +77,15 @@ class RunSetup:
     cache: str = "auto"
     code: tuple[Mapping[str, Any], ...] = ()
     tell: Callable[[Pace], object] | None = None
+    weights: tuple[Mapping[str, str], ...] = ()
+    said: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+
+    def say(self, rows: Iterable[tuple[str, str]]) -> None:
+        """Prints rows that the run has not printed yet."""
+        for name, text in rows:
+            if (name, text) not in self.said and self.cluster.is_chief:
+                self.said.add((name, text))
+                row(name, text)
 
     @property
     def candidates(self) -> tuple[int, ...]:
@@ -138,6 +150,7 @@ def _train_fold(
     try:
         with _records(setup, others) as training, _records(setup, [fold]) as held_out:
             trainee = _trainee(setup, others, training, seed=seed)
+            setup.say(trainee.rows)
             if not setup.cluster.is_chief:
                 _train(setup, trainee, training, held_out, None, name=name, seed=seed)
                 return None

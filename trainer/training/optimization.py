@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +39,7 @@ def make_optimizer(
     precision: str,
     replicas: int,
     own: keras.optimizers.Optimizer | None = None,
+    factors: Sequence[float] = (),
 ) -> keras.optimizers.Optimizer:
     """Adam or AdamW with its schedule, clipping and, under mixed_float16, loss scaling.
 
@@ -51,6 +52,7 @@ def make_optimizer(
       precision: the dtype policy.
       replicas: each clips 1 / replicas of the summed gradients.
       own: one that the network brings along, new; it is taken as it is.
+      factors: of the learning rate, a variable each, as the optimizer will be built; none: 1.
 
     Raises:
       UsageError: the network brings one along, and another is requested.
@@ -63,15 +65,44 @@ def make_optimizer(
     rate = learning_rate(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
     clip = None if config.clip_norm is None else config.clip_norm / replicas
     if config.weight_decay:
-        optimizer = keras.optimizers.AdamW(
-            rate, weight_decay=config.weight_decay, global_clipnorm=clip
-        )
+        kind = AdamWByVariable if factors else keras.optimizers.AdamW
+        optimizer = kind(rate, weight_decay=config.weight_decay, global_clipnorm=clip)
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
-        optimizer = keras.optimizers.Adam(rate, global_clipnorm=clip)
+        kind = AdamByVariable if factors else keras.optimizers.Adam
+        optimizer = kind(rate, global_clipnorm=clip)
+    if factors:
+        optimizer.factors = tuple(factors)
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+class _ByVariable:
+    """Of an optimizer whose learning rate is multiplied by a factor a variable.
+
+    So is the decay of the weights, as it is in groups of PyTorch's parameters.
+    """
+
+    factors: tuple[float, ...]
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        index = self._get_variable_index(variable)  # type: ignore[attr-defined]
+        rate = learning_rate * self.factors[index]
+        if self.weight_decay and self._use_weight_decay(variable):  # type: ignore[attr-defined]
+            self.assign_sub(variable, variable * self.weight_decay * rate)  # type: ignore[attr-defined]
+        super().update_step(gradient, variable, rate)  # type: ignore[misc]
+
+    def _apply_weight_decay(self, variables: Any) -> None:
+        """Nothing: `update_step` does it."""
+
+
+class AdamByVariable(_ByVariable, keras.optimizers.Adam):  # type: ignore[misc]
+    """Keras' own, with `factors`."""
+
+
+class AdamWByVariable(_ByVariable, keras.optimizers.AdamW):  # type: ignore[misc]
+    """Keras' own, with `factors`."""
 
 
 def _taken(own: Any, config: OptimizerConfig, replicas: int) -> keras.optimizers.Optimizer:

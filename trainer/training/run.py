@@ -41,6 +41,7 @@ def train(
     searched_ids: Collection[str] = (),
     code: Sequence[Mapping[str, Any]] = (),
     tell: Callable[[Pace], object] | None = None,
+    weights: Sequence[Mapping[str, str]] = (),
 ) -> Run | None:
     """Trains the members, chooses their epochs, writes the out-of-fold predictions, then run.json.
 
@@ -56,6 +57,7 @@ def train(
       searched_ids: patients on whom the settings were searched, scored here or not; for run.json.
       code: identities of the user's functions that the config names; for run.json.
       tell: gets the run's pace after its first steps, where it begins and on a CPU.
+      weights: the files that networks start from, as `start_files` has them; for run.json.
 
     Raises:
       UsageError: epochs are to be chosen by other folds, and only one is held out.
@@ -83,6 +85,7 @@ def train(
         strategy=strategy,
         cache=cache,
         code=tuple(code),
+        weights=tuple(weights),
     )
     assert config.modalities is not None
     # Held open around all members: they share what is cached, and a store is read once.
@@ -162,6 +165,7 @@ def _finish(
         trained_ids=tuple(trained_on),
         searched_ids=searched_ids,
         code=setup.code,
+        weights=setup.weights,
         epoch_choice=config.epoch_choice,
         no_claim=no_claim,
         metrics=metrics,

@@ -26,6 +26,7 @@ from trainer.config.run import CROSS_ENTROPY, TrainConfig
 from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
 from trainer.networks.registry import build_model
+from trainer.networks.stages import factors, prepared
 from trainer.training.environment import Cluster
 from trainer.training.kernels.fused import fused
 from trainer.training.mute_tensorflow import without_notes
@@ -97,6 +98,7 @@ class Trainee:
         weights are averaged or several devices hold copies.
       optimizer: with its state.
       replicas: devices that share a batch, over all hosts.
+      rows: what there is to say of the start: weights, stages.
     """
 
     def __init__(
@@ -119,6 +121,8 @@ class Trainee:
         made_of = (config.network, schema.shape, len(config.modalities), schema.dtype)
         with strategy.scope():
             self.network = build_model(*made_of, synchronized=self.replicas > 1)
+            decay = config.optimizer.stage_decay
+            self.rows = prepared(self.network, frozen=config.freeze, decay=decay)
             self.optimizer = make_optimizer(
                 config.optimizer,
                 epochs=config.epochs,
@@ -126,6 +130,7 @@ class Trainee:
                 precision=setup.precision,
                 replicas=self.replicas,
                 own=own_optimizer(self.network),
+                factors=factors(self.network, decay) if decay != 1 else (),
             )
             self.optimizer.build(self.network.trainable_variables)
         self._standardise = self.network.get_layer("standardise")
@@ -140,6 +145,7 @@ class Trainee:
         self._averages: list[tf.Variable] = []
         if config.optimizer.ema is not None or self.replicas > 1:
             self.evaluated = build_model(*made_of)
+            prepared(self.evaluated, frozen=config.freeze, decay=decay)
         if config.network.has_own_code:
             require_learnable(self.evaluated, config.network, self._top)
         if config.optimizer.ema is not None:

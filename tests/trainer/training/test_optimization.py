@@ -85,6 +85,23 @@ def test_weight_decay_spares_biases_and_normalisation() -> None:
     assert left == {"kernel": pytest.approx(0.95), "bias": 1.0, "gamma": 1.0, "beta": 1.0}
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_variable_learns_and_decays_by_its_factor(decay: float) -> None:
+    config = OptimizerConfig(learning_rate=0.1, schedule="constant", weight_decay=decay)
+    settings: dict[str, Any] = {"epochs": 1, "steps_per_epoch": 1, "replicas": 1}
+    moved = []
+    for factors in ((), (0.25, 1.0)):
+        kernels = [keras.Variable([4.0], name="kernel"), keras.Variable([4.0], name="kernel")]
+        optimizer = make_optimizer(config, factors=factors, precision="mixed_float16", **settings)
+        optimizer.build(kernels)
+        scaled = optimizer.scale_loss(keras.ops.convert_to_tensor([3.0]))
+        optimizer.apply([scaled, scaled], kernels)
+        moved.append([float(4.0 - kernel.numpy()[0]) for kernel in kernels])
+    plain, by_factor = moved
+    assert plain[0] == plain[1] == pytest.approx(0.1 + 0.1 * decay * 4, rel=1e-4)
+    assert by_factor == pytest.approx([0.25 * plain[0], plain[1]], rel=1e-4)
+
+
 def test_float16_scales_its_loss_around_the_optimizer_that_clips() -> None:
     config = OptimizerConfig(clip_norm=2.0)
     outer = make_optimizer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 import trainer.training.checkpoint
 import trainer.training.fold
 import trainer.training.run
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from tests.datasets import write_dataset
@@ -125,6 +127,46 @@ def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     done = 2 if moment == "before the state" else 3
     assert f"resumes after epoch {done}" in capsys.readouterr().out
     _assert_same_run(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_run_that_starts_from_weights_is_resumed_with_the_very_same(
+    dataset: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, other = tmp_path / "start.keras", tmp_path / "other.keras"
+    shutil.copyfile(uninterrupted / "fold-1" / NETWORK_NAME, file)
+    more = (*LAST, "--weights", str(file), "--freeze", "1", "--stage_decay", "0.5")
+    assert main(_argv(dataset, tmp_path / "whole", *more)) == 0
+    started = Run.load(tmp_path / "whole").weights
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert started == ({"setting": "weights", "file": str(file), "sha256": digest},)
+
+    save = trainer.training.checkpoint.save_state
+
+    def save_and_die(directory: Path, state: Any, *args: Any, **kwargs: Any) -> None:
+        save(directory, state, *args, **kwargs)
+        if state.epoch == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.training.fold, "save_state", save_and_die)
+        with pytest.raises(Killed):
+            main(_argv(dataset, tmp_path / "run", *more))
+    file.rename(other)
+    with pytest.raises(UsageError, match=r"^--weights: .*start.keras is not a file$"):
+        main(_argv(dataset, tmp_path / "run", *more))
+    file.write_bytes(other.read_bytes() + b"\0")
+    with pytest.raises(ContractError, match=r"weights\..*start.keras: '.*' there, '.*' requested"):
+        main(_argv(dataset, tmp_path / "run", *more))
+    other.replace(file)
+    assert main(_argv(dataset, tmp_path / "run", *more)) == 0
+    _assert_same_run(tmp_path / "whole", tmp_path / "run")
+    # The frozen stage is the file's; what learnt is not.
+    found, start = (_weights(run / "fold-1") for run in (tmp_path / "run", uninterrupted))
+    np.testing.assert_allclose(found[0], start[0], rtol=1e-6)
+    assert np.abs(found[-2] - start[-2]).max() > 0
+    file.unlink()
+    assert main(_argv(dataset, tmp_path / "run", *more)) == 0  # finished: it needs no weights
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -64,6 +65,50 @@ def test_the_loss_is_the_mean_over_the_batch_before_the_step() -> None:
     # Those statistics have moved; the loss of a step is that of training mode.
     expected = np.mean(np.log1p(np.exp(np.where(batch["label"] == 1.0, -logit, logit))))
     assert float(trainee.step(batch, 0, 4)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_frozen_stages_stay_and_the_others_learn_each_at_its_rate(
+    tmp_path: Path, precision: str
+) -> None:
+    file = tmp_path / "net.weights.h5"
+    _trainee().network.save_weights(file)
+    settings: dict[str, Any] = {
+        "precision": precision,
+        "network": {"name": "seed_cnn", "width": 0.125, "weights": str(file)},
+        "freeze": 1,
+        "optimizer": {
+            **{"learning_rate": 0.01, "schedule": "constant", "weight_decay": 0.1},
+            **{"clip_norm": 1.0, "ema": 0.9, "stage_decay": 0.1},
+        },
+    }
+    trainee = _trainee(**settings)
+    assert dict(trainee.rows) == {
+        "weights": f"28 of 28 arrays of {file}",
+        "frozen": "1 of 4 stages, 224 of 20,089 weights",
+        "rates": "a stage: 0.01, 0.1, 1 of the highest",
+    }
+    before = [np.asarray(variable) for variable in trainee.network.variables]
+    _learn(trainee, range(2))
+    names = [variable.path for variable in trainee.network.variables]
+    moved = {
+        name: np.abs(np.asarray(variable) - start).max()
+        for name, variable, start in zip(names, trainee.network.variables, before, strict=True)
+    }
+    assert moved["conv3d/kernel"] == moved["conv3d/bias"] == 0
+    # Adam's first steps are as long as the rate.
+    assert 0 < moved["batch_normalization/gamma"] < 3e-4
+    assert 3e-4 < moved["conv3d_2/kernel"] < 4e-3
+    assert 4e-3 < moved["logit/kernel"] < 4e-2
+    state = trainee.state()
+    expected = _learn(trainee, range(2, 4))
+    again = _trainee(**settings)
+    again.restore(state)
+    assert _learn(again, range(2, 4)) == expected
+    settled = trainee.settle()
+    # The moving average rounds.
+    np.testing.assert_allclose(settled.layers[2].kernel, before[0], rtol=1e-6)
 
 
 def test_a_hypermodel_is_trained_with_its_optimizer_and_its_penalties() -> None:

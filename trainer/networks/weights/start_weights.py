@@ -319,7 +319,7 @@ class _Told:
         if array.ndim >= 4:
             self._kernels += 1
             if self._kernels == 1 and array.shape[-2] != shape[-2]:
-                self._say(f"its {array.shape[-2]} channels averaged for {shape[-2]}")
+                self._say(f"channels averaged, {array.shape[-2]} to {shape[-2]}")
                 array = with_channels(array, shape[-2])
         if array.shape != shape:
             raise ContractError(f"{held.name} is {held.array.shape}, {target} takes {shape}")

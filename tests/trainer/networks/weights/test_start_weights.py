@@ -61,7 +61,7 @@ def test_equal_channels_are_answered_as_the_one_channel_was(
 ) -> None:
     network, folder = donor
     started = _network(channels=3)
-    assert "its 1 channels averaged for 3" in _loaded(started, folder / "net.keras")
+    assert "channels averaged, 1 to 3" in _loaded(started, folder / "net.keras")
     volume = np.random.default_rng(1).normal(size=(2, *GRID, 1))
     found = started(np.repeat(volume, 3, axis=-1))
     np.testing.assert_allclose(found, network(volume), rtol=1e-4)

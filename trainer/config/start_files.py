@@ -1,0 +1,43 @@
+"""The files that a run's networks start from, and what tells one state of them from another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from beam_jobs.common.files import interface as files
+from trainer.config.network import START_FILES, NetworkConfig
+
+WEIGHTS = "weights"
+_PART = 1 << 20  # bytes that are held
+
+
+def start_files(
+    network: NetworkConfig, known: Sequence[Mapping[str, str]] = ()
+) -> list[dict[str, str]]:
+    """Setting, name and sha256 of each file of weights that a network starts from.
+
+    Args:
+      network: which names them.
+      known: of a finished run, which is read where its files are gone.
+
+    Raises:
+      UsageError: a file is not there, and not known.
+      CommandError: a store fails.
+    """
+    found = []
+    for setting in START_FILES:
+        name = getattr(network, setting)
+        if name is None:
+            continue
+        there = [dict(one) for one in known if one["setting"] == setting and one["file"] == name]
+        if there and files.stat(name) is None:
+            found += there
+            continue
+        network.require_file(setting)
+        digest = hashlib.sha256()
+        with files.fetched(name) as local, files.open_read(local) as stream:
+            while part := stream.read(_PART):
+                digest.update(part)
+        found.append({"setting": setting, "file": name, "sha256": digest.hexdigest()})
+    return found
