@@ -17,6 +17,8 @@ from keras_tuner.oracles import BayesianOptimizationOracle, HyperbandOracle
 from keras_tuner.src.distribute import oracle_chief, oracle_client
 from packaging.specifiers import SpecifierSet
 
+from trainer.search.oracles import loop
+
 ROOT = Path(__file__).resolve().parents[3]
 ORACLES = ROOT / "trainer/search/oracles"
 BUILT = ROOT / "trainer/networks/hypermodel.py"  # a user's build(hp) takes KerasTuner's own
@@ -95,3 +97,8 @@ def test_the_version_is_one_that_the_project_requires() -> None:
     allowed = re.search(r'"keras-tuner([^"]+)"', (ROOT / "setup.py").read_text())
     assert allowed is not None
     assert importlib.metadata.version("keras-tuner") in SpecifierSet(allowed[1])
+
+
+def test_a_condition_travels_without_being_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert loop.conditions.Parent("network", ["b"]).to_proto().parent.name == "network"
+    assert capsys.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 """KerasTuner's loop around trials, and its protocol between a chief and workers.
 
-What is mended, of KerasTuner 1.4: an exception of any kind counts as a trial's.
+What is mended, of KerasTuner 1.4: an exception of any kind counts as a trial's; conditions that
+travel are printed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ from keras_tuner.engine.trial import Trial, TrialStatus
 from keras_tuner.src import protos  # the wire format has no public name
 from keras_tuner.src.distribute import oracle_client
 from keras_tuner.src.distribute.oracle_chief import OracleServicer
+from keras_tuner.src.engine import conditions
 
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import interface as files
 from trainer.search.oracles.durable import Durable
+
+# Left from debugging: a value of every condition is printed whenever a trial travels.
+conditions.print = lambda *_: None
 
 
 class TrialLoop(BaseTuner):
