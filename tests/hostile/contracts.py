@@ -198,11 +198,15 @@ def statistics(directory: Path) -> File:
 
 def search_space(directory: Path) -> File:
     file = directory / "space.json"
-    write_json(file, {"network": "seed_cnn", "width": [0.25, 0.5], "fusion": "early"})
+    rate = {"min": 1e-5, "max": 1e-2, "log": True}
+    epochs = {"min": 5, "max": 50, "step": 5}
+    told = {"network": "seed_cnn", "width": [0.25, 0.5], "fusion": "early"}
+    write_json(file, {**told, "learning_rate": rate, "epochs": epochs, "ema": None})
 
     def read() -> None:
         found = read_space(read_named(file), MODALITIES, source=str(file))
-        assert [found.rows(), found.to_json(), found.count()]
+        assert [found.rows(), found.to_json(), found.count(), found.count(grid=True)]
+        assert found.settings(next(found.combinations(grid=True)))
 
     return File(file, read, damaged_json)
 
