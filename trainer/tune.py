@@ -32,7 +32,7 @@ from trainer.config.run import CACHES, OPTIMIZER_OWN, TrainConfig
 from trainer.config.run_layout import REPORT_NAME
 from trainer.config.search_space import Space
 from trainer.config.space_file import read_space, space_of
-from trainer.config.user_code import load
+from trainer.config.user_code import load, may_take
 from trainer.data.split import check_folds
 from trainer.metrics.predictions import read_predictions
 from trainer.metrics.wording import summary_line, verdict
@@ -189,7 +189,8 @@ def _space(file: str | None, hypermodel: str | None, manifest: Manifest) -> Spac
         space = space_of(manifest.schema.modalities, **own)
     else:
         text = read_named(file, flag="--space")
-        space = read_space(text, manifest.schema.modalities, source=file, **own)
+        more = {**own, "takes": may_take}
+        space = read_space(text, manifest.schema.modalities, source=file, **more)
     if found is not None:
         _require_fitting(f"--hypermodel {hypermodel}", found, space, manifest)
     return space

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -17,6 +17,7 @@ from trainer.config.hyperparameter import (
     Value,
     narrowed_range,
 )
+from trainer.config.network import MODELS
 from trainer.config.run import (
     TrainConfig,
 )
@@ -26,6 +27,7 @@ from trainer.config.user_code import is_reference
 
 OPTION = "options."  # before the name of a user's own network's option
 _KINDS = {str: "name", bool: "true or false"}
+Takes = Callable[[str, str], bool]
 _NEEDED = ("network", "fusion")  # the table's own choices hang on them
 
 
@@ -35,6 +37,7 @@ def space_of(
     *,
     network: str | None = None,
     own: Sequence[Hyperparameter] | None = None,
+    takes: Takes = lambda reference, name: True,
 ) -> Space:
     """The table for a dataset, narrowed.
 
@@ -45,6 +48,7 @@ def space_of(
       network: with `own`: whose hyperparameters these are, `module:function`.
       own: a hypermodel's hyperparameters, with their places; they are then the space, beside what
         `narrowed` names of the trainer's.
+      takes: (`module:function`, name) → whether this network of a user's has such an option.
 
     Raises:
       UsageError: an unknown name or value, or one that nothing in the space can use.
@@ -72,14 +76,16 @@ def space_of(
         if choice is None:
             continue
         if setting.parent:
-            condition = _condition(setting, kept)
+            condition = _condition(setting, kept, named=setting.name in narrowed, takes=takes)
             if condition is None:
                 if setting.name in narrowed:
                     raise UsageError(
                         f"{setting.name} is of no use: no {setting.parent} of the space takes it"
                     )
                 continue
-            conditions = () if condition.parent not in kept else (condition,)
+            # A part of every network of ours hangs on none where there are no others.
+            always = {*MODELS} <= {*condition.when} and _always(condition, kept)
+            conditions = () if always or condition.parent not in kept else (condition,)
             choice = dataclasses.replace(choice, conditions=conditions)
         kept[setting.name] = choice
     if "modality" not in kept and kept["fusion"].has("single"):
@@ -90,20 +96,20 @@ def space_of(
     return space
 
 
-def read_space(text: str, modalities: Sequence[str], *, source: str, **own: Any) -> Space:
+def read_space(text: str, modalities: Sequence[str], *, source: str, **more: Any) -> Space:
     """`space_of` a file's JSON object.
 
     Args:
       text: the file's.
       modalities: the dataset's.
       source: the file's name, for messages.
-      own: a hypermodel's, as `space_of` takes them.
+      more: as `space_of` takes it.
 
     Raises:
       UsageError: as `space_of`, or no such object; the message names the file.
     """
     try:
-        return space_of(modalities, json_object(text), **own)
+        return space_of(modalities, json_object(text), **more)
     except ValueError as error:  # a UsageError is one
         raise UsageError(f"--space {source}: {error}") from error
 
@@ -131,7 +137,9 @@ def _chosen(
     return _narrow(choice, requested, setting.kind, own=setting.own)
 
 
-def _condition(setting: Setting, kept: Mapping[str, Hyperparameter]) -> Condition | None:
+def _condition(
+    setting: Setting, kept: Mapping[str, Hyperparameter], *, named: bool, takes: Takes
+) -> Condition | None:
     """Beside what a setting means anything; None where the space has nothing of the kind."""
     parent = kept.get(setting.parent)
     if parent is None:  # dropped: the trainer's default holds
@@ -140,10 +148,18 @@ def _condition(setting: Setting, kept: Mapping[str, Hyperparameter]) -> Conditio
             held = held[part]
         default = held in setting.when or isinstance(held, dict)
         return Condition(parent=setting.parent, when=setting.when) if default else None
-    references = tuple(v for v in _listed(parent) if isinstance(v, str) and is_reference(v))
-    when: tuple[Value, ...] = (*setting.when, *(references if setting.when_own else ()))
+    when: list[Value] = [*setting.when]
+    if setting.when_own and named:
+        references = [v for v in _listed(parent) if isinstance(v, str) and is_reference(v)]
+        option = setting.name.removeprefix(OPTION) if setting.name.startswith(OPTION) else ""
+        when += [one for one in references if not option or takes(one, option)]
     holds = any(parent.has(value) for value in when)
-    return Condition(parent=setting.parent, when=when) if holds else None
+    return Condition(parent=setting.parent, when=tuple(when)) if holds else None
+
+
+def _always(condition: Condition, kept: Mapping[str, Hyperparameter]) -> bool:
+    parent = kept[condition.parent]
+    return sum(parent.has(value) for value in condition.when) == parent.size
 
 
 def _listed(choice: Hyperparameter) -> tuple[Value, ...]:

@@ -31,7 +31,8 @@ class Setting:
       own: it may also be a user's own, `module:function`.
       parent: of an earlier setting; this one means anything only ...
       when: ... where the parent has one of these values, ...
-      when_own: ... or is a user's own.
+      when_own: ... or is a user's own, of whose network nothing is searched but what the file
+        names.
     """
 
     name: str
@@ -67,7 +68,7 @@ SETTINGS: tuple[Setting, ...] = (
         known=MODELS,
         own=True,
     ),
-    _network("width", float, values=(0.25, 0.5, 1.0)),
+    _network("width", float, values=(0.25, 0.5, 1.0), parent="network", when=MODELS, when_own=True),
     _network(
         "depth",
         float,
@@ -86,7 +87,9 @@ SETTINGS: tuple[Setting, ...] = (
         when_own=True,
     ),
     _network("head", str, values=HEADS, known=HEADS, parent="network", when=SLICE_MODELS),
-    _network("dropout", float, values=(0.0, 0.2, 0.4, 0.6)),
+    _network(
+        "dropout", float, values=(0.0, 0.2, 0.4, 0.6), parent="network", when=MODELS, when_own=True
+    ),
     Setting(name="fusion", kind=str, values=SEARCHED_FUSIONS, known=SEARCHED_FUSIONS),
     # Its values are the dataset's.
     Setting(name="modality", kind=str, parent="fusion", when=("single",)),

@@ -130,6 +130,24 @@ def accepted(function: Callable[..., Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if name in parameters and parameters[name].kind in kinds]
 
 
+def may_take(reference: str, name: str) -> bool:
+    """Whether a user's network may be given an option: it has it, or does not say what it takes.
+
+    Raises:
+      UsageError: as `load`.
+    """
+    function = load(reference, flag="--model")
+    if not inspect.isroutine(function):  # a class passes on to its parents, a HyperModel to `hp`
+        return True
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    anything = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    alone = sum(one.default is one.empty for one in parameters) == 1  # build(hp), by its form
+    return anything or alone or bool(accepted(function, [name]))
+
+
 def reason(error: BaseException) -> str:
     """An error of a user's code in one line, with the file and the line that raised it."""
     text = _ESCAPES.sub("", str(error)).partition("\n\nArguments received by")[0]

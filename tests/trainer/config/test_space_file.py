@@ -18,6 +18,7 @@ from trainer.config.network import MODELS, NetworkConfig
 from trainer.config.run import TrainConfig
 from trainer.config.space_file import read_space, space_of
 from trainer.config.space_table import ELSEWHERE, SETTINGS
+from trainer.config.user_code import may_take
 
 MODALITIES = ("FLAIR", "T1wCE")
 ONE = {"network": "seed_cnn", "fusion": "early"}
@@ -76,7 +77,7 @@ def test_every_setting_of_the_trainer_can_be_searched_or_says_why_not():
 def test_what_hangs_on_the_network_is_what_the_network_takes():
     other: dict[str, Any] = {
         **{"depth": 2.0, "pooling": "max", "head": "lstm", "encoder": "a:b", "weights": "a.keras"},
-        **{"encoder_weights": "a.keras", "padding": "symmetric"},
+        **{"encoder_weights": "a.keras", "padding": "symmetric", "width": 0.5, "dropout": 0.5},
     }
     hanging = [setting for setting in SETTINGS if setting.parent == "network"]
     assert {setting.name for setting in hanging} == {*other}
@@ -184,8 +185,9 @@ def test_a_users_network_stands_among_ours_with_its_own_options():
     space = space_of(MODALITIES, narrowed)
     values = next(space.combinations(grid=True))
     assert values["network"] == OWN
-    assert {"pooling", "depth"} < values.keys()
-    assert "head" not in values
+    assert "depth" in values
+    # What the file does not name it may not be able to be told.
+    assert not {"pooling", "head", "width", "dropout"} & values.keys()
     config = TrainConfig.from_json(space.settings(values))
     assert config.network.options == {"layers": 1, "rate": 0.25, "norm": True, "kind": "deep"}
     assert type(config.network.options["layers"]) is int
@@ -197,6 +199,37 @@ def test_a_users_network_stands_among_ours_with_its_own_options():
     space = space_of(MODALITIES, {**ONE, "loss": ["my_loss:focal", "cross_entropy"]})
     losses = {TrainConfig.from_json(space.settings(v)).loss for v in space.combinations()}
     assert losses == {"my_loss:focal", "cross_entropy"}
+
+
+def test_a_users_network_alone_is_searched_by_the_trainers_settings_and_what_is_named():
+    space = space_of(("T1w",), {"network": OWN})
+    searched = {choice.name for choice in space.searched}
+    assert searched == {"learning_rate", "schedule", "batch_size", "augment"}
+    assert "width" in space_of(("T1w",), {"network": OWN, "width": [0.5, 1]}).names
+    both = space_of(("T1w",), {"network": [OWN, "seed_cnn"]})
+    (width,) = [choice for choice in both.choices if choice.name == "width"]
+    assert both.where(width) == "network is seed_cnn"
+    # Beside ours alone it hangs on none, as in earlier versions.
+    (width,) = [choice for choice in space_of(("T1w",)).choices if choice.name == "width"]
+    assert width.conditions == ()
+
+
+def test_an_option_counts_where_a_users_network_has_it(tmp_path, monkeypatch):
+    (tmp_path / "two_nets.py").write_text(
+        "def vit(volume, config, *, heads=2): ...\n"
+        "def conv(volume, config, filters=8): ...\n"
+        "def any(input_shape, **options): ...\n"
+        "def build(hp): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names = [f"two_nets:{name}" for name in ("vit", "conv", "any", "build")]
+    told = {"network": names, "options.heads": [2, 4], "options.filters": {"min": 4, "max": 8}}
+    space = space_of(("T1w",), told, takes=may_take)
+    heads, filters = (choice for choice in space.choices if choice.name.startswith("options."))
+    assert heads.conditions[0].when == (names[0], names[2], names[3])
+    assert filters.conditions[0].when == (names[1], names[2], names[3])
+    with pytest.raises(UsageError, match=r"options.depth is of no use: no network of the space"):
+        space_of(("T1w",), {"network": names[:2], "options.depth": 3}, takes=may_take)
 
 
 HYPERMODEL = (
