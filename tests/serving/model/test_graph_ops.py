@@ -20,6 +20,7 @@ from serving.model.graph_ops import ALLOWED, require_known_ops
 from serving.model.integrity import file_hashes
 from serving.model.loaded_model import load_model
 from tests.serving.models import schema_of, spec_of
+from tests.trainer.networks.weights import torch_format, torch_reference
 from trainer.config.network import FUSIONS, HEADS, MODELS, POOLINGS, SLICE_MODELS, NetworkConfig
 from trainer.networks.registry import build_model
 
@@ -226,6 +227,22 @@ def test_every_network_with_every_option_stays_within_the_listed_operations(
     for number, config in enumerate(every_option()):
         dtype = ("uint8", "uint16", "float16")[number % 3]
         assert operations(config, dtype, precision, number) <= ALLOWED, config
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("of", ["volumes", "images"])
+def test_a_network_in_the_layout_of_its_weights_stays_within_the_listed_operations(
+    tmp_path: Path, of: str, precision: str
+) -> None:
+    arrays = torch_reference.state_dict("resnet50", width=0.125, channels=1, shortcut="A")
+    if of == "images":
+        arrays = {
+            name: array.sum(axis=2) if array.ndim == 5 else array for name, array in arrays.items()
+        }
+    torch_format.write_torch(tmp_path / "net.pth", arrays)
+    config = NetworkConfig(name="resnet50", width=0.125, weights=str(tmp_path / "net.pth"))
+    assert operations(config, "uint8", precision, 0) <= ALLOWED
 
 
 def test_the_export_of_a_network_passes(model: Path) -> None:
