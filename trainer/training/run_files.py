@@ -22,7 +22,7 @@ from beam_jobs.common.contract_json import (
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from beam_jobs.core.record import RecordSchema
-from trainer.config.code_identity import require_code
+from trainer.config.code_identity import identities, require_code, require_same
 from trainer.config.run import EPOCH_CHOICES, TrainConfig
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME, WEIGHTS_NAME
 from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
@@ -265,17 +265,21 @@ class Run:
         """The members' network as that code makes it now, in float32, with weights before training.
 
         Raises:
-          ContractError: the code is not there, or makes what does not fit.
+          ContractError: the code is not there, is not what it was when the run was trained, or
+            makes what does not fit.
         """
         # TensorFlow takes seconds: reading run.json must not wait for it
         from trainer.networks.foreign import under_policy
         from trainer.networks.registry import rebuilt_model
 
         try:
-            network = TrainConfig.from_json(self.config).network
+            config = TrainConfig.from_json(self.config)
+            makers = [pair for pair in config.references if pair[0] in ("--model", "--encoder")]
+            # Weights of the same shapes would fit a network that answers otherwise.
+            require_same(self.code, identities(makers))
             with under_policy("float32"):
                 return rebuilt_model(
-                    network, self.schema.shape, len(self.modalities), self.schema.dtype
+                    config.network, self.schema.shape, len(self.modalities), self.schema.dtype
                 )
-        except UsageError as error:
+        except (UsageError, ContractError) as error:
             raise ContractError(f"{files.join(self.directory, RUN_NAME)}: {error}") from error

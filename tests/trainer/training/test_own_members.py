@@ -13,6 +13,7 @@ import pytest
 from beam_jobs.common.contract_json import ContractError
 from tests.datasets import make_run, make_schema
 from tests.trainer.networks.own_networks import HERE
+from trainer.config.code_identity import identities
 from trainer.config.run import TrainConfig
 from trainer.networks.registry import build_model
 from trainer.networks.stored import read_weights
@@ -92,6 +93,19 @@ def test_code_that_is_gone_is_named(tmp_path: Path) -> None:
     gone = _run(tmp_path, TrainConfig.from_json({"network": {"name": "no_such:network"}}))
     with pytest.raises(ContractError, match=r"run\.json: --model no_such:network: no such module"):
         gone.load_member(0)
+
+
+def test_code_that_was_changed_since_the_run_is_refused(tmp_path: Path) -> None:
+    """The same shapes would fit, and answer otherwise."""
+    _saved(tmp_path, _config("feature_map"))
+    run = _run(tmp_path, _config("feature_map"))
+    (now,) = identities([("--model", f"{HERE}:feature_map")])
+    dataclasses.replace(run, code=(now,)).load_member(0)
+    then = {**now, "sha256": "0" * 64}
+    with pytest.raises(
+        ContractError, match=r"run\.json: .*:feature_map is not what it was .* 0000"
+    ):
+        dataclasses.replace(run, code=(then,)).load_member(0)
 
 
 @pytest.mark.parametrize("now", [{"options": {"growth": 4}}, {"pooling": "attention"}])
