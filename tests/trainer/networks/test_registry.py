@@ -122,7 +122,7 @@ def test_a_network_config_survives_json() -> None:
 
 def test_networks_and_their_config_are_pure_keras() -> None:
     root = Path(__file__).resolve().parents[3] / "trainer"
-    files = sorted((root / "networks").glob("*.py"))
+    files = sorted((root / "networks").rglob("*.py"))
     assert len(files) > 7
     for file in files:
         assert "tensorflow" not in re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.M)
