@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import random
@@ -82,14 +83,20 @@ def build(
     model, hp = _built(reference, made, options)
     if unused := options.keys() - _asked(hp).keys():
         # Where the code goes another way it asks for others: only then is it built again and again.
-        every = discover(reference, found, input_shape).hyperparameters
-        known = {one.place[-1] for one in every}
+        known = _names(reference, found, input_shape)
         if unknown := sorted(unused - known):
             raise UsageError(
                 f"{reference} has no hyperparameter {', '.join(unknown)}: "
                 f"known are {', '.join(sorted(known)) or 'none'}"
             )
     return model
+
+
+@functools.cache
+def _names(reference: str, found: Any, input_shape: tuple[int, ...]) -> frozenset[str]:
+    """The names of all hyperparameters, as KerasTuner has them."""
+    every = discover(reference, found, input_shape).hyperparameters
+    return frozenset(one.place[-1] for one in every)
 
 
 def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
