@@ -80,11 +80,20 @@ def test_shortcuts_without_weights_have_none_to_train(tmp_path: Path) -> None:
     held = [name for name in arrays if not name.endswith("num_batches_tracked")]
     assert len(model.weights) == len(held) + len(model.get_layer("logit").weights)
     require_same_features(model, "resnet10", arrays, MIXED, 1)
-    model.save(tmp_path / "net.keras")
-    again = build_model(
-        NetworkConfig(name="resnet10", width=WIDTH, weights=str(tmp_path / "net.keras")), MIXED, 1
-    )
-    require_same_features(again, "resnet10", arrays, MIXED, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_a_saved_network_of_such_a_start_starts_another_in_its_layout(
+    tmp_path: Path, shortcut: str
+) -> None:
+    arrays = torch_reference.state_dict("resnet18", width=WIDTH, channels=1, shortcut=shortcut)
+    torch_format.write_torch(tmp_path / "net.pth", arrays)
+    for first, then in (("net.pth", "net.keras"), ("net.keras", "again.keras")):
+        config = NetworkConfig(name="resnet18", width=WIDTH, weights=str(tmp_path / first))
+        model = build_model(config, EVEN, 1)
+        require_same_features(model, "resnet18", arrays, EVEN, 1)
+        model.save(tmp_path / then)
 
 
 @pytest.mark.slow

@@ -139,7 +139,7 @@ CLAIMS: dict[str, tuple[Any, str]] = {
     "something that was never kept": (Opcodes(b"h\7"), "damaged"),
     "tuples in tuples": (Opcodes(b")" + b"\x85" * 60_000), "holds no state dict"),
     "dicts in dicts": (
-        {"x": Opcodes(b"}N" * 20_000 + b"}" + b"s" * 20_000), "a": 1},
+        {"x": Opcodes(b"}N" * 10_000 + b"}" + b"s" * 10_000), "a": 1},
         "holds no state dict",
     ),
     "a list that doubles": (
