@@ -24,7 +24,13 @@ from types import ModuleType
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError, Kind, require_kinds, require_known
+from beam_jobs.common.contract_json import (
+    ContractError,
+    Kind,
+    differing,
+    require_kinds,
+    require_known,
+)
 from trainer.config.user_code import load
 
 CODE = "code"
@@ -113,17 +119,23 @@ def require_same(
 ) -> None:
     """Refuses to go on with other code than a run or a study was begun with.
 
+    Args:
+      begun_with: their identities.
+      found: identities of what there is; those of functions that are not among them are not looked
+        at, and need not all be there.
+
     Raises:
       ContractError: names the first function that differs.
     """
-    now = {one["function"]: one for one in found}
+    here = {one["function"]: one for one in found}
     for old in begun_with:
-        new = now.get(old["function"])
+        new = here.get(old["function"])
         if new is not None and old != new:
-            raise ContractError(
-                f"{old['function']} is not what it was when this was begun: "
-                f"sha256 {old['sha256'][:12]} then, {new['sha256'][:12]} now"
+            told = "; ".join(
+                f"{name} {str(then)[:12]} then, {str(now)[:12]} now"
+                for name, then, now in differing(old, new)
             )
+            raise ContractError(f"{old['function']} is not what the run was begun with: {told}")
 
 
 def by_function(code: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -139,7 +139,10 @@ def test_a_function_that_stands_for_two_flags_is_told_once(user_module: Write) -
 def test_other_code_than_a_run_was_begun_with_is_refused_by_its_functions_name() -> None:
     old: list[dict[str, Any]] = [{"function": "net:f", "sha256": "a" * 64}]
     require_same(old, old)
-    with pytest.raises(ContractError, match=r"net:f is not what it was.*aaaaaaaaaaaa then, bbb"):
+    with pytest.raises(
+        ContractError,
+        match=r"net:f is not what the run was begun with: sha256 aaaaaaaaaaaa then, bbb",
+    ):
         require_same(old, [{"function": "net:f", "sha256": "b" * 64}])
 
 
