@@ -103,7 +103,8 @@ def test_code_that_was_changed_since_the_run_is_refused(tmp_path: Path) -> None:
     dataclasses.replace(run, code=(now,)).load_member(0)
     then = {**now, "sha256": "0" * 64}
     with pytest.raises(
-        ContractError, match=r"run\.json: .*:feature_map is not what it was .* 0000"
+        ContractError,
+        match=r"run\.json: .*:feature_map is not what the run was begun with: .* 0000",
     ):
         dataclasses.replace(run, code=(then,)).load_member(0)
 
