@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -252,22 +253,27 @@ _WEIGHTS: dict[str, Callable[[Path], object]] = {
 }
 
 
-def _with_weights(sandbox: Sandbox, *, name: str, put: Callable[[Path], object]) -> list[str]:
+_STARTS = {"--encoder_weights": "slice_cnn", "--weights": "seed_cnn"}
+
+
+def _with_weights(
+    sandbox: Sandbox, *, flag: str, name: str, put: Callable[[Path], object]
+) -> list[str]:
     path = sandbox.path("input") / name.partition(" ")[0]
     put(path)
-    model = {"--model": "slice_cnn", "--width": None, "--encoder_weights": path}
+    model = {"--model": _STARTS[flag], "--width": None, flag: path}
     line = COMMANDS["train"].line(sandbox, model)
     at = line.index("--width")
     return line[:at] + line[at + 1 :]
 
 
 def _weights() -> Iterator[Case]:
-    for name, put in _WEIGHTS.items():
+    for flag, (name, put) in itertools.product(_STARTS, _WEIGHTS.items()):
         yield Case(
             attack="weights that claim more than they hold",
             subject="train",
-            name=f"--encoder_weights {name}",
-            make=partial(_with_weights, name=name, put=put),
+            name=f"{flag} {name}",
+            make=partial(_with_weights, flag=flag, name=name, put=put),
             expect=_refused,
             timeout=120,
         )

@@ -28,6 +28,7 @@ FUSIONS = ("early", "late")
 HEADS = ("mean", "attention", "lstm", "transformer")
 PADDINGS = ("same", "symmetric")
 ENCODER_SUFFIXES = (".keras", ".h5")
+NO_WEIGHTS = "none"  # a search chooses among names
 START_FILES = ("encoder_weights", "weights")
 WEIGHTS_SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".safetensors")
 
@@ -55,7 +56,8 @@ class NetworkConfig:
         over them in both directions, or a transformer.
       encoder: `module:function` that takes the place of a slice network's 2D encoder.
       encoder_weights: file with weights for a slice network's 2D encoder.
-      weights: file with weights that a 3D network starts from.
+      weights: file with weights that a 3D network starts from; None, or "none" where a search
+        chooses: it starts from none.
       padding: of a ResNet where a stride is: "same" as TensorFlow pads, "symmetric" as PyTorch
         does; None is what the weights were trained with, "same" without any.
 
@@ -99,6 +101,8 @@ class NetworkConfig:
             raise UsageError(
                 f"--padding must be one of {', '.join(PADDINGS)}: {shown(self.padding)}"
             )
+        if self.weights == NO_WEIGHTS:
+            object.__setattr__(self, "weights", None)
         if self.encoder is not None:
             require_reference(self.encoder, flag="--encoder")
         for flag, file, suffixes in (
@@ -138,13 +142,9 @@ class NetworkConfig:
           UsageError: `encoder_weights` or `weights` is not a file.
         """
         for name in START_FILES:
-            self.require_file(name)
-
-    def require_file(self, name: str) -> None:
-        """`require_files` for one of `START_FILES`."""
-        file = getattr(self, name)
-        if file is not None and files.stat(file) is None:
-            raise UsageError(f"--{name}: {file} is not a file")
+            file = getattr(self, name)
+            if file is not None and files.stat(file) is None:
+                raise UsageError(f"--{name}: {file} is not a file")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from trainer.config.network import START_FILES, NetworkConfig
 
@@ -34,10 +35,22 @@ def start_files(
         if there and files.stat(name) is None:
             found += there
             continue
-        network.require_file(setting)
-        digest = hashlib.sha256()
-        with files.fetched(name) as local, files.open_read(local) as stream:
-            while part := stream.read(_PART):
-                digest.update(part)
-        found.append({"setting": setting, "file": name, "sha256": digest.hexdigest()})
+        digest = sha256_of(name, flag=f"--{setting}")
+        found.append({"setting": setting, "file": name, "sha256": digest})
     return found
+
+
+def sha256_of(name: str, *, flag: str) -> str:
+    """Of a file, on a disk or in a store.
+
+    Raises:
+      UsageError: it is not there; the message names the flag.
+      CommandError: a store fails.
+    """
+    if files.stat(name) is None:
+        raise UsageError(f"{flag}: {name} is not a file")
+    digest = hashlib.sha256()
+    with files.fetched(name) as local, files.open_read(local) as stream:
+        while part := stream.read(_PART):
+            digest.update(part)
+    return digest.hexdigest()

@@ -16,9 +16,11 @@ from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import Manifest
 from trainer.config.code_identity import CODE, identities
 from trainer.config.hyperparameter import Choice, Value
+from trainer.config.network import NO_WEIGHTS
 from trainer.config.provenance import PROVENANCE
 from trainer.config.run import MOST, OWN_CODE, TrainConfig, merged
 from trainer.config.search_space import Space
+from trainer.config.start_files import WEIGHTS, sha256_of
 from trainer.config.user_code import is_reference
 from trainer.data.split import folds_in_use, folds_to_train
 from trainer.search.attempts import COMMAND, run_trial
@@ -141,6 +143,8 @@ class Search:
         }
         if code := self._code():
             self.request[CODE] = code
+        if weights := self._weights():
+            self.request[WEIGHTS] = weights
         seen = folds_in_use(manifest, outer_fold)
         self.provenance: dict[str, Any] = {
             "study": fingerprint(self.request),
@@ -218,6 +222,17 @@ class Search:
             if is_reference(value)
         )
 
+    def _weights(self) -> dict[str, str]:
+        """sha256 of each file from which networks of the space start, by its name."""
+        names = {
+            str(value)
+            for choice in self.space.choices
+            if isinstance(choice, Choice) and choice.place == ("network", WEIGHTS)
+            for value in choice.values
+            if value != NO_WEIGHTS
+        }
+        return {name: sha256_of(name, flag=f"--space: {WEIGHTS}") for name in sorted(names)}
+
     def _print_plan(self) -> None:
         config = self.config
         row(
@@ -247,7 +262,7 @@ class Search:
         for choice in self.space.choices:
             if choice.name in ("weights", "encoder_weights"):
                 for value in map(str, choice.every()):
-                    if files.stat(value) is None:
+                    if value != NO_WEIGHTS and files.stat(value) is None:
                         raise UsageError(f"--space: {choice.name}: {value} is not a file")
 
     def _search(self, study: Study, role: Role, on_trial_end: Callable[[], None]) -> None:

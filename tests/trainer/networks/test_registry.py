@@ -113,6 +113,10 @@ def test_an_impossible_or_useless_option_is_refused_by_its_flag(
         NetworkConfig(**options)
 
 
+def test_a_search_can_choose_to_start_from_no_weights() -> None:
+    assert NetworkConfig(weights="none") == NetworkConfig()
+
+
 def test_a_network_config_survives_json() -> None:
     config = NetworkConfig(
         name="slice_cnn", width=0.5, dropout=0.1, fusion="late", head="lstm", encoder_weights="x.h5"
