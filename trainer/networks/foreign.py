@@ -104,13 +104,8 @@ def own_encoder(slices: Any, parts: Parts) -> Any:
     Raises:
       UsageError: as `own_logit`.
     """
-    config = dataclasses.replace(
-        parts.config,
-        name=str(parts.config.encoder),
-        encoder=None,
-        encoder_weights=None,
-        head="mean",
-    )
+    own: Any = {"name": parts.config.encoder, "head": "mean"}
+    config = dataclasses.replace(parts.config, **own, encoder=None, encoder_weights=None)
     try:
         found, _ = _called_on(slices, config, synchronized=parts.synchronized, prefix="encoder_")
         if len(found.shape) == 4:
@@ -392,10 +387,9 @@ def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
     """Whatever a user's code raises becomes a line with the place of it."""
     try:
         yield
-    except (UsageError, MemoryError):
-        raise
     except (Exception, SystemExit) as error:
-        if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's: a smaller batch may do
+        full = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's
+        if full or isinstance(error, UsageError | MemoryError):  # a smaller batch may do
             raise
         size = "x".join(map(str, shape))
         kind = "volumes" if len(shape) == len(_VOLUME) else "slices"
