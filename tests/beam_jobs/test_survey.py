@@ -10,6 +10,7 @@ from beam_jobs import survey
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
 from beam_jobs.phantoms.series import SeriesSpec, write_series
+from tests.commands import outcome
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_survey_costs_no_beam_and_no_tensorflow(cohort):
         (["COHORT", "--series_rules", "MISSPELT"], "rule 1: gives 't1w'"),
     ],
 )
-def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
+def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "rules.json").write_text("[]")
     (tmp_path / "misspelt.json").write_text('[{"modality": "t1w", "text": "a"}]')
@@ -74,11 +75,11 @@ def test_wrong_usage_is_one_clear_line(cohort, tmp_path, argv, message):
         "COHORT": str(cohort),
         "NOTES/x.csv": str(cohort / "00005" / "notes.txt" / "x.csv"),
     }
-    command = [sys.executable, "-m", "beam_jobs.survey", *(names.get(a, a) for a in argv)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode in (cli.EXIT_USAGE, cli.EXIT_FAILURE)
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+    given = [names.get(one, one) for one in argv]
+    code, _, err = outcome(survey.main, given, capsys, monkeypatch)
+    assert code in (cli.EXIT_USAGE, cli.EXIT_FAILURE)
+    assert message in err
+    assert err.count("\n") == 1
     assert (tmp_path / "rules.json").read_text() == "[]"
 
 

@@ -1,17 +1,14 @@
 """Tiny runs for tests of serving: untrained networks, written as the trainer leaves them."""
 
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import pytest
 
-from beam_jobs.common import cli
 from beam_jobs.common.contract_json import fingerprint
 from beam_jobs.core.record import RecordSchema
 from tests.datasets import make_metrics
@@ -110,23 +107,6 @@ def write_out_of_fold(run: Run, *, patients: int, sharpness: float = 3.0) -> Non
         probability = 1 / (1 + np.exp(-logit))
         lines.append(f"{number:05d},{label},{fold},{seed},{logit},{probability},3,last,")
     Path(run.directory, "oof_predictions.csv").write_text("\n".join(lines) + "\n")
-
-
-def outcome(
-    main: Callable[[Sequence[str]], int],
-    argv: Sequence[object],
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command, as its user meets it."""
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, argv)])
-    # A command that fails beside live threads ends its process at once: not this one.
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        cli.run(main, "command")
-    captured = capsys.readouterr()
-    return int(stop.value.code or 0), captured.out, captured.err
 
 
 def python(code: str, *, cwd: Path, path: str = "") -> str:

@@ -12,8 +12,9 @@ import pytest
 from beam_jobs.core.tfrecord import read_records
 from serving import batch_predict
 from serving.model.loaded_model import LoadedModel
+from tests.commands import outcome
 from tests.datasets import make_cases, write_cases
-from tests.serving.models import ROOT, outcome, python, schema_of, spec_of
+from tests.serving.models import ROOT, python, schema_of, spec_of
 
 Command = Callable[..., tuple[int, str, str]]
 

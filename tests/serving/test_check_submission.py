@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from serving import check_submission
-from tests.serving.models import ROOT, outcome, python
+from tests.commands import outcome
+from tests.serving.models import ROOT, python
 
 SAMPLE = "BraTS21ID,MGMT_value\n00001,0.5\n00013,0.5\n00015,0.5\n"
 

@@ -18,7 +18,8 @@ from beam_jobs.core.record import PreparedCase, RecordSchema
 from serving import export
 from serving.model.contract import CARD_NAME, load_contract
 from serving.model.loaded_model import LoadedModel, load_model
-from tests.serving.models import MODALITIES, outcome, python, schema_of, spec_of, write_run
+from tests.commands import outcome
+from tests.serving.models import MODALITIES, python, schema_of, spec_of, write_run
 from trainer.training.run_files import Run
 
 

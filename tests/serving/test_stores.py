@@ -12,7 +12,8 @@ from beam_jobs.common.files import interface as files
 from serving import batch_predict, check_submission, export
 from serving.model.contract import CONTRACT_NAME
 from tests.beam_jobs.common.conftest import emulator, root, store  # noqa: F401  fixtures
-from tests.serving.models import outcome, spec_of, write_run
+from tests.commands import outcome
+from tests.serving.models import spec_of, write_run
 from tests.stores import BUCKET, Emulator
 
 pytestmark = [

@@ -17,6 +17,7 @@ import pytest
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
+from tests.commands import outcome
 from tests.datasets import write_dataset
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.metrics.auc import auc
@@ -267,14 +268,19 @@ def test_the_same_seed_gives_the_same_history(dataset: Path, tmp_path: Path) -> 
     ],
 )
 def test_a_wrong_request_fails_in_one_line(
-    dataset: Path, tmp_path: Path, options: tuple[str, ...], code: int, said: str
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    code: int,
+    said: str,
 ) -> None:
     argv = ["--data", str(dataset), "--output_dir", str(tmp_path / "run"), *options]
-    command = [sys.executable, "-m", "trainer.task", *argv]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == code
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
+    ended, _, err = outcome(main, argv, capsys, monkeypatch)
+    assert ended == code
+    assert said in err
+    assert err.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 

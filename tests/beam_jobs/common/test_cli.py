@@ -1,5 +1,6 @@
 """Commands end alike: one line, a code that is written down, and no word to a closed pipe."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from beam_jobs.common import cli
+from tests.commands import outcome
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -126,15 +128,20 @@ def test_ctrl_c_amid_an_import_is_the_commands_to_answer(tmp_path: Path) -> None
     ],
 )
 def test_a_name_that_does_not_exist_is_wrong_usage_in_one_line_of_one_form(
-    module: str, argv: list[str]
+    module: str,
+    argv: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(ROOT)
+    command = importlib.import_module(module)
+    if hasattr(command, "__path__"):
+        command = importlib.import_module(f"{module}.__main__")
     for given in (argv, [*argv, "--no_such_flag"]):
-        done = subprocess.run(
-            [sys.executable, "-m", module, *given], capture_output=True, text=True, cwd=ROOT
-        )
-        assert (done.returncode, done.stdout) == (2, ""), done.stderr
-        assert done.stderr.startswith(f"python -m {module}: error: ")
-        assert done.stderr.count("\n") == 1
+        code, out, err = outcome(command.main, given, capsys, monkeypatch, prog=command.PROG)
+        assert (code, out) == (2, ""), err
+        assert err.startswith(f"python -m {module}: error: ")
+        assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("level", "printed"), [(None, ""), ("warning", "retracing\n")])

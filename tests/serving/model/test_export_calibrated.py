@@ -20,8 +20,9 @@ from serving.model.calibration import Calibration
 from serving.model.contract import CARD_NAME, load_contract, load_statistics
 from serving.model.loaded_model import LoadedModel, load_model
 from serving.model.warmup import WARMUP_NAME
+from tests.commands import outcome
 from tests.datasets import make_cases, write_cases
-from tests.serving.models import outcome, schema_of, spec_of, write_out_of_fold, write_run
+from tests.serving.models import schema_of, spec_of, write_out_of_fold, write_run
 from trainer.training.run_files import Run
 
 PATIENTS = 40

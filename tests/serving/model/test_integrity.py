@@ -18,7 +18,7 @@ from serving import api, batch_predict, export
 from serving.model.contract import CONTRACT_NAME
 from serving.model.integrity import check_model, file_hashes, model_sha256
 from serving.model.loaded_model import LoadedModel, load_model
-from tests.serving.models import outcome
+from tests.commands import outcome
 
 VARIABLES = "variables/variables.data-00000-of-00001"
 

@@ -20,8 +20,9 @@ from beam_jobs.phantoms.cohort import write_cohort
 from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
 from serving.api import load_model
+from tests.commands import outcome
 from tests.datasets import make_cases, write_cases
-from tests.serving.models import outcome, write_run
+from tests.serving.models import write_run
 
 SPEC = PreprocessSpec(modalities=("FLAIR", "T1wCE"), shape=(12, 12, 6), dtype="uint8")
 

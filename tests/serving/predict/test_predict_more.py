@@ -19,8 +19,9 @@ from beam_jobs.phantoms.plan import PhantomConfig
 from serving import batch_predict, export
 from serving.model.loaded_model import LoadedModel
 from serving.predict.spool import rows_beside
+from tests.commands import outcome
 from tests.datasets import make_cases, write_cases
-from tests.serving.models import outcome, schema_of, spec_of, write_run
+from tests.serving.models import schema_of, spec_of, write_run
 
 Command = Callable[..., tuple[int, str, str]]
 ALL = "probability,logit,spread,flags"
