@@ -5,13 +5,33 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
 from tests import stores
+
+# Whose fixtures serve a whole room: two workers would each make them.
+_ROOMS = ("tests/hostile/", "tests/serving/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one worker together (`--dist loadscope`), and so do those of a room."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    scheduler = LoadScopeScheduling(config, log)
+    file_of = scheduler._split_scope
+
+    def scope_of(nodeid: str) -> Any:
+        return next((room for room in _ROOMS if nodeid.startswith(room)), file_of(nodeid))
+
+    scheduler._split_scope = scope_of
+    return scheduler
 
 
 @pytest.fixture(autouse=True)

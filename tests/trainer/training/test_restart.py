@@ -206,12 +206,12 @@ def test_a_run_stopped_while_its_epochs_are_chosen_chooses_the_same(
 
 
 def test_a_run_of_other_settings_does_not_resume_from_a_state(
-    dataset: Path, uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def die(*_: object, **__: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(trainer.training.fold, "save_state", die)
+    monkeypatch.setattr(trainer.training.fold, "learn", die)
     with pytest.raises(Killed):
         main(_argv(dataset, tmp_path / "run"))
     with pytest.raises(ContractError, match=r"config\.seed: 0 there, 1 requested"):
