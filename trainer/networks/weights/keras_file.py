@@ -62,7 +62,8 @@ def read_keras(file: Path, *, archive: bool) -> KerasFile:
             with h5py.File(data, "r") as weights:
                 return KerasFile(_arrays(weights), _layers(config))
         with h5py.File(file, "r") as weights:
-            if "layer_names" in weights.attrs or "model_weights" in weights:
+            names = [name for name in weights.attrs if name.startswith("layer_names")]
+            if names or "model_weights" in weights:
                 return _of_keras_2(weights)
             return KerasFile(_arrays(weights), [])
     except ContractError:
