@@ -94,7 +94,8 @@ def claim(
     """Takes a directory for a run and writes config.json, or finds the same run finished there.
 
     Args:
-      directory: made when it does not exist; an unfinished run of the same request is resumed.
+      directory: made when it does not exist; an unfinished run of the same request is resumed, one
+        of another that has not trained yet makes room.
       request: what the run is to be (configuration, dataset fingerprint), as JSON.
       overwrite: replace whatever run lies there.
       address: what the directory is a mirror of, for messages.
@@ -113,7 +114,7 @@ def claim(
         differing = differences(there, request)
         if not differing:
             return (directory / RUN_NAME).is_file()
-        if not _is_only_code(directory, there, request):
+        if not _is_untrained(directory):
             raise ContractError(
                 f"{files.text(address or directory)} holds another run ({differing}); "
                 "--overwrite replaces it"
@@ -127,10 +128,9 @@ def claim(
     return False
 
 
-def _is_only_code(directory: Path, there: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Whether the same run was begun with other code or weights, and failed before it trained."""
-    old, new = ({**one, CODE: None, WEIGHTS: None} for one in (there, request))
-    return old == new and not any(
+def _is_untrained(directory: Path) -> bool:
+    """Whether a run was begun there and failed before its first epoch: nothing of it is lost."""
+    return not any(
         is_run_file(name) and name not in (CONFIG_NAME, LOCK_NAME) for name in files.tree(directory)
     )
 

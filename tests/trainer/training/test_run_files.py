@@ -117,12 +117,22 @@ def test_a_members_path_leads_nowhere_else(tmp_path: Path, path: str) -> None:
 
 def test_a_run_of_another_request_is_refused_with_both_values(tmp_path: Path) -> None:
     claim(tmp_path, REQUEST, overwrite=False)
+    (tmp_path / "fold-0").mkdir()
+    (tmp_path / "fold-0" / "history.csv").touch()  # it has begun to train
     other = {"config": {"seed": 1, "optimizer": {"learning_rate": 0.2}}, "dataset_fingerprint": "b"}
     with pytest.raises(ContractError) as caught:
         claim(tmp_path, other, overwrite=False)
     assert "config.optimizer.learning_rate: 0.1 there, 0.2 requested" in str(caught.value)
     assert "dataset_fingerprint: 'a' there, 'b' requested" in str(caught.value)
     assert claim(tmp_path, other, overwrite=True) is False
+    assert json.loads((tmp_path / "config.json").read_text())["dataset_fingerprint"] == "b"
+
+
+def test_a_run_that_failed_before_it_trained_makes_room_for_another(tmp_path: Path) -> None:
+    """As one of a network that does not fit, whose name is then corrected."""
+    claim(tmp_path, REQUEST, overwrite=False)
+    other = {**REQUEST, "dataset_fingerprint": "b"}
+    assert claim(tmp_path, other, overwrite=False) is False
     assert json.loads((tmp_path / "config.json").read_text())["dataset_fingerprint"] == "b"
 
 
