@@ -138,8 +138,17 @@ def require_same(
             raise ContractError(f"{old['function']} is not what the run was begun with: {told}")
 
 
-def by_function(code: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Identities under their functions' names, so that what differs is named by them."""
+def by_function(code: object) -> dict[str, dict[str, Any]]:
+    """Identities under their functions' names, so that what differs is named by them.
+
+    Args:
+      code: as read from a file.
+
+    Raises:
+      ContractError: no identities.
+    """
+    require_code(code, where=CODE)
+    assert isinstance(code, list)
     return {
         str(one["function"]): {name: value for name, value in one.items() if name != "function"}
         for one in code
@@ -222,19 +231,26 @@ def _files_of(start: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if name.endswith(_SUFFIXES))
 
 
-def _imported(file: Path) -> Iterator[str]:
+def _imported(file: Path) -> frozenset[str]:
     """Dotted names that a source imports, from its package's outside, at any depth."""
     if file.suffix not in importlib.machinery.SOURCE_SUFFIXES:
-        return
+        return frozenset()
+    return _imported_by(file.read_bytes())
+
+
+@functools.lru_cache(maxsize=4096)  # a network is made again for each member
+def _imported_by(source: bytes) -> frozenset[str]:
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):  # nobody could import it
-        return
+        return frozenset()
+    found = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def _beside(root: Path, name: str) -> Path | None:

@@ -225,15 +225,15 @@ def _names(directory: files.StrPath) -> set[str]:
 
 def differences(there: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """What two requests differ in, both values of each, for a message; empty where in nothing."""
-    old, new = (by_function(one.get(CODE, [])) for one in (there, requested))
-    there, requested = (
+    with contextlib.suppress(ContractError):  # a stranger's: shown as it is
+        there, requested = (
+            {**one, CODE: by_function(one[CODE])} if CODE in one else one
+            for one in (there, requested)
+        )
+    found = differing(there, requested)
+    if any(not name.startswith(f"{CODE}.") for name, _, _ in found):
         # Of a function that only one of them has, the settings speak.
-        {**one, CODE: {name: code[name] for name in code if name in old and name in new}}
-        for one, code in ((there, old), (requested, new))
-    )
-    found = [
-        f"{name}: {shown(old)} there, {shown(new)} requested"
-        for name, old, new in differing(there, requested)
-    ]
-    more = [f"{len(found) - _NAMED} more"] if len(found) > _NAMED else []
-    return "; ".join(found[:_NAMED] + more)
+        found = [one for one in found if not one[0].startswith(f"{CODE}.") or None not in one[1:]]
+    texts = [f"{name}: {shown(old)} there, {shown(new)} requested" for name, old, new in found]
+    more = [f"{len(texts) - _NAMED} more"] if len(texts) > _NAMED else []
+    return "; ".join(texts[:_NAMED] + more)

@@ -193,3 +193,14 @@ def test_code_that_failed_before_it_was_trained_with_may_be_mended(tmp_path: Pat
     assert json.loads((tmp_path / "config.json").read_text())["code"] == changed["code"]
     with pytest.raises(ContractError, match="config"):
         claim(tmp_path, {**changed, "config": {}}, overwrite=False)
+
+
+@pytest.mark.parametrize("code", [5, [1], [{}], {"net:f": 1}, None])
+def test_a_strangers_request_with_strange_code_is_another_run(tmp_path: Path, code: Any) -> None:
+    """Also one whose code was taken out."""
+    there = REQUEST if code is None else {**REQUEST, "code": code}
+    claim(tmp_path, there, overwrite=False)
+    (tmp_path / "fold-0").mkdir()
+    (tmp_path / "fold-0" / "history.csv").write_text("")
+    with pytest.raises(ContractError, match=r"holds another run \(code"):
+        claim(tmp_path, {**REQUEST, "code": CODE}, overwrite=False)
