@@ -32,12 +32,23 @@ Split SplitV Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub
 TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem TensorListStack Tile
 Transpose Unpack UpperBound ZerosLike
 """
+# And what users' own networks are made of besides: layers and operations of Keras without state
+# (dilated and transposed convolutions, shifted windows, positions, sorting, resizing, spectra).
+_OF_USERS = """
+Acos Acosh ArgMin Asin Asinh Atan Atan2 Atanh BatchToSpaceND Bitcast BitwiseAnd BroadcastArgs
+Bucketize Ceil Complex ComplexAbs Conv2DBackpropInput Conv3DBackpropInputV2 Cos Cosh Cumprod
+DepthToSpace DivNoNan Erfc Erfinv FFT FFT2D FFT3D IFFT IFFT2D IFFT3D Imag IsInf IsNan LogicalXor
+MatrixBandPart MatrixDiagPartV3 MatrixDiagV3 MatrixInverse MatrixSetDiagV3 MirrorPad OneHot
+PlaceholderWithDefault RFFT RFFT2D RFFT3D Real Reciprocal ResizeBicubic ResizeBilinear
+ResizeNearestNeighbor Roll Sin Sinh SpaceToBatchND SpaceToDepth Svd Tan TensorScatterAdd
+TensorScatterUpdate TopKV2 Xlogy XlaDynamicUpdateSlice
+"""
 # Variables, calls and loops.
 _HOLDING = """
 AssignVariableOp DisableCopyOnRead If PartitionedCall ReadVariableOp StatefulPartitionedCall
 StatelessIf StatelessWhile VarHandleOp While
 """
-ALLOWED = frozenset(_COMPUTING.split()) | frozenset(_HOLDING.split())
+ALLOWED = frozenset((_COMPUTING + _OF_USERS + _HOLDING).split())
 _NUMBERED = re.compile(r".+_\d+")
 _RESTORING = ALLOWED | {"RestoreV2"}
 _SAVING = ALLOWED | {

@@ -247,3 +247,26 @@ def test_a_network_in_the_layout_of_its_weights_stays_within_the_listed_operatio
 
 def test_the_export_of_a_network_passes(model: Path) -> None:
     require_known_ops(model, name="model")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Conv3D(2, 3, dilation_rate=2),
+        lambda: keras.layers.Conv3DTranspose(2, 2, strides=2),
+        lambda: keras.layers.Lambda(lambda x: keras.ops.roll(x, 1, axis=1)),
+        lambda: keras.layers.Lambda(lambda x: keras.ops.sin(x) + keras.ops.cos(x)),
+        lambda: keras.layers.Lambda(lambda x: keras.ops.top_k(x, 2)[0]),
+        lambda: keras.layers.Lambda(lambda x: keras.ops.one_hot(keras.ops.argmax(x, -1), 2)),
+        lambda: keras.layers.TimeDistributed(keras.layers.Resizing(6, 6)),
+    ],
+)
+def test_layers_that_users_networks_have_are_let_through(
+    layer: Callable[[], keras.Layer],
+) -> None:
+    made = layer()
+    given = tf.TensorSpec((1, 8, 8, 8, 2))
+    graph = tf.function(made, input_signature=[given]).get_concrete_function().graph
+    found = {node.op for node in nodes_of(graph.as_graph_def())}
+    functions = {function.signature.name for function in graph.as_graph_def().library.function}
+    assert found - functions <= ALLOWED
