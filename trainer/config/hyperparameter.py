@@ -189,6 +189,11 @@ class Range(Hyperparameter):
             raise UsageError(f"{self.name}: min {self.low:g} must be less than max {self.high:g}")
         if self.scale != LINEAR and not self.low > 0:
             raise UsageError(f"{self.name}: min must be above 0 on a log scale: {self.low:g}")
+        far = self.high - self.low if self.scale == LINEAR else self.high / self.low
+        if not math.isfinite(far):
+            raise UsageError(
+                f"{self.name}: min {self.low:g} and max {self.high:g} are too far apart"
+            )
         if self.step is None and self.kind is int and self.scale == LINEAR:
             object.__setattr__(self, "step", 1)
         if self.step is not None:
@@ -196,6 +201,8 @@ class Range(Hyperparameter):
             if not self.step > least:
                 factor = "" if self.scale == LINEAR else ", it is a factor on a log scale"
                 raise UsageError(f"{self.name}: step must be above {least}{factor}: {self.step:g}")
+            if not math.isfinite(self._steps(self.high)):
+                raise UsageError(f"{self.name}: step {self.step:g} is too small")
             if self._count() < 2:
                 raise UsageError(
                     f"{self.name}: a step of {self.step:g} leaves {self.low:g} alone below "

@@ -203,7 +203,9 @@ def _count(choices: Sequence[Hyperparameter], values: Mapping[str, Any], *, grid
             open_.append(choice)
     total: float = 1
     for first, *rest in _independent(open_):
-        own = list(first.grid()) if grid else None
+        # A grid of steps is all there is, however many they are; of the others it has ten points.
+        few = grid and isinstance(first, Range) and first.step is None
+        own = list(first.grid()) if few else None
         size = first.size if own is None else len(own)
         asked = {
             value

@@ -151,7 +151,8 @@ def test_a_count_does_not_walk_what_is_independent():
         )
         for n in range(60)
     ]
-    assert _own(*switches, *sizes).count() == (1 + 10**6) ** 60
+    space = _own(*switches, *sizes)
+    assert space.count() == space.count(grid=True) == (1 + 10**6) ** 60
 
 
 def test_a_fraction_of_any_size_has_no_count_and_ten_points_in_a_grid():

@@ -127,6 +127,12 @@ def test_a_number_of_the_trainer_may_be_a_range(setting):
         ),
         ({"width": {"min": 1, "max": 2, "step": 3}}, "a step of 3 leaves 1 alone below 2"),
         ({"width": {"min": 1, "max": 2, "by": 1}}, "min, max, step and log, not by"),
+        ({"width": {"min": 1, "max": 2, "step": 5e-324}}, "width: step 4.94066e-324 is too small"),
+        (
+            {"width": {"min": -1e308, "max": 1e308}},
+            "min -1e\\+308 and max 1e\\+308 are too far apart",
+        ),
+        ({"width": {"min": 1e-300, "max": 1e300, "log": True}}, "are too far apart"),
         ({"pooling": {"min": 1, "max": 2}}, "pooling: names have no range; list them"),
         ({"width": {"min": 1, "max": 99}}, "--width must be at most 16: 99"),
         ({"dropout": {"min": 0, "max": 1}}, r"--dropout must lie in \[0, 1\): 1"),
