@@ -19,7 +19,6 @@ from trainer.config.run_layout import (
     in_run_folder,
     is_run_file,
 )
-from trainer.config.start_files import WEIGHTS
 from trainer.training.environment import RunAddresses, RunDirectories
 
 CONFIG_FORMAT = "voxelbeam-run-config"
