@@ -269,8 +269,12 @@ def contract_of(
 
 
 def _made_of(run: Run) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """What a run names beside the package's own: a user's code, weights that it started from."""
-    return {"code": run.code, "weights": run.weights}
+    """What a run names beside the package's own: a user's code, weights that it started from.
+
+    Where the files of weights lay is nobody's business.
+    """
+    weights = [{**file, "file": files.name_of(file["file"])} for file in run.weights]
+    return {"code": run.code, "weights": weights}
 
 
 def _said(metrics: Mapping[str, Any]) -> str:
