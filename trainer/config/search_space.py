@@ -149,7 +149,7 @@ class Space:
             parents = [one for one in self.choices if one.name == condition.parent]
             own = [v for v in condition.when if any(one.has(v) for one in parents)]
             if len(own) < sum(one.size for one in parents):
-                told.append(f"{condition.parent} is {' or '.join(map(str, own))}")
+                told.append(f"{condition.parent} is {_listed(own)}")
         return " and ".join(told)
 
     def rows(self) -> list[tuple[str, str]]:
@@ -172,6 +172,14 @@ class Space:
                 name = f"{name} where {self.where(choice)}"
             told[name] = choice.to_json()
         return told
+
+
+def _listed(values: Sequence[Value]) -> str:
+    """ "a or b"; whole numbers without a gap, of which a loop asks for many, are "2 to 9"."""
+    whole = [value for value in values if type(value) is int]
+    if len(whole) == len(values) > 3 and whole == list(range(whole[0], whole[0] + len(whole))):
+        return f"{whole[0]} to {whole[-1]}"
+    return " or ".join(map(str, values))
 
 
 def usable(choices: Sequence[Hyperparameter]) -> tuple[Hyperparameter, ...]:

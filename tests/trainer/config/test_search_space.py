@@ -189,6 +189,10 @@ def test_a_space_says_where_a_choice_counts_and_what_it_is():
     assert ("units_2", "8 to 32, step 8  (where layers is 2 or 3)") in rows
     slope = "1, 2, 3  (where kind is sparse and gate is soft and norm is True)"
     assert ("slope", slope) in rows
+    many = Range(name="layers", low=1, high=20, kind=int)
+    condition = Condition(parent="layers", when=tuple(range(2, 21)))
+    units = Choice(name="units", values=(8, 16), conditions=(condition,))
+    assert _own(many, units).where(units) == "layers is 2 to 20"
     told = space.to_json()
     assert told["units_1"] == {"min": 8, "max": 32, "step": 8}
     assert (told["rank"], told["rank where kind is sparse"]) == (
