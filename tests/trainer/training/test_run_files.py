@@ -186,15 +186,6 @@ def test_a_run_is_not_resumed_with_other_code_than_it_was_begun_with(tmp_path: P
         claim(tmp_path, changed, overwrite=False)
 
 
-def test_code_that_failed_before_it_was_trained_with_may_be_mended(tmp_path: Path) -> None:
-    claim(tmp_path, {**REQUEST, "code": CODE}, overwrite=False)
-    changed = {**REQUEST, "code": [{**CODE[0], "sha256": "b" * 64}]}
-    assert claim(tmp_path, changed, overwrite=False) is False
-    assert json.loads((tmp_path / "config.json").read_text())["code"] == changed["code"]
-    with pytest.raises(ContractError, match="config"):
-        claim(tmp_path, {**changed, "config": {}}, overwrite=False)
-
-
 @pytest.mark.parametrize("code", [5, [1], [{}], {"net:f": 1}, None])
 def test_a_strangers_request_with_strange_code_is_another_run(tmp_path: Path, code: Any) -> None:
     """Also one whose code was taken out."""
