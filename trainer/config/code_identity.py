@@ -204,7 +204,7 @@ def _sources(unit: ModuleType, *, alone: bool) -> tuple[dict[str, Path], set[str
         archive = next((above for above in file.parents if above.is_file()), file)
         return {archive.name: archive}, set()
     start = file.parent if file.name.startswith("__init__.") else file
-    root = start.parent
+    root = start.parents[unit.__name__.count(".")]  # from where its dotted name leads
     waiting, found, imports = [start], dict[str, Path](), set[str]()
     while waiting:
         one = waiting.pop()

@@ -65,6 +65,10 @@ def test_a_folder_that_is_no_package_is_not_all_of_the_code(user_module: Write) 
     before = _sha256("net.sub:f")
     user_module("net/beside.py", "A = 1\n")
     assert _sha256("net.sub:f") == before
+    user_module("net/sub.py", f"from net import beside\n{F}")
+    importing = _sha256("net.sub:f")
+    user_module("net/beside.py", "A = 2\n")
+    assert _sha256("net.sub:f") != importing
 
 
 def test_an_installed_package_is_named_with_its_version() -> None:
