@@ -21,7 +21,7 @@ import pytest
 from tests.datasets import write_dataset
 from trainer.training.run_files import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[2]
 HOW_TO = ROOT / "docs" / "how-to" / "own-network.md"
 SETTINGS = ("--modalities", "T1wCE", "--epochs", "2", "--learning_rate", "1e-3", "--ema", "0.8")
