@@ -42,7 +42,7 @@ def tell_of_run(
     times = "once" if permutations == 1 else f"{permutations} times"
     again = f", all of it {times} more on permuted labels" if permutations else ""
     what = f"{_count(pace.members, 'network')} of {_count(pace.epochs, 'epoch')}"
-    _tell(total, f"{what}, {duration(pace.epoch_seconds)} an epoch{again}")
+    _tell(total, f"{what}, {_short(pace.epoch_seconds)} an epoch{again}")
     epochs = _epochs_to_try(pace, networks=1)
     shorter = epochs * pace.epoch_seconds + pace.end_seconds
     if total < _LEAST * shorter:
@@ -80,7 +80,7 @@ def tell_of_study(
         return
     several = f"{searches} searches of " if searches > 1 else ""
     what = f"{several}{_count(len(trials), 'trial')} with {_count(pace.members, 'network')} each"
-    _tell(total, f"{what}, {duration(pace.epoch_seconds)} an epoch of the first trial's")
+    _tell(total, f"{what}, {_short(pace.epoch_seconds)} an epoch of the first trial's")
     epochs = _epochs_to_try(pace, networks=2)
     shorter = 2 * (epochs * pace.epoch_seconds + pace.end_seconds)
     if total < _LEAST * shorter:
@@ -143,6 +143,10 @@ def _tell_try(seconds: float, factor: float, command: str) -> None:
 def _advise_less_volume() -> None:
     text = "a dataset of half the --shape: an eighth of the voxels (or a GPU)"
     row("shorter", text, folded=True)
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
 
 
 def _count(number: int, of: str) -> str:

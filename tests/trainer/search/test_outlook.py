@@ -105,7 +105,7 @@ def test_what_is_suggested_works_and_a_run_that_is_timed_is_the_run_it_was(
     monkeypatch.setattr(outlook, "LONG_S", 0.0)
     assert task.main([*argv, "--output_dir", str(tmp_path / "told")]) == 0
     said, command = _told(capsys.readouterr().out.partition("fold-0 ")[0])
-    assert re.match(r"expect \d+ s on this CPU: 2 networks of 2 epochs, \d+ s an epoch", said)
+    assert re.match(r"expect \d+ s on this CPU: 2 networks of 2 epochs, [\d.]+ s an epoch", said)
     for file in ("oof_predictions.csv", "config.json"):
         one, other = (tmp_path / name / file for name in ("untold", "told"))
         assert one.read_bytes() == other.read_bytes()
