@@ -26,6 +26,7 @@ Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 KERAS_SUFFIXES = (".keras", ".h5")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_NOT_LAYERS = re.compile(r"optimizer/|_*(compile_)?(metrics|loss_tracker)/")
 _SEEDS = "seed_generator"  # of dropout: a network's own, never another's
 _KERNELS = {2: "dense", 4: "conv2d", 5: "conv3d"}
 
@@ -91,8 +92,7 @@ def datasets(opened: h5py.File) -> dict[str, h5py.Dataset]:
             found[path.replace("_layer_checkpoint_dependencies", "layers")] = held
 
     opened.visititems(add)
-    of_layers = {path: held for path, held in found.items() if path.startswith("layers/")}
-    return of_layers or {p: held for p, held in found.items() if not p.startswith("optimizer/")}
+    return {path: held for path, held in found.items() if not _NOT_LAYERS.match(path)}
 
 
 def _arrays(opened: h5py.File) -> dict[str, npt.NDArray[np.float32]]:

@@ -222,6 +222,7 @@ def _load_paths(model: keras.Model, start: Start, found: dict[str, Held]) -> str
     of_layer = dict(zip(layer_paths(model.layers), model.layers, strict=True))
     head = head_of(model)
     told = _Told(start)
+    last = ""  # of a model that is taken whole: the one layer that may be another
     with files.scratch("weights") as scratch:
         copy = scratch / "start.weights.h5"
         model.save_weights(copy)
@@ -237,8 +238,14 @@ def _load_paths(model: keras.Model, start: Start, found: dict[str, Held]) -> str
                     held = Held("", np.zeros(shape, np.float32))
                 fits = held is not None and held.array.shape == shape
                 if layer is not None and layer.name in head and not fits:
-                    told.new.append(layer.name)
-                    continue
+                    inside = path.partition("/vars/")[0]
+                    if not _is_whole(layer):
+                        told.new.append(layer.name)
+                        continue
+                    if held is not None and len(shape) < 3 and last in ("", inside):
+                        last = inside
+                        told.new.append(inside)
+                        continue
                 if held is None:
                     raise ContractError(f"holds no {inner or path}, which {model.name} has")
                 wanted[path][...] = told.fitted(held, shape, f"{model.name}'s {path}")
@@ -247,6 +254,11 @@ def _load_paths(model: keras.Model, start: Start, found: dict[str, Held]) -> str
             raise ContractError(f"holds {unused[0]}, which {model.name} has not")
         model.load_weights(copy)
     return told.line(len(wanted), [held.name for held in left.values()])
+
+
+def _is_whole(layer: keras.layers.Layer) -> bool:
+    """Whether a layer of the graph holds a network that cannot be taken apart."""
+    return any(True for _ in layer._flatten_layers(include_self=False))
 
 
 def _roots(wanted: Mapping[str, Any], found: Mapping[str, Held]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import keras
@@ -114,6 +115,40 @@ def test_a_network_within_another_one_is_found(tmp_path: Path) -> None:
     assert "new: dense" in told
     assert "not used: layers/dense/vars/0" in told
     np.testing.assert_array_equal(taker.weights[0], inner.weights[0])
+
+
+class Whole(keras.Model):  # type: ignore[misc]
+    """A user's model with a `call` of its own, which stays whole in our graph."""
+
+    def __init__(self, classes: int, filters: int = 2) -> None:
+        super().__init__()
+        self.stem = keras.layers.Conv3D(filters, 3)
+        self.norm = keras.layers.BatchNormalization()
+        self.head = keras.layers.Dense(classes)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        x = self.norm(self.stem(x), training=training)
+        return self.head(keras.ops.mean(x, axis=(1, 2, 3)))
+
+
+def test_of_a_model_that_stays_whole_all_is_taken_but_another_head(tmp_path: Path) -> None:
+    def network(filters: int = 2) -> keras.Model:
+        volume = keras.Input((*GRID, 2))
+        logit = keras.layers.Activation("linear", name="logit")(Whole(1, filters)(volume))
+        return keras.Model(volume, logit, name="net")
+
+    given = Whole(5)
+    given(np.zeros((1, *GRID, 1), np.float32))
+    given.compile("adam", "mse")
+    given.fit(np.zeros((1, *GRID, 1)), np.zeros((1, 5)), verbose=0)
+    file = tmp_path / "whole.weights.h5"
+    given.save_weights(file)
+    taker = network()
+    told = _loaded(taker, file)
+    assert told == f"6 of 8 arrays of {file}, channels averaged, 1 to 2; new: layers/whole/head"
+    np.testing.assert_array_equal(taker.layers[1].norm.gamma, given.norm.gamma)
+    with pytest.raises(UsageError, match=r"is \(2,\), net's layers/whole/.* takes \(4,\)"):
+        _loaded(network(filters=4), file)
 
 
 @pytest.mark.slow
