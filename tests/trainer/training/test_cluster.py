@@ -189,5 +189,10 @@ def test_devices_with_statistics_of_their_own_are_not_taken_for_one(
     """The comparison can fail: it finds the commonest mistake of distributed training."""
     code = TWO_DEVICES.format(change=UNSYNCHRONISED)
     _finish([_start(dataset, tmp_path / "run", code=code)])
-    shares = _apart(tmp_path / "run", alone)
-    assert min(shares.values()) > 2 * VANISHING
+    # The averages of the statistics are themselves averaged over the devices, and little off.
+    learnt = {
+        path: share
+        for path, share in _apart(tmp_path / "run", alone).items()
+        if "moving" not in path
+    }
+    assert min(learnt.values()) > 2 * VANISHING
