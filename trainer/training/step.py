@@ -26,7 +26,7 @@ from trainer.config.run import CROSS_ENTROPY, TrainConfig
 from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
 from trainer.networks.registry import build_model
-from trainer.networks.stages import factors, prepared
+from trainer.networks.stages import factors, prepared, stages_of
 from trainer.training.environment import Cluster
 from trainer.training.kernels.fused import fused
 from trainer.training.mute_tensorflow import without_notes
@@ -349,8 +349,10 @@ class Trainee:
 
     def _averaged_variables(self, network: keras.Model) -> list[Any]:
         """Weights and BatchNormalization's statistics: an average of one without the other fits
-        neither."""
-        return [variable for variable in network.variables if "float" in variable.dtype]
+        neither. Frozen stages have none: the average of a number with itself is rounded."""
+        frozen = stages_of(network)[: self.config.freeze] if self.config.freeze else []
+        kept = {id(v) for stage in frozen for layer in stage for v in layer.variables}
+        return [v for v in network.variables if "float" in v.dtype and id(v) not in kept]
 
     def _move_averages(self, decay: tf.Tensor) -> None:
         for average, variable in zip(

@@ -106,9 +106,16 @@ def test_frozen_stages_stay_and_the_others_learn_each_at_its_rate(
     again = _trainee(**settings)
     again.restore(state)
     assert _learn(again, range(2, 4)) == expected
+    for number in range(4, 20):  # of averages that would be rounded at each
+        trainee.step(_batch(number), number, 4)
     settled = trainee.settle()
-    # The moving average rounds.
-    np.testing.assert_allclose(settled.layers[2].kernel, before[0], rtol=1e-6)
+    kept = {"conv3d/kernel", "conv3d/bias"}
+    same = {
+        name
+        for name, variable, start in zip(names, settled.variables, before, strict=True)
+        if np.array_equal(np.asarray(variable), start)
+    }
+    assert same >= kept and not any("batch_normalization" in name for name in same - kept)
 
 
 def test_a_hypermodel_is_trained_with_its_optimizer_and_its_penalties() -> None:
