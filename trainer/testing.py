@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from beam_jobs.common.cli import quiet_tensorflow
 from trainer.config.network import NetworkConfig
-from trainer.networks.foreign import under_policy
+from trainer.networks.layers import under_policy
 from trainer.networks.registry import build_model, rebuilt_model
 from trainer.networks.stored import read_weights
 from trainer.training.checkpoint import save_network

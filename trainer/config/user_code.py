@@ -16,10 +16,10 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import shown
@@ -71,7 +71,7 @@ def load(reference: str, *, flag: str) -> Any:
         sys.path.append(here)  # last: it must hide nothing that is installed
     importlib.invalidate_caches()  # a file may have come since the folder was last looked into
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with undisturbed():
             module = importlib.import_module(module_name)
         _noted(module)
     except ModuleNotFoundError as error:
@@ -100,6 +100,18 @@ def load(reference: str, *, flag: str) -> Any:
     if not callable(found) and not callable(getattr(found, "build", None)):  # a HyperModel
         raise UsageError(f"{flag} {reference}: not a function, but {type(found).__name__}")
     return found
+
+
+@contextlib.contextmanager
+def undisturbed(said: TextIO | None = None) -> Iterator[None]:
+    """While a user's code runs: what it prints is no part of a command's output, and it moves no
+    relative path of ours.
+
+    Args:
+      said: where what it prints goes, stderr by default.
+    """
+    with contextlib.chdir(os.curdir), contextlib.redirect_stdout(said or sys.stderr):
+        yield
 
 
 def places() -> list[str]:

@@ -34,10 +34,16 @@ from keras import layers
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.network import NetworkConfig
-from trainer.config.user_code import load, reason
+from trainer.config.user_code import load, reason, undisturbed
 from trainer.networks.blocks import MOMENTUM, Parts
 from trainer.networks.hypermodel import build, is_hypermodel
-from trainer.networks.layers import BatchToSequence, ChannelsToBatch, has_gpu
+from trainer.networks.layers import (
+    BatchToSequence,
+    ChannelsToBatch,
+    has_gpu,
+    precision_kept,
+    under_policy,
+)
 
 # Names of layers around it.
 _OURS = ("volume", "standardise", "modalities", "fused", "logit", "slices", "encoder")
@@ -372,21 +378,14 @@ def _require_own_layers(network: keras.Model, config: NetworkConfig) -> None:
 
 
 @contextlib.contextmanager
-def under_policy(name: str) -> Iterator[None]:
-    """A precision policy for a while."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-@contextlib.contextmanager
 def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
-    """Whatever a user's code raises becomes a line with the place of it."""
+    """Whatever a user's code raises becomes a line with the place of it.
+
+    What it prints is no part of a command's output, and it moves no relative path of ours.
+    """
     try:
-        yield
+        with undisturbed(), precision_kept(f"--model {config.name}:"):
+            yield
     except (Exception, SystemExit) as error:
         full = type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's
         if full or isinstance(error, UsageError | MemoryError):  # a smaller batch may do

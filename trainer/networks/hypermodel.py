@@ -7,7 +7,6 @@ hypermodel is built.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -21,8 +20,9 @@ import keras
 
 from beam_jobs.common.cli import UsageError
 from trainer.config.hyperparameter import Choice, Condition, Hyperparameter, Range, Value
-from trainer.config.user_code import reason
+from trainer.config.user_code import reason, undisturbed
 from trainer.networks.compiled import own_optimizer, take_apart
+from trainer.networks.layers import precision_kept
 
 _OTHERS = ("volume", "input_shape")  # parameters of the other forms
 _SHAPE, _CLASSES = ("input_shape",), ("classes", "num_classes")
@@ -122,7 +122,7 @@ def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
                 )
         try:
             made = found(**given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{reference} fails: {reason(error)}") from error
     if isinstance(made, kt.HyperModel) and type(made).fit is not kt.HyperModel.fit:
         raise UsageError(
@@ -157,28 +157,20 @@ def _built(
 
 
 def _called(reference: str, made: Any, hp: Any, *, quietly: bool) -> Any:
-    policy = keras.config.dtype_policy()
     try:
         # What it prints is no part of a command's output.
-        with contextlib.redirect_stdout(io.StringIO() if quietly else sys.stderr):
+        said = io.StringIO() if quietly else sys.stderr
+        with undisturbed(said), precision_kept(reference):
             if hasattr(made, "declare_hyperparameters"):
                 made.declare_hyperparameters(hp)
             model = getattr(made, "build", made)(hp)
-        changed = keras.config.dtype_policy()
-    except MemoryError:
+    except (MemoryError, UsageError):
         raise
     except (Exception, SystemExit) as error:
         if type(error).__name__ == "ResourceExhaustedError":  # TensorFlow's, not imported here
             raise
         at = ", ".join(f"{name} {value}" for name, value in hp.values.items())
         raise UsageError(f"{reference} fails at {at or 'its defaults'}: {reason(error)}") from error
-    finally:
-        keras.config.set_dtype_policy(policy)
-    if changed.name != policy.name:
-        raise UsageError(
-            f"{reference} changes the precision from {policy.name} to {changed.name}, by "
-            "set_dtype_policy or clear_session: take that away; --precision sets it"
-        )
     return model
 
 

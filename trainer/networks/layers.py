@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras import layers, ops
+
+from beam_jobs.common.cli import UsageError
 
 register = keras.saving.register_keras_serializable("voxelbeam")
 
@@ -29,6 +32,37 @@ def _in_float32_on_cpu(operation: Callable[..., Any], *tensors: Any) -> Any:
 def has_gpu() -> bool:
     """Whether there is one that computes."""
     return bool(keras.distribution.list_devices("gpu"))
+
+
+@contextlib.contextmanager
+def under_policy(name: str) -> Iterator[None]:
+    """A precision policy for a while."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def precision_kept(of: str) -> Iterator[None]:
+    """Refuses a user's code that changes the precision policy, and puts it back.
+
+    Raises:
+      UsageError: it did; the message begins with `of`.
+    """
+    policy = keras.config.dtype_policy()
+    try:
+        yield
+        changed = keras.config.dtype_policy()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    if changed.name != policy.name:
+        raise UsageError(
+            f"{of} changes the precision from {policy.name} to {changed.name}, by "
+            "set_dtype_policy or clear_session: take that away; --precision sets it"
+        )
 
 
 class _SafeConvolution:

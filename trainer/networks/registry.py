@@ -132,8 +132,8 @@ def build_model(
       attribute `started_from` says in a line what was taken of a file of weights; None without one.
 
     Raises:
-      UsageError: an unknown name, a grid too small for the network, weights that do not fit, or a
-        user's own network that does not (`own_logit`).
+      UsageError: an unknown name, a grid too small for the network, weights that do not fit,
+        Keras set to channels first, or a user's own network that does not fit (`own_logit`).
     """
     config = NetworkConfig(name=network) if isinstance(network, str) else network
     own = is_reference(config.name)
@@ -142,6 +142,11 @@ def build_model(
         raise UsageError(
             f"{config.name} needs at least {_in_words(entry.smallest)}, "
             f"the dataset's grid is {'x'.join(map(str, shape))}"
+        )
+    if (order := keras.config.image_data_format()) != "channels_last":
+        raise UsageError(
+            f"Keras's image_data_format is {order}, of a module's set_image_data_format or of "
+            "~/.keras/keras.json: volumes are channels_last"
         )
     config.require_files()
     volume = keras.Input((*shape, channels), dtype=input_dtype, name="volume")

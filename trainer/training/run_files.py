@@ -269,7 +269,7 @@ class Run:
             makes what does not fit.
         """
         # TensorFlow takes seconds: reading run.json must not wait for it
-        from trainer.networks.foreign import under_policy
+        from trainer.networks.layers import under_policy
         from trainer.networks.registry import rebuilt_model
 
         try:

@@ -170,7 +170,7 @@ def require_learnable(network: keras.Model, config: NetworkConfig, top: float) -
         gradients = tape.gradient(logit, [variable.value for variable in own])
     except (MemoryError, tf.errors.ResourceExhaustedError):  # a smaller batch may do
         raise
-    except Exception as error:  # a user's code, in layers of its own
+    except (Exception, SystemExit) as error:  # a user's code, in layers of its own
         what = f"fails on a batch of 2: {reason(error)}"
     else:
         if logit.shape != (2, 1):
@@ -194,7 +194,7 @@ def _made(found: Any, flag: str, **options: Any) -> Any:
 def _tried(call: Callable[[], Any], flag: str) -> Any:
     try:
         return call()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(f"{flag}: it fails: {reason(error)}") from error
 
 

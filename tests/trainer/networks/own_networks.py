@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -217,3 +218,16 @@ class Failing(layers.Layer):
 def failing(volume: Any, config: NetworkConfig) -> Any:
     """Fails where it is called on a batch."""
     return Failing()(layers.Conv3D(4, 3)(volume))
+
+
+def half(volume: Any, config: NetworkConfig) -> Any:
+    """Sets a precision for everybody."""
+    keras.config.set_dtype_policy("mixed_float16")
+    return layers.Conv3D(4, 3)(volume)
+
+
+def elsewhere(volume: Any, config: NetworkConfig) -> Any:
+    """Prints, and leaves the working directory."""
+    print("made")
+    os.chdir(os.sep)
+    return layers.Conv3D(4, 3)(volume)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -119,6 +120,7 @@ def test_pooling_and_dropout_apply_where_they_can() -> None:
         ("many_classes", "ends in 10 classes: 1, or 2 with a softmax"),
         ("other_batch", r"gives \(4, None\): \(batch, n\)"),
         ("nothing", r"gives NoneType: function\(volume, config\), "),
+        ("half", "changes the precision from float32 to mixed_float16, by set_dtype_policy or"),
         ("one_parameter", r"takes \(volume\): function\(volume, config\), "),
     ],
 )
@@ -126,6 +128,15 @@ def test_what_does_not_fit_is_told_in_a_line(name: str, said: str) -> None:
     with pytest.raises(UsageError, match=rf"^--model {HERE}:{name}: {said}") as raised:
         _built(name)
     assert "\n" not in str(raised.value)
+
+
+def test_what_a_network_prints_and_where_it_goes_changes_no_output_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = os.getcwd()
+    _built("elsewhere")
+    assert capsys.readouterr() == ("", "made\n")
+    assert os.getcwd() == before
 
 
 def test_layers_that_outlive_a_fold_are_refused() -> None:

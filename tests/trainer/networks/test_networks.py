@@ -23,13 +23,13 @@ from beam_jobs.common.cli import UsageError
 from tests.trainer.networks import network_battery as battery
 from trainer.config.network import MODELS, NetworkConfig
 from trainer.networks import blocks
-from trainer.networks.foreign import under_policy
 from trainer.networks.layers import (
     AttentionPooling,
     Conv2D,
     Conv3D,
     DepthwiseConv2D,
     DepthwiseConv3D,
+    under_policy,
 )
 from trainer.networks.registry import _NETWORKS, activation_bytes, build_model
 from trainer.testing import logits

@@ -43,6 +43,15 @@ def test_too_small_a_grid_is_refused_with_the_least_size() -> None:
         build_model("seed_cnn", (64, 64, 8), 1)
 
 
+def test_another_order_of_axes_than_keras_default_is_refused() -> None:
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(UsageError, match="image_data_format is channels_first, of a module"):
+            build_model("seed_cnn", (16, 16, 16), 1)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"resnet99.*seed_cnn"):
         build_model("resnet99", (32, 32, 32), 1)

@@ -39,6 +39,7 @@ def numpys(volume, seed): return volume * float(np.random.default_rng().uniform(
 def fails(volume, seed):
     return ops.reshape(volume, (7, 11))
 def few(volume): return volume
+def exits(volume, seed): raise SystemExit(0)
 class Needs:
     def __init__(self, amount): ...
 """
@@ -100,6 +101,7 @@ def test_an_augmentation_may_be_a_class(user_module: Write) -> None:
         ("numpys", "without the seed that it is given"),
         ("fails", r"it fails: ValueError: .*\(own_aug\.py, line 17\)$"),
         ("few", "it fails: TypeError: "),
+        ("exits", "it fails: SystemExit: 0"),
         ("Needs", "it fails: TypeError: .*amount"),
     ],
 )
