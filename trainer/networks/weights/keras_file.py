@@ -28,6 +28,7 @@ KERAS_SUFFIXES = (".keras", ".h5")
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _NOT_LAYERS = re.compile(r"optimizer/|_*(compile_)?(metrics|loss_tracker)/")
 _SEEDS = "seed_generator"  # of dropout: a network's own, never another's
+_NETWORKS = ("functional", "sequential", "model")
 _KERNELS = {2: "dense", 4: "conv2d", 5: "conv3d"}
 
 
@@ -111,11 +112,17 @@ def _of_keras_2(opened: h5py.File) -> KerasFile:
     for layer in _names(group, "layer_names"):
         names = _names(group[layer], "weight_names")
         arrays = [(name, group[layer][name]) for name in names]
-        if arrays:
-            kind = classes.get(layer) or _kind(_last_of(names[0]), arrays[0][1].shape)
+        # A network within a network is one layer here, its arrays named by the layers in it.
+        inner: dict[str, list[tuple[str, Any]]] = {}
+        for name, held in arrays:
+            within = name.rpartition("/")[0] if classes.get(layer, "") in _NETWORKS else layer
+            inner.setdefault(within, []).append((name, held))
+        for within, held_there in inner.items():
+            first, array = held_there[0]
+            kind = classes.get(within) or _kind(_last_of(first), array.shape)
             place = f"layers/{kind}{f'_{met[kind]}' if met[kind] else ''}/vars"
             met[kind] += 1
-            for number, (name, held) in enumerate(arrays):
+            for number, (name, held) in enumerate(held_there):
                 if held.dtype.kind == "f":
                     found[f"{place}/{number}"] = _numbers(name, held)
     return KerasFile(found, layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 
 from trainer.networks.weights.keras_file import read_keras
@@ -61,3 +62,19 @@ def test_an_optimizers_arrays_and_seeds_are_no_networks(tmp_path: Path) -> None:
     arrays = read_keras(file, archive=False).arrays
     assert set(arrays) == {"layers/dense/vars/0", "layers/dense/vars/1"}
     assert all(array.dtype == np.float32 for array in arrays.values())
+
+
+def test_a_network_within_one_of_keras_2s_files_is_taken_apart(tmp_path: Path) -> None:
+    """It is one layer there, and what is trained stands before all that is not."""
+    inner = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Conv2D(3, 3)])
+    inner.add(keras.layers.BatchNormalization())
+    inner.add(keras.layers.DepthwiseConv2D(2, use_bias=False))
+    inner.add(keras.layers.BatchNormalization(moving_mean_initializer="ones"))
+    whole = keras.Sequential([keras.Input((6, 6, 2)), inner, keras.layers.Dense(1)])
+    whole.save(tmp_path / "net.h5")
+    inner.save_weights(tmp_path / "inner.weights.h5")
+    found = read_keras(tmp_path / "net.h5", archive=False).arrays
+    expected = read_keras(tmp_path / "inner.weights.h5", archive=False).arrays
+    assert set(found) == {*expected, "layers/dense/vars/0", "layers/dense/vars/1"}
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array)
