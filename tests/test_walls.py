@@ -20,7 +20,7 @@ ROOMS = {
     ],
     "trainer": [
         *("config", "data", "networks", "metrics", "training"),
-        *("forest", "explain", "search", "reports", "api", ""),
+        *("forest", "explain", "search", "reports", "api", "testing", ""),
     ],
     "serving": ["model", "predict", "api", ""],
 }
@@ -50,10 +50,12 @@ FILES = {
     for path in sorted((ROOT / package).rglob("*.py"))
     if path.name != "__init__.py"
 }
+FOR_PYTHON = ("api", "testing")  # what Python users import, beside the commands
 COMMANDS = {
     name
     for name in FILES
-    if name.endswith(".__main__") or (name.count(".") == 1 and not name.endswith(".api"))
+    if name.endswith(".__main__")
+    or (name.count(".") == 1 and name.rpartition(".")[2] not in FOR_PYTHON)
 }
 
 
@@ -76,7 +78,7 @@ OURS = {name: found & FILES.keys() for name, found in IMPORTS.items()}
 def room_of(module: str) -> str:
     """A module's room in its package."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 2 or parts[1] == "api" else ""
+    return parts[1] if len(parts) > 2 or parts[1] in FOR_PYTHON else ""
 
 
 def test_a_module_can_be_read_in_one_sitting():
