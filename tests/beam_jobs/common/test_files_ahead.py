@@ -100,6 +100,7 @@ def test_an_interrupt_is_heard_while_a_request_runs(store: Emulator, root: str) 
         "import os, signal, sys, threading, time\n"
         "from beam_jobs.common.files import interface as files\n"
         "from beam_jobs.common import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "def main(argv):\n"
         "    with files.lock(argv[0] + '/lock', 'held'):\n"
         "        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
