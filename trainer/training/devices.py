@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+
 import keras
 import tensorflow as tf
 
@@ -40,6 +43,23 @@ def resolve_precision(precision: str) -> str:
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
 
 
+# Of glibc's malloc.h, with what they are set to: never map an array on its own (up to 1 GB), never
+# give freed memory back, and one heap for all threads.
+_MALLOC = {-3: 1 << 30, -1: (1 << 31) - 1, -8: 1}
+
+
+def keep_memory() -> None:
+    """Freed memory stays with this process: the next step needs as much again.
+
+    glibc gives large arrays back at once, and each step has the kernel clear fresh pages for them:
+    up to an eighth of a step's CPU time. Other C libraries are left as they are.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
+
+
 def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
     """Makes this process ready: devices that take part, operations that repeat themselves.
 
@@ -50,4 +70,5 @@ def prepare_devices(cluster: Cluster, *, seed: int) -> tf.distribute.Strategy:
     keras.utils.set_random_seed(seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
+        keep_memory()
     return strategy

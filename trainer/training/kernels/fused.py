@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.networks.layers import DepthwiseConv2D, DepthwiseConv3D
+from trainer.networks.layers import Conv2D, Conv3D, DepthwiseConv2D, DepthwiseConv3D
 from trainer.training.kernels.depthwise import depthwise
 
 
@@ -25,9 +25,10 @@ from trainer.training.kernels.depthwise import depthwise
 def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """A batch is normalised and a weight updated by one operation each, while the block runs.
 
-    Depthwise convolutions are `depthwise`'s. All give Keras's numbers up to rounding. Layers and
-    optimizers that do something else besides (masks, other axes, AMSGrad, a subclass) keep their
-    own way, and so do all on several replicas and where there is a GPU: there XLA joins operations.
+    Depthwise convolutions are `depthwise`'s, and those of single voxels products of matrices. All
+    give Keras's numbers up to rounding. Layers and optimizers that do something else besides
+    (masks, other axes, AMSGrad, a subclass) keep their own way, and so do all on several replicas
+    and where there is a GPU: there XLA joins operations.
 
     Args:
       network: whose training step is traced within the block.
@@ -37,12 +38,12 @@ def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterat
     alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
     if alone and not tf.config.list_physical_devices("GPU"):
         for layer in network._flatten_layers(include_self=False):
-            if call := _call_of(layer):
-                layer.call = functools.partial(call, layer)
-                patched.append((layer, "call"))
+            for name, function in _own(layer):
+                setattr(layer, name, functools.partial(function, layer))
+                patched.append((layer, name))
         inner = getattr(optimizer, "inner_optimizer", optimizer)  # of LossScaleOptimizer
         if _updates_plainly(inner):
-            inner.update_step = functools.partial(_update, inner)
+            inner.update_step = functools.partial(_update, inner, {})
             patched.append((inner, "update_step"))
     try:
         yield
@@ -51,13 +52,23 @@ def fused(network: keras.Model, optimizer: keras.optimizers.Optimizer) -> Iterat
             delattr(owner, name)
 
 
-def _call_of(layer: keras.layers.Layer) -> Callable[..., Any] | None:
-    """What takes the place of its own, if anything."""
-    if type(layer) in (DepthwiseConv2D, DepthwiseConv3D):
-        return _convolve
-    if type(layer) is keras.layers.BatchNormalization and not (layer.synchronized or layer.renorm):
-        return _normalise
-    return None
+def _own(layer: keras.layers.Layer) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Names of a layer's methods, and what takes their place."""
+    kind = type(layer)
+    if kind in (DepthwiseConv2D, DepthwiseConv3D):
+        yield "call", _convolve
+    elif kind in (Conv2D, Conv3D) and {*layer.kernel_size, *layer.strides, layer.groups} == {1}:
+        yield "convolution_op", _mix
+    elif kind is keras.layers.BatchNormalization and not (layer.synchronized or layer.renorm):
+        yield "call", _normalise
+
+
+def _mix(layer: Conv2D | Conv3D, x: Any, kernel: Any) -> Any:
+    """A convolution of single voxels: a product of matrices, which costs less around it."""
+    entering, leaving = kernel.shape[-2:]
+    rows = tf.cast(tf.reshape(x, (-1, entering)), tf.float32)
+    mixed = tf.matmul(rows, tf.cast(tf.reshape(kernel, (entering, leaving)), tf.float32))
+    return tf.cast(tf.reshape(mixed, (-1, *x.shape[1:-1], leaving)), x.dtype)
 
 
 def _convolve(layer: DepthwiseConv2D | DepthwiseConv3D, x: Any) -> Any:
@@ -97,18 +108,28 @@ def _updates_plainly(optimizer: keras.optimizers.Optimizer) -> bool:
     )
 
 
-def _update(optimizer: keras.optimizers.Adam, gradient: Any, weight: Any, rate: Any) -> None:
+def _update(
+    optimizer: keras.optimizers.Adam,
+    powers: dict[Any, tuple[Any, Any]],
+    gradient: Any,
+    weight: Any,
+    rate: Any,
+) -> None:
+    """`powers` of the betas by graph and dtype: made once, not for each of hundreds of weights."""
     if isinstance(gradient, tf.IndexedSlices):
         type(optimizer).update_step(optimizer, gradient, weight, rate)
         return
     index = optimizer._get_variable_index(weight)
-    step = tf.cast(optimizer.iterations + 1, weight.dtype)
+    place = tf.compat.v1.get_default_graph(), weight.dtype
+    if place not in powers:
+        step = tf.cast(optimizer.iterations + 1, weight.dtype)
+        powers[place] = optimizer.beta_1**step, optimizer.beta_2**step
     tf.raw_ops.ResourceApplyAdam(
         var=weight.handle,
         m=optimizer._momentums[index].value.handle,
         v=optimizer._velocities[index].value.handle,
-        beta1_power=optimizer.beta_1**step,
-        beta2_power=optimizer.beta_2**step,
+        beta1_power=powers[place][0],
+        beta2_power=powers[place][1],
         lr=tf.cast(rate, weight.dtype),
         beta1=optimizer.beta_1,
         beta2=optimizer.beta_2,

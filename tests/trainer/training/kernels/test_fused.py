@@ -10,6 +10,7 @@ import pytest
 from keras import layers, optimizers
 
 from tests.trainer.training.kernels.same_step import require_same, steps
+from trainer.networks.layers import Conv2D, Conv3D
 from trainer.training.kernels.fused import fused
 
 NORM, ADAM = "FusedBatchNormV3", "ResourceApplyAdam"
@@ -60,6 +61,35 @@ def test_what_is_more_than_a_plain_normalisation_stays_keras_own(
 def test_inference_stays_keras_own() -> None:
     keras_own, ours = steps(_norm((4, 3, 5, 6)), (4, 3, 5, 6), training=False)
     assert NORM not in ours.operations
+    require_same(keras_own, ours, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "settings"),
+    [
+        (Conv3D, (2, 3, 4, 5, 8), {}),
+        (Conv3D, (2, 3, 4, 5, 8), {"use_bias": False, "dtype": "mixed_bfloat16"}),
+        (Conv2D, (2, 3, 4, 8), {"activation": "relu", "dtype": "mixed_float16"}),
+    ],
+    ids=str,
+)
+def test_a_convolution_of_single_voxels_is_keras_own(
+    kind: Any, shape: tuple[int, ...], settings: dict[str, Any]
+) -> None:
+    def make() -> keras.Model:
+        return keras.Sequential([keras.Input(shape[1:]), kind(6, 1, **settings)])
+
+    keras_own, ours = steps(make, shape)
+    assert "MatMul" in ours.operations - keras_own.operations
+    require_same(keras_own, ours, 1e-5 if "dtype" not in settings else 1e-2)
+
+
+def test_a_convolution_with_a_stride_stays_keras_own() -> None:
+    def make() -> keras.Model:
+        return keras.Sequential([keras.Input((4, 4, 4, 8)), Conv3D(6, 1, strides=2)])
+
+    keras_own, ours = steps(make, (2, 4, 4, 4, 8))
+    assert ours.operations == keras_own.operations
     require_same(keras_own, ours, 0)
 
 
