@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.manifest import digest
 from trainer.config.network import START_FILES, NetworkConfig
 
 WEIGHTS = "weights"
-_PART = 1 << 20  # bytes that are held
 
 
 def start_files(
@@ -35,8 +34,8 @@ def start_files(
         if there and files.stat(name) is None:
             found += there
             continue
-        digest = sha256_of(name, flag=f"--{setting}")
-        found.append({"setting": setting, "file": name, "sha256": digest})
+        sha256 = sha256_of(name, flag=f"--{setting}")
+        found.append({"setting": setting, "file": name, "sha256": sha256})
     return found
 
 
@@ -49,8 +48,5 @@ def sha256_of(name: str, *, flag: str) -> str:
     """
     if files.stat(name) is None:
         raise UsageError(f"{flag}: {name} is not a file")
-    digest = hashlib.sha256()
-    with files.fetched(name) as local, files.open_read(local) as stream:
-        while part := stream.read(_PART):
-            digest.update(part)
-    return digest.hexdigest()
+    with files.fetched(name) as local:
+        return digest(local)[1]
