@@ -59,20 +59,18 @@ def make_optimizer(
     """
     if own is not None:
         optimizer = _taken(own, config, replicas)
-        if precision == "mixed_float16":
-            return keras.optimizers.LossScaleOptimizer(optimizer)
-        return optimizer
-    rate = learning_rate(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    clip = None if config.clip_norm is None else config.clip_norm / replicas
-    if config.weight_decay:
-        kind = AdamWByVariable if factors else keras.optimizers.AdamW
-        optimizer = kind(rate, weight_decay=config.weight_decay, global_clipnorm=clip)
-        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     else:
-        kind = AdamByVariable if factors else keras.optimizers.Adam
-        optimizer = kind(rate, global_clipnorm=clip)
-    if factors:
-        optimizer.factors = tuple(factors)
+        rate = learning_rate(config, epochs=epochs, steps_per_epoch=steps_per_epoch)
+        clip = None if config.clip_norm is None else config.clip_norm / replicas
+        if config.weight_decay:
+            kind = AdamWByVariable if factors else keras.optimizers.AdamW
+            optimizer = kind(rate, weight_decay=config.weight_decay, global_clipnorm=clip)
+            optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        else:
+            kind = AdamByVariable if factors else keras.optimizers.Adam
+            optimizer = kind(rate, global_clipnorm=clip)
+        if factors:
+            optimizer.factors = tuple(factors)
     if precision == "mixed_float16":
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
