@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import random
@@ -10,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,24 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing in the code under test catches it."""
 
 
+@contextlib.contextmanager
+def _killed_in_epoch_3(monkeypatch: pytest.MonkeyPatch, *, saved: bool) -> Iterator[None]:
+    """Ends a run at the end of that epoch, before its state is saved or behind it."""
+    save = trainer.training.checkpoint.save_state
+
+    def save_and_die(
+        directory: Path, state: trainer.training.checkpoint.FoldState, *args: Any, **kwargs: Any
+    ) -> None:
+        if state.epoch < 3 or saved:
+            save(directory, state, *args, **kwargs)
+        if state.epoch == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.training.fold, "save_state", save_and_die)
+        yield
+
+
 @pytest.mark.parametrize(
     "moment", ["before the state", pytest.param("after the state", marks=pytest.mark.slow)]
 )
@@ -108,20 +127,9 @@ def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    save = trainer.training.checkpoint.save_state
-
-    def save_and_die(
-        directory: Path, state: trainer.training.checkpoint.FoldState, *args: Any, **kwargs: Any
-    ) -> None:
-        if state.epoch < 3 or moment == "after the state":
-            save(directory, state, *args, **kwargs)
-        if state.epoch == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.training.fold, "save_state", save_and_die)
-        with pytest.raises(Killed):
-            main(_argv(dataset, tmp_path / "run"))
+    saved = moment == "after the state"
+    with _killed_in_epoch_3(monkeypatch, saved=saved), pytest.raises(Killed):
+        main(_argv(dataset, tmp_path / "run"))
     assert not (tmp_path / "run" / "run.json").exists()
     assert main(_argv(dataset, tmp_path / "run")) == 0
     done = 2 if moment == "before the state" else 3
@@ -141,17 +149,8 @@ def test_a_run_that_starts_from_weights_is_resumed_with_the_very_same(
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert started == ({"setting": "weights", "file": str(file), "sha256": digest},)
 
-    save = trainer.training.checkpoint.save_state
-
-    def save_and_die(directory: Path, state: Any, *args: Any, **kwargs: Any) -> None:
-        save(directory, state, *args, **kwargs)
-        if state.epoch == 3:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer.training.fold, "save_state", save_and_die)
-        with pytest.raises(Killed):
-            main(_argv(dataset, tmp_path / "run", *more))
+    with _killed_in_epoch_3(monkeypatch, saved=True), pytest.raises(Killed):
+        main(_argv(dataset, tmp_path / "run", *more))
     file.rename(other)
     with pytest.raises(UsageError, match=r"^--weights: .*start.keras is not a file$"):
         main(_argv(dataset, tmp_path / "run", *more))
