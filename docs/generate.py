@@ -265,7 +265,8 @@ def record_page() -> str:
             "# The record",
             "",
             "One `tf.train.Example` is one patient. Its features are an allow-list: nothing else "
-            f"leaves the DICOM. Schema version {record.SCHEMA_VERSION}; voxels are stored as "
+            f"leaves the DICOM. Schema versions {' and '.join(map(str, record.SCHEMA_VERSIONS))}; "
+            "voxels are stored as "
             f"{', '.join(f'`{dtype}`' for dtype in record.DTYPES)}; the axes of a volume are "
             f"({', '.join(record.AXES)}).",
             "",

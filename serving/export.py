@@ -174,7 +174,7 @@ def _cohort(runs: Sequence[Run], data: Manifest | None) -> dict[str, int]:
     if data is not None:
         folds = _trained_folds(runs, range(data.folds))
         labels = [label for _, label, fold in data.patients if fold in folds and label is not None]
-        return {"patients": len(labels), "positive": sum(labels)}
+        return {"patients": len(labels), "positive": sum(label == 1 for label in labels)}
     # Runs may share patients or not; that they share them all is sure of the same folds alone.
     left_out = {
         (

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from beam_jobs.common.contract_json import fingerprint
+from beam_jobs.core.cohort.covariates import Covariate
+from beam_jobs.core.cohort.target import PLAIN, Label, Target, as_value
 from beam_jobs.core.example import encode_case
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry, ShardPatient
 from beam_jobs.core.record import PreparedCase, RecordSchema
@@ -67,12 +69,48 @@ def make_schema(
     modalities: tuple[str, ...] = MODALITIES,
     dtype: str = "uint8",
     spec: Mapping[str, Any] | None = None,
+    target: Target = PLAIN,
+    covariates: tuple[Covariate, ...] = (),
 ) -> RecordSchema:
     """A schema whose fingerprint is that of `spec` (default: a spec made up from the shape)."""
     spec = spec or {"shape": list(shape), "modalities": list(modalities), "dtype": dtype}
     return RecordSchema(
-        modalities=modalities, shape=shape, dtype=dtype, spec_fingerprint=fingerprint(spec)
+        modalities=modalities,
+        shape=shape,
+        dtype=dtype,
+        spec_fingerprint=fingerprint(spec),
+        target=target,
+        covariates=covariates,
     )
+
+
+# A target a task, for `write_dataset`.
+TARGETS = {
+    "binary": PLAIN,
+    "multiclass": Target(task="multiclass", labels=("grade",), classes=("2", "3", "4")),
+    "multilabel": Target(task="multilabel", labels=("edema", "necrosis")),
+    "regression": Target(task="regression", labels=("volume",), unit="ml"),
+}
+AGE_AND_SITE = (Covariate(name="age"), Covariate(name="site", categories=("A", "B")))
+
+
+def _label_and_brightness(target: Target, index: int, draw: float) -> tuple[Label, float, float]:
+    """A patient's label, and how bright (0 to 1) the inner and the outer head are for it.
+
+    Args:
+      target: what labels say.
+      index: of the patient.
+      draw: in 0 .. 1, of a value.
+    """
+    if target.task == "multiclass":
+        label = index % target.outputs
+        return label, label / (target.outputs - 1), 0.0
+    if target.task == "multilabel":
+        found = tuple((index >> place) % 2 for place in range(target.outputs))
+        return found, float(found[0]), float(found[1])
+    if target.task == "regression":
+        return as_value(10 + 20 * draw), draw, 0.0
+    return index % 2, float(index % 2), 0.0
 
 
 def make_cases(
@@ -86,7 +124,10 @@ def make_cases(
 ) -> list[PreparedCase]:
     """Heads of noise; in positive patients the middle of every channel is brighter.
 
-    Ids are "00000", "00001", ...; labels alternate, and folds hold both classes where they can.
+    Ids are "00000", "00001", ...; labels alternate, and folds hold all classes where they can. The
+    second label of a multilabel makes the rim brighter; a value is how bright the middle is. The
+    covariate "age" rises with the first label, other covariates are noise; every seventh patient
+    lacks one.
 
     Args:
       schema: grid, channels and dtype of the cases.
@@ -102,11 +143,15 @@ def make_cases(
     top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
     affine = np.diag([2.0, 2.0, 3.0, 1.0])
     cases = []
+    draws = np.random.default_rng([seed, 1])
+    block = {"multiclass": schema.target.outputs, "multilabel": 4}.get(schema.target.task, 2)
     for index in range(patients + unlabelled):
         labelled = index < patients
-        positive = index % 2
+        draw = float(draws.random())
+        label, inner, outer = _label_and_brightness(schema.target, index, draw)
         noise = rng.normal(0.4, 0.1, schema.volume_shape)
-        bright = noise + 0.1 * signal * positive * (radius < 0.5)
+        bright = noise + 0.1 * signal * inner * (radius < 0.5)
+        bright += 0.1 * signal * outer * (radius > 0.7)
         volume = np.clip(np.where(radius < 1.1, bright, 0.0), 0.0, 1.0) * top
         cases.append(
             PreparedCase(
@@ -114,11 +159,21 @@ def make_cases(
                 volume=volume.astype(schema.dtype),
                 affine=affine,
                 present=(True,) * len(schema.modalities),
-                label=positive if labelled else None,
-                fold=index // 2 % folds if labelled else None,
+                label=label if labelled else None,
+                fold=index // block % folds if labelled else None,
+                covariates=tuple(_covariate(one, index, inner, draws) for one in schema.covariates),
             )
         )
     return cases
+
+
+def _covariate(one: Covariate, index: int, inner: float, draws: np.random.Generator) -> float:
+    noise = float(np.float32(draws.random()))
+    if index % 7 == 6:
+        return float("nan")
+    if one.is_number:
+        return float(np.float32(50 + 20 * inner * (one.name == "age") + 5 * noise))
+    return float(int(noise * len(one.categories)))
 
 
 def write_cases(
@@ -189,10 +244,19 @@ def write_dataset(
     signal: float = 1.0,
     seed: int = 0,
     shards: int = 1,
+    target: Target = PLAIN,
+    covariates: tuple[Covariate, ...] = (),
 ) -> Manifest:
     """Makes and writes a dataset in one call; see `make_cases` and `write_cases`."""
     spec = {"shape": list(shape), "modalities": list(modalities), "dtype": dtype}
-    schema = make_schema(shape=shape, modalities=modalities, dtype=dtype, spec=spec)
+    schema = make_schema(
+        shape=shape,
+        modalities=modalities,
+        dtype=dtype,
+        spec=spec,
+        target=target,
+        covariates=covariates,
+    )
     cases = make_cases(
         schema,
         patients=patients,

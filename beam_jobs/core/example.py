@@ -10,6 +10,7 @@ protobuf.dev/programming-guides/encoding.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from google.protobuf.message import DecodeError
 
 from beam_jobs.common.contract_json import ContractError, shown
-from beam_jobs.core.record import FEATURES, PreparedCase, RecordSchema
+from beam_jobs.core.cohort.target import Label, Target
+from beam_jobs.core.record import PreparedCase, RecordSchema
 
 _EXAMPLE_PROTO = """
 name: "voxelbeam/example.proto" package: "tensorflow" syntax: "proto3"
@@ -75,11 +77,14 @@ def encode_case(case: PreparedCase, schema: RecordSchema) -> bytes:
     feature["affine"].float_list.value.extend(case.affine.ravel().tolist())
     feature["patient_id"].bytes_list.value.append(case.patient_id.encode())
     if case.label is not None:
-        feature["label"].int64_list.value.append(case.label)
+        kind = label_kind(schema.target)
+        getattr(feature["label"], kind).value.extend(schema.target.stored(case.label))
     if case.fold is not None:
         feature["fold"].int64_list.value.append(case.fold)
     feature["schema_version"].int64_list.value.append(schema.version)
     feature["spec_fingerprint"].bytes_list.value.append(schema.spec_fingerprint.encode())
+    if schema.covariates:
+        feature["covariates"].float_list.value.extend(case.covariates)
     serialized: bytes = example.SerializeToString(deterministic=True)
     return serialized
 
@@ -128,6 +133,26 @@ def only_value(features: Mapping[str, Any], name: str, kind: str) -> Any:
     return values[0] if len(values) == 1 else None
 
 
+def label_kind(target: Target) -> str:
+    """The kind of list that a record's label is."""
+    return "float_list" if target.task == "regression" else "int64_list"
+
+
+def label_of(features: Mapping[str, Any], target: Target) -> Label | None:
+    """A record's label; None where it has none.
+
+    Raises:
+      ContractError: it is none of this target.
+    """
+    found = "label" in features and list(getattr(features["label"], label_kind(target)).value)
+    return target.label_of_stored(found) if found else None
+
+
+def covariates_of(features: Mapping[str, Any]) -> tuple[float, ...]:
+    """A record's covariates, float32 values; NaN where one is not known."""
+    return tuple(features["covariates"].float_list.value) if "covariates" in features else ()
+
+
 def voxels_offset(serialized: bytes, volume: bytes) -> int:
     """Where the voxels begin in a serialized Example: behind name and lengths of their feature.
 
@@ -168,8 +193,8 @@ def _varint(number: int) -> bytes:
 
 
 def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
-    unknown = set(feature) - set(FEATURES)
-    missing = set(FEATURES) - {"label", "fold"} - set(feature)
+    unknown = set(feature) - set(schema.features)
+    missing = set(schema.features) - {"label", "fold"} - set(feature)
     if unknown or missing:
         raise ContractError(
             f"features missing: {sorted(missing)}; features not listed: {shown(sorted(unknown))}"
@@ -181,12 +206,16 @@ def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
             raise ContractError(f"{name}: {len(values)} values found, one required")
         return values[0]
 
-    found = RecordSchema(
+    if (version := only("schema_version", "int64_list")) != schema.version:
+        raise ContractError(
+            f"records do not fit: version: {schema.version} in schema, {version} in record"
+        )
+    found = dataclasses.replace(
+        schema,
         modalities=tuple(name.decode() for name in feature["modalities"].bytes_list.value),
         shape=tuple(feature["shape"].int64_list.value)[:3],
         dtype=only("dtype").decode(),
         spec_fingerprint=only("spec_fingerprint").decode(),
-        version=only("schema_version", "int64_list"),
     )
     schema.require_equal(found, ours="schema", theirs="record")
     raw = only("volume")
@@ -203,8 +232,9 @@ def _case_of(feature: Mapping[str, Any], schema: RecordSchema) -> PreparedCase:
         volume=volume.astype(schema.dtype, copy=False).reshape(schema.volume_shape),
         affine=np.array(feature["affine"].float_list.value, dtype=np.float64).reshape(4, 4),
         present=tuple(bool(flag) for flag in feature["present"].int64_list.value),
-        label=optional("label"),
+        label=label_of(feature, schema.target),
         fold=optional("fold"),
+        covariates=covariates_of(feature),
     )
     case.check(schema)
     return case

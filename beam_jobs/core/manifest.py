@@ -25,6 +25,7 @@ from beam_jobs.common.contract_json import (
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import PATIENT_FROM
+from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.record import RecordSchema
 
 FORMAT = "voxelbeam-dataset"
@@ -45,7 +46,7 @@ class ShardPatient:
     """One record's place in the table of contents: id and label (None when unknown)."""
 
     patient_id: str
-    label: int | None
+    label: Label | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class Manifest:
     patient_from: str = ""
 
     @property
-    def patients(self) -> list[tuple[str, int | None, int | None]]:
+    def patients(self) -> list[tuple[str, Label | None, int | None]]:
         """(patient_id, label, fold) of every record, in shard order."""
         return [
             (patient.patient_id, patient.label, shard.fold)
@@ -143,7 +144,7 @@ class Manifest:
         balance: dict[str, Counter[str]] = {}
         for shard in self.shards:
             key = "unlabelled" if shard.place is None else str(shard.place)
-            labels = ("none" if p.label is None else str(p.label) for p in shard.patients)
+            labels = (self.schema.target.text(p.label) for p in shard.patients)
             balance.setdefault(key, Counter()).update(labels)
         return {fold: dict(sorted(labels.items())) for fold, labels in sorted(balance.items())}
 
@@ -211,7 +212,11 @@ class Manifest:
                     "bytes": shard.bytes,
                     "sha256": shard.sha256,
                     "patients": [
-                        {"patient_id": p.patient_id, "label": p.label} for p in shard.patients
+                        {
+                            "patient_id": p.patient_id,
+                            "label": self.schema.target.label_to_json(p.label),
+                        }
+                        for p in shard.patients
                     ],
                 }
                 for shard in self.shards
@@ -244,15 +249,16 @@ class Manifest:
             "patient_from",
             f"one of {', '.join(PATIENT_FROM)}",
         )
+        schema = RecordSchema.from_json(data["schema"])
         manifest = cls(
-            schema=RecordSchema.from_json(data["schema"]),
+            schema=schema,
             spec=data["spec"],
             folds=folds,
             seed=data["seed"],
             id_policy=data["id_policy"],
             counts=data["counts"],
             shards=tuple(
-                _shard(shard, folds, f"shards[{number}].")
+                _shard(shard, folds, f"shards[{number}].", schema.target)
                 for number, shard in enumerate(objects_of(data, "shards"))
             ),
             fold_rule=fold_rule,
@@ -325,10 +331,10 @@ _SHARD_KINDS: dict[str, Kind] = {
     "sha256": str,
     "patients": list,
 }
-_PATIENT_KINDS: dict[str, Kind] = {"patient_id": str, "label": int | None}
+_PATIENT_KINDS: dict[str, Kind] = {"patient_id": str}
 
 
-def _shard(data: Mapping[str, Any], folds: int, where: str) -> ShardEntry:
+def _shard(data: Mapping[str, Any], folds: int, where: str, target: Target) -> ShardEntry:
     require_kinds(data, _SHARD_KINDS, where=where)
     require = functools.partial(require_that, data=data, where=where)
     name, fold = SHARD_NAME.fullmatch(data["name"]), data["fold"]
@@ -346,7 +352,7 @@ def _shard(data: Mapping[str, Any], folds: int, where: str) -> ShardEntry:
         bytes=data["bytes"],
         sha256=data["sha256"],
         patients=tuple(
-            _patient(patient, f"{where}patients[{number}].")
+            _patient(patient, f"{where}patients[{number}].", target)
             for number, patient in enumerate(objects_of(data, "patients", where=where))
         ),
     )
@@ -354,12 +360,14 @@ def _shard(data: Mapping[str, Any], folds: int, where: str) -> ShardEntry:
     return shard
 
 
-def _patient(data: Mapping[str, Any], where: str) -> ShardPatient:
+def _patient(data: Mapping[str, Any], where: str, target: Target) -> ShardPatient:
     require_kinds(data, _PATIENT_KINDS, where=where)
-    patient_id, label = data["patient_id"], data["label"]
+    if "label" not in data:
+        raise ContractError(f"{where}label is missing")
+    patient_id = data["patient_id"]
     fits = patient_id != "" and is_unicode(patient_id)
     require_that(fits, data, "patient_id", "text that can be written", where=where)
-    require_that(label in (0, 1, None), data, "label", "0, 1 or null", where=where)
+    label = target.label_of_json(data["label"], where=where)
     return ShardPatient(patient_id=patient_id, label=label)
 
 

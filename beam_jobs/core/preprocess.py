@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.core.cohort.rules import ModalityRule
+from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.foreground import (
     SAMPLE,
@@ -171,8 +172,9 @@ def prepare_case(
     series: Mapping[str, Series],
     spec: PreprocessSpec,
     *,
-    label: int | None = None,
+    label: Label | None = None,
     fold: int | None = None,
+    covariates: tuple[float, ...] = (),
 ) -> Preparation:
     """One patient's series on one grid, ready for a record or a network.
 
@@ -180,8 +182,9 @@ def prepare_case(
       patient_id: as it will stand in the record.
       series: the series chosen for each modality; others than the spec's are ignored.
       spec: the recipe.
-      label: class index, None when unknown.
+      label: as the target has it, None when unknown.
       fold: cross-validation fold, None without a label.
+      covariates: what else is known of the patient, as in the record.
 
     Raises:
       PatientRejectedError: no series could be used, or a required modality is not there; what
@@ -230,6 +233,7 @@ def prepare_case(
         present=tuple(present),
         label=label,
         fold=fold,
+        covariates=covariates,
     )
     return Preparation(case=case, rejections=rejections, blank_slices=blank_slices)
 

@@ -14,10 +14,16 @@ DICOM.
     affine             float       16                    row-major 4x4: (row, column, slice, 1) of a
                                                          voxel centre to patient LPS millimetres
     patient_id         bytes       1                     as `--id_policy` says
-    label              int64       0 or 1                absent when unknown, never a default
+    label              int64,      0 or 1, of a          a class's index; of a multilabel 0, 1 or
+                       float       multilabel labels     -1 (unknown) of each; a float of a
+                                                         regression; absent when unknown, never a
+                                                         default
     fold               int64       0 or 1                absent when the patient has no label
-    schema_version     int64       1
+    schema_version     int64       1                     1, or 2 where labels of 0 and 1 do not say
+                                                         all
     spec_fingerprint   bytes       1                     of the `PreprocessSpec` that made it
+    covariates         float       covariates            absent without any; a number, or the index
+                                                         of a category; NaN where it is not known
 """
 
 from __future__ import annotations
@@ -34,12 +40,15 @@ from beam_jobs.common.contract_json import (
     ContractError,
     Kind,
     fingerprint,
+    objects_of,
     require_kinds,
     require_that,
     shown,
 )
+from beam_jobs.core.cohort.covariates import COVARIATES_MOST, Covariate
+from beam_jobs.core.cohort.target import PLAIN, Label, Target
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSIONS = (1, 2)
 AXES = ("row", "column", "slice", "channel")
 DTYPES = ("uint8", "uint16", "float16")
 VOLUME_MOST = (1 << 31) - (1 << 20)  # bytes; a protobuf message holds less than 2 GiB
@@ -67,7 +76,8 @@ class RecordSchema:
       shape: (rows, columns, slices) of the prepared grid.
       dtype: stored voxel type, one of `DTYPES`.
       spec_fingerprint: fingerprint of the `PreprocessSpec`.
-      version: `SCHEMA_VERSION` of the code that wrote it.
+      target: what the labels say.
+      covariates: what else is known of the patients, in the order of a record's numbers.
 
     Raises:
       ContractError: a value that no record can have.
@@ -77,12 +87,27 @@ class RecordSchema:
     shape: tuple[int, int, int]
     dtype: str
     spec_fingerprint: str
-    version: int = SCHEMA_VERSION
+    target: Target = PLAIN
+    covariates: tuple[Covariate, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "covariates", tuple(self.covariates))
         require_recordable(self.modalities, self.shape, self.dtype)
+        names = [one.name for one in self.covariates]
+        if len(set(names)) != len(names) or len(names) > COVARIATES_MOST:
+            raise ContractError(f"covariates must be distinct: {shown(names)}")
+
+    @property
+    def version(self) -> int:
+        """Of the record: 2 where there is more to say than labels of 0 and 1."""
+        return 1 if self.target.is_plain and not self.covariates else 2
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features that a record may have."""
+        return (*FEATURES, "covariates") if self.covariates else FEATURES
 
     @property
     def volume_shape(self) -> tuple[int, int, int, int]:
@@ -96,15 +121,19 @@ class RecordSchema:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
-        return {
+        data = {
             "version": self.version,
             "axes": list(AXES),
-            "features": list(FEATURES),
+            "features": list(self.features),
             "modalities": list(self.modalities),
             "shape": list(self.shape),
             "dtype": self.dtype,
             "spec_fingerprint": self.spec_fingerprint,
         }
+        if self.version > 1:
+            data["target"] = self.target.to_json()
+            data["covariates"] = [one.to_json() for one in self.covariates]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> RecordSchema:
@@ -115,25 +144,39 @@ class RecordSchema:
             know.
         """
         require_kinds(data, _KINDS, where="schema.")
-        if data["version"] != SCHEMA_VERSION:
+        if data["version"] not in SCHEMA_VERSIONS:
             raise ContractError(
-                f"schema version {data['version']} found, version {SCHEMA_VERSION} required"
+                f"schema version {data['version']} found, version "
+                f"{' or '.join(map(str, SCHEMA_VERSIONS))} required"
             )
         for name, kind, required in (
             ("modalities", str, "a list of names"),
             ("shape", int, "a list of whole numbers"),
         ):
             require_that(_all_of(data[name], kind), data, name, required, where="schema.")
-        for name, names in (("axes", AXES), ("features", FEATURES)):
-            same = name not in data or data[name] == list(names)
-            require_that(same, data, name, f"{list(names)}", where="schema.")
-        return cls(
+        target = PLAIN
+        covariates: tuple[Covariate, ...] = ()
+        if data["version"] > 1:
+            require_kinds(data, _KINDS_2, where="schema.")
+            target = Target.from_json(data["target"], where="schema.target.")
+            covariates = tuple(
+                Covariate.from_json(one, where=f"schema.covariates[{number}].")
+                for number, one in enumerate(objects_of(data, "covariates", where="schema."))
+            )
+        schema = cls(
             modalities=tuple(data["modalities"]),
             shape=tuple(data["shape"]),
             dtype=data["dtype"],
             spec_fingerprint=data["spec_fingerprint"],
-            version=data["version"],
+            target=target,
+            covariates=covariates,
         )
+        for name, names in (("axes", AXES), ("features", schema.features)):
+            same = name not in data or data[name] == list(names)
+            require_that(same, data, name, f"{list(names)}", where="schema.")
+        same = data["version"] == schema.version
+        require_that(same, data, "version", "1, of labels 0 and 1 alone,", where="schema.")
+        return schema
 
     def require_recipe(self, spec: Mapping[str, Any]) -> None:
         """Refuses a `PreprocessSpec`, as JSON, that is not the one behind these records.
@@ -191,6 +234,7 @@ _KINDS: dict[str, Kind] = {
     "dtype": str,
     "spec_fingerprint": str,
 }
+_KINDS_2: dict[str, Kind] = {"target": dict, "covariates": list}
 
 
 def _all_of(values: list[Any], kind: type) -> bool:
@@ -206,16 +250,18 @@ class PreparedCase:
       volume: (row, column, slice, channel) in the schema's dtype.
       affine: 4x4 float64, (row, column, slice, 1) of a voxel centre to patient LPS millimetres.
       present: per channel, whether the modality was there; absent channels are all zero.
-      label: class index, None when unknown.
+      label: as the schema's target has it, None when unknown.
       fold: cross-validation fold, None when the patient has no label.
+      covariates: a float32's value of each of the schema's; NaN where it is not known.
     """
 
     patient_id: str
     volume: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
     present: tuple[bool, ...]
-    label: int | None = None
+    label: Label | None = None
     fold: int | None = None
+    covariates: tuple[float, ...] = ()
 
     def check(self, schema: RecordSchema) -> None:
         """Refuses a case that is not what `schema` says.
@@ -236,3 +282,14 @@ class PreparedCase:
             raise ContractError(f"affine of {self.patient_id} is not a finite 4x4 matrix")
         if self.volume.dtype.kind == "f" and not np.isfinite(self.volume).all():
             raise ContractError(f"volume of {self.patient_id} holds values that are not finite")
+        if len(self.covariates) != len(schema.covariates):
+            raise ContractError(
+                f"{len(self.covariates)} covariates of {self.patient_id}, schema says "
+                f"{len(schema.covariates)}"
+            )
+        for value, known in zip(self.covariates, schema.covariates, strict=True):
+            fits = math.isnan(value) or (
+                math.isfinite(value) if known.is_number else value in range(len(known.categories))
+            )
+            if not fits:
+                raise ContractError(f"covariate {known.name} of {self.patient_id} is {value}")

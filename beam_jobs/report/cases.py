@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import read_shard
@@ -109,7 +110,7 @@ class CaseFacts:
     """
 
     patient_id: str
-    label: int | None
+    label: Label | None
     fold: int | None
     present: tuple[bool, ...]
     levels: npt.NDArray[np.int64]

@@ -123,7 +123,7 @@ def _share(group: str, name: str, ours: tuple[int, int], theirs: tuple[int, int]
 def _labels(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
     def positive(facts: DatasetFacts) -> tuple[int, int]:
         labels = [case.label for case in facts.cases if case.label is not None]
-        return sum(labels), len(labels)
+        return sum(label == 1 for label in labels), len(labels)
 
     def unlabelled(facts: DatasetFacts) -> tuple[int, int]:
         return sum(case.label is None for case in facts.cases), len(facts.cases)

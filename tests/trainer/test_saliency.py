@@ -213,7 +213,7 @@ def test_without_patients_named_the_most_confident_right_and_wrong_ones_are_take
     groups: dict[tuple[int, bool], list[tuple[float, str]]] = {}
     for patient_id, values in logits.items():
         logit, label = float(np.mean(values)), made.cases[patient_id].label
-        assert label is not None
+        assert isinstance(label, int)
         right = (logit > 0) == bool(label)
         groups.setdefault((label, right), []).append((abs(logit), patient_id))
     expected = {max(members)[1] for members in groups.values()}
@@ -394,6 +394,7 @@ def test_on_phantoms_the_lesion_gets_five_times_the_mean_of_the_rest_of_the_head
                 first, second = (
                     float(map_[inside].mean() / map_[head & ~inside].mean()) for map_ in pair
                 )
+                assert isinstance(case.label, int)
                 ratios[case.label].append((first, second))
     assert min(map(len, ratios.values())) >= 5
     every = np.array(ratios[0] + ratios[1])

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.example import features_of, only_value, voxels_offset
+from beam_jobs.core.example import features_of, label_of, only_value, voxels_offset
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import (
@@ -287,7 +287,7 @@ def _spans(
                 f"record of {patient.patient_id}, {schema.volume_bytes} in the manifest"
             )
         own_id = only_value(features, "patient_id", "bytes_list")
-        label = only_value(features, "label", "int64_list")
+        label = label_of(features, schema.target)
         if (own_id, label) != (patient.patient_id.encode(), patient.label):
             odd.append(patient.patient_id)
         spans.append(VoxelSpan(frame, frame.data.start + voxels_offset(data, volume)))

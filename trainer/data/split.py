@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ def _name_of(place: Place) -> str:
     return TEST if place == TEST else f"fold {place}"
 
 
-def labels_of(manifest: Manifest) -> dict[str, int]:
+def labels_of(manifest: Manifest) -> dict[str, Any]:
     """patient_id → label of every patient that has a fold."""
     return {
         name: label
@@ -81,7 +82,7 @@ def labels_of(manifest: Manifest) -> dict[str, int]:
     }
 
 
-def permuted_labels(manifest: Manifest, seed: int) -> dict[str, int]:
+def permuted_labels(manifest: Manifest, seed: int) -> dict[str, Any]:
     """`labels_of` with the labels shuffled among the patients of each fold.
 
     Within the folds, because shuffling across them unbalances them: the training folds' surplus of

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import PreparedCase
 from beam_jobs.core.tfrecord import read_shard
@@ -33,7 +34,7 @@ class Chosen:
     """
 
     patient_id: str
-    label: int | None
+    label: Label | None
     fold: int | None
     members: tuple[int, ...]
     oof_logit: float | None

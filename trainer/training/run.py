@@ -161,7 +161,10 @@ def _finish(
             )
             for result, of_fold in zip(results, metrics["folds"], strict=True)
         ),
-        trained_on={"patients": len(trained_on), "positive": sum(trained_on.values())},
+        trained_on={
+            "patients": len(trained_on),
+            "positive": sum(label == 1 for label in trained_on.values()),
+        },
         trained_ids=tuple(trained_on),
         searched_ids=searched_ids,
         code=setup.code,

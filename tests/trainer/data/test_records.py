@@ -21,7 +21,14 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.tfrecord import record_frames
-from tests.datasets import MODALITIES, make_cases, make_schema, write_cases, write_dataset
+from tests.datasets import (
+    MODALITIES,
+    TARGETS,
+    make_cases,
+    make_schema,
+    write_cases,
+    write_dataset,
+)
 from trainer.data import record_reader, records
 from trainer.data.records import Records, contract_error, open_records
 
@@ -176,7 +183,10 @@ def test_replaced_labels_reach_training_and_evaluation(dataset) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"version": 7}, "schema_version 1 in the record of 00000, 7 in the manifest"),
+        (
+            {"target": TARGETS["regression"]},
+            "schema_version 1 in the record of 00000, 2 in the man",
+        ),
         ({"spec_fingerprint": "other"}, "spec_fingerprint b'.*', b'other' in the manifest"),
         ({"dtype": "uint16"}, "2880 bytes of voxels .*, 5760 in the manifest"),
     ],

@@ -1,0 +1,141 @@
+"""What a task's answers are worth in one number, and what they cost: for epochs and searches.
+
+Answers are what the networks give: a logit (n,) of a binary, a logit a class (n, classes), a logit
+a label (n, labels), or a value (n,) in the label's unit; truth is as `data.targets.truth_of` has
+it. Intervals and claims are not made here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_jobs.core.cohort.target import Target
+from trainer.metrics.auc import Floats, auc, midranks
+from trainer.metrics.logits import log_loss
+
+Score = Callable[[npt.NDArray[Any], Floats], float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measure:
+    """How a task's answers are scored.
+
+    Attributes:
+      name: as a column or a member of JSON has it: "auc", "macro_auc", "mean_auc", "spearman".
+      title: for people.
+      chance: the score without signal; 1 is the best of all.
+      least: the worst score.
+      score: (truth, answers) → the score. Raises ValueError where it cannot be measured.
+      loss: (truth, answers) → mean loss of a patient: log loss, of regression the mean absolute
+        error in the label's unit.
+    """
+
+    name: str
+    title: str
+    chance: float
+    least: float
+    score: Score
+    loss: Score
+
+
+def macro_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
+    """Mean over the classes of the AUC of one class against the rest, from its own probability.
+
+    Raises:
+      ValueError: a class is absent.
+    """
+    probabilities = softmax(logits)
+    return float(
+        np.mean([auc(truth == one, probabilities[:, one]) for one in range(logits.shape[1])])
+    )
+
+
+def mean_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
+    """Mean over the labels of their AUCs, each over the patients of whom it is known.
+
+    Raises:
+      ValueError: of a label all known patients are of one kind.
+    """
+    areas = []
+    for known, column, values in zip(~np.isnan(truth.T), truth.T, logits.T, strict=True):
+        areas.append(auc(column[known].astype(np.int64), values[known]))
+    return float(np.mean(areas))
+
+
+def spearman(truth: npt.NDArray[Any], values: Floats) -> float:
+    """Spearman's rank correlation.
+
+    Raises:
+      ValueError: fewer than three patients, or all values or all labels are the same.
+    """
+    ranks = midranks(truth), midranks(values)
+    if len(truth) < 3 or any(np.ptp(one) == 0 for one in ranks):
+        raise ValueError("a rank correlation needs three patients and values that differ")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities of the classes, (n, classes) float64, without overflow."""
+    shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+    found: Floats = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return found
+
+
+def softmax_log_loss(truth: npt.NDArray[Any], logits: Floats) -> float:
+    """Mean negative log likelihood of the true class in nats, finite for any finite logits."""
+    wide = np.asarray(logits, np.float64)
+    total = np.logaddexp.reduce(wide, axis=1)
+    return float(np.mean(total - wide[np.arange(len(truth)), truth]))
+
+
+def labels_log_loss(truth: npt.NDArray[Any], logits: Floats) -> float:
+    """Mean over labels of their log loss, each over the patients of whom it is known."""
+    losses = []
+    for known, column, values in zip(~np.isnan(truth.T), truth.T, logits.T, strict=True):
+        if known.any():
+            losses.append(log_loss(column[known].astype(np.int64), values[known]))
+    return float(np.mean(losses))
+
+
+def absolute_error(truth: npt.NDArray[Any], values: Floats) -> float:
+    """Mean absolute error in the label's unit."""
+    return float(np.mean(np.abs(np.asarray(values, np.float64) - truth)))
+
+
+_MEASURES = {
+    "binary": Measure(name="auc", title="AUC", chance=0.5, least=0.0, score=auc, loss=log_loss),
+    "multiclass": Measure(
+        name="macro_auc",
+        title="macro AUC",
+        chance=0.5,
+        least=0.0,
+        score=macro_auc,
+        loss=softmax_log_loss,
+    ),
+    "multilabel": Measure(
+        name="mean_auc",
+        title="mean AUC",
+        chance=0.5,
+        least=0.0,
+        score=mean_auc,
+        loss=labels_log_loss,
+    ),
+    "regression": Measure(
+        name="spearman",
+        title="Spearman's correlation",
+        chance=0.0,
+        least=-1.0,
+        score=spearman,
+        loss=absolute_error,
+    ),
+}
+
+
+def measure_of(target: Target) -> Measure:
+    """How answers of this target are scored."""
+    return _MEASURES[target.task]
