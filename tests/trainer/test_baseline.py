@@ -18,13 +18,20 @@ from scipy import stats
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.cohort.target import PLAIN
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest
 from tests.datasets import make_cases, make_schema, write_cases, write_dataset
 from trainer.baseline import main
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.data.split import permuted_labels
 from trainer.forest.features import case_features, feature_names
-from trainer.forest.model import cross_validate, fit_forest, forest_metrics
+from trainer.forest.model import (
+    FoldModel,
+    cross_validate,
+    fit_forest,
+    forest_metrics,
+    forests,
+)
 from trainer.forest.table import FeatureTable, measure_features
 
 VOXEL_MM = (2.0, 1.5, 4.0)
@@ -191,11 +198,17 @@ def _table(patients: int = 60) -> tuple[FeatureTable, npt.NDArray[np.int64]]:
     return FeatureTable(patient_ids=ids, folds=folds, features=features, names=tuple("abcd")), truth
 
 
+def _cross_validated(
+    table: FeatureTable, truth: npt.NDArray[np.int64], seed: int = 0
+) -> list[FoldModel]:
+    return cross_validate(table, truth, fit=forests(PLAIN, trees=20), seed=seed, repeats=1)
+
+
 def test_labels_of_the_held_out_fold_have_no_say_in_its_predictions() -> None:
     table, truth = _table()
     wrong = np.where(table.folds == 1, 1 - truth, truth)
     honest, lied = (
-        {one.fold: one.logits for one in cross_validate(table, given, trees=20, seed=0, repeats=1)}
+        {one.fold: one.answers for one in _cross_validated(table, given)}
         for given in (truth, wrong)
     )
     np.testing.assert_array_equal(honest[1], lied[1])
@@ -209,21 +222,17 @@ def test_features_of_the_held_out_fold_have_no_say_in_the_forest() -> None:
     others = np.flatnonzero(table.folds == 1)[1:]
     changed[others] += 5
     before, after = (
-        next(
-            one
-            for one in cross_validate(given, truth, trees=20, seed=0, repeats=1)
-            if one.fold == 1
-        )
+        next(one for one in _cross_validated(given, truth) if one.fold == 1)
         for given in (table, dataclasses.replace(table, features=changed))
     )
-    assert before.logits[0] == after.logits[0]
-    assert np.abs(before.logits[1:] - after.logits[1:]).max() > 0
+    assert before.answers[0] == after.answers[0]
+    assert np.abs(before.answers[1:] - after.answers[1:]).max() > 0
 
 
 def test_the_feature_that_tells_is_found_important() -> None:
     table, truth = _table()
-    results = cross_validate(table, truth, trees=50, seed=0, repeats=1)
-    lost = np.mean([one.auc_lost.mean(axis=1) for one in results], axis=0)
+    results = _cross_validated(table, truth)
+    lost = np.mean([one.score_lost.mean(axis=1) for one in results], axis=0)
     gained = np.mean([one.loss_gained.mean(axis=1) for one in results], axis=0)
     assert lost.argmax() == gained.argmax() == 2
     assert lost[2] > 0.2
@@ -362,7 +371,7 @@ def test_permuted_labels_teach_nothing(tmp_path: Path, capsys: pytest.CaptureFix
     scores = []
     for seed in range(6):
         truth = table.labels_from(permuted_labels(manifest, seed))
-        results = cross_validate(table, truth, trees=20, seed=seed, repeats=1)
+        results = _cross_validated(table, truth, seed=seed)
         scores.append(forest_metrics(truth, results)["auc"])
     assert abs(np.mean(scores) - 0.5) < 3 * 0.057 / 6**0.5  # one draw deviates by 0.057
 

@@ -1,4 +1,4 @@
-"""A baseline's settings and its directory: what was requested, and what the forests gave."""
+"""A baseline's settings and its directory: what was requested, and what its models gave."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, 
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
+from beam_jobs.core.cohort.target import PLAIN, Target
+from beam_jobs.core.record import RecordSchema
 from trainer.config.run import MOST
-from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
-from trainer.forest.model import FoldForest, forest_metrics
+from trainer.config.run_layout import OOF_NAME
+from trainer.forest.model import FoldModel, forest_metrics
 from trainer.forest.table import FeatureTable
 from trainer.metrics import stored
-from trainer.metrics.logits import sigmoid
+from trainer.metrics.tasks.measure import measure_of
+from trainer.metrics.tasks.oof_table import oof_columns, oof_rows
 from trainer.training.claim import differences, marker_of
 
 FORMAT = "voxelbeam-baseline"
@@ -38,6 +41,7 @@ _KINDS: dict[str, Kind] = {
     **{"top_features": ListOf(str), "wall_seconds": Within(float, 0, stored.MOST)},
 }
 _SHOWN = 5
+_OF_FORESTS = ("modalities", "trees", "repeats")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class BaselineConfig:
       repeats: forests a fold, of seeds `seed`, `seed + 1`, ...
       seed: of forests, label permutation and importance.
       permute_labels: shuffle the labels among the patients of each fold, as trainer.task does.
+      covariates: names of those that are features too; None takes all of the dataset's.
+      covariates_only: a logistic or ridge regression of them, no forest and no image.
 
     Raises:
       UsageError: a value that no run can have.
@@ -60,6 +66,8 @@ class BaselineConfig:
     repeats: int = 1
     seed: int = 0
     permute_labels: bool = False
+    covariates: tuple[str, ...] | None = None
+    covariates_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("trees", "repeats"):
@@ -69,28 +77,57 @@ class BaselineConfig:
                 raise UsageError(f"--{name} must be at most {MOST}: {getattr(self, name)}")
         if not 0 <= self.seed <= 2**31 - self.repeats:
             raise UsageError(f"--seed must lie in 0 .. 2**31 - --repeats: {self.seed}")
-        if self.modalities is not None:
-            object.__setattr__(self, "modalities", tuple(self.modalities))
-            if not self.modalities or len(set(self.modalities)) != len(self.modalities):
-                raise UsageError(f"--modalities must be distinct: {' '.join(self.modalities)}")
+        for name in ("modalities", "covariates"):
+            names = getattr(self, name)
+            if names is not None:
+                object.__setattr__(self, name, tuple(names))
+                if (name == "modalities" and not names) or len(set(names)) != len(names):
+                    raise UsageError(f"--{name} must be distinct: {' '.join(names)}")
+        if self.covariates_only:
+            plain = BaselineConfig()
+            for name in _OF_FORESTS:
+                if getattr(self, name) != getattr(plain, name):
+                    raise UsageError(f"--{name} is of forests: not with --covariates_only")
 
-    def resolve(self, available: tuple[str, ...]) -> BaselineConfig:
-        """The config with its modalities named, checked against those of a dataset.
+    def resolve(self, schema: RecordSchema) -> BaselineConfig:
+        """The config with its modalities and covariates named, checked against a dataset's.
 
         Raises:
-          UsageError: a modality that the dataset does not hold.
+          UsageError: one that the dataset does not hold, or no covariates where only they count.
         """
-        chosen = self.modalities or available
-        if unknown := [name for name in chosen if name not in available]:
-            raise UsageError(
-                f"unknown modality {', '.join(unknown)}; the dataset has {', '.join(available)}"
-            )
-        return dataclasses.replace(self, modalities=chosen)
+        chosen: dict[str, Any] = {}
+        for name, what, available in (
+            ("modalities", "modality", schema.modalities),
+            ("covariates", "covariate", tuple(one.name for one in schema.covariates)),
+        ):
+            wanted = getattr(self, name)
+            chosen[name] = available if wanted is None else wanted
+            if unknown := [one for one in chosen[name] if one not in available]:
+                raise UsageError(
+                    f"unknown {what} {', '.join(unknown)}; the dataset has "
+                    f"{', '.join(available) or 'none'}"
+                )
+        if self.covariates_only:
+            if not chosen["covariates"]:
+                raise UsageError(
+                    "--covariates_only: the dataset has no covariates, or none is chosen; convert "
+                    "it with --covariates CSV"
+                )
+            del chosen["modalities"]
+        return dataclasses.replace(self, **chosen)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
-        modalities = None if self.modalities is None else list(self.modalities)
-        return {**dataclasses.asdict(self), "modalities": modalities}
+        """A JSON object; what is new in 0.8 stands there only where it says something."""
+        data = dataclasses.asdict(self)
+        for name in ("modalities", "covariates"):
+            data[name] = None if data[name] is None else list(data[name])
+        if not self.covariates_only:
+            del data["covariates_only"]
+        for name in _OF_FORESTS if self.covariates_only else ():
+            del data[name]
+        if not self.covariates:
+            del data["covariates"]
+        return data
 
 
 def claim(
@@ -117,7 +154,9 @@ def claim(
         return None
     try:
         require_kinds(there, _KINDS)
-        require_kinds(there["config"], {"trees": int}, where="config.")
+        only = there["config"].get("covariates_only")
+        kinds: dict[str, Kind] = {"covariates_only": bool} if only else {"trees": int}
+        require_kinds(there["config"], kinds, where="config.")
         if "no_claim" not in there["metrics"]:
             raise ContractError("of a version before 0.3; --overwrite makes it again")
         stored.require_metrics(there["metrics"], where="metrics.")
@@ -138,9 +177,10 @@ def write_baseline(
     directory: files.StrPath,
     request: Mapping[str, Any],
     table: FeatureTable,
-    truth: npt.NDArray[np.int64],
-    held_out: Sequence[FoldForest],
+    truth: npt.NDArray[Any],
+    held_out: Sequence[FoldModel],
     started: float,
+    target: Target = PLAIN,
 ) -> dict[str, Any]:
     """Writes the three files, baseline.json last; returns its object.
 
@@ -149,24 +189,28 @@ def write_baseline(
     claim_of_it = {"format": FORMAT, **request, _UNFINISHED: True}
     write_json(files.join(directory, BASELINE_NAME), claim_of_it)
     no_claim = ("permuted",) if request["config"]["permute_labels"] else ()
-    chosen = ("", "none", "+".join(no_claim))  # no epoch, and no choice of one
-    rows = [
-        (table.patient_ids[row], truth[row], result.fold, result.seed, logit, probability, *chosen)
-        for result in held_out
-        for row, logit, probability in zip(
-            result.rows, result.logits.tolist(), sigmoid(result.logits).tolist(), strict=True
+    rows: list[tuple[Any, ...]] = []
+    for result in held_out:
+        rows += oof_rows(
+            target,
+            patient_ids=[table.patient_ids[row] for row in result.rows],
+            truth=truth[result.rows],
+            answers=result.answers,
+            fold=result.fold,
+            seed=result.seed,
+            chosen=("", "none", "+".join(no_claim)),  # no epoch, and no choice of one
         )
-    ]
-    write_table(files.join(directory, OOF_NAME), OOF_COLUMNS, rows)
+    write_table(files.join(directory, OOF_NAME), oof_columns(target), rows)
     lost, gained = (
         np.concatenate([getattr(result, name) for result in held_out], axis=1)
-        for name in ("auc_lost", "loss_gained")
+        for name in ("score_lost", "loss_gained")
     )
     mean = lost.mean(axis=1)
     order = np.lexsort((-gained.mean(axis=1), -mean))
+    loss = "absolute_error" if target.task == "regression" else "log_loss"
     write_table(
         files.join(directory, IMPORTANCE_NAME),
-        ("feature", "auc_lost", "deviation", "log_loss_gained"),
+        ("feature", f"{measure_of(target).name}_lost", "deviation", f"{loss}_gained"),
         zip(
             [table.names[at] for at in order],
             mean[order].tolist(),
@@ -178,7 +222,7 @@ def write_baseline(
     done = {
         "format": FORMAT,
         **request,
-        "metrics": forest_metrics(truth, held_out, no_claim=no_claim),
+        "metrics": forest_metrics(truth, held_out, target=target, no_claim=no_claim),
         "features": len(table.names),
         "top_features": [table.names[at] for at in order[:_SHOWN]],
         "versions": {
