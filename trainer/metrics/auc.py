@@ -7,7 +7,7 @@ imported where it is called: its statistics take a second, and every command's -
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -64,26 +64,47 @@ def newcombe_limits(
 
     Source: R. G. Newcombe, Statistics in Medicine 25 (2006) 559-573.
     """
+    return limits_of(estimate, lambda theta: factor * newcombe_variance(theta, groups), reach)
+
+
+def limits_of(
+    estimate: float,
+    variance: Callable[[float], float],
+    reach: tuple[float, float],
+    *,
+    chance: float = 0.5,
+    least: float = 0.0,
+) -> tuple[float, float]:
+    """Limits of a score of at most 1: the values so many of their standard errors from it.
+
+    Args:
+      estimate: the score.
+      variance: of a score whose true value is θ; the same on both sides of chance, and such that
+        the standard error is concave in θ.
+      reach: standard errors to the lower and to the upper limit, at least 0.
+      chance: the score without signal, in the middle between `least` and 1.
+      least: the worst score.
+    """
     from scipy.optimize import brentq
 
     def lower(value: float, errors: float) -> float:
         def beyond(theta: float) -> float:
-            variance = factor * newcombe_variance(theta, groups)
-            return value - theta - errors * math.sqrt(variance)
+            return value - theta - errors * math.sqrt(variance(theta))
 
-        if value <= 0:
-            return 0.0
-        # Which side of 0.5 the limit is on is asked first: no rounding may put it on the other.
-        above = value > 0.5 and beyond(0.5) > 0
-        start, end = (0.5, value) if above else (0.0, min(value, 0.5))
+        if value <= least:
+            return least
+        # Which side of chance the limit is on is asked first: no rounding may put it on the other.
+        above = value > chance and beyond(chance) > 0
+        start, end = (chance, value) if above else (least, min(value, chance))
         end = min(end, 1 - 1e-12)  # the trivial root at 1 lies outside
         if beyond(end) >= 0:
             return end
         found = float(brentq(beyond, start, end))
-        return max(found, math.nextafter(0.5, 1)) if above else found
+        return max(found, math.nextafter(chance, 1)) if above else found
 
-    # The variance is the same at θ and 1 - θ: the upper limit is the lower one of 1 - AUC.
-    return lower(estimate, reach[0]), 1 - lower(1 - estimate, reach[1])
+    # The variance is the same on both sides: the upper limit is the mirrored score's lower one.
+    mirror = 2 * chance
+    return lower(estimate, reach[0]), mirror - lower(mirror - estimate, reach[1])
 
 
 def newcombe_variance(theta: float, groups: Sequence[tuple[int, int]]) -> float:

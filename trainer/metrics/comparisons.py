@@ -17,6 +17,7 @@ from trainer.metrics.estimate import (
     as_repeats,
     comparable,
     estimate_of,
+    holm,
     is_out_of_fold,
 )
 from trainer.metrics.predictions import Predictions
@@ -150,17 +151,6 @@ def delong_test(
         z=z,
         p_value=p_value,
     )
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number, in the given order; None stays (Holm 1979)."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for place, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - place)))
-        adjusted[i] = highest
-    return adjusted
 
 
 def comparisons_of(

@@ -12,7 +12,7 @@ pairs within a fold are compared.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,8 +75,6 @@ def estimate_of(
     JMLR 5 (2004) 1089-1105, on cross-validated variance; Phipson and Smyth 2010 on the count of
     one more.
     """
-    from scipy.special import ndtr
-
     truth, each = as_repeats(labels, scores)
     out_of_fold = is_out_of_fold(folds)
     areas = []
@@ -92,46 +90,106 @@ def estimate_of(
     variance = newcombe_variance(0.5, groups)
     factor = 1.0
     if out_of_fold:
-        spread = float(np.var(areas, ddof=1)) if len(areas) > 1 else 0.0
-        factor = max(1.0, OUT_OF_FOLD_FACTOR - (1 - 1 / len(areas)) * spread / variance)
-    permutations, tails = _permutations(value, null)
+        factor = factor_of(areas, variance)
+    said = judged(
+        value,
+        variance,
+        lambda reach, times: newcombe_limits(value, groups, reach, times),
+        factor=factor,
+        level=level,
+        null=null,
+        no_claim=no_claim,
+    )
+    return {
+        "auc": value,
+        "auc_interval": said["interval"],
+        "level": level,
+        "n": int(truth.size),
+        "positive": int(truth.sum()),
+        "estimator": WITHIN_FOLDS if out_of_fold else ALL_PAIRS,
+        "repeats": len(areas),
+        "variance_factor": said["variance_factor"],
+        "interval_method": METHOD,
+        "p_value": said["p_value"],
+        "decided_by": said["decided_by"],
+        "better_than_chance": said["better_than_chance"],
+        "worse_than_chance": said["worse_than_chance"],
+        "auc_told_from_chance": said["told_from_chance"],
+        "permutations": said["permutations"],
+        "no_claim": list(no_claim),
+    }
+
+
+def judged(
+    value: float,
+    variance: float,
+    limits: Callable[[tuple[float, float], float], tuple[float, float]],
+    *,
+    factor: float,
+    level: float,
+    null: npt.ArrayLike | None,
+    no_claim: Sequence[str],
+    chance: float = 0.5,
+    least: float = 0.0,
+) -> dict[str, Any]:
+    """The one rule, of a score of any kind: what it allows one to say.
+
+    Args:
+      value: the score; 1 is the best of all.
+      variance: of a score without signal, before `factor`.
+      limits: (standard errors to the lower and the upper limit, factor) → the interval.
+      factor: what the variance is multiplied by where no permutations decide.
+      level: of the interval.
+      null: scores of retrainings on permuted labels.
+      no_claim: reasons against a claim.
+      chance: the score without signal.
+      least: the worst score.
+
+    Returns:
+      interval, variance_factor, p_value, decided_by, better_than_chance, worse_than_chance,
+      told_from_chance and permutations, as `estimate_of` says of an AUC.
+
+    Raises:
+      ValueError: a null score outside `least` .. 1, or a level outside (0, 1).
+    """
+    from scipy.special import ndtr
+
+    permutations, tails = _permutations(value, null, least)
     # How many of the retrainings may lie beyond a limit, the run itself counted among them.
     allowed = math.floor((1 - level) / 2 * (tails.size + 1) + 1e-9) if tails.size else 0
     if allowed:
         decided_by, factor = BY_PERMUTATIONS, 1.0
         error = math.sqrt(variance)
         reach = (
-            (max(0.0, float(tails[-allowed]) - 0.5) + _SAME) / error,
-            (max(0.0, 0.5 - float(tails[allowed - 1])) + _SAME) / error,
+            (max(0.0, float(tails[-allowed]) - chance) + _SAME) / error,
+            (max(0.0, chance - float(tails[allowed - 1])) + _SAME) / error,
         )
-        beyond = tails >= value - _SAME if value > 0.5 else tails <= value + _SAME
+        beyond = tails >= value - _SAME if value > chance else tails <= value + _SAME
         p_value = min(1.0, 2 * float(1 + beyond.sum()) / (tails.size + 1))
     else:
         decided_by, error = BY_INTERVAL, math.sqrt(factor * variance)
         reach = (z_of(level), z_of(level))
-        p_value = 2 * float(ndtr(-abs(value - 0.5) / error))
-    if abs(value - 0.5) < _SAME:
+        p_value = 2 * float(ndtr(-abs(value - chance) / error))
+    if abs(value - chance) < _SAME:
         p_value = 1.0
-    low, high = newcombe_limits(value, groups, reach, factor)
+    low, high = limits(reach, factor)
     silent = bool(no_claim)
     return {
-        "auc": value,
-        "auc_interval": None if silent else [low, high],
-        "level": level,
-        "n": int(truth.size),
-        "positive": int(truth.sum()),
-        "estimator": WITHIN_FOLDS if out_of_fold else ALL_PAIRS,
-        "repeats": len(areas),
+        "interval": None if silent else [low, high],
         "variance_factor": factor,
-        "interval_method": METHOD,
         "p_value": None if silent else p_value,
         "decided_by": None if silent else decided_by,
-        "better_than_chance": low > 0.5 and not silent,
-        "worse_than_chance": high < 0.5 and not silent,
-        "auc_told_from_chance": None if silent else min(1.0, 0.5 + reach[0] * error),
+        "better_than_chance": low > chance and not silent,
+        "worse_than_chance": high < chance and not silent,
+        "told_from_chance": None if silent else min(1.0, chance + reach[0] * error),
         "permutations": permutations,
-        "no_claim": list(no_claim),
     }
+
+
+def factor_of(scores: Sequence[float], variance: float) -> float:
+    """What the plain variance of out-of-fold scores is multiplied by, of repeats' scores."""
+    spread = float(np.var(scores, ddof=1)) if len(scores) > 1 else 0.0
+    return max(1.0, OUT_OF_FOLD_FACTOR - (1 - 1 / len(scores)) * spread / variance)
 
 
 def comparable(
@@ -176,13 +234,26 @@ def as_repeats(
     return truth, values
 
 
-def _permutations(value: float, null: npt.ArrayLike | None) -> tuple[dict[str, Any] | None, Floats]:
-    """What is told of the retrainings, and their AUCs in rising order."""
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p-values adjusted for their number, in the given order; None stays (Holm 1979)."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for place, (p, i) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - place)))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _permutations(
+    value: float, null: npt.ArrayLike | None, least: float
+) -> tuple[dict[str, Any] | None, Floats]:
+    """What is told of the retrainings, and their scores in rising order."""
     tails = np.sort(np.asarray([] if null is None else null, dtype=np.float64))
     if not tails.size:
         return None, tails
-    if not (np.isfinite(tails).all() and tails[0] >= 0 and tails[-1] <= 1):
-        raise ValueError("AUCs of permuted labels must lie in 0 .. 1")
+    if not (np.isfinite(tails).all() and tails[0] >= least and tails[-1] <= 1):
+        raise ValueError(f"scores of permuted labels must lie in {least:g} .. 1")
     as_high = int((tails >= value - _SAME).sum())
     count = int(tails.size)
     return {"count": count, "as_high": as_high, "p_value": (1 + as_high) / (count + 1)}, tails

@@ -16,6 +16,7 @@ from beam_jobs.common.csv_table import number, read_table, whole_number
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import OOF_NAME
 from trainer.metrics.auc import Floats
@@ -34,12 +35,14 @@ class Predictions:
     Attributes:
       name: how the model is called in words.
       keys: ids without leading zeros, in order, (n,).
-      labels: 0 or 1, (n,).
-      scores: logits (mean over seeds) or whatever the file ranks patients by, (n,).
-      probabilities: (n,), 0 .. 1; None where the scores are none.
-      logits: (n,), of the probabilities; None with them.
+      labels: 0 or 1, (n,); of other targets as `data.targets.truth_of` has them.
+      scores: logits (mean over seeds) or whatever the file ranks patients by, (n,); (n, outputs) of
+        classes and findings, values (n,) of a regression.
+      target: what labels say.
+      probabilities: 0 .. 1, shaped as the scores; None where the scores are none.
+      logits: of the probabilities, shaped so too; None with them.
       folds: (n,) the fold each was held out in, None where the file has none.
-      seeds: seed → scores (n,), NaN for patients without; empty where it has none.
+      seeds: seed → scores, shaped so too, NaN for patients without; empty where it has none.
       no_claim: reasons why these scores allow no claim (`wording.REASONS`).
       notes: what else to mind about these scores, a sentence each.
       without_label, without_prediction: keys of patients that only the other side has.
@@ -48,8 +51,9 @@ class Predictions:
 
     name: str
     keys: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
     scores: Floats
+    target: Target = PLAIN
     probabilities: Floats | None = None
     logits: Floats | None = None
     folds: npt.NDArray[np.int64] | None = None
@@ -62,7 +66,7 @@ class Predictions:
 
     @property
     def repeats(self) -> Floats:
-        """Scores of each seed, (seeds, n), NaN for patients without; (1, n) without seeds."""
+        """Scores of each seed, (seeds, n[, outputs]), NaN for patients without; (1, …) of none."""
         return np.array(list(self.seeds.values()) or [self.scores])
 
     def common(self, other: Predictions) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

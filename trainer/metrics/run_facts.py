@@ -20,7 +20,6 @@ from trainer.config.run_layout import (
     PERMUTATIONS_NAME,
     RUN_NAME,
 )
-from trainer.metrics.estimate import estimate_of
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.predictions import (
     KNOWN_CHOICES,
@@ -28,6 +27,7 @@ from trainer.metrics.predictions import (
     read_predictions,
     read_rows,
 )
+from trainer.metrics.tasks.estimate import estimate_of_task
 from trainer.metrics.wording import REASONS
 
 _LISTS = ("modalities", "no_claim", "trained_ids", "searched_ids")
@@ -89,7 +89,7 @@ class Headline:
 
     Attributes:
       predictions: as given, with their run's reasons why they allow no claim.
-      estimate: `estimate.estimate_of`'s object of the predictions.
+      estimate: `tasks.estimate.estimate_of_task`'s object of the predictions.
       null: AUCs of the run's retrainings on permuted labels, of its own out-of-fold predictions.
       out_of_fold: of a test set, the estimate of the run's own out-of-fold predictions; None
         without them.
@@ -159,7 +159,8 @@ def headline_of(
     no_claim = tuple(code for code in REASONS if code in codes)
     predictions = dataclasses.replace(predictions, no_claim=no_claim)
     try:
-        estimate = estimate_of(
+        estimate = estimate_of_task(
+            predictions.target,
             predictions.labels,
             predictions.repeats,
             folds=predictions.folds,

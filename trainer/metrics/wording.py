@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.metrics.estimate import ALL_PAIRS, BY_PERMUTATIONS
+from trainer.metrics.tasks.measure import measure_named
+
+_KINDS_TOLD = 4  # classes or findings whose counts a line has room for
 
 # Why scores allow no claim: what stands in no_claim, and what it means.
 REASONS = {
@@ -22,20 +25,63 @@ REASONS = {
 PERMUTED = REASONS["permuted"]
 
 
+def score_of(metrics: Mapping[str, Any]) -> float:
+    """The score of `estimate_of`'s or `estimate_of_task`'s object: an AUC, or the task's own."""
+    return float(metrics["auc" if "auc" in metrics else "score"])
+
+
+def interval_of(metrics: Mapping[str, Any]) -> list[float] | None:
+    """The score's interval; None where no claim is allowed."""
+    found: list[float] | None = metrics["auc_interval" if "auc" in metrics else "interval"]
+    return found
+
+
+def chance_of(metrics: Mapping[str, Any]) -> float:
+    """The score without signal."""
+    return 0.5 if "auc" in metrics else float(metrics["chance"])
+
+
+def told_of(metrics: Mapping[str, Any]) -> float | None:
+    """The score from where better than chance begins; None where no claim is allowed."""
+    name = "auc_told_from_chance" if "auc" in metrics else "told_from_chance"
+    return None if metrics[name] is None else float(metrics[name])
+
+
+def title_of(metrics: Mapping[str, Any]) -> str:
+    """What the score is called: "AUC", "macro AUC", "mean AUC" or "Spearman correlation"."""
+    return "AUC" if "auc" in metrics else measure_named(metrics["measure"]).title
+
+
 def summary_line(metrics: Mapping[str, Any]) -> str:
-    """`estimate_of`'s object as "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)"."""
+    """An estimate as "AUC 0.93 (95 % interval 0.85 to 0.98, n = 60: 30 positive)".
+
+    Of classes and findings the patients of each are told: "n = 60; 2: 20, 3: 25, 4: 15".
+    """
     interval = ""
-    if metrics["auc_interval"]:
+    if interval_of(metrics):
         interval = f"{100 * metrics['level']:g} % interval {interval_text(metrics)}, "
+    counted = f": {metrics['positive']} positive" if "auc" in metrics else ""
+    if metrics.get("counts"):
+        counted = f"; {counts_text(metrics['counts'])}"
     return (
-        f"{auc_name(metrics['no_claim'])} {auc_text(metrics)} "
-        f"({interval}n = {metrics['n']}: {metrics['positive']} positive)"
+        f"{auc_name(metrics['no_claim'], title_of(metrics))} {auc_text(metrics)} "
+        f"({interval}n = {metrics['n']}{counted})"
     )
 
 
-def auc_name(no_claim: Sequence[str]) -> str:
-    """What an AUC is called that has these reasons against a claim."""
-    return {"": "AUC", "optimistic": "optimistic AUC"}.get(mark(no_claim), "AUC of permuted labels")
+def counts_text(counts: Mapping[str, int]) -> str:
+    """Patients of each class or finding; of the rarest alone where there are many."""
+    if len(counts) <= _KINDS_TOLD:
+        return ", ".join(f"{name}: {count}" for name, count in counts.items())
+    rarest = sorted(counts.items(), key=lambda one: one[1])[:_KINDS_TOLD]
+    told = ", ".join(f"{name}: {count}" for name, count in rarest)
+    return f"{told}, more of {len(counts) - _KINDS_TOLD} others"
+
+
+def auc_name(no_claim: Sequence[str], title: str = "AUC") -> str:
+    """What a score is called that has these reasons against a claim."""
+    names = {"": title, "optimistic": f"optimistic {title}"}
+    return names.get(mark(no_claim), f"{title} of permuted labels")
 
 
 def mark(no_claim: Sequence[str]) -> str:
@@ -50,23 +96,24 @@ def verdict(metrics: Mapping[str, Any]) -> str:
     if metrics["no_claim"]:
         reasons = " ".join(REASONS[reason] for reason in metrics["no_claim"])
         return f"No claim. {reasons}"
+    chance = f"{chance_of(metrics):g}"
     if metrics["better_than_chance"]:
-        return "The interval lies above 0.5: better than chance on patients like these."
+        return f"The interval lies above {chance}: better than chance on patients like these."
     if metrics["worse_than_chance"]:
-        return "The interval lies below 0.5: worse than chance; are labels or ids swapped?"
-    return "The interval contains 0.5: these predictions cannot be told from chance."
+        return f"The interval lies below {chance}: worse than chance; are labels or ids swapped?"
+    return f"The interval contains {chance}: these predictions cannot be told from chance."
 
 
 def reading(evaluation: Mapping[str, Any]) -> list[str]:
     """The honest reading of an evaluation, a sentence each; the first is the headline."""
-    n, positive = evaluation["n"], evaluation["positive"]
-    said = f"This AUC of {auc_text(evaluation)} on {n} patients"
+    n, title, chance = evaluation["n"], title_of(evaluation), chance_of(evaluation)
+    said = f"This {title} of {auc_text(evaluation)} on {n} patients"
     if no_claim := evaluation["no_claim"]:
         what = "is that of permuted labels" if "permuted" in no_claim else "is optimistic"
         return [
             f"{said} {what}: no measure of what the model is worth.",
-            "The AUC gets neither interval nor p-value: they would hold for scores that nothing "
-            "was chosen by, of labels as they are.",
+            f"The {title} gets neither interval nor p-value: they would hold for scores that "
+            "nothing was chosen by, of labels as they are.",
         ]
     if evaluation["better_than_chance"]:
         first = f"{said} is better than chance on patients like these."
@@ -74,22 +121,48 @@ def reading(evaluation: Mapping[str, Any]) -> list[str]:
         first = f"{said} is worse than chance; are labels or ids swapped?"
     else:
         first = f"{said} cannot be told from chance."
-    low, high = (number_apart(limit, 0.5) for limit in evaluation["auc_interval"])
-    least = evaluation["auc_told_from_chance"]
-    told = f"only an AUC above {number_apart(least, evaluation['auc'])}" if least < 1 else "no AUC"
+    limits, least = interval_of(evaluation), told_of(evaluation)
+    assert limits is not None
+    assert least is not None
+    low, high = (number_apart(limit, chance) for limit in limits)
+    article = "an" if title == "AUC" else "a"
+    told = f"only {article} {title} above {number_apart(least, score_of(evaluation))}"
+    told = told if least < 1 else f"no {title}"
+    if "auc" in evaluation:
+        positive = evaluation["positive"]
+        patients = f"{positive} positive and {n - positive} negative patients"
+    else:
+        counts = evaluation["counts"]
+        patients = f"{n} patients{f' ({counts_text(counts)})' if counts else ''}"
     sentences = [
         first,
-        f"The true AUC of such a model may lie anywhere from {low} to {high}; with {positive} "
-        f"positive and {n - positive} negative patients, {told} could be told from chance.",
+        f"The true {title} of such a model may lie anywhere from {low} to {high}; with {patients}, "
+        f"{told} could be told from chance.",
     ]
     if evaluation["estimator"] != ALL_PAIRS:
         sentences.append(
             "The patients were held out, fold by fold: those of one fold are compared with each "
             "other, and the interval reckons with networks that share most of their training."
         )
+    if "auc" not in evaluation and evaluation["parts"]:
+        sentences.append(parts_text(evaluation))
     if evaluation["permutations"]:
         sentences.append(permutations_text(evaluation))
     return sentences
+
+
+def parts_text(metrics: Mapping[str, Any]) -> str:
+    """Which classes or findings are told from chance, their number reckoned with."""
+    parts = metrics["parts"]
+    what = "classes" if metrics["task"] == "multiclass" else "findings"
+    told = [one["name"] for one in parts if one["better_than_chance"]]
+    found = {0: "none is", 1: f"{told[0] if told else ''} is"}.get(
+        len(told), f"{', '.join(told)} are"
+    )
+    return (
+        f"Of {len(parts)} {what}, each by itself, {found} better than chance, p-values adjusted "
+        "for their number (Holm)."
+    )
 
 
 def permutations_text(metrics: Mapping[str, Any]) -> str:
@@ -108,21 +181,21 @@ def permutations_text(metrics: Mapping[str, Any]) -> str:
 
 
 def auc_text(metrics: Mapping[str, Any]) -> str:
-    """The AUC, on its side of 0.5 where that is claimed, and of the AUC told from chance."""
-    told = metrics["auc_told_from_chance"]
+    """The score, on its side of chance where that is claimed, and of the one told from chance."""
+    told, value = told_of(metrics), score_of(metrics)
     bounds = [] if told is None or told >= 1 else [told]
     if metrics["better_than_chance"] or metrics["worse_than_chance"]:
-        bounds.append(0.5)
-    texts = [f"{metrics['auc']:.2f}", *(number_apart(metrics["auc"], one) for one in bounds)]
+        bounds.append(chance_of(metrics))
+    texts = [f"{value:.2f}", *(number_apart(value, one) for one in bounds)]
     return max(texts, key=len)
 
 
 def interval_text(metrics: Mapping[str, Any]) -> str:
-    """ "0.503 to 0.88": each limit on its side of 0.5; "no interval" where none is given."""
-    if not metrics["auc_interval"]:
+    """ "0.503 to 0.88": each limit on its side of chance; "no interval" where none is given."""
+    limits, chance = interval_of(metrics), chance_of(metrics)
+    if not limits:
         return "no interval"
-    low, high = metrics["auc_interval"]
-    return f"{number_apart(low, 0.5)} to {number_apart(high, 0.5)}"
+    return f"{number_apart(limits[0], chance)} to {number_apart(limits[1], chance)}"
 
 
 def number_apart(value: float, bound: float) -> str:
@@ -185,7 +258,8 @@ def warnings_of(
     """
     warnings = [*(REASONS[reason] for reason in evaluation["no_claim"]), *notes]
     if (out_of_fold := evaluation["out_of_fold"]) and out_of_fold["no_claim"]:
-        warnings.append(f"The run's own AUC out of fold: {verdict(out_of_fold)}")
+        name = title_of(out_of_fold)
+        warnings.append(f"The run's own {name} out of fold: {verdict(out_of_fold)}")
     if relabelled:
         warnings.append(
             f"{relabelled} of {evaluation['n']} patients have another label here than in the "

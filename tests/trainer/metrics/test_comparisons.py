@@ -14,8 +14,8 @@ import pytest
 from scipy.stats import chi2, norm
 
 from beam_jobs.common.contract_json import ContractError
-from trainer.metrics.comparisons import comparisons_of, delong, delong_test, holm
-from trainer.metrics.estimate import estimate_of
+from trainer.metrics.comparisons import comparisons_of, delong, delong_test
+from trainer.metrics.estimate import estimate_of, holm
 from trainer.metrics.predictions import Predictions
 
 # S100b of 113 patients with subarachnoid haemorrhage (Turck et al., Intensive Care Medicine 36,

@@ -26,6 +26,7 @@ class Measure:
     """How a task's answers are scored.
 
     Attributes:
+      task: one of `target.TASKS`.
       name: as a column or a member of JSON has it: "auc", "macro_auc", "mean_auc", "spearman".
       title: for people.
       chance: the score without signal; 1 is the best of all.
@@ -35,6 +36,7 @@ class Measure:
         error in the label's unit.
     """
 
+    task: str
     name: str
     title: str
     chance: float
@@ -108,8 +110,17 @@ def absolute_error(truth: npt.NDArray[Any], values: Floats) -> float:
 
 
 _MEASURES = {
-    "binary": Measure(name="auc", title="AUC", chance=0.5, least=0.0, score=auc, loss=log_loss),
+    "binary": Measure(
+        task="binary",
+        name="auc",
+        title="AUC",
+        chance=0.5,
+        least=0.0,
+        score=auc,
+        loss=log_loss,
+    ),
     "multiclass": Measure(
+        task="multiclass",
         name="macro_auc",
         title="macro AUC",
         chance=0.5,
@@ -118,6 +129,7 @@ _MEASURES = {
         loss=softmax_log_loss,
     ),
     "multilabel": Measure(
+        task="multilabel",
         name="mean_auc",
         title="mean AUC",
         chance=0.5,
@@ -126,8 +138,9 @@ _MEASURES = {
         loss=labels_log_loss,
     ),
     "regression": Measure(
+        task="regression",
         name="spearman",
-        title="Spearman's correlation",
+        title="Spearman correlation",
         chance=0.0,
         least=-1.0,
         score=spearman,
@@ -139,3 +152,13 @@ _MEASURES = {
 def measure_of(target: Target) -> Measure:
     """How answers of this target are scored."""
     return _MEASURES[target.task]
+
+
+# Names of the measures of tasks other than the binary.
+TASK_MEASURES = tuple(one.name for one in _MEASURES.values() if one.task != "binary")
+
+
+def measure_named(name: str) -> Measure:
+    """The measure that columns and JSON call so: "macro_auc"."""
+    (found,) = (one for one in _MEASURES.values() if one.name == name)
+    return found
