@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from beam_jobs.common import cli, terminal
 from beam_jobs.phantoms.anatomy import TISSUES
 from beam_jobs.phantoms.cohort import write_cohort
+from beam_jobs.phantoms.labels import COLUMNS, TASKS
 from beam_jobs.phantoms.plan import PhantomConfig
 
 PROG = "python -m beam_jobs.phantoms"
@@ -35,11 +36,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Write a synthetic brain MR cohort: DIR/train/<id>/<modality>/Image-<n>.dcm,\n"
         "train_labels.csv, test/, sample_submission.csv, and the truth about it in DIR/truth/.\n"
         "Label 1: a lesion with bright rim and dark core. Label 0: a homogeneous one.\n"
-        "--difficulty mixes the two, so that no reader can tell all of them apart.",
+        "--difficulty mixes the two, so that no reader can tell all of them apart.\n"
+        "--task writes other labels: a lesion of three kinds (solid, ring, halo), two findings\n"
+        "(necrosis, edema), or the lesion's diameter in mm.",
         examples="  # 64 labelled and 16 test patients (about 300 MB)\n"
         f"  {PROG} --output /tmp/cohort --patients 64 --seed 7\n\n"
         "  # as hard as real cohorts often are: some signal, and 5 % of the labels wrong\n"
         f"  {PROG} --output /tmp/hard --patients 100 --difficulty 0.75 --label_noise 0.05\n\n"
+        "  # two findings a patient; age and sex, and no image, tell them (covariates.csv)\n"
+        f"  {PROG} --output /tmp/known --patients 60 --task multilabel --covariates\n\n"
         "  # few but large, for benchmarks (360 MB a patient)\n"
         f"  {PROG} --output /tmp/big --patients 2 --test_patients 0 \\\n"
         "      --matrix 512,512 --slices 170,170",
@@ -55,6 +60,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--test_patients", type=int, metavar="M", help="unlabelled patients (default N/4)"
+    )
+    parser.add_argument(
+        "--task", choices=TASKS, default=PhantomConfig.task, help="what a label says"
+    )
+    parser.add_argument(
+        "--covariates",
+        action="store_true",
+        help="age, sex and site in covariates.csv: age tells the label (of findings: sex the "
+        "second), lesions have nothing to do with it; not with --difficulty",
     )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same bytes")
     parser.add_argument(
@@ -82,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=PhantomConfig.difficulty,
         metavar="D",
-        help="0..1, how alike the two kinds of lesion look; 1: a network has nothing to learn",
+        help="0..1, how alike lesions of different labels look; 1: a network has nothing to learn",
     )
     parser.add_argument(
         "--label_noise",
@@ -123,6 +137,8 @@ def main(argv: Sequence[str]) -> int:
             difficulty=flags.difficulty,
             label_noise=flags.label_noise,
             no_signal=flags.no_signal,
+            task=flags.task,
+            covariates=flags.covariates,
         )
         truth = write_cohort(config, flags.output, workers=flags.workers)
     except (ValueError, FileExistsError) as error:
@@ -137,6 +153,8 @@ def main(argv: Sequence[str]) -> int:
         f"{len(written)} ({sum(spec.blank for spec in series)} black, "
         f"{len(series) - len(written)} missing)",
     )
+    if config.task != PhantomConfig.task:
+        terminal.row("labels", f"{config.task}: {', '.join(COLUMNS[config.task])}")
     seconds = time.perf_counter() - start
     terminal.row("files", f"{sum(spec.slices for spec in written)} in {seconds:.1f} s")
     terminal.row("cohort", flags.output)

@@ -24,6 +24,7 @@ UNIT = 1000.0  # rescaled pixel value of a relative brightness of 1
 # Canonical anatomy in mm before `Head.size`, head axes parallel to LPS, origin amid the cerebrum.
 MARKER_CENTRE: Vector = (36.0, -34.0, 20.0)
 MARKER_RADIUS = 9.0
+HALO_MM = 8.0  # how far a lesion's halo reaches beyond it
 _CEREBELLUM_CENTRE, _CEREBELLUM_AXES = (0.0, 45.0, -38.0), (46.0, 30.0, 24.0)
 _STEM_RADIUS, _STEM_BOTTOM = 12.0, -76.0
 
@@ -32,22 +33,24 @@ class Tissues(NamedTuple):
     """Relative brightness of each tissue in one modality.
 
     Except in T1w, a solid lesion is as bright as the mean of a ring, so the mean tells no label.
+    A halo stays on the head's side of the `CONTRAST`.
     """
 
     csf: float
     grey: float
     white: float
     marker: float
+    halo: float
     solid: float
     rim: float
     core: float
 
 
 TISSUES: dict[str, Tissues] = {
-    "FLAIR": Tissues(0.20, 0.66, 0.50, 0.28, 1.16, 1.50, 0.30),
-    "T1w": Tissues(0.42, 0.62, 0.85, 1.15, 0.17, 0.13, 0.50),
-    "T1wCE": Tissues(0.34, 0.58, 0.78, 0.98, 1.40, 1.85, 0.22),
-    "T2w": Tissues(0.98, 0.68, 0.48, 0.26, 1.52, 1.90, 0.55),
+    "FLAIR": Tissues(0.20, 0.66, 0.50, 0.28, 0.80, 1.16, 1.50, 0.30),
+    "T1w": Tissues(0.42, 0.62, 0.85, 1.15, 0.42, 0.17, 0.13, 0.50),
+    "T1wCE": Tissues(0.34, 0.58, 0.78, 0.98, 0.44, 1.40, 1.85, 0.22),
+    "T2w": Tissues(0.98, 0.68, 0.48, 0.26, 1.08, 1.52, 1.90, 0.55),
 }
 
 
@@ -80,6 +83,7 @@ class Lesion:
         rim_fraction: thickness of the rim as a part of the radius; unused in a solid lesion.
         mixture: how far rim and core are mixed towards the other kind's brightness: 0 looks as its
             kind says, 0.5 lies half-way, 1 looks like the other kind.
+        halo: 0..1, how much of swollen tissue's brightness what lies around it has.
     """
 
     kind: LesionKind
@@ -87,6 +91,7 @@ class Lesion:
     radius: float
     rim_fraction: float = 0.34
     mixture: float = 0.0
+    halo: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("ring", "solid"):
@@ -96,8 +101,9 @@ class Lesion:
                 "a lesion needs radius > 0 mm and 0 < rim_fraction < 1, found "
                 f"{self.radius} and {self.rim_fraction}"
             )
-        if not 0 <= self.mixture <= 1:
-            raise ValueError(f"a lesion's mixture must lie in 0..1, found {self.mixture}")
+        for name in ("mixture", "halo"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"a lesion's {name} must lie in 0..1, found {getattr(self, name)}")
 
     @property
     def ring_share(self) -> float:
@@ -263,6 +269,9 @@ def _healthy(x: Array, y: Array, z: Array, tissue: Tissues, phases: tuple[float,
 
 def _with_lesion(value: Array, distance: Array, lesion: Lesion, tissue: Tissues) -> Array:
     """`value` with the lesion painted over, `distance` mm from the lesion's centre."""
+    if lesion.halo:
+        around = _soft(lesion.radius + HALO_MM - distance)
+        value = _mix(value, tissue.halo, np.float32(lesion.halo) * around)
     outer = _soft(lesion.radius - distance)
     share = lesion.ring_share
     if share == 0:

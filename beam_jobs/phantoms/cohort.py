@@ -5,15 +5,16 @@ geometries, planes that differ, oblique stacks, shuffled file numbers with gaps,
 thickness and spacing tags, blank end slices, black series, missing series, rescale, signed and
 12-bit pixels, implicit VR. `truth/truth.json` says what was done.
 
-The label decides only how the lesion looks (1: bright rim around a dark core; 0: homogeneous), so
-that a small 3D network can learn it and a leak elsewhere would be a fault. How hard that is, how
-many labels are wrong, and whether there is anything to learn at all, the config says.
+The label decides only how the lesion looks (1: bright rim around a dark core; 0: homogeneous;
+`labels` has the other tasks'), so that a small 3D network can learn it and a leak elsewhere would
+be a fault. How hard that is, how many labels are wrong, and whether there is anything to learn at
+all, the config says.
 """
 
 import contextlib
 import functools
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.processes import in_processes
 from beam_jobs.phantoms.anatomy import UNIT, Head
+from beam_jobs.phantoms.labels import COLUMNS, COVARIATES, ID_COLUMN, NEUTRAL, Label, cells
 from beam_jobs.phantoms.plan import (
     CohortTruth,
     Patient,
@@ -34,9 +36,11 @@ from beam_jobs.phantoms.plan import (
 from beam_jobs.phantoms.series import IntensityFunction, write_series
 from beam_jobs.phantoms.truth import write_truth
 
-LABEL_HEADER = ("BraTS21ID", "MGMT_value")
 # What a cohort's directory holds.
-WRITTEN = ("train", "test", "truth", "train_labels.csv", "sample_submission.csv")
+WRITTEN = (
+    *("train", "test", "truth"),
+    *("train_labels.csv", "sample_submission.csv", "covariates.csv"),
+)
 
 
 def imaged(
@@ -138,16 +142,28 @@ def _write(plan: CohortTruth, output: Path, workers: int) -> CohortTruth:
     with contextlib.closing(_write_patients(plan, output, workers)) as written:
         patients = tuple(terminal.track(written, "imaging phantoms", len(plan.patients)))
     truth = replace(plan, patients=patients)
-    train = [(int(p.patient_id), p.written_label) for p in patients if p.split == "train"]
-    test = [(int(p.patient_id), p.label) for p in patients if p.split == "test"]
-    write_table(output / "train_labels.csv", LABEL_HEADER, train)
+    train = [patient for patient in patients if patient.split == "train"]
+    test = [patient for patient in patients if patient.split == "test"]
+    header = (ID_COLUMN, *COLUMNS[plan.config.task])
+
+    def write_labels(path: Path, rows: Iterable[tuple[Patient, Label]]) -> None:
+        write_table(path, header, [(int(p.patient_id), *cells(label)) for p, label in rows])
+
+    write_labels(output / "train_labels.csv", [(p, p.written_label) for p in train])
     if plan.config.label_noise:
-        true = [(int(p.patient_id), p.label) for p in patients if p.split == "train"]
-        write_table(output / "truth" / "train_labels.csv", LABEL_HEADER, true)
-    write_table(output / "truth" / "test_labels.csv", LABEL_HEADER, test)
+        write_labels(output / "truth" / "train_labels.csv", [(p, p.label) for p in train])
+    write_labels(output / "truth" / "test_labels.csv", [(p, p.label) for p in test])
+    neutral = NEUTRAL[plan.config.task]
     write_table(
-        output / "sample_submission.csv", LABEL_HEADER, [(number, 0.5) for number, _ in test]
+        output / "sample_submission.csv",
+        (ID_COLUMN, *neutral),
+        [(int(p.patient_id), *neutral.values()) for p in test],
     )
+    if plan.config.covariates:
+        known = [
+            (int(p.patient_id), *(p.covariates[name] for name in COVARIATES)) for p in patients
+        ]
+        write_table(output / "covariates.csv", (ID_COLUMN, *COVARIATES), known)
     write_truth(truth, output)
     return truth
 

@@ -6,27 +6,36 @@ what a test reads back is what decided the pixels.
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from beam_jobs.phantoms.anatomy import (
+    HALO_MM,
     MARKER_CENTRE,
     MARKER_RADIUS,
     TISSUES,
     Head,
     Lesion,
-    LesionKind,
     Vector,
     cerebrum_radius,
     is_brain,
 )
+from beam_jobs.phantoms.labels import (
+    LESION_RADIUS_MM,
+    TASKS,
+    Label,
+    Looks,
+    draw_covariates,
+    draw_labels,
+    draw_looks,
+    wrong,
+)
 from beam_jobs.phantoms.series import PLANES, Plane, SeriesSpec
 
-LESION_RADIUS_MM = (14.0, 24.0)
 _TROUBLE_FROM = 20  # from so many training patients on, at least one of each
 
 # (share, bits stored, signed, slope, stored value of 0). Slopes are exact in binary, so the
@@ -58,10 +67,14 @@ class PhantomConfig:
             one a patient, and from 20 training patients on at least one of each. 0 gives a cohort
             without either.
         difficulty: 0..1, how alike the two kinds of lesion look. 0: every lesion looks as its kind
-            says. Above, each patient's lesion lies somewhere between the two kinds; `best_auc` is
-            what a reader reaches who sees exactly where. 1: kinds look the same.
+            says. Above, each patient's lesion lies somewhere between the two kinds;
+            `labels.best_auc` is what a reader reaches who sees exactly where. 1: kinds look the
+            same. Of values, what the lesion shows correlates with them by 1 - difficulty.
         label_noise: 0..0.5, share of training patients whose label is written wrong.
-        no_signal: whether lesions are drawn without regard to the label.
+        no_signal: whether lesions, and covariates, are drawn without regard to the label.
+        task: what a label says, one of `labels.TASKS`.
+        covariates: whether age, sex and site are known too, and tell the label: lesions then have
+            nothing to do with it.
     """
 
     patients: int
@@ -74,6 +87,8 @@ class PhantomConfig:
     difficulty: float = 0.0
     label_noise: float = 0.0
     no_signal: bool = False
+    task: str = "binary"
+    covariates: bool = False
 
     def __post_init__(self) -> None:
         if self.patients < 1:
@@ -111,8 +126,11 @@ class PhantomConfig:
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} must be in 0..{most:g}, found {getattr(self, name)}")
 
-        if self.no_signal and self.difficulty:
-            raise ValueError("no_signal leaves nothing to tell apart: not with a difficulty")
+        if self.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, found {self.task!r}")
+        for name in ("no_signal", "covariates"):
+            if getattr(self, name) and self.difficulty:
+                raise ValueError(f"{name} leaves nothing to tell apart: not with a difficulty")
 
     @property
     def test_count(self) -> int:
@@ -128,24 +146,27 @@ class Patient:
         patient_id: five digits, the directory's name and PatientID.
         index: place in the cohort, training patients first; decides the noise.
         split: "train" or "test".
-        label: the true one; 1 has a ring lesion, 0 a solid one, unless the cohort has no signal.
+        label: the true one; 1 has a ring lesion, 0 a solid one, unless the cohort has no signal;
+            `labels` has the other tasks'.
         head: the physical head, lesion included.
         series: one spec a modality, missing ones too (`missing=True`).
         flipped: whether the label is written wrong.
+        covariates: name → as the table has it; {} of a cohort without.
     """
 
     patient_id: str
     index: int
     split: Literal["train", "test"]
-    label: int
+    label: Label
     head: Head
     series: tuple[SeriesSpec, ...]
     flipped: bool = False
+    covariates: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
-    def written_label(self) -> int:
+    def written_label(self) -> Label:
         """The label as train_labels.csv has it."""
-        return 1 - self.label if self.flipped else self.label
+        return wrong(self.label) if self.flipped else self.label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +197,11 @@ def plan_cohort(config: PhantomConfig) -> CohortTruth:
     total = config.patients + config.test_count
     ids = rng.choice(math.ceil(total * 1.5), size=total, replace=False)
     ids = np.concatenate([np.sort(ids[: config.patients]), np.sort(ids[config.patients :])])
-    labels = [*_balanced(config.patients, rng), *_balanced(config.test_count, rng)]
+    labels = [
+        label
+        for count in (config.patients, config.test_count)
+        for label in draw_labels(config.task, count, rng)
+    ]
     troubles = _troubles(config, rng)
     flipped = _flipped(config)
     return CohortTruth(
@@ -191,45 +216,11 @@ def plan_cohort(config: PhantomConfig) -> CohortTruth:
     )
 
 
-def _balanced(count: int, rng: np.random.Generator) -> list[int]:
-    """Half ones, half zeros (an odd count: one more positive), shuffled."""
-    return [int(value) for value in rng.permutation((np.arange(count) + 1) % 2)]
-
-
 def _flipped(config: PhantomConfig) -> set[int]:
     """The training patients whose labels are written wrong."""
     rng = np.random.default_rng([config.seed, 4])
     order = rng.permutation(config.patients)
     return set(order[: round(config.label_noise * config.patients)].tolist())
-
-
-def draw_appearance(
-    config: PhantomConfig, label: int, rng: np.random.Generator
-) -> tuple[LesionKind, float]:
-    """A lesion's kind, and how far it is mixed towards the other kind.
-
-    A latent normal variable, of unit variance and with a mean on its kind's side of 0, becomes the
-    share of a ring by the normal distribution function. A patient's deviation from that mean is the
-    same at every difficulty.
-    """
-    coin, deviation = int(rng.integers(2)), float(rng.standard_normal())
-    kind: LesionKind = "ring" if (coin if config.no_signal else label) else "solid"
-    mean = _separation(config.difficulty) / math.sqrt(2)
-    return kind, round(NormalDist().cdf(-mean - deviation), 4)
-
-
-def best_auc(difficulty: float) -> float:
-    """The AUC of a reader who sees exactly how each lesion is mixed, over endless patients."""
-    return NormalDist().cdf(_separation(difficulty))
-
-
-def _separation(difficulty: float) -> float:
-    """The z of that AUC: infinite at 0, none at 1.
-
-    By measurement, so that a small network trained on 80 patients falls evenly from 1 to 0.5: it
-    loses much more than a perfect reader to lesions that lie between the kinds.
-    """
-    return 1.9 * ((1 - difficulty) / difficulty) ** 0.25 if difficulty else math.inf
 
 
 def _troubles(config: PhantomConfig, rng: np.random.Generator) -> list[tuple[str, str] | None]:
@@ -255,11 +246,26 @@ def _troubles(config: PhantomConfig, rng: np.random.Generator) -> list[tuple[str
 
 
 def _plan_patient(
-    config: PhantomConfig, index: int, patient_id: str, label: int, trouble: tuple[str, str] | None
+    config: PhantomConfig,
+    index: int,
+    patient_id: str,
+    label: Label,
+    trouble: tuple[str, str] | None,
 ) -> Patient:
     rng = np.random.default_rng([config.seed, 1, index])
-    looks = draw_appearance(config, label, np.random.default_rng([config.seed, 5, index]))
-    head = _draw_head(*looks, rng)
+    looks = draw_looks(
+        label,
+        np.random.default_rng([config.seed, 5, index]),
+        difficulty=config.difficulty,
+        no_signal=config.no_signal or config.covariates,
+    )
+    # Where a halo may be its room is kept free, whether there is one or not.
+    around = HALO_MM if config.task in ("multiclass", "multilabel") else 0.0
+    head = _draw_head(looks, around, rng)
+    known: dict[str, int | str] = {}
+    if config.covariates:
+        draws = np.random.default_rng([config.seed, 6, index])
+        known = draw_covariates(label, draws, no_signal=config.no_signal)
     series = []
     for place, modality in enumerate(config.modalities):
         spec = _draw_series(
@@ -276,10 +282,11 @@ def _plan_patient(
         label=label,
         head=head,
         series=tuple(series),
+        covariates=known,
     )
 
 
-def _draw_head(kind: LesionKind, mixture: float, rng: np.random.Generator) -> Head:
+def _draw_head(looks: Looks, around: float, rng: np.random.Generator) -> Head:
     head = Head(
         centre=_vector(rng.uniform(-35, 35, 3)),
         rotation_degrees=_vector(rng.uniform(-8, 8, 3)),
@@ -287,21 +294,24 @@ def _draw_head(kind: LesionKind, mixture: float, rng: np.random.Generator) -> He
         phases=tuple(round(float(phase), 4) for phase in rng.uniform(0, 2 * np.pi, 6)),
     )
     radius = round(float(rng.uniform(*LESION_RADIUS_MM)), 3)
+    radius = radius if looks.radius is None else looks.radius
     rim_fraction = round(float(rng.uniform(0.30, 0.38)), 3)
     reach = (radius + 3) / head.size  # keep the whole sphere in the cerebrum, off the marker
     sphere = reach * _unit_sphere(96)
     while True:
         centre = rng.uniform((-66, -84, -40), (66, 84, 58))
         x, y, z = (centre + sphere).T
-        clear_of_marker = np.linalg.norm(centre - MARKER_CENTRE) > reach + MARKER_RADIUS
+        distance = np.linalg.norm(centre - MARKER_CENTRE)
+        clear_of_marker = distance > reach + around / head.size + MARKER_RADIUS
         if clear_of_marker and cerebrum_radius(x, y, z).max() < 0.98:
             break
     lesion = Lesion(
-        kind=kind,
+        kind=looks.kind,
         centre=_vector(head.to_patient(centre)),
         radius=radius,
         rim_fraction=rim_fraction,
-        mixture=mixture,
+        mixture=looks.mixture,
+        halo=looks.halo,
     )
     return replace(head, lesion=lesion)
 

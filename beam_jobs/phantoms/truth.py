@@ -35,16 +35,22 @@ def read_truth(output: files.StrPath) -> CohortTruth:
 
 
 def _as_json(truth: CohortTruth) -> dict[str, Any]:
-    """The truth; what only a harder cohort has is left out of the others'."""
+    """The truth; what only another cohort has is left out of the others'."""
     members = asdict(truth)
-    for name in ("difficulty", "label_noise", "no_signal"):
+    for name in ("difficulty", "label_noise", "no_signal", "covariates"):
         if not members["config"][name]:
             del members["config"][name]
+    if truth.config.task == PhantomConfig.task:
+        del members["config"]["task"]
     for patient in members["patients"]:
-        if not patient["flipped"]:
-            del patient["flipped"]
-        if not patient["head"]["lesion"]["mixture"]:
-            del patient["head"]["lesion"]["mixture"]
+        for owner, name in (
+            (patient, "flipped"),
+            (patient, "covariates"),
+            (patient["head"]["lesion"], "mixture"),
+            (patient["head"]["lesion"], "halo"),
+        ):
+            if not owner[name]:
+                del owner[name]
         for series in patient["series"]:
             if not series["vendor"]:
                 del series["vendor"]

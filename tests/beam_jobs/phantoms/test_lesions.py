@@ -10,13 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from beam_jobs.phantoms.anatomy import TISSUES, Head, Lesion
 from beam_jobs.phantoms.cohort import write_cohort
-from beam_jobs.phantoms.plan import (
-    CohortTruth,
-    PhantomConfig,
-    best_auc,
-    draw_appearance,
-    plan_cohort,
-)
+from beam_jobs.phantoms.labels import best_auc, draw_appearance
+from beam_jobs.phantoms.plan import CohortTruth, PhantomConfig, plan_cohort
 from beam_jobs.phantoms.truth import read_truth
 from tests.beam_jobs.phantoms.test_phantoms import SMALL, lesion_mask
 
@@ -40,6 +35,7 @@ def test_label_decides_appearance_and_nothing_else() -> None:
         lesion = patient.head.lesion
         assert lesion is not None
         assert lesion.kind == ("ring" if patient.label else "solid")
+        assert isinstance(patient.label, int)
         radii[patient.label].append(lesion.radius)
     assert abs(np.mean(radii[0]) - np.mean(radii[1])) < 4 * np.std(radii[0]) / np.sqrt(100)
 
@@ -53,7 +49,10 @@ def auc_of_reader(config: PhantomConfig) -> float:
     """The AUC of 4000 patients' ring shares, as their lesions are drawn."""
     labels = np.arange(4000) % 2
     rng = np.random.default_rng(0)
-    drawn = (draw_appearance(config, label, rng) for label in labels.tolist())
+    drawn = (
+        draw_appearance(label == 1, rng, difficulty=config.difficulty, no_signal=config.no_signal)
+        for label in labels
+    )
     shares = [mixture if kind == "solid" else 1 - mixture for kind, mixture in drawn]
     return float(roc_auc_score(labels, shares))
 
