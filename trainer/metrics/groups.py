@@ -1,9 +1,9 @@
-"""Groups of patients by what a dataset's series.csv says of how they were scanned."""
+"""Groups of patients: by how they were scanned (series.csv), and by what else is known of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from trainer.metrics.predictions import read_rows
 _COLUMNS = ("patient", "modality", "verdict", "plane", "field_strength")
 _FIELD_STRENGTHS = (0.2, 0.35, 0.5, 1.0, 1.5, 3.0, 7.0)  # tesla, as scanners are sold
 _UNKNOWN = "unknown"
+_LISTED = 6  # values of a covariate that are all groups; numbers of more are cut into thirds
 
 
 def read_groups(
@@ -69,3 +70,41 @@ def _field_strength(text: str) -> str:
         return ""
     near = min(_FIELD_STRENGTHS, key=lambda sold: abs(sold - tesla))
     return f"{near if abs(near - tesla) <= 0.1 * near else tesla:.3g} T"
+
+
+def covariate_groups(
+    covariates: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, npt.NDArray[np.bool_]]]:
+    """Groups of patients by covariates, as predictions files hold them.
+
+    Args:
+      covariates: name → text of each patient, (n,); "" unknown.
+
+    Returns:
+      Name → group → which patients, (n,): each value by itself; of numbers of many values thirds.
+      Covariates that are the same in all patients are left out.
+    """
+    groups = {}
+    for name, texts in covariates.items():
+        known = sorted({*texts} - {""})
+        try:
+            numbers = [float(text) for text in known]
+        except ValueError:
+            numbers = []
+        if len(numbers) > _LISTED:
+            values = np.array([float(text or "nan") for text in texts])
+            low, high = np.nanquantile(values, [1 / 3, 2 / 3])
+            found = {
+                f"up to {low:.4g}": values <= low,
+                f"to {high:.4g}": (values > low) & (values <= high),
+                f"above {high:.4g}": values > high,
+                _UNKNOWN: np.isnan(values),
+            }
+        else:
+            each = np.array(texts)
+            order = sorted(known, key=float) if numbers else known
+            found = {**{text: each == text for text in order}, _UNKNOWN: each == ""}
+        found = {group: inside for group, inside in found.items() if inside.any()}
+        if len(found) > 1:
+            groups[name] = found
+    return groups

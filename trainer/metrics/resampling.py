@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -130,3 +132,9 @@ def percentile_interval(
     limits = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
     low, high = np.clip(mean + math.sqrt(factor) * (limits - mean), 0, 1)
     return low, high
+
+
+def histogram_of_null(null: Sequence[float]) -> dict[str, Any]:
+    """Histogram of what retrainings on permuted labels score: edges and counts, for a chart."""
+    counts, edges = np.histogram(null, bins=max(5, min(40, len(null) // 3)))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}

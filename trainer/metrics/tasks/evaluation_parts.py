@@ -1,0 +1,139 @@
+"""One class against the rest, or one finding: calls, calibration and curve of its probability."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import average_precision_score
+
+from trainer.metrics.auc import Floats
+from trainer.metrics.logits import sigmoid
+from trainer.metrics.roc_and_calibration import (
+    calibration_bins,
+    error_if_calibrated,
+    expected_calibration_error,
+    mean_roc,
+    recalibration,
+    thinned,
+    wilson_interval,
+)
+from trainer.metrics.tasks.spread import Figure, figure, mean_interval
+
+CURVES_MOST = 12  # classes or findings whose curves and bins are told: more, nobody can tell apart
+
+
+def calls(
+    truth: npt.NDArray[np.bool_], called: npt.NDArray[np.bool_], level: float, factor: float = 1.0
+) -> dict[str, Any]:
+    """Counts, and sensitivity, specificity and predictive values with Wilson's intervals.
+
+    Args:
+      truth: (n,), whether patients have the class or finding.
+      called: (n,), whether they are said to.
+      level, factor: of the intervals.
+    """
+    both, none = int((truth & called).sum()), int((~truth & ~called).sum())
+    missed, wrong = int((truth & ~called).sum()), int((~truth & called).sum())
+    shares = {
+        "sensitivity": (both, both + missed),
+        "specificity": (none, none + wrong),
+        "ppv": (both, both + wrong),
+        "npv": (none, none + missed),
+    }
+    return {
+        "true_positive": both,
+        "false_positive": wrong,
+        "true_negative": none,
+        "false_negative": missed,
+        **{
+            name: {
+                "value": hits / of if of else None,
+                "interval": list(wilson_interval(hits, of, level, factor)) if of else None,
+                "of": of,
+            }
+            for name, (hits, of) in shares.items()
+        },
+    }
+
+
+def probability_figures(
+    truth: npt.NDArray[np.bool_], logits: Floats, level: float, factor: float = 1.0
+) -> dict[str, Figure]:
+    """Log loss and Brier score of a probability, their reference the share alone.
+
+    Args:
+      truth: (n,).
+      logits: (n,), of the probabilities.
+      level, factor: of the intervals.
+    """
+    share = float(truth.mean())
+    losses = np.logaddexp(0.0, np.where(truth, -logits, logits))
+    squares = (sigmoid(logits) - truth) ** 2
+    entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p)
+    return {
+        "log_loss": figure(
+            float(losses.mean()), mean_interval(losses, level, factor), reference=float(entropy)
+        ),
+        "brier": figure(
+            float(squares.mean()),
+            mean_interval(squares, level, factor),
+            reference=share * (1 - share),
+        ),
+    }
+
+
+def calibration(
+    truth: npt.NDArray[np.bool_],
+    logits: Floats,
+    *,
+    level: float,
+    factor: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Observed against predicted: bins, errors, and the line that would set logits right.
+
+    Args:
+      truth: (n,).
+      logits: (n,), of the probabilities.
+      level, factor: of the bins' intervals.
+      seed: of the labels drawn for `ece_if_calibrated`.
+    """
+    values = sigmoid(logits)
+    bins = calibration_bins(truth, values, level=level, factor=factor)
+    line = recalibration(truth, logits) if 0 < truth.sum() < truth.size else None
+    return {
+        "mean_probability": float(values.mean()),
+        "ece": expected_calibration_error(bins),
+        "ece_if_calibrated": error_if_calibrated(values, draws=200, seed=seed),
+        "intercept": line[0] if line else None,
+        "slope": line[1] if line else None,
+        "bins": [{**dataclasses.asdict(one), "interval": list(one.interval)} for one in bins],
+    }
+
+
+def curve(
+    truth: npt.NDArray[np.bool_], scores: Floats, folds: npt.NDArray[Any] | None
+) -> dict[str, list[float]] | None:
+    """The ROC curve within folds whose area is the part's AUC; None where there is none.
+
+    Args:
+      truth: (n,).
+      scores: (repeats, n), NaN where a repeat lacks a patient.
+      folds: (n,), or None for all pairs.
+    """
+    try:
+        rates, hits = thinned(*mean_roc(truth, scores, folds))
+    except ValueError:  # no fold has both
+        return None
+    return {"false_positive_rate": rates.tolist(), "sensitivity": hits.tolist()}
+
+
+def precision(truth: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float] | None:
+    """Average precision of (n,) scores, and what scores without signal reach: the share."""
+    if not truth.any():
+        return None
+    value = float(average_precision_score(truth, scores))
+    return {"value": value, "at_random": float(truth.mean())}
