@@ -70,15 +70,16 @@ def mean_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
 
 
 def spearman(truth: npt.NDArray[Any], values: Floats) -> float:
-    """Spearman's rank correlation.
+    """Spearman's rank correlation; 0 where all values are the same, as of an AUC ties count half.
 
     Raises:
-      ValueError: fewer than three patients, or all values or all labels are the same.
+      ValueError: fewer than two patients, or all labels are the same.
     """
-    ranks = midranks(truth), midranks(values)
-    if len(truth) < 3 or any(np.ptp(one) == 0 for one in ranks):
-        raise ValueError("a rank correlation needs three patients and values that differ")
-    return float(np.corrcoef(*ranks)[0, 1])
+    if len(truth) < 2 or np.ptp(truth) == 0:
+        raise ValueError("a rank correlation needs two patients whose labels differ")
+    if np.ptp(values) == 0:
+        return 0.0
+    return float(np.corrcoef(midranks(truth), midranks(values))[0, 1])
 
 
 def softmax(logits: Floats) -> Floats:
