@@ -33,12 +33,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "regression": ("diameter_mm",),
 }
 TASKS = tuple(COLUMNS)
-# Of a submission to fill in: what is known of a patient whom nobody has looked at.
+# Of a submission to fill in, in the columns of predictions: what is known of a patient whom nobody
+# has looked at.
 NEUTRAL: dict[str, dict[str, float]] = {
     "binary": {"MGMT_value": 0.5},
-    "multiclass": dict.fromkeys(CLASSES, 0.333),
-    "multilabel": dict.fromkeys(FINDINGS, 0.5),
-    "regression": {"diameter_mm": sum(_DIAMETER_MM) / 2},
+    "multiclass": {f"probability_{name}": 0.333 for name in CLASSES},
+    "multilabel": {f"probability_{name}": 0.5 for name in FINDINGS},
+    "regression": {"value": sum(_DIAMETER_MM) / 2},
 }
 COVARIATES = ("age", "sex", "site")
 _YOUNGEST, _AGE_RANGE = 30, 45

@@ -107,6 +107,7 @@ class CaseFacts:
       spacing: mm between rows, columns and slices, from the affine.
       ends: patient directions at a slice's left, right, top and bottom, from the affine.
       first_mm: where slice 0 lies along the slice axis, LPS mm.
+      covariates: as in the record.
     """
 
     patient_id: str
@@ -119,6 +120,7 @@ class CaseFacts:
     spacing: tuple[float, float, float]
     ends: str
     first_mm: float
+    covariates: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,7 @@ def facts_of(case: PreparedCase, planes: Bytes) -> CaseFacts:
         + _letter(-axes[:, 0])
         + _letter(axes[:, 0]),
         first_mm=float(case.affine[:3, 3] @ axes[:, 2] / slice_),
+        covariates=case.covariates,
     )
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from beam_jobs.core import drift
 from beam_jobs.core.drift import Comparison, Statistics
 from beam_jobs.report.data import MEASURES, DatasetFacts
+from beam_jobs.report.labels import covariate_rows, label_rows, number_rows, words
+from beam_jobs.report.rows import Row, new_row, outcome, share_row
 
 _MEASURES = {
     "slices": "slices a series",
@@ -28,8 +30,6 @@ _MEASURES = {
 _UNITS = {**MEASURES, "spacing": "mm", "blank_share": "%"}
 # What of them a model's statistics hold, and under which name.
 _COUNTED = {"spacing": "spacing", "slice_step": "step", "field_strength": "field_strength"}
-
-Row = dict[str, Any]
 
 
 def compare(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
@@ -50,12 +50,18 @@ def compare(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
             if spec.get(name) != other.get(name)
         ],
         "patients": _patients(ours, theirs),
-        "drift": [*_labels(ours, theirs), *_modalities(ours, theirs), *_reasons(ours, theirs)],
+        "drift": [
+            *label_rows(ours, theirs),
+            *covariate_rows(ours, theirs),
+            *_modalities(ours, theirs),
+            *_reasons(ours, theirs),
+        ],
     }
 
 
 def _of(manifest: Any) -> dict[str, Any]:
-    return {"folds": manifest.folds, "seed": manifest.seed, "id_policy": manifest.id_policy}
+    fields = {"folds": manifest.folds, "seed": manifest.seed, "id_policy": manifest.id_policy}
+    return {**fields, "labels": words(manifest.schema.target)}
 
 
 def _shown(value: object) -> str:
@@ -73,6 +79,8 @@ def _patients(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
     there = {case.patient_id: case for case in theirs.cases}
     both = sorted(here.keys() & there.keys())
     channels = ours.manifest.schema.modalities, theirs.manifest.schema.modalities
+    # Where labels say other things, none can be the same.
+    said = ours.manifest.schema.target == theirs.manifest.schema.target
 
     def has(case: Any, names: Sequence[str]) -> set[str]:
         return {name for name, flag in zip(names, case.present, strict=True) if flag}
@@ -81,57 +89,12 @@ def _patients(ours: DatasetFacts, theirs: DatasetFacts) -> dict[str, Any]:
         "both": len(both),
         "only_ours": sorted(here.keys() - there.keys()),
         "only_theirs": sorted(there.keys() - here.keys()),
-        "other_label": [name for name in both if here[name].label != there[name].label],
+        "other_label": [name for name in both if said and here[name].label != there[name].label],
         "other_fold": [name for name in both if here[name].fold != there[name].fold],
         "other_channels": [
             name for name in both if has(here[name], channels[0]) != has(there[name], channels[1])
         ],
     }
-
-
-def _row(group: str, name: str, ours: str, theirs: str, **more: Any) -> Row:
-    cells = {"change": "", "test": "", "marked": False}
-    return {"group": group, "name": name, "ours": ours, "theirs": theirs, **cells, **more}
-
-
-def _tested(compared: Comparison | None, *, distance: str = "distance") -> Row:
-    """The cells that say how a comparison came out."""
-    if compared is None:
-        return {}
-    found = f"{distance} {compared.distance:.2f}"
-    limit = f"limit {compared.limit:.2f}" if compared.limit < 1 else "too few"
-    return {"test": f"{found}, {limit}", "marked": compared.drifted}
-
-
-def _share(group: str, name: str, ours: tuple[int, int], theirs: tuple[int, int]) -> Row:
-    """Two shares, each (part, whole), and their difference in points."""
-    (k, n), (m, total) = ours, theirs
-    row = _row(
-        group,
-        name,
-        f"{k} of {n}" + (f" ({100 * k / n:.0f} %)" if n else ""),
-        f"{m} of {total}" + (f" ({100 * m / total:.0f} %)" if total else ""),
-    )
-    if n and total:
-        compared = drift.compare_counts(
-            group, name, {"yes": m, "no": total - m}, {"yes": k, "no": n - k}
-        )
-        row.update(change=f"{100 * (k / n - m / total):+.1f} points", **_tested(compared))
-    return row
-
-
-def _labels(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
-    def positive(facts: DatasetFacts) -> tuple[int, int]:
-        labels = [case.label for case in facts.cases if case.label is not None]
-        return sum(label == 1 for label in labels), len(labels)
-
-    def unlabelled(facts: DatasetFacts) -> tuple[int, int]:
-        return sum(case.label is None for case in facts.cases), len(facts.cases)
-
-    return [
-        _share("labels", "patients of label 1", positive(ours), positive(theirs)),
-        _share("labels", "patients without a label", unlabelled(ours), unlabelled(theirs)),
-    ]
 
 
 def _statistics(facts: DatasetFacts) -> Statistics:
@@ -153,7 +116,7 @@ def _modalities(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
     for name in common:
         compared = {one.what: one for one in found if one.modality == name}
         rows.append(
-            _share(name, "patients who have it", _having(ours, name), _having(theirs, name))
+            share_row(name, "patients who have it", _having(ours, name), _having(theirs, name))
         )
         if "plane" in compared:
             rows.append(_planes(name, ours, theirs, compared["plane"]))
@@ -181,7 +144,7 @@ def _planes(name: str, ours: DatasetFacts, theirs: DatasetFacts, compared: Compa
         return ", ".join(f"{plane} {count}" for plane, count in sorted(planes.items()))
 
     change = f"{100 * compared.distance:.1f} points"
-    return _row(name, "planes", mix(ours), mix(theirs), change=change, **_tested(compared))
+    return new_row(name, "planes", mix(ours), mix(theirs), change=change, **outcome(compared))
 
 
 def _measured(facts: DatasetFacts, modality: str, column: str) -> list[float]:
@@ -203,34 +166,16 @@ def _measure(
     if column == "blank_share" and bool(ours) != bool(theirs):
         # Earlier versions did not count them.
         known = {True: "counted", False: "not recorded"}
-        return [_row(group, _MEASURES[column], known[bool(ours)], known[bool(theirs)])]
-    if not ours or not theirs:
-        return []
-    if column not in _COUNTED:
-        compared = drift.compare_counts(
-            group, column, Counter(map(_bin, theirs)), Counter(map(_bin, ours)), ordered=True
-        )
-    unit = _UNITS[column]
-
-    def shown(values: Sequence[float]) -> str:
-        spread = f"{np.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
-        return f"{spread} {unit}".rstrip()
-
-    return [
-        _row(
-            group,
-            _MEASURES[column],
-            shown(ours),
-            shown(theirs),
-            change=f"{float(np.median(ours) - np.median(theirs)):+.3g} {unit}".rstrip(),
-            **_tested(compared, distance="distance" if column == "field_strength" else "KS"),
-        )
-    ]
-
-
-def _bin(value: float) -> str:
-    """A bin of its own for all that a reader of the page would call different."""
-    return f"{value:.4g}"
+        return [new_row(group, _MEASURES[column], known[bool(ours)], known[bool(theirs)])]
+    return number_rows(
+        _MEASURES[column],
+        group,
+        _UNITS[column],
+        ours,
+        theirs,
+        compared=compared if column in _COUNTED else None,
+        distance="distance" if column == "field_strength" else "KS",
+    )
 
 
 def _intensities(name: str, quantiles: Sequence[Comparison]) -> Row:
@@ -238,7 +183,7 @@ def _intensities(name: str, quantiles: Sequence[Comparison]) -> Row:
     worst = max(quantiles, key=lambda one: one.distance / one.limit)
     quantile = worst.what.removeprefix("intensity q").lstrip("0")
     here, there = (100 * side["mean"] for side in (worst.found, worst.training))
-    return _row(
+    return new_row(
         name,
         "stored intensities",
         f"{quantile} % quantile at {here:.1f} % of the range",
@@ -255,7 +200,7 @@ def _reasons(ours: DatasetFacts, theirs: DatasetFacts) -> list[Row]:
 
     here, there = counts(ours), counts(theirs)
     return [
-        _row(
+        new_row(
             "rejects",
             reason,
             str(here.get(reason, 0)),

@@ -18,6 +18,7 @@ from beam_jobs.core.manifest import Manifest, read_manifest
 from beam_jobs.report.cases import CaseFacts, PicturePlan, Pictures, report_shard
 from beam_jobs.report.compare import compare
 from beam_jobs.report.data import DatasetFacts, gather, summarise
+from beam_jobs.report.labels import with_labels
 from beam_jobs.report.page import privacy_of, render, sprite_element, write
 
 # Below about this many voxels processes cost more than they save: a second until they are there,
@@ -126,7 +127,7 @@ def _write(
     sprites: IO[bytes],
 ) -> int:
     """Writes the page; returns its size."""
-    summary = summarise(facts)
+    summary = with_labels(summarise(facts), facts)
     for place, (patient, shown) in enumerate(zip(summary["patients"], pictures, strict=True)):
         patient["sprite"] = {
             "at": place,

@@ -70,7 +70,12 @@ def render(
             "plural": _plural,
             "top_of": _top_of,
         },
-        **{**summary, "patients": _with(summary["patients"], thumbnails)},
+        **{
+            "target": None,
+            "covariates": [],
+            **summary,
+            "patients": _with(summary["patients"], thumbnails),
+        },
         data=summary,
         against=against,
         privacy=privacy,

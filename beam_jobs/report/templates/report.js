@@ -4,6 +4,7 @@
   const patients = facts.patients;
   const names = facts.recipe.modalities;
   const slices = facts.recipe.shape[2];
+  const coloured = !facts.target || ["binary", "multiclass"].includes(facts.target.task);
   const $ = (id) => document.getElementById(id);
 
   // The index: filters and order.
@@ -14,9 +15,15 @@
     fold: $("by-fold").value,
     has: $("by-has").value,
   });
+  const has = (label, want) =>
+    Array.isArray(label) ? label[Number(want)] === 1 : String(label) === want;
+  // Of findings their number.
+  const worth = (label) =>
+    label === null ? -Infinity
+      : Array.isArray(label) ? label.filter((one) => one === 1).length : label;
   const fits = (patient, want) =>
     patient.id.toLowerCase().includes(want.text) &&
-    (want.label === "" || String(patient.label) === want.label) &&
+    (want.label === "" || has(patient.label, want.label)) &&
     (want.fold === "" || String(patient.fold) === want.fold) &&
     (want.has === "" ||
       (want.has === "all" ? !patient.present.includes(0) : !patient.present[Number(want.has)]));
@@ -24,7 +31,7 @@
   const inFold = ({ fold }) => (fold === "test" ? last - 1 : (fold ?? last));
   const orders = {
     id: () => 0,
-    label: (a, b) => (b.label ?? -1) - (a.label ?? -1),
+    label: (a, b) => worth(b.label) - worth(a.label) || 0,
     fold: (a, b) => inFold(a) - inFold(b),
     missing: (a, b) => a.present.filter(Boolean).length - b.present.filter(Boolean).length,
   };
@@ -110,8 +117,9 @@
     state.place = place;
     state.image = null;
     $("who").textContent = patient.id;
-    $("what").className = `label l${patient.label}`;
-    $("what").textContent = patient.label === null ? "no label" : `label ${patient.label}`;
+    $("what").className = coloured ? `label l${patient.label && Math.min(patient.label, 3)}` : "label";
+    $("what").textContent = patient.label === null ? "no label" : patient.said ?? `label ${patient.label}`;
+    if ($("known")) $("known").textContent = patient.known;
     $("fold").textContent = patient.fold === null ? "no fold" : patient.fold === "test" ? "test patient" : `fold ${patient.fold}`;
     const ratio = (box[3] * patient.spacing[1]) / (box[2] * patient.spacing[0]);
     viewer.style.setProperty("--ratio", ratio.toFixed(4));
