@@ -69,32 +69,30 @@ def augment(
     return values
 
 
-def mixup(
-    volume: Any, label: Any, *, alpha: float, seed: keras.random.SeedGenerator
-) -> tuple[Any, Any]:
+def mixup(*arrays: Any, alpha: float, seed: keras.random.SeedGenerator) -> list[Any]:
     """Mixes each example with its neighbour in the batch, which the shuffle has made a random one.
 
     Source: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
 
     Args:
-      volume: (batch, row, column, slice, channel).
-      label: (batch, 1), of any numeric type.
+      arrays: each (batch, ...), of any numeric type: volumes (batch, row, column, slice, channel),
+        labels and whatever else belongs to the examples.
       alpha: weights are drawn from Beta(alpha, alpha); 0 mixes nothing.
       seed: the caller's; its state moves on.
 
     Returns:
-      The mixed volume and label, float32.
+      The arrays, mixed, float32.
     """
-    volume, label = ops.cast(volume, "float32"), ops.cast(label, "float32")
+    given = [ops.cast(array, "float32") for array in arrays]
     if not alpha:
-        return volume, label
-    weight = symmetric_beta(alpha, ops.shape(volume)[0], seed)
+        return given
+    weight = symmetric_beta(alpha, ops.shape(given[0])[0], seed)
 
     def mixed(values: Any) -> Any:
         own = ops.reshape(weight, (-1, *[1] * (len(values.shape) - 1)))
         return own * values + (1 - own) * ops.roll(values, 1, axis=0)
 
-    return mixed(volume), mixed(label)
+    return [mixed(values) for values in given]
 
 
 def symmetric_beta(alpha: float, count: Any, seed: keras.random.SeedGenerator) -> Any:

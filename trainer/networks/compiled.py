@@ -9,15 +9,23 @@ from typing import Any
 import keras
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.target import PLAIN, Target
 
-# Of two outputs behind a softmax, the cross-entropies are the binary one of their difference.
-_LOSSES = ("binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
+# A task's own, and what is the same: of two outputs behind a softmax, the cross-entropies are the
+# binary one of their difference.
+_SOFTMAX = ("categorical_crossentropy", "sparse_categorical_crossentropy")
+_LOSSES = {
+    "binary": ("binary_crossentropy", *_SOFTMAX),
+    "multiclass": _SOFTMAX,
+    "multilabel": ("binary_crossentropy",),
+    "regression": ("huber",),
+}
 _OWN_TRAINING = ("train_step", "compute_loss")
 # Optimizers of earlier builds: one that comes twice would carry its state from fold to fold.
 _kept: weakref.WeakSet[keras.optimizers.Optimizer] = weakref.WeakSet()
 
 
-def take_apart(reference: str, model: Any) -> None:
+def take_apart(reference: str, model: Any, target: Target = PLAIN) -> None:
     """Takes off a model what it was compiled with, and keeps the optimizer: `own_optimizer`.
 
     The loss is the trainer's, from logits; a model's own must be the same. Metrics are not used.
@@ -25,6 +33,7 @@ def take_apart(reference: str, model: Any) -> None:
     Args:
       reference: what it is called, for messages.
       model: what a user's code has returned.
+      target: what it answers.
 
     Raises:
       UsageError: it is no model, or would be trained in another way than all networks are.
@@ -41,7 +50,7 @@ def take_apart(reference: str, model: Any) -> None:
     if isinstance(loss, (list, tuple, dict)) and len(loss) == 1:
         (loss,) = loss.values() if isinstance(loss, dict) else loss
     if loss is not None:
-        _require_cross_entropy(reference, loss)
+        _require_own_loss(reference, loss, target)
     if (optimizer := getattr(model, "optimizer", None)) is not None:
         kept = _plain(reference, optimizer)
         model.optimizer, model.compiled = None, False
@@ -49,15 +58,16 @@ def take_apart(reference: str, model: Any) -> None:
         model.kept_optimizer = lambda: kept
 
 
-def _require_cross_entropy(reference: str, loss: Any) -> None:
+def _require_own_loss(reference: str, loss: Any, target: Target) -> None:
     with contextlib.suppress(ValueError, TypeError):
         loss = keras.losses.get(loss)
     smoothing = getattr(loss, "_fn_kwargs", {}).get("label_smoothing")
     loss = getattr(loss, "fn", loss)
-    if loss not in [getattr(keras.losses, name) for name in _LOSSES]:
+    wanted = _LOSSES[target.task]
+    if loss not in [getattr(keras.losses, name) for name in wanted]:
         name = getattr(loss, "__name__", type(loss).__name__)
         raise UsageError(
-            f"{reference} is compiled with the loss {name}: binary_crossentropy is needed, or none "
+            f"{reference} is compiled with the loss {name}: {wanted[0]} is needed, or none "
             "(--loss takes a loss of your own)"
         )
     if smoothing:

@@ -7,16 +7,16 @@ Three forms, told apart by the parameters:
     build(hp)                              → keras.Model: KerasTuner's, or its HyperModel
 
 `volume` is a float32 tensor (batch, row, column, slice, channel), `config` the `NetworkConfig`. The
-second form is told only what it has a parameter for: `classes` or `num_classes` 1, no activation of
-the classifier, no weights, no rescaling; width, depth and dropout where they were set. A class of
-Keras layers or models without `input_shape` is made, then called on the volume. The config's
-`options` are keyword arguments of these forms, and values of the third one's hyperparameters
-(`trainer.networks.hypermodel`).
+second form is told only what it has a parameter for: `classes` or `num_classes`, how many numbers
+are answered; no activation of the classifier, no weights, no rescaling; width, depth and dropout
+where they were set. A class of Keras layers or models without `input_shape` is made, then called on
+the volume. The config's `options` are keyword arguments of these forms, and values of the third
+one's hyperparameters (`trainer.networks.hypermodel`).
 
 What comes out is joined to ours as one flat graph, nested models too, so that gradients, memory and
 stages are those of single layers. Only a model or layer with a `call` of its own stays whole. The
-last layer becomes the logit: its sigmoid is taken off, of two classes' softmax it is the difference
-of their logits.
+last layer becomes the logits: its sigmoid or softmax is taken off; of a binary whose network has
+two classes the logit is the difference of theirs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import keras
 from keras import layers
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import load, reason, undisturbed
 from trainer.networks.blocks import MOMENTUM, Parts
@@ -44,9 +45,13 @@ from trainer.networks.layers import (
     precision_kept,
     under_policy,
 )
+from trainer.networks.tasks.head import joined, own_logit_of, refuse, taken_apart
 
 # Names of layers around it.
-_OURS = ("volume", "standardise", "modalities", "fused", "logit", "slices", "encoder")
+_OURS = (
+    *("volume", "standardise", "modalities", "fused", "logit", "slices", "encoder"),
+    *("covariates", "known", "joined", "of_covariates", "value"),
+)
 _VOLUME, _SLICE = ("row", "column", "slice", "channel"), ("row", "column", "channel")
 _KERAS_MOMENTUM = 0.99  # BatchNormalization's default
 _FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
@@ -54,8 +59,10 @@ _FUNCTIONAL_CALL = type(keras.Model((_x := keras.Input((1,))), _x)).call
 _built: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
 
 
-def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
-    """The logit of a user's own network, under the current precision policy, and that network.
+def own_logit(
+    volume: Any, parts: Parts, *, target: Target = PLAIN, known: Any = None
+) -> tuple[Any, keras.Model]:
+    """The logits of a user's own network, under the current precision policy, and that network.
 
     Without a GPU its layers compute in float32 in every precision: TensorFlow's convolutions and
     poolings in 16 bits are slow, missing or wrong there (see `trainer.networks.layers`).
@@ -63,9 +70,11 @@ def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
     Args:
       volume: standardised, (batch, row, column, slice, channel), of our graph.
       parts: the config, and whether batch statistics are taken over all replicas.
+      target: what is answered.
+      known: columns of covariates (batch, n), or None.
 
     Returns:
-      (batch, 1) float32, and what the user's function gave.
+      (batch, outputs) float32, and what the user's function gave.
 
     Raises:
       UsageError: no such function, one that fails, or a network that does not fit; the message
@@ -74,20 +83,22 @@ def own_logit(volume: Any, parts: Parts) -> tuple[Any, keras.Model]:
     config, channels = parts.config, volume.shape[-1]
     late = config.fusion == "late"
     x = ChannelsToBatch(name="modalities")(volume) if late else volume
-    found, network = _called_on(x, config, synchronized=parts.synchronized)
-    features, last, classes = _taken_apart(_pooled(found, parts), config)
+    found, network = _called_on(x, config, synchronized=parts.synchronized, target=target)
+    features, last, classes, is_logit = taken_apart(_pooled(found, parts), config, target)
     if late:
         features = layers.Flatten(name="fused")(BatchToSequence(channels)(features))
-        last, classes = None, 1
+        last, classes = None, target.outputs
+        is_logit = is_logit and channels == 1
     if config.dropout is not None and not _takes_dropout(config, network):
-        if last is None and features.shape[-1] == 1:
-            _refuse(config, "--dropout: its logit is not a Dense layer's")
+        if is_logit:
+            refuse(config, "--dropout: its logit is not a Dense layer's")
         features = layers.Dropout(config.dropout)(features) if config.dropout else features
-    if last is None and features.shape[-1] == 1 and not late:
-        return layers.Activation("linear", dtype="float32", name="logit")(features), network
+    if is_logit and not late:
+        return own_logit_of(features, known), network
+    features = joined(features, known)
     settings = {} if last is None else last.get_config()
     settings |= {"units": classes, "activation": None, "dtype": "float32"}
-    if classes == 1:
+    if classes == target.outputs:
         return layers.Dense.from_config({**settings, "name": "logit"})(features), network
     both = layers.Dense.from_config({**settings, "name": "logits"})(features)
     logit = layers.Subtract(dtype="float32", name="logit")([both[:, 1:], both[:, :1]])
@@ -117,15 +128,20 @@ def own_encoder(slices: Any, parts: Parts) -> Any:
         if len(found.shape) == 4:
             return layers.GlobalAveragePooling2D(dtype="float32", name="encoder")(found)
         if len(found.shape) != 2:
-            _refuse(config, f"gives {tuple(found.shape)}: (batch, n), or a map, is needed")
-        features = _taken_apart(found, config)[0]
+            refuse(config, f"gives {tuple(found.shape)}: (batch, n), or a map, is needed")
+        features = taken_apart(found, config).features
     except UsageError as error:
         raise UsageError(str(error).replace("--model", "--encoder", 1)) from error
     return layers.Activation("linear", dtype="float32", name="encoder")(features)
 
 
 def _called_on(
-    x: Any, config: NetworkConfig, *, synchronized: bool, prefix: str = ""
+    x: Any,
+    config: NetworkConfig,
+    *,
+    synchronized: bool,
+    prefix: str = "",
+    target: Target = PLAIN,
 ) -> tuple[Any, keras.Model]:
     """What a user's network makes of a tensor of our graph, and that network.
 
@@ -134,9 +150,10 @@ def _called_on(
       config: whose name is the user's function.
       synchronized: batch statistics over all replicas.
       prefix: of its layers' names, where more than a logit of ours follows.
+      target: what it is to answer.
     """
     with under_policy("float32" if not has_gpu() else keras.config.dtype_policy().name):
-        network = own_network(config, x.shape[1:])
+        network = own_network(config, x.shape[1:], target)
         with _told(config, x.shape[1:]):
             found = _joined(network, x, prefix, scales=_takes_tensor(config))
     _require_own_layers(network, config)
@@ -146,11 +163,13 @@ def _called_on(
             if layer.momentum == _KERAS_MOMENTUM:  # which nobody chose; see `blocks.MOMENTUM`
                 layer.momentum = MOMENTUM
     if not isinstance(found, keras.KerasTensor):
-        _refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
+        refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
     return found, network
 
 
-def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
+def own_network(
+    config: NetworkConfig, shape: tuple[int, ...], target: Target = PLAIN
+) -> keras.Model:
     """What the user's function gives for standardised volumes (row, column, slice, channel).
 
     Raises:
@@ -161,26 +180,26 @@ def own_network(config: NetworkConfig, shape: tuple[int, ...]) -> keras.Model:
     of_kerastuner = is_hypermodel(function) and len(shape) == len(_VOLUME)
     if not (of_kerastuner or _takes_any(known)) and (unknown := config.options.keys() - known):
         names = ", ".join(sorted(unknown))
-        _refuse(config, f"no parameter {names}; it has {', '.join(known) or 'none'}")
+        refuse(config, f"no parameter {names}; it has {', '.join(known) or 'none'}")
     with _told(config, shape):
         if of_kerastuner:
-            _settings({}, config)  # refuses what it cannot be told
-            found = build(f"--model {config.name}", function, config.options, shape)
+            _settings({}, config, 1)  # refuses what it cannot be told
+            found = build(f"--model {config.name}", function, config.options, shape, target)
         else:
             with warnings.catch_warnings():  # keras.applications', of 4 channels
                 warnings.filterwarnings("ignore", "This model usually expects 1 or 3")
-                found = _called(function, known, config, tuple(shape))
+                found = _called(function, known, config, tuple(shape), target.outputs)
     if not isinstance(found, keras.Model):
-        _refuse(config, f"gives {type(found).__name__}: {_forms(shape)}")
+        refuse(config, f"gives {type(found).__name__}: {_forms(shape)}")
     if inputs := getattr(found, "inputs", None):
         if len(inputs) > 1:
-            _refuse(config, f"takes {len(inputs)} inputs: one volume is what there is")
+            refuse(config, f"takes {len(inputs)} inputs: one volume is what there is")
         taken = tuple(inputs[0].shape)
         if len(taken) != len(shape) + 1 or any(
             there not in (None, here) for there, here in zip(taken[1:], shape, strict=True)
         ):
             axes = _VOLUME if len(shape) == len(_VOLUME) else _SLICE
-            _refuse(config, f"takes {taken[1:]}: ({', '.join(axes)}) is {shape}")
+            refuse(config, f"takes {taken[1:]}: ({', '.join(axes)}) is {shape}")
     return found
 
 
@@ -195,12 +214,13 @@ def _called(
     known: Mapping[str, inspect.Parameter],
     config: NetworkConfig,
     shape: tuple[int, ...],
+    outputs: int,
 ) -> Any:
     """The user's function, called as its parameters ask for."""
     is_layer = inspect.isclass(function) and issubclass(function, keras.Layer)
     given = keras.Input(shape)
     if "input_shape" in known or is_layer:
-        settings = _settings(known, config)
+        settings = _settings(known, config, outputs)
         if len(shape) < len(_VOLUME) and "include_top" in known:
             settings["include_top"] = False
         if "input_shape" in known:
@@ -210,19 +230,21 @@ def _called(
     else:
         places = [p for p in known.values() if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
         if len(places) < 2 and not any(p.kind is p.VAR_POSITIONAL for p in places):
-            _refuse(config, f"takes ({', '.join(known)}): {_forms(shape)}")
+            refuse(config, f"takes ({', '.join(known)}): {_forms(shape)}")
         found = function(given, config, **config.options)
     if isinstance(found, keras.KerasTensor):
         return keras.Model(given, found)
     if isinstance(found, (list, tuple, dict)):
-        _refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
+        refuse(config, f"gives a {type(found).__name__} of {len(found)}: one tensor is needed")
     return found
 
 
-def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> dict[str, Any]:
+def _settings(
+    known: Mapping[str, inspect.Parameter], config: NetworkConfig, outputs: int
+) -> dict[str, Any]:
     """What a function that makes a model is told, as far as it has parameters for it."""
     settings: dict[str, Any] = {
-        **dict.fromkeys(("classes", "num_classes"), 1),
+        **dict.fromkeys(("classes", "num_classes"), outputs),
         **dict.fromkeys(("classifier_activation", "weights"), None),
         **dict.fromkeys(("include_rescaling", "include_preprocessing"), False),
         # Its own top is the published one; another pooling than its own needs the feature map.
@@ -236,7 +258,7 @@ def _settings(known: Mapping[str, inspect.Parameter], config: NetworkConfig) -> 
             continue
         settings[name] = value
         if name not in known and name != "dropout":
-            _refuse(config, f"--{name} {value}: it has no parameter of that name")
+            refuse(config, f"--{name} {value}: it has no parameter of that name")
     return {name: value for name, value in settings.items() if name in known}
 
 
@@ -323,57 +345,21 @@ def _pooled(found: Any, parts: Parts) -> Any:
     config = parts.config
     shape = tuple(found.shape)
     if not 2 <= len(shape) <= 5 or shape[0] is not None or None in shape[1:]:
-        _refuse(config, f"gives {shape}: (batch, n), or a map (batch, ..., n), is needed")
+        refuse(config, f"gives {shape}: (batch, n), or a map (batch, ..., n), is needed")
     if len(shape) == 2:
         if config.pooling != "avg":
-            _refuse(config, f"--pooling {config.pooling}: gives {shape}, no map to be pooled")
+            refuse(config, f"--pooling {config.pooling}: gives {shape}, no map to be pooled")
         return found
     return parts.pool(found)
-
-
-def _taken_apart(found: Any, config: NetworkConfig) -> tuple[Any, layers.Dense | None, int]:
-    """(batch, n) as what its last Dense layer is given, that layer, and its classes.
-
-    Of features, and of a logit that comes from another layer: what was found, None, and 1.
-    """
-    operation, x = _source(found)
-    activation = "linear"
-    if isinstance(operation, layers.Activation):
-        activation = operation.activation.__name__
-    elif type(operation).__name__ in ("Sigmoid", "Softmax"):  # layers or operations
-        activation = type(operation).__name__.lower()
-    before = found
-    if activation in ("sigmoid", "softmax"):
-        before = x
-        operation, x = _source(before)
-    classes, squashed = found.shape[-1], activation in ("sigmoid", "softmax")
-    if type(operation) is layers.Dense:
-        own = operation.activation.__name__
-        squashed = squashed or own in ("sigmoid", "softmax")
-        if squashed and own == "softmax":
-            activation = own
-        fits = classes == (2 if activation == "softmax" else 1)
-        if fits and own in ("linear", "sigmoid", "softmax"):
-            return x, operation, classes
-    if squashed and (classes > 1 or activation == "softmax"):
-        _refuse(config, f"ends in {classes} classes: 1, or 2 with a softmax, is needed")
-    return before, None, 1
-
-
-def _source(tensor: Any) -> tuple[Any, Any]:
-    """The operation that made a tensor of a graph, and what it was made of."""
-    operation, index, _ = tensor._keras_history
-    inputs = operation._inbound_nodes[index].input_tensors
-    return operation, inputs[0] if inputs else None
 
 
 def _require_own_layers(network: keras.Model, config: NetworkConfig) -> None:
     """Refuses a network without weights, and one whose layers are another network's too."""
     if not network.trainable_weights:
-        _refuse(config, "gives a network without weights to train")
+        refuse(config, "gives a network without weights to train")
     for layer in network._flatten_layers():
         if layer.weights and layer in _built:
-            _refuse(config, f"gives the same layer {layer.name} again: it must make new ones")
+            refuse(config, f"gives the same layer {layer.name} again: it must make new ones")
     _built.update(network._flatten_layers())
 
 
@@ -392,8 +378,4 @@ def _told(config: NetworkConfig, shape: tuple[int, ...]) -> Iterator[None]:
             raise
         size = "x".join(map(str, shape))
         kind = "volumes" if len(shape) == len(_VOLUME) else "slices"
-        _refuse(config, f"fails on {kind} {size}: {reason(error)}", error)
-
-
-def _refuse(config: NetworkConfig, what: str, cause: BaseException | None = None) -> Any:
-    raise UsageError(f"--model {config.name}: {what}") from cause
+        refuse(config, f"fails on {kind} {size}: {reason(error)}", error)

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.hyperparameter import Choice, Condition, Hyperparameter, Range, Value
 from trainer.config.user_code import reason, undisturbed
 from trainer.networks.compiled import own_optimizer, take_apart
@@ -61,7 +62,11 @@ def is_hypermodel(found: Any) -> bool:
 
 
 def build(
-    reference: str, found: Any, options: Mapping[str, Any], input_shape: tuple[int, ...]
+    reference: str,
+    found: Any,
+    options: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    target: Target = PLAIN,
 ) -> keras.Model:
     """The model of one choice of hyperparameters.
 
@@ -70,6 +75,7 @@ def build(
       found: the hypermodel.
       options: hyperparameter → value.
       input_shape: (row, column, slice, channel), for a class that asks for it.
+      target: what is answered.
 
     Returns:
       What the hypermodel builds, not compiled any more: `own_optimizer` has what it was compiled
@@ -79,11 +85,12 @@ def build(
       UsageError: it cannot be built, is no Keras model, would be trained in a way of its own, or
         has no hyperparameter of an option's name.
     """
-    made = _instance(reference, found, input_shape)
+    made = _instance(reference, found, input_shape, target)
     model, hp = _built(reference, made, options)
+    take_apart(reference, model, target)
     if unused := options.keys() - _asked(hp).keys():
         # Where the code goes another way it asks for others: only then is it built again and again.
-        known = _names(reference, found, input_shape)
+        known = _names(reference, found, input_shape, target)
         if unknown := sorted(unused - known):
             raise UsageError(
                 f"{reference} has no hyperparameter {', '.join(unknown)}: "
@@ -93,13 +100,15 @@ def build(
 
 
 @functools.cache
-def _names(reference: str, found: Any, input_shape: tuple[int, ...]) -> frozenset[str]:
+def _names(
+    reference: str, found: Any, input_shape: tuple[int, ...], target: Target
+) -> frozenset[str]:
     """The names of all hyperparameters, as KerasTuner has them."""
-    every = discover(reference, found, input_shape).hyperparameters
+    every = discover(reference, found, input_shape, target).hyperparameters
     return frozenset(one.place[-1] for one in every)
 
 
-def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
+def _instance(reference: str, found: Any, input_shape: tuple[int, ...], target: Target) -> Any:
     """The HyperModel itself, one made of its class, or the function.
 
     Raises:
@@ -114,7 +123,7 @@ def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
             if one.name in _SHAPE:
                 given[one.name] = input_shape
             elif one.name in _CLASSES:
-                given[one.name] = 1
+                given[one.name] = target.outputs
             elif one.default is one.empty and one.kind not in _VARIADIC:
                 raise UsageError(
                     f"{reference} needs {one.name}: of a class only {', '.join(_SHAPE + _CLASSES)} "
@@ -134,7 +143,7 @@ def _instance(reference: str, found: Any, input_shape: tuple[int, ...]) -> Any:
 
 def _built(
     reference: str, made: Any, options: Mapping[str, Any], hp: Any = None, *, quietly: bool = False
-) -> tuple[keras.Model, Any]:
+) -> tuple[Any, Any]:
     """A model, and KerasTuner's hyperparameters that were asked for when it was built.
 
     Args:
@@ -151,9 +160,7 @@ def _built(
 
     hp = kt.HyperParameters() if hp is None else hp
     hp.values = dict(options)
-    model = _called(reference, made, hp, quietly=quietly)
-    take_apart(reference, model)
-    return model, hp
+    return _called(reference, made, hp, quietly=quietly), hp
 
 
 def _called(reference: str, made: Any, hp: Any, *, quietly: bool) -> Any:
@@ -196,7 +203,9 @@ class _Build:
     changed: str = ""
 
 
-def discover(reference: str, found: Any, input_shape: tuple[int, ...]) -> Found:
+def discover(
+    reference: str, found: Any, input_shape: tuple[int, ...], target: Target = PLAIN
+) -> Found:
     """What a hypermodel asks for, whatever the values.
 
     It is built with its defaults, then each hyperparameter is set to its other values in turn (of a
@@ -206,20 +215,20 @@ def discover(reference: str, found: Any, input_shape: tuple[int, ...]) -> Found:
     is known from the start, and of which number of layers.
 
     Args:
-      reference, found, input_shape: as for `build`.
+      reference, found, input_shape, target: as for `build`.
 
     Raises:
       UsageError: as `build`, at the defaults; one name is two hyperparameters', or there is no end
         of them.
     """
-    return _Search(reference, _instance(reference, found, input_shape)).found()
+    return _Search(reference, _instance(reference, found, input_shape, target), target).found()
 
 
 class _Search:
     """Builds again and again until nothing new is asked for."""
 
-    def __init__(self, reference: str, made: Any) -> None:
-        self._reference, self._made = reference, made
+    def __init__(self, reference: str, made: Any, target: Target) -> None:
+        self._reference, self._made, self._target = reference, made, target
         self._known: list[Any] = []  # KerasTuner's, parents first
         self._builds: dict[str, _Build] = {}
         self._left: list[tuple[_Build, Any]] = []  # what is to be varied in which build
@@ -279,6 +288,7 @@ class _Search:
         hp, whole = kt.HyperParameters(), True
         try:
             model, _ = _built(self._reference, self._made, given, hp, quietly=bool(self._builds))
+            take_apart(self._reference, model, self._target)
             self._compiled = self._compiled or own_optimizer(model) is not None
         except UsageError:
             if not self._builds:

@@ -1,24 +1,28 @@
-"""Networks in Keras 3, `keras.ops` only: stored volume in, one logit out.
+"""Networks in Keras 3, `keras.ops` only: stored volume in, logits or a value out.
 
     stored integers (batch, row, column, slice, channel)
       → Standardise: each channel over its foreground, float32, in the graph
       → a network of the registry: features (batch, n)
-      → Dense(1): one float32 logit (batch, 1), whatever the precision policy
+      → what else is known of the patient, as columns beside them
+      → Dense(outputs): float32 logits (batch, outputs), whatever the precision policy
 
-The sigmoid is outside: losses take logits, and serving calibrates before it squashes.
+Sigmoid and softmax are outside: losses take logits, and serving calibrates before it squashes. Of
+values the last layer is standardised; a layer behind it gives them in the label's unit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 from keras import layers, ops
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.covariates import Covariate
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference
 from trainer.networks.blocks import Layout, Parts
@@ -31,6 +35,8 @@ from trainer.networks.layers import BatchToSequence, ChannelsToBatch, SlicesToBa
 from trainer.networks.resnet import resnet, se_resnet50
 from trainer.networks.seed_cnn import seed_cnn
 from trainer.networks.slices import slice_cnn, slice_efficientnet_b0
+from trainer.networks.tasks.head import logit
+from trainer.networks.tasks.layers import Covariates, Value
 from trainer.networks.weights import start_weights
 from trainer.networks.weights.encoder_weights import load_encoder_weights
 
@@ -113,6 +119,8 @@ def build_model(
     input_dtype: str = "uint8",
     *,
     synchronized: bool = False,
+    target: Target = PLAIN,
+    covariates: Sequence[Covariate] = (),
 ) -> keras.Model:
     """Builds a network of the registry, or a user's own, with fresh weights.
 
@@ -124,11 +132,16 @@ def build_model(
       channels: modalities a volume has.
       input_dtype: the stored voxel type; volumes go in as they are stored.
       synchronized: take batch statistics over all replicas of a distributed step.
+      target: what is answered.
+      covariates: what else a patient is judged by, in the order of the second input.
 
     Returns:
-      A functional model: (batch, row, column, slice, channel) → float32 logit (batch, 1). What
-      follows the layer "standardise" can be called on its own:
-      `keras.Model(model.get_layer("standardise").output, model.output)`. Its
+      A functional model: (batch, row, column, slice, channel) → float32 (batch, outputs), logits
+      or a value in the label's unit. With covariates its inputs are `[volume, covariates]`, the
+      second (batch, covariates) float32 as in records, NaN where one is not known;
+      `trainer.networks.tasks.statistics.set_statistics` gives it what they and values are
+      standardised with. What follows the layer "standardise" (and "covariates") can be called on
+      its own: `keras.Model(model.get_layer("standardise").output, model.output)`. Its
       attribute `started_from` says in a line what was taken of a file of weights; None without one.
 
     Raises:
@@ -156,18 +169,26 @@ def build_model(
     if start is not None:
         layout = start_weights.layout_of(start, config)
     parts = Parts(config=config, synchronized=synchronized, layout=layout)
+    inputs, known = [volume], None
+    if covariates:
+        inputs.append(keras.Input((len(covariates),), dtype="float32", name="covariates"))
+        counts = [len(one.categories) for one in covariates]
+        known = Covariates(counts, name="known")(inputs[1])
     theirs = None
     if entry is None:
-        logit, theirs = own_logit(x, parts)
+        answer, theirs = own_logit(x, parts, target=target, known=known)
     elif config.fusion == "late":
         # Joined end to end, not averaged: the logit can then weigh a modality's features by
         # which modality they are of, which is all that a shared network cannot know.
         x = entry.features(ChannelsToBatch(name="modalities")(x), parts)
-        logit = _logit(layers.Flatten(name="fused")(BatchToSequence(channels)(x)))
+        features = layers.Flatten(name="fused")(BatchToSequence(channels)(x))
+        answer = logit(features, known, target.outputs)
     else:
-        logit = _logit(entry.features(x, parts))
+        answer = logit(entry.features(x, parts), known, target.outputs)
+    if target.task == "regression":
+        answer = Value(name="value")(answer)
     name = config.name.rpartition(":")[2].replace(".", "_")
-    model = keras.Model(volume, logit, name=name)
+    model = keras.Model(inputs if covariates else volume, answer, name=name)
     if theirs is not None:
         keep_optimizer(theirs, model)
     if not own:
@@ -183,7 +204,13 @@ def build_model(
 
 
 def rebuilt_model(
-    network: NetworkConfig, shape: tuple[int, int, int], channels: int, input_dtype: str
+    network: NetworkConfig,
+    shape: tuple[int, int, int],
+    channels: int,
+    input_dtype: str,
+    *,
+    target: Target = PLAIN,
+    covariates: Sequence[Covariate] = (),
 ) -> keras.Model:
     """`build_model` for a network whose weights are there already: none are read to start from.
 
@@ -191,11 +218,7 @@ def rebuilt_model(
       UsageError: as `build_model`.
     """
     started = dataclasses.replace(network, weights=None, encoder_weights=None)
-    return build_model(started, shape, channels, input_dtype)
-
-
-def _logit(features: Any) -> Any:
-    return layers.Dense(1, dtype="float32", name="logit")(features)
+    return build_model(started, shape, channels, input_dtype, target=target, covariates=covariates)
 
 
 def _in_words(smallest: tuple[int, int, int]) -> str:

@@ -8,6 +8,7 @@ import ctypes
 import keras
 import tensorflow as tf
 
+from beam_jobs.common.cli import UsageError
 from trainer.training.environment import Cluster
 
 
@@ -41,6 +42,21 @@ def resolve_precision(precision: str) -> str:
     if not capability or capability < (7, 0):
         return "float32"
     return "mixed_bfloat16" if capability >= (8, 0) else "mixed_float16"
+
+
+def uses_xla(requested: str, replicas: int) -> bool:
+    """Whether to compile the step: on a CPU XLA is several times slower at 3D convolutions.
+
+    Raises:
+      UsageError: it is requested on several devices.
+    """
+    if replicas > 1:
+        if requested == "on":
+            raise UsageError("--xla on: only on one device")
+        return False
+    return requested == "on" or (
+        requested == "auto" and bool(tf.config.list_physical_devices("GPU"))
+    )
 
 
 # Of glibc's malloc.h, with what they are set to: never map an array on its own (up to 1 GB), never

@@ -20,29 +20,24 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.covariates import Covariate
+from beam_jobs.core.cohort.target import PLAIN, Target
 from beam_jobs.core.record import RecordSchema
 from trainer.config.augment import PRESETS, AugmentConfig
-from trainer.config.run import CROSS_ENTROPY, TrainConfig
+from trainer.config.run import TrainConfig
 from trainer.networks.augment import augment, mixup
 from trainer.networks.compiled import own_optimizer
 from trainer.networks.registry import build_model
 from trainer.networks.stages import factors, prepared, stages_of
+from trainer.networks.tasks.layers import statistics_of
+from trainer.networks.tasks.statistics import set_statistics
+from trainer.training.devices import uses_xla
 from trainer.training.environment import Cluster
 from trainer.training.kernels.fused import fused
 from trainer.training.mute_tensorflow import without_notes
-from trainer.training.optimization import (
-    clips,
-    cross_entropy,
-    make_optimizer,
-    weighted_loss,
-)
-from trainer.training.user_parts import (
-    EachLoss,
-    Vary,
-    own_augmentation,
-    own_loss,
-    require_learnable,
-)
+from trainer.training.optimization import clips, make_optimizer
+from trainer.training.tasks.objective import make_objective
+from trainer.training.user_parts import Vary, own_augmentation, require_learnable
 
 
 class FoldSetup(NamedTuple):
@@ -53,8 +48,13 @@ class FoldSetup(NamedTuple):
       voxel_mm: size of a voxel along (row, column, slice).
       precision: dtype policy, not "auto".
       steps_per_epoch: optimizer steps.
-      weights: of the negative and the positive class in the loss.
+      weights: of the negative and the positive class in the loss, of a binary.
       seed: of weights, dropout and augmentation.
+      target: what labels say.
+      covariates: those that are learnt from, in the order of a batch's columns.
+      targets: of the training patients, (n, outputs) as `data.targets.targets_of` has them; needed
+        of all but a binary.
+      known: their covariates, (n, covariates), NaN where one is not known; needed where there are.
     """
 
     schema: RecordSchema
@@ -63,6 +63,10 @@ class FoldSetup(NamedTuple):
     steps_per_epoch: int
     weights: tuple[float, float]
     seed: int
+    target: Target = PLAIN
+    covariates: tuple[Covariate, ...] = ()
+    targets: npt.NDArray[np.float32] | None = None
+    known: npt.NDArray[np.float32] | None = None
 
 
 class StepSeed(keras.random.SeedGenerator):
@@ -93,7 +97,7 @@ class Trainee:
     """A network in training.
 
     Attributes:
-      network: stored volumes → logit, as trained on.
+      network: stored volumes (and covariates) → answers, as trained on.
       evaluated: the network that is validated and kept: `network` itself, or one of its own where
         weights are averaged or several devices hold copies.
       optimizer: with its state.
@@ -118,9 +122,15 @@ class Trainee:
                 f"--batch_size {config.batch_size}: {self.replicas} devices share a batch"
             )
         schema = setup.schema
-        made_of = (config.network, schema.shape, len(config.modalities), schema.dtype)
+        build = functools.partial(
+            build_model,
+            *(config.network, schema.shape, len(config.modalities), schema.dtype),
+            target=setup.target,
+            covariates=setup.covariates,
+        )
         with strategy.scope():
-            self.network = build_model(*made_of, synchronized=self.replicas > 1)
+            self.network = build(synchronized=self.replicas > 1)
+            set_statistics(self.network, setup.targets, setup.known)
             decay = config.optimizer.stage_decay
             self.rows = prepared(self.network, frozen=config.freeze, decay=decay)
             self.optimizer = make_optimizer(
@@ -134,17 +144,24 @@ class Trainee:
             )
             self.optimizer.build(self.network.trainable_variables)
         self._standardise = self.network.get_layer("standardise")
-        self._trunk = keras.Model(self._standardise.output, self.network.output)
+        encoded = [self.network.get_layer("known")] if setup.covariates else []
+        self._encode: Any = encoded[0] if encoded else None
+        begins = [layer.output for layer in (self._standardise, *encoded)]
+        ends, value = self.network.output, None
+        if setup.target.task == "regression":  # learnt from before it is brought to its unit
+            ends, value = (self.network.get_layer(name) for name in ("logit", "value"))
+            ends = ends.output
+        self._trunk = keras.Model(begins if encoded else begins[0], ends)
         self._seed, self._mixing = StepSeed(setup.seed), StepSeed(setup.seed + 1)
         self._top = 1.0 if schema.dtype == "float16" else float(np.iinfo(schema.dtype).max)
         self._amounts, self._vary = self._augmentation()
-        self._each: EachLoss = cross_entropy
-        if config.loss != CROSS_ENTROPY:
-            self._each = own_loss(config.loss)
+        self._objective = make_objective(
+            config, setup.target, weights=setup.weights, targets=setup.targets, value=value
+        )
         self.evaluated = self.network
         self._averages: list[tf.Variable] = []
         if config.optimizer.ema is not None or self.replicas > 1:
-            self.evaluated = build_model(*made_of)
+            self.evaluated = build()
             prepared(self.evaluated, frozen=config.freeze, decay=decay)
         if config.network.has_own_code:
             require_learnable(self.evaluated, config.network, self._top)
@@ -155,7 +172,7 @@ class Trainee:
             ]
         # Functions within functions only where they must be: no gradient is summed across them.
         self._replica_step: Any = self._learn
-        if _uses_xla(config.xla, self.replicas):
+        if uses_xla(config.xla, self.replicas):
             self._replica_step = tf.function(self._learn, jit_compile=True)
         self._met: set[Any] = set()
         self._step: Any = tf.function(self._everywhere, reduce_retracing=True)
@@ -213,18 +230,20 @@ class Trainee:
         """Learns from a batch.
 
         Args:
-          batch: this host's rows of "volume", as stored, and "label" (rows, 1) float32.
+          batch: this host's rows of "volume", as stored, of "label", float32 (rows, outputs), and
+            of "covariates", float32 (rows, covariates), where there are.
           number: of the step since training began, from 0.
           rows: patients in the whole batch, over all hosts.
 
         Returns:
           The batch's mean loss, float32 scalar; on a GPU it is not computed yet.
         """
-        volume, label = (self._split(batch[name]) for name in ("volume", "label"))
+        names = ("volume", "label", *(["covariates"] if self._encode else []))
+        parts = tuple(self._split(batch[name]) for name in names)
         # What is compiled is compiled when a batch of its size is first met.
         first = batch["label"].shape not in self._met
         self._met.add(batch["label"].shape)
-        given = volume, label, tf.constant(number, tf.int64), tf.constant(float(rows))
+        given = parts, tf.constant(number, tf.int64), tf.constant(float(rows))
         with without_notes() if first else contextlib.nullcontext():
             if first:
                 _trace(self._step, *given)
@@ -236,7 +255,7 @@ class Trainee:
 
     def augmented(self, volume: tf.Tensor, label: tf.Tensor, number: int) -> tf.Tensor:
         """What the first replica would make of stored volumes in step `number`: for pictures."""
-        given = volume, label, tf.constant(number, tf.int64), tf.constant(0)
+        given = volume, (label,), tf.constant(number, tf.int64), tf.constant(0)
         with without_notes():
             _trace(self._augment, *given)
             shown, _ = self._augment(*given)
@@ -270,16 +289,20 @@ class Trainee:
 
         return self.strategy.experimental_distribute_values_from_function(part)
 
-    def _everywhere(self, volume: Any, label: Any, number: Any, rows: Any) -> Any:
-        losses = self.strategy.run(self._augment_and_learn, (volume, label, number, rows))
+    def _everywhere(self, parts: Any, number: Any, rows: Any) -> Any:
+        losses = self.strategy.run(self._augment_and_learn, (parts, number, rows))
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
 
-    def _augment_and_learn(self, volume: Any, label: Any, number: Any, rows: Any) -> Any:
+    def _augment_and_learn(self, parts: Any, number: Any, rows: Any) -> Any:
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group
-        volume, label = self._augmented(volume, label, number, replica)
+        volume, label, *covariates = parts
+        beside = self._objective.parts(label)
+        if covariates:
+            beside = (self._encode(*covariates), *beside)
+        volume, beside = self._augmented(volume, beside, number, replica)
         with fused(self.network, self.optimizer):
-            return self._replica_step(volume, label, rows)
+            return self._replica_step(volume, beside, rows)
 
     def _augmentation(self) -> tuple[AugmentConfig, Vary]:
         """The amounts of ours, and what varies volumes: (volume, seed=) → float32."""
@@ -298,7 +321,8 @@ class Trainee:
             augment, config=asked, voxel_mm=setup.voxel_mm, top=self._top
         )
 
-    def _augmented(self, volume: Any, label: Any, number: Any, replica: Any) -> Any:
+    def _augmented(self, volume: Any, beside: Any, number: Any, replica: Any) -> Any:
+        """Volumes varied, and mixed with what is beside them: covariates' columns, labels."""
         config, shape = self._amounts, volume.shape
         varied = tf.function(
             lambda given, step, place: self._vary(
@@ -308,26 +332,22 @@ class Trainee:
         )
         volume = varied(volume, number, replica)
         if config.mixup_alpha:
-            volume, label = mixup(
+            volume, *beside = mixup(
                 volume,
-                label,
+                *beside,
                 alpha=config.mixup_alpha,
                 seed=self._mixing.at(number, replica, self.replicas),
             )
-        return tf.ensure_shape(volume, shape), label
+        return tf.ensure_shape(volume, shape), tuple(beside)
 
-    def _learn(self, volume: Any, label: Any, rows: Any) -> Any:
+    def _learn(self, volume: Any, beside: Any, rows: Any) -> Any:
         """One replica's share of the step; its loss adds up to the batch's mean over replicas."""
         variables = self.network.trainable_variables
         with tf.GradientTape() as tape:
-            logit = self._trunk(self._standardise(volume), training=True)
-            each = weighted_loss(
-                label,
-                logit,
-                smoothing=self.config.label_smoothing,
-                weights=self.setup.weights,
-                loss=self._each,
-            )
+            given, label = self._standardise(volume), beside
+            if self._encode:
+                given, label = [given, beside[0]], beside[1:]
+            each = self._objective.loss(self._trunk(given, training=True), *label)
             loss = tf.reduce_sum(each) / rows
             if penalties := self._trunk.losses:  # regularisers of a user's own layers
                 loss += tf.add_n(penalties) / self.replicas
@@ -349,9 +369,11 @@ class Trainee:
 
     def _averaged_variables(self, network: keras.Model) -> list[Any]:
         """Weights and BatchNormalization's statistics: an average of one without the other fits
-        neither. Frozen stages have none: the average of a number with itself is rounded."""
+        neither. Frozen stages have none, nor what is standardised with: the average of a number
+        with itself is rounded."""
         frozen = stages_of(network)[: self.config.freeze] if self.config.freeze else []
         kept = {id(v) for stage in frozen for layer in stage for v in layer.variables}
+        kept |= {id(v) for v in statistics_of(network)}
         return [v for v in network.variables if "float" in v.dtype and id(v) not in kept]
 
     def _move_averages(self, decay: tf.Tensor) -> None:
@@ -369,14 +391,3 @@ def _trace(function: Any, *given: Any) -> None:
     one by the line of Python that they were made of, and warns at the fifth network.
     """
     function.get_concrete_function(*given)
-
-
-def _uses_xla(requested: str, replicas: int) -> bool:
-    """Whether to compile the step: on a CPU XLA is several times slower at 3D convolutions."""
-    if replicas > 1:
-        if requested == "on":
-            raise UsageError("--xla on: only on one device")
-        return False
-    return requested == "on" or (
-        requested == "auto" and bool(tf.config.list_physical_devices("GPU"))
-    )

@@ -15,12 +15,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import accepted, load, reason
 from trainer.networks.weights.encoder_weights import encoder_of
 
 _PATIENTS = 2
 _SURE = 30.0  # a logit whose probability is 1 in float32 but for 1e-13
+_FAR = 5.0  # standard deviations
 Vary = Callable[..., Any]
 EachLoss = Callable[[Any, Any], Any]
 
@@ -88,76 +90,104 @@ def own_augmentation(
     return vary
 
 
-def own_loss(reference: str) -> EachLoss:
+def own_loss(reference: str, target: Target = PLAIN) -> EachLoss:
     """A user's loss.
 
     Args:
       reference: `module:function`, or a `keras.losses.Loss`, its class or an instance. The function
-        takes label and logit, float32 (batch, 1), and gives float (batch,) or (batch, 1). What has
-        a `from_logits` gets True.
+        takes labels and answers, float32 (rows, n) each, and gives float (rows,) or (rows, 1).
+        Of a binary n is 1; of a multiclass labels are one hot, n classes; of a multilabel n is 1,
+        and each known label of a patient is a row; of values n is 1, and both are standardised.
+        Answers are logits but for values: what has a `from_logits` gets True.
+      target: what labels say.
 
     Returns:
-      (label, logit) → the loss of each patient, (batch,) float32.
+      (label, answer) → the loss of each row, (rows,) float32.
 
     Raises:
       UsageError: it cannot be loaded, fails, or gives what cannot be learnt from.
     """
     flag = f"--loss {reference}"
     function = load(reference, flag="--loss")
+    values = target.task == "regression"
     if isinstance(function, type):
-        function = _made(function, flag, from_logits=True)
+        function = _made(function, flag, **({} if values else {"from_logits": True}))
     if isinstance(function, keras.losses.Loss):
-        if not getattr(function, "from_logits", True):
+        if not values and not getattr(function, "from_logits", True):
             raise UsageError(f"{flag}: it gets logits: from_logits=True is needed")
         function = function.call  # before its reduction
     logits = {"from_logits": True} if accepted(function, ["from_logits"]) else {}
+    if values and logits:
+        raise UsageError(f"{flag}: it is one of logits, and labels are values")
 
-    def each(label: Any, logit: Any) -> Any:
-        return keras.ops.cast(function(label, logit, **logits), "float32")
+    def each(label: Any, answer: Any) -> Any:
+        return keras.ops.cast(function(label, answer, **logits), "float32")
 
-    label, logit = (
-        tf.constant(values, tf.float32)[:, None]
-        for values in ((0, 1, 0, 1, 0, 1), (-_SURE, -_SURE, 0, 0, _SURE, _SURE))
-    )
+    label, answer = (tf.constant(array, tf.float32) for array in _tried_answers(target))
 
-    def learnt(label: Any, logit: Any) -> Any:
+    def learnt(label: Any, answer: Any) -> Any:
         with tf.GradientTape() as tape:
-            tape.watch(logit)
-            loss = each(label, logit)
-        slope = tape.gradient(loss, logit)
-        return loss, tf.zeros_like(logit) if slope is None else slope
+            tape.watch(answer)
+            loss = each(label, answer)
+        slope = tape.gradient(loss, answer)
+        return loss, tf.zeros_like(answer) if slope is None else slope
 
-    tried = tf.function(learnt, input_signature=[tf.TensorSpec((None, 1), tf.float32)] * 2)
-    found, slope = _tried(lambda: [np.asarray(part) for part in tried(label, logit)], flag)
+    signature = [tf.TensorSpec((None, label.shape[1]), tf.float32)] * 2
+    tried = tf.function(learnt, input_signature=signature)
+    found, slope = _tried(lambda: [np.asarray(part) for part in tried(label, answer)], flag)
     if found.shape not in ((len(label),), (len(label), 1)):
         raise UsageError(
             f"{flag}: gives {_shape(found)} for {len(label)} patients; one value each is needed"
         )
-    bad = ~(np.isfinite(found.ravel()) & np.isfinite(slope.ravel()))
+    bad = ~(np.isfinite(found.ravel()) & np.isfinite(slope).all(axis=1))
     if bad.any():
         place = int(np.argmax(bad))
+        name, told = ("value", "standardised values") if values else ("logit", "logits")
         raise UsageError(
-            f"{flag}: loss {found.ravel()[place]:g}, slope {slope.ravel()[place]:g} at logit "
-            f"{float(logit[place, 0]):g}, label {float(label[place, 0]):g}; it gets logits, not "
-            "probabilities, and must be finite"
+            f"{flag}: loss {found.ravel()[place]:g}, slope {_row(slope[place])} at {name} "
+            f"{_row(answer[place])}, label {_row(label[place])}; it gets {told}, not "
+            f"{'those of the labels' if values else 'probabilities'}, and must be finite"
         )
     if not slope.any():
-        raise UsageError(f"{flag}: does not depend on the logit, so that nothing can be learnt")
-    return lambda label, logit: keras.ops.reshape(each(label, logit), (-1,))
+        raise UsageError(
+            f"{flag}: does not depend on the {'value' if values else 'logit'}, so that nothing can "
+            "be learnt"
+        )
+    return lambda label, answer: keras.ops.reshape(each(label, answer), (-1,))
+
+
+def _tried_answers(target: Target) -> tuple[Any, Any]:
+    """Labels and answers on which a loss is tried, (rows, n) each: undecided, sure, and wrong."""
+    if target.task == "multiclass":
+        every = np.eye(target.outputs)
+        answers = [np.zeros_like(every), _SURE * every, _SURE * every[::-1]]
+        return np.tile(every, (3, 1)), np.concatenate(answers)
+    if target.task == "regression":
+        return np.repeat([[-2.0], [0.0], [2.0]], 3, axis=0), np.tile(
+            [[-_FAR], [0.1], [_FAR]], (3, 1)
+        )
+    return np.tile([[0.0], [1.0]], (3, 1)), np.repeat([[-_SURE], [0.0], [_SURE]], 2, axis=0)
+
+
+def _row(values: Any) -> str:
+    return ", ".join(f"{float(value):g}" for value in values)
 
 
 def require_learnable(network: keras.Model, config: NetworkConfig, top: float) -> None:
     """Refuses a user's own network that no step could train, before the first: tries it out.
 
     Args:
-      network: stored volumes → logit, on one device.
+      network: stored volumes (and covariates) → answers, on one device.
       config: of which it was made.
       top: the largest value that is stored.
 
     Raises:
       UsageError: it fails on two volumes of noise, or no gradient reaches its own weights.
     """
-    noise = np.random.default_rng(0).uniform(0, top, (2, *network.input_shape[1:]))
+    volume = network.inputs[0]
+    noise = np.random.default_rng(0).uniform(0, top, (2, *volume.shape[1:]))
+    given = [tf.cast(noise, volume.dtype), *(tf.zeros((2, n.shape[1])) for n in network.inputs[1:])]
+    shape = (2, network.output.shape[1])
     flag, part = f"--model {config.name}", network
     if config.encoder is not None:
         flag, part = f"--encoder {config.encoder}", encoder_of(network)
@@ -166,15 +196,15 @@ def require_learnable(network: keras.Model, config: NetworkConfig, top: float) -
     what = ""
     try:
         with tf.GradientTape() as tape:
-            logit = network(tf.cast(noise, network.input.dtype), training=False)
+            logit = network(given if given[1:] else given[0], training=False)
         gradients = tape.gradient(logit, [variable.value for variable in own])
     except (MemoryError, tf.errors.ResourceExhaustedError):  # a smaller batch may do
         raise
     except (Exception, SystemExit) as error:  # a user's code, in layers of its own
         what = f"fails on a batch of 2: {reason(error)}"
     else:
-        if logit.shape != (2, 1):
-            what = f"gives {tuple(logit.shape)} for 2 volumes: (2, 1) is needed"
+        if logit.shape != shape:
+            what = f"gives {tuple(logit.shape)} for 2 volumes: {shape} is needed"
         elif not np.isfinite(logit).all():
             what = f"answers noise with {np.ravel(logit)[0]}"
         elif not any(gradient is not None for gradient in gradients):
