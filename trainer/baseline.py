@@ -27,7 +27,7 @@ from beam_jobs.core.manifest import read_manifest
 from trainer.data.split import check_folds, folds_to_train, labels_of, permuted_labels
 from trainer.forest.baseline import BaselineConfig, claim, write_baseline
 from trainer.forest.model import cross_validate, forests, linear
-from trainer.forest.table import measure_features, read_covariates
+from trainer.forest.table import covariates_table, measure_features
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import verdict
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         started = time.perf_counter()
         covariates = config.covariates or ()
         if config.covariates_only:
-            table = read_covariates(args.data, manifest, covariates)
+            table = covariates_table(args.data, manifest, covariates)
             by_name = {one.name: one for one in manifest.schema.covariates}
             fit = linear(target, [by_name[name] for name in covariates])
         else:

@@ -39,12 +39,11 @@ from trainer.metrics.wording import summary_line, verdict
 from trainer.search.attempts import COMMAND
 from trainer.search.board import leaderboard
 from trainer.search.child_process import TRAIN
-from trainer.search.objective import measured
+from trainer.search.objective import OBJECTIVES, measured
 from trainer.search.outer import ALL, outer_folds, pool, score_outer
 from trainer.search.outlook import tell_of_study
 from trainer.search.roles import Role
 from trainer.search.run_search import (
-    OBJECTIVES,
     TUNERS,
     Search,
     SearchConfig,
@@ -71,9 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=PROG,
         description="Searches for the network and the settings with the best mean validation AUC "
-        "over a dataset's folds. Killed at any moment, the same command resumes it; no finished "
-        "trial is run again. The best of many trials is optimistic: --outer_fold keeps patients "
-        "out of all of them and scores them once, at the end.",
+        "(of values: rank correlation) over a dataset's folds. Killed at any moment, the same "
+        "command resumes it; no finished trial is run again. The best of many trials is "
+        "optimistic: --outer_fold keeps patients out of all of them and scores them once, at the "
+        "end.",
         examples=(
             f"  {PROG} --data dataset --output_dir study --tuner hyperband \\\n"
             "      --max_trials 30 --epochs 27 --folds 3\n"
@@ -97,7 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output_dir", required=True, metavar="STUDY", help="directory of the study, or a store's")
     add("--tuner", choices=TUNERS, help="how it is searched")
     add("--max_trials", type=int, metavar="N", help="at most so many trials")
-    add("--objective", choices=OBJECTIVES, help="what is maximised")
+    add("--objective", choices=OBJECTIVES,
+        help="what is maximised (default: the score of the dataset's task)")  # fmt: skip
     add("--folds", type=int, metavar="K", help="hold out the first K folds in turn (default: all)")
     add("--seeds", type=int, metavar="S", help="networks a fold and trial")
     add("--outer_fold", metavar="K|all",
@@ -264,11 +265,11 @@ def _study(directory: str, search: Search, role: Role, train: Sequence[str]) -> 
         row("outer fold", f"{summary_line(outer.metrics)}, fold {search.outer_fold}, in no trial",
             folded=True)  # fmt: skip
         row("verdict", verdict(outer.metrics), folded=True)
-    show(leaderboard(search.space, trials), width=width())
+    show(leaderboard(search.space, trials, search.title), width=width())
     failed = sum(trial.objective is None for trial in trials)
-    row("best", f"trial {best.trial}, AUC {best.objective:.3f}{optimistic(trials)}",
+    row("best", f"trial {best.trial}, {search.title} {best.objective:.3f}{optimistic(trials)}",
         folded=True)  # fmt: skip
-    row("mind", caveat(trials), folded=True)
+    row("mind", caveat(trials, search.title), folded=True)
     row("trials", f"{len(trials)}, {failed} failed; {TRIALS_NAME} in {directory}")
     row("settings", f"{files.join(directory, SETTINGS_NAME)}, for trainer.task --hyperparameters")
     row("report", files.join(directory, REPORT_NAME))

@@ -283,7 +283,7 @@ def trial_result(directory: Path) -> File:
 def a_permutation(directory: Path) -> File:
     file = directory / "0001.json"
     write_json(file, {"permutation": 1, "seed": 3, "auc": 0.5})
-    return File(file, lambda: permutations._finished(directory), damaged_json)
+    return File(file, lambda: permutations._finished(directory, "auc"), damaged_json)
 
 
 def hyperparameters(directory: Path) -> File:

@@ -245,5 +245,6 @@ def forest_metrics(
             )
             for result in held_out
         ],
+        target,
         no_claim=no_claim,
     )

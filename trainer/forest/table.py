@@ -75,7 +75,7 @@ def measure_features(
     return _read(data, manifest, features, names)
 
 
-def read_covariates(data: str, manifest: Manifest, covariates: Sequence[str]) -> FeatureTable:
+def covariates_table(data: str, manifest: Manifest, covariates: Sequence[str]) -> FeatureTable:
     """The table of covariates alone, each a column as in a record; raises as `measure_features`."""
     places, _ = _chosen(manifest, covariates)
 

@@ -29,10 +29,13 @@ class Board:
       space: of the study; its searched hyperparameters are columns.
       total: trials at most.
       rows: finished before this start.
+      title: of the objective.
     """
 
-    def __init__(self, space: Space, total: int, rows: Sequence[FinishedTrial]) -> None:
-        self._space, self._total = space, total
+    def __init__(
+        self, space: Space, total: int, rows: Sequence[FinishedTrial], title: str = "AUC"
+    ) -> None:
+        self._space, self._total, self._title = space, total, title
         self._rows = list(rows)
         self._before = len(rows)
         self._shown = {row.trial for row in rows}
@@ -65,7 +68,7 @@ class Board:
             if row.trial not in self._shown:
                 self._shown.add(row.trial)
                 if self._live is None:
-                    say_parts(*parts_of(row), f"[{self.progress()}]")
+                    say_parts(*parts_of(row, self._title), f"[{self.progress()}]")
         if self._live is not None:
             self._live.refresh()
 
@@ -82,15 +85,16 @@ class Board:
         return text
 
     def _renderable(self) -> Group:
-        return Group(leaderboard(self._space, self._rows), Text(self.progress(), style="dim"))
+        board = leaderboard(self._space, self._rows, self._title)
+        return Group(board, Text(self.progress(), style="dim"))
 
 
-def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
+def leaderboard(space: Space, rows: Sequence[FinishedTrial], title: str = "AUC") -> Table:
     """The best trials."""
     names = dict.fromkeys(choice.name for choice in space.searched)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", no_wrap=True)
-    table.add_column("AUC", justify="right", no_wrap=True)
+    table.add_column(title, justify="right", no_wrap=True)
     table.add_column("epochs", justify="right")
     table.add_column("choices")
     for row in ranking(rows)[:_LEADERS]:
@@ -106,12 +110,12 @@ def leaderboard(space: Space, rows: Sequence[FinishedTrial]) -> Table:
     return table
 
 
-def parts_of(row: FinishedTrial) -> list[str]:
+def parts_of(row: FinishedTrial, title: str = "AUC") -> list[str]:
     """A finished trial, in the parts of a line."""
     seconds = row.result.get("seconds")
     return [
         f"trial {row.trial}",
-        row.status if row.objective is None else f"AUC {row.objective:.3f}",
+        row.status if row.objective is None else f"{title} {row.objective:.3f}",
         "" if seconds is None else duration(seconds),
         f"({row.reason})" if row.reason else "",
     ]

@@ -18,8 +18,9 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_table, write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.manifest import Manifest
-from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME, RUN_NAME
+from trainer.config.run_layout import OOF_NAME, RUN_NAME
 from trainer.data.split import folds_in_use, folds_to_train
+from trainer.metrics.tasks.oof_table import oof_columns
 from trainer.search.child_process import TRAIN, run_to_end, train_arguments
 from trainer.search.study import OUTER, SETTINGS_NAME, Study
 from trainer.training.run_files import Run
@@ -73,13 +74,14 @@ def score_outer(
 def pool(directory: str, runs: Sequence[Run]) -> str:
     """Writes the outer runs' out-of-fold predictions as one table; gives its path."""
     rows: list[list[str]] = []
+    columns = oof_columns(runs[0].schema.target)
     for run in runs:
         source = files.join(run.directory, OOF_NAME)
         try:
-            _, found = read_table(files.read(source), OOF_COLUMNS, ours=True)
+            _, found = read_table(files.read(source), columns, ours=True)
         except ValueError as error:
             raise ContractError(f"{source}: {error}") from error
-        rows += [[row[name] for name in OOF_COLUMNS] for _, row in found]
+        rows += [[row[name] for name in columns] for _, row in found]
     file = files.join(directory, OOF_NAME)
-    write_table(file, OOF_COLUMNS, rows)
+    write_table(file, columns, rows)
     return file

@@ -1,6 +1,7 @@
 """The whole recipe again on permuted labels: what it scores where nothing can be learnt.
 
-    RUN/permutations.csv          permutation, seed, auc: a row a finished retraining
+    RUN/permutations.csv          permutation, seed, auc (of other than binary labels: score): a row
+                                  a finished retraining
     RUN/permutations/0007.json    the same of one; its presence marks it finished
     RUN/permutations/0007/        a retraining that is not finished: a run like any other
 
@@ -31,14 +32,13 @@ from trainer.config.provenance import PROVENANCE
 from trainer.config.run import TrainConfig, merged
 from trainer.config.run_layout import PERMUTATIONS, PERMUTATIONS_NAME
 from trainer.metrics.stored import MOST
+from trainer.metrics.tasks.measure import measure_of
+from trainer.metrics.wording import score_of
 from trainer.search.child_process import TRAIN, end, start, train_arguments
 from trainer.training.run_files import Run
 
-COLUMNS = ("permutation", "seed", "auc")
-_KINDS: dict[str, Kind] = {
-    **{"permutation": Within(int, 1, MOST), "seed": Within(int, 0, MOST)},
-    "auc": Within(float, 0, 1),
-}
+_NUMBERS: dict[str, Kind] = {"permutation": Within(int, 1, MOST), "seed": Within(int, 0, MOST)}
+_SCORES: dict[str, Kind] = {"auc": Within(float, 0, 1), "score": Within(float, -1, 1)}
 
 
 def check_permutations(
@@ -84,7 +84,7 @@ def retrain(
     code: Sequence[Mapping[str, Any]] = (),
     command: Sequence[str] = TRAIN,
 ) -> None:
-    """Retrains a finished run on permuted labels until there are `count` AUCs in its directory.
+    """Retrains a finished run on permuted labels until there are `count` scores in its directory.
 
     Args:
       run: directory of the finished run, claimed by this process.
@@ -102,10 +102,12 @@ def retrain(
       CommandError: a retraining ended without a result; what is finished stays.
       ContractError: what is finished is not readable.
     """
-    folder, own = run / PERMUTATIONS, float(Run.load(run).metrics["auc"])
+    made = Run.load(run)
+    folder, own = run / PERMUTATIONS, score_of(made.metrics)
+    score, title = _column(made), measure_of(made.schema.target).title
     folder.mkdir(exist_ok=True)
-    known = _finished(folder)
-    _write(run, known)
+    known = _finished(folder, score)
+    _write(run, known, score)
     for number in known:  # a kill came between its result and the end of its directory
         shutil.rmtree(folder / f"{number:04}", ignore_errors=True)
     waiting = [number for number in range(1, count + 1) if number not in known]
@@ -140,9 +142,9 @@ def retrain(
                     end(child)
                     _require_result(number, child.returncode, logs.pop(number))
                     metrics = Run.load(place / f"{number:04}").metrics
-                    known[number] = (_seed(config, number), float(metrics["auc"]))
-                    _keep(folder, number, known[number])
-                    _write(run, known)
+                    known[number] = (_seed(config, number), score_of(metrics))
+                    _keep(folder, number, known[number], score)
+                    _write(run, known, score)
                     push()
                     shutil.rmtree(place / f"{number:04}")
                     done, left = len(known) - before, len(waiting) + len(running)
@@ -150,7 +152,7 @@ def retrain(
                     rest = (time.monotonic() - begun) / done * left
                     say_parts(
                         f"permutation {number} of {count}",
-                        f"AUC {known[number][1]:.3f}",
+                        f"{title} {known[number][1]:.3f}",
                         f"{as_good} of {len(known)} reach the run's {own:.3f}",
                         f"{duration(rest)} left" if left else "",
                     )
@@ -164,36 +166,43 @@ def _seed(config: TrainConfig, number: int) -> int:
     return config.seed + number * config.repeats
 
 
-def _finished(folder: Path) -> dict[int, tuple[int, float]]:
-    """Number → (seed, AUC) of every finished retraining.
+def _column(run: Run) -> str:
+    """What the score of a run's retrainings is called in files."""
+    return "auc" if run.schema.target.task == "binary" else "score"
+
+
+def _finished(folder: Path, score: str) -> dict[int, tuple[int, float]]:
+    """Number → (seed, score) of every finished retraining; `score` is what it is called.
 
     Raises:
       ContractError: a file that is not one's result.
     """
     found = {}
+    kinds = {**_NUMBERS, score: _SCORES[score]}
     for file in sorted(folder.glob("[0-9]*.json")):
         data = read_json(file)
         try:
-            require_kinds(data, _KINDS)
-            require_known(data, _KINDS)
+            require_kinds(data, kinds)
+            require_known(data, kinds)
             if file.stem != f"{data['permutation']:04}":
                 raise ContractError(
                     f"permutation: {data['permutation']} found, the name's required"
                 )
         except ContractError as error:
             raise ContractError(f"{file}: {error}; delete it to train it again") from error
-        found[data["permutation"]] = (data["seed"], float(data["auc"]))
+        found[data["permutation"]] = (data["seed"], float(data[score]))
     return found
 
 
-def _keep(folder: Path, number: int, result: tuple[int, float]) -> None:
-    write_json(folder / f"{number:04}.json", dict(zip(COLUMNS, (number, *result), strict=True)))
+def _keep(folder: Path, number: int, result: tuple[int, float], score: str) -> None:
+    cells = zip((*_NUMBERS, score), (number, *result), strict=True)
+    write_json(folder / f"{number:04}.json", dict(cells))
 
 
-def _write(run: Path, known: dict[int, tuple[int, float]]) -> None:
+def _write(run: Path, known: dict[int, tuple[int, float]], score: str) -> None:
     """permutations.csv, in the order of their numbers."""
     table = [(number, *known[number]) for number in sorted(known)]
-    write_table(run / PERMUTATIONS_NAME, COLUMNS, table)
+    write_table(run / PERMUTATIONS_NAME, (*_NUMBERS, score), table)
 
 
 def _require_result(number: int, code: int, log: IO[bytes]) -> None:

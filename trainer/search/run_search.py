@@ -23,14 +23,15 @@ from trainer.config.search_space import Space
 from trainer.config.start_files import WEIGHTS, sha256_of
 from trainer.config.user_code import is_reference
 from trainer.data.split import folds_in_use, folds_to_train
+from trainer.metrics.tasks.measure import measure_of
 from trainer.search.attempts import COMMAND, run_trial
 from trainer.search.board import Board
+from trainer.search.objective import objective_of
 from trainer.search.roles import Role
 from trainer.search.study import STUDY_NAME, FinishedTrial, Study, settings_of
 from trainer.search.trial import Request
 
 TUNERS = ("hyperband", "bayesian", "random", "grid")
-OBJECTIVES = ("val_auc",)
 # Settings whose change makes another study; more trials or another cache do not.
 _TELLING = ("tuner", "objective", "seeds", "epochs", "seed")
 _WARMUP = 5  # epochs of a cosine schedule's rise, a quarter of a short training at most
@@ -42,7 +43,7 @@ class SearchConfig:
 
     Attributes:
       tuner: one of `TUNERS`.
-      objective: what is maximised, one of `OBJECTIVES`.
+      objective: what is maximised, one of `OBJECTIVES`; None takes that of the dataset's labels.
       max_trials: at most so many.
       seeds: networks a fold and trial.
       epochs: of a trial; of hyperband's last round.
@@ -56,7 +57,7 @@ class SearchConfig:
     """
 
     tuner: str = "hyperband"
-    objective: str = "val_auc"
+    objective: str | None = None
     max_trials: int = 30
     seeds: int = 1
     epochs: int = 27
@@ -96,6 +97,19 @@ def folds_to_hold_out(
     return every[:count]
 
 
+def _objective(config: SearchConfig, manifest: Manifest) -> str:
+    """What is maximised on the dataset.
+
+    Raises:
+      UsageError: it is asked for what labels of another task are scored by.
+    """
+    target = manifest.schema.target
+    own = objective_of(target)
+    if config.objective not in (None, own):
+        raise UsageError(f"--objective {config.objective}: of {target.task} labels it is {own}")
+    return own
+
+
 class Search:
     """One process's part in a study.
 
@@ -112,6 +126,8 @@ class Search:
 
     Attributes:
       data, config, space, outer_fold: as given.
+      objective: what is maximised, as a column is called.
+      title: the same for people.
       request: what tells its study from others, as JSON.
       provenance: what its settings carry along, of which trials nothing is known yet.
 
@@ -134,8 +150,11 @@ class Search:
         self.config, self.space, self.outer_fold = config, space, outer_fold
         self.data, self._manifest, self._folds = data, manifest, folds
         self._command, self._tell = command, tell
+        self.objective = _objective(config, manifest)
+        self.title = measure_of(manifest.schema.target).title
         self.request: dict[str, Any] = {
             **{name: getattr(config, name) for name in _TELLING},
+            "objective": self.objective,
             "dataset_fingerprint": manifest.dataset_fingerprint,
             "folds": list(folds),
             "outer_fold": outer_fold,
@@ -149,7 +168,7 @@ class Search:
         self.provenance: dict[str, Any] = {
             "study": fingerprint(self.request),
             **{name: self.request[name] for name in ("dataset_fingerprint", "folds", "outer_fold")},
-            "objective": config.objective,
+            "objective": self.objective,
             "patients": sorted(name for name, _, fold in manifest.patients if fold in seen),
         }
         if config.tuner == "hyperband" and "epochs" in space.names:
@@ -167,7 +186,7 @@ class Search:
         if trials:
             row("resumed", f"{len(trials)} trials are finished already")
         if not study.is_over:
-            with Board(self.space, self.config.max_trials, trials) as board:
+            with Board(self.space, self.config.max_trials, trials, self.title) as board:
                 if trials:
                     self._tell = None  # the board knows how long they take
                 self._search(study, role, lambda: board.update(study.write(names, self.provenance)))
@@ -248,8 +267,8 @@ class Search:
         patients = sum(fold in self._folds for _, _, fold in self._manifest.patients)
         row(
             "objective",
-            f"mean AUC at the last epoch over {len(self._folds)} of the dataset's "
-            f"{self._manifest.folds} folds, {config.seeds} "
+            f"mean {self.title.removeprefix('mean ')} at the last epoch over {len(self._folds)} "
+            f"of the dataset's {self._manifest.folds} folds, {config.seeds} "
             f"network{'s' if config.seeds > 1 else ''} each ({patients} patients), maximised",
             folded=True,
         )
@@ -285,7 +304,7 @@ class Search:
         oracle = make_oracle(
             config.tuner,
             self.space,
-            objective=config.objective,
+            objective=self.objective,
             max_trials=config.max_trials,
             epochs=config.epochs,
             seed=config.seed,

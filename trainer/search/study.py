@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -58,6 +59,10 @@ _SCORE = (
     *("auc", "auc_interval", "level", "n", "positive", "p_value"),
     *("better_than_chance", "worse_than_chance"),
 )
+_SCORE_OF_TASK = (
+    *("score", "interval", "level", "n", "counts", "p_value"),
+    *("better_than_chance", "worse_than_chance"),
+)
 _AFTER = ("epochs", "batch_size_used", "seconds", "parameters")
 
 
@@ -69,7 +74,7 @@ class FinishedTrial:
       trial: its id.
       status: "completed"; "pruned", where a search in rounds did not promote it; "failed".
       reason: why it was pruned or failed or took a smaller batch; else empty.
-      objective: mean AUC; None where it failed.
+      objective: mean AUC, or another task's score; None where it failed.
       values: hyperparameters.
       config: settings, as `TrainConfig` writes them.
       result: result.json.
@@ -132,7 +137,8 @@ class Study:
           metrics: `estimate_of`'s object.
           more: what else is said of it.
         """
-        file, names = files.join(self.directory, STUDY_NAME), (*_SCORE, *more)
+        file = files.join(self.directory, STUDY_NAME)
+        names = (*(_SCORE if "auc" in metrics else _SCORE_OF_TASK), *more)
         score = {name: {**metrics, **more}[name] for name in names}
         write_json(file, {**read_json(file), OUTER: score})
 
@@ -207,7 +213,7 @@ class Study:
 
         Args:
           names: of the hyperparameters, the columns.
-          provenance: what best_hyperparameters.json says of the study beside trials and best AUC.
+          provenance: what best_hyperparameters.json says of the study beside trials and best score.
           finished: the search is over.
         """
         self.require()
@@ -230,7 +236,8 @@ class Study:
         if best is not None:
             # `fold` and `outer_fold` are the search's, not of what it found.
             settings = {k: v for k, v in best.config.items() if k not in ("fold", "outer_fold")}
-            told = {**provenance, "trials": scored, "auc": best.objective}
+            score = "auc" if provenance.get("objective", "val_auc") == "val_auc" else "score"
+            told = {**provenance, "trials": scored, score: best.objective}
             file = files.join(self.directory, SETTINGS_NAME)
             write_json(file, {**settings, PROVENANCE: told})
             files.delete(
@@ -253,19 +260,21 @@ def ranking(rows: Sequence[FinishedTrial]) -> list[FinishedTrial]:
     return sorted((r for r in rows if r.objective is not None), key=lambda r: r.order, reverse=True)
 
 
-def caveat(rows: Sequence[FinishedTrial]) -> str:
-    """What must be said beside the best trial's AUC."""
+def caveat(rows: Sequence[FinishedTrial], title: str = "AUC") -> str:
+    """What must be said beside the best trial's objective, which is called so."""
     n = len(ranking(rows))
     if n < 2:
-        return "The best trial's AUC is of the only one that has any: nothing was chosen by it."
+        return (
+            f"The best trial's {title} is of the only one that has any: nothing was chosen by it."
+        )
     return (
-        f"The best trial's AUC is the best of {n}, chosen on the same folds that measured it: "
+        f"The best trial's {title} is the best of {n}, chosen on the same folds that measured it: "
         "it is optimistic. Expect less on new patients."
     )
 
 
 def optimistic(rows: Sequence[FinishedTrial]) -> str:
-    """What follows the best trial's AUC wherever it stands; nothing where none was chosen."""
+    """What follows the best trial's objective wherever it stands; nothing where none was chosen."""
     return ", optimistic" if len(ranking(rows)) > 1 else ""
 
 
@@ -372,7 +381,8 @@ def _pruned(
         return ""
 
     def score(other: str) -> float:
-        return results.get(other, {}).get("objective") or 0.0
+        found = results.get(other, {}).get("objective")
+        return -math.inf if found is None else float(found)
 
     # Of equal ones those that were promoted come first: some had to be.
     before = {o for o in same if score(o) > score(name)}

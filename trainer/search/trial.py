@@ -55,7 +55,7 @@ _RESULT: dict[str, Kind] = {
     "seconds": Within(float, 0, MOST),
 }
 _OF_STATUS: dict[str, dict[str, Kind]] = {
-    COMPLETED: {"objective": Within(float, 0, 1), "epochs": Within(int, 1, MOST)},
+    COMPLETED: {"objective": Within(float, -1, 1), "epochs": Within(int, 1, MOST)},
     FAILED: {"reason": str},
 }
 _OPTIONAL: dict[str, Kind] = {

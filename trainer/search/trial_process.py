@@ -30,7 +30,7 @@ from trainer.config.code_identity import CODE, identities
 from trainer.config.provenance import SEARCHED, require_same_code, split_provenance
 from trainer.config.run import TrainConfig
 from trainer.search.child_process import end_with_parent
-from trainer.search.objective import result_of
+from trainer.search.objective import objective_of, result_of
 from trainer.search.trial import (
     ATTEMPT_NAME,
     BROKEN,
@@ -135,7 +135,8 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
             code=code,
         )
     result = {**result_of(Run.load(place)), "parameters": parameters}
-    _write_hparams(Path(request.logs), request, result)
+    name = objective_of(manifest.schema.target)
+    _write_hparams(Path(request.logs), request, result, name)
     return result
 
 
@@ -198,8 +199,8 @@ def free_memory(*, gpu: bool) -> int | None:
     return min(found) if found else None
 
 
-def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> None:
-    """What TensorBoard's HParams page shows of the trial."""
+def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any], name: str) -> None:
+    """What TensorBoard's HParams page shows of the trial; name: of the objective."""
     import tensorflow as tf
     from tensorboard.plugins.hparams import api
 
@@ -207,7 +208,7 @@ def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any]) -> N
         writer = tf.summary.create_file_writer(str(logs))
         with writer.as_default():
             api.hparams(dict(request.values), trial_id=request.trial)
-            tf.summary.scalar("objective/val_auc", result["objective"], step=result["epochs"])
+            tf.summary.scalar(f"objective/{name}", result["objective"], step=result["epochs"])
         writer.close()
 
 

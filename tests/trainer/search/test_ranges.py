@@ -171,7 +171,7 @@ def test_tensorboards_hparams_are_the_values_of_the_trial(tmp_path: Path):
         memory=None,
         logs=str(tmp_path),
     )
-    _write_hparams(tmp_path, request, {"objective": 0.75, "epochs": 9})
+    _write_hparams(tmp_path, request, {"objective": 0.75, "epochs": 9}, "val_auc")
     events = EventAccumulator(str(tmp_path)).Reload()
     told = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     started = plugin_data_pb2.HParamsPluginData.FromString(told).session_start_info
