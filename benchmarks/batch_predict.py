@@ -89,7 +89,7 @@ contract = Contract(
     schema=spec.schema, spec=spec.to_json(), modalities=spec.modalities,
     members=({"run": "none", "model": "bench", "fold": 0, "seed": 0, "epoch": 0,
               "epoch_choice": "last", "val_auc": 0.5},),
-    ensemble="logits", calibration=Calibration(), prevalence=0.5, cohort={}, training=(),
+    ensemble="logits", calibration=Calibration(), prior=(0.5,), cohort={}, training=(),
     versions={},
 )
 for name in ("reference", "cheap"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -25,16 +25,19 @@ from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
 from beam_jobs.core.cohort.ids import PATIENT_FROM, IdPolicy
+from beam_jobs.core.cohort.target import PLAIN
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import PreparedCase
 from serving.model import loaded_model
+from serving.model.answers import CLASS, class_of, number_columns
 from serving.model.contract import Contract
 from serving.predict.damaged_records import Reject, surviving_cases
-from serving.predict.sources import find_source, recipe_of
+from serving.predict.sources import Source, find_source, recipe_of, schema_of_record
 
 __all__ = ["COLUMNS", "Contract", "Model", "load_model"]
 
-COLUMNS = ("patient_id", "probability", "logit", "spread", "missing")
+# Of a binary model's answers.
+COLUMNS = ("patient_id", *number_columns(PLAIN), "missing")
 _BATCH = 8
 
 
@@ -67,8 +70,11 @@ class Model:
 
         Returns:
           patient_id; probability of the positive class and logit, both calibrated; spread, the
-          standard deviation of the members' probabilities; missing, the modalities that the model
-          looks at and the patient does not have, with commas between. What was refused stands in
+          standard deviation of the members' probabilities; missing, the modalities and covariates
+          that the model looks at and the patient does not have, with commas between. Of classes
+          and findings a column each, `probability_<name>`, `logit_<name>`, `spread_<name>`, of
+          classes before them `class`, the most probable one; of values `value`, `low`, `high` (NaN
+          where the model has no interval) and `spread`. What was refused stands in
           `.attrs["rejects"]`, a table with the columns of rejects.csv.
 
         Raises:
@@ -89,9 +95,16 @@ class Model:
                 rows += self._loaded.answer(batch)
                 batch.clear()
         rows += self._loaded.answer(batch)
+        target = self.contract.target
+        numbers = number_columns(target)
         table = pd.DataFrame(
-            [(*row[:-1], ",".join(row.missing)) for row in rows], columns=list(COLUMNS)
+            [(row.patient_id, *(row.values[name] for name in numbers)) for row in rows],
+            columns=["patient_id", *numbers],
         )
+        if target.task == "multiclass":
+            named = [class_of(target, row.answer(target)) for row in rows]
+            table.insert(1, CLASS, pd.Series(named, dtype=object))
+        table["missing"] = pd.Series([",".join(row.missing) for row in rows], dtype=object)
         table.attrs["rejects"] = pd.DataFrame(rejects)
         return table
 
@@ -101,32 +114,38 @@ class Model:
         rejects: list[Reject],
         patient_from: str,
     ) -> Iterator[PreparedCase]:
-        shards: Sequence[str] = ()
+        records: Source | None = None
         if isinstance(source, str | os.PathLike):
             found = find_source(files.text(source), self.contract, model=self._loaded.path)
             if found.dicom is not None:
                 return self._of_dicom(found.dicom, rejects, patient_from)
-            shards = found.shards
+            records = found
         if patient_from:
             raise UsageError("patient_from is for DICOM; records have their conversion's ids")
-        if not isinstance(source, str | os.PathLike):
-            return map(self._case, source)
-        return self._of_shards(shards, rejects)
+        if isinstance(source, str | os.PathLike):
+            assert records is not None
+            return self._of_shards(records, rejects)
+        return map(self._case, source)
 
     def _case(self, record: PreparedCase | bytes) -> PreparedCase:
+        contract = self.contract
         if isinstance(record, bytes):
-            return decode_case(record, self.contract.schema)
+            record = decode_case(record, schema_of_record(record, contract))
         if not isinstance(record, PreparedCase):
             raise TypeError(f"a prepared case or an Example's bytes required, {record!r} found")
-        record.check(self.contract.schema)
-        return record
+        if contract.covariates:
+            record.check(contract.schema)
+            return contract.taken(record)
+        alone = dataclasses.replace(record, covariates=())
+        alone.check(contract.volumes)
+        return alone
 
-    def _of_shards(self, shards: Iterable[str], rejects: list[Reject]) -> Iterator[PreparedCase]:
-        for shard in shards:
+    def _of_shards(self, source: Source, rejects: list[Reject]) -> Iterator[PreparedCase]:
+        for shard in source.shards:
             with files.open_read(shard) as stream:
-                for record in surviving_cases(stream, shard, self.contract.schema):
+                for record in surviving_cases(stream, shard, source.schema):
                     if isinstance(record, PreparedCase):
-                        yield record
+                        yield source.taken.of(record)
                     else:
                         rejects.append(record)
 

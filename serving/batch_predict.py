@@ -35,20 +35,24 @@ from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
 from beam_jobs.core.cohort.layout import nobodys_hint
-from beam_jobs.core.drift import Statistics
+from beam_jobs.core.cohort.target import Target
+from beam_jobs.core.drift import NONE, Statistics
 from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from beam_jobs.runners.workers_package import require_package
+from serving.model.answers import Prediction, columns_of, default_groups
+from serving.model.cohort_statistics import cuts_of, of_labels
 from serving.model.contract import Contract, load_statistics
 from serving.model.integrity import check_model
-from serving.model.loaded_model import Prediction
 from serving.predict import outputs, skew
+from serving.predict.covariates import unknown_categories
 from serving.predict.damaged_records import Reject
-from serving.predict.sources import find_source, is_pattern
+from serving.predict.sources import Source, find_source, is_pattern
 from serving.predict.submission import Submission, compose, input_ids, read_ids
 
 PROG = "python -m serving.batch_predict"
+VALUE_COLUMN = "MGMT_value"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
     checked = check_model(args.model, sha256=args.require_sha256)
     contract = checked.contract
     training = load_statistics(args.model)
+    table = _table_of(args, contract.target)
     spelling, requested = _requested(args, id_policy)
     source = find_source(
         args.input, contract, model=args.model, requested=requested, id_policy=id_policy.name
@@ -89,21 +94,70 @@ def main(argv: Sequence[str]) -> int:
         counted=training is not None,
     )
     submission = compose(
-        predictions=[(answer.patient_id, answer.probability) for answer in answers.predictions],
+        predictions=[(one.patient_id, one.answer(contract.target)) for one in answers.predictions],
         rejects=answers.rejects,
-        prevalence=contract.prevalence,
+        prior=contract.prior,
         expected=source.expected,
         requested=requested,
         spelling=spelling,
+        unknown={
+            one.patient_id: [name for name in one.missing if name in contract.covariates]
+            for one in answers.predictions
+        },
     )
     _write_beside(args.output, submission, answers.rejects)
-    skewed = _write_skew(args.output, training, answers.statistics, contract)
+    statistics = answers.statistics + _labels(training, answers.predictions, source, contract)
+    skewed = _write_skew(args.output, training, statistics, contract)
     nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
-    code = _finish(submission, answers.predictions, args, paths, skewed, nobodys)
+    code = _finish(submission, answers.predictions, args, paths, skewed, nobodys, table)
+    for line in unknown_categories(contract, source.schema):
+        terminal.row("mind", line)
     terminal.row("model", f"{args.model}: sha256 {checked.sha256}")
     if checked.note:
         terminal.row("mind", checked.note)
     return code
+
+
+def _table_of(args: argparse.Namespace, target: Target) -> outputs.Columns:
+    """What the table's columns are, of what was requested and what the model answers.
+
+    Raises:
+      UsageError: a column that the model does not answer, or two of one name.
+    """
+    groups = default_groups(target) if args.columns is None else cli.items(args.columns)
+    known = outputs.groups_and_flags(target)
+    if unknown := [name for name in groups if name not in known]:
+        raise cli.UsageError(f"--columns: {unknown[0]} is none of {', '.join(known)}")
+    if args.value_column is not None and target.task != "binary":
+        raise cli.UsageError(
+            f"--value_column is for a binary model; this one answers a {target.task}, whose "
+            f"columns are {', '.join(columns_of(target, groups))}"
+        )
+    columns = outputs.Columns(
+        id_column=args.id_column,
+        value_column=args.value_column or VALUE_COLUMN,
+        groups=tuple(groups),
+        target=target,
+    )
+    header = columns.header
+    if len(set(header)) < len(header):
+        raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
+    if not is_unicode("".join(header)):
+        raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
+    return columns
+
+
+def _labels(
+    training: Statistics | None,
+    predicted: Sequence[Prediction],
+    source: Source,
+    contract: Contract,
+) -> Statistics:
+    """The labels of those predicted, where they are known, counted as those of training were."""
+    if training is None:
+        return NONE
+    labels = [source.labels[one.patient_id] for one in predicted if one.patient_id in source.labels]
+    return of_labels(contract.target, labels, cuts=cuts_of(contract.target, training))
 
 
 def _batch_size(args: argparse.Namespace, contract: Contract) -> int:
@@ -170,7 +224,7 @@ def _write_skew(
     if training is None or not found.patients:
         files.delete([file])
         return ["not measured: the model has no training statistics (serving.export --data)"]
-    text, lines = skew.report(training, found, contract.modalities)
+    text, lines = skew.report(training, found, contract.modalities, contract.target)
     files.write_text(file, text)
     return [f"{lines[0]}; see {file}", *lines[1:]]
 
@@ -182,6 +236,7 @@ def _finish(
     paths: Sequence[str],
     skewed: Sequence[str],
     nobodys: int,
+    table: outputs.Columns,
 ) -> int:
     """Writes the table, prints the summary and gives the exit code.
 
@@ -197,13 +252,7 @@ def _finish(
             f"{_beside(args.output, 'rejects.csv') if nobodys and not counts else failures}; "
             f"{args.output} was not written"
         )
-    rows = outputs.table(
-        submission,
-        {answer.patient_id: answer for answer in predicted},
-        id_column=args.id_column,
-        value_column=args.value_column,
-        columns=cli.items(args.columns),
-    )
+    rows = outputs.table(submission, {one.patient_id: one for one in predicted}, table)
     sums = outputs.write(rows, paths)
     missing = len(submission.rows) - submission.predicted
     terminal.row(
@@ -211,6 +260,9 @@ def _finish(
     )
     if submission.failures:
         terminal.row("failures", f"{counts}; see {failures}")
+    if submission.lacking:
+        told = f"a covariate of {len(submission.lacking)} patients, who are predicted without"
+        terminal.row("not known", f"{told}; see {failures}")
     if hint:
         terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
     for place, line in enumerate(skewed):
@@ -243,14 +295,6 @@ def _check(args: argparse.Namespace) -> list[str]:
         raise cli.UsageError(f"--batch_size must be at least 1: {args.batch_size}")
     if args.batch_mb < 1:
         raise cli.UsageError(f"--batch_mb must be at least 1: {args.batch_mb}")
-    columns = cli.items(args.columns)
-    if unknown := [name for name in columns if name not in outputs.COLUMNS]:
-        raise cli.UsageError(f"--columns: {unknown[0]} is none of {', '.join(outputs.COLUMNS)}")
-    header = [args.id_column, *(args.value_column if n == "probability" else n for n in columns)]
-    if len(set(header)) < len(header):
-        raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
-    if not is_unicode("".join(header)):
-        raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
     paths = outputs.paths_of(args.output, args.output_shards)
     outputs.require_no_strays(args.output, paths)
     _require_own_beside(args.output)
@@ -303,13 +347,17 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--output_shards", type=int, metavar="N", help="deal the rows of a .jsonl to N files")
     add(
         "--columns",
-        default="probability",
-        help=f"what a row holds behind the id, of {', '.join(outputs.COLUMNS)}: spread is the "
-        "standard deviation of the members' probabilities, flags say what was wrong or missing",
+        help="what a row holds behind the id, of probability, logit (of several classes or labels "
+        "a column each), class, value, low, high, spread, flags: spread is the standard deviation "
+        "of the members' answers, flags say what was wrong or missing (default: probability; of "
+        "classes class,probability; of values value,low,high)",
     )
     add("--ids", metavar="CSV", help="answer these ids, in this order and spelling, and no others")
     add("--id_column", default="BraTS21ID", help="column of the ids")
-    add("--value_column", default="MGMT_value", help="column of the probabilities")
+    add(
+        "--value_column",
+        help=f"column of a binary model's probabilities (default: {VALUE_COLUMN})",
+    )
     add("--batch_size", type=int, default=8, help="most patients a call of the model gets")
     add("--batch_mb", type=int, default=64, help="most MiB of volumes a call of the model gets")
     add(

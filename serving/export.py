@@ -33,18 +33,11 @@ from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import Manifest, read_manifest
-from serving.model.calibration import (
-    ENSEMBLES,
-    METHODS,
-    Calibration,
-    OutOfFold,
-    fit,
-    out_of_fold,
-    pooled,
-)
+from serving.model.calibration import METHODS, Calibration, fit
 from serving.model.cohort_statistics import STATISTICS_NAME, of_dataset
 from serving.model.contract import CARD_NAME, CONTRACT_NAME, FORMAT, Contract
 from serving.model.graph import in_float32
+from serving.model.out_of_fold import ENSEMBLES, OutOfFold, out_of_fold, pooled
 from serving.model.saved_model import Written, put_back, write_model
 from serving.model.warmup import WARMUP_NAME
 from trainer.config.run_layout import OOF_NAME
@@ -246,10 +239,10 @@ def contract_of(
         ),
         ensemble=ensemble,
         calibration=calibration or Calibration(),
-        prevalence=(
+        prior=(
             known["positive"] / known["patients"]
             if known
-            else float(np.mean([run.prevalence for run in runs]))
+            else float(np.mean([run.prevalence for run in runs])),
         ),
         cohort=dict(known),
         training=tuple(

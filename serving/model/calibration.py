@@ -1,10 +1,9 @@
 """Calibration: what the ensemble's logits are turned into, fitted out of fold and nowhere else.
 
-A run's `oof_predictions.csv` holds, for each patient, the logits of the members that did not see
-the patient; `out_of_fold` refuses any other row. An ensemble of all folds is a little less sharp
-than the single members measured here (a mean of logits lies nearer to 0 than its parts), so that
-its fitted probabilities lean to caution. Unless it is requested, a temperature is therefore left
-out where it does not lower the log loss of patients it was not fitted on.
+An ensemble of all folds is a little less sharp than the single members measured here (a mean of
+logits lies nearer to 0 than its parts), so that its fitted probabilities lean to caution. Unless it
+is requested, a temperature is therefore left out where it does not lower the log loss of patients
+it was not fitted on. What follows is of binary labels; `serving.model.temperatures` is of the rest.
 
     temperature   logit / T: one parameter, order and AUC stay
     isotonic      a rising line through the blocks of pool-adjacent-violators: as many parameters
@@ -15,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,14 +30,10 @@ from beam_jobs.common.contract_json import (
     require_kinds,
     require_known,
     require_that,
-    shown,
 )
-from beam_jobs.common.csv_table import number, read_table, whole_number
+from serving.model.out_of_fold import Float, OutOfFold
 
 METHODS = ("temperature", "isotonic", "none")
-ENSEMBLES = ("logits", "probabilities")
-# Of oof_predictions.csv; what it has besides is of no use here.
-_COLUMNS = ("patient_id", "label", "fold", "seed", "logit")
 
 # Ten cases of each class for each parameter fitted: Peduzzi et al., J Clin Epidemiol 49 (1996).
 LEAST_FOR_TEMPERATURE = 10
@@ -53,27 +48,6 @@ _KINDS: dict[str, Kind] = {
     **{"method": OneOf(METHODS), "temperature": Within(float, TEMPERATURES[0], TEMPERATURES[1])},
     **{"knots": ListOf(list), "why": str, "measured": dict},
 }
-
-Float = npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OutOfFold:
-    """Predictions of members on patients whom these members did not see, sorted by patient.
-
-    Attributes:
-      patients: ids.
-      labels: 0 or 1, (n,).
-      logits: one array a patient: of each member that held the patient out.
-    """
-
-    patients: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    logits: tuple[Float, ...]
-
-    def ensembled(self, ensemble: str) -> Float:
-        """One logit a patient, (n,): the members' answers combined as the graph does it."""
-        return np.array([combine(logits, ensemble) for logits in self.logits])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,99 +119,6 @@ class Calibration:
             require_kinds({name: knot}, {name: ListOf(float)}, where=where)
             require_that(len(knot) == 2, {name: knot}, name, "two numbers", where=where)
         return cls(**{**data, "knots": tuple((x, y) for x, y in data["knots"])})
-
-
-def out_of_fold(
-    text: str,
-    members: Collection[tuple[int, int]],
-    *,
-    source: str,
-    folds: Mapping[str, int] | None = None,
-) -> dict[str, tuple[int, list[float]]]:
-    """The rows of one run's oof_predictions.csv, each proven to be out of fold.
-
-    Args:
-      text: the CSV.
-      members: (fold, seed) of each of the run's members: the fold it did not see, and its seed.
-      source: the file, for messages.
-      folds: patient -> fold, as the dataset has it, where it is at hand.
-
-    Returns:
-      patient -> (label, logits of the members that held the patient out).
-
-    Raises:
-      ContractError: not such a table; a row of no member; a patient in two folds, in another fold
-        than the dataset says, with two labels, or twice for one member.
-    """
-    try:
-        _, rows = read_table(text, _COLUMNS, ours=True)
-    except ValueError as error:
-        raise ContractError(f"{source}: {error}") from error
-    found: dict[str, tuple[int, list[float]]] = {}
-    fold_of: dict[str, int] = {}
-    seen: set[tuple[str, int, int]] = set()
-    for line, row in rows:
-        where, patient = f"{source}, line {line}", row["patient_id"]
-        who = shown(patient)[1:-1]
-        try:
-            label, fold, seed = (whole_number(row[name]) for name in ("label", "fold", "seed"))
-            logit = number(row["logit"])
-        except ValueError as error:
-            raise ContractError(f"{where}: {error}") from error
-        if label not in (0, 1):
-            raise ContractError(f"{where}: label {label}: 0 or 1 required")
-        if (fold, seed) not in members:
-            raise ContractError(
-                f"{where}: patient {who} is of fold {fold}, seed {seed}, but no member of the "
-                "run held out that fold with that seed: not out of fold"
-            )
-        if fold_of.setdefault(patient, fold) != fold:
-            raise ContractError(
-                f"{where}: patient {who} is of fold {fold} and of fold {fold_of[patient]}: "
-                "one of the two members has seen the patient"
-            )
-        if folds is not None and folds.get(patient) != fold:
-            raise ContractError(
-                f"{where}: patient {who} is of fold {fold}, the dataset says "
-                f"{folds.get(patient, 'nothing of such a patient')}: not out of fold"
-            )
-        if (patient, fold, seed) in seen:
-            raise ContractError(f"{where}: patient {who} stands twice for seed {seed}")
-        seen.add((patient, fold, seed))
-        if found.setdefault(patient, (label, []))[0] != label:
-            raise ContractError(f"{where}: patient {who} has two labels")
-        found[patient][1].append(logit)
-    return found
-
-
-def pooled(tables: Sequence[Mapping[str, tuple[int, list[float]]]]) -> OutOfFold:
-    """The out-of-fold logits of several runs: a patient has those of every run that held it out.
-
-    Raises:
-      ContractError: runs disagree on a patient's label.
-    """
-    labels: dict[str, int] = {}
-    logits: dict[str, list[float]] = {}
-    for table in tables:
-        for patient, (label, values) in table.items():
-            if labels.setdefault(patient, label) != label:
-                raise ContractError(f"runs disagree on the label of patient {patient}")
-            logits.setdefault(patient, []).extend(values)
-    patients = tuple(sorted(labels))
-    return OutOfFold(
-        patients=patients,
-        labels=np.array([labels[name] for name in patients], dtype=np.int64),
-        logits=tuple(np.array(logits[name]) for name in patients),
-    )
-
-
-def combine(logits: Float, ensemble: str) -> float:
-    """Members' logits as one: their mean, or the logit of the mean of their probabilities."""
-    if ensemble == "logits":
-        return float(np.mean(logits))
-    # log(mean p) - log(mean (1 - p)): finite where a probability would round to 1.
-    down, up = -np.logaddexp(0.0, -logits), -np.logaddexp(0.0, logits)
-    return float(np.logaddexp.reduce(down) - np.logaddexp.reduce(up))
 
 
 def fit(data: OutOfFold, ensemble: str, method: str | None) -> Calibration:

@@ -6,7 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.core.drift import Statistics
+from serving.model.calibration import Calibration
 from serving.model.contract import Contract
+from serving.model.task_card import (
+    answers_text,
+    calibration_lines,
+    cohort_text,
+    covariates_text,
+    limits_text,
+    score_title,
+)
 
 _EPOCHS = {
     "last": "The number of epochs was fixed beforehand.",
@@ -18,10 +27,11 @@ _SPREAD = "- The spread between members tells how far they disagree, not how far
 def model_card(contract: Contract, statistics: Statistics | None) -> str:
     """The card as Markdown, from contract and statistics alone: no number is typed by hand."""
     schema = contract.schema
+    score = "val_auc" if contract.target.task == "binary" else "val_score"
     silent = {run["run"] for run in contract.training if run["no_claim"]}
     members = "\n".join(
         f"| {m['run']} | {m['model']} | {m['fold']} | {m['seed']} | {m['epoch']} "
-        f"| {m['val_auc']:.3f}{', no claim' if m['run'] in silent else ''} |"
+        f"| {m[score]:.3f}{', no claim' if m['run'] in silent else ''} |"
         for m in contract.members
     )
     return f"""# Model card
@@ -29,12 +39,12 @@ def model_card(contract: Contract, statistics: Statistics | None) -> str:
 **For research. No clinical use:** not a medical device; no diagnosis, no treatment may rest on it.
 
 ## What it is
-{_what(contract)} that answers with the probability of the positive class of one patient.
+{_what(contract)} that answers with {answers_text(contract)}
 It takes prepared volumes of {" × ".join(map(str, schema.shape))} voxels (row, column, slice),
 stored as {schema.dtype}, with the channels {", ".join(schema.modalities)}, and looks at
 {", ".join(contract.modalities)}. The recipe from DICOM to such a volume is `spec` in
 `contract.json` (fingerprint `{schema.spec_fingerprint[:12]}`); records made otherwise are refused.
-
+{covariates_text(contract)}
 ## Intended use
 Research on cohorts like the one below: ranking patients, comparing methods, planning studies.
 Not for screening, diagnosis or treatment of anybody, not for modalities, diseases or age groups
@@ -46,31 +56,35 @@ that the cohort does not hold, and not without a test on patients of the place i
 ## What it was measured to do
 {_measured(contract)}
 
-| run | network | fold left out | seed | epoch | AUC of that fold |
+| run | network | fold left out | seed | epoch | {score_title(contract)} of that fold |
 |---|---|---|---|---|---|
 {members}
 
-{_made_of(contract)}## Calibration
+{_made_of(contract)}## {"Interval" if contract.interval else "Calibration"}
 {_calibration(contract)}
 
 ## Limits
 - Measured on one cohort only; scanners, protocols and patients elsewhere differ.
-- In the training data {contract.prevalence:.1%} were positive; where that differs, probabilities
-  are off.
-- A patient who cannot be predicted gets that share as answer, and a line in the failures file.
+{limits_text(contract)}
 - A missing modality reaches the networks as a channel of zeros.
 {_SPREAD if len(contract.members) > 1 else ""}"""
 
 
 def _what(contract: Contract) -> str:
     count = len(contract.members)
+    if contract.interval and count > 1:
+        return f"A mean of the values of {count} networks"
     return "One network" if count == 1 else f"A mean of {contract.ensemble} of {count} networks"
 
 
 def _measured(contract: Contract) -> str:
     """A paragraph a run: what its networks were trained and measured on, and what came out."""
     runs = [
-        _measured_run(run, [member for member in contract.members if member["run"] == run["run"]])
+        _measured_run(
+            run,
+            [member for member in contract.members if member["run"] == run["run"]],
+            score_title(contract),
+        )
         for run in contract.training
     ]
     if len(runs) > 1:
@@ -78,7 +92,7 @@ def _measured(contract: Contract) -> str:
     return "\n\n".join(runs)
 
 
-def _measured_run(run: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) -> str:
+def _measured_run(run: Mapping[str, Any], members: Sequence[Mapping[str, Any]], score: str) -> str:
     patients, metrics = run["trained_on"]["patients"], run["metrics"]
     folds = {member["fold"] for member in members}
     if len(folds) > 1:
@@ -93,7 +107,7 @@ def _measured_run(run: Mapping[str, Any], members: Sequence[Mapping[str, Any]]) 
         how = (
             f"its {len(members)} networks were trained on the same {patients} patients, and the "
             f"{metrics['n']} of fold {min(folds)}, whom none of them saw, measured each of them; "
-            "the AUC is the mean of theirs. Their ensemble was not measured."
+            f"the {score} is the mean of theirs. Their ensemble was not measured."
         )
     else:
         how = (
@@ -126,10 +140,8 @@ def _made_of(contract: Contract) -> str:
 
 
 def _cohort(contract: Contract, statistics: Statistics | None) -> str:
-    cohort = contract.cohort
-    if cohort:
-        negative = cohort["patients"] - cohort["positive"]
-        size = f"{cohort['patients']} patients: {cohort['positive']} positive, {negative} negative."
+    if contract.cohort:
+        size = cohort_text(contract)
     else:
         size = (
             "Its runs' patients, below, may be the same or not: how many they are together was not "
@@ -168,6 +180,8 @@ def _mix(bins: Mapping[str, int], unit: str = "") -> str:
 
 def _calibration(contract: Contract) -> str:
     calibration = contract.calibration
+    if not isinstance(calibration, Calibration):
+        return "\n".join([*calibration_lines(contract), *_less_sharp(contract)])
     method: Sequence[str] = {
         "none": ["None: logits are as the networks give them."],
         "temperature": [f"The logit is divided by the temperature {calibration.temperature:.4g}."],
@@ -197,9 +211,14 @@ def _calibration(contract: Contract) -> str:
             "",
             "The order of patients, and with it the AUC, stays as it is.",
         ]
+    return "\n".join([*lines, *_less_sharp(contract)])
+
+
+def _less_sharp(contract: Contract) -> list[str]:
+    """What an ensemble of several folds is against the members that were measured."""
     datasets = {run["run"]: run["dataset_fingerprint"] for run in contract.training}
-    if len({(datasets[member["run"]], member["fold"]) for member in contract.members}) > 1:
-        lines.append(
-            "The ensemble of all folds is a little less sharp than the members measured here."
-        )
-    return "\n".join(lines)
+    if len({(datasets[member["run"]], member["fold"]) for member in contract.members}) < 2:
+        return []
+    if contract.interval:
+        return ["The ensemble of all folds errs a little less than the members measured here."]
+    return ["The ensemble of all folds is a little less sharp than the members measured here."]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,27 +14,10 @@ import numpy.typing as npt
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
+from serving.model.answers import OUTPUTS, Prediction, number_columns
 from serving.model.contract import SIGNATURES
 from serving.model.graph_ops import require_known_ops
 from serving.model.integrity import Checked, check_model
-
-
-class Prediction(NamedTuple):
-    """One patient's answer.
-
-    Attributes:
-      patient_id: as in the record.
-      probability: of the positive class, a float32's value.
-      logit: the ensemble's, calibrated; a float32's value.
-      spread: standard deviation of the members' calibrated probabilities; 0 of one member.
-      missing: modalities that the model looks at and the patient does not have.
-    """
-
-    patient_id: str
-    probability: float
-    logit: float
-    spread: float
-    missing: tuple[str, ...]
 
 
 class LoadedModel:
@@ -58,58 +42,78 @@ class LoadedModel:
         Raises:
           ContractError: an Example is not of this contract.
         """
-        return self.answer([decode_case(example, self.contract.schema) for example in examples])
+        cases = [decode_case(example, self.contract.schema) for example in examples]
+        return self.answer([self.contract.taken(case) for case in cases])
 
     def answer(self, cases: Sequence[PreparedCase]) -> list[Prediction]:
-        """The same for cases that fit the contract's schema (`PreparedCase.check`)."""
-        import tensorflow as tf
-
+        """The same for cases that hold what the model takes: see `Contract.taken`."""
         if not cases:
             return []
         contract = self.contract
-        # Not `serving_default`: the members' own probabilities come with volumes alone.
-        answer = self._volumes(volumes=tf.constant(np.stack([case.volume for case in cases])))
-        spread = answer["member_probability"].numpy().std(axis=1, dtype=np.float64)
+        known = np.array([case.covariates for case in cases], np.float32)
+        # Not `serving_default`: the members' own answers come with volumes alone.
+        answer = self.outputs(
+            np.stack([case.volume for case in cases]),
+            known.reshape(len(cases), len(contract.covariates)),
+        )
+        names = number_columns(contract.target)
+        rows = zip(*(column.tolist() for column in _columns(answer)), strict=True)
         return [
             Prediction(
                 patient_id=case.patient_id,
-                probability=probability,
-                logit=logit,
-                spread=float(np.float32(deviation)),
-                missing=tuple(
-                    contract.schema.modalities[channel]
-                    for channel in contract.channels
-                    if not case.present[channel]
+                values=dict(zip(names, row, strict=True)),
+                missing=(
+                    *(
+                        contract.schema.modalities[channel]
+                        for channel in contract.channels
+                        if not case.present[channel]
+                    ),
+                    *(
+                        name
+                        for name, value in zip(contract.covariates, case.covariates, strict=True)
+                        if math.isnan(value)
+                    ),
                 ),
             )
-            for case, probability, logit, deviation in zip(
-                cases,
-                answer["probability"].numpy().tolist(),
-                answer["logit"].numpy().tolist(),
-                spread,
-                strict=True,
-            )
+            for case, row in zip(cases, rows, strict=True)
         ]
 
-    def predict_volumes(
-        self, volumes: npt.NDArray[Any]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """(probability, logit, member_probability) for stored volumes with all channels.
+    def outputs(
+        self, volumes: npt.NDArray[Any], covariates: npt.NDArray[np.float32] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What the signature `volumes` gives, by name, for stored volumes with all channels.
 
         Args:
           volumes: (batch, row, column, slice, channel) in the schema's dtype.
-
-        Returns:
-          float32: [batch], [batch] and [batch, members].
+          covariates: (batch, covariates) the contract's, NaN unknown, where it has some.
         """
         import tensorflow as tf
 
-        answer = self._volumes(volumes=tf.constant(volumes))
-        return (
-            answer["probability"].numpy(),
-            answer["logit"].numpy(),
-            answer["member_probability"].numpy(),
-        )
+        inputs = {"volumes": tf.constant(volumes)}
+        if self.contract.covariates:
+            inputs["covariates"] = tf.constant(covariates)
+        return {name: value.numpy() for name, value in self._volumes(**inputs).items()}
+
+    def predict_volumes(
+        self, volumes: npt.NDArray[Any], covariates: npt.NDArray[np.float32] | None = None
+    ) -> tuple[npt.NDArray[np.float32], ...]:
+        """`outputs` that are numbers: of a binary model probability, logit, member_probability.
+
+        Of classes and findings these are probabilities, logits and member_probabilities, of values
+        value, low, high and member_value.
+        """
+        answer = self.outputs(volumes, covariates)
+        return tuple(answer[name] for name in OUTPUTS[self.contract.target.task])
+
+
+def _columns(answer: Mapping[str, npt.NDArray[Any]]) -> Iterator[npt.NDArray[np.float32]]:
+    """The columns (batch,) of `number_columns`, of a signature's outputs."""
+    members = next(value for name, value in answer.items() if name.startswith("member_"))
+    spread = members.std(axis=1, dtype=np.float64).astype(np.float32)
+    for name in ("probability", "probabilities", "logit", "logits", "value", "low", "high"):
+        if name in answer:
+            yield from np.atleast_2d(answer[name].T)
+    yield from np.atleast_2d(spread.T)
 
 
 def load_model(path: str | os.PathLike[str], *, name: str = "", sha256: str = "") -> LoadedModel:

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from beam_jobs.common import terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
-from serving.model.calibration import combine
 from serving.model.canonical import canonicalise
 from serving.model.card import model_card
 from serving.model.cohort_statistics import STATISTICS_NAME
@@ -25,6 +25,7 @@ from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract
 from serving.model.graph import serving_module
 from serving.model.integrity import file_hashes, model_sha256
 from serving.model.loaded_model import load_model
+from serving.model.out_of_fold import combine
 from serving.model.warmup import WARMUP_NAME, warmup_requests
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def write_model(
         assets = {
             CARD_NAME: model_card(contract, statistics).encode(),
             **({} if statistics is None else {STATISTICS_NAME: statistics.dumps().encode()}),
-            WARMUP_NAME: warmup_requests(contract.schema),
+            WARMUP_NAME: warmup_requests(contract.schema, covariates=len(contract.covariates)),
         }
         for name, data in assets.items():
             files.write(made / name, data)
@@ -141,28 +142,59 @@ def _verify(model: Path, members: Sequence[keras.Model], contract: Contract) -> 
     """
     import tensorflow as tf
 
-    volumes = _probe_volumes(contract.schema)
-    _, logit, of_members = load_model(model).predict_volumes(volumes)
+    target, calibration = contract.target, contract.calibration
+    volumes, known = _probe_volumes(contract.schema), _probe_covariates(contract)
+    found, of_members = _logits(load_model(model).predict_volumes(volumes, known), target)
     chosen = volumes[..., list(contract.channels)]
-    answers = np.zeros((len(members), len(volumes)))
+    answers = np.zeros((len(members), len(volumes), target.outputs))
     of_keras = zip(answers, members, strict=True)
     for row, member in terminal.track(of_keras, "checking members", len(members)):
         compiled = tf.function(functools.partial(member, training=False))
-        row[:] = [np.asarray(compiled(volume[None])).item() for volume in chosen]
-    calibration = contract.calibration
-    expected = calibration.apply(np.array([combine(a, contract.ensemble) for a in answers.T]))
-    difference = np.abs(logit - expected)
+        for place, volume in enumerate(chosen):
+            one = volume[None]
+            given = [one, known[place : place + 1]] if contract.covariates else one
+            row[place] = np.asarray(compiled(given)).reshape(-1)
+    answers = np.moveaxis(answers[..., 0] if target.outputs == 1 else answers, 0, 1)
+    combined = np.array([combine(one, contract.ensemble, target) for one in answers])
+    expected = calibration.apply(combined)
+    difference = np.abs(found - expected)
     tolerance = TOLERANCE * max(1.0, calibration.steepness)
     # Not ">": a NaN must fail too.
     if not (difference <= tolerance * np.maximum(1.0, np.abs(expected))).all():
         raise ContractError(
-            f"the exported model answers {logit.tolist()} where Keras answers "
+            f"the exported model answers {found.tolist()} where Keras answers "
             f"{expected.tolist()}; nothing exported"
         )
-    probability = 1 / (1 + np.exp(-calibration.apply(answers.T)))
-    if not (np.abs(of_members - probability) <= tolerance).all():
+    squashed = _squashed(calibration.apply(answers), target)
+    scale = np.maximum(1.0, np.abs(squashed))
+    if not (np.abs(of_members - squashed) <= tolerance * scale).all():
         raise ContractError("the exported members answer otherwise than Keras'; nothing exported")
     return float(difference.max())
+
+
+def _logits(outputs: Sequence[npt.NDArray[Any]], target: Target) -> tuple[npt.NDArray[Any], ...]:
+    """The logits or values, and the members' answers, of a model's outputs."""
+    return (outputs[0 if target.task == "regression" else 1], outputs[-1])
+
+
+def _squashed(logits: npt.NDArray[Any], target: Target) -> npt.NDArray[np.float64]:
+    """Probabilities of logits; values as they are."""
+    from scipy.special import expit, softmax
+
+    if target.task == "regression":
+        return logits
+    squashed: npt.NDArray[np.float64] = (
+        softmax(logits, axis=-1) if target.task == "multiclass" else expit(logits)
+    )
+    return squashed
+
+
+def _probe_covariates(contract: Contract) -> npt.NDArray[np.float32]:
+    """For each probe volume (4, covariates): numbers or categories, the last ones not known."""
+    rng = np.random.default_rng(1)
+    known = rng.integers(0, 2, (4, len(contract.covariates))).astype(np.float32)
+    known[-1] = np.nan
+    return known
 
 
 def _probe_volumes(schema: RecordSchema) -> npt.NDArray[Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import IO
 
-from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.example import decode_case
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import DamagedRecordError, Stream, surviving_records
@@ -61,16 +59,9 @@ def _record_row(shard: str, reason: Unpredicted, detail: str) -> Reject:
     return reject_row(scope="record", subject=shard, reason=reason, detail=f"{shard}, {detail}")
 
 
-def require_fits(stream: IO[bytes], shard: str, schema: RecordSchema) -> None:
-    """Refuses a shard whose first readable record is of another schema.
-
-    Raises:
-      ContractError: names the shard and every differing field.
-    """
+def first_record(stream: Stream) -> bytes | None:
+    """A shard's first readable record; None where it has none."""
     for record in surviving_records(stream):
         if not isinstance(record, DamagedRecordError):
-            try:
-                decode_case(record, schema)
-            except (ValueError, IndexError) as error:
-                raise ContractError(f"{shard}: {error}") from error
-            return
+            return record
+    return None

@@ -15,9 +15,9 @@ from beam_jobs.runners.engines import name_job
 from beam_jobs.runners.job_server import job_server
 from beam_jobs.runners.options import make_pipeline
 from beam_jobs.runners.watch import prediction_progress, watch
+from serving.model.answers import Prediction
 from serving.model.cohort_statistics import of_series_table
 from serving.model.integrity import Checked
-from serving.model.loaded_model import Prediction
 from serving.predict.damaged_records import Reject
 from serving.predict.part import PartPredictor
 from serving.predict.sources import Source, recipe_of
@@ -84,7 +84,8 @@ def run_job(
         ticks = Ticks.below(str(scratch)) if engine.workers_here else Ticks()
         pipeline = make_pipeline(options, processes=1)
         predictor = PartPredictor(
-            schema=contract.schema,
+            schema=source.schema,
+            taken=source.taken,
             batch_size=batch_size,
             rows=rows,
             requested=None if requested is None else frozenset(map(normalised_id, requested)),

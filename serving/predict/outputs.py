@@ -19,14 +19,23 @@ from typing import TYPE_CHECKING, Any
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.csv_table import Lines, inert
 from beam_jobs.common.files import interface as files
-from serving.model.loaded_model import Prediction
+from beam_jobs.core.cohort.target import PLAIN, Target
+from serving.model.answers import (
+    CLASS,
+    Prediction,
+    answer_columns,
+    class_of,
+    columns_of,
+    groups_of,
+    number_columns,
+)
 from serving.predict.damaged_records import REJECT_COLUMNS
 from serving.predict.submission import Failure, Submission
 
 if TYPE_CHECKING:
     import pandas as pd  # takes as long to import as a command's --help takes
 
-COLUMNS = ("probability", "logit", "spread", "flags")
+FLAGS = "flags"
 FORMATS = (".csv", ".jsonl", ".parquet")
 FAILURE_COLUMNS = tuple(field.name for field in dataclasses.fields(Failure))
 FAILURES_HEADER, REJECTS_HEADER = (
@@ -75,26 +84,52 @@ def require_no_strays(output: str, paths: Sequence[str]) -> None:
             )
 
 
+def groups_and_flags(target: Target) -> tuple[str, ...]:
+    """What a row may hold behind the id."""
+    return (*groups_of(target), FLAGS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What the columns of a table are.
+
+    Attributes:
+      id_column: name of the ids' column.
+      value_column: name of a binary's probabilities' column.
+      groups: some of `groups_and_flags`, in order. But for the answer itself, numbers are NaN
+        where the row holds the prior; `flags` are codes with ";" between: why there is no
+        prediction, what of the patient was refused, which modality or covariate is missing.
+      target: of the answers.
+    """
+
+    id_column: str
+    value_column: str
+    groups: tuple[str, ...]
+    target: Target = PLAIN
+
+    @property
+    def header(self) -> list[str]:
+        """The columns' names."""
+        names = columns_of(self.target, self.groups)
+        if self.target.task == "binary":
+            names = [self.value_column if name == "probability" else name for name in names]
+        return [self.id_column, *names]
+
+
 def table(
-    submission: Submission,
-    predictions: Mapping[str, Prediction],
-    *,
-    id_column: str,
-    value_column: str,
-    columns: Sequence[str],
+    submission: Submission, predictions: Mapping[str, Prediction], columns: Columns
 ) -> pd.DataFrame:
     """The rows as they will be written.
 
     Args:
-      submission: who gets a row, and which value.
+      submission: who gets a row, and which answer.
       predictions: patient -> answer.
-      id_column, value_column: names of the ids' and the probabilities' columns.
-      columns: some of `COLUMNS`, in order. `logit` and `spread` are NaN where the row holds the
-        prevalence; `flags` are codes with ";" between: why there is no prediction, what of the
-        patient was refused, which modality is missing.
+      columns: of the table.
     """
     import pandas as pd
 
+    target = columns.target
+    answered, numbers = answer_columns(target), number_columns(target)
     rows = []
     for (shown, value), patient, flags in zip(
         submission.rows, submission.patients, submission.flags, strict=True
@@ -104,15 +139,17 @@ def table(
         rows.append(
             {
                 "id": shown,
-                "probability": value,
-                "logit": None if answer is None else answer.logit,
-                "spread": None if answer is None else answer.spread,
-                "flags": ";".join((*flags, *(f"missing_{name}" for name in missing))),
+                **({} if answer is None else answer.values),
+                **dict(zip(answered, value, strict=True)),
+                CLASS: class_of(target, value) if target.task == "multiclass" else "",
+                FLAGS: ";".join((*flags, *(f"missing_{name}" for name in missing))),
             }
         )
-    kinds = {"id": str, **dict.fromkeys(("probability", "logit", "spread"), float), "flags": str}
-    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)[["id", *columns]]
-    return frame.rename(columns={"id": id_column, "probability": value_column})
+    kinds = {"id": str, **dict.fromkeys(numbers, float), CLASS: str, FLAGS: str}
+    frame = pd.DataFrame(rows, columns=list(kinds)).astype(kinds)
+    frame = frame[["id", *columns_of(target, columns.groups)]]
+    frame.columns = pd.Index(columns.header)
+    return frame
 
 
 def write(rows: pd.DataFrame, paths: Sequence[str]) -> list[str]:
@@ -152,11 +189,12 @@ def _encode(rows: pd.DataFrame, extension: str) -> bytes:
 
 
 def failures_csv(submission: Submission) -> bytes:
-    """The failures: `patient_id,reason,detail`."""
+    """The failures, and who lacks a covariate: `patient_id,reason,detail`."""
     import pandas as pd
 
     columns = FAILURE_COLUMNS
-    rows = [dataclasses.astuple(failure) for failure in submission.failures]
+    listed = (*submission.failures, *submission.lacking)
+    rows = [dataclasses.astuple(failure) for failure in listed]
     return _csv(pd.DataFrame(rows, columns=columns).map(inert))
 
 

@@ -10,7 +10,8 @@ from beam_jobs.core import drift
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import PreparedCase, RecordSchema
-from serving.model.loaded_model import Prediction
+from serving.model.answers import Prediction
+from serving.predict.covariates import NOTHING, Taken
 from serving.predict.damaged_records import Reject
 from serving.predict.spool import JobRow, Rows
 
@@ -23,6 +24,7 @@ class PartPredictor:
       schema: of the cases.
       batch_size: most patients a call of the model gets.
       rows: where the answers go.
+      taken: how the cases' covariates become those that the model takes.
       requested: normalised ids of the patients who are predicted and counted; None for all.
         Which of `5` and `00005` is meant is settled in the table.
       counted: count what the cases look like.
@@ -32,6 +34,7 @@ class PartPredictor:
     schema: RecordSchema
     batch_size: int
     rows: Rows
+    taken: Taken = NOTHING
     requested: frozenset[str] | None = None
     counted: bool = False
     ticks: str = ""
@@ -75,7 +78,7 @@ class PartPredictor:
             elif self.is_requested(item.patient_id):
                 if self.counted:
                     total += drift.of_case(item, self.schema)
-                batch.append(item)
+                batch.append(self.taken.of(item))
                 if len(batch) == self.batch_size:
                     predict()
         if batch:

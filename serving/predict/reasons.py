@@ -1,5 +1,6 @@
-"""Why a patient has no prediction, beside what a conversion refuses (`beam_jobs.core.reasons`).
+"""Why a patient has no prediction, or one made without something.
 
+Beside these stand the codes of what a conversion refuses (`beam_jobs.core.reasons`).
 The codes are an interface (they stand in `*.failures.csv` and in flags): a code is never renamed or
 given another meaning.
 """
@@ -19,6 +20,7 @@ class Unpredicted(enum.StrEnum):
     OTHER_SHARD = "shard_differs"
     NOT_IN_INPUT = "not_in_input"
     NOT_FINITE = "not_finite"
+    MISSING_COVARIATE = "missing_covariate"
 
 
 SENTENCES: dict[Unpredicted, str] = {
@@ -29,4 +31,7 @@ SENTENCES: dict[Unpredicted, str] = {
     Unpredicted.OTHER_SHARD: "The shard is not the one that the manifest lists.",
     Unpredicted.NOT_IN_INPUT: "The patient was requested and is not in the input.",
     Unpredicted.NOT_FINITE: "The model's answer is not a number.",
+    Unpredicted.MISSING_COVARIATE: (
+        "A covariate that the model takes is not known of the patient, who is predicted without."
+    ),
 }

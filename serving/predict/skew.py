@@ -1,24 +1,39 @@
 """How far the patients to predict are from those a model was trained on: numbers, never a refusal.
 
-The comparison is `beam_jobs.core.drift`'s.
+The comparison is `beam_jobs.core.drift`'s. Of labels other than 0 and 1 their mix is compared too,
+where the patients to predict have labels: classes and findings by their shares, values by how they
+are spread over the tenths of the training patients'.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from beam_jobs.core.drift import Statistics, compare
+import numpy as np
+
+from beam_jobs.core.cohort.target import PLAIN, Target
+from beam_jobs.core.drift import Comparison, Statistics, compare, compare_counts
+from serving.model.cohort_statistics import LABELS
 
 FORMAT = "voxelbeam-skew"
 _LINES = 4
 
 
 def report(
-    training: Statistics, found: Statistics, modalities: Sequence[str]
+    training: Statistics, found: Statistics, modalities: Sequence[str], target: Target = PLAIN
 ) -> tuple[str, list[str]]:
     """(text of skew.json, one to five lines for the terminal)."""
     compared, unknown = compare(training, found, modalities)
+    for name in target.labels:
+        ours, theirs = training.bins(LABELS, name), found.bins(LABELS, name)
+        if not (any(ours.values()) and any(theirs.values())):
+            unknown.append(f"{LABELS} {name}")
+        elif target.task == "regression":
+            compared.append(_of_values(name, ours, theirs))
+        else:
+            compared.append(compare_counts(LABELS, name, ours, theirs, ordered=False))
     drifted = sorted(
         (comparison for comparison in compared if comparison.drifted),
         key=lambda c: (-c.distance / c.limit, c.modality, c.what),
@@ -41,3 +56,17 @@ def report(
     if len(drifted) > _LINES:
         lines[0] += f", the {_LINES} largest:"
     return text, lines
+
+
+def _of_values(name: str, training: Mapping[str, int], found: Mapping[str, int]) -> Comparison:
+    """Values in the tenths of the training patients', in words by those above their median."""
+    compared = compare_counts(LABELS, name, training, found, ordered=True)
+    bins = sorted(map(float, compared.training))
+    below = np.cumsum([compared.training[repr(one)] for one in bins])
+    median = bins[int(np.searchsorted(below, 0.5 - 1e-9))]
+    above = [
+        sum(share for one, share in shares.items() if float(one) > median)
+        for shares in (compared.found, compared.training)
+    ]
+    text = f"{above[0]:.0%} above {median:.4g} (training {above[1]:.0%})"
+    return dataclasses.replace(compared, text=f"{LABELS} {name}: {text}")

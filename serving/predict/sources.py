@@ -12,10 +12,14 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import is_archive
+from beam_jobs.core.cohort.target import Label
+from beam_jobs.core.example import decode_case, features_of, only_value
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.record import RecordSchema
 from serving.model.contract import Contract
-from serving.predict.damaged_records import require_fits
+from serving.predict.covariates import NOTHING, Taken, of_records
+from serving.predict.damaged_records import first_record
 from serving.predict.submission import match_ids
 
 
@@ -29,8 +33,14 @@ class Source:
       shards: paths of TFRecord shards.
       listed: path of a shard -> its place in the manifest; empty without one.
       expected: patients that the manifest names -> the shard's file name; empty without manifest.
+      schema: of the cases.
+      taken: how their covariates become the model's.
+      labels: of a dataset whose labels say what the model's do: patient -> label, where known.
     """
 
+    schema: RecordSchema
+    taken: Taken = NOTHING
+    labels: Mapping[str, Label] = dataclasses.field(default_factory=dict)
     dicom: str | None = None
     dataset: str | None = None
     shards: tuple[str, ...] = ()
@@ -66,15 +76,16 @@ def find_source(
       ContractError: the records are of another schema, a manifest is damaged or empty, or an
         requested id is ambiguous.
     """
+    of_dicom = Source(dicom=path, schema=contract.volumes)
     if is_pattern(path):
         if id_policy != "keep":
             raise UsageError(
                 f"--id_policy {id_policy} is for DICOM and for a dataset with its {MANIFEST_NAME}; "
                 "records have their conversion's ids"
             )
-        return _shards(path, contract)
+        return _shards(path, contract, model=model)
     if is_archive(path) and files.stat(path) is not None:
-        return Source(dicom=path)
+        return of_dicom
     if files.exists(files.join(path, MANIFEST_NAME)):
         return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)
     if not files.exists(path):
@@ -84,18 +95,61 @@ def find_source(
             f"{path} holds shards but no {MANIFEST_NAME}: its conversion did not finish "
             "(the pattern DIR/*.tfrecord reads what is there)"
         )
-    return Source(dicom=path)
+    return of_dicom
 
 
-def _shards(pattern: str, contract: Contract) -> Source:
+def _shards(pattern: str, contract: Contract, *, model: str) -> Source:
     paths = matching(pattern)
     if not paths:
         found = f"no file matches {pattern}" if _is_wild(pattern) else f"{pattern} does not exist"
         raise UsageError(f"--input: {found}")
+    schemas = {}
     for path in paths:
         with files.open_read(path) as stream:
-            require_fits(stream, path, contract.schema)
-    return Source(shards=tuple(paths))
+            record = first_record(stream)
+        if record is None:
+            continue
+        try:
+            schema = schema_of_record(record, contract, beside=path)
+            decode_case(record, schema)
+        except (ValueError, IndexError) as error:
+            raise ContractError(f"{path}: {error}") from error
+        contract.require(schema, model=model, records=path)
+        schemas[schema] = path
+    if len(schemas) > 1:
+        raise ContractError(
+            f"{' and '.join(list(schemas.values())[:2])} are of datasets whose labels or "
+            "covariates are not alike: predict one at a time"
+        )
+    schema = next(iter(schemas), contract.volumes)
+    taken = of_records(contract, schema, model=model, records=pattern) if schemas else NOTHING
+    return Source(shards=tuple(paths), schema=schema, taken=taken)
+
+
+def schema_of_record(record: bytes, contract: Contract, *, beside: str = "") -> RecordSchema:
+    """The schema of a serialized Example, whose volume is one that the model takes.
+
+    A record of version 2 does not say what its labels and covariates mean: its dataset's manifest
+    does, or else it is taken for one like those of training.
+
+    Args:
+      record: the Example.
+      contract: the model's.
+      beside: its shard, beside which a manifest is looked for; "" without one.
+
+    Raises:
+      ContractError: no Example, a damaged manifest, or a record of version 2 that nothing explains.
+    """
+    if only_value(features_of(record), "schema_version", "int64_list") != 2:
+        return contract.volumes
+    manifest = files.join(os.path.dirname(beside) or ".", MANIFEST_NAME) if beside else ""
+    if manifest and files.stat(manifest) is not None:
+        return read_manifest(os.path.dirname(beside) or ".").schema
+    if contract.schema.version == 1:
+        raise ContractError(
+            f"a record of version 2 is told by its dataset's {MANIFEST_NAME}, which is not there"
+        )
+    return contract.schema
 
 
 def _dataset(
@@ -128,7 +182,19 @@ def _dataset(
     listed = {
         files.join(path, shard.name): shard for shard in manifest.shards if shard.name in chosen
     }
-    return Source(dataset=path, shards=tuple(sorted(listed)), listed=listed, expected=expected)
+    labels: dict[str, Label] = {}
+    if manifest.schema.target == contract.target:
+        patients = manifest.patients
+        labels = {name: label for name, label, _ in patients if label is not None}
+    return Source(
+        dataset=path,
+        shards=tuple(sorted(listed)),
+        listed=listed,
+        expected=expected,
+        schema=manifest.schema,
+        taken=of_records(contract, manifest.schema, model=model, records=f"dataset {path}"),
+        labels=labels,
+    )
 
 
 def matching(pattern: str) -> list[str]:

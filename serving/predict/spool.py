@@ -20,7 +20,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.owner import LostOutputError, Owner
 from beam_jobs.core import drift
 from beam_jobs.core.drift import Statistics
-from serving.model.loaded_model import Prediction
+from serving.model.answers import Prediction
 from serving.predict.damaged_records import Reject
 
 _PART = "rows-"

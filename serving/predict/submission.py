@@ -38,20 +38,23 @@ class Submission:
     """What `compose` made.
 
     Attributes:
-      rows: (id, value) in the order they are written.
-      failures: one a row that holds the prevalence, one a record that could not be named, and one
-        a shard that its manifest does not know.
+      rows: (id, answer) in the order they are written; an answer is a probability, one a class or
+        finding, or a value.
+      failures: one a row that holds the prior, one a record that could not be named, and one a
+        shard that its manifest does not know.
       predicted: rows that hold a prediction.
       patients: the patient predicted for each row, as the input has it; "" without prediction.
       flags: for each row the reason why it has no prediction, or those of the patient's files and
         series that were refused.
+      lacking: one a predicted row of whom a covariate is not known.
     """
 
-    rows: tuple[tuple[str, float], ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
     failures: tuple[Failure, ...]
     predicted: int
     patients: tuple[str, ...] = ()
     flags: tuple[tuple[str, ...], ...] = ()
+    lacking: tuple[Failure, ...] = ()
 
 
 def id_order(patient_id: str) -> tuple[int, int, str]:
@@ -125,40 +128,42 @@ def match_ids(requested: Sequence[str], known: Iterable[str]) -> dict[str, str]:
 
 def compose(
     *,
-    predictions: Iterable[tuple[str, float]],
+    predictions: Iterable[tuple[str, tuple[float, ...]]],
     rejects: Iterable[Mapping[str, str]],
-    prevalence: float,
+    prior: tuple[float, ...],
     expected: Mapping[str, str] | None = None,
     requested: Sequence[str] | None = None,
     spelling: Sequence[str] | None = None,
+    unknown: Mapping[str, Sequence[str]] | None = None,
 ) -> Submission:
-    """Exactly one row a patient; who has no prediction gets the prevalence and a failure.
+    """Exactly one row a patient; who has no prediction gets the prior and a failure.
 
     Without `requested` these are all patients seen (predicted, rejected or expected), in
     `id_order`; with it the requested ids, in their order and spelling.
 
     Args:
-      predictions: (patient_id, probability).
+      predictions: (patient_id, `Prediction.answer`).
       rejects: rows with `scope`, `subject`, `patient`, `reason`, `detail`; those that concern a
         patient with a prediction are passed over.
-      prevalence: share of positives in the training data.
+      prior: of the model's contract.
       expected: patients that must be there -> the file that should hold them.
       requested: ids of a sample submission, as the input has them (`input_ids`).
       spelling: what the rows call them; default `requested`.
+      unknown: predicted patient -> covariates that are not known of it.
 
     Raises:
       ContractError: a patient has two predictions, or ids are ambiguous.
     """
     expected = expected or {}
     predictions = list(predictions)
-    values = {name: value for name, value in predictions if math.isfinite(value)}
+    values = {name: answer for name, answer in predictions if all(map(math.isfinite, answer))}
     twice = sorted(name for name, n in Counter(name for name, _ in predictions).items() if n > 1)
     if twice:
         raise ContractError(f"patients in more than one record: {_some(twice)}")
     reasons = {
-        name: (str(Unpredicted.NOT_FINITE), f"the model answered {value}")
-        for name, value in predictions
-        if not math.isfinite(value)
+        name: (str(Unpredicted.NOT_FINITE), f"the model answered {', '.join(map(str, answer))}")
+        for name, answer in predictions
+        if name not in values
     }
     unnamed: list[Failure] = []
     partly: dict[str, set[str]] = {}
@@ -193,12 +198,21 @@ def compose(
     names = list(answers) if requested is None else requested
     for name, shown in zip(names, spelling or names, strict=True):
         patient = answers.get(name, "")
-        rows.append((shown, values.get(patient, prevalence)))
+        rows.append((shown, values.get(patient, prior)))
         flags.append(tuple(sorted(partly.get(patient, ()))))
         if patient not in values:
             code, detail = reasons.get(patient, absent)
             failures.append(Failure(patient_id=name, reason=code, detail=detail))
             flags[-1] = (code,)
+    lacking = [
+        Failure(
+            patient_id=name,
+            reason=str(Unpredicted.MISSING_COVARIATE),
+            detail=f"{', '.join(unknown[patient])}: not known; predicted without",
+        )
+        for name in names
+        if unknown and (patient := answers.get(name, "")) in values and unknown.get(patient)
+    ]
     # Where a manifest names a damaged file's patients, their own lines report it; for a file that
     # can be read, but is not the manifest's, none may.
     reported = [f for f in unnamed if not expected or f.reason == Unpredicted.OTHER_SHARD]
@@ -208,6 +222,7 @@ def compose(
         predicted=sum(answers.get(name, "") in values for name in names),
         patients=tuple(name if (name := answers.get(n, "")) in values else "" for n in names),
         flags=tuple(flags),
+        lacking=tuple(lacking),
     )
 
 

@@ -24,9 +24,10 @@ from beam_jobs.core.manifest import MANIFEST_NAME, read_manifest
 from beam_jobs.core.tfrecord import read_cases
 from beam_jobs.report import data as report_data
 from beam_jobs.report.cases import as_levels, facts_of
-from serving.model.calibration import Calibration, out_of_fold
+from serving.model.calibration import Calibration
 from serving.model.cohort_statistics import STATISTICS_NAME, of_series_table
 from serving.model.contract import CONTRACT_NAME, Contract, load_contract, load_statistics
+from serving.model.out_of_fold import out_of_fold
 from serving.predict.submission import problems, read_ids
 from tests.datasets import make_metrics, make_run, make_schema, write_dataset
 from tests.hostile.damage import Damaged, damaged, damaged_csv, damaged_json
@@ -163,7 +164,7 @@ def contract(directory: Path) -> File:
         members=({"run": "run", "fold": 0, "seed": 1},),
         ensemble="logits",
         calibration=Calibration(method="isotonic", knots=((-1.0, -2.0), (1.0, 2.0))),
-        prevalence=0.5,
+        prior=(0.5,),
         cohort={"patients": 8, "positive": 4},
         training=({"name": "run", "no_claim": [], "metrics": {"auc": metrics["auc"]}},),
         versions={"keras": "3"},

@@ -47,7 +47,7 @@ def answers(dataset: Path, loaded: LoadedModel) -> dict[str, np.float32]:
         with shard.open("rb") as stream:
             examples += list(read_records(stream))
     found = [loaded.predict([example])[0] for example in examples]
-    return {answer.patient_id: np.float32(answer.probability) for answer in found}
+    return {answer.patient_id: np.float32(answer.values["probability"]) for answer in found}
 
 
 def damage(dataset: Path, copy: Path, at: float) -> tuple[Path, list[str]]:

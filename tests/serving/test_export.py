@@ -76,9 +76,9 @@ def test_both_signatures_answer_as_the_members_do(loaded: LoadedModel, run_direc
 
     answers = loaded.predict(examples)
     assert [answer.patient_id for answer in answers] == [f"patient-{n}" for n in range(9)]
-    assert [answer.logit for answer in answers] == logit.tolist()
-    assert [answer.probability for answer in answers] == probability.tolist()
-    spread = [answer.spread for answer in answers]
+    assert [answer.values["logit"] for answer in answers] == logit.tolist()
+    assert [answer.values["probability"] for answer in answers] == probability.tolist()
+    spread = [answer.values["spread"] for answer in answers]
     np.testing.assert_allclose(spread, np.ptp(of_members, axis=1) / 2, atol=1e-6)
     assert min(spread) > 0
 
@@ -90,7 +90,7 @@ def test_every_stored_dtype_is_served(tmp_path: Path, dtype: str) -> None:
     volumes = volumes_of(run.schema, 3)
     answers = load_model(tmp_path / "model").predict(examples_of(run.schema, volumes))
     expected = keras_logits(run, volumes)
-    np.testing.assert_allclose([a.logit for a in answers], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose([a.values["logit"] for a in answers], expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_signatures_have_the_promised_names_and_types(model: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_contract_and_the_card_tell_what_was_measured(model: Path) -> None:
     assert contract.schema == schema_of(spec_of())
     assert contract.modalities == ("T1wCE", "FLAIR")
     assert [member["seed"] for member in contract.members] == [0, 1]
-    assert (contract.prevalence, contract.ensemble) == (0.52, "logits")
+    assert (contract.prior[0], contract.ensemble) == (0.52, "logits")
     assert contract.calibration.method == "none"
     assert "has no oof_predictions.csv" in contract.calibration.why
     card = (model / CARD_NAME).read_text()
@@ -182,7 +182,7 @@ def test_several_runs_become_one_ensemble(tmp_path: Path) -> None:
     export.main(["--runs", *paths, "--output", str(tmp_path / "model")])
     loaded = load_model(tmp_path / "model")
     assert [m["run"] for m in loaded.contract.members] == ["1", "2", "2"]
-    assert loaded.contract.prevalence == 0.5
+    assert loaded.contract.prior == (0.5,)
     volumes = volumes_of(runs[0].schema, 2)
     expected = (keras_logits(runs[0], volumes) + 2 * keras_logits(runs[1], volumes)) / 3
     np.testing.assert_allclose(loaded.predict_volumes(volumes)[1], expected, rtol=1e-6, atol=1e-6)
@@ -267,7 +267,7 @@ def test_an_export_that_answers_otherwise_leaves_no_model(
 ) -> None:
     monkeypatch.setattr(
         "serving.model.loaded_model.LoadedModel.predict_volumes",
-        lambda self, volumes: (np.full(len(volumes), 0.5), np.zeros(len(volumes)), 0.5),
+        lambda self, volumes, _: (np.full(len(volumes), 0.5), np.zeros(len(volumes)), 0.5),
     )
     with pytest.raises(ContractError, match="nothing exported"):
         export.main(["--runs", str(run_directory), "--output", str(tmp_path / "model")])

@@ -12,14 +12,11 @@ from beam_jobs.common.contract_json import ContractError
 from serving.model.calibration import (
     LEAST_FOR_ISOTONIC,
     Calibration,
-    OutOfFold,
-    combine,
     fit,
     fit_isotonic,
     fit_temperature,
-    out_of_fold,
-    pooled,
 )
+from serving.model.out_of_fold import OutOfFold, combine, out_of_fold, pooled
 
 HEADER = "patient_id,label,fold,seed,logit,probability\n"
 MEMBERS = {(0, 7), (1, 7)}

@@ -67,7 +67,9 @@ def member_logits(run: Run) -> npt.NDArray[Any]:
 
 
 def test_ensemble_and_temperature_are_in_the_graph(calibrated: LoadedModel, training: Path) -> None:
-    temperature = calibrated.contract.calibration.temperature
+    calibration = calibrated.contract.calibration
+    assert isinstance(calibration, Calibration)
+    temperature = calibration.temperature
     assert temperature > 1.2  # the logits were made too sharp
     assert calibrated.contract.ensemble == "probabilities"
     logits = member_logits(Run.load(training / "run"))

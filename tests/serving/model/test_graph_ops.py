@@ -189,7 +189,7 @@ def operations(config: NetworkConfig, dtype: str, precision: str, number: int) -
         members=({},),
         ensemble=("logits", "probabilities")[number % 2],
         calibration=CALIBRATIONS[number % 3],
-        prevalence=0.5,
+        prior=(0.5,),
         cohort={},
         training=(),
         versions={},

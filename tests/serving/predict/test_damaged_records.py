@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.example import encode_case
+from beam_jobs.core.example import decode_case, encode_case
 from beam_jobs.core.manifest import ShardEntry, digest
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import write_record
-from serving.predict.damaged_records import require_fits, surviving_cases
+from serving.predict.damaged_records import first_record, surviving_cases
 from serving.predict.transforms import read_shard
 
 SCHEMA = RecordSchema(modalities=("T1w",), shape=(3, 2, 2), dtype="uint8", spec_fingerprint="a")
@@ -119,15 +118,13 @@ def test_a_record_of_another_recipe_is_an_invalid_record() -> None:
     assert "spec_fingerprint" in reasons[0]
 
 
-def test_a_shard_of_another_recipe_is_refused_by_its_first_record() -> None:
-    with pytest.raises(ContractError, match=r"a\.tfrecord: records do not fit: spec_fingerprint"):
-        require_fits(io.BytesIO(shard(record(0, OTHER))), "a.tfrecord", SCHEMA)
-
-
 def test_the_first_readable_record_speaks_for_a_shard() -> None:
     data = shard()
     data[SIZE // 2] ^= 1
-    require_fits(io.BytesIO(data), "a.tfrecord", SCHEMA)
+    found = first_record(io.BytesIO(data))
+    assert found is not None
+    assert decode_case(found, SCHEMA).patient_id == "1"
+    assert first_record(io.BytesIO(b"damage")) is None
 
 
 def test_a_shard_of_nothing_but_damage_is_told_in_a_thousand_rows_and_a_count() -> None:

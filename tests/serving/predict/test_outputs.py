@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from serving.model.loaded_model import Prediction
-from serving.predict.outputs import COLUMNS, paths_of, require_no_strays, table, write
+from beam_jobs.core.cohort.target import PLAIN
+from serving.model.answers import Prediction
+from serving.predict.outputs import (
+    Columns,
+    groups_and_flags,
+    paths_of,
+    require_no_strays,
+    table,
+    write,
+)
 from serving.predict.submission import Submission, compose
 
-NAMES = {"id_column": "id", "value_column": "p"}
+ONE = Columns(id_column="id", value_column="p", groups=("probability",))
+ALL = Columns(id_column="id", value_column="p", groups=groups_and_flags(PLAIN))
 
 
 def made(count: int = 7) -> tuple[Submission, dict[str, Prediction]]:
@@ -22,15 +31,17 @@ def made(count: int = 7) -> tuple[Submission, dict[str, Prediction]]:
     predictions = {
         f"{number}": Prediction(
             patient_id=f"{number}",
-            probability=float(value),
-            logit=float(np.float32(rng.normal())),
-            spread=0.125,
+            values={
+                "probability": float(value),
+                "logit": float(np.float32(rng.normal())),
+                "spread": 0.125,
+            },
             missing=("T2w",) if number == 1 else (),
         )
         for number, value in enumerate(values.astype(np.float32))
     }
     submission = compose(
-        predictions=[(p.patient_id, p.probability) for p in predictions.values()],
+        predictions=[(p.patient_id, p.answer(PLAIN)) for p in predictions.values()],
         rejects=[
             {
                 "scope": "patient",
@@ -40,18 +51,18 @@ def made(count: int = 7) -> tuple[Submission, dict[str, Prediction]]:
                 "detail": "",
             }
         ],
-        prevalence=0.52,
+        prior=(0.52,),
     )
     return submission, predictions
 
 
 def test_written_values_bring_every_float32_back(tmp_path: Path) -> None:
     submission, predictions = made(1000)
-    rows = table(submission, predictions, **NAMES, columns=("probability",))
+    rows = table(submission, predictions, ONE)
     write(rows, [str(tmp_path / "a.csv")])
     header, *lines = (tmp_path / "a.csv").read_text().splitlines()
     assert header == "id,p"
-    exact = [np.float32(p.probability) for p in predictions.values()]
+    exact = [np.float32(p.values["probability"]) for p in predictions.values()]
     assert [np.float32(line.split(",")[1]) for line in lines[:-1]] == exact
     assert lines[-1] == "9999,0.52"
 
@@ -60,7 +71,7 @@ def test_all_formats_hold_the_same_table(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     submission, predictions = made()
-    rows = table(submission, predictions, **NAMES, columns=COLUMNS)
+    rows = table(submission, predictions, ALL)
     header = list(rows.columns)
     assert header == ["id", "p", "logit", "spread", "flags"]
     for name in ("a.csv", "a.jsonl", "a.parquet"):
@@ -85,7 +96,7 @@ def test_all_formats_hold_the_same_table(tmp_path: Path) -> None:
 
 def test_shards_hold_all_rows_in_order_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     submission, predictions = made()
-    rows = table(submission, predictions, **NAMES, columns=COLUMNS)
+    rows = table(submission, predictions, ALL)
     output = str(tmp_path / "preds.jsonl")
     files = paths_of(output, 3)
     assert [Path(file).name for file in files] == [

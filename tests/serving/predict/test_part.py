@@ -10,7 +10,7 @@ from beam_jobs.common.owner import LostOutputError
 from beam_jobs.common.progress_files import Units
 from beam_jobs.core import drift
 from beam_jobs.core.record import PreparedCase
-from serving.model.loaded_model import Prediction
+from serving.model.answers import Prediction
 from serving.predict.damaged_records import reject_row
 from serving.predict.part import PartPredictor
 from serving.predict.reasons import Unpredicted
@@ -31,7 +31,7 @@ class Model:
     def answer(self, cases: Sequence[PreparedCase]) -> list[Prediction]:
         self.batches.append(len(cases))
         return [
-            Prediction(patient_id=case.patient_id, probability=0.5, logit=0, spread=0, missing=())
+            Prediction(patient_id=case.patient_id, values={"probability": 0.5}, missing=())
             for case in cases
         ]
 

@@ -62,9 +62,12 @@ def test_json_lines_hold_what_the_model_answered(
         assert [row["BraTS21ID"] for row in rows] == sorted(answers)
         for row in rows:
             answer = answers[row["BraTS21ID"]]
-            for name, value in (("MGMT_value", answer.probability), ("logit", answer.logit)):
+            for name, value in (
+                ("MGMT_value", answer.values["probability"]),
+                ("logit", answer.values["logit"]),
+            ):
                 assert np.float32(row[name]) == np.float32(value)
-            assert np.float32(row["spread"]) == np.float32(answer.spread) > 0
+            assert np.float32(row["spread"]) == np.float32(answer.values["spread"]) > 0
             assert row["flags"] == ("missing_T1wCE" if row["BraTS21ID"] == "00001" else "")
 
 

@@ -4,13 +4,12 @@ import functools
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from serving.model.contract import Contract
 from serving.predict.sources import Source, find_source, is_pattern, matching
 from tests.archives import make
+from tests.serving.model.test_contract import contract
 
 NAMES = (
     "a/fold-0-00000-of-00002.tfrecord",
@@ -67,6 +66,6 @@ def test_an_archive_behind_a_web_server_is_dicom(
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         path = f"http://127.0.0.1:{server.server_address[1]}/test.zip"
-        found = find_source(path, cast(Contract, None), model="model")
+        found = find_source(path, contract(), model="model")
         server.shutdown()
-    assert found == Source(dicom=path)
+    assert found == Source(dicom=path, schema=contract().schema)

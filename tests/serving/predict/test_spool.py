@@ -8,12 +8,12 @@ import pytest
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.owner import LostOutputError, Owner
 from beam_jobs.core.drift import Statistics
-from serving.model.loaded_model import Prediction
+from serving.model.answers import Prediction
 from serving.predict.damaged_records import reject_row
 from serving.predict.reasons import SENTENCES, Unpredicted
 from serving.predict.spool import Rows, rows_beside
 
-ANSWER = Prediction(patient_id="1", probability=0.5, logit=0.0, spread=0.25, missing=("T2w",))
+ANSWER = Prediction(patient_id="1", values={"probability": 0.5, "spread": 0.25}, missing=("T2w",))
 OTHER = ANSWER._replace(patient_id="2")
 REJECT = reject_row(
     scope="shard", subject="s", reason=Unpredicted.UNREADABLE_SHARD, detail="line\u2028end"

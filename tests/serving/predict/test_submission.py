@@ -74,11 +74,11 @@ def test_two_ids_that_mean_one_patient_are_refused() -> None:
 
 def test_every_patient_seen_gets_one_row_and_rejected_ones_the_prevalence() -> None:
     submission = compose(
-        predictions=[("10", 0.25), ("9", 0.75)],
+        predictions=[("10", (0.25,)), ("9", (0.75,))],
         rejects=[reject("3", "blank_series"), reject("9", "unused", scope="series")],
-        prevalence=0.5,
+        prior=(0.5,),
     )
-    assert submission.rows == (("3", 0.5), ("9", 0.75), ("10", 0.25))
+    assert submission.rows == (("3", (0.5,)), ("9", (0.75,)), ("10", (0.25,)))
     assert submission.failures == (
         Failure(patient_id="3", reason="blank_series", detail="about 3"),
     )
@@ -90,18 +90,18 @@ def test_a_patients_own_verdict_goes_before_that_of_its_series() -> None:
         reject("3", "uneven_gap", scope="series", subject="a"),
         reject("3", "missing_modality", scope="patient", subject="b"),
     ]
-    submission = compose(predictions=[("1", 0.5)], rejects=rejects, prevalence=0.5)
+    submission = compose(predictions=[("1", (0.5,))], rejects=rejects, prior=(0.5,))
     assert [f.reason for f in submission.failures] == ["missing_modality"]
 
 
 def test_requested_ids_are_answered_in_their_order_and_spelling_and_no_others() -> None:
     submission = compose(
-        predictions=[("00001", 0.1), ("00002", 0.2), ("00003", 0.3)],
+        predictions=[("00001", (0.1,)), ("00002", (0.2,)), ("00003", (0.3,))],
         rejects=[reject("00004", "blank_series")],
-        prevalence=0.5,
+        prior=(0.5,),
         requested=["4", "3", "00001", "77"],
     )
-    assert submission.rows == (("4", 0.5), ("3", 0.3), ("00001", 0.1), ("77", 0.5))
+    assert submission.rows == (("4", (0.5,)), ("3", (0.3,)), ("00001", (0.1,)), ("77", (0.5,)))
     assert [(f.patient_id, f.reason) for f in submission.failures] == [
         ("4", "blank_series"),
         ("77", "not_in_input"),
@@ -110,9 +110,9 @@ def test_requested_ids_are_answered_in_their_order_and_spelling_and_no_others() 
 
 def test_patients_of_a_damaged_shard_are_named_by_the_manifest() -> None:
     submission = compose(
-        predictions=[("1", 0.1)],
+        predictions=[("1", (0.1,))],
         rejects=[reject("", "corrupt_record", scope="record", subject="a.tfrecord")],
-        prevalence=0.5,
+        prior=(0.5,),
         expected={"1": "a.tfrecord", "2": "a.tfrecord", "3": "b.tfrecord"},
     )
     assert [(f.patient_id, f.reason) for f in submission.failures] == [
@@ -123,34 +123,36 @@ def test_patients_of_a_damaged_shard_are_named_by_the_manifest() -> None:
 
 def test_without_a_manifest_a_damaged_record_is_still_reported() -> None:
     submission = compose(
-        predictions=[("1", 0.1)],
+        predictions=[("1", (0.1,))],
         rejects=[reject("", "corrupt_record", scope="record", subject="a.tfrecord")],
-        prevalence=0.5,
+        prior=(0.5,),
     )
-    assert submission.rows == (("1", 0.1),)
+    assert submission.rows == (("1", (0.1,)),)
     assert [(f.patient_id, f.reason) for f in submission.failures] == [("", "corrupt_record")]
 
 
 def test_an_answer_that_is_not_finite_is_a_failure() -> None:
-    submission = compose(predictions=[("1", float("nan")), ("2", 0.5)], rejects=[], prevalence=0.25)
-    assert submission.rows == (("1", 0.25), ("2", 0.5))
+    submission = compose(
+        predictions=[("1", (float("nan"),)), ("2", (0.5,))], rejects=[], prior=(0.25,)
+    )
+    assert submission.rows == (("1", (0.25,)), ("2", (0.5,)))
     assert submission.failures[0].reason == "not_finite"
 
 
 def test_a_patient_with_two_predictions_is_refused() -> None:
     with pytest.raises(ContractError, match="more than one record: 1"):
-        compose(predictions=[("1", 0.1), ("1", 0.1)], rejects=[], prevalence=0.5)
+        compose(predictions=[("1", (0.1,)), ("1", (0.1,))], rejects=[], prior=(0.5,))
 
 
 def test_flags_tell_why_there_is_no_answer_and_what_the_answer_lacks() -> None:
     submission = compose(
-        predictions=[("1", 0.1), ("2", 0.2)],
+        predictions=[("1", (0.1,)), ("2", (0.2,))],
         rejects=[
             reject("2", "truncated_pixels", scope="file"),
             reject("2", "blank_series", scope="series"),
             reject("3", "no_usable_series"),
         ],
-        prevalence=0.5,
+        prior=(0.5,),
         requested=["3", "2", "1", "4"],
     )
     assert submission.patients == ("", "2", "1", "")
@@ -164,8 +166,8 @@ def test_flags_tell_why_there_is_no_answer_and_what_the_answer_lacks() -> None:
 
 def test_failures_are_written_as_csv_whatever_their_text_holds() -> None:
     submission = compose(
-        predictions=[("1", 0.5)],
+        predictions=[("1", (0.5,))],
         rejects=[{**reject("2", "odd"), "detail": 'a "quoted", split'}],
-        prevalence=0.5,
+        prior=(0.5,),
     )
     assert failures_csv(submission) == (b'patient_id,reason,detail\n2,odd,"a ""quoted"", split"\n')
