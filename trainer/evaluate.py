@@ -11,7 +11,8 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from beam_jobs.common.cli import EXIT_OK, Parser, UsageError, run
 from beam_jobs.common.files import interface as files
@@ -25,8 +26,20 @@ from trainer.config.run_layout import (
     REPORT_NAME,
     RUN_NAME,
 )
-from trainer.metrics.predictions import Predictions, read_column, read_predictions
-from trainer.metrics.wording import comparison_line, permutations_text, summary_line, verdict
+from trainer.metrics.predictions import (
+    Predictions,
+    read_predictions,
+)
+from trainer.metrics.tasks.labels_file import read_labels
+from trainer.metrics.wording import (
+    comparison_line,
+    conformal_line,
+    part_line,
+    parts_text,
+    permutations_text,
+    summary_line,
+    verdict,
+)
 
 PROG = "python -m trainer.evaluate"
 _SHOWN = 10  # ids listed on the terminal; metrics.json has all
@@ -35,8 +48,9 @@ _SHOWN = 10  # ids listed on the terminal; metrics.json has all
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=PROG,
-        description="AUC of predictions against labels, with its interval, a verdict in words, "
-        "and a report in HTML.",
+        description="Predictions against labels: AUC, macro AUC of classes, mean AUC of findings "
+        "or rank correlation of values, as the predictions' columns say, with its interval, a "
+        "verdict in words, and a report in HTML.",
         examples=(
             f"  {PROG} --predictions submission.csv --labels labels.csv\n"
             f"  {PROG} --predictions run/oof_predictions.csv \\\n"
@@ -59,18 +73,25 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--labels",
         metavar="CSV",
-        help="an id and a label of 0 or 1 a row (default: the predictions' own column label)",
+        help="an id and a label a row: 0 or 1, a class, a value, or a column a finding (default: "
+        "the predictions' own columns)",
     )
     add(
         "--id_column",
         default="BraTS21ID",
         help="of all files (patient_id is understood too); leading zeros do not matter",
     )
-    add("--label_column", default="MGMT_value", help="of the labels file")
+    add(
+        "--label_column",
+        nargs="+",
+        metavar="NAME",
+        help="of the labels file (default: MGMT_value; of findings, each finding's name)",
+    )
     add(
         "--probability_column",
         default="MGMT_value",
-        help="of the predictions files (logit and probability are understood too)",
+        help="of the predictions files, of labels of 0 and 1 (logit and probability are understood "
+        "too)",
     )
     add(
         "--series",
@@ -103,28 +124,37 @@ def main(argv: Sequence[str]) -> int:
         ours = own_json(files.join(args.output, METRICS_NAME), METRICS_FORMAT) is not None
         require_own(args.output, names, names if ours else (), flag="--output")
     ids = (args.id_column, "patient_id")
-    labels = read_column(args.labels, ids, (args.label_column,)) if args.labels else None
-    models = [
-        read_predictions(
-            file,
-            labels,
-            id_columns=ids,
-            score_columns=(args.probability_column, "logit", "probability"),
-        )
-        for file in args.predictions
-    ]
-    models = _distinct(models)
-    first, *others = models
     run_, *other_runs = map(_run_beside, args.predictions)
     run_ = args.run or run_
     # pandas and scikit-learn take a second to import.
     from trainer.metrics.comparisons import comparisons_of
-    from trainer.metrics.run_facts import headline_of
+    from trainer.metrics.run_facts import headline_of, target_of_run
+
+    target = target_of_run(run_) if run_ else None
+    scores = (args.probability_column, "logit", "probability")
+    labels = None
+    if args.labels:
+        labels = read_labels(
+            args.labels,
+            args.label_column,
+            id_columns=ids,
+            predictions=args.predictions[0],
+            score_columns=scores,
+            target=target,
+        )
+    models = _distinct(
+        [
+            read_predictions(file, labels, id_columns=ids, score_columns=scores, target=target)
+            for file in args.predictions
+        ]
+    )
+    first, *others = models
 
     headline = headline_of(first, run_, others=others)
     estimate = headline.estimate
-    row("auc", summary_line(estimate))
+    row("auc" if "auc" in estimate else "score", summary_line(estimate))
     row("verdict", verdict(estimate))
+    _tell_more(headline.predictions, estimate)
     if estimate["permutations"]:
         row("permuted", permutations_text(estimate))
     if headline.out_of_fold:
@@ -174,6 +204,22 @@ def _distinct(models: Sequence[Predictions]) -> list[Predictions]:
         model if count == 1 else dataclasses.replace(model, name=f"{model.name} ({count})")
         for model, count in zip(models, counts, strict=True)
     ]
+
+
+def _tell_more(predictions: Predictions, estimate: Mapping[str, Any]) -> None:
+    """Each class or finding by itself; of values the intervals that hold new ones."""
+    parts = estimate.get("parts", [])
+    called = "class " if predictions.target.task == "multiclass" else ""
+    for part in parts[:_SHOWN]:
+        row(printable(f"{called}{part['name']}"), part_line(part, estimate["level"]))
+    if parts and not estimate["no_claim"]:
+        row("each", printable(parts_text(estimate)))
+    if predictions.target.task == "regression" and not estimate["no_claim"]:
+        from trainer.metrics.tasks.conformal import conformal_of
+
+        target, truth, values = predictions.target, predictions.labels, predictions.scores
+        found = conformal_of(truth, values, folds=predictions.folds)
+        row("intervals", conformal_line(found, target.unit))
 
 
 def _print_missing(predictions: Predictions) -> None:

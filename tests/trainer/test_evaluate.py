@@ -17,7 +17,7 @@ from beam_jobs.common.contract_json import ContractError
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
 from trainer.metrics.logits import sigmoid
-from trainer.metrics.predictions import read_column
+from trainer.metrics.tasks.labels_file import read_column
 from trainer.metrics.wording import summary_line
 
 OOF = ",".join(OOF_COLUMNS)

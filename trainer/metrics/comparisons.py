@@ -1,9 +1,7 @@
-"""Whether two models differ in AUC on the same patients: DeLong's test, within folds."""
+"""Whether two models differ on the same patients: of AUCs DeLong's test, within folds."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.contract_json import ContractError
-from trainer.metrics.auc import Floats, Interval, midranks, z_of
+from trainer.metrics.auc import Floats
 from trainer.metrics.estimate import (
     OUT_OF_FOLD_FACTOR,
     as_repeats,
-    comparable,
-    estimate_of,
     holm,
     is_out_of_fold,
 )
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.roc_and_calibration import mean_roc, thinned
-from trainer.metrics.wording import REASONS
+from trainer.metrics.tasks.estimate import estimate_of_task
+from trainer.metrics.tasks.paired import PairedTest, components, paired_test, task_test
+from trainer.metrics.wording import REASONS, score_of
 
 
 def delong(
@@ -62,7 +60,7 @@ def delong(
                 f"DeLong's variance needs two of each class: {positive} positive and {negative} "
                 "negative"
             )
-        parts = [_components(truth, values, of_fold) for values in repeats]
+        parts = [components(truth, values, of_fold) for values in repeats]
         measured = [part for part in parts if part is not None]
         if not measured:
             raise ValueError("an AUC out of fold needs both classes in a fold: no fold has them")
@@ -73,46 +71,6 @@ def delong(
     covariance = np.atleast_2d(np.cov(of_positive)) / len(of_positive[0])
     covariance += np.atleast_2d(np.cov(of_negative)) / len(of_negative[0])
     return areas, covariance
-
-
-def _components(
-    truth: npt.NDArray[np.bool_], values: Floats, folds: npt.ArrayLike | None
-) -> Floats | None:
-    """Each patient's component, (n,); None where no fold has both classes."""
-    parts = comparable(truth, values, folds)
-    if not parts:
-        return None
-    ranks, shares, weights = np.zeros((3, truth.size))
-    area = 0.0
-    for rows, share in parts:
-        up, down = rows[truth[rows]], rows[~truth[rows]]
-        ranks[rows] = midranks(values[rows])
-        # The share of the other class that each patient is ranked right against.
-        above, below = (ranks[own] - midranks(values[own]) for own in (up, down))
-        shares[up], shares[down] = above / down.size, 1 - below / up.size
-        # P q_k / W is the fold's share of all pairs by its share of all positive patients.
-        weights[up] = share * truth.sum() / up.size
-        weights[down] = share * (~truth).sum() / down.size
-        area += share * float(shares[up].mean())
-    components: Floats = area + weights * (shares - area)
-    return components
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PairedTest:
-    """DeLong's test of two AUCs on the same patients.
-
-    Attributes:
-      difference: first AUC minus second.
-      interval: of the difference.
-      z: difference in standard errors; None where the standard error is 0.
-      p_value: two-sided; None where a difference has no standard error to be held against.
-    """
-
-    difference: float
-    interval: Interval
-    z: float | None
-    p_value: float | None
 
 
 def delong_test(
@@ -129,91 +87,118 @@ def delong_test(
     Raises:
       ValueError: as `delong`.
     """
-    from scipy.special import ndtr
-
     own = [of if is_out_of_fold(of) else None for of in folds]
     areas, covariance = delong(labels, [first, second], own)
     difference = float(areas[0] - areas[1])
     variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
     if any(of is not None for of in own):
         variance *= OUT_OF_FOLD_FACTOR
-    error = math.sqrt(variance) if variance > 1e-15 else 0.0  # what rounding leaves of nothing
-    reach = z_of(level) * error
-    z = difference / error if error else None
-    p_value: float | None = None
-    if z is not None:
-        p_value = float(2 * ndtr(-abs(z)))
-    elif abs(difference) < 1e-12:
-        p_value = 1.0
-    return PairedTest(
-        difference=difference,
-        interval=(difference - reach, difference + reach),
-        z=z,
-        p_value=p_value,
-    )
+    return paired_test(difference, variance, level)
 
 
 def comparisons_of(
     predictions: Predictions, others: Sequence[Predictions], level: float = 0.95
 ) -> list[dict[str, Any]]:
-    """DeLong's paired test against each other model, on the patients both have.
+    """A paired test against each other model, on the patients both have: of AUCs DeLong's.
 
     Like is compared with like: a model whose scores allow no claim is marked and gets no test;
     one of permuted labels is measured by these.
 
+    Returns:
+      Of each other model: name, n, positive, level, auc, auc_interval, no_claim, other_auc,
+      other_auc_interval, other_no_claim, difference, difference_interval, z, p_value, no_test (why
+      there is none, or ""), roc (the other's), p_value_holm. Of other tasks score, interval,
+      other_score, other_interval and counts instead of auc ..., positive and roc, and measure.
+
     Raises:
-      ContractError: labels differ that were not permuted, or the common patients are none, or too
-        few of a class.
+      ContractError: the models answer other questions, labels differ that were not permuted, or
+        the common patients are none, or too few of a class.
     """
     found: list[dict[str, Any]] = []
     for other in others:
+        _require_alike(predictions, other)
         mine, theirs = predictions.common(other)
         if not mine.size:
             raise ContractError(f"{predictions.name} and {other.name} have no patient in common")
         truth, others_truth = predictions.labels[mine], other.labels[theirs]
         silent = {*predictions.no_claim, *other.no_claim}
-        if (truth != others_truth).any() and "permuted" not in silent:
+        is_float = truth.dtype.kind == "f"
+        if "permuted" not in silent and not np.array_equal(truth, others_truth, is_float):
             raise ContractError(f"{predictions.name} and {other.name} have different labels")
-        first, second = predictions.repeats[:, mine], other.repeats[:, theirs]
-        own = None if predictions.folds is None else predictions.folds[mine]
-        others_own = None if other.folds is None else other.folds[theirs]
-        test = None
+        sides = (
+            (predictions, truth, predictions.repeats[:, mine], mine),
+            (other, others_truth, other.repeats[:, theirs], theirs),
+        )
         try:
-            if not silent:
-                test = delong_test(truth, first, second, level, (own, others_own))
-            one = estimate_of(truth, first, folds=own, level=level, no_claim=predictions.no_claim)
-            another = estimate_of(
-                others_truth, second, folds=others_own, level=level, no_claim=other.no_claim
-            )
+            found.append(_compared(sides, level, silent=bool(silent)))
         except ValueError as error:
             raise ContractError(
                 f"{predictions.name} and {other.name} in common: {error}"
             ) from error
-        rates, hits = thinned(*mean_roc(others_truth, second, others_own))
-        found.append(
-            {
-                "name": other.name,
-                "n": one["n"],
-                "positive": one["positive"],
-                "level": level,
-                "auc": one["auc"],
-                "auc_interval": one["auc_interval"],
-                "no_claim": one["no_claim"],
-                "other_auc": another["auc"],
-                "other_auc_interval": another["auc_interval"],
-                "other_no_claim": another["no_claim"],
-                "difference": one["auc"] - another["auc"],
-                "difference_interval": list(test.interval) if test else None,
-                "z": test.z if test else None,
-                "p_value": test.p_value if test else None,
-                "no_test": "; ".join(
-                    f"{model.name}: {' '.join(REASONS[reason] for reason in model.no_claim)}"
-                    for model in (predictions, other)
-                    if model.no_claim
-                ),
-                "roc": {"false_positive_rate": rates.tolist(), "sensitivity": hits.tolist()},
-            }
-        )
     for one, adjusted in zip(found, holm([one["p_value"] for one in found]), strict=True):
         one["p_value_holm"] = adjusted
     return found
+
+
+def _require_alike(first: Predictions, second: Predictions) -> None:
+    mine, theirs = first.target, second.target
+    if mine.task != theirs.task or (mine.task != "binary" and mine.names != theirs.names):
+        kinds = (
+            f"{one.name}: {one.target.task} ({', '.join(one.target.names) or 'values'})"
+            for one in (first, second)
+        )
+        raise ContractError(f"{' and '.join(kinds)} answer different questions: no comparison")
+
+
+_Side = tuple[Predictions, npt.NDArray[Any], Floats, npt.NDArray[np.intp]]
+
+
+def _compared(sides: tuple[_Side, _Side], level: float, *, silent: bool) -> dict[str, Any]:
+    """One comparison; each side is a model with truth and repeats of the common patients."""
+    (one, truth, first, _), (other, others_truth, second, _) = sides
+    folds = [model.folds[rows] if model.folds is not None else None for model, _, _, rows in sides]
+    target = one.target
+    no_test = "; ".join(
+        f"{model.name}: {' '.join(REASONS[reason] for reason in model.no_claim)}"
+        for model in (one, other)
+        if model.no_claim
+    )
+    test = None
+    if target.task == "binary" and not silent:
+        test = delong_test(truth, first, second, level, (folds[0], folds[1]))
+    mine, theirs = (
+        estimate_of_task(target, labels, scores, folds=of, level=level, no_claim=model.no_claim)
+        for (model, labels, scores, _), of in zip(sides, folds, strict=True)
+    )
+    difference = score_of(mine) - score_of(theirs)
+    if target.task == "binary":
+        rates, hits = thinned(*mean_roc(others_truth, second, folds[1]))
+        score, interval = "auc", "auc_interval"
+        kinds: dict[str, Any] = {"positive": mine["positive"]}
+        curve = {"roc": {"false_positive_rate": rates.tolist(), "sensitivity": hits.tolist()}}
+    else:
+        score, interval, curve = "score", "interval", {}
+        kinds = {"measure": mine["measure"], "counts": mine["counts"]}
+        if not silent:
+            test = task_test(
+                target, truth, (first, second), folds, difference=difference, level=level
+            )
+            no_test = "" if test else "too few patients of a kind for a variance"
+    return {
+        "name": other.name,
+        "n": mine["n"],
+        **kinds,
+        "level": level,
+        score: mine[score],
+        interval: mine[interval],
+        "no_claim": mine["no_claim"],
+        f"other_{score}": theirs[score],
+        f"other_{interval}": theirs[interval],
+        "other_no_claim": theirs["no_claim"],
+        "difference": difference,
+        "difference_interval": list(test.interval) if test else None,
+        "z": test.z if test else None,
+        "p_value": test.p_value if test else None,
+        "no_test": no_test,
+        **curve,
+    }

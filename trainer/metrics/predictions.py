@@ -16,11 +16,22 @@ from beam_jobs.common.csv_table import number, read_table, whole_number
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.cohort.target import PLAIN, Target
+from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import OOF_NAME
+from trainer.data.targets import truth_of
 from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
+from trainer.metrics.tasks.answers_table import (
+    COVARIATE,
+    answer_columns,
+    as_logits,
+    label_columns,
+    label_of_texts,
+    probabilities_of,
+    target_of_columns,
+)
+from trainer.metrics.tasks.measure import measure_of
 from trainer.metrics.wording import REASONS
 
 IDS = ("BraTS21ID", "patient_id")
@@ -41,6 +52,8 @@ class Predictions:
       target: what labels say.
       probabilities: 0 .. 1, shaped as the scores; None where the scores are none.
       logits: of the probabilities, shaped so too; None with them.
+      low, high: of a regression's intervals, (n,), NaN where it has none; None without the columns.
+      covariates: name → what is known of each patient, (n,) texts, "" unknown.
       folds: (n,) the fold each was held out in, None where the file has none.
       seeds: seed → scores, shaped so too, NaN for patients without; empty where it has none.
       no_claim: reasons why these scores allow no claim (`wording.REASONS`).
@@ -56,6 +69,9 @@ class Predictions:
     target: Target = PLAIN
     probabilities: Floats | None = None
     logits: Floats | None = None
+    low: Floats | None = None
+    high: Floats | None = None
+    covariates: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     folds: npt.NDArray[np.int64] | None = None
     seeds: Mapping[int, Floats] = dataclasses.field(default_factory=dict)
     no_claim: tuple[str, ...] = ()
@@ -95,67 +111,55 @@ def read_rows(
     except ValueError as error:
         raise UsageError(f"{file}: {error}") from error
     for names in wanted:
-        _column(file, columns, names)
+        column_of(file, columns, names)
     return columns, [row for _, row in rows]
-
-
-def read_column(
-    file: files.StrPath, id_columns: Sequence[str], columns: Sequence[str]
-) -> dict[str, str]:
-    """Patient key → text of a CSV's column; the first of the given names that exists is taken.
-
-    The key is `normalised_id`: tools that read "00005" as a number write "5".
-
-    Raises:
-      UsageError: as `read_rows`.
-      ContractError: an id that stands twice, or two ids that differ in leading zeros only.
-    """
-    found, rows = read_rows(file, id_columns, columns)
-    id_column = _column(file, found, id_columns)
-    column = _column(file, found, columns)
-    values: dict[str, str] = {}
-    spelt: dict[str, str] = {}
-    for row in rows:
-        patient_id = row[id_column]
-        key = normalised_id(patient_id)
-        if key in values:
-            raise ContractError(
-                f"{file}: ambiguous ids {shown(spelt[key])} and {shown(patient_id)}"
-            )
-        values[key], spelt[key] = row[column], patient_id
-    return values
 
 
 def read_predictions(
     file: files.StrPath,
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, str | tuple[str, ...]] | None = None,
     *,
     id_columns: Sequence[str] = IDS,
     score_columns: Sequence[str] = SCORES,
+    target: Target | None = None,
 ) -> Predictions:
-    """Reads submission.csv or oof_predictions.csv and joins it with labels.
+    """Reads a submission or oof_predictions.csv of any task and joins it with labels.
 
-    Where the file has a column `seed`, a patient may have a row for each; the score is the mean
-    over them.
+    The task is what the columns say (`tasks.answers_table`). Where the file has a column `seed`, a
+    patient may have a row for each; the score is the mean over them.
 
     Args:
       file: with an id and a score a row; fold, seed and label where it has them.
-      labels: patient key → "0", "1" or "" (none); None takes the file's own column `label`.
+      labels: patient key → "0" or "1", a class's name, a value, or of findings a text each; "" for
+        none. None takes the file's own columns.
       id_columns: names the id's column may have, the first that exists is taken.
-      score_columns: likewise; `logit` is taken for a logit, others for a probability where all
-        values lie in 0 .. 1.
+      score_columns: likewise, of a binary score; `logit` is taken for a logit, others for a
+        probability where all values lie in 0 .. 1.
+      target: what the labels of the run say, where it is known: units, and names of two classes.
 
     Raises:
       UsageError: as `read_rows`, or no labels at all.
       ContractError: a patient twice for one seed, rows of one patient that disagree, a value that
-        is no number, a column fold that is empty for some patients, an epoch_choice or a reason in
-        no_claim that is unknown, or no patient with both a prediction and a label.
+        is no number, a label that is none of the task, a column fold that is empty for some
+        patients, an epoch_choice or a reason in no_claim that is unknown, or no patient with both a
+        prediction and a label.
     """
-    columns, rows = read_rows(file, id_columns, score_columns)
-    id_column = _column(file, columns, id_columns)
-    score_column = _column(file, columns, score_columns)
-    if labels is None and "label" not in columns:
-        raise UsageError(f"{file}: no column label; --labels FILE is needed")
+    columns, rows = read_rows(file, id_columns)
+    one_label = labels is not None and any(isinstance(text, str) for text in labels.values())
+    where = f"{file}: "
+    target = target_of_columns(
+        columns, score_columns, one_label=one_label, known=target, where=where
+    )
+    binary = target.task == "binary"
+    id_column = column_of(file, columns, id_columns)
+    if binary:
+        answers: tuple[str, ...] = (column_of(file, columns, score_columns),)
+    else:
+        answers = answer_columns(target, columns)
+    own_labels = label_columns(target)
+    if labels is None and not any(name in columns for name in own_labels):
+        named = own_labels[0] if len(own_labels) == 1 else f"{own_labels[0]} ..."
+        raise UsageError(f"{file}: no column {named}; --labels FILE is needed")
     # Patient → seed → row; a file without seeds has one seed.
     found: dict[str, dict[str, dict[str, str]]] = {}
     spelt: dict[str, str] = {}
@@ -168,48 +172,62 @@ def read_predictions(
                 f"{file}: ambiguous ids {shown(spelt[key])} and {shown(patient_id)}"
             )
         of_patient[seed] = row
-    own = {key: _one(file, spelt[key], "label", of.values()) for key, of in found.items()}
-    known = {key: text for key, text in (own if labels is None else labels).items() if text}
+
+    def of_all(key: str, column: str) -> str:
+        return _one(file, spelt[key], column, found[key].values())
+
+    own = {key: tuple(of_all(key, name) for name in own_labels) for key in found}
+    given = own if labels is None else {key: _texts(text) for key, text in labels.items()}
+    known = {key: texts for key, texts in given.items() if any(texts)}
     keys = sorted(found.keys() & known.keys())
     if not keys:
         raise ContractError(
             f"{file}: no patient has both a prediction and a label: are the ids the same?"
         )
     every_seed = {seed for of_patient in found.values() for seed in of_patient}
-    by_seed = {seed: np.full(len(keys), np.nan) for seed in sorted(every_seed)}
+    by_seed = {seed: np.full((len(keys), len(answers)), np.nan) for seed in sorted(every_seed)}
     for place, key in enumerate(keys):
         for seed, row in found[key].items():
-            by_seed[seed][place] = _number(file, spelt[key], score_column, row[score_column])
+            cells = ((column, row[column]) for column in answers)
+            by_seed[seed][place] = [_number(file, spelt[key], *cell) for cell in cells]
+    by_seed = {
+        seed: table[:, 0] if binary else as_logits(target, answers[0], table, where=where)
+        for seed, table in by_seed.items()
+    }
     scores = np.nanmean(list(by_seed.values()), axis=0)
     logits, probabilities = None, None
-    if score_column == "logit":
+    if not binary:
+        probabilities = probabilities_of(target, scores)
+        logits = None if probabilities is None else scores
+    elif answers[0] == "logit":
         logits, probabilities = scores, sigmoid(scores)
     elif scores.min() >= 0 and scores.max() <= 1:
         clipped = np.clip(scores, 1e-15, 1 - 1e-15)
         logits, probabilities = np.log(clipped) - np.log1p(-clipped), scores
-    truth = np.array([_number(file, spelt[key], "label", known[key]) for key in keys])
-    if not np.isin(truth, (0, 1)).all():
-        wrong = keys[int(np.argmin(np.isin(truth, (0, 1))))]
-        raise ContractError(
-            f"{file}: label of {_cut(spelt[wrong])}: 0 or 1 required, {_cut(known[wrong])} found"
-        )
     seeds = {_whole(file, "seed", seed): by_seed[seed] for seed in every_seed if every_seed != {""}}
     folds = None
     if "fold" in columns:
-        each = (_one(file, spelt[key], "fold", found[key].values()) for key in keys)
-        folds = np.array([_whole(file, "fold", text) for text in each])
+        folds = np.array([_whole(file, "fold", of_all(key, "fold")) for key in keys])
     no_claim = _no_claim(file, columns, rows)
     notes = []
     if folds is not None and "epoch_choice" not in columns and not no_claim:
+        title = measure_of(target).title
         notes.append(
             f"{files.name_of(file)} does not say how its epochs were chosen: if by the patients it "
-            "scores, its AUC is optimistic."
+            f"scores, its {title} is optimistic."
         )
+    truth = {key: _label(file, spelt[key], target, known[key]) for key in keys}
+    limits = {
+        name: np.array([_limit(file, spelt[key], name, of_all(key, name)) for key in keys])
+        for name in ("low", "high")
+        if target.task == "regression" and name in columns
+    }
     return Predictions(
         name=_name(file),
         keys=tuple(keys),
-        labels=truth.astype(np.int64),
+        labels=truth_of(target, list(truth.values())),
         scores=scores,
+        target=target,
         probabilities=probabilities,
         logits=logits,
         folds=folds,
@@ -218,8 +236,30 @@ def read_predictions(
         notes=tuple(notes),
         without_label=tuple(sorted(found.keys() - known.keys())),
         without_prediction=tuple(sorted(known.keys() - found.keys())),
-        relabelled=tuple(key for key in keys if own[key] and _differ(own[key], known[key])),
+        relabelled=tuple(key for key in keys if any(map(_differ, own[key], known[key]))),
+        covariates={
+            name.removeprefix(COVARIATE): tuple(of_all(key, name) for key in keys)
+            for name in columns
+            if name.startswith(COVARIATE)
+        },
+        **limits,
     )
+
+
+def _texts(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else text
+
+
+def _label(file: files.StrPath, patient_id: str, target: Target, texts: Sequence[str]) -> Label:
+    try:
+        return label_of_texts(target, texts)
+    except ValueError as error:
+        raise ContractError(f"{file}: label of {_cut(patient_id)}: {error}") from error
+
+
+def _limit(file: files.StrPath, patient_id: str, column: str, text: str) -> float:
+    """A limit of a value's interval; NaN where it has none."""
+    return _number(file, patient_id, column, text) if text else np.nan
 
 
 def _no_claim(
@@ -259,7 +299,7 @@ def directory_name(directory: files.StrPath) -> str:
     return files.name_of(directory)
 
 
-def _column(file: files.StrPath, found: Sequence[str], wanted: Sequence[str]) -> str:
+def column_of(file: files.StrPath, found: Sequence[str], wanted: Sequence[str]) -> str:
     """The first of the wanted columns that exists."""
     for name in wanted:
         if name in found:
@@ -300,6 +340,9 @@ def _whole(file: files.StrPath, column: str, text: str) -> int:
 
 
 def _differ(one: str, other: str) -> bool:
+    """Whether the file's own label is another one; none of its own does not differ."""
+    if not one:
+        return False
     try:
         return float(one) != float(other)
     except ValueError:

@@ -13,6 +13,7 @@ from beam_jobs.common.csv_table import number, read_table, whole_number
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.run_layout import (
     CONFIG_NAME,
     HISTORY_NAME,
@@ -28,6 +29,7 @@ from trainer.metrics.predictions import (
     read_rows,
 )
 from trainer.metrics.tasks.estimate import estimate_of_task
+from trainer.metrics.tasks.measure import measure_of, softmax
 from trainer.metrics.wording import REASONS
 
 _LISTS = ("modalities", "no_claim", "trained_ids", "searched_ids")
@@ -60,6 +62,21 @@ def run_facts(run: files.StrPath) -> dict[str, Any] | None:
     return None
 
 
+def target_of_run(run: files.StrPath) -> Target | None:
+    """What the labels of a run say, of its run.json; None where it has none that says it.
+
+    Raises:
+      ContractError: no target that there can be.
+    """
+    path = files.join(run, RUN_NAME)
+    if files.stat(path) is None:
+        return None
+    schema = read_json(path).get("schema")
+    if not isinstance(schema, Mapping) or not isinstance(schema.get("target"), Mapping):
+        return None
+    return Target.from_json(schema["target"], where=f"{files.text(path)}: schema.target.")
+
+
 def _check(data: Mapping[str, Any], where: str) -> None:
     kinds = {**dict.fromkeys(_LISTS, list), **dict.fromkeys(_TEXTS, str)}
     there = {name: kind for name, kind in kinds.items() if data.get(name) is not None}
@@ -90,7 +107,7 @@ class Headline:
     Attributes:
       predictions: as given, with their run's reasons why they allow no claim.
       estimate: `tasks.estimate.estimate_of_task`'s object of the predictions.
-      null: AUCs of the run's retrainings on permuted labels, of its own out-of-fold predictions.
+      null: scores of the run's retrainings on permuted labels, of its own out-of-fold predictions.
       out_of_fold: of a test set, the estimate of the run's own out-of-fold predictions; None
         without them.
       facts: `run_facts`; None without a run.
@@ -131,7 +148,7 @@ def headline_of(
     facts = run_facts(run) if run else None
     own = None
     if run and files.stat(files.join(run, OOF_NAME)) is not None:
-        own = read_predictions(files.join(run, OOF_NAME))
+        own = read_predictions(files.join(run, OOF_NAME), target=predictions.target)
     codes = set(predictions.no_claim)
     null: list[float] = []
     out_of_fold = None
@@ -140,7 +157,7 @@ def headline_of(
         codes.update(facts["no_claim"] if facts else ())
         if run and own:
             _check_own(predictions, own, run)
-            null = read_null(run)
+            null = read_null(run, predictions.target)
             if null and not _as_measured(predictions, own):
                 null = []
                 notes.append(
@@ -194,15 +211,24 @@ def decided(metrics: Mapping[str, Any], run: files.StrPath) -> dict[str, Any]:
 
 def _as_measured(predictions: Predictions, own: Predictions) -> bool:
     """Whether patients and labels are all those that the run's retrainings were scored on."""
-    return predictions.keys == own.keys and np.array_equal(predictions.labels, own.labels)
+    is_float = own.labels.dtype.kind == "f"  # where unknown ones are NaN
+    same = np.array_equal(predictions.labels, own.labels, equal_nan=is_float)
+    return predictions.keys == own.keys and same
 
 
 def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -> None:
     mine, theirs = predictions.common(own)
     scores, there = predictions.repeats[:, mine], own.repeats[:, theirs]
+    target = predictions.target
+    if target.task == "binary":
+        ways = [(scores, there), (scores, sigmoid(there))]  # the file's logits, or probabilities
+    elif target.task == "multiclass":
+        ways = [(softmax(scores), softmax(there))]
+    else:
+        ways = [(scores, there)]
+    least = 0 if target.task == "binary" else 1e-6  # of values of any size
     same = scores.shape == there.shape and any(
-        np.allclose(scores, known, rtol=0, atol=1e-9, equal_nan=True)
-        for known in (there, sigmoid(there))  # the file's logits, or its probabilities
+        np.allclose(one, known, rtol=least, atol=1e-9, equal_nan=True) for one, known in ways
     )
     if len(mine) < len(predictions.keys) or not same:
         raise ContractError(
@@ -237,16 +263,19 @@ def _checked_unseen(
     return set(map(normalised_id, record.get("searched_ids") or ()))
 
 
-def read_null(run: files.StrPath) -> list[float]:
-    """AUCs of a run's retrainings on permuted labels, in permutations.csv; [] where it is absent.
+def read_null(run: files.StrPath, target: Target = PLAIN) -> list[float]:
+    """Scores of a run's retrainings on permuted labels, in permutations.csv; [] where it is absent.
 
     Raises:
-      ContractError: a value that is no AUC, or a permutation's number that is none or stands twice.
+      ContractError: a value that is no score, or a permutation's number that is none or stands
+        twice.
     """
     file = files.join(run, PERMUTATIONS_NAME)
     if files.stat(file) is None:
         return []
-    _, rows = read_rows(file, ("permutation",), ("auc",))
+    column = "auc" if target.task == "binary" else "score"
+    least = measure_of(target).least
+    _, rows = read_rows(file, ("permutation",), (column,))
     found: list[float] = []
     numbers: set[int] = set()
     for row in rows:
@@ -261,11 +290,12 @@ def read_null(run: files.StrPath) -> list[float]:
             )
         numbers.add(place)
         try:
-            value = float(row["auc"])
+            value = float(row[column])
         except ValueError:
             value = np.nan
-        if not 0 <= value <= 1:
-            raise ContractError(f"{file}: auc {shown(row['auc'])}: a number in 0 .. 1 required")
+        if not least <= value <= 1:
+            found_there = f"{file}: {column} {shown(row[column])}"
+            raise ContractError(f"{found_there}: a number in {least:g} .. 1 required")
         found.append(value)
     return found
 

@@ -151,18 +151,44 @@ def reading(evaluation: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
+def part_line(part: Mapping[str, Any], level: float) -> str:
+    """A class or a finding by itself: "AUC 0.71 (95 % interval ...), p = 0.03 (Holm)"."""
+    counted = f"n = {part['n']}: {part['positive']}"
+    if part["auc"] is None:
+        return f"no AUC ({counted})"
+    if part["interval"] is None:
+        return f"AUC {part['auc']:.2f} ({counted})"
+    low, high = (number_apart(limit, 0.5) for limit in part["interval"])
+    return (
+        f"AUC {number_apart(part['auc'], 0.5)} ({100 * level:g} % interval {low} to {high}, "
+        f"{counted}), {p_text(part['p_value_holm'], 1 - level)} (Holm)"
+    )
+
+
 def parts_text(metrics: Mapping[str, Any]) -> str:
     """Which classes or findings are told from chance, their number reckoned with."""
     parts = metrics["parts"]
-    what = "classes" if metrics["task"] == "multiclass" else "findings"
+    what = "classes, each against the rest"
+    if metrics["task"] != "multiclass":
+        what = "findings, each by itself"
     told = [one["name"] for one in parts if one["better_than_chance"]]
-    found = {0: "none is", 1: f"{told[0] if told else ''} is"}.get(
-        len(told), f"{', '.join(told)} are"
-    )
+    named = f"{len(told)}" if len(told) > _KINDS_TOLD else ", ".join(told)
+    found = f"{named or 'none'} {'are' if len(told) > 1 else 'is'}"
     return (
-        f"Of {len(parts)} {what}, each by itself, {found} better than chance, p-values adjusted "
+        f"Of {len(parts)} {what}, {found} better than chance, p-values adjusted "
         "for their number (Holm)."
     )
+
+
+def conformal_line(found: Mapping[str, Any], unit: str) -> str:
+    """`tasks.conformal.conformal_of`'s object in words."""
+    if found["half_width"] is None:
+        return str(found["too_few"])
+    text = f"value ± {found['half_width']:.3g}{f' {unit}' if unit else ''} holds"
+    text = f"{text} {100 * found['level']:g} % of patients like these"
+    if found["coverage"] is None:
+        return text
+    return f"{text}; {100 * found['coverage']:.0f} % of each fold's by the other folds'"
 
 
 def permutations_text(metrics: Mapping[str, Any]) -> str:
@@ -221,9 +247,10 @@ def p_text(p: float, alpha: float = 0.05) -> str:
 
 def comparison_line(one: Mapping[str, Any]) -> str:
     """One of `comparisons.comparisons_of` for the terminal, p adjusted for their number (Holm)."""
+    score = "auc" if "auc" in one else "score"
     first, second = (
-        f"{one[auc]:.2f}" + (f" ({mark(one[reasons])})" if one[reasons] else "")
-        for auc, reasons in (("auc", "no_claim"), ("other_auc", "other_no_claim"))
+        f"{one[value]:.2f}" + (f" ({mark(one[reasons])})" if one[reasons] else "")
+        for value, reasons in ((score, "no_claim"), (f"other_{score}", "other_no_claim"))
     )
     text = f"{one['name']}: {first} and {second} on {one['n']} patients"
     if one["no_test"]:

@@ -10,8 +10,9 @@ import pytest
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from trainer.metrics.groups import read_groups
-from trainer.metrics.predictions import read_column, read_predictions
+from trainer.metrics.predictions import read_predictions
 from trainer.metrics.run_facts import read_histories
+from trainer.metrics.tasks.labels_file import read_column
 
 OOF = "patient_id,label,fold,seed,logit,probability"
 SERIES = "patient,path,modality,files,verdict,reason,plane,field_strength"

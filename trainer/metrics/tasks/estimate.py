@@ -97,11 +97,11 @@ def estimate_of_task(
     if target.task == "binary":
         return estimate_of(truth, answers, folds=folds, level=level, null=null, no_claim=no_claim)
     measure = measure_of(target)
-    known, each, place = _checked(target, np.asarray(truth), answers, folds)
+    known, each, place = checked_answers(target, np.asarray(truth), answers, folds)
     out_of_fold = is_out_of_fold(place)
-    marks = _marks(target, known)
+    marks = marks_of(target, known)
     within = place if place is not None and out_of_fold else np.zeros(len(known), np.int64)
-    ranked = [_ranked(target, one) for one in each]
+    ranked = [ranked_answers(target, one) for one in each]
     of_repeat = _correlation if target.task == "regression" else _mean_of_areas
     measured = [found for one in ranked if (found := of_repeat(marks, one, within)) is not None]
     if not measured:
@@ -148,7 +148,7 @@ def estimate_of_task(
     }
 
 
-def _checked(
+def checked_answers(
     target: Target, truth: npt.NDArray[Any], answers: npt.ArrayLike, folds: npt.ArrayLike | None
 ) -> tuple[npt.NDArray[Any], Floats, npt.NDArray[Any] | None]:
     """Truth, answers (repeats, n, outputs) and folds of the patients that have a label.
@@ -178,14 +178,14 @@ def _checked(
     return truth[known], values, None if folds is None else np.asarray(folds)[known]
 
 
-def _marks(target: Target, truth: npt.NDArray[Any]) -> Floats:
+def marks_of(target: Target, truth: npt.NDArray[Any]) -> Floats:
     """Labels as numbers, an output each: (n, outputs), NaN unknown."""
     if target.task == "multiclass":
         truth = truth[:, np.newaxis] == np.arange(target.outputs)
     return truth.astype(np.float64).reshape(len(truth), -1)
 
 
-def _ranked(target: Target, answers: Floats) -> Floats:
+def ranked_answers(target: Target, answers: Floats) -> Floats:
     """What patients are ranked by, (n, outputs): of classes the log odds of their probability."""
     if target.task != "multiclass":
         return answers

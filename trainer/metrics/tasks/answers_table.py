@@ -1,0 +1,169 @@
+"""What the columns of a predictions file say: its task, its answers, and labels as texts.
+
+task         label column(s)         answers, the first there are
+-----------  ----------------------  ---------------------------------------------------------
+binary       label                   a column that the caller names, or `logit`, `probability`
+multiclass   label (or `class`)      logit_CLASS ..., or probability_CLASS ...
+multilabel   label_NAME ... or none  logit_NAME ..., or probability_NAME ...
+regression   label                   value, with `low` and `high` of its interval
+
+`class` is the most probable one in a submission, and tells classes from findings. The twin of
+`oof_table`, which writes such a file; submissions have no labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.csv_table import number
+from beam_jobs.core.cohort.target import PLAIN, Label, Target
+from trainer.metrics.auc import Floats
+from trainer.metrics.logits import sigmoid
+from trainer.metrics.tasks.measure import softmax
+
+_LOGIT, _PROBABILITY, _LABEL, _VALUE = "logit_", "probability_", "label_", "value"
+COVARIATE = "covariate_"
+_SMALLEST = 1e-15  # of a probability: what its logarithm is taken of
+
+
+def target_of_columns(
+    columns: Sequence[str],
+    score_columns: Sequence[str],
+    *,
+    one_label: bool = False,
+    known: Target | None = None,
+    where: str = "",
+) -> Target:
+    """What the answers of a file are of; `PLAIN` where it has one of the score columns.
+
+    Args:
+      columns: the file's.
+      score_columns: names that a binary score may have.
+      one_label: a patient's label is one text, so that several answers are classes'.
+      known: what the labels of the run say: taken where the columns are of its task and names.
+      where: put before messages.
+
+    Raises:
+      ContractError: columns of classes or findings that no target has.
+    """
+    found = _of_columns(columns, score_columns, one_label, where)
+    if known is None or known.task != found.task:
+        return found
+    return known if found.task == "binary" or known.names == found.names else found
+
+
+def _of_columns(
+    columns: Sequence[str], score_columns: Sequence[str], one_label: bool, where: str
+) -> Target:
+    if any(name in columns for name in score_columns):
+        return PLAIN
+    names = _behind(_LOGIT, columns) or _behind(_PROBABILITY, columns)
+    try:
+        if names and (one_label or "label" in columns or "class" in columns):
+            return Target(task="multiclass", labels=("label",), classes=names)
+        if names:
+            return Target(task="multilabel", labels=names)
+    except ContractError as error:
+        raise ContractError(f"{where}{error}: columns of {', '.join(names)}") from error
+    return Target(task="regression", labels=("label",)) if _VALUE in columns else PLAIN
+
+
+def label_columns(target: Target) -> tuple[str, ...]:
+    """Those in which a file of this target has its own labels."""
+    if target.task == "multilabel":
+        return tuple(f"{_LABEL}{name}" for name in target.names)
+    return ("label",)
+
+
+def answer_columns(target: Target, columns: Sequence[str]) -> tuple[str, ...]:
+    """Those of the answers, in the order of a network's outputs; not of a binary target."""
+    if target.task == "regression":
+        return (_VALUE,)
+    kind = _LOGIT if _behind(_LOGIT, columns) else _PROBABILITY
+    return tuple(f"{kind}{name}" for name in target.names)
+
+
+def as_logits(target: Target, column: str, answers: Floats, *, where: str = "") -> Floats:
+    """Answers of a file as logits, or values as they are: (n, outputs), or (n,) of values.
+
+    Args:
+      target: what the answers are of.
+      column: the first of theirs: whether they are probabilities.
+      answers: as they stand in the file, (n, outputs), NaN where a patient has none.
+      where: put before messages.
+
+    Raises:
+      ContractError: a probability outside 0 .. 1.
+    """
+    if target.task == "regression":
+        return answers[:, 0]
+    if not column.startswith(_PROBABILITY):
+        return answers
+    if not ((answers >= 0) & (answers <= 1) | np.isnan(answers)).all():
+        raise ContractError(f"{where}{shown(column)[1:-1]} and those beside it: 0 to 1 required")
+    certain = np.clip(answers, _SMALLEST, 1 - _SMALLEST)
+    found: Floats = np.log(certain)
+    return found if target.task == "multiclass" else found - np.log1p(-certain)
+
+
+def probabilities_of(target: Target, logits: Floats) -> Floats | None:
+    """Of logits (n, outputs); None of values."""
+    if target.task == "regression":
+        return None
+    return softmax(logits) if target.task == "multiclass" else sigmoid(logits)
+
+
+def label_of_texts(target: Target, texts: Sequence[str]) -> Label:
+    """The label that a patient's cells say; an empty one of findings is not known.
+
+    Raises:
+      ValueError: none of the target; the message has what is required and what was found.
+    """
+    if len(texts) != len(label_columns(target)):
+        what = f"a label of each of {', '.join(target.names)}" if len(texts) == 1 else "one label"
+        raise ValueError(f"{shown(what)[1:-1]} required, {len(texts)} found")
+    if target.task == "multilabel":
+        return tuple(_zero_or_one(text) if text else None for text in texts)
+    if target.task == "regression":
+        return _number(texts[0])
+    if target.task == "binary" and texts[0] not in target.classes:
+        return _zero_or_one(texts[0])
+    same = [place for place, name in enumerate(target.names) if _equal(name, texts[0])]
+    if texts[0] in target.names:
+        return target.names.index(texts[0])
+    if len(same) != 1:
+        names = shown(", ".join(target.names))[1:-1]
+        raise ValueError(f"one of {names} required, {shown(texts[0])[1:-1]} found")
+    return same[0]
+
+
+def _zero_or_one(text: str) -> int:
+    value = _number(text)
+    if value not in (0, 1):
+        raise ValueError(f"0 or 1 required, {shown(text)[1:-1]} found")
+    return int(value)
+
+
+def _number(text: str) -> float:
+    try:
+        return number(text)
+    except ValueError as error:
+        raise ValueError(f"{shown(text)} is no finite number") from error
+
+
+def _equal(name: str, text: str) -> bool:
+    """Whether two texts are one number: a spreadsheet writes "2.0" for "2"."""
+    try:
+        return number(name) == number(text)
+    except ValueError:
+        return False
+
+
+def _behind(kind: str, columns: Sequence[str]) -> tuple[str, ...]:
+    """What stands behind the kind in the columns' names."""
+    return tuple(
+        name.removeprefix(kind) for name in columns if name.startswith(kind) and name != kind
+    )
