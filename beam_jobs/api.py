@@ -85,9 +85,27 @@ class Dataset:
 
     @property
     def patients(self) -> pd.DataFrame:
-        """One row a record in shard order: patient_id, label and fold (<NA> where unknown)."""
+        """One row a record in shard order: patient_id, label and fold (<NA> where unknown).
+
+        The label is 0 or 1, the name of a class, or a value; of several findings there is a column
+        `label_<name>` each, of 0 and 1.
+        """
+        target = self.manifest.schema.target
         table = pd.DataFrame(self.manifest.patients, columns=["patient_id", "label", "fold"])
-        return table.astype({"patient_id": str, "label": "Int64", "fold": "Int64"})
+        table = table.astype({"patient_id": str, "fold": "Int64"})
+        labels = table.pop("label")
+        if target.task == "multilabel":
+            columns = [f"label_{name}" for name in target.labels]
+            unknown = (None,) * len(columns)
+            rows = [label if isinstance(label, tuple) else unknown for label in labels]
+            found = pd.DataFrame(rows, columns=columns, dtype="Int64")
+        elif target.classes:
+            names = [None if pd.isna(label) else target.classes[int(label)] for label in labels]
+            found = pd.DataFrame({"label": pd.array(names, "string")})
+        else:
+            kind = "Float64" if target.task == "regression" else "Int64"
+            found = labels.to_frame().astype({"label": kind})
+        return pd.concat([table[["patient_id"]], found, table[["fold"]]], axis=1)
 
     @functools.cached_property
     def series(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import lasting
 from beam_jobs.convert.flags import add_flags, conversion_of, with_labels
-from beam_jobs.convert.summary import print_plan, print_sums
+from beam_jobs.convert.summary import print_known, print_plan, print_sums
 from beam_jobs.report.make import make_report
 from beam_jobs.runners.engines import require_reachable, workers_here
 from beam_jobs.runners.options import pipeline_options, use_store_options
@@ -28,6 +28,10 @@ EXAMPLES = """\
 
   # A heap of DICOM without labels; patients and series are separated by their headers.
   python -m beam_jobs.dicom_to_tfrecord --input heap --output dataset --modalities T1wCE
+
+  # Grades as classes, and what else is known of the patients.
+  python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
+      --labels grades.csv --label_column grade --covariates clinic.csv --covariate_columns age,sex
 
   # Two processes; any option of Beam's (--runner, --project, ...) is passed on to it.
   python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset --processes 2
@@ -56,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     require_package(options, tensorflow=False)
     conversion.require_reachable()
     conversion = with_labels(conversion, flags)
+    print_known(conversion.planner, listed=flags.dry_run)
     print_plan(conversion, listed=flags.dry_run)
     if flags.dry_run:
         return cli.EXIT_OK

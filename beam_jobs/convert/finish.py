@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from beam_jobs.convert.ours import REJECTS_NAME, SERIES_NAME
 from beam_jobs.convert.planning import Assignments, Planner
 from beam_jobs.convert.resume import ShardResult, StateStore
 from beam_jobs.convert.series_table import REJECT_COLUMNS, SERIES_COLUMNS, RejectRow, to_csv
+from beam_jobs.core.cohort.covariates import GivenCovariates
 from beam_jobs.core.manifest import MANIFEST_NAME, Manifest, ShardEntry
 from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason, Verdict
@@ -64,7 +66,7 @@ class DatasetWriter:
         )
         self._require_all(entries, rejects, assignments)
         manifest = Manifest(
-            schema=self.spec.schema,
+            schema=self.planner.schema_of(self.spec),
             spec=self.spec.to_json(),
             folds=self.planner.folds,
             seed=self.planner.seed,
@@ -140,9 +142,11 @@ class DatasetWriter:
         several = {}
         if self.planner.patient_from == "study":
             several["people_in_several_studies"] = assignments.people_in_several
-        by_rule = {}
+        by_rule: dict[str, Any] = {}
         if self.planner.fold_rule != "patients":
             by_rule["folds"] = _fold_counts(entries, assignments)
+        if self.planner.covariates is not None:
+            by_rule["covariates_unknown"] = _unknown(self.planner.covariates, entries, assignments)
         return {
             **by_rule,
             "files": {verdict: used[verdict] for verdict in verdicts},
@@ -156,6 +160,18 @@ class DatasetWriter:
             },
             "reasons": dict(sorted(reasons.items())),
         }
+
+
+def _unknown(
+    given: GivenCovariates, entries: Sequence[ShardEntry], assignments: Assignments
+) -> dict[str, int]:
+    """Of how many converted patients each covariate is not known."""
+    converted = {patient.patient_id for entry in entries for patient in entry.patients}
+    rows = [one.covariates for one in assignments.by_key.values() if one.patient_id in converted]
+    return {
+        covariate.name: sum(math.isnan(row[place]) for row in rows)
+        for place, covariate in enumerate(given.covariates)
+    }
 
 
 def _fold_counts(entries: Sequence[ShardEntry], assignments: Assignments) -> dict[str, Any]:

@@ -21,9 +21,12 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import listing_of, require_known
 from beam_jobs.convert.planning import Planner
 from beam_jobs.convert.resume import StateStore
-from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, normalised_id, read_id_policy
-from beam_jobs.core.cohort.labels import read_folds, read_groups, read_labels
+from beam_jobs.core.cohort.balance import too_few
+from beam_jobs.core.cohort.covariates import read_covariates
+from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
+from beam_jobs.core.cohort.labels import Labels, read_folds, read_groups, read_labels
 from beam_jobs.core.cohort.rules import read_rules_file
+from beam_jobs.core.cohort.task_choice import AUTO, CLASSES_BY_NUMBER, TASK_CHOICES, Wanted
 from beam_jobs.core.manifest import FOLDS_MOST
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES, PreprocessSpec
 from beam_jobs.core.record import DTYPES
@@ -70,7 +73,7 @@ class Conversion:
             "id_policy": planner.id_policy.name,
             "id_key": _key_check(planner.id_policy),
             "patients_per_shard": planner.patients_per_shard,
-            **_identity_of(planner),
+            **planner.identity,
         }
         # As it reads back from a file.
         return StateStore(output=self.output, job=json.loads(canonical_json(job)))
@@ -93,20 +96,6 @@ def _key_check(id_policy: IdPolicy) -> str:
     return "" if id_policy.key is None else id_policy.token(fingerprint("voxelbeam key check"))
 
 
-def _identity_of(planner: Planner) -> dict[str, str]:
-    """What tells a job by groups, given folds or a choice of patients from another.
-
-    It names no group. Nothing for a job without any: its identity is what it was before there were
-    any.
-    """
-    chosen = {"patient_from": planner.patient_from} if planner.patient_from else {}
-    if (column := planner.groups or planner.given) is None:
-        return chosen
-    rows = sorted((normalised_id(name), str(value)) for name, value in column.by_spelling.items())
-    digest = fingerprint({"rows": rows})
-    return {**chosen, planner.fold_rule: planner.id_policy.token(digest)[:16]}
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The conversion's own options; Beam's are not among them."""
     add = parser.add_argument
@@ -116,9 +105,37 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="directory or archive (.zip, .tar, .tar.gz) of DICOM files, local, gs://, s3:// or az://",
     )
     add("--output", required=True, help="directory of the dataset to write")
-    add("--labels", help="CSV of patient ids and labels 0 or 1; without it no patient is labelled")
+    add("--labels", help="CSV of patient ids and labels; without it no patient is labelled")
     add("--id_column", default="BraTS21ID", help="the labels' column of patient ids")
-    add("--label_column", default="MGMT_value", help="the labels' column of labels")
+    add(
+        "--label_column",
+        **cli.LIST,
+        default="MGMT_value",
+        help="the labels' column of labels; several of 0 and 1 are findings of their own",
+    )
+    add(
+        "--task",
+        choices=TASK_CHOICES,
+        default=AUTO,
+        help="what labels are; auto: two different ones are a binary, several columns a "
+        f"multilabel, texts, and up to {CLASSES_BY_NUMBER} whole numbers, classes, other numbers "
+        "values",
+    )
+    add(
+        "--classes",
+        **cli.LIST,
+        help="names of the classes in order, of two the positive one last (default: sorted)",
+    )
+    add(
+        "--label_unit", metavar="TEXT", default="", help="unit of a regression's values, such as ml"
+    )
+    add("--covariates", metavar="CSV", help="CSV of what else is known of patients")
+    add(
+        "--covariate_columns",
+        **cli.LIST,
+        help="its columns to store: age,sex,site; site:category takes numbers as names, "
+        "age:number refuses texts",
+    )
     add(
         "--modalities",
         **cli.LIST,
@@ -265,6 +282,7 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
             raise cli.UsageError(f"--{name} needs --labels: folds are of labelled patients")
     if flags.folds_csv is not None and flags.folds is not None:
         raise cli.UsageError("--folds and --folds_csv exclude each other: the file has its folds")
+    _require_labels(flags)
     for name in ("patients_per_shard", "processes"):
         value = getattr(flags, name)
         if value is not None and value < 1:
@@ -281,6 +299,17 @@ def _spec(flags: argparse.Namespace) -> PreprocessSpec:
         )
     except ContractError as error:
         raise cli.UsageError(str(error)) from error
+
+
+def _require_labels(flags: argparse.Namespace) -> None:
+    said = {"task": flags.task != AUTO, "classes": flags.classes, "label_unit": flags.label_unit}
+    for name, given in said.items():
+        if given and flags.labels is None:
+            raise cli.UsageError(f"--{name} needs --labels: it says what they are")
+    if (flags.covariates is None) != (flags.covariate_columns is None):
+        raise cli.UsageError(
+            "--covariates and --covariate_columns need each other: a CSV, and the columns to store"
+        )
 
 
 def _directories(flags: argparse.Namespace) -> tuple[str, str]:
@@ -310,22 +339,26 @@ def _files_of(source: str) -> tuple[str, ...]:
 
 
 def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion:
-    """The conversion with the labels, groups and folds that the flags name.
+    """The conversion with the labels, groups, folds and covariates that the flags name.
 
     Raises:
-      UsageError: there is no such file, or it does not hold what it should.
+      UsageError: there is no such file, it does not hold what it should, or so many folds cannot
+        be made of its labels.
       OSError: it cannot be read.
     """
-    if flags.labels is None:
-        return conversion
-    labels = read_labels(
-        read_named(flags.labels, flag="--labels"),
-        name=flags.labels,
-        id_column=flags.id_column,
-        label_column=flags.label_column,
-    )
-    planner = dataclasses.replace(conversion.planner, labels=labels)
+    planner = conversion.planner
     id_columns = (flags.id_column, "patient_id")
+    if flags.labels is not None:
+        labels = read_labels(
+            read_named(flags.labels, flag="--labels"),
+            name=flags.labels,
+            id_column=flags.id_column,
+            label_column=flags.label_column,
+            wanted=Wanted(
+                task=flags.task, classes=tuple(flags.classes or ()), unit=flags.label_unit
+            ),
+        )
+        planner = dataclasses.replace(planner, labels=labels)
     if flags.groups is not None:
         groups = read_groups(
             read_named(flags.groups, flag="--groups"),
@@ -339,4 +372,26 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
         given = read_folds(text, name=flags.folds_csv, id_columns=id_columns)
         folds = 1 + max(place for place in given.by_spelling.values() if isinstance(place, int))
         planner = dataclasses.replace(planner, given=given, folds=folds)
+    if flags.covariates is not None:
+        covariates = read_covariates(
+            read_named(flags.covariates, flag="--covariates"),
+            name=flags.covariates,
+            id_columns=id_columns,
+            columns=flags.covariate_columns,
+        )
+        planner = dataclasses.replace(planner, covariates=covariates)
+        if told := [one for one in covariates.names if one in cli.items(flags.label_column)]:
+            raise cli.UsageError(f"--covariate_columns: {told[0]} is what is to be predicted")
+    if planner.labels is not None:
+        _require_learnable(planner, planner.labels, flags.labels)
     return dataclasses.replace(conversion, planner=planner)
+
+
+def _require_learnable(planner: Planner, labels: Labels, name: str) -> None:
+    """Refuses, before headers are read, labels that so many folds cannot be made of.
+
+    Raises:
+      UsageError: says which, and what to do.
+    """
+    if why := too_few(labels.target, labels.by_spelling.values(), planner.folds):
+        raise cli.UsageError(f"labels {name}: {why}")

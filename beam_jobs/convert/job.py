@@ -98,7 +98,13 @@ def build(pipeline: Any, conversion: Conversion, store: StateStore, ticks: Ticks
     tables = TableWriter(root=conversion.input, id_policy=planner.id_policy)
     dataset = DatasetWriter(store=store, spec=spec, planner=planner)
     writer = ShardWriter(
-        store=store, spec=spec, seed=planner.seed, tables=tables, ticks=ticks, npz=conversion.npz
+        store=store,
+        spec=spec,
+        schema=planner.schema_of(spec),
+        seed=planner.seed,
+        tables=tables,
+        ticks=ticks,
+        npz=conversion.npz,
     )
     read = pipeline | "Headers" >> ReadHeaders(source, tables, ticks.files)
     plans = read.headers | "Plan" >> PlanPatients(source)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.cohort.folds import assign_folds, assign_grouped_folds, assign_shards
+from beam_jobs.common.contract_json import fingerprint
+from beam_jobs.core.cohort.balance import lacking, strata_of, too_few
+from beam_jobs.core.cohort.covariates import GivenCovariates
+from beam_jobs.core.cohort.folds import (
+    assign_folds,
+    assign_grouped_folds,
+    assign_shards,
+    patients_a_shard,
+)
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
-from beam_jobs.core.cohort.labels import Labels, PatientColumn
+from beam_jobs.core.cohort.labels import Labels
 from beam_jobs.core.cohort.layout import patient_id_of
+from beam_jobs.core.cohort.patient_column import PatientColumn
+from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from beam_jobs.core.manifest import TEST, Place
+from beam_jobs.core.preprocess import PreprocessSpec
 from beam_jobs.core.reasons import Reason
+from beam_jobs.core.record import RecordSchema
 
 Value = TypeVar("Value")
 Refusal = tuple[Reason, str] | None  # why nothing is made of a patient
@@ -24,9 +37,16 @@ class Assignment:
     """What one patient's record will say, and where it will stand."""
 
     patient_id: str
-    label: int | None
+    label: Label | None
     fold: int | None
     shard: str
+    covariates: tuple[float, ...] = ()
+
+    @property
+    def said(self) -> tuple[Any, ...]:
+        """What a shard's digest has of it: as it was before there were covariates, then those."""
+        *before, covariates = dataclasses.astuple(self)
+        return (*before, list(map(str, covariates))) if covariates else tuple(before)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +86,7 @@ class Planner:
       record_bytes: of one record.
       groups: which never stand on both sides; None where every patient stands alone.
       given: folds as they shall be; None where they are dealt here.
+      covariates: what else is known of patients; None where nothing is given.
       patient_from: who is a patient (`ids.PATIENT_FROM`, or "").
     """
 
@@ -77,7 +98,39 @@ class Planner:
     record_bytes: int
     groups: PatientColumn[str] | None = None
     given: PatientColumn[Place] | None = None
+    covariates: GivenCovariates | None = None
     patient_from: str = ""
+
+    @property
+    def target(self) -> Target:
+        """What the labels say."""
+        return PLAIN if self.labels is None else self.labels.target
+
+    def schema_of(self, spec: PreprocessSpec) -> RecordSchema:
+        """The contract of the records: the recipe's, with what labels and covariates say."""
+        covariates = () if self.covariates is None else self.covariates.covariates
+        return dataclasses.replace(spec.schema, target=self.target, covariates=covariates)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What labels, covariates, groups, given folds and a choice of patients tell a job by.
+
+        It names no group. Nothing for a job without any, and of labels 0 and 1: its identity is
+        what it was before there were any.
+        """
+        said: dict[str, Any] = {}
+        if not self.target.is_plain:
+            said["target"] = self.target.to_json()
+        if self.covariates is not None:
+            said["covariates"] = [one.to_json() for one in self.covariates.covariates]
+        if self.patient_from:
+            said["patient_from"] = self.patient_from
+        if (column := self.groups or self.given) is not None:
+            rows = sorted(
+                (normalised_id(key), str(cell)) for key, cell in column.by_spelling.items()
+            )
+            said[self.fold_rule] = self.id_policy.token(fingerprint({"rows": rows}))[:16]
+        return said
 
     @property
     def fold_rule(self) -> str:
@@ -142,7 +195,29 @@ def _of_labelled(
 
 
 def _places(
-    labels: Mapping[str, int], keys: Mapping[str, str], planner: Planner
+    labels: Mapping[str, Label], keys: Mapping[str, str], planner: Planner
+) -> tuple[dict[str, Place], dict[str, int]]:
+    """`_dealt`, of labels that so many folds can be made of.
+
+    Raises:
+      UsageError: as `_dealt`, or a class is in fewer patients than folds, or in no patient of one.
+    """
+    target = planner.target
+    if labels and (why := too_few(target, labels.values(), planner.folds)):
+        raise UsageError(f"of the labelled patients found {why}")
+    places, groups = _dealt(labels, keys, planner)
+    if labels and not target.is_plain:
+        folds = [
+            [label for name, label in labels.items() if places[name] == fold]
+            for fold in range(planner.folds)
+        ]
+        if lack := lacking(target, folds):
+            raise UsageError(f"{lack}, and could not be scored: fewer folds, or other ones")
+    return places, groups
+
+
+def _dealt(
+    labels: Mapping[str, Label], keys: Mapping[str, str], planner: Planner
 ) -> tuple[dict[str, Place], dict[str, int]]:
     """Where every patient stands who has a label or is a given test patient, and groups' numbers.
 
@@ -156,19 +231,20 @@ def _places(
     """
     if not labels:
         return {}, {}
+    strata = strata_of(planner.target, labels, planner.folds)
     labelled = {name: keys[name] for name in labels}
     if planner.groups is not None:
         cells = _of_labelled(planner.groups, labelled, planner, "an empty cell: no group")
         # A patient without a group is one; no group's name is empty or begins with a tab.
         groups = {name: cell or f"\t{name}" for name, cell in cells.items()}
         try:
-            dealt = assign_grouped_folds(labels, groups, planner.folds, planner.seed)
+            dealt = assign_grouped_folds(strata, groups, planner.folds, planner.seed)
         except ValueError as error:
             raise UsageError(f"{planner.groups.source}: {error}") from error
         numbers = {group: number for number, group in enumerate(sorted(set(groups.values())))}
         return dict(dealt), {name: numbers[group] for name, group in groups.items()}
     if planner.given is None:
-        return dict(assign_folds(labels, planner.folds, planner.seed)), {}
+        return dict(assign_folds(strata, planner.folds, planner.seed)), {}
     places = _of_labelled(planner.given, labelled, planner, f"a fold or {TEST} for each")
     if gone := set(range(planner.folds)) - set(places.values()):
         raise UsageError(
@@ -189,18 +265,16 @@ def _no_match(ids: Iterable[str], labels: Labels, id_policy: IdPolicy) -> str:
     return f"{message}: the labels have {min(labels.by_spelling)!r}, the input {min(ids)!r}"
 
 
-# A shard is read in one go and written by one worker: large enough for fast reading, small enough
-# that many workers have several each.
-SHARD_BYTES = 128 << 20
-_SHARDS_WANTED = 40
-
-
-def patients_a_shard(patients: int, record_bytes: int) -> int:
-    """How many patients to a shard, from the cohort alone: workers must not change the bytes.
-
-    A large cohort gets shards of about `SHARD_BYTES`, a small one about 40 shards.
-    """
-    return max(1, min(-(-patients // _SHARDS_WANTED), SHARD_BYTES // max(record_bytes, 1)))
+def _require_different(given: GivenCovariates, found: Iterable[tuple[float, ...]]) -> None:
+    """Refuses covariates that are unknown, or the same, in all patients found."""
+    columns = zip(*found, strict=True)
+    for covariate, column in zip(given.covariates, columns, strict=True):
+        different = {value for value in column if not math.isnan(value)}
+        if len(different) < 2:
+            why = "the same in" if different else "known of none of"
+            raise UsageError(
+                f"{given.source}: column {covariate.name} is {why} the patients found: leave it out"
+            )
 
 
 # Two processes at 49 ms a file, waiting for a store included, end in a quarter of an hour.
@@ -253,7 +327,8 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
     refused = refusals(found)
     labels = planner.labels
     ids: dict[str, str] = {}
-    values: dict[str, int] = {}
+    values: dict[str, Label] = {}
+    known: dict[str, tuple[float, ...]] = {}
     labelled: set[str] = set()
     for key, _ in found:
         if key in refused:
@@ -263,16 +338,21 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
         if labels is not None and spelling is not None:
             values[ids[key]] = labels.by_spelling[spelling]
             labelled.add(spelling)
+        if (given := planner.covariates) is not None:
+            listed = _spelling(key, given, planner.id_policy)
+            known[ids[key]] = given.unknown if listed is None else given.by_spelling[listed]
     if labels is not None and ids and not values:
         raise UsageError(_no_match(ids.values(), labels, planner.id_policy))
+    if known and planner.covariates is not None:
+        _require_different(planner.covariates, known.values())
     places, groups = _places(values, {name: key for key, name in ids.items()}, planner)
     shards = assign_shards(
         {patient_id: places.get(patient_id) for patient_id in ids.values()},
         planner.patients_per_shard or patients_a_shard(len(ids), planner.record_bytes),
         planner.seed,
     )
-    listed = planner.groups or planner.given
-    found_in = [_spelling(key, listed, planner.id_policy) is not None for key in ids]
+    decided = planner.groups or planner.given
+    found_in = [_spelling(key, decided, planner.id_policy) is not None for key in ids]
     return Assignments(
         by_key={
             key: Assignment(
@@ -280,6 +360,7 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
                 label=values.get(patient_id),
                 fold=None if (place := places.get(patient_id)) == TEST else place,
                 shard=shards[patient_id],
+                covariates=known.get(patient_id, ()),
             )
             for key, patient_id in ids.items()
         },
@@ -287,7 +368,7 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
         labels_without_patient=tuple(sorted(set(labels.by_spelling) - labelled) if labels else ()),
         patients_without_label=tuple(sorted(set(ids.values()) - set(values)) if labels else ()),
         groups=groups,
-        listed_without_patient=len(listed or ()) - sum(found_in),
+        listed_without_patient=len(decided or ()) - sum(found_in),
     )
 
 

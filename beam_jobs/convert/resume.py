@@ -56,6 +56,7 @@ from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
+from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.manifest import MANIFEST_NAME, ShardEntry, ShardPatient
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import inspect_shard
@@ -80,8 +81,8 @@ class ShardResult:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ShardResult:
-        """Reads `to_json`'s object.
+    def from_json(cls, data: Mapping[str, Any], target: Target) -> ShardResult:
+        """Reads `to_json`'s object of a dataset with such labels.
 
         Raises:
           KeyError, TypeError, ValueError: it is none, or an earlier version's with other columns.
@@ -97,9 +98,10 @@ class ShardResult:
         entry = data["entry"]
         if entry is not None:
             require_kinds(entry, _ENTRY)
-            for patient in entry["patients"]:
-                require_kinds(patient, _PATIENT)
-            patients = tuple(ShardPatient(**patient) for patient in entry["patients"])
+            for one in entry["patients"]:
+                require_kinds(one, {"patient_id": str})
+                one["label"] = target.label_of_json(one["label"])
+            patients = tuple(ShardPatient(**one) for one in entry["patients"])
             entry = ShardEntry(**{**entry, "patients": patients})
         return cls(
             entry=entry,
@@ -116,7 +118,6 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("even_steps", "geometry_known"), bool),
     "frame_of_reference": _COUNT,
 }  # the others are texts
-_PATIENT: dict[str, Kind] = {"patient_id": str, "label": int | None}
 _ENTRY: dict[str, Kind] = {
     **{"name": str, "fold": int | None, "bytes": _COUNT, "sha256": str},
     "patients": ListOf(dict, least=1),
@@ -136,7 +137,7 @@ def shard_inputs(
     """
     made_of = [
         [
-            dataclasses.astuple(assignment),
+            assignment.said,
             [
                 dataclasses.asdict(
                     dataclasses.replace(row, patient="", path=name_below(root, row.path))
@@ -194,7 +195,7 @@ class StateStore:
         """
         try:
             state = json_object(files.read(self._shard_path(shard)))
-            result = ShardResult.from_json(state["result"])
+            result = ShardResult.from_json(state["result"], schema.target)
             made_of = state["inputs"]
             # Earlier versions' have none.
             if state.get("sha256", whole := fingerprint(state["result"])) != whole:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from beam_jobs.common import cli
 from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
@@ -10,9 +12,12 @@ from beam_jobs.common.progress_files import Ticks, Units, lines
 from beam_jobs.common.terminal import row
 from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.ours import REJECTS_NAME
-from beam_jobs.convert.planning import patients_a_shard, workers_for
+from beam_jobs.convert.planning import Planner, workers_for
+from beam_jobs.core.cohort.balance import counts_of, lacking, quartiles
+from beam_jobs.core.cohort.folds import patients_a_shard
 from beam_jobs.core.cohort.layout import find_owners, nobodys_hint
-from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest
+from beam_jobs.core.cohort.target import Label, Target
+from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest, Place
 from beam_jobs.core.reasons import Reason
 
 _CONVERTED_SHOWN = 20
@@ -55,6 +60,31 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
         f"{counted(per_shard, 'patient')} "
         f"({per_shard * megabytes:.0f} MB)",
     )
+
+
+def print_known(planner: Planner, *, listed: bool) -> None:
+    """What labels and covariates were taken for.
+
+    Args:
+      planner: who has read them.
+      listed: tell the balance too.
+    """
+    labels, covariates = planner.labels, planner.covariates
+    if labels is not None and labels.choice:
+        row("labels", labels.choice)
+    if labels is not None and listed:
+        values = list(labels.by_spelling.values())
+        balance = counts_of(labels.target, values, quartiles(values))
+        said = balance_in_words(labels.target, balance)
+        row("labels", f"{counted(len(labels), 'patient')}: {said}")
+    if covariates is not None:
+        kinds = (
+            f"{one.name} number"
+            if one.is_number
+            else f"{one.name} category of {', '.join(one.categories)}"
+            for one in covariates.covariates
+        )
+        row("covariates", f"{counted(len(covariates), 'patient')}: {'; '.join(kinds)}")
 
 
 def print_shards(ticks: Ticks, seconds: float) -> None:
@@ -114,6 +144,9 @@ def print_sums(conversion: Conversion) -> bool:
             f"{counted(patients['labels_without_patient'], 'label')} without a patient",
         )
     _print_folds(manifest)
+    if unknown := manifest.counts.get("covariates_unknown"):
+        said = ", ".join(f"{name} {count}" for name, count in unknown.items() if count)
+        row("covariates", f"not known of patients converted: {said or 'none'}")
     if manifest.counts["reasons"]:
         reasons = ", ".join(f"{code} {n}" for code, n in manifest.counts["reasons"].items())
         row("reasons", f"{reasons}; see series.csv and rejects.csv")
@@ -143,21 +176,37 @@ def _print_folds(manifest: Manifest) -> None:
         )
     if unknown := decided.get("listed_without_patient"):
         row("mind", f"not in the input: {counted(unknown, 'patient')} of the groups or folds given")
+    target = manifest.schema.target
+    found: dict[Place, list[Label | None]] = {}
+    for shard in manifest.shards:
+        found.setdefault(shard.place, []).extend(patient.label for patient in shard.patients)
     for place, balance in manifest.label_balance.items():
         if place == "unlabelled":
-            row(place, str(balance["none"]))
+            row(place, str(sum(balance.values())))
             continue
-        counts = ", ".join(
-            f"{count} without a label" if label == "none" else f"{count} of label {label}"
-            for label, count in balance.items()
-        )
+        counts = balance_in_words(target, balance)
+        if target.task == "multilabel":
+            there = found[TEST if place == TEST else int(place)]
+            counts = f"{counted(len(there), 'patient')}: {counts or 'none with any'}"
         of = f" of {groups[place]} groups" if place in groups else ""
         row(place if place == TEST else f"fold {place}", f"{counts}{of}")
-    lacking = [
-        f"fold {fold} has no label {label}"
+    if target.is_plain and manifest.fold_rule == "patients":
+        return
+    folds = [
+        [label for label in found.get(fold, ()) if label is not None]
         for fold in range(manifest.folds)
-        for label in ("0", "1")
-        if label not in manifest.label_balance.get(str(fold), {})
     ]
-    if lacking and manifest.fold_rule != "patients":
-        row("mind", f"{lacking[0]}: such a fold has no AUC, and the trainer refuses it")
+    if lack := lacking(target, folds):
+        score = "AUC" if target.is_plain else "score"
+        row("mind", f"{lack}: such a fold has no {score}, and the trainer refuses it")
+
+
+def balance_in_words(target: Target, balance: Mapping[str, int]) -> str:
+    """How many patients of which label: "3 of label 0, 2 of label 1"."""
+    unknown = target.text(None)
+    of = {"multilabel": "with", "regression": "of"}.get(target.task, "of class")
+    of = "of label" if target.is_plain else of
+    return ", ".join(
+        f"{count} without a label" if label == unknown else f"{count} {of} {label}"
+        for label, count in balance.items()
+    )

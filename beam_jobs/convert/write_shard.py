@@ -24,7 +24,7 @@ from beam_jobs.core.example import encode_case
 from beam_jobs.core.manifest import ShardEntry, ShardPatient
 from beam_jobs.core.preprocess import PatientRejectedError, PreprocessSpec, prepare_case
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
-from beam_jobs.core.record import PreparedCase
+from beam_jobs.core.record import PreparedCase, RecordSchema
 from beam_jobs.core.tfrecord import Hashed, decoded, write_record
 
 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (malloc.h): more than what becomes free between volumes, and
@@ -63,6 +63,7 @@ def prepare_patient(
                 spec,
                 label=assignment.label,
                 fold=assignment.fold,
+                covariates=assignment.covariates,
             )
         case, rejections, blank_slices = found.case, found.rejections, found.blank_slices
     except PatientRejectedError as error:
@@ -155,6 +156,7 @@ class ShardWriter:
     Attributes:
       store: where shards and their states are kept.
       spec: the recipe.
+      schema: what the records must fit.
       seed: of the order within a shard.
       tables: names for the rows.
       ticks: local files that progress is noted in.
@@ -163,6 +165,7 @@ class ShardWriter:
 
     store: StateStore
     spec: PreprocessSpec
+    schema: RecordSchema
     seed: int
     tables: TableWriter
     ticks: Ticks
@@ -196,7 +199,7 @@ class ShardWriter:
             key=lambda item: (hash_order(item[1].patient_id, self.seed), item[1].patient_id),
         )
         inputs = shard_inputs(ordered, self.store.job, self.tables.id_policy, self.tables.root)
-        result, why = self.store.finished(name, inputs, self.spec.schema)
+        result, why = self.store.finished(name, inputs, self.schema)
         if result is not None and not _accounts_for(result, ordered):
             result, why = None, "state unreadable"
         if result is not None:
@@ -205,9 +208,9 @@ class ShardWriter:
             result = self._convert(name, ordered)
             self.store.finish(name, inputs, result)
         if self.npz and result.entry is not None:
-            output, schema = self.store.output, self.spec.schema
-            self.store.record_npz(name, shard_names(output, name, schema))
-            explode_shard(output, name, schema, self.store.owner)
+            output = self.store.output
+            self.store.record_npz(name, shard_names(output, name, self.schema))
+            explode_shard(output, name, self.schema, self.store.owner)
         return result, why
 
     def _convert(self, name: str, ordered: Sequence[tuple[PatientPlan, Assignment]]) -> ShardResult:
@@ -224,7 +227,7 @@ class ShardWriter:
                     series += self.tables.series(rows)
                     rejects += refused
                     if case is not None:
-                        write_record(stream, encode_case(case, self.spec.schema))
+                        write_record(stream, encode_case(case, self.schema))
                         written.append(ShardPatient(patient_id=case.patient_id, label=case.label))
                     tick(self.ticks.patients, assignment.patient_id)
             entry = None
@@ -248,7 +251,7 @@ class ShardWriter:
             whole = Hashed(stream, size)
             found = tuple(
                 ShardPatient(patient_id=case.patient_id, label=case.label)
-                for case in decoded(whole, self.spec.schema)
+                for case in decoded(whole, self.schema)
             )
             sha256 = whole.digest()
         if found != patients:

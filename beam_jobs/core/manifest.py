@@ -24,6 +24,7 @@ from beam_jobs.common.contract_json import (
     shown,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.balance import counts_of, quartiles
 from beam_jobs.core.cohort.ids import PATIENT_FROM
 from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.record import RecordSchema
@@ -140,13 +141,17 @@ class Manifest:
 
     @property
     def label_balance(self) -> dict[str, dict[str, int]]:
-        """Per fold ("0", ..., "test", "unlabelled"): records of each label."""
-        balance: dict[str, Counter[str]] = {}
+        """Per fold ("0", ..., "test", "unlabelled"): records of each class, with each finding, or
+        with values between the quartiles of all; and those without a label, "none"."""
+        places: dict[str, list[Label | None]] = {}
         for shard in self.shards:
             key = "unlabelled" if shard.place is None else str(shard.place)
-            labels = (self.schema.target.text(p.label) for p in shard.patients)
-            balance.setdefault(key, Counter()).update(labels)
-        return {fold: dict(sorted(labels.items())) for fold, labels in sorted(balance.items())}
+            places.setdefault(key, []).extend(patient.label for patient in shard.patients)
+        target = self.schema.target
+        edges: tuple[float, ...] = ()
+        if target.task == "regression":
+            edges = quartiles(label for labels in places.values() for label in labels)
+        return {fold: counts_of(target, labels, edges) for fold, labels in sorted(places.items())}
 
     def shards_of(self, folds: Iterable[int | None]) -> list[ShardEntry]:
         """The shards of the given folds (None: those of no fold), in name order.
@@ -180,9 +185,12 @@ class Manifest:
         if self.fold_rule != "groups":
             return
         groups = self.counts.get("folds", {}).get("groups", {})
-        for fold, balance in self.label_balance.items():
-            patients, found = sum(balance.values()), groups.get(fold, 0)
-            if fold.isdigit() and not 0 < found <= patients:
+        sizes = Counter({shard.fold: 0 for shard in self.shards})
+        for shard in self.shards:
+            sizes[shard.fold] += shard.count
+        for fold, patients in sizes.items():
+            found = groups.get(str(fold), 0)
+            if fold is not None and not 0 < found <= patients:
                 raise ContractError(f"fold {fold} has {patients} patients of {found} groups")
 
     def to_json(self) -> dict[str, Any]:

@@ -8,9 +8,12 @@ known) is a layer of the network, whose statistics are of the training folds alo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import (
     ContractError,
     Kind,
@@ -21,6 +24,19 @@ from beam_jobs.common.contract_json import (
     require_known,
     shown,
 )
+from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.patient_column import (
+    PatientColumn,
+    PatientTable,
+    is_number,
+    is_unknown,
+    name_of,
+    names_among,
+    read_columns,
+    require_spelt_alike,
+    value_of,
+)
+from beam_jobs.core.cohort.target import as_value
 
 KINDS = ("number", "category")
 CATEGORIES_MOST = 50
@@ -82,3 +98,139 @@ class Covariate:
 
 
 _KINDS: dict[str, Kind] = {"name": str, "kind": OneOf(KINDS), "categories": ListOf(str)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GivenCovariates(PatientColumn[tuple[float, ...]]):
+    """What a CSV says of each patient, as numbers of a record.
+
+    Attributes:
+      covariates: what the numbers are of, in their order.
+      strange: covariate to cells of no known category, and in how many rows each stands.
+    """
+
+    covariates: tuple[Covariate, ...] = ()
+    strange: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the covariates."""
+        return tuple(one.name for one in self.covariates)
+
+    @property
+    def unknown(self) -> tuple[float, ...]:
+        """Of a patient whom the CSV does not list."""
+        return (math.nan,) * len(self.covariates)
+
+
+def read_covariates(
+    text: str,
+    *,
+    name: str,
+    id_columns: Sequence[str],
+    columns: Sequence[str] = (),
+    covariates: Sequence[Covariate] | None = None,
+) -> GivenCovariates:
+    """Reads a CSV of covariates; an empty cell means unknown.
+
+    Messages name lines, not patients: they are shown in `hmac` runs too.
+
+    Args:
+      text: the CSV, with a header row.
+      name: what to call it in messages.
+      id_columns: columns of patient ids; the first that is there is read.
+      columns: those wanted, `age,sex,site:category`: of numbers or of categories, where nothing
+        is said as what stands in them. Of no use where `covariates` are given.
+      covariates: known ones, in whose order the numbers come; a category that is none of theirs
+        is unknown, and told.
+
+    Raises:
+      UsageError: not a CSV, a column is not there, an id is empty or stands twice, or a column
+        holds what nothing can be learnt from; the message says what to do.
+    """
+    source = f"covariates {name}"
+    kinds: dict[str, str] = {}
+    if covariates is None:
+        header = read_columns(text, source, id_columns, ()).header
+        wanted = [_kind_of(column, header) for column in names_among(columns, header)]
+        kinds = dict(wanted)
+        names = tuple(column for column, _ in wanted)
+    else:
+        names = tuple(one.name for one in covariates)
+    table = read_columns(text, source, id_columns, names, normalised_id)
+    table.require_apart()
+    if not table.rows:
+        raise UsageError(f"{source} hold no patient")
+    try:
+        known = covariates or _detected(table, kinds)
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
+    strange = {one.name: Counter[str]() for one in known}
+    found = table.values(
+        lambda cells: tuple(
+            _number_of(cell, one, strange[one.name]) for cell, one in zip(cells, known, strict=True)
+        )
+    )
+    return GivenCovariates(
+        by_spelling=found,
+        source=source,
+        covariates=tuple(known),
+        strange={column: cells for column, cells in strange.items() if cells},
+    )
+
+
+def _kind_of(column: str, header: Sequence[str]) -> tuple[str, str]:
+    """`site:category` as ("site", "category"), `age` as ("age", "")."""
+    name, _, kind = column.rpartition(":")
+    return (name, kind) if column not in header and kind in KINDS else (column, "")
+
+
+def _detected(table: PatientTable, kinds: Mapping[str, str]) -> tuple[Covariate, ...]:
+    """What stands in the columns.
+
+    Raises:
+      ValueError: it cannot be learnt from; the message names the column.
+    """
+    found = []
+    for place, name in enumerate(table.columns):
+        cells = [(line, row[place]) for line, _, row in table.rows if not is_unknown(row[place])]
+        try:
+            found.append(_covariate_of(name, cells, kinds.get(name, "")))
+        except ValueError as error:
+            raise ValueError(f"column {name}: {error}") from error
+    return tuple(found)
+
+
+def _covariate_of(name: str, cells: Sequence[tuple[int, str]], kind: str) -> Covariate:
+    numbers = [(line, cell) for line, cell in cells if is_number(cell)]
+    names = sorted({name_of(cell) for _, cell in cells})
+    if not cells:
+        raise ValueError("known of no patient: leave it out")
+    if len(names) == 1:
+        raise ValueError(f"{shown(cells[0][1])} of all patients: leave it out")
+    if not kind and numbers and len(numbers) < len(cells):
+        line, text = next((line, cell) for line, cell in cells if not is_number(cell))
+        raise ValueError(
+            f"numbers ({shown(numbers[0][1])}) and texts ({shown(text)} in line {line}) are "
+            f"mixed: correct them, or {name}:category takes all as names"
+        )
+    if kind == "number" or (not kind and numbers):
+        return Covariate(name=name)
+    require_spelt_alike(names, "categories")
+    if len(names) > CATEGORIES_MOST:
+        raise ValueError(
+            f"{len(names)} categories, of at most {CATEGORIES_MOST} can be learnt: leave it out, "
+            "or bring some together"
+        )
+    return Covariate(name=name, categories=tuple(names))
+
+
+def _number_of(cell: str, covariate: Covariate, strange: Counter[str]) -> float:
+    if is_unknown(cell):
+        return math.nan
+    if covariate.is_number:
+        return as_value(value_of(cell, covariate.name))
+    if (name := name_of(cell)) in covariate.categories:
+        return float(covariate.categories.index(name))
+    strange[name] += 1
+    return math.nan

@@ -180,7 +180,7 @@ class Target:
     def text(self, label: Label | None) -> str:
         """A label in words: a class's name, "edema, haemorrhage", "12.5 mm", or "none"."""
         if label is None:
-            return "none"
+            return "none" if "none" not in self.names else "not known"  # some classes are called so
         if isinstance(label, tuple):
             found = [name for name, one in zip(self.labels, label, strict=True) if one]
             return ", ".join(found) or "none of them"

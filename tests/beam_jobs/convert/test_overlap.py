@@ -63,7 +63,13 @@ def steps_of(wanted: Conversion) -> list[Step]:
     store, planner, spec = wanted.state, wanted.planner, wanted.spec
     tables = TableWriter(root=wanted.input, id_policy=planner.id_policy)
     writer = ShardWriter(
-        store=store, spec=spec, seed=planner.seed, tables=tables, ticks=Ticks(), npz=wanted.npz
+        store=store,
+        spec=spec,
+        schema=planner.schema_of(spec),
+        seed=planner.seed,
+        tables=tables,
+        ticks=Ticks(),
+        npz=wanted.npz,
     )
     dataset = DatasetWriter(store=store, spec=spec, planner=planner)
     plans = plan_patients(files.entries(wanted.input), spec.modalities, root=wanted.input)

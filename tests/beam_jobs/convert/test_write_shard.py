@@ -53,7 +53,9 @@ def test_a_shard_is_read_back_once(tmp_path, opened):
     (entry,) = read_manifest(tmp_path).shards
     opened.clear()
     nothing: Any = None
-    writer = ShardWriter(store=nothing, spec=spec, seed=0, tables=nothing, ticks=nothing)
+    writer = ShardWriter(
+        store=nothing, spec=spec, schema=spec.schema, seed=0, tables=nothing, ticks=nothing
+    )
     path = files.join(tmp_path, entry.name)
     assert writer._verified(entry.name, path, entry.fold, entry.patients) == entry
     assert opened == [path]

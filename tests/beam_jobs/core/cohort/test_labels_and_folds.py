@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.convert.planning import Planner, assign_patients, patients_a_shard
-from beam_jobs.core.cohort.folds import assign_folds, assign_shards
+from beam_jobs.convert.planning import Planner, assign_patients
+from beam_jobs.core.cohort.folds import assign_folds, assign_shards, patients_a_shard
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.labels import read_labels
 from beam_jobs.core.reasons import SENTENCES, Reason
@@ -76,8 +76,9 @@ def test_ambiguous_spelling_is_an_error_unless_one_is_exact():
         ("id,y\n5,1\n5,0\n", "line 3: the patient of line 2 stands twice"),
         ("id,y\n,1\n", "line 2: the patient id is empty"),
         ("id,y\n5,1,0\n", "line 2: 3 fields, the header has 2"),
-        ("id,y\n5,2\n", "not 0 or 1"),
+        ("id,y\n5,2\n", "all labels are .2.: nothing can be learnt of one class"),
         ("id,y\n5,\n", "no labelled patient"),
+        ("id;y\n5;1\n", "separated by commas, not .;."),
         ("", "its header is empty"),
     ],
 )
