@@ -1,6 +1,7 @@
 """What is measured of predictions: the object in metrics.json, and what it allows one to say.
 
-`evaluation_of` makes the object that metrics.json holds. Its keys:
+`evaluation_of` makes the object that metrics.json holds; of classes, findings and values as
+`tasks.evaluation` says. Of binary labels, its keys are:
 
   format, name, n, positive, prevalence, level
   auc, auc_interval, interval_method, estimator, repeats, variance_factor, p_value, decided_by,
@@ -59,7 +60,12 @@ from trainer.metrics.estimate import ALL_PAIRS, OUT_OF_FOLD_FACTOR, estimate_of
 from trainer.metrics.groups import read_groups
 from trainer.metrics.logits import log_loss
 from trainer.metrics.predictions import Predictions
-from trainer.metrics.resampling import bootstrap, percentile_interval, sensitivities_within_folds
+from trainer.metrics.resampling import (
+    bootstrap,
+    histogram_of_null,
+    percentile_interval,
+    sensitivities_within_folds,
+)
 from trainer.metrics.roc_and_calibration import (
     calibration_bins,
     error_if_calibrated,
@@ -71,6 +77,7 @@ from trainer.metrics.roc_and_calibration import (
     wilson_interval,
 )
 from trainer.metrics.run_facts import headline_of, read_histories
+from trainer.metrics.tasks.evaluation import evaluation_of_task
 from trainer.metrics.wording import reading, verdict, warnings_of
 
 # Numbers drawn at most for one resampling, about a second: large cohorts get fewer resamples, and
@@ -103,6 +110,10 @@ def evaluation_of(
       ContractError: as `run_facts.headline_of`, or a file does not fit.
       UsageError: a file does not exist.
     """
+    if predictions.target.task != "binary":
+        return evaluation_of_task(
+            predictions, others=others, series=series, run=run, level=level, seed=seed
+        )
     headline = headline_of(predictions, run, level, others)
     predictions, estimate, facts = headline.predictions, headline.estimate, headline.facts
     truth, scores = predictions.labels, predictions.scores
@@ -226,9 +237,7 @@ def _permutations(estimate: Mapping[str, Any], null: Sequence[float]) -> dict[st
     """The estimate's object with a histogram of the retrainings' AUCs."""
     if not null:
         return None
-    counts, edges = np.histogram(null, bins=max(5, min(40, len(null) // 3)))
-    histogram = {"edges": edges.tolist(), "counts": counts.tolist()}
-    return {**estimate["permutations"], "histogram": histogram}
+    return {**estimate["permutations"], "histogram": histogram_of_null(null)}
 
 
 def _curves(

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from beam_jobs.common.printable import printable
-from trainer.metrics.wording import auc_name, auc_text, mark
+from trainer.metrics.tasks.measure import Measure, measure_named
+from trainer.metrics.wording import auc_name, auc_text, interval_of, mark, score_of, title_of
 
 # What matplotlib draws with, and what the page calls it.
 _COLOURS = {
@@ -40,7 +41,8 @@ _COLOURS = {
 INK, MUTED, GRID, POSITIVE, NEGATIVE, *_MORE, PAPER = _COLOURS
 # Lines of several models or folds: colour and dashes both tell them apart.
 _LINES = (POSITIVE, NEGATIVE, *_MORE)
-_DASHES = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 2, 2)), (0, (1, 1)), (0, (9, 3)))
+_DASHES: Any = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 2, 2)), (0, (1, 1)), (0, (9, 3)))
+LINES = tuple(zip(_LINES, _DASHES, strict=True))
 _WIDTH, _HEIGHT = 4.4, 3.5  # inches; the page scales them
 _MOST_LINES = len(_LINES)  # more learning curves than that are drawn alike, with their median
 
@@ -81,7 +83,7 @@ def roc(evaluation: Evaluation) -> str:
         if others:
             axes.legend(loc="lower right")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity")
-        _unit_square(axes)
+        unit_square(axes)
 
     description = f"ROC curve, {auc_name(evaluation['no_claim'])} {auc_text(evaluation)}"
     if curve["band"]:
@@ -98,7 +100,7 @@ def precision_recall(evaluation: Evaluation) -> str:
         recall, precision = [0.0, *curve["recall"]], [1.0, *curve["precision"]]
         axes.step(recall, precision, color=POSITIVE, linewidth=1.8, where="pre")
         axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)")
-        _unit_square(axes)
+        unit_square(axes)
 
     description = f"precision over recall, average precision {average['value']:.2f}"
     return svg("precision-recall", "Precision and recall", description, draw, height=4.1)
@@ -119,7 +121,7 @@ def calibration(evaluation: Evaluation) -> str:
             predicted, observed, "o-", color=POSITIVE, markersize=4.5, linewidth=0.9, clip_on=False
         )
         axes.set(xlabel="mean predicted probability", ylabel="observed share of positives")
-        _unit_square(axes)
+        unit_square(axes)
 
     description = f"observed against predicted in {len(bins)} bins"
     return svg("calibration", "Calibration", description, draw, height=4.1)
@@ -159,8 +161,9 @@ def histogram(evaluation: Evaluation) -> str:
 
 
 def chance(evaluation: Evaluation) -> str:
-    """AUCs of retrainings on permuted labels, with the run's own."""
-    found, value = evaluation["permutations"], evaluation["auc"]
+    """Scores of retrainings on permuted labels, with the run's own."""
+    found, value = evaluation["permutations"], score_of(evaluation)
+    title = title_of(evaluation)
     counts, edges = found["histogram"]["counts"], np.array(found["histogram"]["edges"])
 
     def draw(axes: Axes) -> None:
@@ -187,37 +190,37 @@ def chance(evaluation: Evaluation) -> str:
         )
         axes.set_ylim(0, 1.22 * max(counts))
         whole_numbers(axes.yaxis)
-        axes.set(xlabel="AUC with permuted labels", ylabel="retrainings")
+        axes.set(xlabel=f"{title} with permuted labels", ylabel="retrainings")
 
     description = (
-        f"histogram of the AUCs of {found['count']:,} retrainings on permuted labels; this run "
+        f"histogram of the {title}s of {found['count']:,} retrainings on permuted labels; this run "
         f"has {auc_text(evaluation)}"
     )
     return svg("chance", "What the recipe gives without signal", description, draw)
 
 
-def group_aucs(evaluation: Evaluation) -> str:
-    """The AUC of every group with its interval, under that of all patients."""
+def groups(evaluation: Evaluation) -> str:
+    """The score of every group with its interval, under that of all patients."""
+    scored = measure_named(evaluation.get("measure", "auc"))
     rows: list[tuple[str, Mapping[str, Any] | None]] = [("all patients", evaluation)]
     for group in evaluation["groups"]:
         rows.append((group["by"], None))
         rows += [(one["name"], one) for one in group["groups"]]
 
     def draw(axes: Axes) -> None:
-        axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        chance = scored.chance
+        axes.axvline(chance, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         for place, (_, one) in enumerate(rows):
             if one is None:
                 continue
-            if "auc" not in one:
-                axes.text(0.52, place, one["not_measurable"], color=MUTED, va="center")
+            if "not_measurable" in one:
+                axes.text(chance + 0.02, place, one["not_measurable"], color=MUTED, va="center")
                 continue
             whole = one is evaluation
-            if one["auc_interval"]:
-                axes.plot(
-                    one["auc_interval"], [place] * 2, color=POSITIVE, linewidth=2 if whole else 1.2
-                )
+            if limits := interval_of(one):
+                axes.plot(limits, [place] * 2, color=POSITIVE, linewidth=2 if whole else 1.2)
             axes.plot(
-                [one["auc"]], [place], "D" if whole else "o", color=POSITIVE, markersize=5,
+                [score_of(one)], [place], "D" if whole else "o", color=POSITIVE, markersize=5,
                 clip_on=False,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
@@ -225,30 +228,35 @@ def group_aucs(evaluation: Evaluation) -> str:
             if one is None:
                 label.set_color(MUTED)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlim(0, 1)
+        axes.set_xlim(scored.least, 1)
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
-        axes.set(xlabel="AUC")
+        axes.set(xlabel=scored.title)
 
-    description = f"AUC of {len(evaluation['groups'])} groupings of the patients"
-    return svg("groups", "AUC by group", description, draw, height=0.9 + 0.25 * len(rows))
+    description = f"{scored.title} of {len(evaluation['groups'])} groupings of the patients"
+    return svg(
+        "groups", f"{scored.title} by group", description, draw, height=0.9 + 0.25 * len(rows)
+    )
 
 
 def learning(evaluation: Evaluation) -> list[str]:
-    """Validation AUC and losses over epochs, one chart each; none where no history has them."""
+    """Validation score and losses over epochs, one chart each; none where no history has them."""
+    scored = measure_named(evaluation.get("measure", "auc"))
     curves = (
-        ("val_auc", "validation AUC", "Validation AUC"),
+        (f"val_{scored.name}", f"validation {scored.title}", f"Validation {scored.title}"),
         ("loss", "training loss", "Training loss"),
         ("val_loss", "validation loss", "Validation loss"),
     )
     return [
-        _learning(evaluation["learning_curves"], column, label, title)
+        _learning(evaluation["learning_curves"], column, label, title, scored)
         for column, label, title in curves
         if any(column in history for history in evaluation["learning_curves"].values())
     ]
 
 
-def _learning(histories: Mapping[str, Any], column: str, label: str, title: str) -> str:
+def _learning(
+    histories: Mapping[str, Any], column: str, label: str, title: str, scored: Measure
+) -> str:
     lines = {
         name: np.array([np.nan if v is None else v for v in history[column]])
         for name, history in histories.items()
@@ -282,9 +290,9 @@ def _learning(histories: Mapping[str, Any], column: str, label: str, title: str)
                 linewidth=1.8,
                 label="median",
             )
-        if column == "val_auc":
-            axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.set_ylim(min(0.4, *axes.get_ylim()), 1.0)
+        if column == f"val_{scored.name}":
+            axes.axhline(scored.chance, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.set_ylim(min(scored.chance - 0.1, *axes.get_ylim()), 1.0)
         if not many:
             axes.legend(loc="best")
         whole_numbers(axes.xaxis)
@@ -298,7 +306,7 @@ def member_name(name: str) -> str:
     return re.sub(r"-(seed)-", r", \1 ", name).replace("fold-", "fold ")
 
 
-def _unit_square(axes: Axes) -> None:
+def unit_square(axes: Axes) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,10 @@ from beam_jobs.common.templating import render
 from trainer.config.run_layout import METRICS_NAME, REPORT_NAME
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
-from trainer.metrics.wording import (
-    auc_name,
-    auc_text,
-    interval_text,
-    mark,
-    number_apart,
-    p_text,
-    permutations_text,
-)
+from trainer.metrics.wording import auc_name, permutations_text
 from trainer.reports import charts
+from trainer.reports.formats import filters_of, learnt
+from trainer.reports.task_evaluation import task_page
 
 
 def write_report(
@@ -67,68 +61,29 @@ def write_report(
 
 def page(evaluation: dict[str, Any]) -> str:
     """report.html of the object in metrics.json."""
-    filters: dict[str, Callable[..., str]] = {
-        "number": _number,
-        "share": _share,
-        "span": _span,
-        "p": lambda p: p_text(p, 1 - evaluation["level"]).replace(" ", "\N{NO-BREAK SPACE}"),
-        "auc": auc_text,
-        "interval": interval_text,
-        "difference": _difference,
-        "mark": mark,
-        "member": charts.member_name,
-    }
+    if "task" in evaluation:
+        return task_page(evaluation)
     drawn = {
         "roc": charts.roc(evaluation),
         "precision_recall": charts.precision_recall(evaluation),
         "calibration": charts.calibration(evaluation) if evaluation["calibration"] else "",
         "histogram": charts.histogram(evaluation),
         "chance": charts.chance(evaluation) if evaluation["permutations"] else "",
-        "groups": charts.group_aucs(evaluation) if evaluation["groups"] else "",
+        "groups": charts.groups(evaluation) if evaluation["groups"] else "",
     }
     return render(
         "trainer.reports",
         "evaluation.html.j2",
-        filters=filters,
+        filters=filters_of(evaluation),
         e=evaluation,
         charts={name: Markup(svg) for name, svg in drawn.items()},
         permutations=permutations_text(evaluation) if evaluation["permutations"] else "",
         called=auc_name(evaluation["no_claim"]),
         learning=[Markup(svg) for svg in charts.learning(evaluation)],
-        learnt=_learnt(evaluation),
+        learnt=learnt(evaluation),
         roc_rows=_sensitivity_at(evaluation["curves"]["roc"]),
         recall_rows=_precision_at(evaluation["curves"]["precision_recall"]),
     )
-
-
-def _learnt(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row a history: epochs, the last validation AUC and losses, and its optimistic epoch.
-
-    That is the best one on the fold's own patients: shown, and nothing is chosen by it.
-    """
-    rows = []
-    for name, history in evaluation["learning_curves"].items():
-        areas = [(value, epoch) for epoch, value in enumerate(history.get("val_auc", ()), 1)]
-        known = [one for one in areas if one[0] is not None]
-        if known:
-            optimistic, epoch = max(known, key=lambda one: (one[0], -one[1]))
-            rows.append(
-                {
-                    "name": name,
-                    "epochs": len(areas),
-                    "optimistic": optimistic,
-                    "optimistic_epoch": epoch,
-                    "last": known[-1][0],
-                    "loss": _last(history, "loss"),
-                    "val_loss": _last(history, "val_loss"),
-                }
-            )
-    return rows
-
-
-def _last(history: dict[str, Any], column: str) -> float | None:
-    """The last value that is one."""
-    return next((value for value in reversed(history.get(column, ())) if value is not None), None)
 
 
 def _sensitivity_at(roc: dict[str, Any]) -> list[dict[str, Any]]:
@@ -153,24 +108,3 @@ def _precision_at(curve: dict[str, Any]) -> list[dict[str, float]]:
         place = next(i for i, r in enumerate(curve["recall"]) if r >= fifths / 5 - 1e-12)
         rows.append({"recall": curve["recall"][place], "precision": curve["precision"][place]})
     return rows
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
-
-
-def _difference(one: Mapping[str, Any]) -> str:
-    """A comparison's difference and its interval, each on its side of 0."""
-    values = (one["difference"], *one["difference_interval"])
-    each = [number_apart(value, 0.0).replace("-", "\N{MINUS SIGN}") for value in values]
-    return f"{each[0]} ({each[1]} to {each[2]})"
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def _span(interval: Sequence[float] | None, digits: int = 2) -> str:
-    if interval is None:
-        return "–"
-    return f"{_number(interval[0], digits)} to {_number(interval[1], digits)}"

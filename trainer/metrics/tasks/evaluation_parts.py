@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
-from trainer.metrics.auc import Floats
+from trainer.metrics.auc import Floats, z_of
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.roc_and_calibration import (
     calibration_bins,
@@ -98,20 +99,30 @@ def calibration(
     Args:
       truth: (n,).
       logits: (n,), of the probabilities.
-      level, factor: of the bins' intervals.
+      level, factor: of the intervals, of the bins' shares and of the line's slope (Wald's).
       seed: of the labels drawn for `ece_if_calibrated`.
     """
     values = sigmoid(logits)
     bins = calibration_bins(truth, values, level=level, factor=factor)
     line = recalibration(truth, logits) if 0 < truth.sum() < truth.size else None
+    away = z_of(level) * _slopes_error(logits, *line) * math.sqrt(factor) if line else 0.0
     return {
         "mean_probability": float(values.mean()),
         "ece": expected_calibration_error(bins),
         "ece_if_calibrated": error_if_calibrated(values, draws=200, seed=seed),
         "intercept": line[0] if line else None,
         "slope": line[1] if line else None,
+        "slope_interval": [line[1] - away, line[1] + away] if line else None,
         "bins": [{**dataclasses.asdict(one), "interval": list(one.interval)} for one in bins],
     }
+
+
+def _slopes_error(logits: Floats, intercept: float, slope: float) -> float:
+    """Standard error of a logistic regression's slope, from the information at its maximum."""
+    p = sigmoid(intercept + slope * logits)
+    weights = p * (1 - p)
+    middle = float(weights @ logits) / float(weights.sum())
+    return 1 / math.sqrt(float(weights @ (logits - middle) ** 2))
 
 
 def curve(

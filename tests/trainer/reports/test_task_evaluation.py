@@ -1,0 +1,125 @@
+"""report.html of classes, findings and values: it stands alone, and says what metrics.json does."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_jobs.core.cohort.target import Target
+from tests.browser import Browser
+from tests.trainer.metrics.tasks.cohorts import TASKS, make_predictions
+from trainer.metrics.evaluation import evaluation_of
+from trainer.reports.evaluation import page, write_report
+
+# One page is drawn by `make test`: drawings take a second.
+KINDS = [
+    "multilabel",
+    *(pytest.param(one, marks=pytest.mark.slow) for one in ("multiclass", "regression")),
+]
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._hidden = False
+        self.feed(text)
+        self.text = " ".join(self.text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._hidden = tag == "style"
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.text += data
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def written(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Any, _Page, str]:
+    """A task, its metrics.json, the page read, and its text."""
+    root = tmp_path_factory.mktemp("page")
+    path = write_report(root, make_predictions(request.param, seeds=2))
+    text = path.read_text(encoding="utf-8")
+    return request.param, json.loads((root / "metrics.json").read_text()), _Page(text), text
+
+
+def test_page_stands_alone_and_every_link_and_chart_is_whole(written):
+    _, _, found, text = written
+    names = [tag for tag, _ in found.tags]
+    assert not {"script", "iframe", "img", "object", "embed", "base", "form"} & set(names)
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in found.tags:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("#", "data:")), target
+            if target and target.startswith("#"):
+                assert target[1:] in ids, target
+    drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
+    assert not re.findall(r"(?:fill|stroke): ?#\w+", drawn)  # a fixed colour is lost in the dark
+    assert not re.search(r"\b(nan|inf|None|Undefined)\b", found.text)
+    assert "00001" not in found.text
+
+
+def test_page_says_every_sentence_and_shows_every_figure_with_its_interval(written):
+    task, metrics, found, _ = written
+    assert all(one in found.text for one in (*metrics["reading"], *metrics["warnings"]))
+    rows = len(metrics["figures"]) + sum(len(one["groups"]) for one in metrics["groups"])
+    assert rows + len(metrics["parts"]) < len([tag for tag, _ in found.tags if tag == "tr"])
+    for title in {"multiclass": ("Quadratic kappa", "Confusion matrix"),
+                  "multilabel": ("All findings right", "p, Holm"),
+                  "regression": ("Root mean square error", "Upper limit of agreement",
+                                 "holds the true value in 90 of 100")}[task]:  # fmt: skip
+        assert title in found.text
+    assert "its variance doubled" in found.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_page_without_a_claim_has_neither_interval_nor_p(task):
+    text = _Page(page(evaluation_of(make_predictions(task, no_claim=("searched",))))).text
+    assert "is optimistic: no measure of what the model is worth" in text
+    assert not re.search(r"p [=<] |[Ii]nterval(?! nor p-value)|\bp, Holm\b|than chance", text)
+
+
+@pytest.mark.slow
+def test_names_are_text_and_many_classes_are_listed_but_not_drawn():
+    names = ("a <b>&", *(f"class {number}" for number in range(1, 60)))
+    target = Target(task="multiclass", labels=("kind",), classes=names)
+    found = evaluation_of(make_predictions("multiclass", n=240, target=target))
+    assert found["confusion"] is None
+    text = page(found)
+    assert "too many for a picture" in text
+    assert "a &lt;b&gt;&amp;" in text
+    assert "<b>" not in text
+    assert "class 59" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+def test_pages_fit_a_phone(tmp_path: Path, dark: bool) -> None:
+    long = Target(task="multilabel", labels=("W" * 60, "x" * 200, "edema"))
+    kinds: list[tuple[str, dict[str, Any]]] = [(task, {}) for task in TASKS]
+    kinds += [("multilabel", {"target": long}), ("regression", {"no_claim": ("permuted",)})]
+    with Browser(dark=dark) as browser:
+        for place, (task, more) in enumerate(kinds):
+            path = write_report(tmp_path / str(place), make_predictions(task, **more))
+            shown = browser.open(path, width=390, height=844)
+            assert shown.value("document.documentElement.scrollWidth") <= 390
+            bottom = "document.querySelector('.lead').getBoundingClientRect().bottom"
+            assert shown.value(bottom) < 844
+            assert (len(shown.requests), shown.complaints) == (1, [])
