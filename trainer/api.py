@@ -25,6 +25,7 @@ from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.code_identity import CODE, identities
 from trainer.config.network import START_FILES
@@ -63,7 +64,8 @@ def open_records(
     *,
     folds: Iterable[int | None] | None = None,
     modalities: Iterable[str] | None = None,
-    labels: Mapping[str, int] | None = None,
+    covariates: Iterable[str] | None = None,
+    labels: Mapping[str, Label] | None = None,
     cache: str = "auto",
 ) -> Records:
     """Opens a dataset's records for training or evaluation; a context manager.
@@ -76,6 +78,7 @@ def open_records(
       data: the dataset's directory.
       folds: which to read, None among them for patients without a label. Default: all that have.
       modalities: channels to deliver, in this order. Default: all.
+      covariates: to deliver beside the volumes, in this order. Default: all.
       labels: patient_id → label, in place of the records' own.
       cache: between epochs: "memory", "file", "none" or "auto".
 
@@ -89,14 +92,17 @@ def open_records(
     from trainer.data.records import open_records as open_checked
 
     manifest = read_manifest(data)
-    config = TrainConfig(modalities=None if modalities is None else tuple(modalities))
-    chosen = config.resolve(manifest.schema.modalities).modalities
-    assert chosen is not None
+    config = TrainConfig(
+        modalities=None if modalities is None else tuple(modalities),
+        covariates=None if covariates is None else tuple(covariates),
+    ).resolve(manifest.schema.modalities, manifest.schema.covariate_names)
+    assert config.modalities is not None
     return open_checked(
         data,
         manifest,
         range(manifest.folds) if folds is None else folds,
-        modalities=chosen,
+        modalities=config.modalities,
+        covariates=config.covariates or (),
         labels=labels,
         cache=cache,
     )
@@ -149,7 +155,7 @@ def train(
         told = config or {}
         settings, searched_on = split_provenance(told)
         config = TrainConfig.from_json(settings)
-    config = config.resolve(manifest.schema.modalities)
+    config = config.resolve(manifest.schema.modalities, manifest.schema.covariate_names)
     known = () if overwrite else _known_weights(config, addresses.run)
     weights = start_files(config.network, known)
     quiet_tensorflow()  # which a user's module may import
@@ -272,7 +278,7 @@ def _write_report(directory: Path, data: str) -> None:
     from trainer.metrics.predictions import read_predictions
     from trainer.reports.evaluation import write_report
 
-    predictions = read_predictions(directory / OOF_NAME)
+    predictions = read_predictions(directory / OOF_NAME, target=Run.load(directory).target)
     series = files.join(data, "series.csv")
     if files.stat(series) is not None:
         # Its ids may not be those of the records.

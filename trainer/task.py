@@ -106,6 +106,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
     add = adder(parser.add_argument_group("data"))
     add("modalities", "channels to train on, in this order (default: all)", **LIST)
+    add(
+        "covariates",
+        "what else of a patient the network gets, of what the dataset holds; none: nothing "
+        "(default: all)",
+        **LIST,
+    )
     add("batch_size", "patients a step, all devices together", type=int)
     add("repeats", "members a fold, of seeds counted up from --seed", type=int, metavar="R")
     add("seed", "of weights, dropout, augmentation and order", type=int)
@@ -176,6 +182,9 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
             given.setdefault(part, {})[field] = getattr(args, name)
     if "modalities" in given:
         given["modalities"] = items(given["modalities"])
+    if "covariates" in given:
+        named = items(given["covariates"])
+        given["covariates"] = () if named == ("none",) else named
     settings = merged(settings, given)
     try:
         TrainConfig.from_json(split_provenance(settings)[0])

@@ -227,7 +227,9 @@ def _require_fitting(told: str, found: Found, space: Space, manifest: Manifest) 
     settings = space.settings(next(space.combinations(grid=True)))
     fixed = [c for c in space.choices if c.size == 1 and c.place[:2] == ("network", "options")]
     settings["network"]["options"] = {choice.place[-1]: choice.first for choice in fixed}
-    config = TrainConfig.from_json(settings).resolve(manifest.schema.modalities)
+    config = TrainConfig.from_json(settings).resolve(
+        manifest.schema.modalities, manifest.schema.covariate_names
+    )
     schema = manifest.schema
     assert config.modalities is not None
     build_model(config.network, schema.shape, len(config.modalities), schema.dtype)

@@ -110,6 +110,11 @@ class RecordSchema:
         return (*FEATURES, "covariates") if self.covariates else FEATURES
 
     @property
+    def covariate_names(self) -> tuple[str, ...]:
+        """Of the covariates, in the order of a record's numbers."""
+        return tuple(one.name for one in self.covariates)
+
+    @property
     def volume_shape(self) -> tuple[int, int, int, int]:
         """(rows, columns, slices, channels)."""
         return (*self.shape, len(self.modalities))

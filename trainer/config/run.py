@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
+from beam_jobs.core.cohort.covariates import Covariate
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference, require_reference
@@ -105,6 +106,8 @@ class TrainConfig:
       repeats: members a fold, of seeds `seed`, `seed + 1`, ...
       network: architecture.
       modalities: channels to train on, in this order; None takes all of the dataset's.
+      covariates: what else is known of a patient that the network gets, in this order; None takes
+        all of the dataset's, () none.
       epochs: passes over the training folds.
       epoch_choice: which epoch's network is kept, one of `EPOCH_CHOICES`; never one chosen on the
         patients it is scored on. "crossfit" chooses a fold's epoch by the other folds' log loss.
@@ -130,6 +133,7 @@ class TrainConfig:
     repeats: int = 1
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     modalities: tuple[str, ...] | None = None
+    covariates: tuple[str, ...] | None = None
     epochs: int = 100
     epoch_choice: str = "last"
     batch_size: int = 8
@@ -181,6 +185,10 @@ class TrainConfig:
             object.__setattr__(self, "modalities", tuple(self.modalities))
             if not self.modalities or len(set(self.modalities)) != len(self.modalities):
                 raise UsageError(f"--modalities must be distinct: {' '.join(self.modalities)}")
+        if self.covariates is not None:
+            object.__setattr__(self, "covariates", tuple(self.covariates))
+            if len(set(self.covariates)) != len(self.covariates):
+                raise UsageError(f"--covariates must be distinct: {' '.join(self.covariates)}")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -199,11 +207,17 @@ class TrainConfig:
                 found.append((flag, value))
         return found
 
-    def resolve(self, available: tuple[str, ...]) -> TrainConfig:
-        """The config with its channels named, checked against those of a dataset.
+    def resolve(self, available: tuple[str, ...], covariates: Sequence[str] = ()) -> TrainConfig:
+        """The config with its channels and covariates named, checked against those of a dataset.
+
+        Of a dataset without covariates they stay None: nothing is said of what is not there.
+
+        Args:
+          available: the dataset's modalities.
+          covariates: the dataset's.
 
         Raises:
-          UsageError: a modality that the dataset does not hold.
+          UsageError: a modality or a covariate that the dataset does not hold.
         """
         chosen = self.modalities or available
         unknown = [name for name in chosen if name not in available]
@@ -211,12 +225,31 @@ class TrainConfig:
             raise UsageError(
                 f"unknown modality {', '.join(unknown)}; the dataset has {', '.join(available)}"
             )
-        return dataclasses.replace(self, modalities=chosen)
+        known = tuple(covariates) if self.covariates is None else self.covariates
+        if unknown := [name for name in known if name not in covariates]:
+            there = (
+                f"; the dataset has {', '.join(covariates)}"
+                if covariates
+                else (": the dataset has none (voxelbeam convert --covariates stores them)")
+            )
+            raise UsageError(f"unknown covariate {shown(unknown[0])}{there}")
+        return dataclasses.replace(
+            self, modalities=chosen, covariates=known if covariates else None
+        )
+
+    def chosen(self, covariates: Sequence[Covariate]) -> tuple[Covariate, ...]:
+        """Those of a dataset's covariates that the network gets, in its order."""
+        known = {one.name: one for one in covariates}
+        return tuple(known[name] for name in self.covariates or ())
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
         data = dataclasses.asdict(self)
         data["modalities"] = None if self.modalities is None else list(self.modalities)
+        if self.covariates is None:
+            del data["covariates"]
+        else:
+            data["covariates"] = list(self.covariates)
         data["network"] = self.network.to_json()
         if isinstance(self.augment, AugmentConfig):
             data["augment"] = self.augment.to_json()
@@ -245,9 +278,10 @@ class TrainConfig:
         optimizer = fields.get("optimizer", {})
         try:
             _require_given(data, _KINDS, where="")
-            if (names := data.get("modalities")) is not None:
-                listed = list(names) if isinstance(names, tuple) else names
-                require_kinds({"modalities": listed}, {"modalities": ListOf(str)})
+            for name in ("modalities", "covariates"):
+                if (names := data.get(name)) is not None:
+                    listed = list(names) if isinstance(names, tuple) else names
+                    require_kinds({name: listed}, {name: ListOf(str)})
             _require_given(optimizer, _OPTIMIZER_KINDS, where="optimizer.")
             if isinstance(network, dict):
                 _require_given(network, _NETWORK_KINDS, where="network.")

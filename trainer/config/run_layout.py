@@ -4,7 +4,9 @@ run/
   config.json            what was requested, of which dataset; written first
   run.json               the contract (`trainer.training.run_files.Run`); written last
   oof_predictions.csv    `OOF_COLUMNS`, out of fold only; how the epoch was chosen, and by which
-                         reasons no claim can be made of the scores, stand in every row
+                         reasons no claim can be made of the scores, stand in every row; labels and
+                         answers as `trainer.metrics.tasks.oof_table` has them, and behind all a
+                         column covariate_NAME of each that the networks got
   report.html            what they are worth, for people; metrics.json is the same in numbers
   fold-0/network.keras   the member; network.weights.h5 where a user's own code makes its layers
   fold-0/.epoch-7.keras  an epoch that may become it; gone when the run is done
@@ -23,6 +25,7 @@ from __future__ import annotations
 import re
 
 from beam_jobs.common.files import interface as files
+from trainer.config.run import TrainConfig
 
 CONFIG_NAME = "config.json"
 RUN_NAME = "run.json"
@@ -30,6 +33,7 @@ PERMUTATIONS = "permutations"
 REPORT_NAME = "report.html"
 METRICS_NAME, METRICS_FORMAT = "metrics.json", "voxelbeam-evaluation"
 OOF_NAME = "oof_predictions.csv"
+COVARIATE = "covariate_"  # before the name of one, in oof_predictions.csv
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + (
     "epoch",
     "epoch_choice",
@@ -38,16 +42,15 @@ OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + 
 PERMUTATIONS_NAME = "permutations.csv"
 NETWORK_NAME, WEIGHTS_NAME = "network.keras", "network.weights.h5"
 HISTORY_NAME = "history.csv"
-HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "val_loss",
-    "val_auc",
-    "learning_rate",
-    "step_seconds",
-    "input_wait",
-    "epoch_seconds",
-)
+
+
+def history_columns(score: str) -> tuple[str, ...]:
+    """Columns of history.csv where held-out patients are scored by a measure of that name."""
+    validated = ("epoch", "loss", "val_loss", f"val_{score}")
+    return (*validated, "learning_rate", "step_seconds", "input_wait", "epoch_seconds")
+
+
+HISTORY_COLUMNS = history_columns("auc")
 FOLD_RESULT_NAME = "result.json"
 FOLD_STATE_NAME = "state.npz"
 LOGS = "logs"
@@ -81,3 +84,13 @@ def is_run_file(name: str) -> bool:
 def in_run_folder(name: str) -> bool:
     """Whether a path below a run's directory lies in one of its folders, or is one."""
     return _OWN_FOLDER.fullmatch(name) is not None
+
+
+def member_name(config: TrainConfig, fold: int, seed: int) -> str:
+    """The directory of a member within its run."""
+    return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
+
+
+def file_name(config: TrainConfig) -> str:
+    """Of a member's file: weights alone where only a user's own code makes its layers again."""
+    return WEIGHTS_NAME if config.network.has_own_code else NETWORK_NAME

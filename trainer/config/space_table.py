@@ -138,6 +138,7 @@ SETTINGS: tuple[Setting, ...] = (
 ELSEWHERE = {
     "model": "it is called network here",
     "modalities": "fusion and modality choose among them",
+    "covariates": "all that the dataset holds are known of a patient in every trial",
     "repeats": "the search's --seeds says how many",
     "seed": "the search has a --seed of its own",
     **dict.fromkeys(("fold", "outer_fold"), "the search's --folds and --outer_fold say which"),

@@ -28,7 +28,13 @@ import numpy.typing as npt
 from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.example import features_of, label_of, only_value, voxels_offset
+from beam_jobs.core.example import (
+    covariates_of,
+    features_of,
+    label_of,
+    only_value,
+    voxels_offset,
+)
 from beam_jobs.core.manifest import ShardEntry
 from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import (
@@ -62,12 +68,14 @@ class Shard:
     Attributes:
       path: where it comes from.
       spans: of its records, in order.
+      covariates: (records, covariates) float32, NaN where one is not known.
       content: the bytes, where they are kept in memory.
       cached: (file, offset) of the copy in a cache file, if there is one.
     """
 
     path: str
     spans: tuple[VoxelSpan, ...]
+    covariates: npt.NDArray[np.float32]
     content: npt.NDArray[np.uint8] | None = None
     cached: tuple[CacheFile, int] | None = None
 
@@ -223,16 +231,18 @@ class ShardStore:
             )
         try:
             frames = list(record_frames(memoryview(whole)))
-            spans = _spans(whole, frames, entry, schema) if len(frames) == entry.count else ()
+            wrong = len(frames) != entry.count
+            spans, covariates = ((), ()) if wrong else _rows_of(whole, frames, entry, schema)
         except ContractError as error:
             raise ContractError(f"{path}: {error}") from error
-        if len(frames) != entry.count:
+        if wrong:
             raise _WrongShardError(
                 f"{path} ({len(frames)} records, the manifest says {entry.count})"
             )
         shard = self._shards[key] = Shard(
             path=path,
             spans=spans,
+            covariates=np.array(covariates, np.float32).reshape(len(spans), len(schema.covariates)),
             content=np.frombuffer(whole, np.uint8) if self._keeps else None,
             cached=None if self._file is None else (self._file, self._file.append(whole)),
         )
@@ -254,15 +264,17 @@ def _size(path: str) -> int:
         raise ContractError(f"{path}: the manifest lists this shard, it does not exist") from error
 
 
-def _spans(
+def _rows_of(
     content: bytes, frames: Sequence[RecordFrame], entry: ShardEntry, schema: RecordSchema
-) -> tuple[VoxelSpan, ...]:
-    """Where the voxels of a shard's records lie, each record held against schema and manifest.
+) -> tuple[tuple[VoxelSpan, ...], tuple[tuple[float, ...], ...]]:
+    """Where the voxels of a shard's records lie, and the records' covariates.
+
+    Each record is held against schema and manifest.
 
     Raises:
       ContractError: names the patients whose records differ, and in what.
     """
-    spans, odd = [], []
+    spans, covariates, odd = [], [], []
     for frame, patient in zip(frames, entry.patients, strict=True):
         data = content[frame.data]
         try:
@@ -291,11 +303,17 @@ def _spans(
         if (own_id, label) != (patient.patient_id.encode(), patient.label):
             odd.append(patient.patient_id)
         spans.append(VoxelSpan(frame, frame.data.start + voxels_offset(data, volume)))
+        covariates.append(covariates_of(features))
+        if len(covariates[-1]) != len(schema.covariates):
+            raise ContractError(
+                f"record off its contract: {len(covariates[-1])} covariates in the record of "
+                f"{patient.patient_id}, {len(schema.covariates)} in the manifest"
+            )
     if odd:
         raise ContractError(
             f"records and manifest differ in patients or labels: {', '.join(odd[:5])}"
         )
-    return tuple(spans)
+    return tuple(spans), tuple(covariates)
 
 
 def _damage(content: bytes) -> str:

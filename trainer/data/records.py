@@ -17,7 +17,7 @@ import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,10 +29,12 @@ import tensorflow as tf
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.manifest import Manifest
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run import CACHES
 from trainer.data.record_reader import Shard, ShardStore
+from trainer.data.targets import targets_of, truth_of
 
 _READS = 2  # batches read at a time
 _AHEAD = 2  # batches that wait for the device
@@ -53,14 +55,16 @@ class Records:
       schema: the contract they were checked by.
       channels: index of each chosen modality in the record, in the order wanted.
       patient_ids: (count,) bytes.
-      labels: (count,) int64; -1: none.
+      labels: `targets.truth_of` the records' labels: of a binary (count,) int64, -1 where none is.
+      covariates: (count, chosen) float32, in the order wanted; NaN where one is not known.
     """
 
     count: int
     schema: RecordSchema
     channels: tuple[int, ...]
     patient_ids: npt.NDArray[np.object_]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
+    covariates: npt.NDArray[np.float32]
     _rows: tuple[tuple[Shard, int], ...]
     _store: ShardStore | None
 
@@ -87,7 +91,8 @@ class Records:
 
         Returns:
           dicts of "volume": (rows, row, column, slice, channel) as stored, "label": float32
-          (rows, 1), "patient_id": string (rows,).
+          (rows, outputs), `targets.targets_of` the labels, "patient_id": string (rows,), and,
+          where there are any, "covariates": float32 (rows, covariates).
 
         Raises:
           UsageError: a batch has fewer rows than there are processes.
@@ -96,8 +101,10 @@ class Records:
         index, parts = part
         if batch_size < parts:
             raise UsageError(f"--batch_size {batch_size} is less than the {parts} processes")
-        if (self.labels < 0).any():
-            names = b", ".join(self.patient_ids[self.labels < 0][:5]).decode()
+        targets = targets_of(self.schema.target, self.labels)
+        unlabelled = np.isnan(targets).all(axis=1)
+        if unlabelled.any():
+            names = b", ".join(self.patient_ids[unlabelled][:5]).decode()
             raise ContractError(f"records without a label cannot be trained on: {names}")
 
         def own_rows(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -114,20 +121,15 @@ class Records:
                 ]
             )
 
-        def shaped(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {**batch, "label": tf.cast(batch["label"], tf.float32)[:, None]}
-
-        return self._read(
-            tf.data.Dataset.range(first_epoch, epochs).flat_map(own_rows), then=shaped
-        )
+        return self._read(tf.data.Dataset.range(first_epoch, epochs).flat_map(own_rows), targets)
 
     def evaluation_batches(self, *, batch_size: int) -> tf.data.Dataset:
-        """{"patient_id", "volume", "label"} of every record once, in shard order.
+        """{"patient_id", "volume", "label"[, "covariates"]} of every record once, in shard order.
 
-        The label is int64 (rows,), -1 where the record has none.
+        The label is as in `labels`: of a binary int64 (rows,), -1 where the record has none.
         """
         rows = tf.data.Dataset.range(self.count, output_type=tf.int32).batch(batch_size)
-        return self._read(rows, then=lambda batch: batch)
+        return self._read(rows, self.labels)
 
     def steps(self, batch_size: int, parts: int = 1) -> int:
         """Batches an epoch; the last may be smaller, but not than `parts`."""
@@ -149,10 +151,12 @@ class Records:
     ) -> None:
         self.close()
 
-    def _read(
-        self, rows: tf.data.Dataset, *, then: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
-    ) -> tf.data.Dataset:
+    def _read(self, rows: tf.data.Dataset, labels: npt.NDArray[Any]) -> tf.data.Dataset:
         """Numbers of records (rows,) → their batches, prefetched in a fixed order.
+
+        Args:
+          rows: of the batches.
+          labels: of all records, (count, ...).
 
         Without autotune: its thread holds up epochs' ends.
         """
@@ -167,20 +171,24 @@ class Records:
                 shard, place = rows[number]
                 shard.read_voxels(place, voxels[row])
             volume = voxels.view(self.schema.dtype).reshape(-1, *shape)
-            return volume, self.labels[numbers], self.patient_ids[numbers]
+            known = [self.covariates[numbers]] if self.covariates.shape[1] else []
+            return volume, labels[numbers], self.patient_ids[numbers], *known
 
         def batch_of(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
-            volume, label, patient_id = tf.numpy_function(
-                read, [numbers], [tf.as_dtype(self.schema.dtype), tf.int64, tf.string]
-            )
+            kinds = [tf.as_dtype(self.schema.dtype), tf.as_dtype(labels.dtype), tf.string]
+            covariates = self.covariates.shape[1]
+            if covariates:
+                kinds.append(tf.float32)
+            volume, label, patient_id, *known = tf.numpy_function(read, [numbers], kinds)
             volume = tf.ensure_shape(volume, (None, *shape))
-            return then(
-                {
-                    "volume": _choose_channels(volume, self.channels),
-                    "label": tf.ensure_shape(label, (None,)),
-                    "patient_id": tf.ensure_shape(patient_id, (None,)),
-                }
-            )
+            batch = {
+                "volume": _choose_channels(volume, self.channels),
+                "label": tf.ensure_shape(label, (None, *labels.shape[1:])),
+                "patient_id": tf.ensure_shape(patient_id, (None,)),
+            }
+            if covariates:
+                batch["covariates"] = tf.ensure_shape(known[0], (None, covariates))
+            return batch
 
         options = tf.data.Options()
         options.deterministic = True
@@ -197,7 +205,8 @@ def open_records(
     folds: Iterable[int | None],
     *,
     modalities: tuple[str, ...],
-    labels: Mapping[str, int] | None = None,
+    covariates: tuple[str, ...] = (),
+    labels: Mapping[str, Label] | None = None,
     cache: str = "auto",
     cache_dir: Path | None = None,
 ) -> Records:
@@ -211,6 +220,7 @@ def open_records(
       manifest: the dataset's.
       folds: which to read; None among them stands for patients of no fold.
       modalities: channels to deliver, in this order; each must be in the schema.
+      covariates: to deliver, in this order; each must be in the schema.
       labels: replaces the records' labels.
       cache: "memory" keeps the shards' bytes, "file" a copy on a local disk, "none" reads local
         shards where they are. "auto": memory where they fit into a quarter of it; else a file for
@@ -228,6 +238,7 @@ def open_records(
     store = ShardStore.of(data, cache, cache_dir or Path(tempfile.gettempdir()))
     shards = store.open(data, entries, manifest.schema)
     patients = [patient for entry in entries for patient in entry.patients]
+    columns = [manifest.schema.covariate_names.index(name) for name in covariates]
     known = [
         patient.label if labels is None else labels.get(patient.patient_id) for patient in patients
     ]
@@ -236,7 +247,13 @@ def open_records(
         schema=manifest.schema,
         channels=tuple(manifest.schema.modalities.index(name) for name in modalities),
         patient_ids=np.array([patient.patient_id.encode() for patient in patients], object),
-        labels=np.array([-1 if label is None else label for label in known], np.int64),
+        labels=truth_of(manifest.schema.target, known),
+        covariates=np.concatenate(
+            [
+                np.empty((0, len(columns)), np.float32),
+                *(one.covariates[:, columns] for one in shards),
+            ]
+        ),
         _rows=tuple((shard, number) for shard in shards for number in range(len(shard.spans))),
         _store=store,
     )

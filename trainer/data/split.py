@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.manifest import TEST, Manifest, Place
 
 
@@ -43,8 +45,8 @@ def check_folds(manifest: Manifest) -> None:
 
     Raises:
       ContractError: a patient stands in two places (a test shard is one), under whatever spelling
-        of the id, has a fold but no label, or a fold lacks a class; the message names patients or
-        fold.
+        of the id, has a fold but no label, or a fold has too few labels to be scored; the message
+        names patients or fold.
     """
     places: dict[str, tuple[str, list[str]]] = {}
     for shard in manifest.shards:
@@ -59,12 +61,36 @@ def check_folds(manifest: Manifest) -> None:
     if odd:
         raise ContractError(f"patients with a fold but no label: {', '.join(odd[:5])}")
     for fold in range(manifest.folds):
-        counts = Counter(label for _, label, own in manifest.patients if own == fold)
-        if set(counts) != {0, 1}:
+        labels = [label for _, label, own in manifest.patients if own == fold]
+        if lack := _lack(manifest.schema.target, [one for one in labels if one is not None]):
             raise ContractError(
-                f"fold {fold} has {counts[0]} negative and {counts[1]} positive patients: "
-                "AUC needs both, in every fold (fewer folds, or more patients)"
+                f"fold {fold} has {lack}, in every fold (fewer folds, or more patients)"
             )
+
+
+def _lack(target: Target, labels: Sequence[Label]) -> str:
+    """What there is of a fold's labels, and what scoring needs; "" where they are enough."""
+    counts = Counter(labels)
+    if target.task == "binary" and set(counts) != {0, 1}:
+        return f"{counts[0]} negative and {counts[1]} positive patients: AUC needs both"
+    if target.task == "multiclass":
+        absent = [name for index, name in enumerate(target.classes) if not counts[index]]
+        if absent:
+            return f"no patient of class {shown(absent[0])}: the macro AUC needs all classes"
+    if target.task == "regression" and (len(labels) < 3 or len(counts) < 2):
+        return (
+            f"{len(labels)} patients with {len(counts)} different values: a rank correlation "
+            "needs 3 patients and 2 values"
+        )
+    if target.task == "multilabel":
+        for name, column in zip(target.labels, zip(*labels, strict=True), strict=True):
+            negative, positive = column.count(0), column.count(1)
+            if not negative or not positive:
+                return (
+                    f"{negative} negative and {positive} positive patients of {shown(name)}: "
+                    "each label's AUC needs both"
+                )
+    return ""
 
 
 def _name_of(place: Place) -> str:
@@ -86,12 +112,14 @@ def permuted_labels(manifest: Manifest, seed: int) -> dict[str, Any]:
     """`labels_of` with the labels shuffled among the patients of each fold.
 
     Within the folds, because shuffling across them unbalances them: the training folds' surplus of
-    one class is then the held-out fold's lack, and pooled out-of-fold AUCs fall below 0.5.
+    one class is then the held-out fold's lack, and pooled out-of-fold AUCs fall below 0.5. A label
+    moves whole, with what of it is unknown; covariates stay with their patient.
     """
     rng = np.random.default_rng(seed)
     labels = labels_of(manifest)
     for fold in range(manifest.folds):
         names = [name for name, _, own in manifest.patients if own == fold]
-        shuffled = rng.permutation([labels[name] for name in names])
-        labels.update(zip(names, shuffled.tolist(), strict=True))
+        order = rng.permutation(len(names))
+        shuffled = [labels[names[place]] for place in order]
+        labels.update(zip(names, shuffled, strict=True))
     return labels

@@ -30,6 +30,15 @@ def truth_of(target: Target, labels: Sequence[Label | None]) -> npt.NDArray[Any]
     return np.array([UNKNOWN if label is None else label for label in labels], np.int64)
 
 
+def labels_in(target: Target, truth: npt.NDArray[Any]) -> list[Label]:
+    """`truth_of`'s array as labels again, of patients who all have one."""
+    if target.task == "multilabel":
+        rows = truth.tolist()
+        return [tuple(None if one != one else int(one) for one in row) for row in rows]
+    found: list[Label] = truth.tolist()
+    return found
+
+
 def targets_of(target: Target, truth: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """`truth_of`'s array as a network learns it, float32 (n, outputs); see the table above."""
     if target.task in ("multilabel", "regression"):

@@ -228,7 +228,8 @@ class Search:
             "optimizer": {"warmup_epochs": min(_WARMUP, epochs // 4)},
         }
         config = TrainConfig.from_json(merged(settings, self.space.settings(values)))
-        return config.resolve(self._manifest.schema.modalities)
+        schema = self._manifest.schema
+        return config.resolve(schema.modalities, schema.covariate_names)
 
     def _code(self) -> list[dict[str, Any]]:
         """Identities of the user's functions that the space names."""

@@ -187,12 +187,15 @@ def save_state(
         os.fsync(stream.fileno())  # a machine that goes down is a kill too
 
 
-def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:
+def load_state(
+    directory: Path, *, request: str, columns: Sequence[str] = HISTORY_COLUMNS
+) -> tuple[FoldState, list[npt.NDArray[Any]]] | None:
     """Reads what `save_state` wrote; None where there is nothing yet.
 
     Args:
       directory: of the state.
       request: of this run.
+      columns: of its history.
 
     Raises:
       ContractError: the file is not readable, or another run's.
@@ -210,7 +213,7 @@ def load_state(directory: Path, *, request: str) -> tuple[FoldState, list[npt.ND
         fits = len(data["history"]) == data["epoch"]
         require_that(fits, data, "history", f"a row of each of {data['epoch']} epochs")
         for place, row in enumerate(data["history"]):
-            require_kinds(row, dict.fromkeys(HISTORY_COLUMNS, float), where=f"history[{place}].")
+            require_kinds(row, dict.fromkeys(columns, float), where=f"history[{place}].")
         arrays = [found[_ARRAY.format(place)] for place in range(len(found))]
     except (OSError, EOFError, KeyError, ContractError, zipfile.BadZipFile) as error:
         raise ContractError(f"{file}: not a readable state ({error}); {_START_OVER}") from error

@@ -16,10 +16,9 @@ import tensorflow as tf
 
 from beam_jobs.common.terminal import bar
 from trainer.data.records import Records
-from trainer.metrics.auc import auc
-from trainer.metrics.logits import log_loss
+from trainer.metrics.tasks.measure import measure_of
 from trainer.training.environment import Pace
-from trainer.training.predict_fold import predict
+from trainer.training.predict_fold import inputs_of, predict
 from trainer.training.step import Trainee
 
 _TIMED_STEPS = 3
@@ -45,15 +44,15 @@ class Learnt(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """How well the held-out patients are separated.
+    """How well the held-out patients are answered, over the whole fold.
 
     Attributes:
-      val_auc: exact, over the whole fold.
-      val_loss: their mean log loss.
+      score: by the measure of the task: the AUC of a binary.
+      loss: the mean of a patient by that measure: the log loss of a binary.
     """
 
-    val_auc: float
-    val_loss: float
+    score: float
+    loss: float
 
 
 class FirstSteps:
@@ -92,9 +91,10 @@ class FirstSteps:
         self._seconds.append(seconds)
         if len(self._seconds) != 1 + _TIMED_STEPS or tf.config.list_logical_devices("GPU"):
             return
-        self._infer(batch["volume"])
+        inputs = inputs_of(batch)
+        self._infer(*inputs)
         begun = time.perf_counter()
-        self._infer(batch["volume"]).numpy()
+        self._infer(*inputs).numpy()
         predicting = self._predictions * (time.perf_counter() - begun)
         pace = Pace(
             epoch_seconds=self._steps * statistics.median(self._seconds[1:]) + predicting,
@@ -188,10 +188,11 @@ def validate(trainee: Trainee, infer: Any, held_out: Records, *, label: str) -> 
     Raises:
       FloatingPointError: a prediction is not a number.
     """
-    _, truth, logits = predict(infer, held_out, batch_size=trainee.config.batch_size)
-    if not np.isfinite(logits).all():
+    _, truth, answers = predict(infer, held_out, batch_size=trainee.config.batch_size)
+    if not np.isfinite(answers).all():
         raise FloatingPointError(f"{label}: not every prediction is finite; {_advice(trainee)}")
-    return Validated(val_auc=auc(truth, logits), val_loss=log_loss(truth, logits))
+    measure = measure_of(held_out.schema.target)
+    return Validated(score=measure.score(truth, answers), loss=measure.loss(truth, answers))
 
 
 def _advice(trainee: Trainee) -> str:

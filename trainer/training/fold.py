@@ -23,23 +23,21 @@ import tensorflow as tf
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.terminal import row
+from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import (
-    FOLD_STATE_NAME,
-    HISTORY_COLUMNS,
-    NETWORK_NAME,
-    WEIGHTS_NAME,
-)
+from trainer.config.run_layout import FOLD_STATE_NAME, file_name, history_columns, member_name
 from trainer.data.records import Records, contract_error, open_records
-from trainer.data.split import folds_in_use, labels_of
+from trainer.data.split import folds_in_use
+from trainer.data.targets import targets_of
 from trainer.metrics.epoch_choice import candidate_epochs
+from trainer.metrics.tasks.measure import Measure, measure_of
 from trainer.networks.registry import rebuilt_model
 from trainer.networks.stored import load_network, read_weights
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
 from trainer.training.environment import Cluster, Pace, RunDirectories
 from trainer.training.epoch import Batch, FirstSteps, Learnt, Validated, learn, validate
-from trainer.training.fold_result import FoldResult, HeldOutLogits
+from trainer.training.fold_result import FoldResult, HeldOutLogits, score_key
 from trainer.training.optimization import class_weights
 from trainer.training.predict_fold import inference, predict
 from trainer.training.step import FoldSetup, Trainee
@@ -69,7 +67,7 @@ class RunSetup:
     config: TrainConfig
     data: str
     manifest: Manifest
-    labels: Mapping[str, int] | None
+    labels: Mapping[str, Label] | None
     directories: RunDirectories
     precision: str
     cluster: Cluster
@@ -88,6 +86,11 @@ class RunSetup:
                 row(name, text)
 
     @property
+    def target(self) -> Target:
+        """What the labels say."""
+        return self.manifest.schema.target
+
+    @property
     def candidates(self) -> tuple[int, ...]:
         """Epochs whose networks are kept until all folds are done."""
         epochs = self.config.epochs
@@ -99,16 +102,6 @@ class RunSetup:
         told = [self.config.to_json(), self.manifest.dataset_fingerprint, self.precision]
         text = json.dumps([*told, *self.code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def member_name(config: TrainConfig, fold: int, seed: int) -> str:
-    """The directory of a member within its run."""
-    return f"fold-{fold}" if config.repeats == 1 else f"fold-{fold}-seed-{seed}"
-
-
-def file_name(config: TrainConfig) -> str:
-    """Of a member's file: weights alone where only a user's own code makes its layers again."""
-    return WEIGHTS_NAME if config.network.has_own_code else NETWORK_NAME
 
 
 def train_fold(setup: RunSetup, *, fold: int, seed: int, later: int = 0) -> FoldResult | None:
@@ -131,7 +124,7 @@ def train_fold(setup: RunSetup, *, fold: int, seed: int, later: int = 0) -> Fold
     """
     name = member_name(setup.config, fold, seed)
     left = setup.directories.checkpoints / name / FOLD_STATE_NAME
-    done = FoldResult.load(setup.directories.run / name) or _train_fold(
+    done = FoldResult.load(setup.directories.run / name, setup.target) or _train_fold(
         setup, name=name, fold=fold, seed=seed, later=later
     )
     if setup.cluster.is_chief:
@@ -149,7 +142,7 @@ def _train_fold(
     others = [other for other in in_use if other != fold]
     try:
         with _records(setup, others) as training, _records(setup, [fold]) as held_out:
-            trainee = _trainee(setup, others, training, seed=seed)
+            trainee = _trainee(setup, training, seed=seed)
             setup.say(trainee.rows)
             if not setup.cluster.is_chief:
                 _train(setup, trainee, training, held_out, None, name=name, seed=seed)
@@ -223,7 +216,8 @@ def _train(
         else:
             validated = validate(trainee, infer, held_out, label=label)
             now = time.perf_counter()
-            _note(state, learnt, validated, epoch_seconds=now - epoch_begun, seconds=now - begun)
+            seconds = {"epoch_seconds": now - epoch_begun, "seconds": now - begun}
+            _note(state, learnt, validated, measure_of(setup.target), **seconds)
             books.keep(state, trainee, network)
     return state
 
@@ -232,6 +226,7 @@ def _note(
     state: FoldState,
     learnt: Learnt,
     validated: Validated,
+    measure: Measure,
     *,
     epoch_seconds: float,
     seconds: float,
@@ -242,10 +237,11 @@ def _note(
     row = {
         "epoch": state.epoch,
         **learnt._asdict(),
-        **validated._asdict(),
+        "val_loss": validated.loss,
+        f"val_{measure.name}": validated.score,
         "epoch_seconds": epoch_seconds,
     }
-    state.history.append({column: row[column] for column in HISTORY_COLUMNS})
+    state.history.append({column: row[column] for column in history_columns(measure.name)})
 
 
 class _Books:
@@ -256,7 +252,7 @@ class _Books:
         self.candidates, self.push = setup.candidates, directories.push
         self.directory = directories.run / name
         self._states, self._request = directories.checkpoints / name, setup.request
-        self._file = file_name(setup.config)
+        self._file, self.target = file_name(setup.config), setup.target
         for directory in (self.directory, self._states):
             directory.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(
@@ -265,6 +261,7 @@ class _Books:
             logs=directories.logs / name,
             epochs=setup.config.epochs,
             later=later,
+            target=setup.target,
         )
 
     def close(self) -> None:
@@ -276,7 +273,8 @@ class _Books:
 
     def resume(self, trainee: Trainee) -> FoldState:
         """The state of an earlier start, restored; a new one where there was none."""
-        found = load_state(self._states, request=self._request)
+        columns = history_columns(measure_of(self.target).name)
+        found = load_state(self._states, request=self._request, columns=columns)
         if found is None:
             self.journal.write_history([])
             return FoldState()
@@ -310,26 +308,28 @@ def _finish(
     seed: int,
 ) -> FoldResult:
     """Predicts with the candidates' networks, read back from their files."""
-    logits = []
+    answers = []
     for epoch in books.candidates:
         network = _read_back(trainee, books.candidate(epoch))
         ids, truth, found = predict(
             inference(network), held_out, batch_size=trainee.config.batch_size
         )
-        logits.append(found)
+        answers.append(found)
     rows = state.history[1:] or state.history
-    best = max(state.history, key=lambda row: (row["val_auc"], -row["val_loss"]))
+    target = trainee.setup.target
+    column = f"val_{measure_of(target).name}"
+    best = max(state.history, key=lambda row: (row[column], -row["val_loss"]))
     result = FoldResult(
         fold=fold,
         seed=seed,
         epochs=books.candidates,
-        optimistic={"epoch": best["epoch"], "auc": best["val_auc"]},
+        optimistic={"epoch": best["epoch"], score_key(target): best[column]},
         step_seconds=statistics.median(row["step_seconds"] for row in rows),
         input_wait=statistics.median(row["input_wait"] for row in rows),
         seconds=state.seconds,
-        held_out=HeldOutLogits(patient_ids=ids, labels=truth, logits=np.array(logits)),
+        held_out=HeldOutLogits(patient_ids=ids, labels=truth, logits=np.array(answers)),
     )
-    result.save(books.directory)
+    result.save(books.directory, target)
     books.push()
     return result
 
@@ -340,7 +340,8 @@ def _read_back(trainee: Trainee, file: Path) -> keras.Model:
     if not config.network.has_own_code:
         return load_network(file)
     assert config.modalities is not None
-    model = rebuilt_model(config.network, schema.shape, len(config.modalities), schema.dtype)
+    made_of = (config.network, schema.shape, len(config.modalities), schema.dtype)
+    model = rebuilt_model(*made_of, target=schema.target, covariates=trainee.setup.covariates)
     read_weights(model, file)
     return model
 
@@ -352,16 +353,19 @@ def _records(setup: RunSetup, folds: Sequence[int]) -> Records:
         setup.manifest,
         folds,
         modalities=setup.config.modalities,
+        covariates=setup.config.covariates or (),
         labels=setup.labels,
         cache=setup.cache,
     )
 
 
-def _trainee(setup: RunSetup, folds: Sequence[int], training: Records, *, seed: int) -> Trainee:
+def _trainee(setup: RunSetup, training: Records, *, seed: int) -> Trainee:
     """A fresh network for the training folds."""
     config, manifest = setup.config, setup.manifest
-    known = setup.labels or labels_of(manifest)
-    labels = [known[name] for name, _, own in manifest.patients if own in folds]
+    weights = 1.0, 1.0
+    if setup.target.task == "binary":
+        share = training.labels.sum() / training.count
+        weights = class_weights(config.class_weights, float(share))
     return Trainee(
         config,
         FoldSetup(
@@ -369,8 +373,12 @@ def _trainee(setup: RunSetup, folds: Sequence[int], training: Records, *, seed: 
             voxel_mm=_voxel_mm(manifest),
             precision=setup.precision,
             steps_per_epoch=training.steps(config.batch_size, parts=len(setup.cluster.workers)),
-            weights=class_weights(config.class_weights, sum(labels) / len(labels)),
+            weights=weights,
             seed=seed,
+            target=setup.target,
+            covariates=config.chosen(manifest.schema.covariates),
+            targets=targets_of(setup.target, training.labels),
+            known=training.covariates,
         ),
         strategy=setup.strategy,
         cluster=setup.cluster,

@@ -6,20 +6,22 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_jobs.common.cli import UsageError, quiet_tensorflow
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
-from trainer.config.run_layout import OOF_COLUMNS, OOF_NAME
+from trainer.config.run_layout import COVARIATE, OOF_NAME, file_name, member_name
 from trainer.data.split import folds_in_use, permuted_labels
+from trainer.data.trained_on import trained_on
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.epoch_choice import crossfit
-from trainer.metrics.logits import log_loss, sigmoid
+from trainer.metrics.tasks.measure import measure_of
+from trainer.metrics.tasks.oof_table import oof_columns, oof_rows
 from trainer.training.environment import Cluster, Pace, RunDirectories
 from trainer.training.run_files import Member, Run
 
@@ -71,7 +73,7 @@ def train(
     from trainer.data.records import open_records
     from trainer.training.checkpoint import keep
     from trainer.training.devices import prepare_devices, resolve_precision
-    from trainer.training.fold import RunSetup, file_name, member_name, train_fold
+    from trainer.training.fold import RunSetup, train_fold
 
     strategy = prepare_devices(cluster, seed=config.seed)
     setup = RunSetup(
@@ -90,7 +92,13 @@ def train(
     assert config.modalities is not None
     # Held open around all members: they share what is cached, and a store is read once.
     in_use = folds_in_use(manifest, config.outer_fold)
-    with open_records(data, manifest, in_use, modalities=config.modalities, cache=cache):
+    names = manifest.schema.covariate_names
+    with open_records(
+        data, manifest, in_use, modalities=config.modalities, covariates=names, cache=cache
+    ) as every:
+        known = dict(
+            zip((one.decode() for one in every.patient_ids), every.covariates, strict=True)
+        )
         members = [(fold, seed) for seed in config.seeds for fold in folds]
         made = [
             train_fold(
@@ -103,22 +111,23 @@ def train(
         ]
     if not cluster.is_chief:
         return None
-    results = _at_chosen_epochs(config, [result for result in made if result is not None])
+    results = _at_chosen_epochs(setup, [result for result in made if result is not None])
     kept = {directories.run / member_name(config, r.fold, r.seed): r.epochs[0] for r in results}
     keep(kept, directories.push, name=file_name(config))
     reasons = (*no_claim, "permuted") if config.permute_labels else tuple(no_claim)
-    _write_predictions(directories.run / OOF_NAME, config, results, reasons)
+    _write_predictions(setup, results, reasons, known)
     return _finish(setup, folds, results, reasons, tuple(sorted(searched_ids)))
 
 
-def _at_chosen_epochs(config: TrainConfig, results: Sequence[FoldResult]) -> list[FoldResult]:
+def _at_chosen_epochs(setup: RunSetup, results: Sequence[FoldResult]) -> list[FoldResult]:
     """Each member's result at the one epoch whose network is kept."""
-    if config.epoch_choice == "last":
+    if setup.config.epoch_choice == "last":
         return list(results)
+    loss = measure_of(setup.target).loss
     losses: dict[int, list[list[float]]] = {}
     for result in results:
         held_out = result.held_out
-        of_candidates = [log_loss(held_out.labels, logits) for logits in held_out.logits]
+        of_candidates = [loss(held_out.labels, answers) for answers in held_out.logits]
         losses.setdefault(result.fold, []).append(of_candidates)
     chosen = crossfit(losses)
     return [result.at(chosen[result.fold]) for result in results]
@@ -132,16 +141,17 @@ def _finish(
     searched_ids: tuple[str, ...],
 ) -> Run:
     """Writes run.json."""
-    from trainer.training.fold import file_name, member_name
+    from trainer.training.fold_result import score_key
 
     config, manifest = setup.config, setup.manifest
     in_use = folds_in_use(manifest, config.outer_fold)
-    trained_on = {
+    learnt = {
         name: label
         for name, label, own in manifest.patients
         if own in in_use and label is not None and any(fold != own for fold in folds)
     }
-    metrics = _metrics(config, results, no_claim)
+    metrics = _metrics(setup, results, no_claim)
+    score = score_key(setup.target)
     assert config.modalities is not None
     finished = Run(
         directory=str(setup.directories.run),
@@ -157,15 +167,12 @@ def _finish(
                 seed=result.seed,
                 path=f"{member_name(config, result.fold, result.seed)}/{file_name(config)}",
                 epoch=result.epochs[0],
-                val_auc=of_fold["auc"],
+                **{f"val_{score}": of_fold[score]},
             )
             for result, of_fold in zip(results, metrics["folds"], strict=True)
         ),
-        trained_on={
-            "patients": len(trained_on),
-            "positive": sum(label == 1 for label in trained_on.values()),
-        },
-        trained_ids=tuple(trained_on),
+        trained_on=trained_on(setup.target, list(learnt.values())),
+        trained_ids=tuple(learnt),
         searched_ids=searched_ids,
         code=setup.code,
         weights=setup.weights,
@@ -186,7 +193,7 @@ def _finish(
 
 
 def _metrics(
-    config: TrainConfig, results: Sequence[FoldResult], no_claim: Sequence[str]
+    setup: RunSetup, results: Sequence[FoldResult], no_claim: Sequence[str]
 ) -> dict[str, Any]:
     """All held-out patients, each seed and each fold."""
     members = [
@@ -198,29 +205,44 @@ def _metrics(
             logits=result.held_out.logits[0],
             details={
                 "epoch": result.epochs[0],
-                "epochs": config.epochs,
+                "epochs": setup.config.epochs,
                 "optimistic": result.optimistic,
             },
         )
         for result in results
     ]
-    return metrics_of_members(members, no_claim=no_claim)
+    return metrics_of_members(members, target=setup.target, no_claim=no_claim)
 
 
 def _write_predictions(
-    file: Path, config: TrainConfig, results: Sequence[FoldResult], no_claim: Sequence[str]
+    setup: RunSetup,
+    results: Sequence[FoldResult],
+    no_claim: Sequence[str],
+    known: Mapping[str, npt.NDArray[np.float32]],
 ) -> None:
-    """oof_predictions.csv."""
+    """oof_predictions.csv; behind its columns the covariates that the networks got.
+
+    Args:
+      setup: of the run.
+      results: its members'.
+      no_claim: reason codes.
+      known: patient_id → the record's covariates.
+    """
+    schema = setup.manifest.schema
     rows: list[tuple[Any, ...]] = []
     for result in results:
-        held_out = result.held_out
-        logits = held_out.logits[0]
-        columns = (held_out.labels, logits, sigmoid(logits))
-        chosen = (result.epochs[0], config.epoch_choice, "+".join(no_claim))
-        rows += [
-            (patient_id, label, result.fold, result.seed, logit, probability, *chosen)
-            for patient_id, label, logit, probability in zip(
-                held_out.patient_ids, *(column.tolist() for column in columns), strict=True
-            )
-        ]
-    write_table(file, OOF_COLUMNS, rows)
+        rows += oof_rows(
+            setup.target,
+            patient_ids=result.held_out.patient_ids,
+            truth=result.held_out.labels,
+            answers=result.held_out.logits[0],
+            fold=result.fold,
+            seed=result.seed,
+            chosen=(result.epochs[0], setup.config.epoch_choice, "+".join(no_claim)),
+        )
+    columns = oof_columns(setup.target)
+    for one in setup.config.chosen(schema.covariates):
+        place = schema.covariate_names.index(one.name)
+        columns = (*columns, f"{COVARIATE}{one.name}")
+        rows = [(*row, one.text(float(known[row[0]][place]))) for row in rows]
+    write_table(setup.directories.run / OOF_NAME, columns, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
@@ -21,11 +21,15 @@ from beam_jobs.common.contract_json import (
 )
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
+from beam_jobs.core.cohort.covariates import Covariate
+from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.record import RecordSchema
 from trainer.config.code_identity import identities, require_code, require_same
 from trainer.config.run import EPOCH_CHOICES, TrainConfig
 from trainer.config.run_layout import CONFIG_NAME, RUN_NAME, WEIGHTS_NAME
+from trainer.data.trained_on import prior_of, require_trained_on
 from trainer.metrics.stored import MOST, NO_CLAIM, require_metrics
+from trainer.metrics.tasks.measure import measure_of
 
 if TYPE_CHECKING:
     import keras
@@ -44,11 +48,6 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("trained_ids", "searched_ids"), ListOf(str)),
     "members": ListOf(dict, least=1),
 }
-_MEMBER_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("fold", "seed"), Within(int, 0, MOST)),
-    **{"epoch": Within(int, 1, MOST), "path": str, "val_auc": Within(float, 0, 1)},
-}
-
 _WEIGHTS_KINDS: dict[str, Kind] = dict.fromkeys(("setting", "file", "sha256"), str)
 _WHERE_USED = ("code", "weights")
 
@@ -62,14 +61,28 @@ class Member:
       seed: of its weights and record order.
       path: of its .keras or .weights.h5 file, relative to the run's directory.
       epoch: the epoch (from 1) whose weights were kept.
-      val_auc: AUC of that epoch over the whole held-out fold.
+      val_auc: AUC of that epoch over the whole held-out fold, of a binary; None of others.
+      val_score: their score of it, by the measure of the task.
     """
 
     fold: int
     seed: int
     path: str
     epoch: int
-    val_auc: float
+    val_auc: float | None = None
+    val_score: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Of that epoch over the whole held-out fold, by the measure of the task."""
+        found = self.val_auc if self.val_score is None else self.val_score
+        assert found is not None
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, without what is None."""
+        data = dataclasses.asdict(self)
+        return {name: value for name, value in data.items() if value is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +98,8 @@ class Run:
       modalities: channels the members take, in order; a subset of the schema's.
       model: name in `trainer.networks.registry`' registry.
       members: one a trained fold.
-      trained_on: `patients`, of whom `positive`, that at least one member was trained on.
+      trained_on: `patients` that at least one member was trained on, and how many had which label
+        (`data.trained_on`).
       trained_ids: their ids, as the dataset spells them; a model's contract does not have them.
       searched_ids: ids, normalised, of those on whom a study chose the settings; none without one.
       code: identities (`trainer.config.code_identity`) of the user's functions that it is made of;
@@ -93,7 +107,7 @@ class Run:
       weights: one a file that the networks started from: its setting, its name and its sha256.
       epoch_choice: how the members' epochs were chosen, one of `EPOCH_CHOICES`.
       no_claim: reason codes for which the metrics allow no claim ("searched", "permuted").
-      metrics: AUC over all out-of-fold predictions, its interval, n and per-fold values.
+      metrics: the score of all out-of-fold predictions, its interval, n and per-fold values.
       precision: the policy it was trained under ("float32", ...), never "auto".
       versions: of the libraries that trained it.
       wall_seconds: from first batch to last prediction, over all starts.
@@ -109,7 +123,7 @@ class Run:
     modalities: tuple[str, ...]
     model: str
     members: tuple[Member, ...]
-    trained_on: Mapping[str, int]
+    trained_on: Mapping[str, Any]
     trained_ids: tuple[str, ...]
     searched_ids: tuple[str, ...] = ()
     code: tuple[Mapping[str, Any], ...] = ()
@@ -124,9 +138,25 @@ class Run:
     input_wait: float = 0.0
 
     @property
+    def target(self) -> Target:
+        """What the labels say, and the members answer."""
+        return self.schema.target
+
+    @property
+    def covariates(self) -> tuple[Covariate, ...]:
+        """What else the members take of a patient, in order; some of the schema's."""
+        known = {one.name: one for one in self.schema.covariates}
+        return tuple(known[name] for name in self.config.get("covariates") or ())
+
+    @property
+    def prior(self) -> tuple[float, ...]:
+        """What is answered of a patient without an image, (outputs,): see `data.trained_on`."""
+        return prior_of(self.target, self.trained_on)
+
+    @property
     def prevalence(self) -> float:
-        """Share of positive labels among the patients trained on."""
-        return self.trained_on["positive"] / self.trained_on["patients"]
+        """Share of positive labels among the patients trained on, of a binary."""
+        return self.prior[0]
 
     def to_json(self) -> dict[str, Any]:
         """The object that run.json holds."""
@@ -144,7 +174,7 @@ class Run:
             "no_claim": list(self.no_claim),
             "trained_ids": list(self.trained_ids),
             "searched_ids": list(self.searched_ids),
-            "members": [dataclasses.asdict(member) for member in self.members],
+            "members": [member.to_json() for member in self.members],
         }
 
     def save(self) -> None:
@@ -179,32 +209,29 @@ class Run:
             raise ContractError(f"{file}: lacks {', '.join(sorted(missing))}")
         try:
             require_kinds(data, _KINDS)
+            schema = RecordSchema.from_json(data["schema"])
+            kinds = _member_kinds(schema.target)
             for place, member in enumerate(objects_of(data, "members")):
-                require_kinds(member, _MEMBER_KINDS, where=f"members[{place}].")
+                require_kinds(member, kinds, where=f"members[{place}].")
                 files.member(directory, member["path"], folders=True)
-                require_known(member, _MEMBER_KINDS, where=f"members[{place}].")
+                require_known(member, kinds, where=f"members[{place}].")
             require_kinds(data["versions"], dict.fromkeys(data["versions"], str), where="versions.")
-            trained_on = data["trained_on"]
-            counts = dict.fromkeys(("patients", "positive"), Within(int, 0))
-            require_kinds(trained_on, counts, where="trained_on.")
-            if not 0 <= trained_on["positive"] <= trained_on["patients"] != 0:
-                raise ContractError(
-                    f"trained_on: {shown(trained_on)} found, some of patients required"
-                )
-            if len(data["trained_ids"]) != trained_on["patients"]:
+            told = data["trained_on"]
+            require_trained_on(schema.target, told, where="trained_on.")
+            if len(data["trained_ids"]) != told["patients"]:
                 raise ContractError(
                     f"trained_ids: {len(data['trained_ids'])} found, those of "
-                    f"{trained_on['patients']} patients required"
+                    f"{told['patients']} patients required"
                 )
             require_code(data["code"], where="code")
             for place, one in enumerate(objects_of(data, "weights")):
                 require_kinds(one, _WEIGHTS_KINDS, where=f"weights[{place}].")
                 require_known(one, _WEIGHTS_KINDS, where=f"weights[{place}].")
             require_metrics(data["metrics"], where="metrics.")
-            schema = RecordSchema.from_json(data["schema"])
             schema.require_recipe(data["spec"])
             known = set(data["modalities"]) <= set(schema.modalities)
             require_that(known, data, "modalities", f"some of {shown(schema.modalities)}")
+            _require_covariates(data["config"], schema)
             return cls(
                 directory=directory,
                 **{
@@ -223,7 +250,7 @@ class Run:
             raise ContractError(f"{file}: {error}") from error
 
     def load_member(self, index: int) -> keras.Model:
-        """Member `index` as a model for inference: stored volume → logit.
+        """Member `index` as a model for inference: stored volume (and covariates) → answers.
 
         It computes as it was trained; in float32 where a user's own code makes its layers.
 
@@ -249,10 +276,13 @@ class Run:
                 wanted = "readable Keras model"
                 wanted = f"file of what {self.model} makes now" if self.has_own_code else wanted
                 raise ContractError(f"{file}: not a {wanted}: {error}") from error
-        expected = (*self.schema.shape, len(self.modalities))
-        if model.input_shape[1:] != expected:
+        expected: list[tuple[int, ...]] = [(*self.schema.shape, len(self.modalities))]
+        if self.covariates:
+            expected.append((len(self.covariates),))
+        found = [tuple(one.shape[1:]) for one in model.inputs]
+        if found != expected:
             raise ContractError(
-                f"{file}: takes volumes {model.input_shape[1:]}, run.json says {expected}"
+                f"{file}: takes {_of_inputs(found)}, run.json says {_of_inputs(expected)}"
             )
         return model
 
@@ -278,8 +308,35 @@ class Run:
             # Weights of the same shapes would fit a network that answers otherwise.
             require_same(self.code, identities(makers))
             with under_policy("float32"):
+                made_of = (config.network, self.schema.shape, len(self.modalities))
                 return rebuilt_model(
-                    config.network, self.schema.shape, len(self.modalities), self.schema.dtype
+                    *made_of, self.schema.dtype, target=self.target, covariates=self.covariates
                 )
         except (UsageError, ContractError) as error:
             raise ContractError(f"{files.join(self.directory, RUN_NAME)}: {error}") from error
+
+
+def _member_kinds(target: Target) -> dict[str, Kind]:
+    """What a member in run.json must hold."""
+    score = "val_auc" if target.task == "binary" else "val_score"
+    return {
+        **dict.fromkeys(("fold", "seed"), Within(int, 0, MOST)),
+        **{"epoch": Within(int, 1, MOST), "path": str},
+        score: Within(float, measure_of(target).least, 1),
+    }
+
+
+def _require_covariates(config: Mapping[str, Any], schema: RecordSchema) -> None:
+    """Refuses a config whose covariates are not the dataset's."""
+    if config.get("covariates") is None:
+        return
+    require_kinds(config, {"covariates": ListOf(str)}, where="config.")
+    known = set(config["covariates"]) <= set(schema.covariate_names)
+    required = f"some of {shown(schema.covariate_names)}"
+    require_that(known, config, "covariates", required, where="config.")
+
+
+def _of_inputs(shapes: Sequence[tuple[int | None, ...]]) -> str:
+    """The shapes of a model's inputs, for a message."""
+    covariates = [f"and {shape[0]} covariates" for shape in shapes[1:]]
+    return " ".join([f"volumes {shapes[0]}", *covariates])

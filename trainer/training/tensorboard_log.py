@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import duration, say_parts
-from trainer.config.run_layout import HISTORY_COLUMNS, HISTORY_NAME
+from beam_jobs.core.cohort.target import PLAIN, Target
+from trainer.config.run_layout import HISTORY_NAME, history_columns
+from trainer.metrics.tasks.measure import measure_of
 
 
 class Journal:
@@ -25,10 +27,22 @@ class Journal:
       logs: takes TensorBoard's files, made with the first thing to show.
       epochs: of the config.
       later: members that come after this one.
+      target: what labels say, and so how held-out patients are scored.
     """
 
-    def __init__(self, *, name: str, directory: Path, logs: Path, epochs: int, later: int) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        directory: Path,
+        logs: Path,
+        epochs: int,
+        later: int,
+        target: Target = PLAIN,
+    ) -> None:
         self.name, self.epochs, self.later = name, epochs, later
+        self._measure = measure_of(target)
+        self._columns = history_columns(self._measure.name)
         self._history, self._logs = directory / HISTORY_NAME, logs
         self._writer: Any = None
 
@@ -39,7 +53,7 @@ class Journal:
     def write_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """history.csv anew: it says what the state says, whatever was lost in between."""
         stream = io.StringIO(newline="")
-        writer = csv.DictWriter(stream, HISTORY_COLUMNS)
+        writer = csv.DictWriter(stream, self._columns)
         writer.writeheader()
         writer.writerows(rows)
         files.write_text(self._history, stream.getvalue())
@@ -48,7 +62,7 @@ class Journal:
         """The last epoch of a history, as TensorBoard's scalars and a line."""
         row = history[-1]
         with files.refused(self._logs), self._summaries():
-            for name in HISTORY_COLUMNS[1:]:
+            for name in self._columns[1:]:
                 tf.summary.scalar(name, row[name], step=row["epoch"])
             self._writer.flush()
         seconds = row["epoch_seconds"]
@@ -57,7 +71,7 @@ class Journal:
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
             f"loss {row['loss']:.3f}",
             f"val {row['val_loss']:.3f}",
-            f"AUC {row['val_auc']:.3f}",
+            f"{self._measure.title} {row[f'val_{self._measure.name}']:.3f}",
             f"{took}{self._left(history)}",
         )
 

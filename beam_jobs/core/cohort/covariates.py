@@ -75,6 +75,12 @@ class Covariate:
         """Whether it is a number, and no category."""
         return not self.categories
 
+    def text(self, value: float) -> str:
+        """A record's number as text: a category by its name, "" where it is not known."""
+        if math.isnan(value):
+            return ""
+        return str(as_value(value)) if self.is_number else self.categories[int(value)]
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` takes it back."""
         kind = "number" if self.is_number else "category"

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.cohort.covariates import Covariate
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
 from trainer.config.run import OptimizerConfig, TrainConfig, merged
@@ -96,3 +97,33 @@ def test_channels_default_to_all_and_keep_the_order_asked_for() -> None:
 def test_an_unknown_modality_is_refused_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"PET.*FLAIR, T1w"):
         TrainConfig(modalities=("PET",)).resolve(("FLAIR", "T1w"))
+
+
+def test_covariates_stand_in_a_config_only_where_the_dataset_has_them() -> None:
+    known = ("age", "site")
+    assert "covariates" not in TrainConfig().to_json()
+    assert "covariates" not in TrainConfig(covariates=()).resolve(("T1w",)).to_json()
+    every = TrainConfig().resolve(("T1w",), known)
+    assert every.to_json()["covariates"] == ["age", "site"]
+    none = TrainConfig(covariates=()).resolve(("T1w",), known)
+    assert none.to_json()["covariates"] == []
+    for config in (every, none):
+        assert TrainConfig.from_json(config.to_json()) == config
+    covariates = tuple(Covariate(name=name) for name in known)
+    chosen = TrainConfig(covariates=("site",)).resolve(("T1w",), known)
+    assert chosen.chosen(covariates) == covariates[1:]
+
+
+@pytest.mark.parametrize(
+    ("covariates", "known", "message"),
+    [
+        (("sex",), ("age",), "unknown covariate 'sex'; the dataset has age"),
+        (("sex",), (), "unknown covariate 'sex': the dataset has none"),
+        (("age", "age"), ("age",), "--covariates must be distinct"),
+    ],
+)
+def test_covariates_that_cannot_be_are_refused(
+    covariates: tuple[str, ...], known: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(covariates=covariates).resolve(("T1w",), known)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import Manifest, ShardPatient
-from tests.datasets import write_dataset
+from tests.datasets import TARGETS, write_dataset
 from trainer.data.split import check_folds, folds_in_use, folds_to_train, labels_of, permuted_labels
 
 
@@ -101,3 +104,42 @@ def test_test_patients_are_in_no_fold_and_lend_no_label(manifest: Manifest) -> N
     check_folds(with_test)
     assert labels_of(with_test) == labels_of(manifest)
     assert permuted_labels(with_test, 1) == permuted_labels(manifest, 1)
+
+
+def test_labels_of_0_and_1_are_permuted_as_they_always_were(manifest: Manifest) -> None:
+    """A permuted run that is resumed, or repeated, has the labels that it had."""
+    rng, labels = np.random.default_rng(7), labels_of(manifest)
+    for fold in range(manifest.folds):
+        names = [name for name, _, own in manifest.patients if own == fold]
+        shuffled = rng.permutation([labels[name] for name in names])
+        labels.update(zip(names, shuffled.tolist(), strict=True))
+    assert permuted_labels(manifest, 7) == labels
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+def test_labels_of_any_task_are_permuted_whole_within_folds(task: str, tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path, patients=24, folds=2, target=TARGETS[task])
+    check_folds(manifest)
+    labels, permuted = labels_of(manifest), permuted_labels(manifest, 1)
+    assert permuted != labels
+    for fold in range(2):
+        names = [name for name, _, own in manifest.patients if own == fold]
+        assert Counter(permuted[n] for n in names) == Counter(labels[n] for n in names)
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "message"),
+    [
+        ("multiclass", [0, 1, 1], "fold 1 has no patient of class '4': the macro AUC needs all"),
+        ("multilabel", [(0, 1), (1, 1), (0, None)], "0 negative and 2 positive patients of 'necr"),
+        ("regression", [1.0, 1.0, 1.0], "3 patients with 1 different values"),
+        ("regression", [1.0, 2.0], "2 patients with 2 different values"),
+    ],
+)
+def test_a_fold_that_cannot_be_scored_is_refused_with_what_it_lacks(
+    task: str, labels: list[Any], message: str, tmp_path: Path
+) -> None:
+    manifest = write_dataset(tmp_path, patients=24, folds=2, target=TARGETS[task])
+    few = [ShardPatient(patient_id=f"x{n}", label=label) for n, label in enumerate(labels)]
+    with pytest.raises(ContractError, match=message):
+        check_folds(_with_patients(manifest, 1, few))
