@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.datasets import TARGETS
 from tests.trainer.networks.own_networks import HERE
 from trainer.config.network import NetworkConfig
 from trainer.testing import NETWORK_CHECKS, check_network
@@ -23,6 +24,15 @@ def test_a_network_of_each_form_passes(name: str) -> None:
 @pytest.mark.slow
 def test_a_built_in_network_passes_by_its_name() -> None:
     check_network("seed_cnn", shape=SHAPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["multiclass", "multilabel", "regression"])
+@pytest.mark.parametrize("name", ["seed_cnn", f"{HERE}:labelled"])
+def test_a_network_of_every_task_passes(name: str, task: str) -> None:
+    # A linear map of pooled features learns no order of values in 40 steps; seed_cnn does.
+    slow = [check for check in NETWORK_CHECKS if check != "learns" or name == "seed_cnn"]
+    check_network(name, shape=SHAPE, checks=slow, target=TARGETS[task])
 
 
 def test_every_check_that_fails_has_a_line() -> None:

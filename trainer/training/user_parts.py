@@ -111,13 +111,14 @@ def own_loss(reference: str, target: Target = PLAIN) -> EachLoss:
     function = load(reference, flag="--loss")
     values = target.task == "regression"
     if isinstance(function, type):
-        function = _made(function, flag, **({} if values else {"from_logits": True}))
+        function = _made(function, flag, from_logits=True)
+    of_logits = hasattr(function, "from_logits")
     if isinstance(function, keras.losses.Loss):
-        if not values and not getattr(function, "from_logits", True):
+        if not getattr(function, "from_logits", True):
             raise UsageError(f"{flag}: it gets logits: from_logits=True is needed")
         function = function.call  # before its reduction
     logits = {"from_logits": True} if accepted(function, ["from_logits"]) else {}
-    if values and logits:
+    if values and (of_logits or logits):
         raise UsageError(f"{flag}: it is one of logits, and labels are values")
 
     def each(label: Any, answer: Any) -> Any:

@@ -50,6 +50,27 @@ def in_turn(input_shape: tuple[int, ...], num_classes: int = 1000) -> keras.Sequ
     )
 
 
+def labelled(input_shape: tuple[int, ...], classes: int = 1) -> keras.Model:
+    """As many outputs as it is told, without an activation."""
+    given = keras.Input(input_shape)
+    x = layers.Conv3D(4, 3, strides=2, activation="relu")(given)
+    return keras.Model(given, layers.Dense(classes)(layers.Flatten()(x)))
+
+
+def ending(input_shape: tuple[int, ...], units: int, activation: str | None) -> keras.Model:
+    """Ends as it is told by options of its own."""
+    given = keras.Input(input_shape)
+    x = layers.GlobalAveragePooling3D()(layers.Conv3D(6, 3, activation="relu")(given))
+    return keras.Model(given, layers.Dense(units, activation=activation)(x))
+
+
+def pooled(input_shape: tuple[int, ...], classes: int = 1, squash: str = "") -> keras.Model:
+    """Pools a map of as many channels as it is told: no Dense layer at its end."""
+    given = keras.Input(input_shape)
+    x = layers.GlobalAveragePooling3D()(layers.Conv3D(classes, 3)(given))
+    return keras.Model(given, layers.Activation(squash)(x) if squash else x)
+
+
 def nested(input_shape: tuple[int, ...], classes: int = 1) -> keras.Model:
     """Models within models, whose layers bear the same names."""
 
