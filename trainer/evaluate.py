@@ -30,6 +30,7 @@ from trainer.metrics.predictions import (
     Predictions,
     read_predictions,
 )
+from trainer.metrics.tasks.evaluation_words import figure_lines
 from trainer.metrics.tasks.labels_file import read_labels
 from trainer.metrics.wording import (
     comparison_line,
@@ -207,19 +208,21 @@ def _distinct(models: Sequence[Predictions]) -> list[Predictions]:
 
 
 def _tell_more(predictions: Predictions, estimate: Mapping[str, Any]) -> None:
-    """Each class or finding by itself; of values the intervals that hold new ones."""
-    parts = estimate.get("parts", [])
-    called = "class " if predictions.target.task == "multiclass" else ""
+    """Each class or finding by itself, figures, and of values the intervals that hold new ones."""
+    target, parts = predictions.target, estimate.get("parts", [])
+    called = "class " if target.task == "multiclass" else ""
     for part in parts[:_SHOWN]:
         row(printable(f"{called}{part['name']}"), part_line(part, estimate["level"]))
     if parts and not estimate["no_claim"]:
         row("each", printable(parts_text(estimate)))
-    if predictions.target.task == "regression" and not estimate["no_claim"]:
-        from trainer.metrics.tasks.conformal import conformal_of
+    if target.task != "binary":
+        from trainer.metrics.tasks.evaluation import figures_of
 
-        target, truth, values = predictions.target, predictions.labels, predictions.scores
-        found = conformal_of(truth, values, folds=predictions.folds)
-        row("intervals", conformal_line(found, target.unit))
+        found = figures_of(predictions, estimate)
+        for name, text in figure_lines(found, target.unit):
+            row(name, printable(text))
+        if conformal := found.get("conformal"):
+            row("intervals", conformal_line(conformal, target.unit))
 
 
 def _print_missing(predictions: Predictions) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from trainer.metrics.tasks.evaluation_words import in_unit, number
+from trainer.metrics.tasks.evaluation_words import TITLES, in_unit, number
 from trainer.reports import charts
 from trainer.reports.charts import INK, MUTED, NEGATIVE, POSITIVE, Evaluation, svg
 
@@ -104,6 +104,37 @@ def confusion(evaluation: Evaluation) -> str:
     right = int(np.trace(counts))
     description = f"confusion matrix of {size} classes; {right} of {counts.sum()} on the diagonal"
     return svg("confusion", "Confusion matrix", description, draw, height=4.1)
+
+
+def figures(evaluation: Evaluation) -> str:
+    """Shares called right and kappa: values, intervals, references, and labels dealt anew."""
+    rows = bounded(evaluation)
+
+    def draw(axes: Axes) -> None:
+        for place, (_, one) in enumerate(rows):
+            if dealt := one["by_chance_interval"]:
+                axes.fill_between(
+                    dealt, place - 0.28, place + 0.28, color=MUTED, alpha=0.25, linewidth=0
+                )
+            if one["interval"]:
+                axes.plot(one["interval"], [place] * 2, color=POSITIVE, linewidth=1.6)
+            axes.plot([one["reference"]] * 2, [place - 0.28, place + 0.28], color=MUTED)
+            axes.plot([one["value"]], [place], "o", color=POSITIVE, markersize=6, clip_on=False)
+        _rows(axes, [TITLES[name] for name, _ in rows])
+        low = min(0.0, *(x for _, one in rows for x in (one["by_chance_interval"] or [0])))
+        low = min(low, *(x for _, one in rows for x in (one["interval"] or [0])))
+        axes.set_xlim(max(-1.0, low - 0.05 * (low < 0)), 1)
+
+    told = ", ".join(f"{TITLES[name]} {number(one['value'])}" for name, one in rows)
+    return svg("figures", "Figures", told, draw, height=0.9 + 0.5 * len(rows))
+
+
+def bounded(evaluation: Evaluation) -> list[tuple[str, Mapping[str, Any]]]:
+    """Figures of calls, 1 the best of all; none of values, whose errors have units."""
+    if "agreement" in evaluation:
+        return []
+    figures = evaluation["figures"].items()
+    return [(name, one) for name, one in figures if one["by_chance"] is not None]
 
 
 def calibration(evaluation: Evaluation) -> str:

@@ -32,6 +32,7 @@ def task_page(evaluation: dict[str, Any]) -> str:
             confusion and len(confusion) <= task_charts.CELLS_MOST,
             task_charts.confusion,
         ),
+        "figures": (task_charts.bounded(evaluation), task_charts.figures),
         "calibration": (
             parts and task_charts.drawn(evaluation, "calibration"),
             task_charts.calibration,

@@ -21,9 +21,10 @@ has
                                          specificity, ppv, npv {value, interval, of}, calibration
                                          {mean_probability, ece, ece_if_calibrated, intercept,
                                          slope, slope_interval, bins}, roc {false_positive_rate,
-                                         sensitivity} (both null beyond the first dozen); of
-                                         findings average_precision {value, at_random} and figures
-                                         {log_loss, brier}
+                                         sensitivity}; of findings average_precision {value,
+                                         interval, at_random} and figures {log_loss, brier};
+                                         calibration, roc and average_precision are null beyond the
+                                         first dozen
   confusion                              of classes: counts, a row a true class, a column a call;
                                          null of more than 50
   agreement                              of values, Bland and Altman: bias, sd, low, high, each with
@@ -88,7 +89,6 @@ def evaluation_of_task(
     """
     headline = headline_of(predictions, run, level, others)
     predictions, estimate, facts = headline.predictions, headline.estimate, headline.facts
-    factor = OUT_OF_FOLD_FACTOR if estimate["estimator"] != ALL_PAIRS else 1.0
     modalities = facts["modalities"] if facts else None
     by_seed = _groups(
         "seed",
@@ -115,7 +115,7 @@ def evaluation_of_task(
         "permutations": _permutations(estimate, headline.null),
         "out_of_fold": headline.out_of_fold,
         "verdict": verdict(estimate),
-        **_MEASURED[predictions.target.task](predictions, estimate, level, factor, seed),
+        **figures_of(predictions, estimate, seed=seed),
         "groups": groups,
         "seeds": _seed_spread(by_seed["groups"]),
         "learning_curves": read_histories(run) if run else {},
@@ -124,8 +124,6 @@ def evaluation_of_task(
         "without_label": list(predictions.without_label),
         "without_prediction": list(predictions.without_prediction),
     }
-    if estimate["no_claim"]:
-        silence({key: value for key, value in evaluation.items() if key in _OWN})
     lacking = int(_lacking(predictions.repeats, predictions).any(axis=0).sum())
     return {
         **evaluation,
@@ -139,8 +137,22 @@ def evaluation_of_task(
     }
 
 
-# What is measured here and not by the estimate, whose own intervals are null already.
-_OWN = ("figures", "parts", "agreement", "line", "conformal", "coverage")
+def figures_of(
+    predictions: Predictions, estimate: Mapping[str, Any], *, seed: int = 0
+) -> dict[str, Any]:
+    """What is measured beside the headline: figures, parts, and so on, as the table above says.
+
+    Args:
+      predictions: of one model, of a target that is not binary.
+      estimate: their headline.
+      seed: of labels dealt anew.
+    """
+    factor = OUT_OF_FOLD_FACTOR if estimate["estimator"] != ALL_PAIRS else 1.0
+    measure = _MEASURED[predictions.target.task]
+    found = measure(predictions, estimate, estimate["level"], factor, seed)
+    if estimate["no_claim"]:
+        silence(found)
+    return found
 
 
 def _classes(

@@ -200,7 +200,7 @@ def class_parts(
       level, factor, seed: as `class_figures`.
 
     Returns:
-      A JSON object a class: name, n, share, `evaluation_parts.calls`, mean_probability of all
+      A JSON object a class: name, share, `evaluation_parts.calls`, mean_probability of all
       patients, calibration and roc (null beyond `evaluation_parts.CURVES_MOST` classes).
     """
     mean = np.nanmean(answers, axis=0)
@@ -213,7 +213,6 @@ def class_parts(
         found.append(
             {
                 "name": name,
-                "n": int(own.sum()),
                 "share": float(own.mean()),
                 **parts.calls(own, predicted == place, level, factor),
                 "calibration": parts.calibration(

@@ -102,8 +102,9 @@ def findings_parts(
 
     Returns:
       A JSON object a finding: name, n (patients of whom it is known), share (of these that have
-      it; null of none), `evaluation_parts.calls`, average_precision, figures (log_loss, brier; null
-      of none), calibration and roc (null of none, and beyond `evaluation_parts.CURVES_MOST`).
+      it; null of none), `evaluation_parts.calls`, figures (log_loss, brier; null of none),
+      average_precision, calibration and roc (null of none, and beyond
+      `evaluation_parts.CURVES_MOST`).
     """
     mean = np.nanmean(answers, axis=0)
     found: list[dict[str, Any]] = []
@@ -119,7 +120,9 @@ def findings_parts(
                 "n": int(known.sum()),
                 "share": float(own.mean()) if any_known else None,
                 **parts.calls(own, logits >= CALLED, level, factor),
-                "average_precision": parts.precision(own, logits) if any_known else None,
+                "average_precision": parts.precision(
+                    own, logits, level=level, factor=factor, seed=seed
+                ) if drawn else None,
                 "figures": (
                     parts.probability_figures(own, logits, level, factor) if any_known else None
                 ),

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score
 
 from trainer.metrics.auc import Floats, z_of
 from trainer.metrics.logits import sigmoid
+from trainer.metrics.resampling import bootstrap, percentile_interval
 from trainer.metrics.roc_and_calibration import (
     calibration_bins,
     error_if_calibrated,
@@ -23,6 +24,7 @@ from trainer.metrics.roc_and_calibration import (
 )
 from trainer.metrics.tasks.spread import Figure, figure, mean_interval
 
+_RESAMPLES, _BUDGET = 500, 10_000_000  # patients drawn anew, and numbers drawn for it
 CURVES_MOST = 12  # classes or findings whose curves and bins are told: more, nobody can tell apart
 
 
@@ -142,9 +144,26 @@ def curve(
     return {"false_positive_rate": rates.tolist(), "sensitivity": hits.tolist()}
 
 
-def precision(truth: npt.NDArray[np.bool_], scores: Floats) -> dict[str, float] | None:
-    """Average precision of (n,) scores, and what scores without signal reach: the share."""
+def precision(
+    truth: npt.NDArray[np.bool_], scores: Floats, *, level: float, factor: float, seed: int
+) -> dict[str, Any] | None:
+    """Average precision of (n,) scores, and what scores without signal reach: the share.
+
+    Args:
+      truth: (n,).
+      scores: (n,).
+      level, factor: of the interval, from patients drawn anew; null where all are of one kind.
+      seed: of the draws.
+    """
     if not truth.any():
         return None
-    value = float(average_precision_score(truth, scores))
-    return {"value": value, "at_random": float(truth.mean())}
+    interval = None
+    if not truth.all():
+        resamples = max(200, min(_RESAMPLES, _BUDGET // truth.size))
+        drawn = bootstrap(truth, scores, resamples=resamples, seed=seed).average_precision
+        interval = [float(one) for one in percentile_interval(drawn, level, factor)]
+    return {
+        "value": float(average_precision_score(truth, scores)),
+        "interval": interval,
+        "at_random": float(truth.mean()),
+    }

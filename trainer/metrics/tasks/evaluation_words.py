@@ -20,18 +20,38 @@ TITLES = {
 _IN_UNITS = ("mae", "rmse")
 
 
-def figure_lines(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The figures that a terminal shows under the headline, (name, text) of a row each."""
-    unit = evaluation["target"]["unit"]
-    for name, figure in evaluation["figures"].items():
+# A figure's row on a terminal: its name, and what its text begins with.
+_ROWS = {
+    "accuracy": ("accuracy", ""),
+    "balanced_accuracy": ("balanced", "accuracy "),
+    "quadratic_kappa": ("kappa", "quadratic "),
+    "log_loss": ("log loss", ""),
+    "brier": ("Brier", "score "),
+    "all_right": ("all right", "every finding of a patient "),
+    "mae": ("MAE", "mean absolute error "),
+    "rmse": ("RMSE", "root mean square error "),
+    "r2": ("R²", ""),
+    "pearson": ("Pearson", "correlation "),
+}
+
+
+def figure_lines(measured: Mapping[str, Any], unit: str = "") -> Iterator[tuple[str, str]]:
+    """The figures that a terminal shows under the headline, (name, text) of a row each.
+
+    Args:
+      measured: with figures, and of values agreement, as metrics.json has them.
+      unit: of values.
+    """
+    for name, figure in measured["figures"].items():
         if figure["value"] is None:
             continue
+        row, start = _ROWS[name]
         one_unit = unit if name in _IN_UNITS else ""
-        text = f"{TITLES[name]} {with_interval(figure['value'], figure['interval'], one_unit)}"
+        text = f"{start}{with_interval(figure['value'], figure['interval'], one_unit)}"
         if figure["reference"] is not None:
             text += f"; {number(figure['reference'])} {reference_text(name)}"
-        yield name.replace("_", " "), text
-    if agreement := evaluation.get("agreement"):
+        yield row, text
+    if agreement := measured.get("agreement"):
         low, high = number(agreement["low"]), number(agreement["high"])
         bias = with_interval(agreement["bias"], agreement["bias_interval"], unit)
         yield "agreement", f"bias {bias}; 95 % of differences from {low} to {high}"

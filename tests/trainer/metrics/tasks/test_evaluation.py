@@ -43,7 +43,8 @@ def test_the_headline_is_the_tasks_estimate_and_every_key_is_documented(task):
     words = set(re.findall(r"\w+", evaluation.__doc__ or ""))
     words |= set(re.findall(r"\w+", estimate_of_task.__doc__ or ""))
     keys = set(found) | set(found["figures"])
-    for part in found["parts"]:
+    for part, own in zip(found["parts"], expected["parts"], strict=True):
+        assert {name: part[name] for name in own} == own
         keys |= set(part) | set(part["calibration"])
     keys |= set(found.get("agreement", ())) - {"low_interval", "high_interval", "bias_interval"}
     assert keys <= words
@@ -76,7 +77,7 @@ def test_out_of_fold_intervals_are_wider_than_those_of_a_test_set(task):
     if task == "regression":
         assert plain["conformal"] is None
         assert doubled["conformal"]["level"] == 0.9
-        assert "agreement" in dict(figure_lines(doubled))
+        assert "agreement" in dict(figure_lines(doubled, "ml"))
 
 
 def test_patients_are_grouped_by_what_else_is_known_of_them():
