@@ -29,4 +29,4 @@ def read_named(path: files.StrPath, *, flag: str = "") -> str:
     except (files.SpecialFileError, files.TooLargeError) as error:
         raise UsageError(f"{name} {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8 text") from error
+        raise UsageError(f"{name} is not UTF-8 text: save it as UTF-8") from error

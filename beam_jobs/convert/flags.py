@@ -378,6 +378,7 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
             name=flags.covariates,
             id_columns=id_columns,
             columns=flags.covariate_columns,
+            learnt=flags.labels is not None,
         )
         planner = dataclasses.replace(planner, covariates=covariates)
         if told := [one for one in covariates.names if one in cli.items(flags.label_column)]:

@@ -257,12 +257,12 @@ def _dealt(
     return places, {}
 
 
-def _no_match(ids: Iterable[str], labels: Labels, id_policy: IdPolicy) -> str:
+def _no_match(ids: Iterable[str], column: PatientColumn[Any], id_policy: IdPolicy) -> str:
     """Labels that belong to no patient found are a mistake worth stopping at."""
-    message = "none of the labels is of a patient found"
+    message = f"none of {column.source} is of a patient found"
     if id_policy.key is not None:
         return message
-    return f"{message}: the labels have {min(labels.by_spelling)!r}, the input {min(ids)!r}"
+    return f"{message}: {column.source} have {min(column.by_spelling)!r}, the input {min(ids)!r}"
 
 
 def _require_different(given: GivenCovariates, found: Iterable[tuple[float, ...]]) -> None:
@@ -320,8 +320,8 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
       planner: labels and parameters.
 
     Raises:
-      UsageError: a patient's id is ambiguous in the labels, no label is of any patient, or groups
-        or given folds do not fit the labelled patients.
+      UsageError: a patient's id is ambiguous in the labels, no label or no covariates are of any
+        patient, or groups, folds or covariates do not fit the labelled patients.
     """
     found = sorted(found)
     refused = refusals(found)
@@ -330,6 +330,7 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
     values: dict[str, Label] = {}
     known: dict[str, tuple[float, ...]] = {}
     labelled: set[str] = set()
+    listed = 0
     for key, _ in found:
         if key in refused:
             continue
@@ -339,12 +340,16 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
             values[ids[key]] = labels.by_spelling[spelling]
             labelled.add(spelling)
         if (given := planner.covariates) is not None:
-            listed = _spelling(key, given, planner.id_policy)
-            known[ids[key]] = given.unknown if listed is None else given.by_spelling[listed]
+            spelling = _spelling(key, given, planner.id_policy)
+            listed += spelling is not None
+            known[ids[key]] = given.unknown if spelling is None else given.by_spelling[spelling]
     if labels is not None and ids and not values:
         raise UsageError(_no_match(ids.values(), labels, planner.id_policy))
-    if known and planner.covariates is not None:
-        _require_different(planner.covariates, known.values())
+    if (given := planner.covariates) is not None and ids:
+        if not listed:
+            raise UsageError(_no_match(ids.values(), given, planner.id_policy))
+        if labels is not None:
+            _require_different(given, known.values())
     places, groups = _places(values, {name: key for key, name in ids.items()}, planner)
     shards = assign_shards(
         {patient_id: places.get(patient_id) for patient_id in ids.values()},

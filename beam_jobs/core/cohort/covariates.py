@@ -33,7 +33,7 @@ from beam_jobs.core.cohort.patient_column import (
     name_of,
     names_among,
     read_columns,
-    require_spelt_alike,
+    require_names,
     value_of,
 )
 from beam_jobs.core.cohort.target import as_value
@@ -136,6 +136,7 @@ def read_covariates(
     id_columns: Sequence[str],
     columns: Sequence[str] = (),
     covariates: Sequence[Covariate] | None = None,
+    learnt: bool = True,
 ) -> GivenCovariates:
     """Reads a CSV of covariates; an empty cell means unknown.
 
@@ -149,6 +150,8 @@ def read_covariates(
         is said as what stands in them. Of no use where `covariates` are given.
       covariates: known ones, in whose order the numbers come; a category that is none of theirs
         is unknown, and told.
+      learnt: refuse columns that are the same for all patients, or known of none: they may stand in
+        a dataset that is predicted, and nothing can be learnt from them.
 
     Raises:
       UsageError: not a CSV, a column is not there, an id is empty or stands twice, or a column
@@ -161,6 +164,17 @@ def read_covariates(
         wanted = [_kind_of(column, header) for column in names_among(columns, header)]
         kinds = dict(wanted)
         names = tuple(column for column, _ in wanted)
+        try:
+            require_names(names, "covariates")
+        except ValueError as error:
+            raise UsageError(f"{source}: {error}") from error
+        if not 0 < len(names) <= COVARIATES_MOST:
+            raise UsageError(
+                f"{source}: 1 to {COVARIATES_MOST} columns required, {len(names)} named"
+            )
+        for column in names:
+            if column not in header and ":" in column:
+                raise UsageError(f"{source}: column {column}: a kind is {' or '.join(KINDS)}")
     else:
         names = tuple(one.name for one in covariates)
     table = read_columns(text, source, id_columns, names, normalised_id)
@@ -168,7 +182,7 @@ def read_covariates(
     if not table.rows:
         raise UsageError(f"{source} hold no patient")
     try:
-        known = covariates or _detected(table, kinds)
+        known = covariates or _detected(table, kinds, learnt=learnt)
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
     strange = {one.name: Counter[str]() for one in known}
@@ -191,7 +205,9 @@ def _kind_of(column: str, header: Sequence[str]) -> tuple[str, str]:
     return (name, kind) if column not in header and kind in KINDS else (column, "")
 
 
-def _detected(table: PatientTable, kinds: Mapping[str, str]) -> tuple[Covariate, ...]:
+def _detected(
+    table: PatientTable, kinds: Mapping[str, str], *, learnt: bool
+) -> tuple[Covariate, ...]:
     """What stands in the columns.
 
     Raises:
@@ -201,28 +217,33 @@ def _detected(table: PatientTable, kinds: Mapping[str, str]) -> tuple[Covariate,
     for place, name in enumerate(table.columns):
         cells = [(line, row[place]) for line, _, row in table.rows if not is_unknown(row[place])]
         try:
+            if learnt:
+                _require_different(cells)
             found.append(_covariate_of(name, cells, kinds.get(name, "")))
         except ValueError as error:
             raise ValueError(f"column {name}: {error}") from error
     return tuple(found)
 
 
+def _require_different(cells: Sequence[tuple[int, str]]) -> None:
+    if not cells:
+        raise ValueError("known of no patient: leave it out")
+    if len({name_of(cell) for _, cell in cells}) == 1:
+        raise ValueError(f"{shown(cells[0][1])} of all patients: leave it out")
+
+
 def _covariate_of(name: str, cells: Sequence[tuple[int, str]], kind: str) -> Covariate:
     numbers = [(line, cell) for line, cell in cells if is_number(cell)]
     names = sorted({name_of(cell) for _, cell in cells})
-    if not cells:
-        raise ValueError("known of no patient: leave it out")
-    if len(names) == 1:
-        raise ValueError(f"{shown(cells[0][1])} of all patients: leave it out")
     if not kind and numbers and len(numbers) < len(cells):
         line, text = next((line, cell) for line, cell in cells if not is_number(cell))
         raise ValueError(
             f"numbers ({shown(numbers[0][1])}) and texts ({shown(text)} in line {line}) are "
             f"mixed: correct them, or {name}:category takes all as names"
         )
-    if kind == "number" or (not kind and numbers):
+    if kind == "number" or not cells or (not kind and numbers):
         return Covariate(name=name)
-    require_spelt_alike(names, "categories")
+    require_names(names, "categories")
     if len(names) > CATEGORIES_MOST:
         raise ValueError(
             f"{len(names)} categories, of at most {CATEGORIES_MOST} can be learnt: leave it out, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -16,9 +17,11 @@ Value = TypeVar("Value")
 # What programs write where nothing is known, in any case; not "none", which is what some classes
 # are called (a stenosis, a grade of necrosis).
 _UNKNOWN = frozenset(("", "nan", "na", "n/a", "<na>", "null", "#n/a"))
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
-_INFINITE = re.compile(r"[+-]?(?:inf|infinity|∞|#div/0!)", re.IGNORECASE)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+(?:[.,]\d+)*,\d+", re.ASCII)
+# What is meant as a number, and is none that can be stored.
+_NO_NUMBER = re.compile(r"[+-]?(?:inf|infinity|∞|#div/0!|[\d.]+e\+?\d+)", re.IGNORECASE | re.ASCII)
 _FLOAT32_MOST = 3.4e38
+_LONGEST_NAME = 100
 _SEPARATORS = ";\t|"
 
 
@@ -124,14 +127,10 @@ def read_columns(
         names the line.
     """
     try:
+        _require_commas(text)
         header = read_table(text, ())[0]  # the rows are many
         id_column = next((name for name in id_columns if name in header), id_columns[0])
         wanted = names_among(columns, header)
-        if len(header) == 1 and (signs := [sign for sign in _SEPARATORS if sign in header[0]]):
-            raise ValueError(
-                f"its header is {shown(header[0])[1:-1]}: fields must be separated by commas, not "
-                f"{shown(signs[0])}"
-            )
         _, found = read_table(text, (id_column, *wanted))
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
@@ -147,6 +146,21 @@ def read_columns(
     return PatientTable(
         header=header, id_column=id_column, columns=wanted, rows=rows, source=source
     )
+
+
+def _require_commas(text: str) -> None:
+    """Refuses the CSV of a spreadsheet that separates fields by another sign.
+
+    Raises:
+      ValueError: names the sign.
+    """
+    header = next(iter(text.removeprefix("\ufeff").split("\n", 1)), "").strip()
+    signs = [sign for sign in _SEPARATORS if sign in header]
+    if signs and "," not in header:
+        raise ValueError(
+            f"its header is {shown(header)[1:-1]}: fields must be separated by commas, not "
+            f"{shown(signs[0])}"
+        )
 
 
 def names_among(given: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -170,13 +184,13 @@ def is_unknown(cell: str) -> bool:
 def name_of(cell: str) -> str:
     """A cell as the name of a class: a number by its value, else its text.
 
-    >>> [name_of(cell) for cell in ("2.0", "+02", "2.50", "II", "1e400")]
-    ['2', '2', '2.5', 'II', '1e400']
+    >>> [name_of(cell) for cell in ("2.0", "+02", "2.50", "II", "a  b", "1e400")]
+    ['2', '2', '2.5', 'II', 'a b', '1e400']
     """
     try:
         value = number(cell)
     except ValueError:
-        return cell
+        return unicodedata.normalize("NFC", " ".join(cell.split()))
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
@@ -185,7 +199,7 @@ def is_number(cell: str) -> bool:
     try:
         number(cell)
     except ValueError:
-        return bool(_INFINITE.fullmatch(cell) or _DECIMAL_COMMA.fullmatch(cell))
+        return bool(_NO_NUMBER.fullmatch(cell) or _DECIMAL_COMMA.fullmatch(cell))
     return True
 
 
@@ -200,9 +214,7 @@ def value_of(cell: str, what: str) -> float:
       ValueError: it holds none; the message says how it should be written.
     """
     if _DECIMAL_COMMA.fullmatch(cell):
-        raise ValueError(
-            f"{what} is {shown(cell)}: decimals need a point, {cell.replace(',', '.')}"
-        )
+        raise ValueError(f"{what} is {shown(cell)}: decimals need a point, and thousands no sign")
     try:
         value = number(cell)
     except ValueError as error:
@@ -212,16 +224,22 @@ def value_of(cell: str, what: str) -> float:
     return value
 
 
-def require_spelt_alike(names: Sequence[str], what: str) -> None:
-    """Refuses names that differ in case or spaces alone.
+def require_names(names: Sequence[str], what: str) -> None:
+    """Refuses texts that are no names, and those that differ in case or spaces alone.
 
     Args:
       names: different texts.
       what: what they are, for the message: "classes".
 
     Raises:
-      ValueError: names both.
+      ValueError: names one, or both.
     """
+    for name in names:
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise ValueError(
+                f"{what} are named by up to {_LONGEST_NAME} characters that can be printed, "
+                f"{shown(name)} is no name"
+            )
     folded: dict[str, str] = {}
     for name in names:
         other = folded.setdefault("".join(name.casefold().split()), name)

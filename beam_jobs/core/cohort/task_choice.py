@@ -11,7 +11,7 @@ from beam_jobs.core.cohort.patient_column import (
     is_unknown,
     name_of,
     names_among,
-    require_spelt_alike,
+    require_names,
     value_of,
 )
 from beam_jobs.core.cohort.target import OUTPUTS_MOST, PLAIN, TASKS, Label, Target, as_value
@@ -110,7 +110,7 @@ def _are_values(found: Sequence[tuple[int, str]]) -> bool:
 
 
 def _regression(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -> Target:
-    values = set()
+    values: set[float] = set()
     for line, cell in found:
         try:
             values.add(value_of(cell, "the label"))
@@ -118,6 +118,12 @@ def _regression(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -
             raise ValueError(f"line {line}: {error}") from error
     if len(values) == 1:
         raise ValueError(f"all labels are {found[0][1]}: nothing can be learnt of one value")
+    if len(set(map(as_value, values))) == 1:
+        raise ValueError(
+            f"labels such as {found[0][1]} are one number as a float32: subtract what they have in "
+            "common, or scale them"
+        )
+    require_names([column, wanted.unit or column], "columns and units")
     return Target(task="regression", labels=(column,), unit=wanted.unit)
 
 
@@ -136,6 +142,7 @@ def _multilabel(
         raise ValueError(f"{flag} is not of a multilabel, whose labels are 0, 1 or empty")
     if len(columns) > OUTPUTS_MOST:
         raise ValueError(f"{len(columns)} labels, at most {OUTPUTS_MOST} can be learnt")
+    require_names(columns, "labels")
     target = Target(task="multilabel", labels=tuple(columns))
     for line, row in known:
         try:
@@ -173,7 +180,8 @@ def _classes(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -> T
             f"{len(names)} classes{_listed(found)}, at most {OUTPUTS_MOST} can be learnt: is "
             f"{column} the column of labels?"
         )
-    require_spelt_alike(sorted(names), "classes")
+    require_names([column], "columns")
+    require_names(sorted(names), "classes")
     try:
         return Target(
             task="binary" if len(names) == 2 else "multiclass",

@@ -8,7 +8,7 @@ import pytest
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.labels import Labels, read_labels
-from beam_jobs.core.cohort.target import PLAIN
+from beam_jobs.core.cohort.target import PLAIN, Target
 from beam_jobs.core.cohort.task_choice import Wanted
 
 
@@ -29,11 +29,8 @@ def test_labels_of_0_and_1_are_what_they_were(cells: tuple[str, ...]) -> None:
     found = labels_of(*cells)
     assert found.target == PLAIN
     assert found.choice == ""
-    assert found.by_spelling == {
-        str(number): int(float(cell))
-        for number, cell in enumerate(cells, 1)
-        if cell[:1] in "01"[:] and cell
-    }
+    known = [(number, cell) for number, cell in enumerate(cells, 1) if cell not in ("", "NA")]
+    assert found.by_spelling == {str(number): int(float(cell)) for number, cell in known}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +76,11 @@ def test_several_columns_are_findings_and_an_empty_cell_is_not_known() -> None:
         (("5", "5"), {"task": "regression"}, "all labels are 5: nothing can be learnt of one"),
         (("1.5", "inf", "2"), {}, "line 3: the label is 'inf', no finite number; empty is unknown"),
         (("1.5", "1e39", "2"), {}, r"line 3: the label is '1e39', more than the 3.4e\+38 of a fl"),
-        (('"1,5"', '"2,5"', "3"), {}, "line 2: the label is '1,5': decimals need a point, 1.5"),
+        (('"1,5"', '"2,5"', "3"), {}, "line 2: the label is '1,5': decimals need a point"),
+        (("1", "2", "1e400"), {}, "line 4: the label is '1e400', no finite number"),
+        (("1e-50", "2e-50", "3e-50"), {"task": "regression"}, "1e-50 are one number as a float32"),
+        (("a", "b\x1b[2J"), {}, r"classes are named by up to 100 characters .* 'b\\x1b\[2J' is no"),
+        (("a", "b" * 101), {}, "classes are named by up to 100 characters"),
         (("1.5", "x"), {"task": "regression"}, "line 3: the label is 'x', no finite number"),
         (("a", "b", "c"), {"task": "binary"}, r"3 classes \(a, b, c\), a binary has two: --task m"),
         (("a", "b"), {"task": "multiclass"}, r"two classes \(a, b\): --task binary"),
@@ -129,6 +130,28 @@ def test_findings_that_say_nothing_are_one_line(
 def test_columns_that_cannot_be_the_labels(columns: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_labels('id,y,"vol, ml"\n1,0,2\n', name="l", id_column="id", label_column=columns)
+
+
+@pytest.mark.parametrize("header", ["id;y", "\ufeffid;y\r", "id\ty", "id|y"])
+def test_other_separators_are_named(header: str) -> None:
+    with pytest.raises(UsageError, match="fields must be separated by commas, not "):
+        read_labels(f"{header}\n1;0,5\n2;1,5\n", name="l", id_column="id", label_column="y")
+
+
+def test_spellings_of_one_name_are_one_class() -> None:
+    found = labels_of("\u00e9", "e\u0301", " c  d", '"c\nd"', "2.0", "02", task="multiclass")
+    assert found.target.classes == ("2", "c d", "\u00e9")
+
+
+def test_a_known_target_reads_its_labels_and_no_others() -> None:
+    target = Target(task="multiclass", labels=("y",), classes=("2", "3", "4"))
+    text = "id,y\n1,4.0\n2,\n3,2\n"
+    found = read_labels(text, name="l", id_column="id", label_column="y", wanted=target)
+    assert found.by_spelling == {"1": 2, "3": 0}
+    with pytest.raises(UsageError, match="line 4: the label is '5', not 2, 3, 4"):
+        read_labels(
+            text.replace("3,2", "3,5"), name="l", id_column="id", label_column="y", wanted=target
+        )
 
 
 def test_a_column_whose_name_has_a_comma_is_found() -> None:
