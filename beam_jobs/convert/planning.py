@@ -122,7 +122,11 @@ class Planner:
         if not self.target.is_plain:
             said["target"] = self.target.to_json()
         if self.covariates is not None:
-            said["covariates"] = [one.to_json() for one in self.covariates.covariates]
+            known = self.covariates.covariates
+            said["covariates"] = {
+                "names": [one.name for one in known],
+                "categories": {one.name: list(one.categories) for one in known},
+            }
         if self.patient_from:
             said["patient_from"] = self.patient_from
         if (column := self.groups or self.given) is not None:
@@ -197,11 +201,8 @@ def _of_labelled(
 def _places(
     labels: Mapping[str, Label], keys: Mapping[str, str], planner: Planner
 ) -> tuple[dict[str, Place], dict[str, int]]:
-    """`_dealt`, of labels that so many folds can be made of.
-
-    Raises:
-      UsageError: as `_dealt`, or a class is in fewer patients than folds, or in no patient of one.
-    """
+    """As `_dealt`, which also refuses a class that is in fewer patients than folds, or in no
+    patient of a fold."""
     target = planner.target
     if labels and (why := too_few(target, labels.values(), planner.folds)):
         raise UsageError(f"of the labelled patients found {why}")
@@ -212,7 +213,10 @@ def _places(
             for fold in range(planner.folds)
         ]
         if lack := lacking(target, folds):
-            raise UsageError(f"{lack}, and could not be scored: fewer folds, or other ones")
+            column = planner.groups or planner.given
+            source = f"{column.source}: " if column else ""
+            instead = "other ones" if column else "another --seed"
+            raise UsageError(f"{source}{lack}, and could not be scored: fewer folds, or {instead}")
     return places, groups
 
 

@@ -76,6 +76,14 @@ def print_known(planner: Planner, *, listed: bool) -> None:
         values = list(labels.by_spelling.values())
         balance = counts_of(labels.target, values, quartiles(values))
         said = balance_in_words(labels.target, balance)
+        findings = [one for one in values if isinstance(one, tuple)]
+        unknown = {
+            name: sum(one[place] is None for one in findings)
+            for place, name in enumerate(labels.target.labels)
+        }
+        if any(unknown.values()):
+            gaps = ", ".join(f"{name} of {count}" for name, count in unknown.items() if count)
+            said = f"{said}; not known: {gaps}"
         row("labels", f"{counted(len(labels), 'patient')}: {said}")
     if covariates is not None:
         kinds = (

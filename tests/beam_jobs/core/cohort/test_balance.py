@@ -125,5 +125,7 @@ def test_given_folds_that_lack_a_class_are_one_line() -> None:
             "id,fold\n0,0\n1,0\n2,0\n3,1\n4,1\n5,test\n", name="f.csv", id_columns=("id",)
         ),
     )
-    with pytest.raises(UsageError, match=r"^fold 1 has no class 4, and could not be scored: fewer"):
+    with pytest.raises(
+        UsageError, match=r"^folds f\.csv: fold 1 has no class 4, and could not be sco"
+    ):
         assign_patients([(f"id:{n}", None) for n in range(6)], planner)
