@@ -19,7 +19,8 @@ from beam_jobs.common.templating import render
 from trainer.config.hyperparameter import LINEAR, Hyperparameter, Range, Value, text_of
 from trainer.config.run_layout import REPORT_NAME
 from trainer.config.search_space import Space
-from trainer.metrics.wording import summary_line, verdict
+from trainer.metrics.tasks.measure import Measure, measure_named
+from trainer.metrics.wording import score_of, summary_line, verdict
 from trainer.reports import charts
 from trainer.search.study import (
     FinishedTrial,
@@ -177,9 +178,10 @@ def page(
         "value": lambda v: "–" if v is None else text_of(v),
     }
     leaders, importance = ranking(rows), importance_of(space, rows)
+    scored = measure_named(request.get("objective", "val_auc").removeprefix("val_"))
     drawn = {
-        "coordinates": coordinates(space, leaders) if leaders else "",
-        "so_far": so_far(rows) if leaders else "",
+        "coordinates": coordinates(space, leaders, scored) if leaders else "",
+        "so_far": so_far(rows, scored) if leaders else "",
         "importance": _bars(importance) if importance.worth else "",
     }
     return render(
@@ -195,9 +197,12 @@ def page(
         rows=rows,
         leaders=leaders,
         best=best_of(rows),
-        caveat=caveat(rows),
+        caveat=caveat(rows, scored.title),
+        title=scored.title,
+        means=_mean_of(scored),
         optimistic=optimistic(rows),
         outer=None if outer is None else {**outer.metrics, "fold": outer.config["fold"]},
+        outer_score=None if outer is None else score_of(outer.metrics),
         outer_text="" if outer is None else summary_line(outer.metrics),
         outer_verdict="" if outer is None else verdict(outer.metrics),
         importance=importance,
@@ -206,11 +211,16 @@ def page(
     )
 
 
-def so_far(rows: Sequence[FinishedTrial]) -> str:
+def _mean_of(scored: Measure) -> str:
+    """ "mean validation macro AUC": what an objective is, over folds and seeds."""
+    return f"mean validation {scored.title.removeprefix('mean ')}"
+
+
+def so_far(rows: Sequence[FinishedTrial], scored: Measure) -> str:
     """Objective of each trial in their order, and the best of those up to it."""
-    scored = [row for row in rows if row.objective is not None]
-    order = [int(row.trial) for row in scored]
-    values = [row.objective for row in scored if row.objective is not None]
+    finished = [row for row in rows if row.objective is not None]
+    order = [int(row.trial) for row in finished]
+    values = [row.objective for row in finished if row.objective is not None]
 
     def draw(axes: Axes) -> None:
         axes.plot(order, values, "o", color=charts.POSITIVE, markersize=4, label="trial")
@@ -222,16 +232,16 @@ def so_far(rows: Sequence[FinishedTrial]) -> str:
             linewidth=1.8,
             label="best so far",
         )
-        axes.axhline(0.5, color=charts.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axhline(scored.chance, color=charts.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         charts.whole_numbers(axes.xaxis)
-        axes.set(xlabel="trial", ylabel="mean validation AUC", ylim=(0, 1.02))
+        axes.set(xlabel="trial", ylabel=_mean_of(scored), ylim=(scored.least, 1.02))
         axes.legend(loc="lower right")
 
-    description = f"objective of {len(scored)} trials; the best is {max(values):.2f}"
+    description = f"objective of {len(finished)} trials; the best is {max(values):.2f}"
     return charts.svg("so-far", "Best so far", description, draw)
 
 
-def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
+def coordinates(space: Space, leaders: Sequence[FinishedTrial], scored: Measure) -> str:
     """One line a trial through its values, one axis a hyperparameter; the best tenth stand out."""
     tried = [c for c in space.searched if len({_value(c, row) for row in leaders}) > 1]
     best = max(1, round(len(leaders) / 10))
@@ -270,7 +280,7 @@ def coordinates(space: Space, leaders: Sequence[FinishedTrial]) -> str:
         axes.axvline(len(tried), color=charts.MUTED, linewidth=0.8)
         for value, goal in ((low, 0.0), (high, 1.0)) if high > low else ((high, 1.0),):
             axes.text(len(tried) + 0.04, goal, f"{value:.2f}", color=charts.INK, va="center")
-        axes.set_xticks(range(len(tried) + 1), [*map(_axis_name, tried), "AUC"])
+        axes.set_xticks(range(len(tried) + 1), [*map(_axis_name, tried), scored.title])
         axes.set_yticks([])
         axes.set_xlim(-0.1, len(tried) + 0.5)
         axes.set_ylim(-0.2, 1.08)

@@ -68,6 +68,14 @@ def test_the_report_shows_ranges_with_their_scales():
     assert space.size_text(grid=True) == f"{2 * 10 * 10 * 4 * 10:,} combinations"
 
 
+def test_the_report_calls_the_objective_what_it_is():
+    space, trials = space_of(("T1w",), RANGES), _trials(space_of(("T1w",), RANGES), 3)
+    text = page("study", {**REQUEST, "objective": "val_spearman"}, space, trials)
+    assert "mean validation Spearman correlation of 0." in text
+    assert "Spearman correlation of patients within a fold" in text
+    assert "AUC" not in text
+
+
 @pytest.mark.slow
 def test_importance_finds_the_range_that_the_objective_was_made_of():
     space = space_of(("T1w",), RANGES)

@@ -12,6 +12,7 @@ from trainer.metrics.roc_and_calibration import wilson_interval
 from trainer.metrics.tasks import evaluation_parts as parts
 from trainer.metrics.tasks.measure import softmax
 from trainer.metrics.tasks.spread import (
+    DRAWS,
     Figure,
     figure,
     mean_interval,
@@ -78,6 +79,7 @@ def class_figures(
     level: float = 0.95,
     factor: float = 1.0,
     seed: int = 0,
+    draws: int = DRAWS,
 ) -> dict[str, Figure]:
     """Accuracy, balanced accuracy, quadratic kappa, log loss and Brier score.
 
@@ -91,6 +93,7 @@ def class_figures(
       level: of every interval.
       factor: of the variance behind it.
       seed: of the labels dealt anew.
+      draws: how many deals of them.
 
     Returns:
       Name → `spread.figure`: accuracy (its reference the most frequent class's share),
@@ -145,7 +148,7 @@ def class_figures(
         return found
 
     set_by_chance(
-        figures, called, truth, folds=folds, level=level, factor=factor, seed=seed
+        figures, called, truth, folds=folds, level=level, factor=factor, seed=seed, draws=draws
     )  # fmt: skip
     return {**figures, **probable}
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from trainer.metrics.auc import Floats, Interval, z_of
 from trainer.metrics.tasks.spread import (
+    DRAWS,
     Figure,
     figure,
     mean_interval,
@@ -77,6 +78,7 @@ def value_figures(
     level: float = 0.95,
     factor: float = 1.0,
     seed: int = 0,
+    draws: int = DRAWS,
 ) -> dict[str, Figure]:
     """Errors and correlation of predicted values.
 
@@ -87,6 +89,7 @@ def value_figures(
       level: of every interval.
       factor: of the variance behind it.
       seed: of the labels dealt anew.
+      draws: how many deals of them.
 
     Returns:
       Name → `spread.figure`: mae (its reference: answering the patients' own median), rmse (their
@@ -135,7 +138,9 @@ def value_figures(
         name: figure(value, intervals[name], reference=references[name])
         for name, value in found.items()
     }
-    set_by_chance(figures, measured, truth, folds=folds, level=level, factor=factor, seed=seed)
+    set_by_chance(
+        figures, measured, truth, folds=folds, level=level, factor=factor, seed=seed, draws=draws
+    )
     return figures
 
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from trainer.metrics.auc import Floats, Interval
 
-_DRAWS, _BUDGET = 500, 20_000_000  # of labels dealt anew; large cohorts get fewer, and need fewer
-_FEWEST = 100
+DRAWS = 500  # of labels dealt anew
+_FEWEST, _BUDGET = 100, 20_000_000  # large cohorts get fewer, and need fewer
 
 Figure = dict[str, Any]
 
@@ -99,6 +99,7 @@ def set_by_chance(
     level: float,
     factor: float,
     seed: int,
+    draws: int = DRAWS,
 ) -> None:
     """Sets what the same answers score where labels are dealt to patients anew, within folds.
 
@@ -114,9 +115,10 @@ def set_by_chance(
       folds: (n,) that labels stay within; None for one.
       level, factor: of the range.
       seed: of the deals.
+      draws: how many deals at most; of 0 nothing is set.
     """
     n = len(truth)
-    count = max(_FEWEST, min(_DRAWS, _BUDGET // max(1, truth.size)))
+    count = min(draws, max(_FEWEST, _BUDGET // max(1, truth.size)))
     rng = np.random.default_rng(seed)
     place = np.zeros(n, np.int64) if folds is None else np.asarray(folds)
     rows = [np.flatnonzero(place == fold) for fold in np.unique(place)]
