@@ -159,7 +159,8 @@ def main(argv: Sequence[str]) -> int:
                 name = f"{task}/{kind}/{n}/{signal:g}"
                 rows[name] = row_of(task, n, signal, kind, flags.repetitions, flags.seed + n)
                 print(name, file=sys.stderr, flush=True)
-    table, limits = [], []
+    table: list[Sequence[str]] = []
+    limits: list[Limit] = []
     for heavy in (False, True):
         chosen = [row for name, row in rows.items() if ("/True/" in name) == heavy]
         for name in dict.fromkeys(name for row in chosen for name in row):

@@ -4,6 +4,7 @@
 `tasks.evaluation` says. Of binary labels, its keys are:
 
   format, name, n, positive, prevalence, level
+  target                                 only where the classes have names: the second is positive
   auc, auc_interval, interval_method, estimator, repeats, variance_factor, p_value, decided_by,
   better_than_chance, worse_than_chance, auc_told_from_chance, no_claim
                                          the headline, as `estimate.estimate_of` says
@@ -137,6 +138,7 @@ def evaluation_of(
     evaluation: dict[str, Any] = {
         "format": METRICS_FORMAT,
         "name": predictions.name,
+        **({"target": predictions.target.to_json()} if predictions.target.classes else {}),
         **estimate,
         "permutations": _permutations(estimate, headline.null),
         "out_of_fold": headline.out_of_fold,

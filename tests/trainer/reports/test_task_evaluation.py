@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from beam_jobs.core.cohort.target import Target
+from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.browser import Browser
 from tests.trainer.metrics.tasks.cohorts import TASKS, make_predictions
 from trainer.metrics.evaluation import evaluation_of
+from trainer.metrics.predictions import Predictions
 from trainer.reports.evaluation import page, write_report
 
 # One page is drawn by `make test`: drawings take a second.
@@ -107,6 +110,18 @@ def test_names_are_text_and_many_classes_are_listed_but_not_drawn():
     assert "a &lt;b&gt;&amp;" in text
     assert "<b>" not in text
     assert "class 59" in text
+
+
+@pytest.mark.slow
+def test_a_binarys_page_tells_which_named_class_is_positive() -> None:
+    labels = np.tile([0, 1], 8)
+    target = Target(task="binary", labels=("status",), classes=("healthy", "ill <b>"))
+    keys = tuple(map(str, range(16)))
+    given = Predictions(name="a", keys=keys, labels=labels, scores=labels - 0.3, target=target)
+    found = evaluation_of(given)
+    assert found["target"]["classes"] == ["healthy", "ill <b>"]
+    assert "8 positive (ill &lt;b&gt;), 8 negative (healthy)" in page(found)
+    assert "target" not in evaluation_of(dataclasses.replace(given, target=PLAIN))
 
 
 @pytest.mark.slow
