@@ -121,7 +121,7 @@ def read_table(
                 continue
             if not header:
                 header = cells
-                _require_columns(header, columns)
+                require_columns(header, columns)
             elif len(cells) != len(header):
                 raise ValueError(f"line {at}: {len(cells)} fields, the header has {len(header)}")
             else:
@@ -129,7 +129,7 @@ def read_table(
                 rows.append((at, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
-    _require_columns(header, columns)
+    require_columns(header, columns)
     return header, rows
 
 
@@ -144,7 +144,12 @@ def read_own_table(file: files.StrPath, columns: Sequence[str]) -> list[tuple[in
     return read_table(data, columns, ours=True, most=_MOST_OWN_ROWS)[1]
 
 
-def _require_columns(header: Sequence[str], columns: Sequence[str]) -> None:
+def require_columns(header: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuses a header that lacks one of `columns`, or has a name twice.
+
+    Raises:
+      ValueError: names the column.
+    """
     missing = [name for name in columns if name not in header]
     if missing:
         found = shown(", ".join(header))[1:-1] if any(header) else "empty"

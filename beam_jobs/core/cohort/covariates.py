@@ -215,7 +215,10 @@ def _detected(
     """
     found = []
     for place, name in enumerate(table.columns):
-        cells = [(line, row[place]) for line, _, row in table.rows if not is_unknown(row[place])]
+        lines: dict[str, int] = {}  # each cell once, with its first line
+        for line, _, row in table.rows:
+            lines.setdefault(row[place], line)
+        cells = [(line, cell) for cell, line in lines.items() if not is_unknown(cell)]
         try:
             if learnt:
                 _require_different(cells)

@@ -10,7 +10,7 @@ from beam_jobs.common.contract_json import shown
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.patient_column import PatientColumn, Value, read_columns
 from beam_jobs.core.cohort.target import PLAIN, Label, Target
-from beam_jobs.core.cohort.task_choice import Wanted, label_of_cells, said_of, target_of
+from beam_jobs.core.cohort.task_choice import Wanted, reader_of, said_of, target_of
 from beam_jobs.core.manifest import FOLDS_MOST, TEST, Place
 
 
@@ -65,7 +65,7 @@ def read_labels(
         except ValueError as error:
             raise UsageError(f"{source}: {error}") from error
         choice = said_of(target, wanted)
-    found = table.values(lambda cells: label_of_cells(target, cells))
+    found = table.values(reader_of(target))
     labels = {patient_id: label for patient_id, label in found.items() if label is not None}
     if not labels:
         raise UsageError(f"{source} hold no labelled patient")

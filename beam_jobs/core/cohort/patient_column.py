@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Generic, TypeVar
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import shown
-from beam_jobs.common.csv_table import number, read_table
+from beam_jobs.common.csv_table import number, read_table, require_columns
 from beam_jobs.core.cohort.ids import normalised_id
 
 Value = TypeVar("Value")
@@ -128,10 +129,10 @@ def read_columns(
     """
     try:
         _require_commas(text)
-        header = read_table(text, ())[0]  # the rows are many
+        header, found = read_table(text, ())
         id_column = next((name for name in id_columns if name in header), id_columns[0])
         wanted = names_among(columns, header)
-        _, found = read_table(text, (id_column, *wanted))
+        require_columns(header, (id_column, *wanted))
     except ValueError as error:
         raise UsageError(f"{source}: {error}") from error
     rows: list[tuple[int, str, tuple[str, ...]]] = []
@@ -181,6 +182,7 @@ def is_unknown(cell: str) -> bool:
     return cell.lower() in _UNKNOWN
 
 
+@functools.lru_cache(maxsize=1 << 16)  # cells of classes are many and alike
 def name_of(cell: str) -> str:
     """A cell as the name of a class: a number by its value, else its text.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.core.cohort.patient_column import (
@@ -51,13 +51,19 @@ def target_of(
       ValueError: they cannot be what the user says, or it is not clear what they are; the message
         says what to do.
     """
-    known = [row for row in cells if not all(map(is_unknown, row[1]))]
-    if not known:
+    first: list[dict[str, int]] = [{} for _ in columns]
+    for line, row in cells:
+        for lines, cell in zip(first, row, strict=True):
+            lines.setdefault(cell, line)
+    # Each cell once, with its first line.
+    known = [
+        [(line, cell) for cell, line in lines.items() if not is_unknown(cell)] for lines in first
+    ]
+    if not any(known):
         raise ValueError("no labelled patient")
     if len(columns) > 1 or wanted.task == "multilabel":
         return _multilabel(columns, known, wanted)
-    (column,) = columns
-    found = [(line, cell) for line, (cell,) in known]
+    (column,), (found,) = columns, known
     task = wanted.task
     if wanted.classes and task == "regression":
         raise ValueError("--classes names classes, --task regression has none")
@@ -128,7 +134,7 @@ def _regression(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -
 
 
 def _multilabel(
-    columns: Sequence[str], known: Sequence[tuple[int, tuple[str, ...]]], wanted: Wanted
+    columns: Sequence[str], known: Sequence[Sequence[tuple[int, str]]], wanted: Wanted
 ) -> Target:
     if wanted.task not in (AUTO, "multilabel"):
         raise ValueError(
@@ -143,18 +149,17 @@ def _multilabel(
     if len(columns) > OUTPUTS_MOST:
         raise ValueError(f"{len(columns)} labels, at most {OUTPUTS_MOST} can be learnt")
     require_names(columns, "labels")
-    target = Target(task="multilabel", labels=tuple(columns))
-    for line, row in known:
-        try:
-            label_of_cells(target, row)
-        except ValueError as error:
-            raise ValueError(f"line {line}: {error}") from error
-    for column, ones in zip(columns, zip(*(row for _, row in known), strict=True), strict=True):
-        kinds = {name_of(one) for one in ones if not is_unknown(one)}
+    for column, found in zip(columns, known, strict=True):
+        kinds = set()
+        for line, cell in found:
+            try:
+                kinds.add(_finding(column, cell))
+            except ValueError as error:
+                raise ValueError(f"line {line}: {error}") from error
         if len(kinds) < 2:
             why = f"{kinds.pop()} in all patients" if kinds else "known of no patient"
             raise ValueError(f"label {column} is {why}: leave its column out")
-    return target
+    return Target(task="multilabel", labels=tuple(columns))
 
 
 def _classes(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -> Target:
@@ -209,36 +214,40 @@ def _require_order(
         raise ValueError(f"--classes names {shown(missing[0])}, which no patient is of")
 
 
-def label_of_cells(target: Target, cells: Sequence[str]) -> Label | None:
-    """A patient's label as its columns say it; None where nothing is known.
+def reader_of(target: Target) -> Callable[[Sequence[str]], Label | None]:
+    """What reads a patient's label from its cells, one a column of the target.
 
     Args:
       target: what labels say.
-      cells: one a column of the target.
 
-    Raises:
-      ValueError: no label of this target; the message has what was found.
+    Returns:
+      Cells to label, None where nothing is known; it raises ValueError where the cells are no label
+      of this target, and says what was found.
     """
-    if target.task == "multilabel":
-        found = tuple(map(_finding, target.labels, cells))
-        return None if set(found) == {None} else found
-    (cell,) = cells
-    if is_unknown(cell):
-        return None
-    if target.task == "regression":
-        return as_value(value_of(cell, "the label"))
-    if (name := name_of(cell)) not in target.names:
-        listed = " or ".join(target.names) if len(target.names) == 2 else ", ".join(target.names)
-        raise ValueError(f"the label is {shown(cell)}, not {listed}")
-    return target.names.index(name)
+    places = {name: place for place, name in enumerate(target.names)}
+
+    def label_of(cells: Sequence[str]) -> Label | None:
+        if target.task == "multilabel":
+            found = tuple(map(_finding, target.labels, cells))
+            return None if set(found) == {None} else found
+        (cell,) = cells
+        if is_unknown(cell):
+            return None
+        if target.task == "regression":
+            return as_value(value_of(cell, "the label"))
+        if (place := places.get(name_of(cell))) is None:
+            raise ValueError(f"the label is {shown(cell)}, not {' or '.join(places)}")
+        return place
+
+    return label_of
 
 
 def _finding(name: str, cell: str) -> int | None:
     if is_unknown(cell):
         return None
-    if name_of(cell) not in ("0", "1"):
+    if (value := name_of(cell)) not in ("0", "1"):
         raise ValueError(f"label {name} is {shown(cell)}, not 0, 1 or empty (unknown)")
-    return int(float(cell))
+    return int(value)
 
 
 def said_of(target: Target, wanted: Wanted) -> str:
