@@ -129,6 +129,7 @@ def main(argv: Sequence[str]) -> int:
     run_ = args.run or run_
     # pandas and scikit-learn take a second to import.
     from trainer.metrics.comparisons import comparisons_of
+    from trainer.metrics.covariates.against import against_covariates
     from trainer.metrics.run_facts import headline_of, target_of_run
 
     target = target_of_run(run_) if run_ else None
@@ -166,6 +167,8 @@ def main(argv: Sequence[str]) -> int:
     ]
     for one in comparisons_of(headline.predictions, others):
         row("against", comparison_line(one))
+    if alone := against_covariates(headline.predictions, run_):
+        row("covariates", f"alone: {alone['said']}")
     for note in (*headline.notes, *(note for other in others for note in other.notes)):
         row("mind", note)
     _print_missing(first)

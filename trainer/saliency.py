@@ -3,12 +3,14 @@
     OUT/
       saliency.html      slices with the map laid over them; needs nothing but itself
       saliency.json      the numbers
-      <id>.nii.gz        the map on the record's grid, positive towards the positive class: a volume
-                         a modality, in the run's order (one volume in all for Grad-CAM where it
+      <id>.nii.gz        the map on the record's grid, positive towards the positive class, the
+                         class or finding that is explained, or a greater value: a volume a
+                         modality, in the run's order (one volume in all for Grad-CAM where it
                          cannot tell modalities apart)
 
 A patient is explained by the members that did not train on it: its fold's, or, without a label,
-all of them; their mean logit is what is explained.
+all of them; their mean logit is what is explained: of a class among several its logit against the
+rest. Covariates stay as they are.
 """
 
 from __future__ import annotations
@@ -26,10 +28,11 @@ from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import own_json, require_own
+from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import read_manifest
 from trainer.explain.attribution import MAP_METHODS
-from trainer.explain.cases import choose
+from trainer.explain.cases import choose, output_of
 from trainer.explain.summary import (
     FORMAT,
     JSON_NAME,
@@ -62,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
         help="ids (default: of each class the most confident right and wrong out of fold)",
         **LIST,
     )
+    add("--class", metavar="NAME", help="to explain (default: the one that is predicted)")
+    add("--label", metavar="NAME", help="of several findings, likewise")
     add("--method", default=MAP_METHODS[0], choices=MAP_METHODS, help="how voxels are weighed")
     add("--output", required=True, metavar="OUT", help="directory to write into")
     return parser
@@ -83,7 +88,8 @@ def main(argv: Sequence[str]) -> int:
     wanted = None if args.patients is None else items(args.patients)
     if wanted == ():
         raise UsageError("--patients names nobody")
-    chosen = choose(trained, manifest, wanted)
+    asked = {name: getattr(args, name) for name in ("class", "label")}
+    chosen = choose(trained, manifest, wanted, output_of(trained.target, asked))
     maps = files.file_names((one.patient_id for one in chosen), MAP_SUFFIX).values()
     _require_own(args.output, maps)
     quiet_tensorflow()
@@ -125,7 +131,7 @@ def _line(patient: Mapping[str, Any]) -> str:
     """A patient's line on the terminal."""
     label = "no label" if patient["label"] is None else f"label {patient['label']}"
     check = patient["random_weights"]
-    start = f"{label}, logit {patient['logit']:+.2f}: "
+    start = f"{label}, {_answer(patient)}: "
     if patient["half_in"] is None:
         return f"{start}an empty map"
     return (
@@ -133,6 +139,15 @@ def _line(patient: Mapping[str, Any]) -> str:
         f"with random weights {correlation_text(check['rank_correlation'])}, of sizes "
         f"{correlation_text(check['rank_correlation_of_sizes'])}"
     )
+
+
+def _answer(patient: Mapping[str, Any]) -> str:
+    """What is explained, and how much of it there is."""
+    if "value" in patient:
+        return f"value {patient['value']:.4g}"
+    what = [f"{kind} {printable(patient[kind])}, " for kind in ("class", "finding")
+            if kind in patient]  # fmt: skip
+    return f"{''.join(what)}logit {patient['logit']:+.2f}"
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from trainer.config.run import (
     TrainConfig,
     merged,
 )
-from trainer.config.run_layout import REPORT_NAME
+from trainer.config.run_layout import OOF_NAME, REPORT_NAME
 from trainer.metrics.ensemble import summary_rows
 from trainer.metrics.wording import permutations_text, verdict
 from trainer.training.environment import run_addresses
@@ -220,6 +220,15 @@ def _print_summary(trained: Run, address: str) -> None:
     if metrics["permutations"]:
         row("permuted", permutations_text(metrics), folded=True)
     row("verdict", verdict(metrics), folded=True)
+    if trained.schema.covariates:
+        # pandas and scikit-learn: a second
+        from trainer.metrics.covariates.against import against_covariates
+        from trainer.metrics.predictions import read_predictions
+        from trainer.metrics.run_facts import headline_of
+
+        own = read_predictions(files.join(address, OOF_NAME), target=trained.target)
+        if alone := against_covariates(headline_of(own, address).predictions, address):
+            row("covariates", f"alone: {alone['said']}", folded=True)
     row(
         "time",
         f"{trained.wall_seconds:.0f} s, {trained.step_seconds:.2g} s a step, "

@@ -214,7 +214,7 @@ def _found(reference: str, manifest: Manifest) -> Found:
         )
     row("hypermodel", f"{reference}: built at several values, to find its hyperparameters")
     shape = (*manifest.schema.shape, len(manifest.schema.modalities))
-    return discover(f"--hypermodel {reference}", found, shape)
+    return discover(f"--hypermodel {reference}", found, shape, manifest.schema.target)
 
 
 def _require_fitting(told: str, found: Found, space: Space, manifest: Manifest) -> None:
@@ -232,7 +232,14 @@ def _require_fitting(told: str, found: Found, space: Space, manifest: Manifest) 
     )
     schema = manifest.schema
     assert config.modalities is not None
-    build_model(config.network, schema.shape, len(config.modalities), schema.dtype)
+    build_model(
+        config.network,
+        schema.shape,
+        len(config.modalities),
+        schema.dtype,
+        target=schema.target,
+        covariates=config.chosen(schema.covariates),
+    )
     useless = [c.name for c in space.choices if c.place[:1] == ("optimizer",)]
     if found.compiled and (useless := [name for name in useless if name in OPTIMIZER_OWN]):
         raise UsageError(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +12,11 @@ import numpy.typing as npt
 import pytest
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.cohort.target import PLAIN
-from tests.datasets import AGE_AND_SITE, TARGETS
+from tests.datasets import AGE_AND_SITE, TARGETS, write_dataset
+from trainer.baseline import main
 from trainer.data.targets import truth_of
 from trainer.forest.model import (
     cross_validate,
@@ -21,6 +27,7 @@ from trainer.forest.model import (
 )
 from trainer.forest.table import FeatureTable
 from trainer.metrics.tasks.measure import measure_of, softmax
+from trainer.metrics.tasks.oof_table import oof_columns
 
 TASKS = ("binary", "multiclass", "multilabel", "regression")
 
@@ -117,3 +124,99 @@ def test_covariates_alone_are_cross_validated_like_forests() -> None:
     results = cross_validate(table, truth, fit=linear(PLAIN, AGE_AND_SITE), seed=0, repeats=1)
     assert all(one.score_lost.mean(axis=1).argmax() == 0 for one in results)
     assert all(measure_of(PLAIN).score(truth[r.rows], r.answers) > 0.9 for r in results)
+
+
+def _argv(data: Path, directory: Path, *more: str) -> list[str]:
+    return ["--data", str(data), "--output_dir", str(directory), *more]
+
+
+def _dataset(directory: Path, task: str, **more: Any) -> Path:
+    small: dict[str, Any] = {"shape": (6, 6, 6), "modalities": ("A",), "covariates": AGE_AND_SITE}
+    write_dataset(directory, target=TARGETS[task], signal=0.0, **{**small, **more})
+    return directory
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_what_age_alone_says_is_found_without_an_image(
+    tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images say nothing here, and age rises with the label; one in seven lacks it."""
+    data = _dataset(tmp_path / "data", task)
+    assert main(_argv(data, tmp_path / "known", "--covariates_only")) == 0
+    said = capsys.readouterr().out
+    assert "The interval lies above 0.5: better than chance" in said
+    assert "a regression of 2 covariates alone" in said
+    rows = _rows(tmp_path / "known/oof_predictions.csv")
+    assert tuple(rows[0]) == oof_columns(TARGETS[task])
+    assert len(rows) == 24
+    found = json.loads((tmp_path / "known/baseline.json").read_text())
+    assert found["config"] == {
+        "covariates": ["age", "site"],
+        "covariates_only": True,
+        "permute_labels": False,
+        "seed": 0,
+    }
+    (first, *_) = _rows(tmp_path / "known/feature_importance.csv")
+    assert first["feature"] == "age"
+    assert f"{measure_of(TARGETS[task]).name}_lost" in first
+
+    assert main(_argv(data, tmp_path / "known", "--covariates_only")) == 0
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(ContractError, match=r"another baseline \(.*covariates"):
+        main(_argv(data, tmp_path / "known", "--covariates_only", "--covariates", "site"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--covariates", "weight"), "unknown covariate weight; the dataset has age, site"),
+        (("--covariates_only", "--trees", "9"), "--trees is of forests: not with --covariates_on"),
+        (("--covariates_only", "--modalities", "A"), "--modalities is of forests"),
+        (("--covariates_only", "--covariates", "none"), "the dataset has no covariates, or none"),
+        (("--covariates", "age", "age"), "--covariates must be distinct: age age"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(
+    tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    data = _dataset(tmp_path / "data", "multiclass", patients=18)
+    with pytest.raises(UsageError, match=said):
+        main(_argv(data, tmp_path / "run", *options))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_covariates_are_features_of_a_forest_unless_they_are_not_wanted(
+    tmp_path: Path, task: str
+) -> None:
+    data = _dataset(tmp_path / "data", task, patients=36)
+    scores = {}
+    for name, options in (("both", ()), ("images", ("--covariates", "none"))):
+        assert main(_argv(data, tmp_path / name, "--trees", "30", *options)) == 0
+        done = json.loads((tmp_path / name / "baseline.json").read_text())
+        scores[name] = done["metrics"]["auc" if task == "binary" else "score"]
+        features = {row["feature"] for row in _rows(tmp_path / name / "feature_importance.csv")}
+        assert ({"age", "site=A", "site=B"} <= features) == (name == "both")
+        assert ("covariates" in done["config"]) == (name == "both")
+        assert len(features) == done["features"]
+    assert scores["both"] > scores["images"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_permuted_labels_of_any_kind_teach_nothing(tmp_path: Path, task: str) -> None:
+    data = _dataset(tmp_path / "data", task, patients=60)
+    found = []
+    for seed in range(4):
+        options = ("--covariates_only", "--permute_labels", "--seed", str(seed))
+        assert main(_argv(data, tmp_path / str(seed), *options)) == 0
+        done = json.loads((tmp_path / str(seed) / "baseline.json").read_text())
+        assert done["metrics"]["no_claim"] == ["permuted"]
+        found.append(done["metrics"]["auc" if task == "binary" else "score"])
+    assert abs(np.mean(found) - measure_of(TARGETS[task]).chance) < 0.2

@@ -7,6 +7,7 @@ run/
                          reasons no claim can be made of the scores, stand in every row; labels and
                          answers as `trainer.metrics.tasks.oof_table` has them, and behind all a
                          column covariate_NAME of each that the networks got
+  covariates_predictions.csv  the same of covariates alone, where the dataset has some
   report.html            what they are worth, for people; metrics.json is the same in numbers
   fold-0/network.keras   the member; network.weights.h5 where a user's own code makes its layers
   fold-0/.epoch-7.keras  an epoch that may become it; gone when the run is done
@@ -32,7 +33,7 @@ RUN_NAME = "run.json"
 PERMUTATIONS = "permutations"
 REPORT_NAME = "report.html"
 METRICS_NAME, METRICS_FORMAT = "metrics.json", "voxelbeam-evaluation"
-OOF_NAME = "oof_predictions.csv"
+OOF_NAME, ALONE_NAME = "oof_predictions.csv", "covariates_predictions.csv"
 COVARIATE = "covariate_"  # before the name of one, in oof_predictions.csv
 OOF_COLUMNS = ("patient_id", "label", "fold", "seed", "logit", "probability") + (
     "epoch",
@@ -59,7 +60,8 @@ _NETWORK = r"(?:network|\.epoch-[0-9]+)\.(?:keras|weights\.h5)"
 _MEMBER = r"fold-[0-9]+(?:-seed-[0-9]+)?"
 _RUN_FILE = re.compile(
     rf"(?:{PERMUTATIONS}/[0-9]{{4,}}/)?(?:"
-    rf"{CONFIG_NAME}|{RUN_NAME}|{METRICS_NAME}|{REPORT_NAME}|{OOF_NAME}|{PERMUTATIONS_NAME}|\.lock"
+    rf"{CONFIG_NAME}|{RUN_NAME}|{METRICS_NAME}|{REPORT_NAME}|{OOF_NAME}|{ALONE_NAME}"
+    rf"|{PERMUTATIONS_NAME}|\.lock"
     rf"|{_MEMBER}/(?:\.?{_NETWORK}|{HISTORY_NAME}|{FOLD_RESULT_NAME}"
     rf"|\.?{FOLD_STATE_NAME})"
     rf"|{LOGS}/(?:.*/)?events\.out\.tfevents\.[^/]*|{PERMUTATIONS}/[0-9]{{4,}}\.json)",

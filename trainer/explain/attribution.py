@@ -1,4 +1,4 @@
-"""A logit shared out among the voxels of a volume: the map, and what is measured of it."""
+"""An answer shared out among the voxels of a volume: the map, and what is measured of it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ TOLERANCE, LEAST_GAP = 0.05, 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Attribution:
-    """What one volume's logit is made of.
+    """What one volume's answer is made of.
 
     Attributes:
-      values: (row, column, slice, channel), positive towards the positive class. One channel alone
-        where the method cannot tell modalities apart.
-      logit: of the volume.
-      baseline: logit of the baseline; None where the method has none.
+      values: (row, column, slice, channel), positive towards the positive class, the class or the
+        finding that is explained, or a greater value. One channel alone where the method cannot
+        tell modalities apart.
+      logit: of the volume: of the positive class, a finding, or a class against the rest; or the
+        value.
+      baseline: the same of the baseline; None where the method has none.
       steps: gradients that were taken.
+      one_sided: only what speaks for a positive `values` counts, whatever the answer: of a class
+        that was chosen among several, and of values.
     """
 
     values: Floats
     logit: float
     baseline: float | None = None
     steps: int = 1
+    one_sided: bool = False
 
     @property
     def gap(self) -> float | None:
@@ -50,15 +55,16 @@ class Attribution:
         """How much each voxel counted, (row, column, slice, channel), 0 or more.
 
         Integrated gradients: the size of the attribution. Grad-CAM: what speaks for the class that
-        was predicted, and 0 elsewhere, as published.
+        was predicted, or chosen, and 0 elsewhere, as published.
         """
         if method == "gradcam":
-            return np.maximum(self.values if self.logit > 0 else -self.values, 0.0)
+            towards = self.one_sided or self.logit > 0
+            return np.maximum(self.values if towards else -self.values, 0.0)
         return np.abs(self.values)
 
 
 def mean_of(attributions: Sequence[Attribution]) -> Attribution:
-    """The attribution of several members' mean logit: the mean of theirs."""
+    """The attribution of several members' mean answer: the mean of theirs."""
     baselines = [one.baseline for one in attributions]
     known = [value for value in baselines if value is not None]
     return Attribution(
@@ -66,6 +72,7 @@ def mean_of(attributions: Sequence[Attribution]) -> Attribution:
         logit=float(np.mean([one.logit for one in attributions])),
         baseline=float(np.mean(known)) if known else None,
         steps=max(one.steps for one in attributions),
+        one_sided=attributions[0].one_sided,
     )
 
 

@@ -46,8 +46,8 @@ def last_feature_map(model: keras.Model) -> FeatureMap:
     Raises:
       UsageError: there is none: a network that hides its layers, or works on tokens.
     """
-    volume = model.input.shape[1:4]
-    places: dict[int, _Grid] = {id(model.input): [(0.0, 1.0)] * 3}
+    volume = model.inputs[0].shape[1:4]
+    places: dict[int, _Grid] = {id(model.inputs[0]): [(0.0, 1.0)] * 3}
     last: tuple[Any, _Grid] | None = None
     for layer, inputs, outputs in calls(model):
         if not inputs or len(outputs) != 1:

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.target import Label, Target
 from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
-from trainer.explain.cases import Explained
+from trainer.explain.cases import Explained, logit_of
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.predictions import directory_name
 from trainer.training.run_files import Run
@@ -24,6 +25,8 @@ ALIKE = 0.7
 def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> dict[str, Any]:
     """The object that saliency.json holds."""
     patients = [_numbers(one, trained, method) for one in explained]
+    target = trained.target
+    answer = "value" if target.task == "regression" else "logit"
     warnings = []
     if trained.config.get("permute_labels"):
         warnings.append(
@@ -42,13 +45,13 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
         if patient["half_in"] is None:
             warnings.append(
                 f"{name}: the map is empty. There is no foreground in any of the run's modalities: "
-                "the volume is the baseline, the logit the network's answer to nothing."
+                f"the volume is the baseline, the {answer} the network's answer to nothing."
                 if patient["empty"]
-                else f"{name}: the map is empty: no voxel speaks for the class that was predicted."
+                else f"{name}: the map is empty: no voxel speaks for {_aim(trained.target)}."
             )
         if not patient["complete"]:
             warnings.append(
-                f"{name}: attributions miss the logit's difference by "
+                f"{name}: attributions miss the {answer}'s difference by "
                 f"{patient['completeness_gap']:.3f} after {patient['steps']} steps."
             )
     return {
@@ -58,6 +61,8 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
         "model": trained.model,
         "modalities": list(trained.modalities),
         "dataset_fingerprint": trained.dataset_fingerprint,
+        **({} if target.is_plain else {"target": target.to_json()}),
+        **({"covariates": [one.name for one in trained.covariates]} if trained.covariates else {}),
         "completeness": {"of_difference": TOLERANCE, "least": LEAST_GAP},
         "alike_from": ALIKE,
         "patients": patients,
@@ -67,7 +72,10 @@ def summarise(trained: Run, explained: Sequence[Explained], *, method: str) -> d
 
 def _numbers(one: Explained, trained: Run, method: str) -> dict[str, Any]:
     """A patient's entry in saliency.json."""
-    chosen, case, found, random = one.chosen, one.case, one.found, one.random
+    target, chosen, case, found, random = (
+        *(trained.target, one.chosen, one.case, one.found),
+        one.random,
+    )
     each = found.strength(method)
     total, of_random = each.sum(axis=-1), random.strength(method).sum(axis=-1)
     head, whole = one.head, float(total.sum())
@@ -78,14 +86,10 @@ def _numbers(one: Explained, trained: Run, method: str) -> dict[str, Any]:
     shares = each.sum(axis=(0, 1, 2)) / whole if whole and told_apart else ()
     return {
         "patient_id": chosen.patient_id,
-        "label": chosen.label,
+        "label": chosen.label if target.is_plain else _label(target, chosen.label),
         "fold": chosen.fold,
         "members": [trained.members[place].path for place in chosen.members],
-        "logit": found.logit,
-        "probability": float(sigmoid(np.float64(found.logit))),
-        "oof_logit": chosen.oof_logit,
-        "right": None if chosen.label is None else (found.logit > 0) == bool(chosen.label),
-        "baseline_logit": found.baseline,
+        **_answer(one, target),
         "completeness_gap": found.gap,
         "complete": found.complete,
         "steps": found.steps,
@@ -104,6 +108,50 @@ def _numbers(one: Explained, trained: Run, method: str) -> dict[str, Any]:
             "half_in": half_in(of_random[head]),
         },
         "map": map_name(chosen.patient_id),
+    }
+
+
+def _aim(target: Target) -> str:
+    """What Grad-CAM shows the reasons for."""
+    if target.task == "regression":
+        return "a greater value"
+    return f"the {'class' if target.task != 'multilabel' else 'answer'} that was predicted"
+
+
+def _label(target: Target, label: Label | None) -> Any:
+    """A value as a number, others in words; None unknown."""
+    if label is None or target.task == "regression":
+        return label
+    return target.text(label)
+
+
+def _answer(one: Explained, target: Target) -> dict[str, Any]:
+    """What is explained of a patient, in numbers."""
+    chosen, found = one.chosen, one.found
+    oof = None
+    if chosen.oof is not None:
+        known = ~np.isnan(chosen.oof.reshape(len(chosen.oof), -1)).any(axis=1)
+        oof = float(np.mean(logit_of(target, chosen.oof[known], one.output)))
+    if target.task == "regression":
+        return {"value": found.logit, "oof_value": oof, "right": None,
+                "baseline_value": found.baseline}  # fmt: skip
+    told: dict[str, Any] = {}
+    label: Any = chosen.label
+    right = None if label is None else (found.logit > 0) == bool(label)
+    if target.task == "multiclass":
+        told = {"class": target.names[one.output], "predicted": target.names[one.predicted]}
+        right = None if label is None else one.predicted == label
+    elif target.task == "multilabel":
+        told = {"finding": target.names[one.output]}
+        found_there = None if label is None else label[one.output]
+        right = None if found_there is None else (found.logit > 0) == bool(found_there)
+    return {
+        **told,
+        "logit": found.logit,
+        "probability": float(sigmoid(np.float64(found.logit))),
+        "oof_logit": oof,
+        "right": right,
+        "baseline_logit": found.baseline,
     }
 
 

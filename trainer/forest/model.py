@@ -14,8 +14,8 @@ from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.forest.features import Floats
 from trainer.forest.table import FeatureTable
+from trainer.metrics.covariates.alone import Predict, fit_covariates
 from trainer.metrics.ensemble import Scored, metrics_of_members
-from trainer.metrics.tasks.covariates_alone import Predict, fit_covariates
 from trainer.metrics.tasks.measure import Measure, measure_of
 
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
 from trainer.config.run_layout import METRICS_NAME, REPORT_NAME
+from trainer.metrics.covariates.against import against_covariates
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.wording import auc_name, permutations_text
@@ -52,6 +54,10 @@ def write_report(
     evaluation = evaluation_of(
         predictions, others=others, series=series, run=run, level=level, seed=seed
     )
+    judged = dataclasses.replace(predictions, no_claim=tuple(evaluation["no_claim"]))
+    if alone := against_covariates(judged, run, level=level):
+        evaluation["covariates_alone"] = alone
+        evaluation["reading"].append(f"Covariates alone, without an image: {alone['said']}")
     json.dumps(evaluation, allow_nan=False)  # JSON has no NaN: other readers would refuse the file
     text = page(evaluation)
     write_json(files.join(directory, METRICS_NAME), evaluation)

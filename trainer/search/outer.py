@@ -74,13 +74,14 @@ def score_outer(
 def pool(directory: str, runs: Sequence[Run]) -> str:
     """Writes the outer runs' out-of-fold predictions as one table; gives its path."""
     rows: list[list[str]] = []
-    columns = oof_columns(runs[0].schema.target)
+    columns: Sequence[str] = oof_columns(runs[0].schema.target)
     for run in runs:
         source = files.join(run.directory, OOF_NAME)
         try:
-            _, found = read_table(files.read(source), columns, ours=True)
+            there, found = read_table(files.read(source), columns, ours=True)
         except ValueError as error:
             raise ContractError(f"{source}: {error}") from error
+        columns = columns if rows else there  # covariates too, which every run has then
         rows += [[row[name] for name in columns] for _, row in found]
     file = files.join(directory, OOF_NAME)
     write_table(file, columns, rows)

@@ -26,6 +26,7 @@ from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
+from beam_jobs.core.record import RecordSchema
 from trainer.config.code_identity import CODE, identities
 from trainer.config.provenance import SEARCHED, require_same_code, split_provenance
 from trainer.config.run import TrainConfig
@@ -112,7 +113,7 @@ def _train(request: Request, directory: Path) -> dict[str, Any]:
     code = identities(config.references)
     require_same_code(request.config, code)
 
-    parameters = _check_memory(request, config, manifest.schema.shape, manifest.schema.dtype)
+    parameters = _check_memory(request, config, manifest.schema)
     place = directory / f"batch-{config.batch_size}"
     wanted = {
         "config": config.to_json(),
@@ -148,9 +149,7 @@ class _TooLargeError(Exception):
         self.fits = fits
 
 
-def _check_memory(
-    request: Request, config: TrainConfig, shape: tuple[int, int, int], dtype: str
-) -> int:
+def _check_memory(request: Request, config: TrainConfig, schema: RecordSchema) -> int:
     """Refuses a batch whose estimated memory is not there; gives the number of parameters."""
     import tensorflow as tf
 
@@ -158,7 +157,14 @@ def _check_memory(
     from trainer.training.devices import resolve_precision
 
     assert config.modalities is not None
-    model = build_model(config.network, shape, len(config.modalities), dtype)
+    model = build_model(
+        config.network,
+        schema.shape,
+        len(config.modalities),
+        schema.dtype,
+        target=schema.target,
+        covariates=config.chosen(schema.covariates),
+    )
     precision = resolve_precision(config.precision)
     devices = max(1, len(tf.config.list_logical_devices("GPU")))
     gpu = bool(tf.config.list_physical_devices("GPU"))

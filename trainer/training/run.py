@@ -16,7 +16,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import COVARIATE, OOF_NAME, file_name, member_name
-from trainer.data.split import folds_in_use, permuted_labels
+from trainer.data.split import folds_in_use, labels_of, permuted_labels
 from trainer.data.trained_on import trained_on
 from trainer.metrics.ensemble import Scored, metrics_of_members
 from trainer.metrics.epoch_choice import crossfit
@@ -116,6 +116,21 @@ def train(
     keep(kept, directories.push, name=file_name(config))
     reasons = (*no_claim, "permuted") if config.permute_labels else tuple(no_claim)
     _write_predictions(setup, results, reasons, known)
+    if manifest.schema.covariates:
+        # pandas and scikit-learn: a second
+        from trainer.metrics.covariates.against import write_alone
+
+        places = {name: fold for name, _, fold in manifest.patients if fold in in_use}
+        write_alone(
+            directories.run,
+            setup.target,
+            manifest.schema.covariates,
+            labels=setup.labels or labels_of(manifest),
+            folds=places,
+            known=known,
+            held_out=folds,
+            no_claim=reasons,
+        )
     return _finish(setup, folds, results, reasons, tuple(sorted(searched_ids)))
 
 

@@ -17,7 +17,7 @@ from beam_jobs.core.cohort.target import PLAIN
 from tests.datasets import AGE_AND_SITE, TARGETS
 from trainer.data.targets import truth_of
 from trainer.metrics.auc import auc
-from trainer.metrics.tasks.covariates_alone import fit_covariates, held_out_answers
+from trainer.metrics.covariates.alone import fit_covariates, held_out_answers
 from trainer.metrics.tasks.measure import measure_of
 
 Floats = npt.NDArray[np.float64]
