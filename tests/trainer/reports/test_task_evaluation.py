@@ -15,8 +15,11 @@ import pytest
 from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.browser import Browser
 from tests.trainer.metrics.tasks.cohorts import TASKS, make_predictions
+from trainer.metrics.comparisons import comparisons_of
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
+from trainer.metrics.tasks.estimate import estimate_of_task
+from trainer.metrics.wording import auc_text, interval_text
 from trainer.reports.evaluation import page, write_report
 
 # One page is drawn by `make test`: drawings take a second.
@@ -110,6 +113,24 @@ def test_names_are_text_and_many_classes_are_listed_but_not_drawn():
     assert "a &lt;b&gt;&amp;" in text
     assert "<b>" not in text
     assert "class 59" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["binary", "regression"])
+def test_covariates_alone_stand_beside_the_headline_and_among_the_models(task: str) -> None:
+    predictions = make_predictions("regression")
+    if task == "binary":
+        labels = (predictions.labels > 20).astype(np.int64)
+        predictions = dataclasses.replace(predictions, labels=labels, target=PLAIN)
+    found = evaluation_of(predictions)
+    assert "Covariates alone" not in page(found)
+    alone = dataclasses.replace(predictions, name="covariates alone", scores=predictions.scores**2)
+    estimate = estimate_of_task(alone.target, alone.labels, alone.repeats, folds=alone.folds)
+    (comparison,) = comparisons_of(predictions, [alone])
+    found["covariates_alone"] = {"estimate": estimate, "comparison": comparison, "said": "x"}
+    text = _Page(page(found)).text
+    assert f"Covariates alone{auc_text(estimate)} {interval_text(estimate)}, without an" in text
+    assert re.search("covariates alone60[^a-z]+to", text)  # a row of the table
 
 
 @pytest.mark.slow
