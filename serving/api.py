@@ -21,6 +21,7 @@ import pandas as pd
 
 from beam_jobs.common.cli import UsageError, quiet_tensorflow, require_utf8
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
@@ -31,6 +32,7 @@ from beam_jobs.core.record import PreparedCase
 from serving.model import loaded_model
 from serving.model.answers import CLASS, class_of, number_columns
 from serving.model.contract import Contract
+from serving.predict.covariates import NOTHING, Taken, of_table, require_table
 from serving.predict.damaged_records import Reject, surviving_cases
 from serving.predict.sources import Source, find_source, recipe_of, schema_of_record
 
@@ -59,6 +61,8 @@ class Model:
         source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
         *,
         patient_from: str = "",
+        covariates: files.StrPath | None = None,
+        id_column: str = "patient_id",
     ) -> pd.DataFrame:
         """Answers for patients, a row each, in the order in which they are read.
 
@@ -67,6 +71,9 @@ class Model:
             or records: prepared cases or serialized Examples.
           patient_from: who is a patient of DICOM: "directory", "study" or "patient_id"; "" takes
             <patient>/<modality>/ directories where there are any, else PatientID.
+          covariates: a CSV of what the model takes of the patients of DICOM beside their images,
+            with a column of each; records hold their own.
+          id_column: of that CSV, the column of the patients' ids.
 
         Returns:
           patient_id; probability of the positive class and logit, both calibrated; spread, the
@@ -80,7 +87,8 @@ class Model:
         Raises:
           TypeError: `source` is neither a path nor made of records.
           ValueError: `patient_from` is none of these.
-          UsageError: there is nothing at `source`, or `patient_from` is given for records.
+          UsageError: there is nothing at `source`, `patient_from` or `covariates` is given for
+            records, or the model takes covariates that are not given for DICOM.
           ContractError: the records are not of this model's contract.
           CommandError: a store refuses or fails.
         """
@@ -89,7 +97,8 @@ class Model:
         rejects: list[Reject] = []
         rows = []
         batch: list[PreparedCase] = []
-        for case in self._cases(source, rejects, patient_from):
+        taken = None if covariates is None else self._table(covariates, id_column)
+        for case in self._cases(source, rejects, patient_from, taken):
             batch.append(case)
             if len(batch) == _BATCH:
                 rows += self._loaded.answer(batch)
@@ -113,19 +122,37 @@ class Model:
         source: files.StrPath | Iterable[PreparedCase] | Iterable[bytes],
         rejects: list[Reject],
         patient_from: str,
+        taken: Taken | None,
     ) -> Iterator[PreparedCase]:
         records: Source | None = None
         if isinstance(source, str | os.PathLike):
             found = find_source(files.text(source), self.contract, model=self._loaded.path)
             if found.dicom is not None:
-                return self._of_dicom(found.dicom, rejects, patient_from)
+                if taken is None:
+                    require_table(self.contract, model=self._loaded.path)
+                return map(
+                    (taken or NOTHING).of, self._of_dicom(found.dicom, rejects, patient_from)
+                )
             records = found
         if patient_from:
             raise UsageError("patient_from is for DICOM; records have their conversion's ids")
+        if taken is not None:
+            raise UsageError("covariates are for DICOM; records hold their conversion's")
         if isinstance(source, str | os.PathLike):
             assert records is not None
             return self._of_shards(records, rejects)
         return map(self._case, source)
+
+    def _table(self, path: files.StrPath, id_column: str) -> Taken:
+        """What a CSV says of patients."""
+        name = files.text(path)
+        if not self.contract.covariates:
+            raise UsageError(f"covariates: model {self._loaded.path} takes none")
+        text = read_named(name)
+        taken, _ = of_table(
+            self.contract, text, source=name, id_column=id_column, id_policy=IdPolicy()
+        )
+        return taken
 
     def _case(self, record: PreparedCase | bytes) -> PreparedCase:
         contract = self.contract

@@ -22,12 +22,13 @@ if __name__ == "__main__":  # signals may come amid the imports below
     expect("python -m serving.batch_predict")
 
 import argparse
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.contract_json import ContractError, is_unicode
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import lasting
@@ -35,24 +36,22 @@ from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
 from beam_jobs.core.cohort.layout import nobodys_hint
-from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.drift import NONE, Statistics
 from beam_jobs.core.reasons import Reason
 from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from beam_jobs.runners.workers_package import require_package
-from serving.model.answers import Prediction, columns_of, default_groups
+from serving.model.answers import Prediction
 from serving.model.cohort_statistics import cuts_of, of_labels
 from serving.model.contract import Contract, load_statistics
 from serving.model.integrity import check_model
 from serving.predict import outputs, skew
-from serving.predict.covariates import unknown_categories
+from serving.predict.covariates import of_table, require_table, unknown_categories
 from serving.predict.damaged_records import Reject
 from serving.predict.sources import Source, find_source, is_pattern
 from serving.predict.submission import Submission, compose, input_ids, read_ids
 
 PROG = "python -m serving.batch_predict"
-VALUE_COLUMN = "MGMT_value"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,13 +63,19 @@ def main(argv: Sequence[str]) -> int:
     checked = check_model(args.model, sha256=args.require_sha256)
     contract = checked.contract
     training = load_statistics(args.model)
-    table = _table_of(args, contract.target)
+    table = outputs.requested_columns(
+        contract.target,
+        args.columns,
+        id_column=args.id_column,
+        value_column=args.value_column,
+    )
     spelling, requested = _requested(args, id_policy)
     source = find_source(
         args.input, contract, model=args.model, requested=requested, id_policy=id_policy.name
     )
     if args.patient_from and source.dicom is None:
         raise cli.UsageError("--patient_from is for DICOM; records have their conversion's ids")
+    source, strange = _with_covariates(source, args, contract, id_policy)
     quiet_beam()
     cli.quiet_tensorflow()
     # Beam takes seconds to import: all that can be wrong was reported before.
@@ -110,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     skewed = _write_skew(args.output, training, statistics, contract)
     nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
     code = _finish(submission, answers.predictions, args, paths, skewed, nobodys, table)
-    for line in unknown_categories(contract, source.schema):
+    for line in strange:
         terminal.row("mind", line)
     terminal.row("model", f"{args.model}: sha256 {checked.sha256}")
     if checked.note:
@@ -118,33 +123,31 @@ def main(argv: Sequence[str]) -> int:
     return code
 
 
-def _table_of(args: argparse.Namespace, target: Target) -> outputs.Columns:
-    """What the table's columns are, of what was requested and what the model answers.
+def _with_covariates(
+    source: Source, args: argparse.Namespace, contract: Contract, id_policy: IdPolicy
+) -> tuple[Source, list[str]]:
+    """The source with what `--covariates` says of its patients, and lines on what is not known.
 
     Raises:
-      UsageError: a column that the model does not answer, or two of one name.
+      UsageError: the model takes covariates that are not given, or none that are.
     """
-    groups = default_groups(target) if args.columns is None else cli.items(args.columns)
-    known = outputs.groups_and_flags(target)
-    if unknown := [name for name in groups if name not in known]:
-        raise cli.UsageError(f"--columns: {unknown[0]} is none of {', '.join(known)}")
-    if args.value_column is not None and target.task != "binary":
-        raise cli.UsageError(
-            f"--value_column is for a binary model; this one answers a {target.task}, whose "
-            f"columns are {', '.join(columns_of(target, groups))}"
-        )
-    columns = outputs.Columns(
+    if source.dicom is None:
+        if args.covariates is not None:
+            raise cli.UsageError("--covariates is for DICOM; records hold their conversion's")
+        return source, unknown_categories(contract, source.schema)
+    if args.covariates is None:
+        require_table(contract, model=args.model)
+        return source, []
+    if not contract.covariates:
+        raise cli.UsageError(f"--covariates: model {args.model} takes none")
+    taken, strange = of_table(
+        contract,
+        read_named(args.covariates, flag="--covariates"),
+        source=args.covariates,
         id_column=args.id_column,
-        value_column=args.value_column or VALUE_COLUMN,
-        groups=tuple(groups),
-        target=target,
+        id_policy=id_policy,
     )
-    header = columns.header
-    if len(set(header)) < len(header):
-        raise cli.UsageError(f"--columns: {', '.join(header)} are not distinct")
-    if not is_unicode("".join(header)):
-        raise cli.UsageError(f"--columns: {', '.join(header)}: not UTF-8")
-    return columns
+    return dataclasses.replace(source, taken=taken), strange
 
 
 def _labels(
@@ -282,7 +285,7 @@ def _check(args: argparse.Namespace) -> list[str]:
     Returns:
       The table's files.
     """
-    for flag in ("model", "input", "ids", "id_key"):
+    for flag in ("model", "input", "ids", "id_key", "covariates"):
         path = getattr(args, flag)
         skipped = path is None or (flag == "input" and is_pattern(path))
         if not skipped and not files.exists(path):
@@ -353,10 +356,16 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "classes class,probability; of values value,low,high)",
     )
     add("--ids", metavar="CSV", help="answer these ids, in this order and spelling, and no others")
-    add("--id_column", default="BraTS21ID", help="column of the ids")
+    add(
+        "--covariates",
+        metavar="CSV",
+        help="what the model takes of the patients of DICOM beside their images, a column each "
+        "(records hold their own); who lacks one is predicted without, and listed",
+    )
+    add("--id_column", default="BraTS21ID", help="column of the ids, of --ids and --covariates")
     add(
         "--value_column",
-        help=f"column of a binary model's probabilities (default: {VALUE_COLUMN})",
+        help=f"column of a binary model's probabilities (default: {outputs.VALUE_COLUMN})",
     )
     add("--batch_size", type=int, default=8, help="most patients a call of the model gets")
     add("--batch_mb", type=int, default=64, help="most MiB of volumes a call of the model gets")

@@ -19,37 +19,37 @@ if __name__ == "__main__":  # signals may come amid the imports below
 
 import argparse
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from beam_jobs.common import cli, terminal
-from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import Manifest, read_manifest
 from serving.model.calibration import METHODS, Calibration, fit
-from serving.model.cohort_statistics import STATISTICS_NAME, of_dataset
-from serving.model.contract import CARD_NAME, CONTRACT_NAME, FORMAT, Contract
+from serving.model.cohort_statistics import of_dataset
+from serving.model.contract import Contract
 from serving.model.graph import in_float32
 from serving.model.out_of_fold import ENSEMBLES, OutOfFold, out_of_fold, pooled
-from serving.model.saved_model import Written, put_back, write_model
-from serving.model.warmup import WARMUP_NAME
+from serving.model.saved_model import Written, put_back, require_free, write_model
+from serving.model.temperatures import (
+    INTERVAL_LEVEL,
+    Fitted,
+    Interval,
+    Temperatures,
+    fit_temperatures,
+    unfitted,
+)
 from trainer.config.run_layout import OOF_NAME
+from trainer.data.trained_on import prior_of, trained_on
 from trainer.metrics.wording import permutations_text, summary_line, verdict
 from trainer.training.run_files import Run
 
 PROG = "python -m serving.export"
-# What `serving.model.contract` says of a model's files, and what TensorFlow calls its own.
-_MODEL_FILE = re.compile(
-    r"saved_model\.pb|fingerprint\.pb|variables/variables\.(?:index|data-[0-9]{5}-of-[0-9]{5})|"
-    + "|".join(map(re.escape, (CARD_NAME, CONTRACT_NAME, STATISTICS_NAME, WARMUP_NAME)))
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,29 +58,38 @@ def main(argv: Sequence[str]) -> int:
     files.require_writable(args.output)
     cli.require_utf8(args.output)
     put_back(args.output)
-    _require_free(args.output, overwrite=args.overwrite)
+    require_free(args.output, overwrite=args.overwrite)
     for path in args.runs:
         if not files.is_dir(path):
             raise cli.UsageError(f"--runs: {path} is not a directory")
     runs = [Run.load(path) for path in args.runs]
     _require_true_labels(runs)
+    for run in runs[1:]:
+        _require_alike(runs[0], run)
     data = None if args.data is None else _dataset(args.data, runs)
-    calibration = _calibrated(runs, data, args.ensemble, args.calibration)
+    fitted = _fitted(runs, data, args.ensemble, args.calibration)
     statistics = None
     if data is not None:
         statistics = of_dataset(args.data, data, _trained_folds(runs, range(data.folds)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
     cli.quiet_tensorflow()
     contract = contract_of(
-        runs, ensemble=args.ensemble, calibration=calibration, cohort=_cohort(runs, data)
+        runs,
+        ensemble=args.ensemble,
+        calibration=fitted.calibration,
+        interval=fitted.interval,
+        cohort=_cohort(runs, data),
     )
+    answers = "values" if contract.interval else "logits"
+    averaged = "values" if contract.interval else contract.ensemble
     written = export(runs, contract, args.output, statistics=statistics)
     terminal.row(
         "members",
-        f"{len(contract.members)} (mean of {contract.ensemble}) on "
-        f"{', '.join(contract.modalities)}; logits within {written.difference:.1g} of Keras",
+        f"{len(contract.members)} (mean of {averaged}) on "
+        f"{', '.join((*contract.modalities, *contract.covariates))}; {answers} within "
+        f"{written.difference:.1g} of Keras",
     )
-    terminal.row("calibration", _summary(calibration))
+    terminal.row(*fitted.summary(contract.target))
     terminal.row("model", f"{args.output}: sha256 {written.sha256}")
     return cli.EXIT_OK
 
@@ -115,23 +124,41 @@ def _dataset(path: str, runs: Sequence[Run]) -> Manifest:
     return manifest
 
 
-def _calibrated(
+def _fitted(
     runs: Sequence[Run], data: Manifest | None, ensemble: str, method: str | None
-) -> Calibration:
-    """The calibration, fitted on the runs' out-of-fold predictions.
+) -> Fitted:
+    """The calibration, or of values their interval, of the runs' out-of-fold predictions.
 
     Raises:
+      UsageError: a method that is none of these labels, or needs more predictions.
       ContractError: a row that is not out of fold, or no file though `method` was requested.
     """
-    if method == "none":
-        return Calibration(why="--calibration none was requested")
+    task = runs[0].target.task
+    if task == "regression" and (method not in (None, "none") or ensemble != ENSEMBLES[0]):
+        raise cli.UsageError(
+            "values are averaged and have an interval: --calibration and --ensemble are for "
+            "probabilities"
+        )
+    if method == "none" and task != "regression":
+        return unfitted(task, "--calibration none was requested")
     for name, run in zip(_names(runs), runs, strict=True):
         file = files.join(run.directory, OOF_NAME)
         if files.stat(file) is None:
-            if method is not None:
+            if method not in (None, "none"):
                 raise ContractError(f"--calibration {method}: {file} is not there")
-            return Calibration(why=f"run {name} has no {OOF_NAME}")
-    return fit(_evidence(runs, data), ensemble, method)
+            return unfitted(task, f"run {name} has no {OOF_NAME}")
+    evidence = _evidence(runs, data)
+    if task == "regression":
+        from trainer.metrics.tasks.conformal import conformal_of
+
+        values = evidence.ensembled(ensemble)
+        found = conformal_of(evidence.labels, values, folds=evidence.folds, level=INTERVAL_LEVEL)
+        too_few = str(found["too_few"]).rstrip(".")
+        numbers = {name: found[name] for name in ("level", "half_width", "n", "coverage")}
+        return Fitted(Temperatures(), Interval(**numbers, why=too_few))
+    if task == "binary":
+        return Fitted(fit(evidence, ensemble, method))
+    return Fitted(fit_temperatures(evidence, ensemble, method))
 
 
 def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
@@ -140,6 +167,7 @@ def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
     Raises:
       ContractError: a row that is not out of fold.
     """
+    target = runs[0].target
     folds = None
     if data is not None:
         folds = {name: fold for name, _, fold in data.patients if fold is not None}
@@ -147,8 +175,9 @@ def _evidence(runs: Sequence[Run], data: Manifest | None) -> OutOfFold:
     for run in runs:
         file = files.join(run.directory, OOF_NAME)
         members = {(member.fold, member.seed) for member in run.members}
-        tables.append(out_of_fold(read_named(file), members, source=file, folds=folds))
-    return pooled(tables)
+        text = read_named(file)
+        tables.append(out_of_fold(text, members, source=file, folds=folds, target=target))
+    return pooled(tables, target)
 
 
 def _trained_folds(runs: Sequence[Run], folds: Iterable[int]) -> set[int]:
@@ -162,12 +191,12 @@ def _trained_folds(runs: Sequence[Run], folds: Iterable[int]) -> set[int]:
     }
 
 
-def _cohort(runs: Sequence[Run], data: Manifest | None) -> dict[str, int]:
+def _cohort(runs: Sequence[Run], data: Manifest | None) -> dict[str, Any]:
     """Size and balance of the patients that at least one member was trained on, where known."""
     if data is not None:
         folds = _trained_folds(runs, range(data.folds))
         labels = [label for _, label, fold in data.patients if fold in folds and label is not None]
-        return {"patients": len(labels), "positive": sum(label == 1 for label in labels)}
+        return trained_on(data.schema.target, labels)
     # Runs may share patients or not; that they share them all is sure of the same folds alone.
     left_out = {
         (
@@ -180,27 +209,13 @@ def _cohort(runs: Sequence[Run], data: Manifest | None) -> dict[str, int]:
     return dict(runs[0].trained_on) if len(left_out) == 1 else {}
 
 
-def _summary(calibration: Calibration) -> str:
-    """One line on the calibration, for the terminal."""
-    if calibration.method == "none":
-        return f"none ({calibration.why})"
-    measured = calibration.measured
-    name = calibration.method
-    if name == "temperature":
-        name = f"temperature {calibration.temperature:.4g}"
-    return (
-        f"{name}; out-of-fold log loss {measured['before']['log_loss']:.4f} before, "
-        f"{measured['after']['log_loss']:.4f} after (n = {measured['n']}: "
-        f"{measured['positive']} positive){f'; {calibration.why}' if calibration.why else ''}"
-    )
-
-
 def contract_of(
     runs: Sequence[Run],
     *,
     ensemble: str = "logits",
-    calibration: Calibration | None = None,
-    cohort: Mapping[str, int] | None = None,
+    calibration: Calibration | Temperatures | None = None,
+    interval: Interval | None = None,
+    cohort: Mapping[str, Any] | None = None,
 ) -> Contract:
     """The contract of the model that `runs` make together; `cohort` as far as they know it.
 
@@ -212,13 +227,16 @@ def contract_of(
 
     first = runs[0]
     for run in runs[1:]:
-        _require_same_volumes(first, run)
+        _require_alike(first, run)
     # pandas takes half a second to import
     from trainer.metrics.run_facts import decided
 
     names = _names(runs)
     metrics = [decided(run.metrics, run.directory) for run in runs]
     known = cohort if cohort is not None else _cohort(runs, None)
+    target = first.target
+    neither = unfitted(target.task, "")
+    score = "val_auc" if target.task == "binary" else "val_score"
     return Contract(
         schema=first.schema,
         spec=dict(first.spec),
@@ -232,17 +250,19 @@ def contract_of(
                 "seed": member.seed,
                 "epoch": member.epoch,
                 "epoch_choice": run.epoch_choice,
-                "val_auc": member.val_auc,
+                score: member.score,
             }
             for name, run in zip(names, runs, strict=True)
             for member in run.members
         ),
         ensemble=ensemble,
-        calibration=calibration or Calibration(),
+        covariates=tuple(one.name for one in first.covariates),
+        calibration=calibration or neither.calibration,
+        interval=interval or neither.interval,
         prior=(
-            known["positive"] / known["patients"]
+            prior_of(target, known)
             if known
-            else float(np.mean([run.prevalence for run in runs])),
+            else tuple(float(np.mean(of)) for of in zip(*(run.prior for run in runs), strict=True))
         ),
         cohort=dict(known),
         training=tuple(
@@ -298,45 +318,39 @@ def export(
     return write_model(members, contract, output, statistics=statistics)
 
 
-def _require_free(output: str, *, overwrite: bool) -> None:
-    """Refuses to write over anything but, when requested, a model or an empty directory.
-
-    A model that somebody put a file of their own into would be replaced with that file.
-    """
-    if not files.exists(output):
-        return
-    if not overwrite:
-        raise cli.UsageError(f"{output} exists (--overwrite replaces it)")
-    # A directory of a store is what lies below it: never empty.
-    local = not files.is_remote(output) and Path(output).is_dir()
-    empty = local and not any(Path(output).iterdir())
-    if not empty and own_json(files.join(output, CONTRACT_NAME), FORMAT) is None:
-        raise cli.UsageError(f"{output} is not a model: it will not be replaced")
-    foreign = [name for name in files.tree(output) if not _MODEL_FILE.fullmatch(name)]
-    if foreign:
-        raise cli.UsageError(
-            f"{output} holds {shown(foreign[0])}, which is no file of a model: "
-            "it will not be replaced"
-        )
-
-
-def _require_same_volumes(first: Run, other: Run) -> None:
+def _require_alike(first: Run, other: Run) -> None:
+    """Refuses runs that take other volumes or covariates, or answer something else."""
     ours, theirs = f"run {first.directory}", f"run {other.directory}"
-    if first.spec != other.spec:
-        fields = sorted(
-            key for key in {*first.spec, *other.spec} if first.spec.get(key) != other.spec.get(key)
-        )
-        differing = "; ".join(
-            f"spec.{key}: {first.spec.get(key)!r} in {ours}, {other.spec.get(key)!r} in {theirs}"
-            for key in fields
-        )
-        raise ContractError(f"runs do not fit: {differing}")
+    differing = []
+    for name, one, two in (
+        ("spec", first.spec, other.spec),
+        ("target", first.target.to_json(), other.target.to_json()),
+        ("covariates", _covariates_of(first), _covariates_of(other)),
+    ):
+        differing += [
+            f"{name}.{key}: {one.get(key)!r} in {ours}, {two.get(key)!r} in {theirs}"
+            for key in sorted({*one, *two})
+            if one.get(key) != two.get(key)
+        ]
+    if differing:
+        raise ContractError(f"runs do not fit: {'; '.join(differing)}")
     first.schema.require_equal(other.schema, ours=ours, theirs=theirs)
-    if first.modalities != other.modalities:
-        raise ContractError(
-            f"runs do not fit: modalities: {list(first.modalities)} in {ours}, "
-            f"{list(other.modalities)} in {theirs}"
-        )
+    for name, taken in (("modalities", first.modalities), ("covariates", names_of(first))):
+        found = other.modalities if name == "modalities" else names_of(other)
+        if taken != found:
+            raise ContractError(
+                f"runs do not fit: {name}: {list(taken)} in {ours}, {list(found)} in {theirs}"
+            )
+
+
+def names_of(run: Run) -> tuple[str, ...]:
+    """Names of the covariates that a run's members take."""
+    return tuple(one.name for one in run.covariates)
+
+
+def _covariates_of(run: Run) -> dict[str, Any]:
+    """The covariates of the dataset that a run was trained on, by name."""
+    return {one.name: list(one.categories) or "number" for one in run.schema.covariates}
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

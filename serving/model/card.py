@@ -181,7 +181,9 @@ def _mix(bins: Mapping[str, int], unit: str = "") -> str:
 def _calibration(contract: Contract) -> str:
     calibration = contract.calibration
     if not isinstance(calibration, Calibration):
-        return "\n".join([*calibration_lines(contract), *_less_sharp(contract)])
+        measured = calibration.measured if contract.interval is None else contract.interval.n
+        beside = _less_sharp(contract) if measured else []
+        return "\n".join([*calibration_lines(contract), *beside])
     method: Sequence[str] = {
         "none": ["None: logits are as the networks give them."],
         "temperature": [f"The logit is divided by the temperature {calibration.temperature:.4g}."],

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,14 @@ from beam_jobs.core.cohort.target import PLAIN, Label, Target
 ENSEMBLES = ("logits", "probabilities")
 
 Float = npt.NDArray[np.float64]
-# patient -> label, and the answers of the members that held the patient out.
-Held = dict[str, tuple[Label, list[Any]]]
+
+
+class Held(NamedTuple):
+    """A patient of an out-of-fold table: label, fold, and answers of members that held it out."""
+
+    label: Label
+    fold: int
+    answers: list[Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +47,14 @@ class OutOfFold:
       logits: one array a patient, of each member that held the patient out: (members,) logits or
         values, of classes and several labels (members, outputs) logits.
       target: what the labels say.
+      folds: (n,) which each was held out in; of several runs, in the first that has the patient.
     """
 
     patients: tuple[str, ...]
     labels: npt.NDArray[Any]
     logits: tuple[Float, ...]
     target: Target = PLAIN
+    folds: npt.NDArray[np.int64] | None = None
 
     def ensembled(self, ensemble: str) -> Float:
         """The members' answers combined as the graph does it, (n,) or (n, outputs)."""
@@ -60,7 +68,7 @@ def out_of_fold(
     source: str,
     folds: Mapping[str, int] | None = None,
     target: Target = PLAIN,
-) -> Held:
+) -> dict[str, Held]:
     """The rows of one run's oof_predictions.csv, each proven to be out of fold.
 
     Args:
@@ -71,7 +79,7 @@ def out_of_fold(
       target: what the labels say.
 
     Returns:
-      patient -> (label, answers of the members that held the patient out).
+      patient -> what the table says of it.
 
     Raises:
       ContractError: not such a table; a row of no member; a patient in two folds, in another fold
@@ -83,7 +91,7 @@ def out_of_fold(
         _, rows = read_table(text, columns, ours=True)
     except ValueError as error:
         raise ContractError(f"{source}: {error}") from error
-    found: Held = {}
+    found: dict[str, Held] = {}
     fold_of: dict[str, int] = {}
     seen: set[tuple[str, int, int]] = set()
     for line, row in rows:
@@ -113,33 +121,34 @@ def out_of_fold(
         if (patient, fold, seed) in seen:
             raise ContractError(f"{where}: patient {who} stands twice for seed {seed}")
         seen.add((patient, fold, seed))
-        if found.setdefault(patient, (label, []))[0] != label:
+        if found.setdefault(patient, Held(label, fold, [])).label != label:
             raise ContractError(f"{where}: patient {who} has two labels")
-        found[patient][1].append(given if target.outputs > 1 else given[0])
+        found[patient].answers.append(given if target.outputs > 1 else given[0])
     return found
 
 
-def pooled(tables: Sequence[Held], target: Target = PLAIN) -> OutOfFold:
+def pooled(tables: Sequence[Mapping[str, Held]], target: Target = PLAIN) -> OutOfFold:
     """The out-of-fold answers of several runs: a patient has those of every run that held it out.
 
     Raises:
       ContractError: runs disagree on a patient's label.
     """
-    labels: dict[str, Label] = {}
-    logits: dict[str, list[Any]] = {}
+    held: dict[str, Held] = {}
     for table in tables:
-        for patient, (label, values) in table.items():
-            if labels.setdefault(patient, label) != label:
+        for patient, (label, fold, values) in table.items():
+            known = held.setdefault(patient, Held(label, fold, []))
+            if known.label != label:
                 raise ContractError(f"runs disagree on the label of patient {patient}")
-            logits.setdefault(patient, []).extend(values)
-    patients = tuple(sorted(labels))
+            known.answers.extend(values)
+    patients = tuple(sorted(held))
     kind = np.int64 if target.task in ("binary", "multiclass") else np.float64
-    found = np.array([labels[name] for name in patients], dtype=kind)
+    found = np.array([held[name].label for name in patients], dtype=kind)
     return OutOfFold(
         patients=patients,
         labels=found.reshape(-1, target.outputs) if target.task == "multilabel" else found,
-        logits=tuple(np.array(logits[name]) for name in patients),
+        logits=tuple(np.array(held[name].answers) for name in patients),
         target=target,
+        folds=np.array([held[name].fold for name in patients], dtype=np.int64),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,15 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common import terminal
-from beam_jobs.common.contract_json import ContractError
+from beam_jobs.common.cli import UsageError
+from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json
 from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.record import RecordSchema
 from serving.model.canonical import canonicalise
 from serving.model.card import model_card
 from serving.model.cohort_statistics import STATISTICS_NAME
-from serving.model.contract import CARD_NAME, CONTRACT_NAME, Contract
+from serving.model.contract import CARD_NAME, CONTRACT_NAME, FORMAT, Contract
 from serving.model.graph import serving_module
 from serving.model.integrity import file_hashes, model_sha256
 from serving.model.loaded_model import load_model
@@ -34,6 +37,11 @@ if TYPE_CHECKING:
 # Of a logit, relative where it is above 1: the written graph runs the very operations of the
 # members, so that 0 is what was measured; the rest is for other kernels than this machine's.
 TOLERANCE = 1e-6
+# What `serving.model.contract` says of a model's files, and what TensorFlow calls its own.
+_MODEL_FILE = re.compile(
+    r"saved_model\.pb|fingerprint\.pb|variables/variables\.(?:index|data-[0-9]{5}-of-[0-9]{5})|"
+    + "|".join(map(re.escape, (CARD_NAME, CONTRACT_NAME, STATISTICS_NAME, WARMUP_NAME)))
+)
 # What stood under the name, in the hidden directory of an export, for a moment.
 _REPLACED = "replaced"
 
@@ -96,6 +104,31 @@ def write_model(
         else:
             _replace(made, beside, aside=directory / _REPLACED)
     return Written(difference, sha256)
+
+
+def require_free(output: str, *, overwrite: bool) -> None:
+    """Refuses to write over anything but, when requested, a model or an empty directory.
+
+    A model that somebody put a file of their own into would be replaced with that file.
+
+    Raises:
+      UsageError: something else is there.
+    """
+    if not files.exists(output):
+        return
+    if not overwrite:
+        raise UsageError(f"{output} exists (--overwrite replaces it)")
+    # A directory of a store is what lies below it: never empty.
+    local = not files.is_remote(output) and Path(output).is_dir()
+    empty = local and not any(Path(output).iterdir())
+    if not empty and own_json(files.join(output, CONTRACT_NAME), FORMAT) is None:
+        raise UsageError(f"{output} is not a model: it will not be replaced")
+    foreign = [name for name in files.tree(output) if not _MODEL_FILE.fullmatch(name)]
+    if foreign:
+        raise UsageError(
+            f"{output} holds {shown(foreign[0])}, which is no file of a model: "
+            "it will not be replaced"
+        )
 
 
 def put_back(output: files.StrPath) -> None:

@@ -12,7 +12,7 @@ _SCORES = {
     "binary": "AUC",
     "multiclass": "macro AUC",
     "multilabel": "mean AUC",
-    "regression": "Spearman's correlation",
+    "regression": "Spearman correlation",
 }
 
 
@@ -156,7 +156,7 @@ def limits_text(contract: Contract) -> str:
             "failures file."
         )
     shares = ", ".join(
-        f"{share:.1%} {name}" for name, share in zip(target.names, prior, strict=True)
+        f"{name}: {share:.1%}" for name, share in zip(target.names, prior, strict=True)
     )
     return (
         f"- In the training data these were the shares: {shares};\n  where they differ, "
@@ -176,4 +176,9 @@ def _listed(names: Any) -> str:
 
 
 def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    """Counts in words.
+
+    >>> _counted({"2": 20, "3": 18})
+    '2: 20, 3: 18'
+    """
+    return ", ".join(f"{name}: {count}" for name, count in counts.items())

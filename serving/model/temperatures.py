@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,10 @@ from beam_jobs.common.contract_json import (
     require_known,
 )
 from beam_jobs.core.cohort.target import Target
-from serving.model.calibration import LEAST_FOR_TEMPERATURE, TEMPERATURES
+from serving.model.calibration import LEAST_FOR_TEMPERATURE, TEMPERATURES, Calibration
 from serving.model.out_of_fold import Float, OutOfFold
 
+INTERVAL_LEVEL = 0.9  # share of patients whose value is to lie within its interval
 TASK_METHODS = ("temperature", "none")
 _PARTS = 10
 _KINDS: dict[str, Kind] = {
@@ -292,5 +293,48 @@ def _scores(target: Target, labels: npt.NDArray[Any], logits: Float) -> dict[str
     return {"log_loss": float(log_loss), "brier": float(brier)}
 
 
-def _shown(temperatures: list[float]) -> str:
-    return ", ".join(f"{one:.3g}" for one in temperatures)
+def _shown(temperatures: Sequence[float], digits: int = 3) -> str:
+    return ", ".join(f"{one:.{digits}g}" for one in temperatures)
+
+
+class Fitted(NamedTuple):
+    """What was fitted on out-of-fold predictions: a calibration, of values their interval."""
+
+    calibration: Calibration | Temperatures
+    interval: Interval | None = None
+
+    def summary(self, target: Target) -> tuple[str, str]:
+        """Its name and a line on it, for the terminal."""
+        calibration, interval = self
+        if interval is not None:
+            if interval.half_width is None:
+                return "interval", f"none ({interval.why})"
+            held = "" if interval.coverage is None else f", {interval.coverage:.1%} inside"
+            return "interval", (
+                f"± {interval.half_width:.4g}{f' {target.unit}' if target.unit else ''} for "
+                f"{interval.level:.0%} of patients (n = {interval.n} out of fold{held})"
+            )
+        if calibration.method == "none":
+            return "calibration", f"none ({calibration.why})"
+        measured, name = calibration.measured, calibration.method
+        counts, divided = f"{measured['positive']} positive", ": "
+        if isinstance(calibration, Temperatures):
+            name = f"temperature {_shown(calibration.temperatures, digits=4)}"
+            divided = "; "
+            counts = ", ".join(f"{of}: {count}" for of, count in measured["positive"].items())
+        elif name == "temperature":
+            name = f"temperature {calibration.temperature:.4g}"
+        return "calibration", (
+            f"{name}; out-of-fold log loss {measured['before']['log_loss']:.4f} before, "
+            f"{measured['after']['log_loss']:.4f} after (n = {measured['n']}{divided}"
+            f"{counts}){f'; {calibration.why}' if calibration.why else ''}"
+        )
+
+
+def unfitted(task: str, why: str) -> Fitted:
+    """Neither a calibration nor an interval, for a reason."""
+    if task == "binary":
+        return Fitted(Calibration(why=why))
+    if task == "regression":
+        return Fitted(Temperatures(), Interval(level=INTERVAL_LEVEL, half_width=None, n=0, why=why))
+    return Fitted(Temperatures(why=why))

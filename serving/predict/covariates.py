@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
-from beam_jobs.core.cohort.covariates import Covariate
-from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.covariates import Covariate, read_covariates
+from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
 from beam_jobs.core.record import PreparedCase, RecordSchema
 from serving.model.contract import Contract
 
@@ -87,6 +88,47 @@ def of_records(contract: Contract, schema: RecordSchema, *, model: str, records:
     return Taken(count=len(places), places=tuple(places), categories=tuple(categories))
 
 
+def of_table(
+    contract: Contract, text: str, *, source: str, id_column: str, id_policy: IdPolicy
+) -> tuple[Taken, list[str]]:
+    """What a model takes of a CSV of patients.
+
+    Args:
+      contract: the model's.
+      text: the CSV.
+      source: what to call it in messages.
+      id_column: its column of ids; `patient_id` where it has none of that name.
+      id_policy: how the input's ids are written.
+
+    Returns:
+      What is taken, and lines on categories that the model does not know.
+
+    Raises:
+      UsageError: not such a CSV, or it lacks a column; the message says which.
+    """
+    found = read_covariates(
+        text,
+        name=source,
+        id_columns=(id_column, "patient_id"),
+        covariates=contract.known_covariates,
+    )
+    table = {
+        normalised_id(id_policy.apply(patient)): values
+        for patient, values in found.by_spelling.items()
+    }
+    unknown = [
+        _unknown(name, sorted(cells), sum(cells.values())) for name, cells in found.strange.items()
+    ]
+    return Taken(count=len(contract.covariates), table=table), unknown
+
+
+def _unknown(name: str, categories: Sequence[str], patients: int | None = None) -> str:
+    listed = ", ".join(shown(one)[1:-1] for one in categories[:5])
+    more = ", ..." if len(categories) > 5 else ""
+    of = "" if patients is None else f" of {patients} patients"
+    return f"{name} {listed}{more}{of}: the model does not know it, so it is not known of them"
+
+
 def _indices(wanted: Covariate, found: Covariate) -> tuple[float, ...]:
     return tuple(
         float(wanted.categories.index(name)) if name in wanted.categories else math.nan
@@ -95,12 +137,25 @@ def _indices(wanted: Covariate, found: Covariate) -> tuple[float, ...]:
 
 
 def unknown_categories(contract: Contract, schema: RecordSchema) -> list[str]:
-    """Lines about categories of records that the model was not trained on."""
+    """Lines on categories of records that the model does not know."""
     named = {one.name: one for one in schema.covariates}
     lines = []
     for wanted in contract.known_covariates:
-        unknown = [name for name in named[wanted.name].categories if name not in wanted.categories]
-        if unknown:
-            listed = ", ".join(shown(name)[1:-1] for name in unknown)
-            lines.append(f"{wanted.name}: {listed}: not known to the model, taken as not known")
+        found = named[wanted.name].categories if wanted.name in named else ()
+        if unknown := [name for name in found if name not in wanted.categories]:
+            lines.append(_unknown(wanted.name, unknown))
     return lines
+
+
+def require_table(contract: Contract, *, model: str) -> None:
+    """Refuses DICOM, which does not tell what the model takes beside a volume, without a table.
+
+    Raises:
+      UsageError: the model takes covariates.
+    """
+    if contract.covariates:
+        names = ", ".join(shown(name)[1:-1] for name in contract.covariates)
+        raise UsageError(
+            f"model {model} takes {names} of each patient, which DICOM does not tell: "
+            "--covariates CSV, with a column of each"
+        )

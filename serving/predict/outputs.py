@@ -16,7 +16,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.common.cli import UsageError
+from beam_jobs.common.cli import UsageError, items
+from beam_jobs.common.contract_json import is_unicode
 from beam_jobs.common.csv_table import Lines, inert
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.target import PLAIN, Target
@@ -26,6 +27,7 @@ from serving.model.answers import (
     answer_columns,
     class_of,
     columns_of,
+    default_groups,
     groups_of,
     number_columns,
 )
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd  # takes as long to import as a command's --help takes
 
 FLAGS = "flags"
+VALUE_COLUMN = "MGMT_value"
 FORMATS = (".csv", ".jsonl", ".parquet")
 FAILURE_COLUMNS = tuple(field.name for field in dataclasses.fields(Failure))
 FAILURES_HEADER, REJECTS_HEADER = (
@@ -114,6 +117,42 @@ class Columns:
         if self.target.task == "binary":
             names = [self.value_column if name == "probability" else name for name in names]
         return [self.id_column, *names]
+
+
+def requested_columns(
+    target: Target, columns: str | None, *, id_column: str, value_column: str | None
+) -> Columns:
+    """The columns that a user requests of a model's answers.
+
+    Args:
+      target: what the model answers.
+      columns: `--columns`; None is what is answered unless something else is asked for.
+      id_column: name of the ids' column.
+      value_column: `--value_column`; None of a binary is `VALUE_COLUMN`.
+
+    Raises:
+      UsageError: what the model does not answer, two columns of one name, or one of no text.
+    """
+    groups = default_groups(target) if columns is None else items(columns)
+    known = groups_and_flags(target)
+    if unknown := [name for name in groups if name not in known]:
+        raise UsageError(f"--columns: {unknown[0]} is none of {', '.join(known)}")
+    if value_column is not None and target.task != "binary":
+        raise UsageError(
+            f"--value_column is for a binary model; this one answers a {target.task}, in the "
+            f"columns {', '.join(columns_of(target, groups))}"
+        )
+    made = Columns(
+        id_column=id_column,
+        value_column=VALUE_COLUMN if value_column is None else value_column,
+        groups=tuple(groups),
+        target=target,
+    )
+    if len(set(made.header)) < len(made.header):
+        raise UsageError(f"--columns: {', '.join(made.header)} are not distinct")
+    if not is_unicode("".join(made.header)):
+        raise UsageError(f"--columns: {', '.join(made.header)}: not UTF-8")
+    return made
 
 
 def table(

@@ -33,7 +33,12 @@ def report(
         elif target.task == "regression":
             compared.append(_of_values(name, ours, theirs))
         else:
-            compared.append(compare_counts(LABELS, name, ours, theirs, ordered=False))
+            one = compare_counts(LABELS, name, ours, theirs, ordered=False)
+            if target.task == "multilabel":
+                shares = [side.get("yes", 0) for side in (one.found, one.training)]
+                text = f"{LABELS} {name}: {shares[0]:.0%} (training {shares[1]:.0%})"
+                one = dataclasses.replace(one, text=text)
+            compared.append(one)
     drifted = sorted(
         (comparison for comparison in compared if comparison.drifted),
         key=lambda c: (-c.distance / c.limit, c.modality, c.what),

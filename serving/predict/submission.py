@@ -1,6 +1,6 @@
 """The submission table: which patients, in which order and spelling, with which value.
 
-Pure functions over text and rows; `batch_predict` writes with them and `check_submission` checks.
+Pure functions over text and rows.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_ids(text: str, id_column: str, *, source: str) -> list[str]:
         raise UsageError(f"{source} has no ids")
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     if "" in ids or twice:
-        found = f"ids twice: {_some(twice)}" if twice else "an empty id"
+        found = f"ids twice: {some(twice)}" if twice else "an empty id"
         raise UsageError(f"{source}, column {id_column}: {found}")
     return ids
 
@@ -116,13 +116,13 @@ def match_ids(requested: Sequence[str], known: Iterable[str]) -> dict[str, str]:
     for name in requested:
         candidates = [name] if name in by_spelling else by_number.get(normalised_id(name), [])
         if len(candidates) > 1:
-            raise ContractError(f"id {name} is ambiguous: it may mean {_some(candidates)}")
+            raise ContractError(f"id {name} is ambiguous: it may mean {some(candidates)}")
         if candidates:
             matches[name] = candidates[0]
     for patient, count in Counter(matches.values()).items():
         if count > 1:
             same = [name for name, match in matches.items() if match == patient]
-            raise ContractError(f"ids {_some(same)} all mean patient {patient}")
+            raise ContractError(f"ids {some(same)} all mean patient {patient}")
     return matches
 
 
@@ -159,7 +159,7 @@ def compose(
     values = {name: answer for name, answer in predictions if all(map(math.isfinite, answer))}
     twice = sorted(name for name, n in Counter(name for name, _ in predictions).items() if n > 1)
     if twice:
-        raise ContractError(f"patients in more than one record: {_some(twice)}")
+        raise ContractError(f"patients in more than one record: {some(twice)}")
     reasons = {
         name: (str(Unpredicted.NOT_FINITE), f"the model answered {', '.join(map(str, answer))}")
         for name, answer in predictions
@@ -226,47 +226,6 @@ def compose(
     )
 
 
-def problems(text: str, sample: Sequence[str], *, id_column: str, value_column: str) -> list[str]:
-    """What is wrong with a submission, one line each; nothing where it can be handed in.
-
-    Args:
-      text: the submission's CSV text.
-      sample: the required ids, in order.
-      id_column: name of its first column.
-      value_column: name of its second column.
-    """
-    try:
-        header, rows = read_table(text, (id_column, value_column))
-    except ValueError as error:
-        return [str(error)]
-    found = []
-    if header != [id_column, value_column]:
-        found.append(f"header is {','.join(header)}, required {id_column},{value_column}")
-    ids = [row[id_column] for _, row in rows]
-    requested, given = set(sample), Counter(ids)
-    if twice := sorted(name for name, count in given.items() if count > 1):
-        found.append(f"{len(twice)} ids stand twice: {_some(twice)}")
-    if missing := [name for name in sample if name not in given]:
-        found.append(f"{len(missing)} ids are missing: {_some(missing)}")
-    if extra := [name for name in given if name not in requested]:
-        found.append(f"{len(extra)} ids were not requested: {_some(extra)}")
-    if not (twice or missing or extra) and ids != list(sample):
-        first = next(i for i, (a, b) in enumerate(zip(ids, sample, strict=True)) if a != b)
-        found.append(f"order differs at row {first + 1}: {ids[first]}, required {sample[first]}")
-    values = [(row[id_column], row[value_column], _number(row[value_column])) for _, row in rows]
-    if bad := [f"{name} = {shown or 'empty'}" for name, shown, v in values if not math.isfinite(v)]:
-        found.append(f"{len(bad)} values are not finite numbers: {_some(bad)}")
-    if bad := [f"{name} = {shown}" for name, shown, v in values if v < 0 or v > 1]:
-        found.append(f"{len(bad)} values are not between 0 and 1: {_some(bad)}")
-    return found
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of them, for a message."""
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -28,7 +28,8 @@ from serving.model.calibration import Calibration
 from serving.model.cohort_statistics import STATISTICS_NAME, of_series_table
 from serving.model.contract import CONTRACT_NAME, Contract, load_contract, load_statistics
 from serving.model.out_of_fold import out_of_fold
-from serving.predict.submission import problems, read_ids
+from serving.predict.check import problems
+from serving.predict.submission import read_ids
 from tests.datasets import make_metrics, make_run, make_schema, write_dataset
 from tests.hostile.damage import Damaged, damaged, damaged_csv, damaged_json
 from trainer.config.provenance import split_provenance
