@@ -381,7 +381,8 @@ def with_labels(conversion: Conversion, flags: argparse.Namespace) -> Conversion
             learnt=flags.labels is not None,
         )
         planner = dataclasses.replace(planner, covariates=covariates)
-        if told := [one for one in covariates.names if one in cli.items(flags.label_column)]:
+        columns = () if planner.labels is None else planner.labels.columns
+        if told := [one for one in covariates.names if one in columns]:
             raise cli.UsageError(f"--covariate_columns: {told[0]} is what is to be predicted")
     if planner.labels is not None:
         _require_learnable(planner, planner.labels, flags.labels)

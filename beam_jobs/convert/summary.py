@@ -21,6 +21,7 @@ from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest, Place
 from beam_jobs.core.reasons import Reason
 
 _CONVERTED_SHOWN = 20
+_LABELS_SHOWN = 12
 
 
 def print_plan(conversion: Conversion, *, listed: bool) -> None:
@@ -214,7 +215,9 @@ def balance_in_words(target: Target, balance: Mapping[str, int]) -> str:
     unknown = target.text(None)
     of = {"multilabel": "with", "regression": "of"}.get(target.task, "of class")
     of = "of label" if target.is_plain else of
-    return ", ".join(
+    said = [
         f"{count} without a label" if label == unknown else f"{count} {of} {label}"
         for label, count in balance.items()
-    )
+    ]
+    more = len(said) - _LABELS_SHOWN
+    return ", ".join(said if more < 2 else [*said[:_LABELS_SHOWN], f"{more} more"])

@@ -20,10 +20,12 @@ class Labels(PatientColumn[Label]):
 
     Attributes:
       target: what the labels say.
+      columns: they stand in.
       choice: how the target was chosen, in words; "" of labels 0 and 1.
     """
 
     target: Target = PLAIN
+    columns: tuple[str, ...] = ()
     choice: str = ""
 
 
@@ -69,7 +71,7 @@ def read_labels(
     labels = {patient_id: label for patient_id, label in found.items() if label is not None}
     if not labels:
         raise UsageError(f"{source} hold no labelled patient")
-    return Labels(by_spelling=labels, target=target, choice=choice)
+    return Labels(by_spelling=labels, target=target, columns=table.columns, choice=choice)
 
 
 def read_groups(

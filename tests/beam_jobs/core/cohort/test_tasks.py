@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.labels import Labels, read_labels
 from beam_jobs.core.cohort.target import PLAIN, Target
-from beam_jobs.core.cohort.task_choice import Wanted
+from beam_jobs.core.cohort.task_choice import TASK_CHOICES, Wanted
 
 
 def labels_of(*cells: str, columns: str = "y", **wanted: Any) -> Labels:
@@ -152,6 +156,57 @@ def test_a_known_target_reads_its_labels_and_no_others() -> None:
         read_labels(
             text.replace("3,2", "3,5"), name="l", id_column="id", label_column="y", wanted=target
         )
+
+
+CELLS = st.sampled_from(
+    [
+        "0",
+        "1",
+        "1.0",
+        "2",
+        "3",
+        "0.5",
+        "",
+        "NA",
+        "inf",
+        "1,5",
+        "a",
+        "A",
+        "none",
+        "1e400",
+        "-1",
+        "\x00",
+    ]
+) | st.text(max_size=4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    rows=st.lists(st.lists(CELLS, min_size=3, max_size=3), max_size=8),
+    columns=st.sampled_from([("a",), ("a", "b"), ("a", "b", "c"), ("a,c",)]),
+    task=st.sampled_from(TASK_CHOICES),
+    classes=st.sampled_from([(), ("0", "1"), ("a,none,0"), ("2", "1")]),
+)
+def test_any_table_gives_labels_of_one_task_or_one_line(
+    rows: list[list[str]], columns: tuple[str, ...], task: str, classes: tuple[str, ...]
+) -> None:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows(
+        [["id", "a", "b", "c"], *([n, *row] for n, row in enumerate(rows))]
+    )
+    text = stream.getvalue()
+    wanted = Wanted(task=task, classes=tuple(classes))
+    try:
+        found = read_labels(text, name="l", id_column="id", label_column=columns, wanted=wanted)
+    except UsageError:
+        return
+    target = found.target
+    assert target == Target.from_json(target.to_json())
+    for label in found.by_spelling.values():
+        assert target.label_of_json(target.label_to_json(label)) == label
+        assert target.label_of_stored(target.stored(label)) == label
+    again = read_labels(text, name="l", id_column="id", label_column=columns, wanted=target)
+    assert again.by_spelling == found.by_spelling
 
 
 def test_a_column_whose_name_has_a_comma_is_found() -> None:
