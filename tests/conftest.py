@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,17 @@ from tests import stores
 
 # Whose fixtures serve a whole room: two workers would each make them.
 _ROOMS = ("tests/hostile/", "tests/serving/")
+
+
+# Collecting imports every library and makes thousands of tests, hardly any of it garbage: to look
+# for some takes a third of the time. What is there then stays: later searches need not pass it.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """From here on garbage is collected, of what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
