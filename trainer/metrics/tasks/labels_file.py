@@ -8,6 +8,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.patient_column import is_unknown
 from beam_jobs.core.cohort.target import Target
 from trainer.metrics.predictions import column_of, read_rows
 from trainer.metrics.tasks.answers_table import target_of_columns
@@ -70,7 +71,8 @@ def read_column(
     """
     found, rows = read_rows(file, id_columns, columns)
     column = column_of(file, found, columns)
-    return {key: row[column] for key, row in _by_patient(file, found, rows, id_columns).items()}
+    by_patient = _by_patient(file, found, rows, id_columns)
+    return {key: _text(row[column]) for key, row in by_patient.items()}
 
 
 def _read_columns(
@@ -79,7 +81,12 @@ def _read_columns(
     """Patient key → texts of all of these columns of a CSV, as `read_column`."""
     found, rows = read_rows(file, id_columns, *((name,) for name in columns))
     by_patient = _by_patient(file, found, rows, id_columns)
-    return {key: tuple(row[name] for name in columns) for key, row in by_patient.items()}
+    return {key: tuple(_text(row[name]) for name in columns) for key, row in by_patient.items()}
+
+
+def _text(cell: str) -> str:
+    """A cell's text; "" where it says that nothing is known, as conversion takes it."""
+    return "" if is_unknown(cell) else cell
 
 
 def _by_patient(

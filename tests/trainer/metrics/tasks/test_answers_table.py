@@ -227,7 +227,7 @@ def test_labels_by_name_need_a_run_that_says_which_is_which(tmp_path: Path) -> N
 
 def test_labels_of_findings_need_a_column_each(tmp_path: Path) -> None:
     predictions = write(tmp_path / "p.csv", ["patient_id,probability_a,probability_b", "1,0.1,0.2"])
-    labels = write(tmp_path / "l.csv", ["patient_id,first,b", "1,1,"])
+    labels = write(tmp_path / "l.csv", ["patient_id,first,b", "1,1,", "2,NA,0"])
 
     def read(*columns: str) -> Any:
         return read_labels(
@@ -238,7 +238,7 @@ def test_labels_of_findings_need_a_column_each(tmp_path: Path) -> None:
             score_columns=("logit",),
         )
 
-    assert read("first", "b") == {"1": ("1", "")}
+    assert read("first", "b") == {"1": ("1", ""), "2": ("", "0")}
     with pytest.raises(UsageError, match="no column a; it has patient_id, first, b"):
         read()
     with pytest.raises(UsageError, match="3 columns, one for each of a, b required"):
