@@ -80,9 +80,10 @@ CELLS = tuple(
 
 
 class Told:
-    """What repetitions told by one rule: AUC, its interval, and the AUC on new patients."""
+    """What repetitions told by one rule: a score, its interval, and the score on new patients."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: float = 0.5) -> None:
+        self.chance = chance
         self._rows: list[tuple[float, float, float, float]] = []
 
     def add(self, value: float, interval: Sequence[float], fresh: float = math.nan) -> None:
@@ -103,11 +104,11 @@ class Told:
 
     @property
     def better(self) -> float:
-        return 100 * float((self.columns[1] > 0.5).mean())
+        return 100 * float((self.columns[1] > self.chance).mean())
 
     @property
     def worse(self) -> float:
-        return 100 * float((self.columns[2] < 0.5).mean())
+        return 100 * float((self.columns[2] < self.chance).mean())
 
     @property
     def expected(self) -> float:

@@ -9,10 +9,15 @@ Exit code 1: without signal more than 2.5 % are told to be better, or worse, tha
 signal the 95 % interval covers the procedure's expected AUC (its networks on new patients) in less
 than 93 % of a cell, or not in 95 to 97 % on average; equal models differ significantly in more than
 5 %. Cells are allowed 3 standard errors of their repetitions, averages 2.
+
+With --task the runs are of classes, findings or values. There any class or finding may be told
+better than chance in 5 % at most, by p-values adjusted for their number, and intervals of values
+hold 88 % of new patients at least, the folds' networks answering together, or one of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 import sys
@@ -33,6 +38,20 @@ from _repetitions import (
     Told,
     measure,
     permuted,
+)
+from _stand_in_tasks import TARGETS
+from _task_repetitions import (
+    KINDS as TASK_KINDS,
+)
+from _task_repetitions import (
+    RULES as TASK_RULES,
+)
+from _task_repetitions import (
+    TASK_CELLS,
+    TaskCell,
+    TaskMeasured,
+    measure_task,
+    permuted_task,
 )
 
 from beam_jobs.common import cli
@@ -158,6 +177,126 @@ def show_tables(cells: Mapping[Cell, Measured], by_permutation: Mapping[Cell, To
         )
 
 
+def limits_of_tasks(cells: Mapping[TaskCell, TaskMeasured], repetitions: int) -> Iterator[Limit]:
+    """`limits_of` for classes, findings and values."""
+
+    def slack(percent: float) -> float:
+        return 3 * math.sqrt(percent * (100 - percent) / repetitions)
+
+    for cell, one in cells.items():
+        where = f"of {' '.join(cell.names)}"
+        for rule, told in one.told.items():
+            if cell.signal:
+                yield Limit(figure=f"covered, {rule}, % {where}", value=told.covered(),
+                            at_least=93 - slack(93))  # fmt: skip
+                continue
+            for side in ("better", "worse"):
+                yield Limit(figure=f"{side} than chance, {rule}, % {where}",
+                            value=getattr(told, side), at_most=2.5 + slack(2.5))  # fmt: skip
+        if not cell.signal:
+            yield Limit(figure=f"any part better than chance, % {where}", value=one.any_told,
+                        at_most=5 + slack(5))  # fmt: skip
+        for kind in one.differ:
+            yield Limit(figure=f"equal models differ, other {kind}, % {where}",
+                        value=one.share(kind), at_most=5 + slack(5))  # fmt: skip
+        if one.inside:
+            yield Limit(figure=f"new values within intervals, % {where}",
+                        value=100 * float(np.mean(one.inside)), at_least=88)  # fmt: skip
+
+
+def show_task_tables(
+    cells: Mapping[TaskCell, TaskMeasured], by_permutation: Mapping[TaskCell, Told]
+) -> None:
+    """Prints what classes, findings and values give."""
+    kinds = ("task", "n", "mix", "epochs")
+    rules = TASK_RULES
+    silent = {cell: one for cell, one in cells.items() if not cell.signal}
+    speaking = {cell: one for cell, one in cells.items() if cell.signal}
+    if silent:
+        print("\nWithout signal: variance (of the closed form's); better / worse in %\n")
+        show(
+            (*kinds, "variance", *rules, "any part", *(f"differ: {kind}" for kind in TASK_KINDS)),
+            (
+                (
+                    *cell.names[:4],
+                    f"{one.times:.2f}",
+                    *(
+                        f"{one.told[rule].better:.1f} / {one.told[rule].worse:.1f}"
+                        for rule in rules
+                    ),
+                    f"{one.any_told:.1f}",
+                    *(f"{one.share(kind):.1f}" for kind in TASK_KINDS),
+                )
+                for cell, one in silent.items()
+            ),
+        )
+    if speaking:
+        print("\nWith signal: score on new patients; covered, and better than chance, in %\n")
+        show(
+            (*kinds, "score", *rules, *(f"differ: {kind}" for kind in TASK_KINDS[:2])),
+            (
+                (
+                    *cell.names[:4],
+                    f"{one.told['last'].expected:.2f}",
+                    *(f"{one.told[rule].covered():.1f}, {one.told[rule].better:.0f}"
+                      for rule in rules),
+                    *(f"{one.share(kind):.1f}" for kind in TASK_KINDS[:2]),
+                )
+                for cell, one in speaking.items()
+            ),
+        )  # fmt: skip
+    if values := {cell: one for cell, one in cells.items() if one.inside}:
+        print("\nIntervals of 90 %: new patients within them in %, and the coverage told\n")
+        show(
+            (*kinds, "signal", "all folds' networks", "one network", "told"),
+            (
+                (
+                    *cell.names,
+                    *(f"{100 * np.mean(part):.1f}"
+                      for part in (one.inside, one.inside_one, one.measured)),
+                )
+                for cell, one in values.items()
+            ),
+        )  # fmt: skip
+    if by_permutation:
+        print("\n39 permutations decide: better / worse in %\n")
+        show(
+            (*kinds, "signal", "better / worse"),
+            (
+                (*cell.names, f"{told.better:.1f} / {told.worse:.1f}")
+                for cell, told in by_permutation.items()
+            ),
+        )
+
+
+def of_tasks(flags: argparse.Namespace, repetitions: int) -> int:
+    """Measures cohorts of one task, prints, and returns 1 if a level is broken."""
+    wanted = [
+        cell
+        for cell in TASK_CELLS
+        if cell.task == flags.task
+        and "/".join(cell.names[1:]).startswith(flags.cells)
+        and (cell.epochs == 15 or not flags.quick)
+    ]
+    if not wanted or repetitions < 2:
+        raise cli.UsageError(f"--cells {flags.cells}: no such cell, or too few repetitions")
+    cells, by_permutation = {}, {}
+    for number, cell in enumerate(wanted, start=1):
+        cells[cell] = measure_task(cell, repetitions, flags.seed)
+        if (cell.n, cell.epochs, cell.mix) == (60, 15, "unequal"):
+            by_permutation[cell] = permuted_task(cell, max(2, repetitions // 4), flags.seed)
+        print(f"{number}/{len(wanted)}  {'/'.join(cell.names)}  {cells[cell].seconds:.0f} s",
+              file=sys.stderr, flush=True)  # fmt: skip
+    show_task_tables(cells, by_permutation)
+    figures = {
+        "cells": [{**dataclasses.asdict(cell), **one.to_json()} for cell, one in cells.items()],
+        "permutations": [
+            {**dataclasses.asdict(cell), **told.to_json()} for cell, told in by_permutation.items()
+        ],
+    }
+    return conclude(list(limits_of_tasks(cells, repetitions)), figures, flags.json)
+
+
 def figures_of(
     cells: Mapping[Cell, Measured], by_permutation: Mapping[Cell, Told]
 ) -> dict[str, Any]:
@@ -185,11 +324,15 @@ def main(argv: Sequence[str]) -> int:
     )
     made.add_argument("--repetitions", type=int, default=400, metavar="N", help="cohorts a cell")
     made.add_argument("--cells", default="", metavar="TEXT",
-                      help="those that begin so, as n/positive/epochs/AUC: 110/50%%")  # fmt: skip
+                      help="those that begin so, as n/positive/epochs/AUC: 110/50%%; of tasks "
+                           "n/mix/epochs: 110/unequal")  # fmt: skip
     made.add_argument("--quick", action="store_true", help="15 epochs, 100 repetitions: a minute")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn")
+    made.add_argument("--task", choices=tuple(TARGETS), help="default: labels of 0 and 1")
     flags = made.parse_args(argv)
     repetitions = 100 if flags.quick else flags.repetitions
+    if flags.task:
+        return of_tasks(flags, repetitions)
     wanted = [
         cell
         for cell in CELLS
