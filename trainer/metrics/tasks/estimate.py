@@ -189,10 +189,11 @@ def ranked_answers(target: Target, answers: Floats) -> Floats:
     """What patients are ranked by, (n, outputs): of classes the log odds of their probability."""
     if target.task != "multiclass":
         return answers
-    found = np.empty_like(answers)
+    found = np.full_like(answers, np.nan)
+    rows = np.isfinite(answers).all(axis=1)  # a repeat may lack patients
     for one in range(target.outputs):
-        others = np.delete(answers, one, axis=1)
-        found[:, one] = answers[:, one] - np.logaddexp.reduce(others, axis=1)
+        others = np.delete(answers[rows], one, axis=1)
+        found[rows, one] = answers[rows, one] - np.logaddexp.reduce(others, axis=1)
     return np.round(found, _DIGITS)
 
 

@@ -227,6 +227,15 @@ def test_an_estimate_that_was_changed_is_refused(member: str, value: Any) -> Non
         require_metrics({**found, "folds": [], "seeds": [], member: value}, where="x.")
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_repeat_that_lacks_patients_is_measured_on_those_it_has(task: str) -> None:
+    truth, answers = cohort(task, 0)
+    lacking = np.stack([answers, answers])
+    lacking[1, np.arange(60) % 5 == 0] = np.nan
+    found = estimate_of_task(TARGETS[task], truth, lacking, folds=np.arange(60) % 5)
+    assert (found["repeats"], found["n"]) == (2, 60)
+
+
 def test_a_class_that_nobody_has_has_no_auc_and_patients_without_a_label_are_left_out() -> None:
     truth, answers = cohort("multiclass", 4)
     truth[truth == 1] = -1
