@@ -193,7 +193,8 @@ def require_learnable(network: keras.Model, config: NetworkConfig, top: float) -
     if config.encoder is not None:
         flag, part = f"--encoder {config.encoder}", encoder_of(network)
     every = part.trainable_variables  # a regression on voxels has the logit's alone
-    own = [v for v in every if not v.path.startswith("logit")] or every
+    ours = ("logit", "of_covariates")
+    own = [v for v in every if not v.path.startswith(ours)] or every
     what = ""
     try:
         with tf.GradientTape() as tape:

@@ -11,6 +11,7 @@ import keras_tuner as kt
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from tests.datasets import TARGETS
 from tests.trainer.networks import own_hypermodels
 from tests.trainer.networks.own_hypermodels import (
     SHAPE,
@@ -216,6 +217,46 @@ def test_what_cannot_be_searched_ends_in_one_line(
 def test_cross_entropy_under_any_of_its_names_is_ours(loss: Any) -> None:
     model = build("m:f", lambda hp: flat(hp, optimizer="sgd", loss=loss), {}, SHAPE)
     assert isinstance(own_optimizer(model), keras.optimizers.SGD)
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "needed"),
+    [
+        ("multiclass", "categorical_crossentropy", ""),
+        ("multiclass", "sparse_categorical_crossentropy", ""),
+        ("multiclass", "binary_crossentropy", "categorical_crossentropy"),
+        ("multilabel", "binary_crossentropy", ""),
+        ("multilabel", "categorical_crossentropy", "binary_crossentropy"),
+        ("regression", keras.losses.Huber(), ""),
+        ("regression", "mse", "huber"),
+    ],
+)
+def test_a_compiled_loss_is_the_tasks(task: str, loss: Any, needed: str) -> None:
+    target = TARGETS[task]
+
+    def function(hp: Any) -> keras.Model:
+        return flat(hp, target.outputs, optimizer="sgd", loss=loss)
+
+    if not needed:
+        assert own_optimizer(build("m:f", function, {}, SHAPE, target)) is not None
+        return
+    with pytest.raises(UsageError, match=f"compiled with the loss .*: {needed} is needed, or none"):
+        build("m:f", function, {}, SHAPE, target)
+
+
+def test_a_class_is_told_how_many_outputs_there_are() -> None:
+    class Sized(kt.HyperModel):  # type: ignore[misc]
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.units = num_classes
+
+        def build(self, hp: Any) -> keras.Model:
+            hp.Choice("filters", [2, 4])
+            return flat(hp, self.units, optimizer="sgd", loss="categorical_crossentropy")
+
+    target = TARGETS["multiclass"]
+    assert build("m:C", Sized, {}, SHAPE, target).output_shape == (None, 3)
+    assert len(discover("m:C", Sized, SHAPE, target).hyperparameters) == 1
 
 
 def test_an_optimizer_that_comes_twice_is_refused() -> None:

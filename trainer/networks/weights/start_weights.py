@@ -301,10 +301,13 @@ def _is_bias(path: str, found: Mapping[str, Held]) -> bool:
 
 
 def _of_a_head(path: str, found: Mapping[str, Held]) -> bool:
-    """Whether an array is one of the last dense layer or of a pooling with learnt weights."""
+    """Whether an array is one of the last dense layer, of a pooling with learnt weights, or what
+    values and covariates of other patients are standardised with."""
     layer = path.partition("/vars/")[0]
     dense = [one for one in found if re.search(r"(^|/)dense(_\d+)?/vars/", one)]
     last = max(dense, key=lambda one: _order(one, []), default="").partition("/vars/")[0]
+    if re.search(r"(^|/)layers/(covariates|value)(_\d+)?$", layer):
+        return True
     return layer == last or "attention_pooling" in layer
 
 

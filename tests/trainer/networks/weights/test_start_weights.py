@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import zipfile
 from pathlib import Path
@@ -13,8 +14,10 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
+from tests.datasets import AGE_AND_SITE, TARGETS
 from trainer.config.network import NetworkConfig
 from trainer.networks.blocks import Layout, Parts
+from trainer.networks.registry import build_model
 from trainer.networks.resnet import resnet
 from trainer.networks.weights import start_weights
 from trainer.networks.weights.keras_file import read_keras
@@ -77,6 +80,21 @@ def test_another_head_is_new_and_told(donor: tuple[keras.Model, Path]) -> None:
     body = keras.Model(network.input, network.layers[-2].output)
     body.save_weights(folder / "body.weights.h5")
     assert _loaded(_network(), folder / "body.weights.h5").endswith("; new: logit")
+
+
+@pytest.mark.slow
+def test_a_network_of_other_answers_and_covariates_gives_its_body(tmp_path: Path) -> None:
+    config = NetworkConfig(name="resnet10", width=0.125)
+    asked: dict[str, Any] = {"target": TARGETS["regression"], "covariates": AGE_AND_SITE}
+    build_model(config, (5, 5, 5), 1, **asked).save(tmp_path / "aged.keras")
+    build_model(config, (5, 5, 5), 1).save(tmp_path / "plain.keras")
+    for name, told in (
+        ("aged", "; new: logit; not used: "),
+        ("plain", "; new: known, logit, value"),
+    ):
+        started = dataclasses.replace(config, weights=str(tmp_path / f"{name}.keras"))
+        model = build_model(started, (5, 5, 5), 1, **({} if name == "aged" else asked))
+        assert told in model.started_from
 
 
 def test_a_network_of_other_arrays_is_refused_by_the_first_that_differs(

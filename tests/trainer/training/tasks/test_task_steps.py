@@ -103,6 +103,32 @@ def test_a_task_is_learnt_and_goes_on_where_it_was_stopped(
     assert np.isfinite(answers).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TARGETS)
+def test_a_step_costs_the_same_in_every_precision_and_compiled(task: str) -> None:
+    network = {"name": "seed_cnn", "width": 0.125, "dropout": 0.0}
+    mixed = {"flip": [0.0, 0.0, 0.0], "mixup_alpha": 0.4}
+    losses = {}
+    for kind in ("float32", "mixed_float16", "mixed_bfloat16", "xla"):
+        given: dict[str, Any] = {"xla": "on"} if kind == "xla" else {"precision": kind}
+        trainee = _trainee(
+            TARGETS[task],
+            AGE_AND_SITE,
+            network=network,
+            augment=mixed,
+            label_smoothing=0.0,
+            **given,
+        )
+        batch = _batch(task)
+        losses[kind] = [float(trainee.step(batch, number, 4)) for number in range(2)]
+        answers = trainee.network([batch["volume"], batch["covariates"]], training=False)
+        assert answers.dtype == "float32"
+        assert np.isfinite(answers).all()
+    for kind, found in losses.items():
+        near = 1e-4 if kind in ("float32", "xla") else 0.05
+        assert found[0] == pytest.approx(losses["float32"][0], rel=near), kind
+
+
 def test_values_are_learnt_standardised_and_answered_in_their_unit() -> None:
     trainee = _trainee(TARGETS["regression"], network={"name": "seed_cnn", "width": 0.125})
     answers = np.asarray(trainee.network(_batch("regression")["volume"], training=False))
