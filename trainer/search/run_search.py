@@ -13,6 +13,7 @@ from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import row
+from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.manifest import Manifest
 from trainer.config.code_identity import CODE, identities
 from trainer.config.hyperparameter import Choice, Value
@@ -97,6 +98,20 @@ def folds_to_hold_out(
     return every[:count]
 
 
+def _require_of_task(space: Space, target: Target) -> None:
+    """Refuses settings of classes where labels are values: each such trial would fail.
+
+    Raises:
+      UsageError: the space has one; the message names it.
+    """
+    plain = TrainConfig()
+    for choice in space.choices if target.task == "regression" else ():
+        if choice.name in ("label_smoothing", "class_weights") and (
+            choice.size > 1 or choice.first != getattr(plain, choice.name)
+        ):
+            raise UsageError(f"--space: {choice.name}: labels are values, not classes")
+
+
 def _objective(config: SearchConfig, manifest: Manifest) -> str:
     """What is maximised on the dataset.
 
@@ -150,6 +165,7 @@ class Search:
         self.config, self.space, self.outer_fold = config, space, outer_fold
         self.data, self._manifest, self._folds = data, manifest, folds
         self._command, self._tell = command, tell
+        _require_of_task(space, manifest.schema.target)
         self.objective = _objective(config, manifest)
         self.title = measure_of(manifest.schema.target).title
         self.request: dict[str, Any] = {
