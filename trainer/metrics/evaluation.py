@@ -37,6 +37,8 @@
                                          difference_interval, z, p_value (DeLong, paired, within
                                          folds), p_value_holm, no_test (why there is none, or ""),
                                          roc (the other's)
+  covariates_alone                       where the run's dataset has covariates: estimate,
+                                         comparison and said (`metrics.covariates.against`)
   without_label, without_prediction      ids that only one side has
 
 With no_claim, p_value, decided_by, auc_told_from_chance, bootstrap, every interval of these

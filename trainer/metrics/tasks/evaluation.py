@@ -40,6 +40,8 @@ has
                                          not_measurable}]: folds, seeds, those of series.csv, and
                                          covariates
   seeds                                  mean, sd, min, max of the score; null below two
+  covariates_alone                       where the run's dataset has covariates: estimate,
+                                         comparison and said (`metrics.covariates.against`)
 
 With no_claim every interval is null.
 """
