@@ -120,7 +120,7 @@ class Planner:
         """
         said: dict[str, Any] = {}
         if not self.target.is_plain:
-            said["target"] = self.target.to_json()
+            said["target"] = {name: one for name, one in self.target.to_json().items() if one}
         if self.covariates is not None:
             known = self.covariates.covariates
             said["covariates"] = {
@@ -205,7 +205,7 @@ def _places(
     patient of a fold."""
     target = planner.target
     if labels and (why := too_few(target, labels.values(), planner.folds)):
-        raise UsageError(f"of the labelled patients found {why}")
+        raise UsageError(f"of the labelled patients found: {why}")
     places, groups = _dealt(labels, keys, planner)
     if labels and not target.is_plain:
         folds = [

@@ -24,7 +24,10 @@ def main() -> None:
     if log_level() is None:
         logging.disable(logging.ERROR)
     with lasting("apache_beam"):
-        from apache_beam.runners.worker import sdk_worker_main
+        from apache_beam.runners.worker import sdk_worker, sdk_worker_main
+    if log_level() is None:
+        # It prints a failure's traceback, beside logging it; the command reports it in one line.
+        vars(sdk_worker)["print"] = lambda *_, **__: None
     end_stages_at_once()
 
     sdk_worker_main.main(sys.argv)

@@ -97,7 +97,7 @@ def too_few(target: Target, labels: Collection[Label], folds: int) -> str:
     else:
         least, what = _smallest(target, labels)
         what = f"{what}, fewer than the {folds} folds"
-        if least < folds and len(target.classes) > len(labels) / 2:
+        if least < folds and len(target.classes) > max(2, len(labels) / 2):
             return (
                 f"{len(target.classes)} classes in {counted(len(labels), 'patient')}: a class is "
                 "of several patients, and values are numbers without a unit"

@@ -143,6 +143,20 @@ def test_the_plan_tells_the_balance_and_writes_nothing(
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
+def test_what_a_worker_finds_is_one_line(
+    cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Labels may be of more patients than the input has: what is found decides."""
+    table = tmp_path / "t.csv"
+    more = "".join(f"{n},,V,,,,,,\n" for n in range(100, 103))
+    table.write_text((cohort / "all.csv").read_text() + more)
+    flags = ("--label_column", "grade", "--processes", "2", "--quiet")
+    with pytest.raises(cli.UsageError, match=r"^of the labelled patients found: class V has 0 pat"):
+        convert(cohort, tmp_path / "d", *flags, labels=table)
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
