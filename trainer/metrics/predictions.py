@@ -216,7 +216,8 @@ def read_predictions(
             f"{files.name_of(file)} does not say how its epochs were chosen: if by the patients it "
             f"scores, its {title} is optimistic."
         )
-    truth = {key: _label(file, spelt[key], target, known[key]) for key in keys}
+    is_own = labels is None
+    truth = {key: _label(file, spelt[key], target, known[key], own=is_own) for key in keys}
     limits = {
         name: np.array([_limit(file, spelt[key], name, of_all(key, name)) for key in keys])
         for name in ("low", "high")
@@ -250,9 +251,11 @@ def _texts(text: str | tuple[str, ...]) -> tuple[str, ...]:
     return (text,) if isinstance(text, str) else text
 
 
-def _label(file: files.StrPath, patient_id: str, target: Target, texts: Sequence[str]) -> Label:
+def _label(
+    file: files.StrPath, patient_id: str, target: Target, texts: Sequence[str], *, own: bool
+) -> Label:
     try:
-        return label_of_texts(target, texts)
+        return label_of_texts(target, texts, own=own)
     except ValueError as error:
         raise ContractError(f"{file}: label of {_cut(patient_id)}: {error}") from error
 

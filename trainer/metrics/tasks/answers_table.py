@@ -19,6 +19,7 @@ import numpy as np
 
 from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.csv_table import number
+from beam_jobs.core.cohort.patient_column import is_number, name_of
 from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
@@ -116,8 +117,14 @@ def probabilities_of(target: Target, logits: Floats) -> Floats | None:
     return softmax(logits) if target.task == "multiclass" else sigmoid(logits)
 
 
-def label_of_texts(target: Target, texts: Sequence[str]) -> Label:
+def label_of_texts(target: Target, texts: Sequence[str], *, own: bool = False) -> Label:
     """The label that a patient's cells say; an empty one of findings is not known.
+
+    Args:
+      target: what labels say.
+      texts: a cell, or one of each finding.
+      own: they stand beside the answers, where a binary's label is 0 or 1 whatever its classes are
+        called.
 
     Raises:
       ValueError: none of the target; the message has what is required and what was found.
@@ -129,15 +136,19 @@ def label_of_texts(target: Target, texts: Sequence[str]) -> Label:
         return tuple(_zero_or_one(text) if text else None for text in texts)
     if target.task == "regression":
         return _number(texts[0])
-    if target.task == "binary" and texts[0] not in target.classes:
+    if target.task == "binary" and own:
         return _zero_or_one(texts[0])
-    same = [place for place, name in enumerate(target.names) if _equal(name, texts[0])]
     if texts[0] in target.names:
         return target.names.index(texts[0])
-    if len(same) != 1:
-        names = shown(", ".join(target.names))[1:-1]
-        raise ValueError(f"one of {names} required, {shown(texts[0])[1:-1]} found")
-    return same[0]
+    # A spreadsheet writes "2.0" for "2".
+    same = [place for place, name in enumerate(target.names) if name_of(name) == name_of(texts[0])]
+    if len(same) == 1:
+        return same[0]
+    # 0 and 1 are the classes' numbers, unless these are called by numbers themselves.
+    if target.task == "binary" and not any(map(is_number, target.classes)):
+        return _zero_or_one(texts[0])
+    names = shown(", ".join(target.names))[1:-1]
+    raise ValueError(f"one of {names} required, {shown(texts[0])[1:-1]} found")
 
 
 def _zero_or_one(text: str) -> int:
@@ -152,14 +163,6 @@ def _number(text: str) -> float:
         return number(text)
     except ValueError as error:
         raise ValueError(f"{shown(text)} is no finite number") from error
-
-
-def _equal(name: str, text: str) -> bool:
-    """Whether two texts are one number: a spreadsheet writes "2.0" for "2"."""
-    try:
-        return number(name) == number(text)
-    except ValueError:
-        return False
 
 
 def _behind(kind: str, columns: Sequence[str]) -> tuple[str, ...]:

@@ -225,6 +225,23 @@ def test_labels_by_name_need_a_run_that_says_which_is_which(tmp_path: Path) -> N
         read_predictions(file, labels)
 
 
+@pytest.mark.parametrize("classes", [("1", "2"), ("1", "0"), ("no", "yes")])
+def test_classes_called_by_numbers_are_not_taken_for_their_places(
+    classes: tuple[str, str], tmp_path: Path
+) -> None:
+    """Beside the answers a binary's label is a class's place, in a CSV of labels its name."""
+    target, file = Target(labels=("y",), classes=classes), tmp_path / "oof.csv"
+    rows = (f"p{n},{n % 2},{n // 2},0,{n % 2}.5,0.5,1,last," for n in range(4))
+    file.write_text("\n".join([",".join(oof_columns(target)), *rows]) + "\n")
+    assert read_predictions(file, target=target).labels.tolist() == [0, 1, 0, 1]
+    for end in ("", ".0") if classes[0] == "1" else ("",):
+        labels = {f"p{n}": f"{classes[n % 2]}{end}" for n in range(4)}
+        assert read_predictions(file, labels, target=target).labels.tolist() == [0, 1, 0, 1]
+    if classes == ("1", "2"):
+        with pytest.raises(ContractError, match="label of p0: one of 1, 2 required, 0 found"):
+            read_predictions(file, {"p0": "0"}, target=target)
+
+
 def test_labels_of_findings_need_a_column_each(tmp_path: Path) -> None:
     predictions = write(tmp_path / "p.csv", ["patient_id,probability_a,probability_b", "1,0.1,0.2"])
     labels = write(tmp_path / "l.csv", ["patient_id,first,b", "1,1,", "2,NA,0"])
