@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +12,36 @@ import keras
 import numpy as np
 import pytest
 
+import trainer.training.fold
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.core.manifest import read_manifest
 from tests.datasets import AGE_AND_SITE, TARGETS, write_dataset
-from tests.trainer.training.test_restart import KILLS_ITSELF, TIMES
+from tests.trainer.training.test_restart import TIMES, Killed
 from trainer.api import open_records, train
 from trainer.config.run_layout import history_columns
 from trainer.metrics.tasks.measure import measure_of
 from trainer.metrics.tasks.oof_table import oof_columns
-from trainer.task import main
+from trainer.training.checkpoint import FoldState, save_state
+from trainer.training.epoch import learn
 from trainer.training.fold_result import FoldResult
 from trainer.training.predict_fold import inference, predict
 from trainer.training.run_files import Run
 
 TASKS = [pytest.param(task, marks=pytest.mark.slow) for task in TARGETS]
-# Whatever has a state of its own: dropout, schedule, moving average, augmentation.
-SETTINGS = (
-    *("--modalities", "T1wCE", "--learning_rate", "3e-3", "--epochs", "3"),
-    *("--schedule", "cosine", "--warmup_epochs", "1", "--ema", "0.8", "--weight_decay", "1e-3"),
-    *("--epoch_choice", "crossfit", "--cross_validate", "--width", "0.1"),
-)
+# Whatever has a state of its own: dropout, schedule, moving average, augmentation, mixup.
+SETTINGS: dict[str, Any] = {
+    "network": {"name": "seed_cnn", "width": 0.1},
+    "modalities": ["T1wCE"],
+    "covariates": ["site"],
+    "outer_fold": 1,
+    "epochs": 3,
+    "epoch_choice": "crossfit",
+    "augment": {"mixup_alpha": 0.4},
+    "optimizer": {
+        **{"learning_rate": 3e-3, "schedule": "cosine", "warmup_epochs": 1, "ema": 0.8},
+        **{"weight_decay": 1e-3, "clip_norm": 1.0},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +58,6 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             covariates=AGE_AND_SITE,
         )
     return directory
-
-
-def _argv(data: Path, directory: Path, *more: str) -> list[str]:
-    return ["--data", str(data), "--output_dir", str(directory), *SETTINGS, *more]
 
 
 def _told(directory: Path) -> dict[str, Any]:
@@ -76,43 +80,71 @@ def _told(directory: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A run of a task that was left alone, trained when it is first asked for."""
+    directory = tmp_path_factory.mktemp("whole")
+
+    def run(task: str) -> Path:
+        if not (directory / task).exists():
+            train(datasets / task, directory / task, SETTINGS)
+        return directory / task
+
+    return run
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_killed_in_every_epoch_leaves_what_one_left_alone_does(
-    task: str, datasets: Path, tmp_path: Path
+def test_a_run_stopped_in_each_fold_leaves_what_one_left_alone_does(
+    task: str,
+    datasets: Path,
+    whole: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """kill -9, amid an epoch's steps, then between its network and its state."""
-    assert main(_argv(datasets / task, tmp_path / "whole")) == 0
-    argv = _argv(datasets / task, tmp_path / "run")
-    for member, epoch, moment in (("fold-0", "2", "amid"), ("fold-1", "3", "before the state")):
-        command = [sys.executable, "-c", KILLS_ITSELF, member, epoch, moment, *argv]
-        done = subprocess.run(command, stdout=subprocess.DEVNULL)
-        assert done.returncode == -signal.SIGKILL
-    assert main(argv) == 0
-    assert _told(tmp_path / "run") == _told(tmp_path / "whole")
+    """Between an epoch's network and its state, and amid an epoch."""
+
+    def save_or_die(directory: Path, state: FoldState, *args: Any, **more: Any) -> None:
+        if (directory.name, state.epoch) == ("fold-0", 3):
+            raise Killed
+        save_state(directory, state, *args, **more)
+
+    def learn_or_die(*args: Any, label: str, **more: Any) -> Any:
+        learnt = learn(*args, label=label, **more)
+        if label == "fold-2, epoch 2":
+            raise Killed
+        return learnt
+
+    for name, function in (("save_state", save_or_die), ("learn", learn_or_die)):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer.training.fold, name, function)
+            with pytest.raises(Killed):
+                train(datasets / task, tmp_path, SETTINGS)
+        assert not (tmp_path / "run.json").exists()
+    train(datasets / task, tmp_path, SETTINGS)
+    assert _told(tmp_path) == _told(whole(task))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_leaves_each_patients_answer_and_networks_that_give_it_again(
-    task: str, datasets: Path, tmp_path: Path
+    task: str, datasets: Path, whole: Callable[[str], Path]
 ) -> None:
-    target, manifest = TARGETS[task], read_manifest(datasets / task)
-    more = ("--repeats", "2", "--outer_fold", "1", "--covariates", "site")
-    assert main(_argv(datasets / task, tmp_path / "run", *more)) == 0
-    run = Run.load(tmp_path / "run")
+    target, manifest, directory = TARGETS[task], read_manifest(datasets / task), whole(task)
+    run = Run.load(directory)
     assert (run.target, run.covariates) == (target, AGE_AND_SITE[1:])
-    assert [(one.fold, one.seed) for one in run.members] == [(0, 0), (2, 0), (0, 1), (2, 1)]
+    assert [one.fold for one in run.members] == [0, 2]  # fold 1 is the outer one
     assert len(run.prior) == target.outputs
     assert run.trained_on["patients"] == 16 == len(run.trained_ids)
-    with (tmp_path / "run" / "oof_predictions.csv").open(newline="") as stream:
+    with (directory / "oof_predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert tuple(rows[0]) == (*oof_columns(target), "covariate_site")
     assert {row["covariate_site"] for row in rows} == {"A", "B", ""}
     scored = {name for name, _, fold in manifest.patients if fold in (0, 2)}
     assert {row["patient_id"] for row in rows} == scored
-    assert len(rows) == 2 * len(scored)
     measure = measure_of(target)
     for place, member in enumerate(run.members):
-        folder = (tmp_path / "run" / member.path).parent
+        folder = (directory / member.path).parent
         columns = (folder / "history.csv").read_text().splitlines()[0]
         assert tuple(columns.split(",")) == history_columns(measure.name)
         result = FoldResult.load(folder, target)
@@ -132,7 +164,8 @@ def test_a_run_leaves_each_patients_answer_and_networks_that_give_it_again(
 def test_labels_are_permuted_and_covariates_stay_with_their_patient(
     task: str, datasets: Path, tmp_path: Path
 ) -> None:
-    config = {"network": {"name": "seed_cnn", "width": 0.1}, "modalities": ["T1w"], "epochs": 1}
+    network = {"name": "seed_cnn", "width": 0.1}
+    config = {"network": network, "modalities": ["T1w"], "epochs": 1, "fold": 0, "repeats": 2}
     tables = []
     for permuted in (False, True):
         run = train(
@@ -140,6 +173,7 @@ def test_labels_are_permuted_and_covariates_stay_with_their_patient(
         )
         assert run is not None
         assert run.no_claim == (("permuted",) if permuted else ())
+        assert [one.seed for one in run.members] == [0, 1]
         with (tmp_path / str(permuted) / "oof_predictions.csv").open(newline="") as stream:
             tables.append({row["patient_id"]: row for row in csv.DictReader(stream)})
     labels = [
@@ -158,17 +192,17 @@ def test_labels_are_permuted_and_covariates_stay_with_their_patient(
 def test_a_run_without_covariates_is_another_run_and_its_networks_take_volumes_alone(
     datasets: Path, tmp_path: Path
 ) -> None:
-    argv = _argv(datasets / "multiclass", tmp_path / "run", "--covariates", "none", "--fold", "0")
-    argv = [one for one in argv if one not in ("--cross_validate", "--epoch_choice", "crossfit")]
-    assert main(argv) == 0
+    config = {"network": {"name": "seed_cnn", "width": 0.1}, "epochs": 1, "fold": 0}
+    data = datasets / "multiclass"
+    train(data, tmp_path / "run", {**config, "covariates": []})
     assert Run.load(tmp_path / "run").covariates == ()
     assert len(Run.load(tmp_path / "run").load_member(0).inputs) == 1
     with pytest.raises(ContractError, match=r"config\.covariates"):
-        main([one for one in argv if one not in ("--covariates", "none")])
+        train(data, tmp_path / "run", config)
     # A network of other inputs than run.json says is refused.
     file = tmp_path / "run" / "run.json"
-    data = json.loads(file.read_text())
-    file.write_text(json.dumps({**data, "config": {**data["config"], "covariates": ["age"]}}))
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps({**told, "config": {**told["config"], "covariates": ["age"]}}))
     with pytest.raises(ContractError, match=r"run.json says volumes .* and 1 covariates"):
         Run.load(tmp_path / "run").load_member(0)
 
