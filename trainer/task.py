@@ -152,8 +152,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("loss", "or your own: module:function", metavar="NAME")
     add("clip_norm", "limit to the norm of all gradients", type=float)
     add("ema", "decay of a moving average of the weights, which is kept; 0: without", type=float)
-    add("label_smoothing", "training labels move by half of it towards 1/2", type=float)
-    add("class_weights", "balanced: both classes weigh alike", choices=CLASS_WEIGHTS)
+    add("label_smoothing", "so much of a training label is dealt out to all outcomes", type=float)
+    add("class_weights", "balanced: all classes weigh alike", choices=CLASS_WEIGHTS)
     add("precision", "auto is float32 on a CPU, mixed on a GPU", choices=PRECISIONS)
     add("xla", "compile the step; auto: on one GPU", choices=XLA)
 

@@ -118,9 +118,10 @@ class TrainConfig:
       permute_labels: shuffle the labels among the patients of each fold: what the whole recipe
         scores where nothing can be learnt.
       freeze: so many first stages of the network keep the weights that they start from.
-      loss: "cross_entropy", or a user's own as `module:function`.
-      label_smoothing: training labels are moved by half of it towards 1/2; validation never.
-      class_weights: "balanced" weighs both classes alike in the loss.
+      loss: "cross_entropy", of values Huber's, or a user's own as `module:function`.
+      label_smoothing: so much of a training label is dealt out to all outcomes (of two classes,
+        half of it to the other one); validation never, and not of values.
+      class_weights: "balanced" weighs all classes alike in the loss, and not of values.
       augment: random changes to the training volumes, or a user's own as `module:function`.
       optimizer: learning rate and its schedule.
 

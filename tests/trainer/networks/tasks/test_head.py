@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
@@ -30,8 +31,10 @@ def _ending(units: int, activation: str | None, task: str) -> keras.Model:
     return _built("ending", task, options={"units": units, "activation": activation})
 
 
-@pytest.mark.parametrize("task", TARGETS)
-@pytest.mark.parametrize("name", ["feature_map", "labelled", "pooled"])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("feature_map", "multiclass"), *itertools.product(["labelled", "pooled"], TARGETS)],
+)
 def test_features_and_logits_become_as_many_answers_as_there_are(name: str, task: str) -> None:
     model = _built(name, task)
     logit = model.get_layer("logit")
@@ -98,7 +101,7 @@ def test_an_end_that_does_not_fit_is_told_in_a_line(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["feature_map", "labelled", "pooled", "two_classes"])
+@pytest.mark.parametrize("name", ["labelled", "pooled", "two_classes"])
 def test_covariates_move_the_answers_of_every_form(name: str) -> None:
     task = "binary" if name == "two_classes" else "multiclass"
     model = _built(name, task, AGE_AND_SITE)

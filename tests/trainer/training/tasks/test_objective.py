@@ -104,6 +104,18 @@ def test_values_cost_the_square_near_by_and_the_distance_far_off() -> None:
     np.testing.assert_allclose(found, [0.0, 0.125, 3.5], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"label_smoothing": 0.1}, "--label_smoothing 0.1: labels are values"),
+        ({"class_weights": "balanced"}, "--class_weights balanced: labels are values"),
+    ],
+)
+def test_options_of_classes_are_refused_of_values(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        _loss("regression", CLASSES[:, :1], CLASSES[:, :1], **settings)
+
+
 def test_mixed_labels_cost_as_much_as_their_parts_where_both_are_known() -> None:
     objective = make_objective(
         TrainConfig.from_json({"network": {"name": "seed_cnn"}}),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.datasets import AGE_AND_SITE, TARGETS, make_schema
@@ -129,6 +128,7 @@ def test_a_step_costs_the_same_in_every_precision_and_compiled(task: str) -> Non
         assert found[0] == pytest.approx(losses["float32"][0], rel=near), kind
 
 
+@pytest.mark.slow  # traces a step
 def test_values_are_learnt_standardised_and_answered_in_their_unit() -> None:
     trainee = _trainee(TARGETS["regression"], network={"name": "seed_cnn", "width": 0.125})
     answers = np.asarray(trainee.network(_batch("regression")["volume"], training=False))
@@ -138,6 +138,7 @@ def test_values_are_learnt_standardised_and_answered_in_their_unit() -> None:
     assert 0 < loss < 5
 
 
+@pytest.mark.slow  # traces a step
 def test_averages_leave_what_is_standardised_with_as_it_is() -> None:
     settings: dict[str, Any] = {"optimizer": {"ema": 0.9}}
     trainee = _trainee(TARGETS["regression"], AGE_AND_SITE, **settings)
@@ -153,15 +154,3 @@ def test_averages_leave_what_is_standardised_with_as_it_is() -> None:
         )
         assert all(np.array_equal(one, other) for one, other in pairs)
     assert np.array_equal(kept.get_layer("value").offset, before[0])
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"label_smoothing": 0.1}, "--label_smoothing 0.1: labels are values"),
-        ({"class_weights": "balanced"}, "--class_weights balanced: labels are values"),
-    ],
-)
-def test_options_of_classes_are_refused_of_values(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        _trainee(TARGETS["regression"], **settings)
