@@ -221,9 +221,12 @@ def _check_own(predictions: Predictions, own: Predictions, run: files.StrPath) -
     scores, there = predictions.repeats[:, mine], own.repeats[:, theirs]
     target = predictions.target
     if target.task == "binary":
-        ways = [(scores, there), (scores, sigmoid(there))]  # the file's logits, or probabilities
+        with np.errstate(invalid="ignore"):  # a seed may lack patients
+            # The file's logits, or its probabilities.
+            ways = [(scores, there), (scores, sigmoid(there))]
     elif target.task == "multiclass":
-        ways = [(softmax(scores), softmax(there))]
+        with np.errstate(invalid="ignore"):
+            ways = [(softmax(scores), softmax(there))]
     else:
         ways = [(scores, there)]
     least = 0 if target.task == "binary" else 1e-6  # of values of any size

@@ -166,6 +166,22 @@ def test_a_runs_retrainings_decide_where_there_are_enough(task: str, tmp_path: P
         read_null(tmp_path, target)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_a_run_whose_seed_lacks_patients_is_judged_without_a_warning(
+    task: str, tmp_path: Path
+) -> None:
+    if task == "binary":
+        rows = [f"{i},{i % 2},{i // 12},{seed},{i * seed % 7 - 3},0.5,3,last," for seed in (1, 2)
+                for i in range(60)]  # fmt: skip
+        lines = [",".join(oof_columns(TARGETS[task])), *rows]
+    else:
+        lines = oof_lines(task, seeds=2)
+    file = write(tmp_path / "oof_predictions.csv", lines[:-5])
+    write(tmp_path / "run.json", ['{"config": {}, "epoch_choice": "last"}'])
+    assert headline_of(read_predictions(file), tmp_path).estimate["repeats"] == 2
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_two_models_are_compared_and_other_questions_are_not(task: str, tmp_path: Path) -> None:
     one = read_predictions(write(tmp_path / "a.csv", oof_lines(task)))
