@@ -20,6 +20,7 @@ from beam_jobs.common.json_file import own_json, require_own
 from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import row
 from trainer.config.run_layout import (
+    ALONE_NAME,
     CONFIG_NAME,
     METRICS_FORMAT,
     METRICS_NAME,
@@ -195,6 +196,8 @@ def _is_run(directory: str) -> bool:
 def _run_beside(file: str) -> str | None:
     """The run that a file lies in; None where there is none, or on a web server: it has no list."""
     directory = os.path.dirname(file) or "."
+    if files.name_of(file) == ALONE_NAME:
+        return None  # made for the run, by none of its networks
     if file.startswith(("http://", "https://")) or not _is_run(directory):
         return None
     return directory

@@ -39,6 +39,7 @@ from trainer.explain.summary import (
     MAP_SUFFIX,
     PAGE_NAME,
     correlation_text,
+    label_text,
     summarise,
 )
 from trainer.training.run_files import Run
@@ -129,7 +130,7 @@ def _require_own(directory: str, maps: Iterable[str]) -> None:
 
 def _line(patient: Mapping[str, Any]) -> str:
     """A patient's line on the terminal."""
-    label = "no label" if patient["label"] is None else f"label {patient['label']}"
+    label = "no label" if patient["label"] is None else f"label {label_text(patient['label'])}"
     check = patient["random_weights"]
     start = f"{label}, {_answer(patient)}: "
     if patient["half_in"] is None:

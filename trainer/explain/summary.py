@@ -172,6 +172,15 @@ def map_name(patient_id: str) -> str:
     return files.file_name(patient_id, MAP_SUFFIX)
 
 
+def label_text(label: int | float | str) -> str:
+    """A label as text; a value with four digits.
+
+    >>> label_text(1), label_text("edema"), label_text(29.130276)
+    ('1', 'edema', '29.13')
+    """
+    return f"{label:.4g}" if isinstance(label, float) else str(label)
+
+
 def correlation_text(value: float | None) -> str:
     """A correlation as text."""
     return "none" if value is None else f"{value:.2f}"

@@ -19,7 +19,7 @@ from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
 from trainer.explain.attribution import Floats
 from trainer.explain.cases import Explained
-from trainer.explain.summary import JSON_NAME, PAGE_NAME, map_name
+from trainer.explain.summary import JSON_NAME, PAGE_NAME, label_text, map_name
 
 # Perceptually uniform, and without the grey that pictures are made of.
 COLOURS = "plasma"
@@ -72,7 +72,7 @@ def page(summary: Mapping[str, Any], explained: Sequence[Explained]) -> str:
     return render(
         "trainer.reports",
         "saliency.html.j2",
-        filters={"number": _number, "share": _share},
+        filters={"number": _number, "share": _share, "label": label_text},
         s=summary,
         patients=[
             {**numbers, **pictures(one, summary["method"], summary["modalities"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.covariates import Covariate
@@ -79,8 +81,9 @@ def against_covariates(
       level: of the intervals.
 
     Returns:
-      As JSON: "estimate" of covariates alone, "comparison" (`comparisons_of`) and "said", the two
-      in words. None where the predictions are not out of fold, or the dataset has no covariates.
+      As JSON: "estimate" of covariates alone, "comparison" (`comparisons_of`; None where patients
+      are too few for one) and "said", the two in words. None where the predictions are not out of
+      fold, or the dataset has no covariates.
 
     Raises:
       ContractError: the run's table of them is none, or is of another task.
@@ -99,8 +102,10 @@ def against_covariates(
         level=level,
         no_claim=alone.no_claim,
     )
-    (comparison,) = comparisons_of(predictions, [alone], level)
-    said = f"{summary_line(estimate)}. {_judged(estimate, comparison)}".strip()
+    comparison, said = None, f"{summary_line(estimate)}."
+    with contextlib.suppress(ContractError):  # one patient of a class has no variance
+        (comparison,) = comparisons_of(predictions, [alone], level)
+        said = f"{said} {_judged(estimate, comparison)}".strip()
     return {"estimate": estimate, "comparison": comparison, "said": said}
 
 

@@ -128,6 +128,24 @@ def test_scores_that_allow_no_claim_get_none(tmp_path: Path) -> None:
     assert found["said"].endswith("positive).")
 
 
+def test_one_patient_of_a_class_ends_no_training_and_gets_no_test(tmp_path: Path) -> None:
+    _run(tmp_path, "binary", held_out=(0,))
+    network = _network("binary", signal=2.0)
+    kept = np.flatnonzero((network.labels == 1) & (np.arange(60) % 3 == 0))
+    kept = np.sort(np.append(kept, np.flatnonzero((network.labels == 0) & (network.folds == 0))[0]))
+    few = dataclasses.replace(
+        network,
+        keys=tuple(network.keys[place] for place in kept),
+        labels=network.labels[kept],
+        scores=network.scores[kept],
+        folds=kept % 3,
+    )
+    found = against_covariates(few, tmp_path)
+    assert found is not None
+    assert found["comparison"] is None
+    assert found["said"].endswith("positive).")
+
+
 def test_other_labels_are_those_that_both_are_judged_by(tmp_path: Path) -> None:
     """Labels may have been corrected since the run, and some patients left out."""
     _run(tmp_path, "binary")
