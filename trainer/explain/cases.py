@@ -175,7 +175,7 @@ def _in_text(target: Target, label: Label) -> str | tuple[str, ...]:
     """A label as `read_predictions` takes it."""
     if isinstance(label, tuple):
         return tuple("" if one is None else str(one) for one in label)
-    return target.names[int(label)] if target.task == "multiclass" else str(label)
+    return str(label) if target.task == "regression" else target.names[int(label)]
 
 
 def _telling(predictions: Predictions, target: Target, output: int | None) -> dict[str, int | None]:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from beam_jobs.common.cli import UsageError
-from beam_jobs.core.cohort.target import PLAIN
+from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.datasets import TARGETS
 from trainer.explain.attribution import Attribution
-from trainer.explain.cases import _telling, logit_of, output_of
+from trainer.explain.cases import _in_text, _telling, logit_of, output_of
 from trainer.metrics.predictions import Predictions
+from trainer.metrics.tasks.answers_table import label_of_texts
 from trainer.metrics.tasks.measure import softmax
 
 
@@ -45,6 +46,24 @@ def test_a_class_or_a_finding_is_chosen_by_its_name_and_else_the_predicted_one()
     assert output_of(TARGETS["multiclass"], {"class": "4", "label": None}) == 2
     assert output_of(TARGETS["multilabel"], {"class": None, "label": "necrosis"}) == 1
     assert output_of(TARGETS["multiclass"], {"class": None, "label": None}) is None
+
+
+def test_labels_are_passed_on_so_that_they_are_read_as_what_they_are() -> None:
+    """Of two classes that are called by numbers, the names are not the indices."""
+    sides = Target(task="binary", labels=("side",), classes=("1", "0"))
+    labels: dict[str, tuple[Target, list[Any]]] = {
+        **{task: (TARGETS[task], []) for task in TARGETS},
+        "named": (sides, [0, 1]),
+    }
+    labels["binary"][1].extend([0, 1])
+    labels["multiclass"][1].extend([0, 2])
+    labels["multilabel"][1].extend([(0, None), (None, 1)])
+    labels["regression"][1].extend([12.5, -3.0])
+    for target, every in labels.values():
+        for label in every:
+            text = _in_text(target, label)
+            texts = (text,) if isinstance(text, str) else text
+            assert label_of_texts(target, texts) == label
 
 
 def _predictions(task: str, truth: Any, scores: Any) -> Predictions:
