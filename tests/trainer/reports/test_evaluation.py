@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from beam_jobs.common.contract_json import ContractError
 from tests.browser import Browser
+from tests.trainer.reports.pages import Page
 from trainer.config.run_layout import OOF_COLUMNS
 from trainer.evaluate import main
 from trainer.metrics import evaluation
@@ -76,30 +76,8 @@ def _run(
     return directory
 
 
-class _Page(HTMLParser):
-    """Tags with their attributes, and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._hidden = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._hidden = tag == "style"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.text += data
-
-
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], _Page]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Page]:
     """The command's output for a run, compared with another model, on a module's tests."""
     root = tmp_path_factory.mktemp("evaluation")
     run = _run(root / "first-run")
@@ -113,11 +91,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
         raise AssertionError(f"{name} in metrics.json")
 
     metrics = json.loads(text, parse_constant=refuse)
-    return root, metrics, _Page((root / "out" / "report.html").read_text(encoding="utf-8"))
+    return root, metrics, Page((root / "out" / "report.html").read_text(encoding="utf-8"))
 
 
 def test_headline_is_the_mean_of_the_seeds_within_folds_and_each_seed_is_listed(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     root, metrics, _ = written
     text = (root / "first-run" / "oof_predictions.csv").read_text()
@@ -143,14 +121,14 @@ def test_headline_is_the_mean_of_the_seeds_within_folds_and_each_seed_is_listed(
     assert metrics["log_loss"] == pytest.approx(log_loss(labels, probabilities))
 
 
-def test_every_key_is_documented(written: tuple[Path, dict[str, Any], _Page]) -> None:
+def test_every_key_is_documented(written: tuple[Path, dict[str, Any], Page]) -> None:
     _, metrics, _ = written
     words = set(re.findall(r"\w+", evaluation.__doc__ or ""))
     assert set(metrics) | set(metrics["calibration"]) | set(metrics["comparisons"][0]) <= words
 
 
 def test_folds_are_listed_each_with_its_own_plain_interval(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     root, metrics, _ = written
     by_fold = next(group for group in metrics["groups"] if group["by"] == "fold")
@@ -162,7 +140,7 @@ def test_folds_are_listed_each_with_its_own_plain_interval(
 
 
 def test_out_of_fold_every_interval_is_wider_than_of_a_test_set(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     root, metrics, found = written
     predictions = read_predictions(root / "first-run" / "oof_predictions.csv")
@@ -182,7 +160,7 @@ def test_out_of_fold_every_interval_is_wider_than_of_a_test_set(
 
 
 def test_a_scanner_of_one_class_is_reported_as_not_measurable(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     _, metrics, found = written
     by = next(group for group in metrics["groups"] if group["by"] == "field strength")
@@ -194,7 +172,7 @@ def test_a_scanner_of_one_class_is_reported_as_not_measurable(
 
 
 def test_models_are_compared_on_the_patients_both_have(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     _, metrics, found = written
     (one,) = metrics["comparisons"]
@@ -206,7 +184,7 @@ def test_models_are_compared_on_the_patients_both_have(
 
 
 def test_learning_curves_are_found_in_the_run_that_the_predictions_lie_in(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     _, metrics, found = written
     assert len(metrics["learning_curves"]) == 6
@@ -217,7 +195,7 @@ def test_learning_curves_are_found_in_the_run_that_the_predictions_lie_in(
     assert "fold 0, seed 1 2 0.70 0.80 1 0.600 0.700" in text
 
 
-def test_report_asks_for_nothing_but_itself(written: tuple[Path, dict[str, Any], _Page]) -> None:
+def test_report_asks_for_nothing_but_itself(written: tuple[Path, dict[str, Any], Page]) -> None:
     root, _, found = written
     names = [tag for tag, _ in found.tags]
     assert "svg" in names
@@ -233,7 +211,7 @@ def test_report_asks_for_nothing_but_itself(written: tuple[Path, dict[str, Any],
 
 
 def test_links_lead_somewhere_and_ids_stand_once(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     _, _, found = written
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
@@ -244,7 +222,7 @@ def test_links_lead_somewhere_and_ids_stand_once(
 
 
 def test_every_chart_says_what_it_shows_and_takes_the_pages_colours(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     root, _, found = written
     drawings = [attributes for tag, attributes in found.tags if tag == "svg"]
@@ -261,7 +239,7 @@ def test_every_chart_says_what_it_shows_and_takes_the_pages_colours(
 
 
 def test_page_shows_no_patient_id_and_no_missing_number(
-    written: tuple[Path, dict[str, Any], _Page],
+    written: tuple[Path, dict[str, Any], Page],
 ) -> None:
     _, _, found = written
     assert "00001" not in found.text
@@ -344,7 +322,7 @@ def test_the_headline_is_true_of_every_kind_of_run(
     run = _run(tmp_path / "run", **options)
     out = write_report(tmp_path / "out", read_predictions(run / "oof_predictions.csv"), run=run)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    text = _Page(out.read_text(encoding="utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
+    text = Page(out.read_text(encoding="utf-8")).text.replace("\N{NO-BREAK SPACE}", " ")
     assert lead in metrics["reading"][0]
     assert metrics["reading"][0] in text
     assert kicker in text
@@ -407,10 +385,10 @@ def test_an_old_file_is_optimistic_on_the_page_and_in_comparisons(tmp_path: Path
     old.write_text("\n".join(",".join(row[:6]) for row in rows) + "\n")
     out, both = tmp_path / "out", (new / "oof_predictions.csv", old)
     assert main(["--predictions", *map(str, both), "--output", str(out)]) == 0
-    text = _Page((out / "report.html").read_text(encoding="utf-8")).text
+    text = Page((out / "report.html").read_text(encoding="utf-8")).text
     assert "no test: old: A version before 0.3 kept the epochs" in text
     assert main(["--predictions", str(old), "--output", str(out)]) == 0
-    text = _Page((out / "report.html").read_text(encoding="utf-8")).text
+    text = Page((out / "report.html").read_text(encoding="utf-8")).text
     assert "is optimistic: no measure" in text
     assert "than chance" not in text
     assert "from chance" not in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.browser import Browser
 from tests.trainer.metrics.tasks.cohorts import TASKS, make_predictions
+from tests.trainer.reports.pages import Page
 from trainer.metrics.comparisons import comparisons_of
 from trainer.metrics.evaluation import evaluation_of
 from trainer.metrics.predictions import Predictions
@@ -29,38 +29,15 @@ KINDS = [
 ]
 
 
-class _Page(HTMLParser):
-    """Tags with their attributes, and text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._hidden = False
-        self.feed(text)
-        self.text = " ".join(self.text.replace("\N{NO-BREAK SPACE}", " ").split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._hidden = tag == "style"
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.text += data
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def written(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Any, _Page, str]:
+) -> tuple[str, Any, Page, str]:
     """A task, its metrics.json, the page read, and its text."""
     root = tmp_path_factory.mktemp("page")
     path = write_report(root, make_predictions(request.param, seeds=2))
     text = path.read_text(encoding="utf-8")
-    return request.param, json.loads((root / "metrics.json").read_text()), _Page(text), text
+    return request.param, json.loads((root / "metrics.json").read_text()), Page(text), text
 
 
 def test_page_stands_alone_and_every_link_and_chart_is_whole(written):
@@ -77,27 +54,27 @@ def test_page_stands_alone_and_every_link_and_chart_is_whole(written):
                 assert target[1:] in ids, target
     drawn = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
     assert not re.findall(r"(?:fill|stroke): ?#\w+", drawn)  # a fixed colour is lost in the dark
-    assert not re.search(r"\b(nan|inf|None|Undefined)\b", found.text)
-    assert "00001" not in found.text
+    assert not re.search(r"\b(nan|inf|None|Undefined)\b", found.words)
+    assert "00001" not in found.words
 
 
 def test_page_says_every_sentence_and_shows_every_figure_with_its_interval(written):
     task, metrics, found, _ = written
-    assert all(one in found.text for one in (*metrics["reading"], *metrics["warnings"]))
+    assert all(one in found.words for one in (*metrics["reading"], *metrics["warnings"]))
     rows = len(metrics["figures"]) + sum(len(one["groups"]) for one in metrics["groups"])
     assert rows + len(metrics["parts"]) < len([tag for tag, _ in found.tags if tag == "tr"])
     for title in {"multiclass": ("Quadratic kappa", "Confusion matrix"),
                   "multilabel": ("All findings right", "p, Holm"),
                   "regression": ("Root mean square error", "Upper limit of agreement",
                                  "holds the true value in 90 of 100")}[task]:  # fmt: skip
-        assert title in found.text
-    assert "its variance doubled" in found.text
+        assert title in found.words
+    assert "its variance doubled" in found.words
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_page_without_a_claim_has_neither_interval_nor_p(task):
-    text = _Page(page(evaluation_of(make_predictions(task, no_claim=("searched",))))).text
+    text = Page(page(evaluation_of(make_predictions(task, no_claim=("searched",))))).words
     assert "is optimistic: no measure of what the model is worth" in text
     assert not re.search(r"p [=<] |[Ii]nterval(?! nor p-value)|\bp, Holm\b|than chance", text)
 
@@ -128,7 +105,7 @@ def test_covariates_alone_stand_beside_the_headline_and_among_the_models(task: s
     estimate = estimate_of_task(alone.target, alone.labels, alone.repeats, folds=alone.folds)
     (comparison,) = comparisons_of(predictions, [alone])
     found["covariates_alone"] = {"estimate": estimate, "comparison": comparison, "said": "x"}
-    text = _Page(page(found)).text
+    text = Page(page(found)).words
     assert f"Covariates alone{auc_text(estimate)} {interval_text(estimate)}, without an" in text
     assert re.search("covariates alone60[^a-z]+to", text)  # a row of the table
 
