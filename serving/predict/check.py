@@ -2,7 +2,7 @@
 
 The columns say what is answered: a binary's probabilities stand in the value column, those of
 classes and findings in `probability_<name>`, values in `value`. A column beside them that a
-prediction may write (`class`, `low`, `spread`, ...) is let through.
+prediction may write (`class`, `low`, `spread`, ...) is let through, and so is any order of them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def problems(
     required = [id_column, *(wanted or [value_column])]
     beside = [name for name in found if name not in required]
     unknown = [name for name in beside if not (wanted and _is_of_ours(name))]
-    if unknown or [name for name in found if name in required] != required or found[0] != id_column:
+    # Of several answers the names say which is which, in any order.
+    ordered = bool(wanted) or [name for name in found if name in required] == required
+    if unknown or not ordered or found[0] != id_column:
         told.append(f"header is {','.join(found)}, required {','.join(required)}")
     told += _of_ids([row[id_column] for _, row in rows], sample)
     cells = [row for _, row in rows]

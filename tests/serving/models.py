@@ -15,7 +15,10 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from beam_jobs.core.record import RecordSchema
-from tests.datasets import make_cases, make_metrics
+from serving.model.calibration import Calibration
+from serving.model.contract import Contract
+from serving.model.temperatures import Interval, Temperatures
+from tests.datasets import AGE_AND_SITE, make_cases, make_metrics
 from trainer.config.run_layout import NETWORK_NAME, OOF_COLUMNS
 from trainer.data.targets import targets_of, truth_of
 from trainer.data.trained_on import trained_on as numbers_of
@@ -78,6 +81,36 @@ def network(
         ages = np.array([[50.0] * len(covariates), [70.0] * len(covariates)])
         set_statistics(model, np.array([[20.0], [26.0]]), ages)
     return model
+
+
+def task_contract(target: Target, **changes: Any) -> Contract:
+    """A contract of two members that look at one channel and at both covariates."""
+    fields: dict[str, Any] = {
+        "schema": schema_of(spec_of(), target=target, covariates=AGE_AND_SITE),
+        "spec": spec_of(),
+        "modalities": ("T1wCE",),
+        "covariates": ("site", "age"),
+        "members": tuple(
+            {**dict.fromkeys(("fold", "seed", "epoch"), n), "run": "1", "model": "tiny"}
+            | {"epoch_choice": "last", "precision": "float32"}
+            | {"val_auc" if target.task == "binary" else "val_score": 0.6}
+            for n in range(2)
+        ),
+        "ensemble": "logits",
+        "calibration": Calibration() if target.task == "binary" else Temperatures(),
+        "prior": (0.25,) * target.outputs,
+        "cohort": {},
+        "training": (
+            {
+                **{"run": "1", "dataset_fingerprint": "0", "no_claim": [], "said": "score 0.7"},
+                **{"trained_on": {"patients": 40}, "metrics": {"n": 40, "folds": [{"n": 20}]}},
+            },
+        ),
+        "versions": {},
+    }
+    if target.task == "regression":
+        fields["interval"] = Interval(level=0.9, half_width=2.5, n=40, coverage=0.9)
+    return Contract(**{**fields, **changes})
 
 
 def write_run(

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.cohort.target import PLAIN
+from beam_jobs.core.record import FEATURES
 from serving.model.calibration import Calibration
 from serving.model.contract import CONTRACT_NAME, Contract, load_contract
 from serving.model.loaded_model import LoadedModel, load_model
@@ -33,6 +35,45 @@ def contract(**changes: Any) -> Contract:
 
 def test_a_contract_comes_back_from_its_text() -> None:
     assert Contract.from_json(json.loads(contract().dumps())) == contract()
+
+
+def test_a_contract_of_labels_0_and_1_has_the_members_that_0_7_wrote() -> None:
+    """In a text of version 0.7, which is read as it was written, and written so again."""
+    schema = contract().schema
+    old = {
+        "calibration": {
+            "knots": [],
+            "measured": {},
+            "method": "none",
+            "temperature": 1.0,
+            "why": "",
+        },
+        "cohort": {"patients": 40, "positive": 20},
+        "ensemble": "logits",
+        "format": "voxelbeam-model",
+        "members": [{"run": "run", "fold": 0}],
+        "modalities": ["T1wCE", "FLAIR"],
+        "prevalence": 0.5,
+        "schema": {
+            "axes": ["row", "column", "slice", "channel"],
+            "dtype": "uint8",
+            "features": list(FEATURES),
+            "modalities": ["FLAIR", "T1w", "T1wCE"],
+            "shape": [6, 5, 4],
+            "spec_fingerprint": schema.spec_fingerprint,
+            "version": 1,
+        },
+        "sha256": {"saved_model.pb": "0" * 64},
+        "spec": spec_of(),
+        "spec_fingerprint": schema.spec_fingerprint,
+        "training": [],
+        "versions": {"keras": "3"},
+    }
+    text = json.dumps(old, indent=1, sort_keys=True) + "\n"
+    found = Contract.from_json(json.loads(text))
+    assert found.dumps() == text
+    assert found.prior == (0.5,)
+    assert found.target == PLAIN
 
 
 def test_the_channels_are_where_the_schema_has_them() -> None:

@@ -9,49 +9,19 @@ import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from scipy.special import expit, log_softmax, logsumexp, softmax
+from tensorflow.core.framework import tensor_pb2
 
-from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.example import encode_case
 from serving.model.answers import number_columns
-from serving.model.calibration import Calibration
 from serving.model.contract import Contract
 from serving.model.loaded_model import LoadedModel, load_model
 from serving.model.saved_model import write_model
 from serving.model.temperatures import Interval, Temperatures
-from tests.datasets import AGE_AND_SITE, TARGETS, make_cases
-from tests.serving.models import MODALITIES, network, schema_of, spec_of
+from tests.datasets import TARGETS, make_cases
+from tests.serving.model.test_export_calibrated import warmups
+from tests.serving.models import MODALITIES, network, task_contract
 
 CLASSES, FINDINGS, VALUES = (TARGETS[task] for task in ("multiclass", "multilabel", "regression"))
-
-
-def contract_of(target: Target, **changes: Any) -> Contract:
-    """A contract of two members that look at one channel and at both covariates."""
-    fields: dict[str, Any] = {
-        "schema": schema_of(spec_of(), target=target, covariates=AGE_AND_SITE),
-        "spec": spec_of(),
-        "modalities": ("T1wCE",),
-        "covariates": ("site", "age"),
-        "members": tuple(
-            {**dict.fromkeys(("fold", "seed", "epoch"), n), "run": "1", "model": "tiny"}
-            | {"epoch_choice": "last", "precision": "float32"}
-            | {"val_auc" if target.task == "binary" else "val_score": 0.6}
-            for n in range(2)
-        ),
-        "ensemble": "logits",
-        "calibration": Calibration() if target.task == "binary" else Temperatures(),
-        "prior": (0.25,) * target.outputs,
-        "cohort": {},
-        "training": (
-            {
-                **{"run": "1", "dataset_fingerprint": "0", "no_claim": [], "said": "score 0.7"},
-                **{"trained_on": {"patients": 40}, "metrics": {"n": 40, "folds": [{"n": 20}]}},
-            },
-        ),
-        "versions": {},
-    }
-    if target.task == "regression":
-        fields["interval"] = Interval(level=0.9, half_width=2.5, n=40, coverage=0.9)
-    return Contract(**{**fields, **changes})
 
 
 def members_of(contract: Contract) -> list[Any]:
@@ -81,7 +51,7 @@ def inputs(contract: Contract) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32
 @pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
 def test_classes_go_through_softmax_and_one_temperature(ensemble: str, tmp_path: Path) -> None:
     calibration = Temperatures(method="temperature", temperatures=(1.5,))
-    contract = contract_of(CLASSES, ensemble=ensemble, calibration=calibration)
+    contract = task_contract(CLASSES, ensemble=ensemble, calibration=calibration)
     model, logits = written(contract, tmp_path / "model")
     mean = logits.mean(axis=1)
     if ensemble == "probabilities":
@@ -102,7 +72,7 @@ def test_findings_go_through_a_sigmoid_and_a_temperature_each(
     ensemble: str, tmp_path: Path
 ) -> None:
     calibration = Temperatures(method="temperature", temperatures=(1.5, 0.75))
-    contract = contract_of(FINDINGS, ensemble=ensemble, calibration=calibration)
+    contract = task_contract(FINDINGS, ensemble=ensemble, calibration=calibration)
     model, logits = written(contract, tmp_path / "model")
     mean = logits.mean(axis=1)
     if ensemble == "probabilities":
@@ -116,7 +86,7 @@ def test_findings_go_through_a_sigmoid_and_a_temperature_each(
 
 @pytest.mark.slow
 def test_values_are_averaged_and_have_their_interval(tmp_path: Path) -> None:
-    contract = contract_of(VALUES)
+    contract = task_contract(VALUES)
     model, values = written(contract, tmp_path / "model")
     found = model.outputs(*inputs(contract))
     mean = values[..., 0].mean(axis=1)
@@ -125,7 +95,7 @@ def test_values_are_averaged_and_have_their_interval(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["high"], mean + 2.5, rtol=1e-6)
     np.testing.assert_allclose(found["member_value"], values[..., 0], rtol=1e-6)
     few = Interval(level=0.9, half_width=None, n=5, why="too few")
-    model, _ = written(contract_of(VALUES, interval=few), tmp_path / "few")
+    model, _ = written(task_contract(VALUES, interval=few), tmp_path / "few")
     found = model.outputs(*inputs(contract))
     assert np.isnan(found["low"]).all()
     assert np.isnan(found["high"]).all()
@@ -138,7 +108,7 @@ def test_records_are_answered_as_volumes_are_and_say_who_lacks_what(
     task: str, tmp_path: Path
 ) -> None:
     """Each signature, each task; the record has age before site, the model takes site first."""
-    contract = contract_of(TARGETS[task])
+    contract = task_contract(TARGETS[task])
     model, _ = written(contract, tmp_path / "model")
     cases = make_cases(contract.schema, patients=7, folds=2)
     cases[0] = dataclasses.replace(cases[0], covariates=(61.0, float("nan")))
@@ -162,7 +132,27 @@ def test_records_are_answered_as_volumes_are_and_say_who_lacks_what(
 
 @pytest.mark.slow
 def test_a_network_that_takes_no_covariate_asks_for_none(tmp_path: Path) -> None:
-    contract = contract_of(CLASSES, covariates=(), modalities=MODALITIES[:1])
+    contract = task_contract(CLASSES, covariates=(), modalities=MODALITIES[:1])
     model, _ = written(contract, tmp_path / "model")
     cases = make_cases(contract.schema, patients=7, folds=2)
     assert model.answer([contract.taken(case) for case in cases])[6].missing == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TARGETS)
+def test_the_warm_up_of_a_model_with_covariates_is_what_its_signatures_take(
+    task: str, tmp_path: Path
+) -> None:
+    written(task_contract(TARGETS[task]), tmp_path / "model")
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    named = []
+    for request in warmups(tmp_path / "model"):
+        named.append(request.model_spec.signature_name)
+        tensors = {
+            name: tf.make_ndarray(tensor_pb2.TensorProto.FromString(value.SerializeToString()))
+            for name, value in request.inputs.items()
+        }
+        answer = signatures[named[-1]](**{n: tf.constant(t) for n, t in tensors.items()})
+        first = {"binary": "probability", "regression": "value"}.get(task, "probabilities")
+        assert np.isfinite(answer[first].numpy()).all()
+    assert sorted(named) == sorted(signatures)

@@ -19,7 +19,7 @@ from serving.model.answers import Prediction, number_columns
 from serving.model.calibration import Calibration
 from serving.model.cohort_statistics import cuts_of, of_labels
 from serving.model.contract import Contract
-from serving.model.temperatures import Interval, Temperatures
+from serving.model.temperatures import Interval
 from serving.predict.check import problems
 from serving.predict.covariates import (
     NOTHING,
@@ -33,35 +33,16 @@ from serving.predict.skew import report
 from serving.predict.sources import schema_of_record
 from serving.predict.submission import compose
 from tests.datasets import AGE_AND_SITE, TARGETS, make_cases
-from tests.serving.models import schema_of, spec_of
+from tests.serving.models import schema_of, spec_of, task_contract
 
 CLASSES, FINDINGS, VALUES = (TARGETS[task] for task in ("multiclass", "multilabel", "regression"))
 AGE, SITE = AGE_AND_SITE
 NAN = float("nan")
 
 
-def contract_of(target: Target = CLASSES, **changes: Any) -> Contract:
-    fields: dict[str, Any] = {
-        "schema": schema_of(spec_of(), target=target, covariates=AGE_AND_SITE),
-        "spec": spec_of(),
-        "modalities": ("T1w",),
-        "covariates": ("site", "age"),
-        "members": ({"run": "1", "fold": 0},),
-        "ensemble": "logits",
-        "calibration": Temperatures(),
-        "prior": (0.25,) * target.outputs,
-        "cohort": {},
-        "training": (),
-        "versions": {},
-    }
-    if target.task == "regression":
-        fields["interval"] = Interval(level=0.9, half_width=2.5, n=40, coverage=0.9)
-    return Contract(**{**fields, **changes})
-
-
 @pytest.mark.parametrize("target", [CLASSES, FINDINGS, VALUES])
 def test_a_contract_of_any_target_comes_back_from_its_text(target: Target) -> None:
-    contract = contract_of(target)
+    contract = task_contract(target)
     data = json.loads(contract.dumps())
     assert Contract.from_json(data) == contract
     assert "prevalence" not in data
@@ -82,11 +63,11 @@ def test_contracts_that_no_such_model_can_have_are_refused(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ContractError, match=message):
-        contract_of(**changes)
+        task_contract(CLASSES, **changes)
 
 
 def test_damaged_contracts_of_other_labels_are_refused_by_field() -> None:
-    data = json.loads(contract_of(VALUES).dumps())
+    data = json.loads(task_contract(VALUES).dumps())
     for changes, message in (
         ({"interval": None}, "interval"),
         ({"interval": {**data["interval"], "half_width": "x"}}, "interval.half_width"),
@@ -100,7 +81,7 @@ def test_damaged_contracts_of_other_labels_are_refused_by_field() -> None:
 
 
 def test_records_of_another_target_are_let_through_and_of_other_volumes_not() -> None:
-    contract = contract_of()
+    contract = task_contract(CLASSES)
     contract.require(schema_of(spec_of(), target=VALUES), model="m", records="d")
     other = schema_of(spec_of(dtype="uint16"), target=CLASSES, covariates=AGE_AND_SITE)
     with pytest.raises(ContractError, match="dtype"):
@@ -215,7 +196,8 @@ CHECKED = [
         "1 classes have no .*2 = c",
     ),
     ("id,probability_a,probability_b\n1,0.5,1.5\n2,0,1\n", "", "1, probability_b = 1.5"),
-    ("id,probability_b,probability_a\n1,0,1\n2,0,1\n", "id,probability_a,probability_b", "header"),
+    ("id,probability_b,probability_a\n1,0,1\n2,0,1\n", "id,probability_a,probability_b", ""),
+    ("probability_a,probability_b,id\n0,1,1\n0,1,2\n", "", "header is probability_a"),
     ("id,probability_a\n1,0\n2,0\n", "id,probability_a,probability_b", "no column probability_b"),
     ("id,value\n1,0\n2,0\n", "id,MGMT_value", "no column MGMT_value"),
     ("id,MGMT_value\n1,0\n2,0\n", "id,value", "no column value"),
@@ -234,7 +216,7 @@ def test_a_submission_is_checked_by_what_its_columns_say(
 
 def test_covariates_are_matched_by_name_and_categories_too() -> None:
     """The records know other sites in another order, and more covariates."""
-    contract = contract_of()
+    contract = task_contract(CLASSES)
     theirs = (Covariate(name="sex", categories=("f", "m")),
               Covariate(name="site", categories=("C", "B", "A")), AGE)  # fmt: skip
     schema = schema_of(spec_of(), target=VALUES, covariates=theirs)
@@ -254,7 +236,7 @@ def test_covariates_are_matched_by_name_and_categories_too() -> None:
 
 
 def test_records_that_cannot_tell_what_the_model_takes_are_refused() -> None:
-    contract = contract_of()
+    contract = task_contract(CLASSES)
     schema = schema_of(spec_of(), covariates=(SITE,))
     with pytest.raises(ContractError, match=r"takes the covariate age .* dataset d does not hold"):
         of_records(contract, schema, model="m", records="dataset d")
@@ -262,14 +244,14 @@ def test_records_that_cannot_tell_what_the_model_takes_are_refused() -> None:
     schema = schema_of(spec_of(), covariates=numbers)
     with pytest.raises(ContractError, match="site: a category in model m, a number in dataset d"):
         of_records(contract, schema, model="m", records="dataset d")
-    none = contract_of(covariates=())
+    none = task_contract(CLASSES, covariates=())
     assert of_records(none, schema_of(spec_of()), model="m", records="d").places == ()
     case = make_cases(schema, patients=1)[0]
     assert NOTHING.of(case).covariates == ()
 
 
 def test_a_table_gives_covariates_under_any_spelling_of_an_id() -> None:
-    contract = contract_of()
+    contract = task_contract(CLASSES)
     text = "patient_id,age,site\n5,40.5,B\n00007,,Z\n"
     case = make_cases(schema_of(spec_of()), patients=8)
     taken, lines = of_table(
@@ -291,14 +273,14 @@ def test_a_table_gives_covariates_under_any_spelling_of_an_id() -> None:
 
 
 def test_a_record_says_of_which_version_it_is() -> None:
-    contract = contract_of()
+    contract = task_contract(CLASSES)
     plain = schema_of(spec_of())
     record = encode_case(make_cases(plain, patients=1)[0], plain)
     assert schema_of_record(record, contract) == plain
     rich = encode_case(make_cases(contract.schema, patients=1)[0], contract.schema)
     assert schema_of_record(rich, contract) == contract.schema
     binary = {"calibration": Calibration(), "prior": (0.5,)}
-    alone = contract_of(PLAIN, schema=plain, covariates=(), **binary)
+    alone = task_contract(PLAIN, schema=plain, covariates=(), **binary)
     with pytest.raises(ContractError, match=r"version 2 is told by its dataset's manifest\.json"):
         schema_of_record(rich, alone)
 
