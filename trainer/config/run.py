@@ -110,7 +110,8 @@ class TrainConfig:
         all of the dataset's, () none.
       epochs: passes over the training folds.
       epoch_choice: which epoch's network is kept, one of `EPOCH_CHOICES`; never one chosen on the
-        patients it is scored on. "crossfit" chooses a fold's epoch by the other folds' log loss.
+        patients it is scored on. "crossfit" chooses a fold's epoch by the other folds' log loss, of
+        values by their mean absolute error.
       batch_size: patients an optimizer step, all devices together.
       precision: one of `PRECISIONS`; "auto" is float32 on a CPU, mixed on a GPU.
       xla: compile the step with XLA; "auto" does on a single GPU.
@@ -231,7 +232,7 @@ class TrainConfig:
             there = (
                 f"; the dataset has {', '.join(covariates)}"
                 if covariates
-                else (": the dataset has none (voxelbeam convert --covariates stores them)")
+                else (": the dataset has none (--covariates of a conversion stores them)")
             )
             raise UsageError(f"unknown covariate {shown(unknown[0])}{there}")
         return dataclasses.replace(
