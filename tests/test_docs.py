@@ -322,6 +322,17 @@ def test_tutorials_blocks_run_and_write_the_files_that_the_reference_lists(tmp_p
     assert not differences, "\n".join(differences)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_blocks_of_any_label_run(tmp_path: Path) -> None:
+    small = {
+        "phantoms": "--patients 12 --test_patients 6 --matrix 16,20 --slices 10,12",
+        "convert": "--shape 12,12,10 --folds 2",
+        "train": "--epochs 1",
+    }
+    run_blocks(DOCS / "how-to/any-label.md", tmp_path, small)
+
+
 def differing_files(tutorial: Path) -> list[str]:
     """Where what the tutorial's commands wrote and docs/reference/files.md differ, a line each."""
     places = {
