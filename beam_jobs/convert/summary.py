@@ -94,6 +94,8 @@ def print_known(planner: Planner, *, listed: bool) -> None:
             for one in covariates.covariates
         )
         row("covariates", f"{counted(len(covariates), 'patient')}: {'; '.join(kinds)}")
+        for name, said in covariates.rounded.items():
+            row("covariates", f"{name}: {said}")
 
 
 def print_shards(ticks: Ticks, seconds: float) -> None:

@@ -36,7 +36,7 @@ from beam_jobs.core.cohort.patient_column import (
     require_names,
     value_of,
 )
-from beam_jobs.core.cohort.target import as_value
+from beam_jobs.core.cohort.target import as_value, rounded
 
 KINDS = ("number", "category")
 CATEGORIES_MOST = 50
@@ -113,10 +113,12 @@ class GivenCovariates(PatientColumn[tuple[float, ...]]):
     Attributes:
       covariates: what the numbers are of, in their order.
       strange: covariate to cells of no known category, and in how many rows each stands.
+      rounded: covariate to what becomes of its numbers, where they have more digits than are kept.
     """
 
     covariates: tuple[Covariate, ...] = ()
     strange: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    rounded: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -191,11 +193,16 @@ def read_covariates(
             _number_of(cell, one, strange[one.name]) for cell, one in zip(cells, known, strict=True)
         )
     )
+    try:
+        said = _rounded(table, known) if covariates is None and learnt else {}
+    except ValueError as error:
+        raise UsageError(f"{source}: {error}") from error
     return GivenCovariates(
         by_spelling=found,
         source=source,
         covariates=tuple(known),
         strange={column: cells for column, cells in strange.items() if cells},
+        rounded=said,
     )
 
 
@@ -226,6 +233,23 @@ def _detected(
         except ValueError as error:
             raise ValueError(f"column {name}: {error}") from error
     return tuple(found)
+
+
+def _rounded(table: PatientTable, covariates: Sequence[Covariate]) -> dict[str, str]:
+    """Of each number what becomes of it, where a float32 does not keep all of its digits.
+
+    Raises:
+      ValueError: what tells patients apart would be lost; the message names the column.
+    """
+    said = {}
+    for place, one in enumerate(covariates):
+        cells = {row[place] for _, _, row in table.rows if one.is_number}
+        try:
+            values = {value_of(cell, one.name) for cell in cells if not is_unknown(cell)}
+            said[one.name] = rounded(values)
+        except ValueError as error:
+            raise ValueError(f"column {one.name}: {error}") from error
+    return {name: text for name, text in said.items() if text}
 
 
 def _require_different(cells: Sequence[tuple[int, str]]) -> None:

@@ -63,10 +63,11 @@ def read_labels(
     else:
         wanted = wanted or Wanted()
         try:
-            target = target_of(table.columns, [(line, row) for line, _, row in table.rows], wanted)
+            cells = [(line, row) for line, _, row in table.rows]
+            target = target_of(table.columns, cells, wanted)
         except ValueError as error:
             raise UsageError(f"{source}: {error}") from error
-        choice = said_of(target, wanted)
+        choice = said_of(target, wanted, cells)
     found = table.values(reader_of(target))
     labels = {patient_id: label for patient_id, label in found.items() if label is not None}
     if not labels:

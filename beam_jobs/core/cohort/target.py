@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ TASKS = ("binary", "multiclass", "multilabel", "regression")
 Label = int | float | tuple[int | None, ...]
 UNKNOWN = -1  # in a record: of several labels one that is not known
 OUTPUTS_MOST = 1000
+# The most that a number may move where it is stored, as a share of the range of all.
+_ROUNDING_MOST = 1e-3
 # A whole or decimal number as a class is named.
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)
 
@@ -185,12 +187,40 @@ class Target:
             found = [name for name, one in zip(self.labels, label, strict=True) if one]
             return ", ".join(found) or "none of them"
         if self.task == "regression":
-            return f"{label:g} {self.unit}".rstrip()
+            return f"{_digits(float(label))} {self.unit}".rstrip()
         return self.names[int(label)]
 
 
 # Labels of 0 and 1 of which nothing more is said: all of record version 1.
 PLAIN = Target()
+
+
+def rounded(values: Collection[float]) -> str:
+    """What becomes of numbers that have more digits than a float32 keeps (dates: 20231123).
+
+    Args:
+      values: numbers, as a CSV has them.
+
+    Returns:
+      In words, for one of them; "" where whole numbers stay what they are.
+
+    Raises:
+      ValueError: what tells them apart would be lost; the message says what to do.
+    """
+    off = {value: abs(as_value(value) - value) for value in sorted(values)}
+    worst = max(off, key=off.__getitem__, default=0.0)
+    if off and off[worst] > _ROUNDING_MOST * (max(values) - min(values)):
+        raise ValueError(
+            f"a float32 keeps seven digits, {_digits(worst)} as {_digits(as_value(worst))}: "
+            "subtract what all have in common (of dates, count the days since one), or scale them"
+        )
+    if not off or off[worst] < 1:
+        return ""
+    return f"{_digits(worst)} is stored as {_digits(as_value(worst))}, a float32"
+
+
+def _digits(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 def as_value(number: float) -> float:

@@ -14,7 +14,15 @@ from beam_jobs.core.cohort.patient_column import (
     require_names,
     value_of,
 )
-from beam_jobs.core.cohort.target import OUTPUTS_MOST, PLAIN, TASKS, Label, Target, as_value
+from beam_jobs.core.cohort.target import (
+    OUTPUTS_MOST,
+    PLAIN,
+    TASKS,
+    Label,
+    Target,
+    as_value,
+    rounded,
+)
 
 AUTO = "auto"
 TASK_CHOICES = (AUTO, *TASKS)
@@ -124,11 +132,7 @@ def _regression(column: str, found: Sequence[tuple[int, str]], wanted: Wanted) -
             raise ValueError(f"line {line}: {error}") from error
     if len(values) == 1:
         raise ValueError(f"all labels are {found[0][1]}: nothing can be learnt of one value")
-    if len(set(map(as_value, values))) == 1:
-        raise ValueError(
-            f"labels such as {found[0][1]} are one number as a float32: subtract what they have in "
-            "common, or scale them"
-        )
+    rounded(values)
     require_names([column, wanted.unit or column], "columns and units")
     return Target(task="regression", labels=(column,), unit=wanted.unit)
 
@@ -250,8 +254,16 @@ def _finding(name: str, cell: str) -> int | None:
     return int(value)
 
 
-def said_of(target: Target, wanted: Wanted) -> str:
-    """The choice in words, and how to choose otherwise; "" of labels 0 and 1."""
+def said_of(
+    target: Target, wanted: Wanted, cells: Sequence[tuple[int, tuple[str, ...]]] = ()
+) -> str:
+    """The choice in words, and how to choose otherwise; "" of labels 0 and 1.
+
+    Args:
+      target: what was chosen.
+      wanted: what the user says.
+      cells: those that it was chosen by; of values it is told where they are rounded.
+    """
     if target.is_plain:
         return ""
     if target.task == "multilabel":
@@ -259,7 +271,9 @@ def said_of(target: Target, wanted: Wanted) -> str:
     if target.task == "regression":
         unit = f" in {target.unit}" if target.unit else ""
         other = "" if wanted.task != AUTO else "; --task multiclass takes them as classes"
-        return f"task: regression of {target.labels[0]}{unit}{other}"
+        known = {value_of(cell, "") for _, (cell,) in cells if not is_unknown(cell)}
+        stored = f"; {said}" if (said := rounded(known)) else ""
+        return f"task: regression of {target.labels[0]}{unit}{other}{stored}"
     names = ", ".join(target.classes[:_LISTED])
     more = ", ..." if len(target.classes) > _LISTED else ""
     if target.task == "binary":

@@ -35,6 +35,11 @@ def test_numbers_and_categories_are_told_apart_and_gaps_are_unknown() -> None:
     assert [math.isnan(one) for one in found.by_spelling["3"]] == [False, True, False]
 
 
+def test_numbers_that_are_rounded_are_told() -> None:
+    found = known_of("age,on", "id,age,on\n1,50.1,20191123\n2,60.7,20231123\n")
+    assert dict(found.rounded) == {"on": "20191123 is stored as 20191124, a float32"}
+
+
 def test_a_number_is_a_category_where_a_user_says_so() -> None:
     found = known_of("site:category")
     assert found.covariates == (Covariate(name="site", categories=("1", "10", "2")),)
@@ -67,6 +72,7 @@ def test_known_covariates_come_in_their_order_and_strange_categories_are_told() 
             r"column age: numbers \('50.5'\) and texts \('old' in",
         ),
         ("age", CLINIC.replace("70", '"70,5"'), "line 4: age is '70,5': decimals need a point"),
+        ("on", "id,on\n1,20231101\n2,20231102\n3,20231103\n", "column on: a float32 keeps seven"),
         ("sex", CLINIC.replace("M", "F"), "column sex: 'F' of all patients: leave it out"),
         ("sex", CLINIC.replace("M", "f"), "column sex: categories 'F' and 'f' differ in case or"),
         ("x", "id,x\n1,\n2,\n", "column x: known of no patient: leave it out"),

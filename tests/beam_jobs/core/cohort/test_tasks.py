@@ -66,6 +66,15 @@ def test_the_task_is_read_from_the_labels(
     assert found.choice.startswith(f"task: {task}")
 
 
+def test_numbers_that_are_rounded_are_told() -> None:
+    dates = ("20191123", "20231123", "20250701")
+    assert "stored" not in labels_of(*dates).choice  # three whole numbers are classes, by name
+    said = labels_of(*dates, task="regression").choice
+    assert said.endswith("; 20191123 is stored as 20191124, a float32")
+    assert labels_of("1.1", "2.7", "16777216", task="regression").choice.endswith(" of y")
+    assert Target(task="regression", labels=("y",), unit="mm3").text(1234567.0) == "1234567 mm3"
+
+
 def test_several_columns_are_findings_and_an_empty_cell_is_not_known() -> None:
     found = labels_of("1,0", "0,", ",", "0.0,1", columns="edema,necrosis")
     assert found.target.labels == ("edema", "necrosis")
@@ -82,7 +91,12 @@ def test_several_columns_are_findings_and_an_empty_cell_is_not_known() -> None:
         (("1.5", "1e39", "2"), {}, r"line 3: the label is '1e39', more than the 3.4e\+38 of a fl"),
         (('"1,5"', '"2,5"', "3"), {}, "line 2: the label is '1,5': decimals need a point"),
         (("1", "2", "1e400"), {}, "line 4: the label is '1e400', no finite number"),
-        (("1e-50", "2e-50", "3e-50"), {"task": "regression"}, "1e-50 are one number as a float32"),
+        (("1e-50", "2e-50", "3e-50"), {"task": "regression"}, r"digits, [123]e-50 as 0: subtract"),
+        (
+            ("20231101", "20231102", "20231103"),
+            {"task": "regression"},
+            "of dates, count the days s",
+        ),
         (("a", "b\x1b[2J"), {}, r"classes are named by up to 100 characters .* 'b\\x1b\[2J' is no"),
         (("a", "b" * 101), {}, "classes are named by up to 100 characters"),
         (("1.5", "x"), {"task": "regression"}, "line 3: the label is 'x', no finite number"),
