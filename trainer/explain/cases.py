@@ -19,6 +19,7 @@ from beam_jobs.core.tfrecord import read_shard
 from trainer.config.run_layout import OOF_NAME
 from trainer.explain.attribution import Attribution, Floats
 from trainer.metrics.predictions import Predictions, read_predictions
+from trainer.metrics.tasks.measure import log_odds
 from trainer.training.run_files import Run
 
 
@@ -103,9 +104,7 @@ def logit_of(target: Target, answers: Floats, output: int) -> Floats:
         return answers
     if target.task == "multilabel":
         return answers[:, output]
-    rest = np.logaddexp.reduce(np.delete(answers, output, axis=1), axis=1)
-    against: Floats = answers[:, output] - rest
-    return against
+    return log_odds(answers)[:, output]
 
 
 def choose(

@@ -36,11 +36,10 @@ from trainer.metrics.estimate import (
     is_out_of_fold,
     judged,
 )
-from trainer.metrics.tasks.measure import measure_of
+from trainer.metrics.tasks.measure import log_odds, measure_of
 
 METHOD = "permutation variance (Hoeffding 1951), its form that of Newcombe 2006, method 5"
 METHOD_OF_RANKS = "permutation variance, its form that of Bonett and Wright 2000"
-_DIGITS = 9  # of log odds: what rounding leaves apart is tied
 _LEAST_VARIANCE = 1e-12
 
 
@@ -186,15 +185,8 @@ def marks_of(target: Target, truth: npt.NDArray[Any]) -> Floats:
 
 
 def ranked_answers(target: Target, answers: Floats) -> Floats:
-    """What patients are ranked by, (n, outputs): of classes the log odds of their probability."""
-    if target.task != "multiclass":
-        return answers
-    found = np.full_like(answers, np.nan)
-    rows = np.isfinite(answers).all(axis=1)  # a repeat may lack patients
-    for one in range(target.outputs):
-        others = np.delete(answers[rows], one, axis=1)
-        found[rows, one] = answers[rows, one] - np.logaddexp.reduce(others, axis=1)
-    return np.round(found, _DIGITS)
+    """What patients are ranked by, (n, outputs): of classes their `measure.log_odds`."""
+    return log_odds(answers) if target.task == "multiclass" else answers
 
 
 def _mean_of_areas(marks: Floats, values: Floats, folds: npt.NDArray[Any]) -> _Measured | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from trainer.metrics.auc import Floats
 from trainer.metrics.roc_and_calibration import wilson_interval
 from trainer.metrics.tasks import evaluation_parts as parts
-from trainer.metrics.tasks.measure import softmax
+from trainer.metrics.tasks.measure import log_odds, softmax
 from trainer.metrics.tasks.spread import (
     DRAWS,
     Figure,
@@ -208,10 +208,10 @@ def class_parts(
     """
     mean = np.nanmean(answers, axis=0)
     predicted = mean.argmax(axis=1)
-    each = np.stack([softmax(one) for one in answers])
+    odds, each = log_odds(mean), log_odds(answers)
     found: list[dict[str, Any]] = []
     for place, name in enumerate(names):
-        own, logits = truth == place, against_rest(mean, place)
+        own, logits = truth == place, odds[:, place]
         drawn = place < parts.CURVES_MOST
         found.append(
             {
@@ -224,13 +224,6 @@ def class_parts(
                 "roc": parts.curve(own, each[:, :, place], folds) if drawn else None,
             }
         )  # fmt: skip
-    return found
-
-
-def against_rest(logits: Floats, place: int) -> Floats:
-    """The logit of a class against all others together, (n,), finite for finite (n, classes)."""
-    rest = np.delete(np.asarray(logits, np.float64), place, axis=1)
-    found: Floats = logits[:, place] - np.logaddexp.reduce(rest, axis=1)
     return found
 
 

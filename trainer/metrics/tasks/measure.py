@@ -18,6 +18,8 @@ from beam_jobs.core.cohort.target import Target
 from trainer.metrics.auc import Floats, auc, midranks
 from trainer.metrics.logits import log_loss
 
+_DIGITS = 9  # of log odds: what rounding leaves apart is tied
+
 Score = Callable[[npt.NDArray[Any], Floats], float]
 
 
@@ -46,15 +48,13 @@ class Measure:
 
 
 def macro_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
-    """Mean over the classes of the AUC of one class against the rest, from its own probability.
+    """Mean over the classes of the AUC of one class against the rest, by its `log_odds`.
 
     Raises:
       ValueError: a class is absent.
     """
-    probabilities = softmax(logits)
-    return float(
-        np.mean([auc(truth == one, probabilities[:, one]) for one in range(logits.shape[1])])
-    )
+    odds = log_odds(logits)
+    return float(np.mean([auc(truth == one, odds[:, one]) for one in range(odds.shape[1])]))
 
 
 def mean_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
@@ -87,6 +87,26 @@ def softmax(logits: Floats) -> Floats:
     shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
     found: Floats = np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
     return found
+
+
+def log_odds(logits: npt.ArrayLike) -> Floats:
+    """Of each class its logit against all others together, (..., classes) float64.
+
+    Patients rank by it as by the class's probability, and still do where that rounds to 1. Finite
+    for finite logits; of NaN NaN.
+    """
+    wide = np.asarray(logits, np.float64)
+    top = wide.argmax(axis=-1)[..., np.newaxis]
+    best, others = np.take_along_axis(wide, top, axis=-1), wide.copy()
+    np.put_along_axis(others, top, -np.inf, axis=-1)
+    with np.errstate(invalid="ignore"):  # a repeat may lack patients
+        below = np.logaddexp.reduce(others, axis=-1, keepdims=True)
+        logs = wide - np.logaddexp(below, best)
+    np.put_along_axis(logs, top, -1.0, axis=-1)
+    found = logs - np.log1p(-np.exp(logs))  # of probabilities up to a half
+    np.put_along_axis(found, top, best - below, axis=-1)
+    rounded: Floats = np.round(found, _DIGITS)
+    return rounded
 
 
 def softmax_log_loss(truth: npt.NDArray[Any], logits: Floats) -> float:

@@ -10,7 +10,6 @@ from sklearn import metrics
 
 from trainer.metrics.tasks.evaluation_classes import (
     CONFUSION_MOST,
-    against_rest,
     class_figures,
     class_parts,
     confusion,
@@ -79,11 +78,9 @@ def test_classes_without_order_have_no_kappa_and_absent_ones_no_balance():
     assert quadratic_kappa(np.zeros(4, int), np.zeros(4, int)) is None
 
 
-def test_a_class_against_the_rest_has_the_logit_of_its_probability():
+def test_a_class_is_called_as_scikit_learn_counts_it():
     truth, logits = _cohort()
     probability = softmax(logits)[:, 2]
-    assert against_rest(logits, 2) == pytest.approx(np.log(probability / (1 - probability)))
-    assert np.isfinite(against_rest(np.array([[800.0, -800.0, 0.0]]), 1)).all()
     names = ("a", "b", "c", "d")
     folds = np.arange(truth.size) % 3
     parts = class_parts(truth, logits[None], names, folds=folds, level=0.95, factor=2.0, seed=0)
