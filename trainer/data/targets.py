@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from beam_jobs.core.cohort.target import UNKNOWN, Label, Target
 
+_SMALLEST = 1e-6  # of the mean: what float32 cannot tell from a constant
+
 
 def truth_of(target: Target, labels: Sequence[Label | None]) -> npt.NDArray[Any]:
     """Labels in patients' order as an array; see the table above."""
@@ -48,3 +50,23 @@ def targets_of(target: Target, truth: npt.NDArray[Any]) -> npt.NDArray[np.float3
     if target.task == "multiclass":
         found = found == np.arange(target.outputs)
     return np.where(known, found, np.nan).astype(np.float32)
+
+
+def mean_and_deviation(
+    values: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation (of the patients themselves: divided by n) of each column.
+
+    0 and 1 of a column of which nothing is known; 1 in place of the deviation of a constant one.
+
+    Args:
+      values: (n, columns), NaN unknown.
+    """
+    wide = np.asarray(values, np.float64)
+    known = np.isfinite(wide)
+    count = np.maximum(known.sum(axis=0), 1)
+    mean = np.where(known, wide, 0.0).sum(axis=0) / count
+    centred = np.where(known, wide - mean, 0.0)
+    deviation = np.sqrt((centred**2).sum(axis=0) / count)
+    constant = deviation <= _SMALLEST * np.abs(mean)
+    return mean, np.where(constant, 1.0, deviation)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import Target
+from trainer.data.targets import mean_and_deviation
 from trainer.metrics.auc import Floats
 
 _PENALTY = 1.0  # scikit-learn's own, of coefficients of standardised columns
@@ -82,11 +83,7 @@ def held_out_answers(
 
 def _encoding(covariates: Sequence[Covariate], values: Floats) -> Predict:
     """The function from covariates (n, k) to columns, by these patients' means and deviations."""
-    scales = []
-    for column in values.T:
-        known = column[~np.isnan(column)]
-        spread = float(known.std()) if known.size else 0.0
-        scales.append((float(known.mean()) if known.size else 0.0, spread or 1.0))
+    scales = list(zip(*mean_and_deviation(values), strict=True))
 
     def encoded(rows: Floats) -> Floats:
         columns = []

@@ -8,9 +8,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.targets import mean_and_deviation
 from trainer.networks.tasks.layers import Covariates, Value
-
-_SMALLEST = 1e-6  # of the mean: what float32 cannot tell from a constant
 
 
 def set_statistics(
@@ -46,23 +45,3 @@ def _assign(mean: Any, deviation: Any, values: npt.NDArray[Any] | None, name: st
         raise ValueError(f"the network needs the {name} of its training patients")
     for variable, value in zip((mean, deviation), mean_and_deviation(values), strict=True):
         variable.assign(value)
-
-
-def mean_and_deviation(
-    values: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation (of the patients themselves: divided by n) of each column.
-
-    0 and 1 of a column of which nothing is known; 1 in place of the deviation of a constant one.
-
-    Args:
-      values: (n, columns), NaN unknown.
-    """
-    wide = np.asarray(values, np.float64)
-    known = np.isfinite(wide)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, wide, 0.0).sum(axis=0) / count
-    centred = np.where(known, wide - mean, 0.0)
-    deviation = np.sqrt((centred**2).sum(axis=0) / count)
-    constant = deviation <= _SMALLEST * np.abs(mean)
-    return mean, np.where(constant, 1.0, deviation)

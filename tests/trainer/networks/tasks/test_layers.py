@@ -12,9 +12,10 @@ from beam_jobs.core.cohort.target import PLAIN, Target
 from tests.datasets import AGE_AND_SITE, TARGETS
 from tests.trainer.networks.own_networks import HERE
 from trainer.config.network import NetworkConfig
+from trainer.data.targets import mean_and_deviation
 from trainer.networks.registry import build_model
 from trainer.networks.tasks.layers import Covariates, Value
-from trainer.networks.tasks.statistics import mean_and_deviation, set_statistics
+from trainer.networks.tasks.statistics import set_statistics
 
 NAN = float("nan")
 GRID = (4, 4, 4)
