@@ -18,12 +18,11 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from trainer.config.run import EPOCH_CHOICES
-from trainer.config.run_layout import OOF_NAME
+from trainer.config.run_layout import COVARIATE, OOF_NAME
 from trainer.data.targets import truth_of
 from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.tasks.answers_table import (
-    COVARIATE,
     answer_columns,
     as_logits,
     label_columns,

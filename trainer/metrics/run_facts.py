@@ -276,8 +276,8 @@ def read_null(run: files.StrPath, target: Target = PLAIN) -> list[float]:
     file = files.join(run, PERMUTATIONS_NAME)
     if files.stat(file) is None:
         return []
-    column = "auc" if target.task == "binary" else "score"
-    least = measure_of(target).least
+    measure = measure_of(target)
+    column, least = measure.key, measure.least
     _, rows = read_rows(file, ("permutation",), (column,))
     found: list[float] = []
     numbers: set[int] = set()

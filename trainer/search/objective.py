@@ -34,7 +34,7 @@ def result_of(run_: Run) -> dict[str, Any]:
     The objective is the mean over seeds and folds of the score; of an AUC, a fold weighed by its
     pairs.
     """
-    name = "auc" if run_.schema.target.task == "binary" else "score"
+    name = measure_of(run_.target).key
     estimate = measured(files.join(run_.directory, OOF_NAME))
     return {
         "status": COMPLETED,

@@ -104,7 +104,8 @@ def retrain(
     """
     made = Run.load(run)
     folder, own = run / PERMUTATIONS, score_of(made.metrics)
-    score, title = _column(made), measure_of(made.schema.target).title
+    measure = measure_of(made.target)
+    score, title = measure.key, measure.title
     folder.mkdir(exist_ok=True)
     known = _finished(folder, score)
     _write(run, known, score)
@@ -164,11 +165,6 @@ def retrain(
 def _seed(config: TrainConfig, number: int) -> int:
     """The first seed of a retraining: no two share one."""
     return config.seed + number * config.repeats
-
-
-def _column(run: Run) -> str:
-    """What the score of a run's retrainings is called in files."""
-    return "auc" if run.schema.target.task == "binary" else "score"
 
 
 def _finished(folder: Path, score: str) -> dict[int, tuple[int, float]]:

@@ -37,7 +37,7 @@ from trainer.networks.stored import load_network, read_weights
 from trainer.training.checkpoint import FoldState, candidate, load_state, save_network, save_state
 from trainer.training.environment import Cluster, Pace, RunDirectories
 from trainer.training.epoch import Batch, FirstSteps, Learnt, Validated, learn, validate
-from trainer.training.fold_result import FoldResult, HeldOutLogits, score_key
+from trainer.training.fold_result import FoldResult, HeldOutLogits
 from trainer.training.optimization import class_weights
 from trainer.training.predict_fold import inference, predict
 from trainer.training.step import FoldSetup, Trainee
@@ -316,20 +316,20 @@ def _finish(
         )
         answers.append(found)
     rows = state.history[1:] or state.history
-    target = trainee.setup.target
-    column = f"val_{measure_of(target).name}"
+    measure = measure_of(trainee.setup.target)
+    column = f"val_{measure.name}"
     best = max(state.history, key=lambda row: (row[column], -row["val_loss"]))
     result = FoldResult(
         fold=fold,
         seed=seed,
         epochs=books.candidates,
-        optimistic={"epoch": best["epoch"], score_key(target): best[column]},
+        optimistic={"epoch": best["epoch"], measure.key: best[column]},
         step_seconds=statistics.median(row["step_seconds"] for row in rows),
         input_wait=statistics.median(row["input_wait"] for row in rows),
         seconds=state.seconds,
         held_out=HeldOutLogits(patient_ids=ids, labels=truth, logits=np.array(answers)),
     )
-    result.save(books.directory, target)
+    result.save(books.directory, books.target)
     books.push()
     return result
 

@@ -41,11 +41,6 @@ _HELD_OUT: dict[str, Kind] = {
 }
 
 
-def score_key(target: Target) -> str:
-    """Where a score stands in JSON: "auc" of a binary, "score" of other tasks."""
-    return "auc" if target.task == "binary" else "score"
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldOutLogits:
     """The held-out patients, in one order for all arrays.
@@ -71,7 +66,7 @@ class FoldResult:
       fold: the fold held out.
       seed: of this member.
       epochs: the candidates, from 1: one of them is kept.
-      optimistic: `epoch` and `auc` (or `score`, see `score_key`) of the epoch that is best on
+      optimistic: `epoch` and `auc` (or `score`, see `Measure.key`) of the epoch that is best on
         these very patients.
       step_seconds: median over epochs, the first (tracing) left out where there are more.
       input_wait: share of the training time spent waiting for a batch, median likewise.
@@ -139,9 +134,9 @@ def _require_result(data: Mapping[str, Any], target: Target) -> list[Label | Non
     """Refuses what `FoldResult.save` would not have written; returns the labels."""
     require_kinds(data, _KINDS)
     require_known(data, _KINDS)
-    least = measure_of(target).least
+    measure = measure_of(target)
     optimistic: dict[str, Kind] = {
-        **{"epoch": Within(int, 1, MOST), score_key(target): Within(float, least, 1)}
+        **{"epoch": Within(int, 1, MOST), measure.key: Within(float, measure.least, 1)}
     }
     require_kinds(data["optimistic"], optimistic, where="optimistic.")
     held_out, where = data["held_out"], "held_out."

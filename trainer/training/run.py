@@ -156,8 +156,6 @@ def _finish(
     searched_ids: tuple[str, ...],
 ) -> Run:
     """Writes run.json."""
-    from trainer.training.fold_result import score_key
-
     config, manifest = setup.config, setup.manifest
     in_use = folds_in_use(manifest, config.outer_fold)
     learnt = {
@@ -166,7 +164,7 @@ def _finish(
         if own in in_use and label is not None and any(fold != own for fold in folds)
     }
     metrics = _metrics(setup, results, no_claim)
-    score = score_key(setup.target)
+    score = measure_of(setup.target).key
     assert config.modalities is not None
     finished = Run(
         directory=str(setup.directories.run),

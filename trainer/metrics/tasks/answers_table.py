@@ -26,7 +26,6 @@ from trainer.metrics.logits import sigmoid
 from trainer.metrics.tasks.measure import softmax
 
 _LOGIT, _PROBABILITY, _LABEL, _VALUE = "logit_", "probability_", "label_", "value"
-COVARIATE = "covariate_"
 _SMALLEST = 1e-15  # of a probability: what its logarithm is taken of
 
 

@@ -46,6 +46,11 @@ class Measure:
     score: Score
     loss: Score
 
+    @property
+    def key(self) -> str:
+        """Where a score by it stands in JSON and in tables: "auc" of a binary, else "score"."""
+        return "auc" if self.task == "binary" else "score"
+
 
 def macro_auc(truth: npt.NDArray[Any], logits: Floats) -> float:
     """Mean over the classes of the AUC of one class against the rest, by its `log_odds`.
