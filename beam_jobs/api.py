@@ -95,10 +95,9 @@ class Dataset:
         table = table.astype({"patient_id": str, "fold": "Int64"})
         labels = table.pop("label")
         if target.task == "multilabel":
-            columns = [f"label_{name}" for name in target.labels]
-            unknown = (None,) * len(columns)
+            unknown = (None,) * len(target.labels)
             rows = [label if isinstance(label, tuple) else unknown for label in labels]
-            found = pd.DataFrame(rows, columns=columns, dtype="Int64")
+            found = pd.DataFrame(rows, columns=list(target.label_columns), dtype="Int64")
         elif target.classes:
             names = [None if pd.isna(label) else target.classes[int(label)] for label in labels]
             found = pd.DataFrame({"label": pd.array(names, "string")})

@@ -27,10 +27,7 @@ from trainer.config.run_layout import (
     REPORT_NAME,
     RUN_NAME,
 )
-from trainer.metrics.predictions import (
-    Predictions,
-    read_predictions,
-)
+from trainer.metrics.predictions import Predictions, read_predictions
 from trainer.metrics.tasks.evaluation_words import figure_lines
 from trainer.metrics.tasks.labels_file import read_labels
 from trainer.metrics.wording import (
@@ -98,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--series",
         metavar="CSV",
-        help="the dataset's series.csv: AUC by scanner field strength and plane",
+        help="the dataset's series.csv: the score by scanner field strength and plane",
     )
     add(
         "--run",

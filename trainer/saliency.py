@@ -50,8 +50,8 @@ PROG = "python -m trainer.saliency"
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=PROG,
-        description="Lays over patients' slices how much each voxel moved the network's logit, and "
-        "checks that networks with random weights give other maps.",
+        description="Lays over patients' slices how much each voxel moved the network's answer, "
+        "and checks that networks with random weights give other maps.",
         examples=(
             f"  {PROG} --run run --data dataset --output saliency\n"
             f"  {PROG} --run run --data dataset --patients 00005 00109 \\\n"
@@ -66,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         help="ids (default: of each class the most confident right and wrong out of fold)",
         **LIST,
     )
-    add("--class", metavar="NAME", help="to explain (default: the one that is predicted)")
-    add("--label", metavar="NAME", help="of several findings, likewise")
+    add("--class", metavar="NAME", help="class to explain (default: the one predicted)")
+    add("--label", metavar="NAME", help="finding to explain, likewise")
     add("--method", default=MAP_METHODS[0], choices=MAP_METHODS, help="how voxels are weighed")
     add("--output", required=True, metavar="OUT", help="directory to write into")
     return parser

@@ -74,14 +74,9 @@ def default_groups(target: Target) -> tuple[str, ...]:
 
 def columns_of(target: Target, groups: Iterable[str]) -> list[str]:
     """The columns that groups stand for, in order; a group that is none of a model's is itself."""
-    several = target.task in ("multiclass", "multilabel")
-    columns: list[str] = []
-    for group in groups:
-        if several and group in ("probability", "logit", "spread"):
-            columns += [f"{group}_{name}" for name in target.names]
-        else:
-            columns.append(group)
-    return columns
+    each = ("probability", "logit", "spread")
+    found = (target.columns(group) if group in each else (group,) for group in groups)
+    return [name for names in found for name in names]
 
 
 def answer_columns(target: Target) -> list[str]:

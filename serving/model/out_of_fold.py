@@ -85,7 +85,8 @@ def out_of_fold(
       ContractError: not such a table; a row of no member; a patient in two folds, in another fold
         than the dataset says, with two labels, or twice for one member.
     """
-    labels, answers = _columns(target)
+    labels = target.label_columns
+    answers = target.columns("value" if target.task == "regression" else "logit")
     try:
         columns = ("patient_id", *labels, "fold", "seed", *answers)
         _, rows = read_table(text, columns, ours=True)
@@ -173,16 +174,6 @@ def combine(answers: Float, ensemble: str, target: Target = PLAIN) -> Any:
     down, up = -np.logaddexp(0.0, -answers), -np.logaddexp(0.0, answers)
     logit = np.logaddexp.reduce(down, axis=0) - np.logaddexp.reduce(up, axis=0)
     return logit if answers.ndim > 1 else float(logit)
-
-
-def _columns(target: Target) -> tuple[list[str], list[str]]:
-    """Of oof_predictions.csv: the label's, and the answer's."""
-    labels = [f"label_{name}" for name in target.labels] if target.task == "multilabel" else []
-    if target.task == "regression":
-        return ["label"], ["value"]
-    several = target.task in ("multiclass", "multilabel")
-    answers = [f"logit_{name}" for name in target.names] if several else ["logit"]
-    return labels or ["label"], answers
 
 
 def _label(target: Target, cells: Sequence[str]) -> Label:

@@ -25,7 +25,6 @@ from trainer.metrics.logits import sigmoid
 from trainer.metrics.tasks.answers_table import (
     answer_columns,
     as_logits,
-    label_columns,
     label_of_texts,
     probabilities_of,
     target_of_columns,
@@ -155,7 +154,7 @@ def read_predictions(
         answers: tuple[str, ...] = (column_of(file, columns, score_columns),)
     else:
         answers = answer_columns(target, columns)
-    own_labels = label_columns(target)
+    own_labels = target.label_columns
     if labels is None and not any(name in columns for name in own_labels):
         named = own_labels[0] if len(own_labels) == 1 else f"{own_labels[0]} ..."
         raise UsageError(f"{file}: no column {named}; --labels FILE is needed")

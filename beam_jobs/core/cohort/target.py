@@ -100,6 +100,15 @@ class Target:
             return ()
         return self.labels if self.task == "multilabel" else self.classes or ("0", "1")
 
+    def columns(self, kind: str) -> tuple[str, ...]:
+        """What tables call a number of each output: `logit` of one, else `logit_<name>` each."""
+        return (kind,) if self.outputs == 1 else tuple(f"{kind}_{name}" for name in self.names)
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """What tables call a patient's label: `label`, or `label_<name>` of each finding."""
+        return self.columns("label") if self.task == "multilabel" else ("label",)
+
     @property
     def is_ordered(self) -> bool:
         """Whether the classes are numbers in rising order, such as grades."""

@@ -25,7 +25,7 @@ from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.tasks.measure import softmax
 
-_LOGIT, _PROBABILITY, _LABEL, _VALUE = "logit_", "probability_", "label_", "value"
+_LOGIT, _PROBABILITY, _VALUE = "logit_", "probability_", "value"
 _SMALLEST = 1e-15  # of a probability: what its logarithm is taken of
 
 
@@ -71,19 +71,11 @@ def _of_columns(
     return Target(task="regression", labels=("label",)) if _VALUE in columns else PLAIN
 
 
-def label_columns(target: Target) -> tuple[str, ...]:
-    """Those in which a file of this target has its own labels."""
-    if target.task == "multilabel":
-        return tuple(f"{_LABEL}{name}" for name in target.names)
-    return ("label",)
-
-
 def answer_columns(target: Target, columns: Sequence[str]) -> tuple[str, ...]:
     """Those of the answers, in the order of a network's outputs; not of a binary target."""
     if target.task == "regression":
         return (_VALUE,)
-    kind = _LOGIT if _behind(_LOGIT, columns) else _PROBABILITY
-    return tuple(f"{kind}{name}" for name in target.names)
+    return target.columns("logit" if _behind(_LOGIT, columns) else "probability")
 
 
 def as_logits(target: Target, column: str, answers: Floats, *, where: str = "") -> Floats:
@@ -128,7 +120,7 @@ def label_of_texts(target: Target, texts: Sequence[str], *, own: bool = False) -
     Raises:
       ValueError: none of the target; the message has what is required and what was found.
     """
-    if len(texts) != len(label_columns(target)):
+    if len(texts) != len(target.label_columns):
         what = f"a label of each of {', '.join(target.names)}" if len(texts) == 1 else "one label"
         raise ValueError(f"{shown(what)[1:-1]} required, {len(texts)} found")
     if target.task == "multilabel":

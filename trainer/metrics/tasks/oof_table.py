@@ -22,7 +22,7 @@ from trainer.metrics.auc import Floats
 from trainer.metrics.logits import sigmoid
 from trainer.metrics.tasks.measure import softmax
 
-_ID, _LABEL, *_MEMBER = OOF_COLUMNS[:4]
+_ID, _, *_MEMBER = OOF_COLUMNS[:4]
 _CHOSEN = OOF_COLUMNS[6:]
 
 
@@ -30,12 +30,9 @@ def oof_columns(target: Target) -> tuple[str, ...]:
     """Names of the columns, in their order; of a binary `OOF_COLUMNS`."""
     if target.task == "binary":
         return OOF_COLUMNS
-    labels, answers = [_LABEL], ["value"]
-    if target.task == "multilabel":
-        labels = [f"{_LABEL}_{name}" for name in target.names]
-    if target.task != "regression":
-        answers = [f"{kind}_{name}" for kind in ("logit", "probability") for name in target.names]
-    return (_ID, *labels, *_MEMBER, *answers, *_CHOSEN)
+    kinds = ("value",) if target.task == "regression" else ("logit", "probability")
+    answers = (column for kind in kinds for column in target.columns(kind))
+    return (_ID, *target.label_columns, *_MEMBER, *answers, *_CHOSEN)
 
 
 def oof_rows(
