@@ -16,7 +16,7 @@ from trainer.metrics.predictions import read_rows
 
 _COLUMNS = ("patient", "modality", "verdict", "plane", "field_strength")
 _FIELD_STRENGTHS = (0.2, 0.35, 0.5, 1.0, 1.5, 3.0, 7.0)  # tesla, as scanners are sold
-_UNKNOWN = "unknown"
+_UNKNOWN, _NOT_KNOWN = "unknown", "not known"  # some categories are called the first
 _LISTED = 6  # values of a covariate that are all groups; numbers of more are cut into thirds
 
 
@@ -87,6 +87,7 @@ def covariate_groups(
     groups = {}
     for name, texts in covariates.items():
         known = sorted({*texts} - {""})
+        unknown = _NOT_KNOWN if _UNKNOWN in known else _UNKNOWN
         try:
             numbers = [float(text) for text in known]
         except ValueError:
@@ -98,12 +99,12 @@ def covariate_groups(
                 f"up to {low:.4g}": values <= low,
                 f"to {high:.4g}": (values > low) & (values <= high),
                 f"above {high:.4g}": values > high,
-                _UNKNOWN: np.isnan(values),
+                unknown: np.isnan(values),
             }
         else:
             each = np.array(texts)
             order = sorted(known, key=float) if numbers else known
-            found = {**{text: each == text for text in order}, _UNKNOWN: each == ""}
+            found = {**{text: each == text for text in order}, unknown: each == ""}
         found = {group: inside for group, inside in found.items() if inside.any()}
         if len(found) > 1:
             groups[name] = found
