@@ -10,6 +10,7 @@ import numpy as np
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.core.cohort.balance import VALUES_A_FOLD
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.manifest import TEST, Manifest, Place
@@ -77,10 +78,10 @@ def _lack(target: Target, labels: Sequence[Label]) -> str:
         absent = [name for index, name in enumerate(target.classes) if not counts[index]]
         if absent:
             return f"no patient of class {shown(absent[0])}: the macro AUC needs all classes"
-    if target.task == "regression" and (len(labels) < 3 or len(counts) < 2):
+    if target.task == "regression" and (len(labels) < VALUES_A_FOLD or len(counts) < 2):
         return (
             f"{len(labels)} patients with {len(counts)} different values: a rank correlation "
-            "needs 3 patients and 2 values"
+            f"needs {VALUES_A_FOLD} patients and 2 values"
         )
     if target.task == "multilabel":
         for name, column in zip(target.labels, zip(*labels, strict=True), strict=True):

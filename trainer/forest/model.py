@@ -16,6 +16,7 @@ from trainer.forest.features import Floats
 from trainer.forest.table import FeatureTable
 from trainer.metrics.covariates.alone import Predict, fit_covariates
 from trainer.metrics.ensemble import Scored, metrics_of_members
+from trainer.metrics.logits import logit
 from trainer.metrics.tasks.measure import Measure, measure_of
 
 _SMALLEST_LEAF = 3  # patients; single ones are learnt by heart
@@ -134,10 +135,10 @@ def fit_forest(
             _classifier(features[known], column[known].astype(np.int64), 2, trees, seed)
             for known, column in zip(~np.isnan(truth.T), truth.T, strict=True)
         ]
-        return lambda rows: np.stack([_logits(*one(rows))[:, 1] for one in each], axis=1)
+        return lambda rows: np.stack([logit(*one(rows))[:, 1] for one in each], axis=1)
     probabilities = _classifier(features, truth, max(2, target.outputs), trees, seed)
     if target.task == "binary":
-        return lambda rows: _logits(*probabilities(rows))[:, 1]
+        return lambda rows: logit(*probabilities(rows))[:, 1]
 
     def logarithms(rows: Floats) -> Floats:
         found, least = probabilities(rows)
@@ -173,12 +174,6 @@ def _classifier(
         return found, least
 
     return predict
-
-
-def _logits(probabilities: Floats, least: float) -> Floats:
-    clipped = np.clip(probabilities, least, 1 - least)
-    logits: Floats = np.log(clipped) - np.log1p(-clipped)
-    return logits
 
 
 def permutation_importance(

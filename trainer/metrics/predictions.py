@@ -21,7 +21,7 @@ from trainer.config.run import EPOCH_CHOICES
 from trainer.config.run_layout import COVARIATE, OOF_NAME
 from trainer.data.targets import truth_of
 from trainer.metrics.auc import Floats
-from trainer.metrics.logits import sigmoid
+from trainer.metrics.logits import logit, sigmoid
 from trainer.metrics.tasks.answers_table import (
     answer_columns,
     as_logits,
@@ -200,8 +200,7 @@ def read_predictions(
     elif answers[0] == "logit":
         logits, probabilities = scores, sigmoid(scores)
     elif scores.min() >= 0 and scores.max() <= 1:
-        clipped = np.clip(scores, 1e-15, 1 - 1e-15)
-        logits, probabilities = np.log(clipped) - np.log1p(-clipped), scores
+        logits, probabilities = logit(scores), scores
     seeds = {_whole(file, "seed", seed): by_seed[seed] for seed in every_seed if every_seed != {""}}
     folds = None
     if "fold" in columns:

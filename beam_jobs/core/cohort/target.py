@@ -194,7 +194,7 @@ class Target:
             return "none" if "none" not in self.names else "not known"  # some classes are called so
         if isinstance(label, tuple):
             found = [name for name, one in zip(self.labels, label, strict=True) if one]
-            return ", ".join(found) or "none of them"
+            return ", ".join(found) or ("none known" if None in label else "none of them")
         if self.task == "regression":
             return f"{_digits(float(label))} {self.unit}".rstrip()
         return self.names[int(label)]

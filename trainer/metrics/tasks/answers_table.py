@@ -22,7 +22,7 @@ from beam_jobs.common.csv_table import number
 from beam_jobs.core.cohort.patient_column import is_number, name_of
 from beam_jobs.core.cohort.target import PLAIN, Label, Target
 from trainer.metrics.auc import Floats
-from trainer.metrics.logits import sigmoid
+from trainer.metrics.logits import logit, sigmoid
 from trainer.metrics.tasks.measure import softmax
 
 _LOGIT, _PROBABILITY, _VALUE = "logit_", "probability_", "value"
@@ -96,9 +96,10 @@ def as_logits(target: Target, column: str, answers: Floats, *, where: str = "") 
         return answers
     if not ((answers >= 0) & (answers <= 1) | np.isnan(answers)).all():
         raise ContractError(f"{where}{shown(column)[1:-1]} and those beside it: 0 to 1 required")
-    certain = np.clip(answers, _SMALLEST, 1 - _SMALLEST)
-    found: Floats = np.log(certain)
-    return found if target.task == "multiclass" else found - np.log1p(-certain)
+    if target.task == "multilabel":
+        return logit(answers)
+    found: Floats = np.log(np.clip(answers, _SMALLEST, 1))
+    return found
 
 
 def probabilities_of(target: Target, logits: Floats) -> Floats | None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from trainer.metrics.auc import Floats
 from trainer.metrics.roc_and_calibration import wilson_interval
 from trainer.metrics.tasks import evaluation_parts as parts
-from trainer.metrics.tasks.measure import log_odds, softmax
+from trainer.metrics.tasks.measure import log_odds, softmax, softmax_log_losses
 from trainer.metrics.tasks.spread import (
     DRAWS,
     Figure,
@@ -107,9 +107,8 @@ def class_figures(
     accuracy, balanced = accuracies(truth, predicted, classes)
     right = truth == predicted
     probabilities = softmax(wide)
-    total = np.logaddexp.reduce(wide, axis=1)
     hot = truth[:, np.newaxis] == np.arange(classes)
-    losses = total - wide[np.arange(truth.size), truth]
+    losses = softmax_log_losses(truth, wide)
     squares = ((probabilities - hot) ** 2).sum(axis=1)
     known = shares[shares > 0]
     figures = {

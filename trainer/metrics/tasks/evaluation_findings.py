@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.metrics.auc import Floats
-from trainer.metrics.logits import sigmoid
+from trainer.metrics.logits import log_losses, sigmoid
 from trainer.metrics.roc_and_calibration import wilson_interval
 from trainer.metrics.tasks import evaluation_parts as parts
 from trainer.metrics.tasks.spread import Figure, figure, mean_interval, set_by_chance
@@ -67,7 +67,7 @@ def findings_figures(
     weight = np.where(known, len(truth) / np.maximum(known.sum(axis=0), 1), 0.0)
     weight = weight / max(1, int(known.any(axis=0).sum()))
     present = np.where(known, truth, 0.0)
-    losses = np.logaddexp(0.0, np.where(present == 1, -logits, logits))
+    losses = log_losses(present == 1, logits)
     squares = (sigmoid(logits) - present) ** 2
     inner = np.clip(shares[known.any(axis=0)], 1e-300, 1 - 1e-16)
     entropy = -(inner * np.log(inner) + (1 - inner) * np.log1p(-inner))

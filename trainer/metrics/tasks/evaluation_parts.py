@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score
 
 from trainer.metrics.auc import Floats, z_of
-from trainer.metrics.logits import sigmoid
+from trainer.metrics.logits import log_losses, sigmoid
 from trainer.metrics.resampling import bootstrap, percentile_interval
 from trainer.metrics.roc_and_calibration import (
     calibration_bins,
@@ -73,7 +73,7 @@ def probability_figures(
       level, factor: of the intervals.
     """
     share = float(truth.mean())
-    losses = np.logaddexp(0.0, np.where(truth, -logits, logits))
+    losses = log_losses(truth, logits)
     squares = (sigmoid(logits) - truth) ** 2
     entropy = -sum(p * np.log(p) for p in (share, 1 - share) if p)
     return {

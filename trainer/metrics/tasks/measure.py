@@ -115,10 +115,15 @@ def log_odds(logits: npt.ArrayLike) -> Floats:
 
 
 def softmax_log_loss(truth: npt.NDArray[Any], logits: Floats) -> float:
-    """Mean negative log likelihood of the true class in nats, finite for any finite logits."""
+    """Mean of `softmax_log_losses`."""
+    return float(np.mean(softmax_log_losses(truth, logits)))
+
+
+def softmax_log_losses(truth: npt.NDArray[Any], logits: Floats) -> Floats:
+    """Negative log likelihood of each true class in nats, (n,), finite for finite (n, classes)."""
     wide = np.asarray(logits, np.float64)
-    total = np.logaddexp.reduce(wide, axis=1)
-    return float(np.mean(total - wide[np.arange(len(truth)), truth]))
+    found: Floats = np.logaddexp.reduce(wide, axis=1) - wide[np.arange(len(truth)), truth]
+    return found
 
 
 def labels_log_loss(truth: npt.NDArray[Any], logits: Floats) -> float:

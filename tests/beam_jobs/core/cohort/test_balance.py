@@ -129,3 +129,10 @@ def test_given_folds_that_lack_a_class_are_one_line() -> None:
         UsageError, match=r"^folds f\.csv: fold 1 has no class 4, and could not be sco"
     ):
         assign_patients([(f"id:{n}", None) for n in range(6)], planner)
+
+
+def test_a_finding_that_is_not_known_is_not_said_to_be_absent() -> None:
+    target = Target(task="multilabel", labels=("edema", "necrosis"))
+    assert [target.text(label) for label in ((0, 0), (0, None), (1, None))] == [
+        *("none of them", "none known", "edema")
+    ]
