@@ -46,7 +46,9 @@ class Covariates(layers.Layer):
     """What is known of patients as columns, float32 whatever the precision policy.
 
     A number gives its standardised value, 0 where it is not known, and a mark that it is not; a
-    category gives a column each, all 0 where none is known, and such a mark.
+    category gives a column each, all 0 where none is known, and such a mark. A column that is the
+    same for all training patients is 0 for everybody: what it weighs cannot be learnt, and is what
+    it was drawn as, times as much as another patient differs.
 
     Args:
       categories: how many each covariate has, in the order of the record; 0 of a number.
@@ -67,6 +69,9 @@ class Covariates(layers.Layer):
         self.deviation = self.add_weight(
             name="deviation", shape=shape, initializer="ones", trainable=False
         )
+        self.learnt = self.add_weight(
+            name="learnt", shape=(self.columns,), initializer="ones", trainable=False
+        )
 
     def call(self, covariates: Any) -> Any:
         """(batch, covariates) as in records, NaN where one is not known → (batch, columns)."""
@@ -86,7 +91,7 @@ class Covariates(layers.Layer):
                 given = known[:, one]
                 values = ops.where(given, standardised[:, one], 0.0)
             columns += [values, 1.0 - ops.cast(given, "float32")]
-        return ops.concatenate(columns, axis=1)
+        return ops.concatenate(columns, axis=1) * self.learnt
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (input_shape[0], self.columns)

@@ -33,6 +33,9 @@ def set_statistics(
         elif isinstance(layer, Covariates):
             given = None if covariates is None else _numbers(covariates, layer.categories)
             _assign(layer.mean, layer.deviation, given, "covariates")
+            layer.learnt.assign(np.ones(layer.columns))
+            columns = np.asarray(layer(covariates))
+            layer.learnt.assign(np.ptp(columns, axis=0) > 0 if len(columns) else 1)
 
 
 def _numbers(covariates: npt.NDArray[Any], categories: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -51,6 +51,14 @@ def test_statistics_are_of_what_is_known_and_never_divide_by_nothing() -> None:
     np.testing.assert_array_equal(deviation, [1.0, 1.0, 1.0, 1.0])
 
 
+def test_what_is_the_same_for_all_training_patients_moves_no_answer() -> None:
+    model = build_model(SMALL, GRID, 1, covariates=AGE_AND_SITE)
+    set_statistics(model, None, np.array([[1e6, 0.0], [1e6, 0.0]], np.float32))
+    others = np.array([[1e6, 0.0], [2e6, 1.0], [NAN, NAN]], np.float32)
+    answers = np.asarray(model([np.zeros((3, *GRID, 1), np.uint8), others]))
+    np.testing.assert_array_equal(answers, np.broadcast_to(answers[0], answers.shape))
+
+
 def test_a_network_asks_for_the_statistics_that_it_needs() -> None:
     model = build_model(SMALL, GRID, 1, target=TARGETS["regression"], covariates=AGE_AND_SITE)
     with pytest.raises(ValueError, match="the covariates of its training patients"):
