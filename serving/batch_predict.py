@@ -34,6 +34,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import lasting
 from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
+from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
 from beam_jobs.core.cohort.layout import nobodys_hint
 from beam_jobs.core.drift import NONE, Statistics
@@ -264,8 +265,8 @@ def _finish(
     if submission.failures:
         terminal.row("failures", f"{counts}; see {failures}")
     if submission.lacking:
-        told = f"a covariate of {len(submission.lacking)} patients, who are predicted without"
-        terminal.row("not known", f"{told}; see {failures}")
+        told = counted(len(submission.lacking), "patient")
+        terminal.row("not known", f"a covariate of {told}, predicted without; see {failures}")
     if hint:
         terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
     for place, line in enumerate(skewed):

@@ -28,6 +28,16 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def in_digits(number: float, digits: int = 4) -> str:
+    """A measured number with so many digits that count, in zeros rather than powers of ten.
+
+    >>> in_digits(4875086.0), in_digits(29.130276), in_digits(1.23456e-06), in_digits(9999.6)
+    ('4875000', '29.13', '1.235e-06', '10000')
+    """
+    text = f"{number:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text and abs(number) < 1e15 else text
+
+
 def counted(number: int, noun: str) -> str:
     """How many of what.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from beam_jobs.common.printable import in_digits
 from serving.model.contract import Contract
 from serving.model.temperatures import Temperatures
 
@@ -72,8 +73,12 @@ def cohort_text(contract: Contract) -> str:
         return f"{size}: {', '.join(found)}."
     if "mean" in cohort:
         unit = f" {contract.target.unit}" if contract.target.unit else ""
-        return f"{size}: {cohort['mean']:.4g} ± {cohort['sd']:.4g}{unit} (mean and deviation)."
+        return f"{size}: {_mean_in_words(cohort)}{unit} (mean and deviation)."
     return f"{size}."
+
+
+def _mean_in_words(cohort: Mapping[str, Any]) -> str:
+    return f"{in_digits(cohort['mean'])} ± {in_digits(cohort['sd'])}"
 
 
 def calibration_lines(contract: Contract) -> list[str]:
@@ -124,8 +129,8 @@ def _interval_lines(contract: Contract) -> list[str]:
         return [f"None. ({interval.why[:1].upper()}{interval.why[1:]}.)"]
     unit = f" {target.unit}" if target.unit else ""
     lines = [
-        f"A value's interval is ± {interval.half_width:.4g}{unit}: the conformal quantile of the "
-        f"residuals of {interval.n}",
+        f"A value's interval is ± {in_digits(interval.half_width)}{unit}: the conformal quantile "
+        f"of the residuals of {interval.n}",
         f"patients out of fold, which is to hold {interval.level:.0%} of the values of patients "
         "like these.",
     ]
@@ -150,8 +155,9 @@ def limits_text(contract: Contract) -> str:
     if target.task == "regression":
         unit = f" {target.unit}" if target.unit else ""
         return (
-            f"- In the training data the mean was {prior[0]:.4g}{unit}; values far from what was "
-            "seen there\n  are not answered well, and the interval is as wide for everybody.\n"
+            f"- In the training data the mean was {in_digits(prior[0])}{unit}; values far from "
+            "what was seen there\n  are not answered well, and the interval is as wide for "
+            "everybody.\n"
             "- A patient who cannot be predicted gets that mean as answer, and a line in the "
             "failures file."
         )

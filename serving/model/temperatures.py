@@ -30,6 +30,7 @@ from beam_jobs.common.contract_json import (
     require_kinds,
     require_known,
 )
+from beam_jobs.common.printable import in_digits
 from beam_jobs.core.cohort.target import Target
 from serving.model.calibration import LEAST_FOR_TEMPERATURE, TEMPERATURES, Calibration
 from serving.model.out_of_fold import Float, OutOfFold
@@ -311,7 +312,7 @@ class Fitted(NamedTuple):
                 return "interval", f"none ({interval.why})"
             held = "" if interval.coverage is None else f", {interval.coverage:.1%} inside"
             return "interval", (
-                f"± {interval.half_width:.4g}{f' {target.unit}' if target.unit else ''} for "
+                f"± {in_digits(interval.half_width)}{f' {target.unit}' if target.unit else ''} for "
                 f"{interval.level:.0%} of patients (n = {interval.n} out of fold{held})"
             )
         if calibration.method == "none":

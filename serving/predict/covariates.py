@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.covariates import Covariate, read_covariates
 from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
 from beam_jobs.core.record import PreparedCase, RecordSchema
@@ -125,7 +126,7 @@ def of_table(
 def _unknown(name: str, categories: Sequence[str], patients: int | None = None) -> str:
     listed = ", ".join(shown(one)[1:-1] for one in categories[:5])
     more = ", ..." if len(categories) > 5 else ""
-    of = "" if patients is None else f" of {patients} patients"
+    of = "" if patients is None else f" of {counted(patients, 'patient')}"
     return f"{name} {listed}{more}{of}: the model does not know it, so it is not known of them"
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from beam_jobs.common.printable import in_digits
 from beam_jobs.core.cohort.target import PLAIN, Target
 from beam_jobs.core.drift import Comparison, Statistics, compare, compare_counts
 from serving.model.cohort_statistics import LABELS
@@ -73,5 +74,5 @@ def _of_values(name: str, training: Mapping[str, int], found: Mapping[str, int])
         sum(share for one, share in shares.items() if float(one) > median)
         for shares in (compared.found, compared.training)
     ]
-    text = f"{above[0]:.0%} above {median:.4g} (training {above[1]:.0%})"
+    text = f"{above[0]:.0%} above {in_digits(median)} (training {above[1]:.0%})"
     return dataclasses.replace(compared, text=f"{LABELS} {name}: {text}")

@@ -91,7 +91,7 @@ def test_a_run_becomes_a_model_that_answers_its_dataset(
     given = ["--model", tmp_path / "model", "--input", tmp_path / "data", "--output"]
     code, out, err = outcome(batch_predict.main, [*given, tmp_path / "p.csv"], capsys, monkeypatch)
     assert (code, err) == (0, "")
-    assert "not known   a covariate of 6 patients, who are predicted without" in out
+    assert "not known   a covariate of 6 patients, predicted without" in out
     lines = (tmp_path / "p.csv").read_text().splitlines()
     assert len(lines) == PATIENTS + 4
     found = load_model(tmp_path / "model").predict(tmp_path / "data")

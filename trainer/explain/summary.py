@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import in_digits
 from beam_jobs.core.cohort.target import Label, Target
 from trainer.explain.attribution import LEAST_GAP, TOLERANCE, rank_correlation
 from trainer.explain.cases import Explained, logit_of
@@ -175,10 +176,10 @@ def map_name(patient_id: str) -> str:
 def label_text(label: int | float | str) -> str:
     """A label as text; a value with four digits.
 
-    >>> label_text(1), label_text("edema"), label_text(29.130276)
-    ('1', 'edema', '29.13')
+    >>> label_text(1), label_text("edema"), label_text(29.130276), label_text(4875086.0)
+    ('1', 'edema', '29.13', '4875000')
     """
-    return f"{label:.4g}" if isinstance(label, float) else str(label)
+    return in_digits(label) if isinstance(label, float) else str(label)
 
 
 def correlation_text(value: float | None) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import in_digits
 from beam_jobs.core.cohort.ids import normalised_id
 from trainer.metrics.predictions import read_rows
 
@@ -96,9 +97,9 @@ def covariate_groups(
             values = np.array([float(text or "nan") for text in texts])
             low, high = np.nanquantile(values, [1 / 3, 2 / 3])
             found = {
-                f"up to {low:.4g}": values <= low,
-                f"to {high:.4g}": (values > low) & (values <= high),
-                f"above {high:.4g}": values > high,
+                f"up to {in_digits(low)}": values <= low,
+                f"to {in_digits(high)}": (values > low) & (values <= high),
+                f"above {in_digits(high)}": values > high,
                 unknown: np.isnan(values),
             }
         else:

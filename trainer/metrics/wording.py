@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.printable import in_digits
 from trainer.metrics.estimate import ALL_PAIRS, BY_PERMUTATIONS
 from trainer.metrics.tasks.measure import measure_named
 
@@ -184,7 +185,7 @@ def conformal_line(found: Mapping[str, Any], unit: str) -> str:
     """`tasks.conformal.conformal_of`'s object in words."""
     if found["half_width"] is None:
         return str(found["too_few"])
-    text = f"value ± {found['half_width']:.3g}{f' {unit}' if unit else ''} holds"
+    text = f"value ± {in_digits(found['half_width'], 3)}{f' {unit}' if unit else ''} holds"
     text = f"{text} {100 * found['level']:g} % of patients like these"
     if found["coverage"] is None:
         return text

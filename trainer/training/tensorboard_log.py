@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.printable import in_digits
 from beam_jobs.common.terminal import duration, say_parts
 from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.run_layout import HISTORY_NAME, history_columns
@@ -66,11 +67,14 @@ class Journal:
                 tf.summary.scalar(name, row[name], step=row["epoch"])
             self._writer.flush()
         seconds = row["epoch_seconds"]
+        # A mean absolute error is in the label's unit, in which it may be millions or millionths.
+        is_error = self._measure.task == "regression"
+        lost = in_digits(row["val_loss"]) if is_error else f"{row['val_loss']:.3f}"
         took = f"{seconds:.1f} s" if seconds < 10 else duration(seconds)
         self.say(
             f"epoch {row['epoch']:>{len(str(self.epochs))}}/{self.epochs}",
             f"loss {row['loss']:.3f}",
-            f"val {row['val_loss']:.3f}",
+            f"val {lost}",
             f"{self._measure.title} {row[f'val_{self._measure.name}']:.3f}",
             f"{took}{self._left(history)}",
         )

@@ -223,7 +223,7 @@ def rounded(values: Collection[float]) -> str:
             f"a float32 keeps seven digits, {_digits(worst)} as {_digits(as_value(worst))}: "
             "subtract what all have in common (of dates, count the days since one), or scale them"
         )
-    if not off or off[worst] < 1:
+    if not off or off[worst] < 1 or abs(worst) >= 1e15:  # no count or date is as great
         return ""
     return f"{_digits(worst)} is stored as {_digits(as_value(worst))}, a float32"
 

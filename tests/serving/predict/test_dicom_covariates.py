@@ -90,7 +90,7 @@ def test_a_csv_beside_dicom_gives_the_answers_of_records_that_hold_it(
     other = ("--input", cohort / "test", "--covariates", tmp_path / "few.csv", "--output")
     code, out, _ = predict(*other, tmp_path / "d.csv")
     assert code == 0
-    assert "mind        site elsewhere of 1 patients: the model does not know it" in out
+    assert "mind        site elsewhere of 1 patient: the model does not know it" in out
     rows = {row["BraTS21ID"]: row for row in rows_of(tmp_path / "d.csv")}
     assert rows[first]["flags"] == "missing_site"
     failed = rows_of(tmp_path / "d.failures.csv")

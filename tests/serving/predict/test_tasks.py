@@ -260,7 +260,7 @@ def test_a_table_gives_covariates_under_any_spelling_of_an_id() -> None:
     assert taken.of(case[5]).covariates == (1.0, 40.5)
     for number in (7, 3):  # neither known, and not listed
         assert all(math.isnan(value) for value in taken.of(case[number]).covariates)
-    assert lines == ["site Z of 1 patients: the model does not know it, so it is not known of them"]
+    assert lines == ["site Z of 1 patient: the model does not know it, so it is not known of them"]
     policy = IdPolicy(key=b"0123456789abcdef")
     hashed, _ = of_table(contract, text, source="c.csv", id_column="id", id_policy=policy)
     named = dataclasses.replace(case[5], patient_id=policy.apply("00005"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.core.cohort.target import Target
 from trainer.training.tensorboard_log import Journal
 
 
@@ -26,6 +27,18 @@ def test_an_epochs_line_has_its_losses_its_auc_and_the_time_left(
 ) -> None:
     line = _line(capsys, tmp_path, name="fold-0", epochs=12, later=1)
     assert line == "fold-0  epoch  2/12  loss 0.705  val 0.695  AUC 0.611  21 min, 7.5 h left\n"
+
+
+def test_an_error_of_values_has_the_digits_that_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"epoch": 1, "loss": 0.7, "val_loss": 8.6612e-07, "val_spearman": 0.2}
+    row.update(learning_rate=1e-3, step_seconds=1.0, input_wait=0.0, epoch_seconds=9.0)
+    journal = Journal(name="f", directory=tmp_path, logs=tmp_path, epochs=2, later=0,
+                      target=Target(task="regression", labels=("y",)))  # fmt: skip
+    journal.log([row])
+    journal.close()
+    assert "loss 0.700  val 8.661e-07  Spearman" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

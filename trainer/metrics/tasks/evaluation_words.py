@@ -155,9 +155,12 @@ def in_unit(value: float, unit: str) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, at least two behind the point of small ones, and a true minus."""
+    """Three digits that count, all before the point of great numbers, with a true minus.
+
+    Small ones have two behind the point at least.
+    """
     size = abs(value)
-    if size >= 1e6 or 0 < size < 1e-4:
+    if size >= 1e9 or 0 < size < 1e-4:
         text = f"{value:.2e}"
     else:
         text = f"{value:.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 else 3}f}"

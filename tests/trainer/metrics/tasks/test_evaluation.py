@@ -120,5 +120,5 @@ def test_nothing_to_compare_is_refused_in_one_line(task):
 
 
 def test_numbers_have_three_digits_that_count_and_a_true_minus():
-    texts = [number(value) for value in (0, 1234.5, -17.26, 4.219, -0.0421, 0.00004, 3e7)]
-    assert texts == ["0.00", "1234", "−17.3", "4.22", "−0.042", "4.00e−05", "3.00e+07"]
+    texts = [number(value) for value in (0, 1234.5, -17.26, 4.219, -0.0421, 0.00004, 3e7, 3e9)]
+    assert texts == ["0.00", "1234", "−17.3", "4.22", "−0.042", "4.00e−05", "30000000", "3.00e+09"]
