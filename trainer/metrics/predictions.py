@@ -215,6 +215,11 @@ def read_predictions(
         )
     is_own = labels is None
     truth = {key: _label(file, spelt[key], target, known[key], own=is_own) for key in keys}
+
+    def said(key: str) -> tuple[str, ...]:
+        # Beside its answers a binary's label is 0 or 1, whatever its classes are called.
+        return (str(truth[key]),) if binary and target.classes else known[key]
+
     limits = {
         name: np.array([_limit(file, spelt[key], name, of_all(key, name)) for key in keys])
         for name in ("low", "high")
@@ -234,7 +239,7 @@ def read_predictions(
         notes=tuple(notes),
         without_label=tuple(sorted(found.keys() - known.keys())),
         without_prediction=tuple(sorted(known.keys() - found.keys())),
-        relabelled=tuple(key for key in keys if any(map(_differ, own[key], known[key]))),
+        relabelled=tuple(key for key in keys if any(map(_differ, own[key], said(key)))),
         covariates={
             name.removeprefix(COVARIATE): tuple(of_all(key, name) for key in keys)
             for name in columns
@@ -254,6 +259,9 @@ def _label(
     try:
         return label_of_texts(target, texts, own=own)
     except ValueError as error:
+        if target.is_plain and not own:
+            hint = "of two names, the run says which is the positive one: --run RUN"
+            raise ContractError(f"{file}: label of {_cut(patient_id)}: {error}; {hint}") from error
         raise ContractError(f"{file}: label of {_cut(patient_id)}: {error}") from error
 
 

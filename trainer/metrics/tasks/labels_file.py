@@ -29,13 +29,15 @@ def read_labels(
 
     Args:
       file: the CSV of labels.
-      wanted: its columns; None takes `MGMT_value`, or of findings the columns called as they are.
+      wanted: its columns, of findings in their order or called as they are; None takes
+        `MGMT_value`, or of findings the columns called as they are.
       id_columns: names the id's column may have, the first that exists is taken.
       predictions: the file whose columns say what labels there are.
       score_columns, target: as `predictions.read_predictions`.
 
     Raises:
-      UsageError: as `read_rows`, or more or fewer columns than labels.
+      UsageError: as `read_rows`, more or fewer columns than labels, or a finding's column where
+        another one's is asked for.
       ContractError: as `read_column`, or columns of classes or findings that no target has.
     """
     columns, _ = read_rows(predictions)
@@ -53,9 +55,26 @@ def read_labels(
         raise UsageError(
             f"--label_column: {len(names)} columns, {shown(needed)[1:-1]} required by {predictions}"
         )
+    if findings:
+        names = _in_order(names, findings, predictions)
     return (
         _read_columns(file, id_columns, names) if findings else read_column(file, id_columns, names)
     )
+
+
+def _in_order(
+    names: Sequence[str], findings: Sequence[str], predictions: files.StrPath
+) -> Sequence[str]:
+    """The columns in the findings' order: by their names where all are, else as they are given."""
+    if set(names) == set(findings):
+        return findings
+    for name, finding in zip(names, findings, strict=True):
+        if name != finding and name in findings:
+            raise UsageError(
+                f"--label_column: {shown(name)[1:-1]} stands where {predictions} has "
+                f"{shown(finding)[1:-1]}: the order of {shown(', '.join(findings))[1:-1]} required"
+            )
+    return names
 
 
 def read_column(

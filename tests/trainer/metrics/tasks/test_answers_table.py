@@ -237,7 +237,7 @@ def test_labels_by_name_need_a_run_that_says_which_is_which(tmp_path: Path) -> N
     named = Target(labels=("MGMT",), classes=("no", "yes"))
     found = read_predictions(file, labels, target=named)
     assert (found.target, found.labels.tolist()) == (named, [0, 1])
-    with pytest.raises(ContractError, match="'no' is no finite number"):
+    with pytest.raises(ContractError, match=r"'no' is no finite number; of two .* --run RUN"):
         read_predictions(file, labels)
 
 
@@ -252,7 +252,10 @@ def test_classes_called_by_numbers_are_not_taken_for_their_places(
     assert read_predictions(file, target=target).labels.tolist() == [0, 1, 0, 1]
     for end in ("", ".0") if classes[0] == "1" else ("",):
         labels = {f"p{n}": f"{classes[n % 2]}{end}" for n in range(4)}
-        assert read_predictions(file, labels, target=target).labels.tolist() == [0, 1, 0, 1]
+        found = read_predictions(file, labels, target=target)
+        assert (found.labels.tolist(), found.relabelled) == ([0, 1, 0, 1], ())
+    other = read_predictions(file, {**labels, "p1": classes[0]}, target=target)
+    assert other.relabelled == ("p1",)
     if classes == ("1", "2"):
         with pytest.raises(ContractError, match="label of p0: one of 1, 2 required, 0 found"):
             read_predictions(file, {"p0": "0"}, target=target)
@@ -276,3 +279,13 @@ def test_labels_of_findings_need_a_column_each(tmp_path: Path) -> None:
         read()
     with pytest.raises(UsageError, match="3 columns, one for each of a, b required"):
         read("first", "b", "b")
+
+
+def test_columns_of_findings_are_taken_by_name(tmp_path: Path) -> None:
+    """Named in another order than the predictions', they are not read as each other."""
+    predictions = write(tmp_path / "p.csv", ["id,probability_a,probability_b", "1,0.1,0.2"])
+    labels = write(tmp_path / "l.csv", ["id,a,b,c", "1,1,0,1"])
+    rest: Any = {"id_columns": ("id",), "predictions": predictions, "score_columns": ("logit",)}
+    assert read_labels(labels, ("b", "a"), **rest) == {"1": ("1", "0")}
+    with pytest.raises(UsageError, match=r"--label_column: b stands where .* has a: .* a, b re"):
+        read_labels(labels, ("b", "c"), **rest)
