@@ -17,7 +17,6 @@ from trainer.reports.formats import filters_of, learnt
 Draw = Callable[[dict[str, Any]], str]
 
 _LISTED = 100  # classes or findings that tables list; metrics.json has all
-_IN_UNITS = ("mae", "rmse")
 
 
 def task_page(evaluation: dict[str, Any]) -> str:
@@ -53,7 +52,7 @@ def task_page(evaluation: dict[str, Any]) -> str:
             "in_unit": words.in_unit,
             "reference": words.reference_text,
             "title": lambda name: words.TITLES[name],
-            "unit": lambda name: unit if name in _IN_UNITS else "",
+            "unit": lambda name: unit if name in words.IN_UNITS else "",
         },
         e=evaluation,
         charts={

@@ -17,7 +17,7 @@ TITLES = {
     "r2": "R²",
     "pearson": "Pearson's correlation",
 }
-_IN_UNITS = ("mae", "rmse")
+IN_UNITS = ("mae", "rmse")  # figures in the unit of values; others have none
 
 
 # A figure's row on a terminal: its name, and what its text begins with.
@@ -46,7 +46,7 @@ def figure_lines(measured: Mapping[str, Any], unit: str = "") -> Iterator[tuple[
         if figure["value"] is None:
             continue
         row, start = _ROWS[name]
-        one_unit = unit if name in _IN_UNITS else ""
+        one_unit = unit if name in IN_UNITS else ""
         text = f"{start}{with_interval(figure['value'], figure['interval'], one_unit)}"
         if figure["reference"] is not None:
             text += f"; {number(figure['reference'])} {reference_text(name)}"
