@@ -29,7 +29,6 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
-from beam_jobs.common.csv_table import is_formula
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import lasting
 from beam_jobs.common.json_file import own_json
@@ -271,9 +270,9 @@ def _finish(
         terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
-    formulas = sum(is_formula(shown) for shown, _ in submission.rows)
+    formulas = outputs.formulas(submission, table)
     if formulas and paths[0].endswith(".csv"):  # whoever asked must find the ids as they gave them
-        terminal.row("mind", f"{formulas} ids in {paths[0]} are formulas to a spreadsheet")
+        terminal.row("mind", f"{formulas} in {paths[0]} are formulas to a spreadsheet")
     for path, digest in zip(paths, sums, strict=True):
         terminal.row("table", f"{path}: sha256 {digest}")
     lost = submission.failures or (nobodys and args.ids is None)  # else all requested are there

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError, items
 from beam_jobs.common.contract_json import is_unicode
-from beam_jobs.common.csv_table import Lines, inert
+from beam_jobs.common.csv_table import Lines, inert, is_formula
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.target import PLAIN, Target
 from serving.model.answers import (
@@ -189,6 +189,15 @@ def table(
     frame = frame[["id", *columns_of(target, columns.groups)]]
     frame.columns = pd.Index(columns.header)
     return frame
+
+
+def formulas(submission: Submission, columns: Columns) -> str:
+    """How many texts of a CSV table a spreadsheet could run, in words; "" of none."""
+    ids = sum(is_formula(shown) for shown, _ in submission.rows)
+    named = columns.target.names if CLASS in columns.groups else ()
+    classes = sum(is_formula(name) for name in named)
+    told = {"ids": ids, "names of classes": classes}
+    return " and ".join(f"{count} {what}" for what, count in told.items() if count)
 
 
 def write(rows: pd.DataFrame, paths: Sequence[str]) -> list[str]:

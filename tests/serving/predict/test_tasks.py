@@ -28,7 +28,7 @@ from serving.predict.covariates import (
     require_table,
     unknown_categories,
 )
-from serving.predict.outputs import failures_csv, requested_columns, table, write
+from serving.predict.outputs import failures_csv, formulas, requested_columns, table, write
 from serving.predict.skew import report
 from serving.predict.sources import schema_of_record
 from serving.predict.submission import compose
@@ -127,6 +127,19 @@ def test_classes_have_a_column_each_and_the_most_probable_by_name(tmp_path: Path
         "0,0,0.125,0.25,,4",
         "9,,,,missing_record,2",
     ]
+
+
+def test_names_that_a_spreadsheet_would_run_are_told() -> None:
+    target = Target(task="multiclass", labels=("grade",), classes=("=A1", "-", "+"))
+    rejects = [{"scope": "patient", "subject": "=1", "patient": "=1", "reason": "r", "detail": ""}]
+    submission = compose(predictions=[], rejects=rejects, prior=(0.5, 0.25, 0.25))
+
+    def told(columns: str) -> str:
+        given = requested_columns(target, columns, id_column="id", value_column=None)
+        return formulas(submission, given)
+
+    assert told("class,probability") == "1 ids and 3 names of classes"
+    assert told("probability") == "1 ids"
 
 
 def test_findings_and_values_have_their_columns(tmp_path: Path) -> None:
