@@ -92,9 +92,9 @@ def open_records(
     from trainer.data.records import open_records as open_checked
 
     manifest = read_manifest(data)
+    wanted = None if covariates is None else tuple(covariates)
     config = TrainConfig(
-        modalities=None if modalities is None else tuple(modalities),
-        covariates=None if covariates is None else tuple(covariates),
+        modalities=None if modalities is None else tuple(modalities), covariates=wanted
     ).resolve(manifest.schema.modalities, manifest.schema.covariate_names)
     assert config.modalities is not None
     return open_checked(
@@ -102,7 +102,7 @@ def open_records(
         manifest,
         range(manifest.folds) if folds is None else folds,
         modalities=config.modalities,
-        covariates=config.covariates or (),
+        covariates=(config.covariates or ()) if wanted is None else wanted,
         labels=labels,
         cache=cache,
     )

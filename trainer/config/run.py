@@ -106,8 +106,8 @@ class TrainConfig:
       repeats: members a fold, of seeds `seed`, `seed + 1`, ...
       network: architecture.
       modalities: channels to train on, in this order; None takes all of the dataset's.
-      covariates: what else is known of a patient that the network gets, in this order; None takes
-        all of the dataset's, () none.
+      covariates: what else is known of a patient that the network gets; None takes all of the
+        dataset's, () none. Resolved, they stand in the dataset's order, whatever was typed.
       epochs: passes over the training folds.
       epoch_choice: which epoch's network is kept, one of `EPOCH_CHOICES`; never one chosen on the
         patients it is scored on. "crossfit" chooses a fold's epoch by the other folds' log loss, of
@@ -235,8 +235,9 @@ class TrainConfig:
                 else (": the dataset has none (--covariates of a conversion stores them)")
             )
             raise UsageError(f"unknown covariate {shown(unknown[0])}{there}")
+        in_order = tuple(name for name in covariates if name in known)
         return dataclasses.replace(
-            self, modalities=chosen, covariates=known if covariates else None
+            self, modalities=chosen, covariates=in_order if covariates else None
         )
 
     def chosen(self, covariates: Sequence[Covariate]) -> tuple[Covariate, ...]:

@@ -112,6 +112,7 @@ def test_covariates_stand_in_a_config_only_where_the_dataset_has_them() -> None:
     covariates = tuple(Covariate(name=name) for name in known)
     chosen = TrainConfig(covariates=("site",)).resolve(("T1w",), known)
     assert chosen.chosen(covariates) == covariates[1:]
+    assert TrainConfig(covariates=("site", "age")).resolve(("T1w",), known) == every
 
 
 @pytest.mark.parametrize(
