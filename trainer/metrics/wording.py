@@ -23,7 +23,6 @@ REASONS = {
     "model may have been trained on these patients.",
     "permuted": "The labels were permuted: this is what the recipe scores without any signal.",
 }
-PERMUTED = REASONS["permuted"]
 
 
 def score_of(metrics: Mapping[str, Any]) -> float:
