@@ -115,7 +115,8 @@ def main(argv: Sequence[str]) -> int:
     skewed = _write_skew(args.output, training, statistics, contract)
     nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
     code = _finish(submission, answers.predictions, args, paths, skewed, nobodys, table)
-    for line in strange:
+    names = (one.patient_id for one in answers.predictions)
+    for line in strange + source.taken.unlisted(names, source=str(args.covariates)):
         terminal.row("mind", line)
     terminal.row("model", f"{args.model}: sha256 {checked.sha256}")
     if checked.note:

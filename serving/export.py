@@ -28,6 +28,7 @@ from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.named_file import read_named
+from beam_jobs.common.printable import in_digits
 from beam_jobs.core.drift import Statistics
 from beam_jobs.core.manifest import Manifest, read_manifest
 from serving.model.calibration import METHODS, Calibration, fit
@@ -87,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         "members",
         f"{len(contract.members)} (mean of {averaged}) on "
         f"{', '.join((*contract.modalities, *contract.covariates))}; {answers} within "
-        f"{written.difference:.1g} of Keras",
+        f"{in_digits(written.difference, 1)} of Keras",
     )
     terminal.row(*fitted.summary(contract.target))
     terminal.row("model", f"{args.output}: sha256 {written.sha256}")

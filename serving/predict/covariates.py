@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
@@ -52,6 +52,12 @@ class Taken:
             )
         )
         return dataclasses.replace(case, covariates=found)
+
+    def unlisted(self, patient_ids: Iterable[str], *, source: str) -> list[str]:
+        """A line where a table is of other patients than those that are predicted."""
+        if self.table is None or any(normalised_id(name) in self.table for name in patient_ids):
+            return []
+        return [f"{source} lists none of these patients: is it theirs, and are ids written alike?"]
 
 
 NOTHING = Taken()

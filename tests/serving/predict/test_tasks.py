@@ -274,6 +274,9 @@ def test_a_table_gives_covariates_under_any_spelling_of_an_id() -> None:
     for number in (7, 3):  # neither known, and not listed
         assert all(math.isnan(value) for value in taken.of(case[number]).covariates)
     assert lines == ["site Z of 1 patient: the model does not know it, so it is not known of them"]
+    assert taken.unlisted(["3", "00005"], source="c.csv") == []
+    (line,) = taken.unlisted(["3"], source="c.csv")
+    assert line.startswith("c.csv lists none of these patients")
     policy = IdPolicy(key=b"0123456789abcdef")
     hashed, _ = of_table(contract, text, source="c.csv", id_column="id", id_policy=policy)
     named = dataclasses.replace(case[5], patient_id=policy.apply("00005"))
