@@ -256,7 +256,7 @@ def _in_words(covariates: Sequence[Covariate], case: CaseFacts) -> str:
     """What is known of one patient: "age 51, site A"."""
     known = zip(covariates, case.covariates, strict=True)
     return ", ".join(
-        f"{one.name} {one.text(value).removesuffix('.0')}"
+        f"{one.name} {one.text(value).removesuffix('.0') if one.is_number else one.text(value)}"
         for one, value in known
         if not math.isnan(value)
     )

@@ -108,6 +108,14 @@ def test_covariates_are_told_with_who_lacks_them(tmp_path: Path) -> None:
     assert re.fullmatch(r"age [0-9.]+, site [AB]", known)
 
 
+def test_a_category_is_told_as_it_is_called(tmp_path: Path) -> None:
+    scanner = (Covariate(name="software", categories=("v1.0", "v1.1")),)
+    case, *others = cases_of(NAMED, covariates=scanner)
+    cases = [dataclasses.replace(case, covariates=(0.0,)), *others]
+    page = page_of(tmp_path / "d", NAMED, cases=cases, covariates=scanner)
+    assert facts_in(page)["patients"][0]["known"] == "software v1.0"
+
+
 def test_a_plain_dataset_has_nothing_of_it(tmp_path: Path) -> None:
     facts = facts_in(page_of(tmp_path / "d", TARGETS["binary"]))
     assert not {"target", "covariates"} & set(facts)
