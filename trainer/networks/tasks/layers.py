@@ -47,8 +47,8 @@ class Covariates(layers.Layer):
 
     A number gives its standardised value, 0 where it is not known, and a mark that it is not; a
     category gives a column each, all 0 where none is known, and such a mark. A column that is the
-    same for all training patients is 0 for everybody: what it weighs cannot be learnt, and is what
-    it was drawn as, times as much as another patient differs.
+    same for all training patients is 0 for everybody: its weight would stay as it was drawn, and a
+    patient who differs would be answered by chance.
 
     Args:
       categories: how many each covariate has, in the order of the record; 0 of a number.
