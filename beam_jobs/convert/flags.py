@@ -117,9 +117,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASK_CHOICES,
         default=AUTO,
-        help="what labels are; auto: two different ones are a binary, several columns a "
-        f"multilabel, texts, and up to {CLASSES_BY_NUMBER} whole numbers, classes, other numbers "
-        "values",
+        help="what labels are; auto: binary of two different ones, multilabel of several columns, "
+        f"multiclass of texts and of up to {CLASSES_BY_NUMBER} different whole numbers, regression "
+        "of other numbers",
     )
     add(
         "--classes",
