@@ -62,7 +62,7 @@ def summary_line(metrics: Mapping[str, Any]) -> str:
         interval = f"{100 * metrics['level']:g} % interval {interval_text(metrics)}, "
     counted = f": {metrics['positive']} positive" if "auc" in metrics else ""
     if metrics.get("counts"):
-        counted = f"; {counts_text(metrics['counts'])}"
+        counted = f"; {counts_text(_counts_of(metrics))}"
     return (
         f"{auc_name(metrics['no_claim'], title_of(metrics))} {auc_text(metrics)} "
         f"({interval}n = {metrics['n']}{counted})"
@@ -76,6 +76,13 @@ def counts_text(counts: Mapping[str, int]) -> str:
     rarest = sorted(counts.items(), key=lambda one: one[1])[:_KINDS_TOLD]
     told = ", ".join(f"{name}: {count}" for name, count in rarest)
     return f"{told}, more of {len(counts) - _KINDS_TOLD} others"
+
+
+def _counts_of(metrics: Mapping[str, Any]) -> dict[str, int]:
+    """Patients of each class or finding in the target's order, which a JSON's keys lose."""
+    places = {part["name"]: place for place, part in enumerate(metrics.get("parts") or ())}
+    named = metrics["counts"].items()
+    return dict(sorted(named, key=lambda one: places.get(one[0], len(places))))
 
 
 def auc_name(no_claim: Sequence[str], title: str = "AUC") -> str:
@@ -132,7 +139,7 @@ def reading(evaluation: Mapping[str, Any]) -> list[str]:
         positive = evaluation["positive"]
         patients = f"{positive} positive and {n - positive} negative patients"
     else:
-        counts = evaluation["counts"]
+        counts = _counts_of(evaluation)
         patients = f"{n} patients{f' ({counts_text(counts)})' if counts else ''}"
     sentences = [
         first,

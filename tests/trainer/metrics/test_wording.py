@@ -140,6 +140,18 @@ def test_a_comparison_without_a_test_says_why() -> None:
     assert comparison_line({**tested, "p_value_holm": 0.0992}).endswith(", p = 0.099 (Holm)")
 
 
+def test_classes_are_told_in_their_order() -> None:
+    """A run's JSON is sorted by key: the order is that of the parts."""
+    parts = [{"name": name} for name in ("none", "mild", "severe")]
+    metrics: dict[str, Any] = {
+        "measure": "macro_auc", "score": 0.7, "interval": [0.6, 0.8], "level": 0.95, "n": 6,
+        "counts": {"mild": 2, "none": 1, "severe": 3}, "parts": parts, "no_claim": [],
+        "chance": 0.5, "told_from_chance": 0.6, "better_than_chance": True,
+        "worse_than_chance": False,
+    }  # fmt: skip
+    assert summary_line(metrics).endswith("n = 6; none: 1, mild: 2, severe: 3)")
+
+
 def test_summary_and_verdict_say_it_in_words() -> None:
     metrics: dict[str, Any] = {
         "auc": 0.934, "auc_interval": [0.85, 0.98], "level": 0.95, "n": 60, "positive": 30,

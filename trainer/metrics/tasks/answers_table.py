@@ -49,6 +49,8 @@ def target_of_columns(
     Raises:
       ContractError: columns of classes or findings that no target has.
     """
+    if known is not None and known.task in ("multiclass", "multilabel"):
+        one_label = known.task == "multiclass"
     found = _of_columns(columns, score_columns, one_label, where)
     if known is None or known.task != found.task:
         return found

@@ -8,7 +8,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, shown
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import normalised_id
-from beam_jobs.core.cohort.patient_column import is_unknown
+from beam_jobs.core.cohort.patient_column import is_unknown, names_among
 from beam_jobs.core.cohort.target import Target
 from trainer.metrics.predictions import column_of, read_rows
 from trainer.metrics.tasks.answers_table import target_of_columns
@@ -29,8 +29,9 @@ def read_labels(
 
     Args:
       file: the CSV of labels.
-      wanted: its columns, of findings in their order or called as they are; None takes
-        `MGMT_value`, or of findings the columns called as they are.
+      wanted: its columns, also several in one text with commas between, of findings in their
+        order or called as they are; None takes `MGMT_value`, or of findings the columns called as
+        they are.
       id_columns: names the id's column may have, the first that exists is taken.
       predictions: the file whose columns say what labels there are.
       score_columns, target: as `predictions.read_predictions`.
@@ -41,6 +42,8 @@ def read_labels(
       ContractError: as `read_column`, or columns of classes or findings that no target has.
     """
     columns, _ = read_rows(predictions)
+    if wanted:
+        wanted = names_among(wanted, read_rows(file)[0])
     found = target_of_columns(
         columns,
         score_columns,

@@ -286,6 +286,10 @@ def test_columns_of_findings_are_taken_by_name(tmp_path: Path) -> None:
     predictions = write(tmp_path / "p.csv", ["id,probability_a,probability_b", "1,0.1,0.2"])
     labels = write(tmp_path / "l.csv", ["id,a,b,c", "1,1,0,1"])
     rest: Any = {"id_columns": ("id",), "predictions": predictions, "score_columns": ("logit",)}
-    assert read_labels(labels, ("b", "a"), **rest) == {"1": ("1", "0")}
+    for wanted in (("b", "a"), ("b,a",), ("a, b",)):
+        assert read_labels(labels, wanted, **rest) == {"1": ("1", "0")}
     with pytest.raises(UsageError, match=r"--label_column: b stands where .* has a: .* a, b re"):
         read_labels(labels, ("b", "c"), **rest)
+    of_run = Target(task="multilabel", labels=("a", "b"))
+    with pytest.raises(UsageError, match="1 columns, one for each of a, b required"):
+        read_labels(labels, ("a",), target=of_run, **rest)
