@@ -4,9 +4,11 @@ import pytest
 
 from beam_jobs.core.cohort.target import Target
 from serving.model.card import model_card
+from serving.model.task_card import score_title
 from serving.model.temperatures import Interval, Temperatures
 from tests.datasets import TARGETS
 from tests.serving.models import task_contract
+from trainer.metrics.tasks.measure import measure_of
 
 SCORES = {"before": {"log_loss": 0.9, "brier": 0.5}, "after": {"log_loss": 0.75, "brier": 0.25}}
 SEX = Target(task="binary", labels=("sex",), classes=("f", "m"))
@@ -71,3 +73,10 @@ def test_a_model_of_values_without_an_interval_says_why() -> None:
     few = Interval(level=0.9, half_width=None, n=5, why="intervals of 90 % need 9 patients")
     card = model_card(task_contract(TARGETS["regression"], interval=few), None)
     assert "## Interval\nNone. (Intervals of 90 % need 9 patients.)" in card
+
+
+@pytest.mark.parametrize("task", sorted(TARGETS))
+def test_a_score_is_called_as_the_trainer_calls_it(task: str) -> None:
+    """Serving imports nothing of the trainer, and so has the titles again."""
+    target = TARGETS[task]
+    assert score_title(task_contract(target)) == measure_of(target).title
