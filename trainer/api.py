@@ -25,6 +25,7 @@ from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.patient_column import names_among
 from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.manifest import read_manifest
 from trainer.config.code_identity import CODE, identities
@@ -92,10 +93,11 @@ def open_records(
     from trainer.data.records import open_records as open_checked
 
     manifest = read_manifest(data)
-    wanted = None if covariates is None else tuple(covariates)
+    known = manifest.schema.covariate_names
+    wanted = None if covariates is None else names_among(tuple(covariates), known)
     config = TrainConfig(
         modalities=None if modalities is None else tuple(modalities), covariates=wanted
-    ).resolve(manifest.schema.modalities, manifest.schema.covariate_names)
+    ).resolve(manifest.schema.modalities, known)
     assert config.modalities is not None
     return open_checked(
         data,

@@ -183,8 +183,9 @@ def _config(args: argparse.Namespace) -> dict[str, Any]:
     if "modalities" in given:
         given["modalities"] = items(given["modalities"])
     if "covariates" in given:
-        named = items(given["covariates"])
-        given["covariates"] = () if named == ("none",) else named
+        told = given["covariates"]
+        named = (told,) if isinstance(told, str) else tuple(told)
+        given["covariates"] = () if items(told) == ("none",) else named
     settings = merged(settings, given)
     try:
         TrainConfig.from_json(split_provenance(settings)[0])

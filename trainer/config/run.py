@@ -10,6 +10,7 @@ from typing import Any
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, require_kinds, shown
 from beam_jobs.core.cohort.covariates import Covariate
+from beam_jobs.core.cohort.patient_column import names_among
 from trainer.config.augment import AugmentConfig
 from trainer.config.network import NetworkConfig
 from trainer.config.user_code import is_reference, require_reference
@@ -227,7 +228,8 @@ class TrainConfig:
             raise UsageError(
                 f"unknown modality {', '.join(unknown)}; the dataset has {', '.join(available)}"
             )
-        known = tuple(covariates) if self.covariates is None else self.covariates
+        every = self.covariates is None
+        known = tuple(covariates) if every else names_among(self.covariates or (), covariates)
         if unknown := [name for name in known if name not in covariates]:
             there = (
                 f"; the dataset has {', '.join(covariates)}"

@@ -113,6 +113,8 @@ def test_covariates_stand_in_a_config_only_where_the_dataset_has_them() -> None:
     chosen = TrainConfig(covariates=("site",)).resolve(("T1w",), known)
     assert chosen.chosen(covariates) == covariates[1:]
     assert TrainConfig(covariates=("site", "age")).resolve(("T1w",), known) == every
+    dose = TrainConfig(covariates=("dose, mg", "site,age")).resolve(("T1w",), (*known, "dose, mg"))
+    assert dose.covariates == ("age", "site", "dose, mg")
 
 
 @pytest.mark.parametrize(
