@@ -108,6 +108,12 @@ def test_covariates_alone_stand_beside_the_headline_and_among_the_models(task: s
     text = Page(page(found)).words
     assert f"Covariates alone{auc_text(estimate)} {interval_text(estimate)}, without an" in text
     assert re.search("covariates alone60[^a-z]+to", text)  # a row of the table
+    assert "p, Holm" not in text  # a question of its own, not one of several models
+    others = [dataclasses.replace(alone, name=name) for name in ("other", "another")]
+    several = page({**found, "comparisons": comparisons_of(predictions, others)})
+    assert "p, Holm" in several
+    (own,) = (row for row in several.split("<tr>") if 'row">covariates alone<' in row)
+    assert own.partition("</tr>")[0].endswith("<td>–</td>")
     found["covariates_alone"]["comparison"] = None  # too few patients of a class
     assert "Models compared" not in page(found)
 
