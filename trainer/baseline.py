@@ -118,8 +118,9 @@ def main(argv: Sequence[str]) -> int:
 
 def _covariates(given: Any) -> tuple[str, ...] | None:
     """Names of the covariates; () of "none", None where nothing is said."""
-    names = None if given is None else items(given)
-    return () if names == ("none",) else names
+    if given is None or items(given) == ("none",):
+        return None if given is None else ()
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _print_summary(directory: str, done: Mapping[str, Any]) -> None:

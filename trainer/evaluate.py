@@ -130,7 +130,8 @@ def main(argv: Sequence[str]) -> int:
     from trainer.metrics.covariates.against import against_covariates
     from trainer.metrics.run_facts import headline_of, target_of_run
 
-    target = target_of_run(run_) if run_ else None
+    targets = [target_of_run(one) if one else None for one in (run_, *other_runs)]
+    target = targets[0]
     scores = (args.probability_column, "logit", "probability")
     labels = None
     if args.labels:
@@ -144,8 +145,10 @@ def main(argv: Sequence[str]) -> int:
         )
     models = _distinct(
         [
-            read_predictions(file, labels, id_columns=ids, score_columns=scores, target=target)
-            for file in args.predictions
+            read_predictions(
+                file, labels, id_columns=ids, score_columns=scores, target=own or target
+            )
+            for file, own in zip(args.predictions, targets, strict=True)
         ]
     )
     first, *others = models

@@ -14,10 +14,12 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import PLAIN
-from tests.datasets import AGE_AND_SITE, TARGETS, write_dataset
+from tests.datasets import AGE_AND_SITE, TARGETS, make_schema, write_dataset
 from trainer.baseline import main
 from trainer.data.targets import truth_of
+from trainer.forest.baseline import BaselineConfig
 from trainer.forest.model import (
     cross_validate,
     fit_forest,
@@ -220,3 +222,10 @@ def test_permuted_labels_of_any_kind_teach_nothing(tmp_path: Path, task: str) ->
         assert done["metrics"]["no_claim"] == ["permuted"]
         found.append(done["metrics"]["auc" if task == "binary" else "score"])
     assert abs(np.mean(found) - measure_of(TARGETS[task]).chance) < 0.2
+
+
+def test_a_covariate_with_a_comma_in_its_name_is_a_feature_of_the_baseline() -> None:
+    schema = make_schema(covariates=(Covariate(name="dose, mg"), Covariate(name="age")))
+    assert BaselineConfig(covariates=("dose, mg",)).resolve(schema).covariates == ("dose, mg",)
+    with pytest.raises(UsageError, match="unknown covariate dose, mg"):
+        BaselineConfig(covariates=("age,dose, mg",)).resolve(schema)

@@ -18,6 +18,7 @@ from beam_jobs.common.contract_json import ContractError, Kind, ListOf, Within, 
 from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
+from beam_jobs.core.cohort.patient_column import names_among
 from beam_jobs.core.cohort.target import PLAIN, Target
 from beam_jobs.core.record import RecordSchema
 from trainer.config.run import MOST
@@ -101,7 +102,7 @@ class BaselineConfig:
             ("covariates", "covariate", tuple(one.name for one in schema.covariates)),
         ):
             wanted = getattr(self, name)
-            chosen[name] = available if wanted is None else wanted
+            chosen[name] = available if wanted is None else names_among(wanted, available)
             if unknown := [one for one in chosen[name] if one not in available]:
                 raise UsageError(
                     f"unknown {what} {', '.join(unknown)}; the dataset has "

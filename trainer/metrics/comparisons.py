@@ -142,7 +142,9 @@ def comparisons_of(
 
 def _require_alike(first: Predictions, second: Predictions) -> None:
     mine, theirs = first.target, second.target
-    if mine.task != theirs.task or (mine.task != "binary" and mine.names != theirs.names):
+    # A table of logits of 0 and 1 without its run does not say what its classes are called.
+    unsaid = mine.task == "binary" and not (mine.classes and theirs.classes)
+    if mine.task != theirs.task or (mine.names != theirs.names and not unsaid):
         kinds = (
             f"{one.name}: {one.target.task} ({', '.join(one.target.names) or 'values'})"
             for one in (first, second)

@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import chi2, norm
 
 from beam_jobs.common.contract_json import ContractError
+from beam_jobs.core.cohort.target import Target
 from trainer.metrics.comparisons import comparisons_of, delong, delong_test
 from trainer.metrics.estimate import estimate_of, holm
 from trainer.metrics.predictions import Predictions
@@ -252,3 +253,18 @@ def test_two_equal_cross_validated_models_differ_in_five_of_a_hundred_at_most(sh
     print(shared, {name: count / times for name, count in differ.items()})
     assert differ["doubled"] / times <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / times)
     assert differ["plain"] / times > 0.08  # what DeLong says of independent patients
+
+
+def test_models_whose_positive_classes_differ_are_not_compared() -> None:
+    labels = np.tile([0, 1], 20)
+    here, there = (
+        Target(task="binary", labels=("mgmt",), classes=classes)
+        for classes in (("methylated", "not"), ("not", "methylated"))
+    )
+    one, other = (
+        _predictions(name, labels, labels + 0.0, target=target)
+        for name, target in (("a", here), ("b", there))
+    )
+    with pytest.raises(ContractError, match="answer different questions"):
+        comparisons_of(one, [other])
+    assert comparisons_of(one, [_predictions("c", labels, labels + 0.0)])
