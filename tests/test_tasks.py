@@ -218,4 +218,4 @@ def test_a_network_that_has_only_learnt_age_is_found_out(tmp_path: Path) -> None
     assert evaluate.main(argv) == 0
     (other,) = json.loads((places.verdict / "metrics.json").read_text())["comparisons"]
     assert other["other_score"] > 0.95  # age tells all of it
-    assert found["score"] <= other["other_score"] + 0.01
+    assert 0.9 < found["score"] <= other["other_score"] + 0.01

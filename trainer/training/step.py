@@ -37,6 +37,7 @@ from trainer.training.kernels.fused import fused
 from trainer.training.mute_tensorflow import without_notes
 from trainer.training.optimization import clips, make_optimizer
 from trainer.training.tasks.objective import make_objective
+from trainer.training.tasks.start import begin_from_covariates
 from trainer.training.user_parts import Vary, own_augmentation, require_learnable
 
 
@@ -131,6 +132,8 @@ class Trainee:
         with strategy.scope():
             self.network = build(synchronized=self.replicas > 1)
             set_statistics(self.network, setup.targets, setup.known)
+            if setup.covariates:
+                begin_from_covariates(self.network, setup.target, setup.targets, setup.known)
             decay = config.optimizer.stage_decay
             self.rows = prepared(self.network, frozen=config.freeze, decay=decay)
             self.optimizer = make_optimizer(

@@ -57,6 +57,42 @@ def fit_covariates(
     return lambda rows: found(encoded(rows))
 
 
+def coefficients(
+    target: Target, columns: npt.NDArray[Any], targets: npt.NDArray[Any]
+) -> tuple[Floats, Floats]:
+    """What each column of covariates says of labels, by the same regressions.
+
+    Args:
+      target: what labels say.
+      columns: of the training patients, (n, columns), as a network encodes covariates.
+      targets: their labels, as `data.targets.targets_of` has them, (n, outputs).
+
+    Returns:
+      Coefficients (columns, outputs) and intercepts (outputs,): of logits, or of values in units of
+      their deviation; 0 of a class or a finding of which all these patients are alike.
+    """
+    shape = (columns.shape[1], target.outputs)
+    weights, intercepts = np.zeros(shape), np.zeros(target.outputs)
+    if target.task == "regression":
+        from sklearn.linear_model import Ridge  # seconds, where it is wanted
+
+        mean, deviation = mean_and_deviation(targets)
+        ridge = Ridge(alpha=_PENALTY).fit(columns, ((targets - mean) / deviation)[:, 0])
+        return ridge.coef_[:, np.newaxis], np.array([ridge.intercept_])
+    if target.task == "multiclass":
+        classes = targets.argmax(axis=1)
+        if len(np.unique(classes)) == target.outputs:
+            model = _regression(columns, classes)
+            weights, intercepts = model.coef_.T, model.intercept_
+        return weights, intercepts
+    for place, labels in enumerate(targets.T):
+        known = ~np.isnan(labels)
+        if len(np.unique(labels[known])) == 2:
+            model = _regression(columns[known], labels[known])
+            weights[:, place], intercepts[place] = model.coef_[0], model.intercept_[0]
+    return weights, intercepts
+
+
 def held_out_answers(
     target: Target,
     covariates: Sequence[Covariate],
@@ -103,15 +139,13 @@ def _logistic(columns: Floats, classes: npt.NDArray[np.int64], count: int) -> Pr
 
     A class that no training patient has is as likely as half a patient of them.
     """
-    from sklearn.linear_model import LogisticRegression  # seconds, where it is wanted
-
     there, counts = np.unique(classes, return_counts=True)
     prior = np.full(count, 0.5)
     prior[there] = counts
     rare: Floats = np.log(prior / prior.sum())
     if len(there) < 2:
         return lambda rows: np.tile(rare, (len(rows), 1))
-    model = LogisticRegression(C=1 / _PENALTY, max_iter=1000).fit(columns, classes)
+    model = _regression(columns, classes)
 
     def logits(rows: Floats) -> Floats:
         scores = model.decision_function(rows)
@@ -122,6 +156,13 @@ def _logistic(columns: Floats, classes: npt.NDArray[np.int64], count: int) -> Pr
         return found
 
     return logits
+
+
+def _regression(columns: Floats, classes: npt.NDArray[Any]) -> Any:
+    """scikit-learn's logistic regression, fitted."""
+    from sklearn.linear_model import LogisticRegression  # seconds, where it is wanted
+
+    return LogisticRegression(C=1 / _PENALTY, max_iter=1000).fit(columns, classes)
 
 
 def _contrast(logits: Floats) -> Floats:

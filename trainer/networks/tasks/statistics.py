@@ -38,6 +38,25 @@ def set_statistics(
             layer.learnt.assign(np.ptp(columns, axis=0) > 0 if len(columns) else 1)
 
 
+def begin_with(model: keras.Model, weights: npt.NDArray[Any], intercepts: npt.NDArray[Any]) -> None:
+    """Gives the last layer coefficients of covariates: training begins with what these say.
+
+    Args:
+      model: of `build_model` with covariates; changed in place.
+      weights: (columns of covariates, outputs).
+      intercepts: (outputs,).
+    """
+    by_name = {layer.name: layer for layer in model.layers}
+    last = by_name.get("of_covariates") or by_name.get("logits") or by_name["logit"]
+    if last.kernel.shape[-1] != weights.shape[-1]:  # a logit a class of two, the second's against
+        weights, intercepts = (np.concatenate([-one, one], -1) / 2 for one in (weights, intercepts))
+    kernel = np.array(last.kernel)
+    kernel[-len(weights) :] = weights
+    last.kernel.assign(kernel)
+    if last.use_bias:
+        last.bias.assign(intercepts)
+
+
 def _numbers(covariates: npt.NDArray[Any], categories: tuple[int, ...]) -> npt.NDArray[Any]:
     """The covariates without those that are categories, which are not standardised."""
     return np.where(np.array(categories) == 0, covariates, np.nan)
