@@ -182,6 +182,7 @@ def test_pictures_are_small_and_all_shown() -> None:
         assert f"images/{picture.name})" in text
 
 
+@pytest.mark.slow  # draws diagrams in a browser engine
 def test_the_site_builds_without_a_warning_and_fetches_nothing(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     site = tmp_path / "site"

@@ -103,7 +103,8 @@ def test_the_kept_epoch_is_the_last_whatever_its_own_patients_say(trained: Train
     assert not any("best" in line for line in trained.printed)
 
 
-@pytest.mark.parametrize("repeats", ["1", pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow  # three networks, whose epochs are all kept
+@pytest.mark.parametrize("repeats", ["1", "2"])
 def test_a_crossfitted_epoch_is_that_of_the_least_loss_on_the_other_folds(
     dataset: Path, tmp_path: Path, repeats: str
 ) -> None:

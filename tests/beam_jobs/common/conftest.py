@@ -17,7 +17,7 @@ _number = itertools.count()
 
 @pytest.fixture(
     scope="module",
-    params=["gs", "s3", pytest.param("az", marks=pytest.mark.slow)],
+    params=["s3", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gs", "az"))],
 )
 def emulator(request: pytest.FixtureRequest) -> Iterator[Emulator]:
     with KINDS[request.param]() as running:

@@ -145,6 +145,7 @@ def test_blank_slices_are_counted_in_the_series_that_were_read_and_in_no_other(c
     }
 
 
+@pytest.mark.slow  # two processes of Beam
 def test_two_processes_and_other_shard_order_give_the_same_bytes(cohort, dataset, tmp_path):
     """As a subprocess: worker processes belong to the command, not to the test runner."""
     command = [

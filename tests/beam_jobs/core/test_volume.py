@@ -21,6 +21,7 @@ def load(folder):
     return load_volume(series)
 
 
+@pytest.mark.slow  # a whole series; phantoms in every plane are quick
 def test_real_series_is_what_dcm2niix_makes_of_it(tmp_path):
     folder = unpack_real_series(tmp_path)
     volume = load(folder)

@@ -110,7 +110,11 @@ def _is_gone_soon(group: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("after", [0.0, 1.5], ids=["starting", "working"])
+@pytest.mark.parametrize(
+    "after",
+    [0.0, pytest.param(1.5, marks=pytest.mark.slow)],
+    ids=["starting", "working"],
+)
 def test_ctrl_c_ends_it_in_one_line_with_its_processes(tmp_path: Path, after: float) -> None:
     """The terminal sends it to the whole group; `after` counts from the first sign of work."""
     argv = ["--output", str(tmp_path / "c"), "--patients", "60", "--workers", "2"]

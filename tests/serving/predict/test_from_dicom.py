@@ -126,7 +126,9 @@ def test_a_patient_that_cannot_be_prepared_gets_the_prevalence_and_a_reason(
     ]
 
 
-@pytest.mark.parametrize("kind", ["zip", "tar", "gztar"])
+@pytest.mark.parametrize(
+    "kind", ["zip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tar", "gztar"))]
+)
 def test_an_archive_gives_the_predictions_of_its_unpacked_directory(
     predict: Command, cohort: Path, tmp_path: Path, kind: str
 ) -> None:

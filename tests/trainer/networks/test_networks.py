@@ -163,9 +163,10 @@ def test_a_step_trains_in_every_precision(case: str, precision: str) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case if case == "seed_cnn" else pytest.param(case, marks=slow) for case in battery.CASES],
+    battery.CASES,
     scope="module",
 )
+@pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_eight_phantoms_are_learnt_and_separated_in_inference_mode(case: str) -> None:
     battery.check(case, "learns")

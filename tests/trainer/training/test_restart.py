@@ -116,9 +116,8 @@ def _killed_in_epoch_3(monkeypatch: pytest.MonkeyPatch, *, saved: bool) -> Itera
         yield
 
 
-@pytest.mark.parametrize(
-    "moment", ["before the state", pytest.param("after the state", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # three runs of three members
+@pytest.mark.parametrize("moment", ["before the state", "after the state"])
 def test_a_run_stopped_around_its_checkpoint_ends_as_if_it_had_not_been(
     dataset: Path,
     uninterrupted: Path,

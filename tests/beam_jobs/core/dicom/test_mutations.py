@@ -28,6 +28,7 @@ def test_150_mutated_files_are_used_rightly_or_rejected(capsys, tmp_path):
     assert not failed, capsys.readouterr().out
 
 
+@pytest.mark.slow  # 150 of the plain ones are tried quickly
 def test_50_mutated_files_of_vendors_shapes_are_used_rightly_or_rejected(capsys, tmp_path):
     told = ["--bases", "vendors", "--count", "50", "--seed", "2", "--keep", str(tmp_path)]
     assert not mutations_main.main(told), capsys.readouterr().out
