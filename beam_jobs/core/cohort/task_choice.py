@@ -206,6 +206,11 @@ def _require_order(
 ) -> None:
     if len(set(order)) < len(order):
         raise ValueError("--classes names a class twice")
+    if order == ("1", "0"):  # a submission's column and labels elsewhere do not say so
+        raise ValueError(
+            "--classes 1 0: of labels 0 and 1 the positive class is 1; write words in their place "
+            "to have the other one positive"
+        )
     for line, cell in found:
         if name_of(cell) not in order:
             raise ValueError(

@@ -227,3 +227,10 @@ def test_a_column_whose_name_has_a_comma_is_found() -> None:
     text = 'id,"vol, ml"\n1,0.5\n2,2.5\n3,4.5\n'
     found = read_labels(text, name="l", id_column="id", label_column="vol, ml")
     assert found.target.labels == ("vol, ml",)
+
+
+def test_labels_of_0_and_1_are_not_turned_round() -> None:
+    """Whoever judges a submission by the CSV's own labels would have every answer mirrored."""
+    with pytest.raises(UsageError, match="--classes 1 0: of labels 0 and 1 the positive class"):
+        labels_of("0", "1", "1", classes=("1", "0"))
+    assert labels_of("0", "1", classes=("0", "1")).target == PLAIN
