@@ -60,7 +60,7 @@ from trainer.config.run_layout import METRICS_FORMAT
 from trainer.metrics.auc import Floats
 from trainer.metrics.comparisons import comparisons_of
 from trainer.metrics.estimate import ALL_PAIRS, OUT_OF_FOLD_FACTOR, estimate_of
-from trainer.metrics.groups import read_groups
+from trainer.metrics.groups import by_fold, read_groups, spread_over_seeds
 from trainer.metrics.logits import log_loss
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.resampling import (
@@ -132,8 +132,10 @@ def evaluation_of(
     of_series = read_groups(series, predictions.keys, modalities) if series else {}
     by_seed = _groups("seed", {str(one): ~np.isnan(s) for one, s in predictions.seeds.items()},
                       predictions, estimate, predictions.seeds)  # fmt: skip
+    seeds = spread_over_seeds(by_seed["groups"], "auc")
+    of_folds = by_fold(predictions.folds)
     groups = [
-        *(_fold_groups(predictions, estimate)),
+        *(_groups(by, members, predictions, estimate) for by, members in of_folds.items()),
         *([by_seed] if len(predictions.seeds) > 1 else []),
         *(_groups(by, members, predictions, estimate) for by, members in of_series.items()),
     ]
@@ -157,7 +159,7 @@ def evaluation_of(
         "curves": _curves(predictions, level, factor, resamples, seed),
         "histogram": _histogram(predictions),
         "groups": groups,
-        "seeds": _seed_spread(by_seed["groups"]),
+        "seeds": seeds and {f"auc_{name}": value for name, value in seeds.items()},
         "learning_curves": read_histories(run) if run else {},
         "run": facts,
         "comparisons": comparisons_of(predictions, others, level),
@@ -285,14 +287,6 @@ def _histogram(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def _fold_groups(predictions: Predictions, estimate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    folds = predictions.folds
-    if folds is None:
-        return []
-    members = {str(fold): folds == fold for fold in np.unique(folds)}
-    return [_groups("fold", members, predictions, estimate)]
-
-
 def _groups(
     by: str,
     members: Mapping[str, npt.NDArray[np.bool_]],
@@ -328,15 +322,3 @@ def _groups(
             one["not_measurable"] = kinds.get(one["positive"], "no fold with both classes")
         found.append(one)
     return {"by": by, "groups": found}
-
-
-def _seed_spread(groups: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    areas = [one["auc"] for one in groups if "auc" in one]
-    if len(areas) < 2:
-        return None
-    return {
-        "auc_mean": float(np.mean(areas)),
-        "auc_sd": float(np.std(areas, ddof=1)),
-        "auc_min": min(areas),
-        "auc_max": max(areas),
-    }

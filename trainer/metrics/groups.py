@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,3 +111,28 @@ def covariate_groups(
         if len(found) > 1:
             groups[name] = found
     return groups
+
+
+def by_fold(folds: npt.NDArray[Any] | None) -> dict[str, dict[str, npt.NDArray[np.bool_]]]:
+    """ "fold" → fold → which patients, (n,), as `read_groups`; nothing without folds."""
+    if folds is None:
+        return {}
+    return {"fold": {str(fold): folds == fold for fold in np.unique(folds)}}
+
+
+def spread_over_seeds(groups: Sequence[Mapping[str, Any]], key: str) -> dict[str, float] | None:
+    """Mean, deviation, least and greatest of what each seed's group scores; None below two.
+
+    Args:
+      groups: of seeds, as an evaluation has them.
+      key: what the score is called in them.
+    """
+    scores = [one[key] for one in groups if key in one]
+    if len(scores) < 2:
+        return None
+    return {
+        "mean": float(np.mean(scores)),
+        "sd": float(np.std(scores, ddof=1)),
+        "min": min(scores),
+        "max": max(scores),
+    }

@@ -59,7 +59,7 @@ from trainer.config.run_layout import METRICS_FORMAT
 from trainer.metrics.auc import Floats
 from trainer.metrics.comparisons import comparisons_of
 from trainer.metrics.estimate import ALL_PAIRS, OUT_OF_FOLD_FACTOR
-from trainer.metrics.groups import covariate_groups, read_groups
+from trainer.metrics.groups import by_fold, covariate_groups, read_groups, spread_over_seeds
 from trainer.metrics.predictions import Predictions
 from trainer.metrics.resampling import histogram_of_null
 from trainer.metrics.roc_and_calibration import wilson_interval
@@ -100,8 +100,9 @@ def evaluation_of_task(
         predictions.seeds,
     )
     of_series = read_groups(series, predictions.keys, modalities) if series else {}
+    of_folds = by_fold(predictions.folds)
     groups = [
-        *_fold_groups(predictions, estimate),
+        *(_groups(by, members, predictions, estimate) for by, members in of_folds.items()),
         *([by_seed] if len(predictions.seeds) > 1 else []),
         *(
             _groups(by, members, predictions, estimate)
@@ -119,7 +120,7 @@ def evaluation_of_task(
         "verdict": verdict(estimate),
         **figures_of(predictions, estimate, seed=seed),
         "groups": groups,
-        "seeds": _seed_spread(by_seed["groups"]),
+        "seeds": spread_over_seeds(by_seed["groups"], "score"),
         "learning_curves": read_histories(run) if run else {},
         "run": facts,
         "comparisons": comparisons_of(predictions, others, level),
@@ -275,14 +276,6 @@ def _lacking(scores: Floats, predictions: Predictions) -> npt.NDArray[np.bool_]:
     return unknown if predictions.target.task == "regression" else unknown.any(axis=-1)
 
 
-def _fold_groups(predictions: Predictions, estimate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    folds = predictions.folds
-    if folds is None:
-        return []
-    members = {str(fold): folds == fold for fold in np.unique(folds)}
-    return [_groups("fold", members, predictions, estimate)]
-
-
 def _groups(
     by: str,
     members: Mapping[str, npt.NDArray[np.bool_]],
@@ -321,15 +314,3 @@ def _groups(
             one["not_measurable"] = "labels do not differ"
         found.append(one)
     return {"by": by, "groups": found}
-
-
-def _seed_spread(groups: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
-    scores = [one["score"] for one in groups if "score" in one]
-    if len(scores) < 2:
-        return None
-    return {
-        "mean": float(np.mean(scores)),
-        "sd": float(np.std(scores, ddof=1)),
-        "min": min(scores),
-        "max": max(scores),
-    }
