@@ -2,6 +2,7 @@
 
 VENV       ?= .venv
 PYTHON     ?=
+STACK      ?=
 WHEELHOUSE ?=
 
 BIN    := $(VENV)/bin
@@ -11,12 +12,23 @@ OURS   := beam_jobs trainer serving
 # Tests run two at a time, a file's tests together: they share what its fixtures made.
 PARALLEL := -n 2 --dist loadscope
 EXTRAS := gcp aws test bench docs
+
+# Two locks: tensorflow-io, and with it TensorFlow 2.17 on Python 3.11 or 3.12 (default); or the newest
+# of everything (new). An environment keeps the one it was made with.
+LOCKS         := requirements.lock requirements-new.lock
+LOCK_default  := requirements.lock
+LOCK_new      := requirements-new.lock
+STACK_FILE    := $(VENV)/.voxelbeam-stack
+ifneq ($(filter-out default new,$(STACK)),)
+$(error STACK is default or new: STACK=$(STACK))
+endif
 OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
 
 # The Pythons to try, and what one must show to be taken. A name on the PATH proves nothing: it may be
 # a version manager's shim for a Python that is not there, or come without the venv module.
-PYTHONS := $(or $(PYTHON),python3.12 python3.11 python3)
-RIGHT   := (3, 11) <= sys.version_info[:2] <= (3, 12)
+PYTHONS := $(strip $(or $(PYTHON),$(if $(filter new,$(STACK)),python3.13) python3.12 python3.11 python3 \
+  python3.13))
+RIGHT   := (3, 11) <= sys.version_info[:2] <= (3, $(if $(filter default,$(STACK)),12,13))
 WORKS   := -c 'import sys, venv, ensurepip; sys.exit(not $(RIGHT))'
 
 define find_python
@@ -25,8 +37,8 @@ define find_python
 	  if "$$candidate" $(WORKS) >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo 'setup: no working Python 3.11 or 3.12 with its venv module among: $(PYTHONS).' \
-	    'Install one (on Debian: apt-get install python3 python3-venv)' \
+	  echo 'setup: no working Python 3.11 to 3.$(if $(filter default,$(STACK)),12,13)' \
+	    'with its venv module among: $(PYTHONS). Install one (on Debian: apt-get install python3 python3-venv)' \
 	    'or name it: make PYTHON=/path/to/python3.11 ...' >&2; \
 	  exit 1; \
 	fi
@@ -34,9 +46,11 @@ endef
 
 # An environment whose base Python has gone is no environment.
 $(shell [ ! -e $(STAMP) ] || $(BIN)/python -c '' 2>/dev/null || rm -f $(STAMP))
+# Nor is one of the other stack the one that is asked for.
+$(if $(STACK),$(shell [ "$$(cat $(STACK_FILE) 2>/dev/null)" = $(STACK) ] || rm -f $(STAMP)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-flink test-prism check format docs bench lock audit wheelhouse clean
+.PHONY: help setup demo test test-all test-new test-flink test-prism check format docs bench lock audit wheelhouse clean
 
 help: ## this list
 	@echo 'Voxelbeam: DICOM series to TFRecords, training, and batch prediction.'
@@ -47,10 +61,11 @@ help: ## this list
 	  [a-z]*:*'## '*) printf '  %-12s%s\n' "$${line%%:*}" "$${line#*## }";; esac; done < Makefile
 	@echo
 	@echo 'First time: `make demo`. Before a commit: `make format check test`.'
-	@echo 'PYTHON=/path/to/python3.11 chooses the Python, VENV=DIR the place of the environment;'
+	@echo 'PYTHON=/path/to/python3.11 chooses the Python, VENV=DIR the place of the environment.'
+	@echo 'STACK=new installs the newest TensorFlow, without tensorflow-io; Python 3.13 has no other.'
 	@echo 'make setup WHEELHOUSE=wheelhouse installs without internet.'
 
-setup: $(STAMP) ## install everything, hash-checked, into .venv (again only when the lock changes)
+setup: $(STAMP) ## install everything, hash-checked, into .venv (again only when a lock changes)
 	@:
 
 USABLE := -c 'import sys, importlib.metadata as m; \
@@ -59,7 +74,7 @@ USABLE := -c 'import sys, importlib.metadata as m; \
 # An environment that works is completed, also one made by hand; one that does not is made anew. pip
 # writes a package's INSTALLER file last: without it the package was interrupted half-way although pip
 # would take it for installed, so its record is deleted and pip installs it again.
-$(STAMP): requirements.lock setup.py
+$(STAMP): $(LOCKS) setup.py
 	@set -eu; start=$$(date +%s); \
 	if ! $(BIN)/python $(USABLE) 2>/dev/null; then \
 	  $(find_python); \
@@ -74,10 +89,15 @@ $(STAMP): requirements.lock setup.py
 	for record in $(VENV)/lib/python3*/site-packages/*.dist-info; do \
 	  [ -e "$$record/INSTALLER" ] || rm -rf "$$record"; \
 	done; \
-	echo "setup: installing $$(sed -n 's/==.*//p' requirements.lock | sort -u | wc -l) packages" \
+	stack=$(or $(STACK),$$(cat $(STACK_FILE) 2>/dev/null || echo default)); \
+	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 13))'; then stack=new; fi; \
+	echo "$$stack" > $(STACK_FILE); \
+	lock=$(LOCK_default); [ "$$stack" != new ] || lock=$(LOCK_new); \
+	echo "setup: installing the $$(sed -n 's/==.*//p' $$lock | sort -u | wc -l) packages of $$lock" \
 	  "into $(VENV) (3.5 GB; a few minutes the first time) ..."; \
-	if ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) \
-	    -r requirements.lock \
+	[ "$$stack" != new ] || $(PIP) uninstall --quiet --yes tensorflow-io tensorflow-io-gcs-filesystem \
+	  2>/dev/null; \
+	if ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) -r $$lock \
 	  || ! $(PIP) install --quiet --no-index --no-deps --no-build-isolation --editable .; then \
 	  echo 'setup: the installation failed, see above; `make setup` tries again' >&2; \
 	  exit 1; \
@@ -111,6 +131,17 @@ test: $(STAMP) ## the tests that are quick
 
 test-all: $(STAMP) ## all tests
 	$(BIN)/python -m pytest
+
+# The other stack, in an environment of its own: what depends on TensorFlow, numpy and pandas; then
+# both, each on what the other made.
+NEW := .venv-new
+NEW_PYTHON ?=
+NEW_TESTS := tests/test_packaging.py tests/test_walls.py
+
+test-new: $(STAMP) ## what depends on libraries on the newest of them too, then both on each other's files
+	@$(MAKE) --no-print-directory setup VENV=$(NEW) STACK=new PYTHON=$(NEW_PYTHON)
+	$(NEW)/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEW_TESTS)
+	VOXELBEAM_OTHER_PYTHON=$(NEW)/bin/python $(BIN)/python -m pytest tests/test_stacks.py
 
 # Beam's job server for Flink, of the Beam installed here; Maven keeps its own checksums.
 FLINK ?= 2.2
@@ -175,23 +206,37 @@ bench: $(STAMP) ## every script in benchmarks/, one after another
 	done; \
 	if [ -n "$$missed" ]; then echo "bench: a limit was missed in$$missed" >&2; exit 1; fi
 
-# `lock` must work while the lock does not, and nobody else wants uv or pip-audit: they have their own
+# `lock` must work while the locks do not, and nobody else wants uv or pip-audit: they have their own
 # environment, with a lock of its own.
 TOOLS := build/tools
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command 'make lock' --quiet
-# What the images in docker/ install of the lock, and CUDA for one of them.
+# uv repeats behind every entry for which environments (pyproject.toml) it was asked.
+ENVIRONMENTS := s/python_full_version < .3\.13. and (.* and )?sys_platform != .win32./\1/; s/ and ( |$$)/\1/; s/ ; ( |$$)/\1/
+# What the images in docker/ install of a lock, and CUDA for one of them.
 FOR_IMAGES := --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet \
-  --constraint requirements.lock --no-emit-index-url --no-emit-find-links
+  --no-emit-index-url --no-emit-find-links --no-annotate --no-header --no-config
+NAMES := sed 's/[=[ ].*//' | LC_ALL=C sort -u
+CUDA := awk '/^[a-z]/ {cuda = /^nvidia-/} cuda'
 
-lock: $(TOOLS)/made ## write requirements.lock anew from setup.py, to the newest versions that fit
-	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --no-strip-extras $(COMPILE) \
-	  --output-file requirements.lock
-	$(TOOLS)/bin/uv pip compile setup.py --extra gcp $(FOR_IMAGES) --no-annotate --no-header \
-	  | sed 's/[=[ ].*//' | LC_ALL=C sort -u > docker/runtime.txt
-	$(TOOLS)/bin/uv pip compile setup.py --extra gpu $(FOR_IMAGES) --no-annotate --no-header \
-	  --generate-hashes | awk '/^[a-z]/ {cuda = /^nvidia-/} cuda' > docker/gpu.lock
-	printf 'pip-audit\nuv\n' | $(TOOLS)/bin/uv pip compile - $(COMPILE) --output-file .ci/tools.lock
+# pandas 2 in the one, pandas 3 in the other: whatever the ranges in setup.py admit is tried.
+lock: $(TOOLS)/made ## write both locks anew from setup.py, to the newest versions that fit
+	mkdir -p build; echo 'pandas<3' > build/older.txt
+	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --extra io --constraint build/older.txt \
+	  --no-strip-extras $(COMPILE) --output-file requirements.lock
+	sed -E -i "$(ENVIRONMENTS)" requirements.lock
+	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --no-config --no-strip-extras $(COMPILE) \
+	  --output-file requirements-new.lock
+	$(TOOLS)/bin/uv pip compile setup.py --extra gcp --extra io $(FOR_IMAGES) \
+	  --constraint requirements.lock | $(NAMES) > docker/runtime.txt
+	$(TOOLS)/bin/uv pip compile setup.py --extra gcp $(FOR_IMAGES) \
+	  --constraint requirements-new.lock | $(NAMES) > docker/runtime-new.txt
+	$(TOOLS)/bin/uv pip compile setup.py --extra gpu $(FOR_IMAGES) --generate-hashes \
+	  --constraint requirements.lock | $(CUDA) > docker/gpu.lock
+	$(TOOLS)/bin/uv pip compile setup.py --extra gpu $(FOR_IMAGES) --generate-hashes \
+	  --constraint requirements-new.lock | $(CUDA) > docker/gpu-new.lock
+	printf 'pip-audit\nuv\n' | $(TOOLS)/bin/uv pip compile - --no-config $(COMPILE) \
+	  --output-file .ci/tools.lock
 	@echo 'lock: now `make audit`, which writes sbom.cdx.json anew'
 
 audit: $(STAMP) $(TOOLS)/made ## licences and known vulnerabilities of what is locked; sbom.cdx.json
@@ -206,7 +251,8 @@ $(TOOLS)/made: .ci/tools.lock
 wheelhouse: $(STAMP) ## collect the locked packages in wheelhouse/, for a machine without internet
 	@echo 'wheelhouse: collecting the locked packages for this Python ...'
 	@rm -rf wheelhouse.partial
-	@$(PIP) download --quiet --require-hashes -r requirements.lock -d wheelhouse.partial
+	@$(PIP) download --quiet --require-hashes -d wheelhouse.partial \
+	  -r $(LOCK_$(or $(shell cat $(STACK_FILE) 2>/dev/null),default))
 	@rm -rf wheelhouse && mv wheelhouse.partial wheelhouse
 	@echo "wheelhouse: $$(ls wheelhouse | wc -l) files, $$(du -sh wheelhouse | cut -f1)"
 

@@ -1,7 +1,8 @@
 """Distribution `voxelbeam`: the packages `beam_jobs`, `trainer` and `serving`.
 
-Ranges stand here; the exact, hashed set that is developed and tested against is `requirements.lock`
-(`make lock` writes it from this file, `make setup` installs it).
+Ranges stand here; the exact, hashed sets that are developed and tested against are
+`requirements.lock` (with tensorflow-io, and so TensorFlow 2.17) and `requirements-new.lock` (the
+newest). `make lock` writes both from this file, `make setup` installs one.
 
 Beam ships this project to its workers with `--setup_file=./setup.py`: it builds a source
 distribution, and every worker installs it together with what it requires. A worker that only
@@ -25,7 +26,7 @@ CONVERSION_ONLY = HERE / "CONVERSION_ONLY"
 conversion_only = os.environ.get("VOXELBEAM_REQUIRES") == "conversion" or CONVERSION_ONLY.exists()
 
 # A worker's image brings packages of its own, Beam's image numpy 2 and protobuf 6, on which its gs://
-# relies: no upper bound here that only TensorFlow needs, or pip would downgrade them. TensorFlow
+# relies: no bound here that only an older TensorFlow needs, or pip would downgrade them. TensorFlow
 # bounds the whole installation itself.
 CONVERSION = [
     "apache-beam>=2.77,<2.78",
@@ -34,11 +35,11 @@ CONVERSION = [
     "jinja2>=3.1,<4",
     "markupsafe>=2.1",
     "nibabel>=5.2,<6",
-    "numpy>=1.26",
+    "numpy>=1.26,<2.5",
     "obstore>=0.12.1,<0.13",  # every store
-    "pandas>=2.2,<3",
+    "pandas>=2.2,<4",
     "pillow>=10.3",
-    "protobuf>=4.25",
+    "protobuf>=4.25,<7",
     "pydicom>=3.0.1,<4",
     "rich>=13.7",
     "scipy>=1.13,<2",
@@ -53,24 +54,29 @@ CONVERSION = [
     "python-gdcm>=3.0.24,<4",
 ]
 LEARNING = [
-    # tensorflow-io 0.37.1 is its last release and loads on TensorFlow 2.16 and 2.17 only.
     # tensorflow-hub stays out: it pulls another TensorFlow.
-    "tensorflow>=2.17.1,<2.18",
-    "tensorflow-io==0.37.1",
+    "tensorflow>=2.17.1,<2.22",
     "h5py>=3.11,<4",
     "keras>=3.12,<4",
     "keras-tuner>=1.4.7,<1.5",
     "matplotlib>=3.8,<4",
     "pyarrow>=14.0.1,<26",
     "scikit-learn>=1.5,<2",
-    "tensorboard>=2.17,<2.18",
+    "tensorboard>=2.17.1,<2.22",
 ]
 EXTRAS = {
+    # The second decoder. tensorflow-io's last release loads on TensorFlow 2.16 and 2.17 only.
+    "io": [
+        "tensorflow-io==0.37.1; python_version<'3.13'",
+        "tensorflow>=2.17.1,<2.18; python_version<'3.13'",
+    ],
     # Not Beam's own `gcp` extra: it wants protobuf 6, which TensorFlow 2.17 excludes. This small
     # set is what Dataflow and gs:// need. Without google-auth-httplib2 Beam connects anonymously.
     "gcp": [
         "build>=1.2",  # Beam makes the workers' package with it
-        "google-apitools>=0.5.31,<0.5.32",
+        # As Beam's own: from Python 3.13 on it does not import with an older one.
+        "google-apitools>=0.5.31,<0.5.32; python_version<'3.13'",
+        "google-apitools>=0.5.35; python_version>='3.13'",
         "google-api-core>=2.20,<3",
         "google-auth>=2.18,<3",
         "google-auth-httplib2>=0.2,<0.3",
@@ -78,7 +84,7 @@ EXTRAS = {
         "google-cloud-storage>=2.18,<4",
     ],
     "aws": ["boto3>=1.34,<2", "botocore>=1.34,<2"],
-    "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.18"],
+    "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.22"],
     "test": [
         "dcm2niix>=1.0.20250506",
         # An emulator of gs://, and (moto with flask) one of s3://.
@@ -86,6 +92,7 @@ EXTRAS = {
         "flask-cors>=5",
         "gcp-storage-emulator>=2024.8.3",
         "hypothesis>=6.100",
+        "jax>=0.4.30,<1",  # another backend of Keras's, which every network must build on
         "medicai>=0.0.4,<0.1",  # networks of another package than ours
         "moto[s3]>=5.1,<6",
         "mypy>=1.13",
@@ -139,7 +146,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    python_requires=">=3.11,<3.13",
+    python_requires=">=3.11,<3.14",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Console",
@@ -149,6 +156,7 @@ setup(
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Medical Science Apps.",
         "Typing :: Typed",
