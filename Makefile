@@ -95,9 +95,9 @@ $(STAMP): $(LOCKS) setup.py
 	lock=$(LOCK_default); [ "$$stack" != new ] || lock=$(LOCK_new); \
 	echo "setup: installing the $$(sed -n 's/==.*//p' $$lock | sort -u | wc -l) packages of $$lock" \
 	  "into $(VENV) (3.5 GB; a few minutes the first time) ..."; \
-	[ "$$stack" != new ] || $(PIP) uninstall --quiet --yes tensorflow-io tensorflow-io-gcs-filesystem \
-	  2>/dev/null; \
-	if ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) -r $$lock \
+	gone=; [ "$$stack" != new ] || gone='tensorflow-io tensorflow-io-gcs-filesystem'; \
+	if ! { [ -z "$$gone" ] || $(PIP) uninstall -qq --yes $$gone; } \
+	  || ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) -r $$lock \
 	  || ! $(PIP) install --quiet --no-index --no-deps --no-build-isolation --editable .; then \
 	  echo 'setup: the installation failed, see above; `make setup` tries again' >&2; \
 	  exit 1; \
