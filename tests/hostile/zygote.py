@@ -101,10 +101,11 @@ class Zygote:
 
     Args:
       flavour: "beam", or "tensorflow", which has Beam too.
+      python: of the environment to try.
     """
 
-    def __init__(self, flavour: str) -> None:
-        self._flavour = flavour
+    def __init__(self, flavour: str, *, python: str = sys.executable) -> None:
+        self._flavour, self._python = flavour, python
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(
@@ -164,7 +165,7 @@ class Zygote:
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.hostile.zygote", self._flavour],
+                [self._python, "-m", "tests.hostile.zygote", self._flavour],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
             )  # fmt: skip
         stdin, stdout = self._process.stdin, self._process.stdout

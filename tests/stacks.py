@@ -1,0 +1,149 @@
+"""Two environments side by side, a process of each that runs commands: for `test_stacks.py`.
+
+    python -m tests.stacks pixels DICOM OUT.json      what the decoders of this environment give
+    python -m tests.stacks warm MODEL OUT.json        what a model answers to its warm-up requests
+
+are what tests ask of one environment that no command tells.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.hostile.zygote import ROOT, Outcome, Zygote
+
+OTHER = "VOXELBEAM_OTHER_PYTHON"
+_MOST_BYTES = 4 << 30
+_Made = TypeVar("_Made")
+
+
+class Stack:
+    """An environment: its TensorFlow, and a process there that has imported what commands need.
+
+    Args:
+      python: of the environment.
+      root: existing directory of its HOME, TMPDIR and caught streams.
+
+    Attributes:
+      name: TensorFlow's version.
+      root: as given.
+    """
+
+    def __init__(self, python: str, root: Path) -> None:
+        code = "import importlib.metadata as m; print(m.version('tensorflow'))"
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+        self.name, self.root = told.stdout.strip(), root
+        self._zygote = Zygote("tensorflow", python=python)
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root),
+            "TMPDIR": str(root / "tmp"),
+            "PYTHONPATH": str(ROOT),  # what commands start finds this very code too
+            "LANG": "C.UTF-8",
+            "COLUMNS": "100",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        (root / "tmp").mkdir()
+
+    def outcome(self, module: str, *argv: object) -> Outcome:
+        """How a command ends there."""
+        streams = Path(tempfile.mkdtemp(dir=self.root))
+        return self._zygote.run(
+            module,
+            argv,
+            cwd=self.root,
+            env=self._environment,
+            streams=streams,
+            timeout=120,
+            memory=_MOST_BYTES,
+        )
+
+    def run(self, module: str, *argv: object) -> str:
+        """What a command that must succeed prints."""
+        ended = self.outcome(module, *argv)
+        assert ended.code == 0, f"{self.name}: {module} {argv}: {ended.stdout}{ended.stderr}"
+        return ended.stdout
+
+    def asked(self, verb: str, place: Path) -> Any:
+        """What `python -m tests.stacks` says of a place there."""
+        answer = Path(tempfile.mkdtemp(dir=self.root), "answer.json")
+        self.run("tests.stacks", verb, place, answer)
+        return json.loads(answer.read_text())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._zygote.close()
+
+
+Pair = tuple[Stack, Stack]
+
+
+def on_both(pair: Pair, work: Callable[[Stack, Stack], _Made]) -> tuple[_Made, _Made]:
+    """The same work in each at once; it gets the stack that it is for, and the other."""
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(work, *pair)
+        second = pool.submit(work, *reversed(pair))
+        return first.result(), second.result()
+
+
+def copied(source: Path, root: Path) -> Path:
+    """A copy of a directory that may be changed."""
+    place = Path(tempfile.mkdtemp(dir=root), source.name)
+    shutil.copytree(source, place)
+    return place
+
+
+def _pixels(place: Path) -> dict[str, str]:
+    """Name of a series' directory → shape, kind and sha256 of its volume."""
+    from beam_jobs.core.volume import load_volume
+    from tests.dicom_files import read_stacks
+
+    found = {}
+    for folder in sorted({path.parent for path in place.rglob("*.dcm")}):
+        (series,) = read_stacks(sorted(folder.iterdir()))
+        array = load_volume(series).array
+        digest = hashlib.sha256(array.tobytes()).hexdigest()
+        found[str(folder.relative_to(place))] = f"{array.shape} {array.dtype} {digest}"
+    return found
+
+
+def _warm(place: Path) -> dict[str, Any]:
+    """Signature → output → what the model answers to its own warm-up request."""
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    from tests.serving.model.test_export_calibrated import warmups
+
+    signatures, answers = tf.saved_model.load(str(place)).signatures, {}
+    for request in warmups(place):
+        name = request.model_spec.signature_name
+        inputs = {
+            key: tf.constant(
+                tf.make_ndarray(tensor_pb2.TensorProto.FromString(value.SerializeToString()))
+            )
+            for key, value in request.inputs.items()
+        }
+        outputs = signatures[name](**inputs).items()
+        answers[name] = {key: value.numpy().tolist() for key, value in outputs if "id" not in key}
+    return answers
+
+
+def main(argv: Sequence[str]) -> None:
+    """Answers one question about a place."""
+    verb, place, answer = argv
+    found = {"pixels": _pixels, "warm": _warm}[verb](Path(place))
+    Path(answer).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
