@@ -237,11 +237,16 @@ lock: $(TOOLS)/made ## write both locks anew from setup.py, to the newest versio
 	  --constraint requirements-new.lock | $(CUDA) > docker/gpu-new.lock
 	printf 'pip-audit\nuv\n' | $(TOOLS)/bin/uv pip compile - --no-config $(COMPILE) \
 	  --output-file .ci/tools.lock
-	@echo 'lock: now `make audit`, which writes sbom.cdx.json anew'
+	@echo 'lock: now `make audit`, which writes both sbom*.cdx.json anew'
 
-audit: $(STAMP) $(TOOLS)/made ## licences and known vulnerabilities of what is locked; sbom.cdx.json
-	$(BIN)/python .ci/supply_chain.py licences
-	$(BIN)/python .ci/supply_chain.py vulnerabilities $(TOOLS)/bin/pip-audit
+# What a package says of its licence is known where it is installed.
+audit: $(STAMP) $(TOOLS)/made ## licences and known vulnerabilities of both locks; both sbom*.cdx.json
+	@$(MAKE) --no-print-directory setup VENV=$(NEW) STACK=new PYTHON=$(NEW_PYTHON)
+	$(BIN)/python .ci/supply_chain.py licences $(LOCK_default)
+	$(NEW)/bin/python .ci/supply_chain.py licences $(LOCK_new)
+	@for lock in $(LOCKS); do \
+	  $(BIN)/python .ci/supply_chain.py vulnerabilities $$lock $(TOOLS)/bin/pip-audit; \
+	done
 
 $(TOOLS)/made: .ci/tools.lock
 	@set -eu; $(find_python); "$$python" -m venv --clear $(TOOLS)

@@ -1,12 +1,14 @@
-"""Licences and bill of materials of what requirements.lock installs; `make audit` runs it.
+"""Licences and bills of materials of what each lock installs; `make audit` runs it.
 
-    python .ci/supply_chain.py licences              sbom.cdx.json anew, and whether all may be used
-    python .ci/supply_chain.py vulnerabilities TOOL  what TOOL (pip-audit) finds, of how many
+    python .ci/supply_chain.py licences LOCK              its bill anew; whether all may be used
+    python .ci/supply_chain.py vulnerabilities LOCK TOOL  what TOOL (pip-audit) finds, of how many
 
-The bill (CycloneDX 1.6) depends on the lock and on what packages say of themselves alone: no time,
-no serial number, no place. A package that is not installed here (another Python's, another
-system's) keeps the licence that the bill already has for that very version. Libraries that wheels
-bundle are not judged, only what a package says of itself.
+Run the first where that lock is installed. A bill (CycloneDX 1.6) depends on its lock and on what
+packages say of themselves alone: no time, no serial number, no place. A package that is not
+installed here in the version that is locked (another lock's, Python's or system's) keeps the
+licence that a bill already has for that very version; where none has it, what another version says
+of itself is taken, and named. Libraries that wheels bundle are not judged, only what a package says
+of itself.
 """
 
 from __future__ import annotations
@@ -26,15 +28,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK = ROOT / "requirements.lock"
-BILL = ROOT / "sbom.cdx.json"
+# Each lock and its bill.
+BILLS = {
+    "requirements.lock": ROOT / "sbom.cdx.json",
+    "requirements-new.lock": ROOT / "sbom-new.cdx.json",
+}
 
-# Permissive ones, and two that bind changes of their own files alone (MPL) or nothing (PSF).
+# Permissive ones, one that gives all rights away (CC0), and two that bind changes of their own
+# files alone (MPL) or nothing (PSF).
 ALLOWED = {
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "CC0-1.0",
     "ISC",
     "MIT",
     "MIT-0",
@@ -68,9 +75,9 @@ TOLD = {
 _WORD = re.compile(r"[^A-Za-z0-9.]+")
 
 
-def locked() -> list[tuple[Requirement, list[str]]]:
-    """The lock's requirements, each with the sha256 of its files."""
-    text = LOCK.read_text(encoding="utf-8").replace("\\\n", " ")
+def locked(lock: str) -> list[tuple[Requirement, list[str]]]:
+    """A lock's requirements, each with the sha256 of its files."""
+    text = (ROOT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
     return [
         (Requirement(line.split("--hash=")[0]), re.findall(r"--hash=sha256:(\S+)", line))
@@ -78,15 +85,22 @@ def locked() -> list[tuple[Requirement, list[str]]]:
     ]
 
 
-def said(name: str, version: str) -> tuple[str, str] | None:
-    """(SPDX expression, where it is said) of an installed distribution; None where unknown."""
+def said(name: str, version: str, known: tuple[str, str] | None) -> tuple[str, str] | None:
+    """(SPDX expression, where it is said) of a locked version; None where unknown.
+
+    Args:
+      name: of the package.
+      version: the one that is locked.
+      known: what a bill has for it already.
+    """
     if name in TOLD:
         return TOLD[name]
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
-        return None
-    # The lock has a second version for Pythons to come.
+        return known
+    if known and found.version != version:
+        return known
     of = "" if found.version == version else f" of {found.version}"
     expression = found.metadata.get("License-Expression")
     if expression:
@@ -112,17 +126,26 @@ def may_be_used(expression: str) -> bool:
     )
 
 
-def bill(before: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The bill of materials, and why it may not be used: a line a package."""
-    old = {
-        (part["name"], part["version"]): (part["licenses"][0]["expression"], _evidence(part))
-        for part in before.get("components", [])
-    }
+def told_before() -> dict[tuple[str, str], tuple[str, str]]:
+    """(name, version) -> (licence, where it is said), of all bills; a version's own word first."""
+    told: dict[tuple[str, str], tuple[str, str]] = {}
+    for path in BILLS.values():
+        text = path.read_text(encoding="utf-8") if path.exists() else '{"components": []}'
+        for part in json.loads(text)["components"]:
+            key = part["name"], part["version"]
+            if key not in told or " of " in told[key][1]:
+                told[key] = part["licenses"][0]["expression"], _evidence(part)
+    return told
+
+
+def bill(lock: str) -> tuple[dict[str, Any], list[str]]:
+    """A lock's bill of materials, and why it may not be used: a line a package."""
+    old = told_before()
     components, faults = [], []
-    for requirement, hashes in sorted(locked(), key=lambda entry: str(entry[0]).lower()):
+    for requirement, hashes in sorted(locked(lock), key=lambda entry: str(entry[0]).lower()):
         name = canonicalize_name(requirement.name)
         (pin,) = requirement.specifier
-        found = said(name, pin.version) or old.get((name, pin.version))
+        found = said(name, pin.version, old.get((name, pin.version)))
         if found is None:
             faults.append(f"{name} {pin.version}: its licence is unknown")
             found = ("LicenseRef-unknown", "nothing")
@@ -153,7 +176,8 @@ def bill(before: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
                 "bom-ref": "voxelbeam",
                 "name": "voxelbeam",
                 "licenses": [{"license": {"id": "Apache-2.0"}}],
-            }
+            },
+            "properties": [{"name": "voxelbeam:lock", "value": lock}],
         },
         "components": components,
     }, faults
@@ -167,34 +191,34 @@ def _evidence(component: dict[str, Any]) -> str:
     )
 
 
-def licences() -> int:
-    """Writes the bill, prints what licences there are, and fails where one may not be used."""
-    before = json.loads(BILL.read_text(encoding="utf-8")) if BILL.exists() else {}
-    made, faults = bill(before)
-    BILL.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+def licences(lock: str) -> int:
+    """Writes a lock's bill, prints what licences there are, and fails where one may not be used."""
+    path = BILLS[lock]
+    made, faults = bill(lock)
+    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     expressions = [part["licenses"][0]["expression"] for part in made["components"]]
     counts = sorted({text: expressions.count(text) for text in expressions}.items())
-    print("audit: licences:", ", ".join(f"{text} {count}" for text, count in counts))
+    print(f"audit: {lock}: licences:", ", ".join(f"{text} {count}" for text, count in counts))
     for fault in faults:
-        print(f"audit: {fault}", file=sys.stderr)
+        print(f"audit: {lock}: {fault}", file=sys.stderr)
     return 1 if faults else 0
 
 
-def vulnerabilities(pip_audit: str) -> int:
+def vulnerabilities(lock: str, pip_audit: str) -> int:
     """Says what an advisory database said of how many packages, and fails on a finding."""
-    total = len(locked())
+    text, total = (ROOT / lock).read_text(encoding="utf-8"), len(locked(lock))
     # One first: where nothing is reachable, each of them would be waited for.
-    if not _looked_up(pip_audit, LOCK.read_text(encoding="utf-8").split("    # via")[0]):
+    if not _looked_up(pip_audit, text.split("    # via")[0]):
         print(
-            f"audit: vulnerabilities: NOT CHECKED, none of {total} packages: no advisory database "
-            "can be reached from here"
+            f"audit: {lock}: vulnerabilities: NOT CHECKED, none of {total} packages: no advisory "
+            "database can be reached from here"
         )
         return 0
-    asked = _looked_up(pip_audit, LOCK.read_text(encoding="utf-8"))
+    asked = _looked_up(pip_audit, text)
     bad = [(part["name"], part["version"], vuln["id"]) for part in asked for vuln in part["vulns"]]
     for name, version, identifier in bad:
-        print(f"audit: {name} {version}: {identifier}", file=sys.stderr)
-    print(f"audit: vulnerabilities: {len(bad)} known in {len(asked)} packages, of {total}")
+        print(f"audit: {lock}: {name} {version}: {identifier}", file=sys.stderr)
+    print(f"audit: {lock}: vulnerabilities: {len(bad)} known in {len(asked)} packages, of {total}")
     return 1 if bad else 0
 
 
@@ -217,8 +241,9 @@ def _looked_up(pip_audit: str, requirements: str) -> list[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=("licences", "vulnerabilities"))
+    parser.add_argument("lock", choices=BILLS)
     parser.add_argument("pip_audit", nargs="?", default="pip-audit", help="the command")
     arguments = parser.parse_args()
     if arguments.what == "licences":
-        sys.exit(licences())
-    sys.exit(vulnerabilities(arguments.pip_audit))
+        sys.exit(licences(arguments.lock))
+    sys.exit(vulnerabilities(arguments.lock, arguments.pip_audit))

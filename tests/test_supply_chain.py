@@ -1,4 +1,4 @@
-"""Licences, bill of materials and known vulnerabilities of what the lock installs."""
+"""Licences, bills of materials and known vulnerabilities of what the locks install."""
 
 import importlib.util
 import json
@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BILL = ROOT / "sbom.cdx.json"
+BILLS = {"requirements.lock": "sbom.cdx.json", "requirements-new.lock": "sbom-new.cdx.json"}
+OLD, NEW = BILLS
 
 
 @pytest.fixture
@@ -25,12 +26,13 @@ def audit() -> ModuleType:
     return module
 
 
-def components() -> list[dict[str, Any]]:
-    return list(json.loads(BILL.read_text(encoding="utf-8"))["components"])
+def components(lock: str) -> list[dict[str, Any]]:
+    return list(json.loads((ROOT / BILLS[lock]).read_text(encoding="utf-8"))["components"])
 
 
-def test_the_bill_of_materials_holds_what_is_locked() -> None:
-    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+@pytest.mark.parametrize("lock", BILLS)
+def test_the_bill_of_materials_holds_what_is_locked(lock: str) -> None:
+    text = (ROOT / lock).read_text(encoding="utf-8")
     locked = [
         (entry[1], entry[2], sorted(re.findall(r"sha256:([0-9a-f]{64})", entry[0])))
         for entry in re.finditer(
@@ -40,25 +42,52 @@ def test_the_bill_of_materials_holds_what_is_locked() -> None:
     assert len(locked) > 100
     found = [
         (part["name"], part["version"], [entry["content"] for entry in part["hashes"]])
-        for part in components()
+        for part in components(lock)
     ]
     assert sorted(found) == sorted(locked)
     assert all(
-        part["purl"] == f"pkg:pypi/{part['name']}@{part['version']}" for part in components()
+        part["purl"] == f"pkg:pypi/{part['name']}@{part['version']}" for part in components(lock)
     )
 
 
-def test_the_bill_is_made_anew_to_the_same_bytes(
+@pytest.mark.parametrize("lock", BILLS)
+def test_the_bill_is_made_anew_to_the_same_bytes_whichever_lock_is_installed(
+    audit: ModuleType, lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(audit.BILLS, lock, tmp_path / "bill.json")
+    (tmp_path / "bill.json").write_bytes((ROOT / BILLS[lock]).read_bytes())
+    assert audit.licences(lock) == 0
+    assert (tmp_path / "bill.json").read_bytes() == (ROOT / BILLS[lock]).read_bytes()
+
+
+def test_a_version_that_is_not_installed_keeps_what_the_bill_says_of_it(audit: ModuleType) -> None:
+    known = ("MIT", "what it said itself")
+    assert audit.said("pytest", "1.0", known) == known
+    assert audit.said("pytest", "1.0", None) == (
+        "MIT",
+        f"License-Expression of {pytest.__version__}",
+    )
+    assert audit.said("pytest", pytest.__version__, known) == ("MIT", "License-Expression")
+
+
+def test_what_a_version_says_of_itself_goes_before_what_another_says(
     audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit, "BILL", tmp_path / "bill.json")
-    (tmp_path / "bill.json").write_bytes(BILL.read_bytes())
-    assert audit.licences() == 0
-    assert (tmp_path / "bill.json").read_bytes() == BILL.read_bytes()
+    for lock, where in ((OLD, "License of 2.0"), (NEW, "License")):
+        (entry,) = (part for part in components(lock) if part["name"] == "absl-py")
+        entry["properties"][0]["value"] = where
+        monkeypatch.setitem(audit.BILLS, lock, tmp_path / lock)
+        (tmp_path / lock).write_text(json.dumps({"components": [entry]}))
+    assert audit.told_before() == {("absl-py", entry["version"]): ("Apache-2.0", "License")}
 
 
-def test_neither_bill_nor_locks_name_an_index() -> None:
-    for name in ("sbom.cdx.json", ".ci/tools.lock"):
+def test_every_lock_has_a_bill(audit: ModuleType) -> None:
+    assert {path.name for path in ROOT.glob("requirements*.lock")} == set(BILLS)
+    assert {lock: path.name for lock, path in audit.BILLS.items()} == BILLS
+
+
+def test_neither_bills_nor_locks_name_an_index() -> None:
+    for name in (*BILLS.values(), ".ci/tools.lock"):
         assert "://" not in (ROOT / name).read_text(encoding="utf-8"), name
 
 
@@ -108,13 +137,13 @@ def test_a_package_of_another_or_an_unknown_licence_fails_the_audit(
         version = "2.5.1"
         metadata = Metadata({} if licence is None else {"License": licence})
 
-    monkeypatch.setattr(audit, "BILL", tmp_path / "bill.json")
-    (entry,) = (entry for entry in audit.locked() if entry[0].name == "absl-py")
+    monkeypatch.setitem(audit.BILLS, OLD, tmp_path / "bill.json")
+    (entry,) = (entry for entry in audit.locked(OLD) if entry[0].name == "absl-py")
     Distribution.version = next(iter(entry[0].specifier)).version
-    monkeypatch.setattr(audit, "locked", lambda: [entry])
+    monkeypatch.setattr(audit, "locked", lambda lock: [entry])
     monkeypatch.setattr(audit.importlib.metadata, "distribution", lambda name: Distribution())
-    assert audit.licences() == 1
-    assert capsys.readouterr().err.startswith("audit: absl-py ")
+    assert audit.licences(OLD) == 1
+    assert capsys.readouterr().err.startswith(f"audit: {OLD}: absl-py ")
 
 
 def tool(tmp_path: Path, report: str) -> str:
@@ -133,7 +162,7 @@ def tool(tmp_path: Path, report: str) -> str:
 def test_where_no_database_is_reached_the_audit_says_so_and_claims_nothing(
     audit: ModuleType, tmp_path: Path, report: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert audit.vulnerabilities(tool(tmp_path, report)) == 0
+    assert audit.vulnerabilities(NEW, tool(tmp_path, report)) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     assert "NOT CHECKED" in out
@@ -144,7 +173,7 @@ def test_a_known_vulnerability_fails_the_audit(
     audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {"name": "absl-py", "version": "1", "vulns": [{"id": "PYSEC-1"}]}
-    assert audit.vulnerabilities(tool(tmp_path, json.dumps({"dependencies": [found]}))) == 1
+    assert audit.vulnerabilities(NEW, tool(tmp_path, json.dumps({"dependencies": [found]}))) == 1
     captured = capsys.readouterr()
-    assert captured.err == "audit: absl-py 1: PYSEC-1\n"
+    assert captured.err == f"audit: {NEW}: absl-py 1: PYSEC-1\n"
     assert "1 known in 1 packages" in captured.out
