@@ -215,17 +215,17 @@ def trains_a_step(tried: NetworkUnderTest, precision: str) -> None:
         # statistics of eight patients over one voxel are steep.
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0)
     model.compile(optimizer, _LOSSES[tried.target.task], run_eagerly=True, auto_scale_loss=False)
-    before = [np.array(weight) for weight in model.trainable_weights]
+    before = [keras.ops.convert_to_numpy(weight) for weight in model.trainable_weights]
     volumes, labels = phantoms(shape, tried.channels, tried.target)
     for _ in range(8 if precision == "mixed_float16" else 1):
         found = model.train_on_batch(volumes, labels)
         assert np.isfinite(np.asarray(found)).all(), f"its loss is {found}"
         if int(optimizer.iterations):  # else the scale was halved, and nothing else was done
             break
-    finite = all(np.isfinite(np.array(weight)).all() for weight in model.weights)
+    finite = all(np.isfinite(keras.ops.convert_to_numpy(one)).all() for one in model.weights)
     assert finite, "a step leaves weights that are no numbers"
     moved = [
-        not np.array_equal(old, np.array(new))
+        not np.array_equal(old, keras.ops.convert_to_numpy(new))
         for old, new in zip(before, model.trainable_weights, strict=True)
     ]
     assert np.mean(moved) > REACHED, f"a gradient reaches {np.mean(moved):.0%} of the weights"

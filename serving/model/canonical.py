@@ -3,7 +3,8 @@
 Functions are numbered by a counter of the process, and calls carry the settings of the process
 that traced them (threads, devices). Neither is part of what the graph computes. Here functions are
 numbered and ordered as they were traced, calls keep the one setting that is not the machine's, and
-map fields are written sorted. `fingerprint.pb`, TensorFlow's own hash, is made anew.
+map fields are written sorted. `fingerprint.pb`, TensorFlow's own hash, is made anew, without the
+number that newer TensorFlows draw for it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _NUMBERED = re.compile(r"(.*)_(\d+)")
 
 def canonicalise(model: Path) -> None:
     """Rewrites saved_model.pb and fingerprint.pb of a model that was just written."""
+    from tensorflow.core.protobuf.fingerprint_pb2 import FingerprintDef
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     # The one writer of fingerprint.pb; TensorFlow has no public one.
@@ -32,6 +34,10 @@ def canonicalise(model: Path) -> None:
     file.write_bytes(saved.SerializeToString(deterministic=True))
     (model / FINGERPRINT_NAME).unlink(missing_ok=True)
     write_fingerprint(str(model))
+    fingerprint = FingerprintDef.FromString((model / FINGERPRINT_NAME).read_bytes())
+    if "uuid" in FingerprintDef.DESCRIPTOR.fields_by_name:  # random; 2.17 has none
+        fingerprint.ClearField("uuid")
+        (model / FINGERPRINT_NAME).write_bytes(fingerprint.SerializeToString(deterministic=True))
 
 
 def _canonicalise(graph: Any) -> None:

@@ -338,7 +338,7 @@ def test_a_test_set_is_the_headline_and_the_run_out_of_fold_comes_second(
 ) -> None:
     run = _run(tmp_path / "run", no_claim=["searched"])
     rng = np.random.default_rng(1)
-    rows = [f"{i},{sigmoid(rng.normal() + 2 * (i % 2))!r}" for i in range(100, 140)]
+    rows = [f"{i},{sigmoid(rng.normal() + 2 * (i % 2))}" for i in range(100, 140)]
     test = _write(tmp_path / "submission.csv", "BraTS21ID,MGMT_value", *rows)
     labels = _write(
         tmp_path / "l.csv", "BraTS21ID,MGMT_value", *(f"{i},{i % 2}" for i in range(100, 140))

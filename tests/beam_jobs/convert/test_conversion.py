@@ -361,6 +361,7 @@ def test_names_that_are_not_utf8_and_unowned_files_are_rows(cohort, tmp_path):
     shutil.copy(image, os.fsencode(heap) + b"/bad\xff.dcm")
     dataset = pydicom.dcmread(image)
     dataset.PatientID = ""
+    dataset.SeriesInstanceUID += ".1"  # a series of its own, or it may be taken for a copy
     dataset.save_as(heap / "unowned.dcm")
     for path in image.parent.iterdir():
         shutil.copy(path, heap)

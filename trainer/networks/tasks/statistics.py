@@ -34,7 +34,7 @@ def set_statistics(
             given = None if covariates is None else _numbers(covariates, layer.categories)
             _assign(layer.mean, layer.deviation, given, "covariates")
             layer.learnt.assign(np.ones(layer.columns))
-            columns = np.asarray(layer(covariates))
+            columns = keras.ops.convert_to_numpy(layer(covariates))
             layer.learnt.assign(np.ptp(columns, axis=0) > 0 if len(columns) else 1)
 
 
@@ -50,7 +50,7 @@ def begin_with(model: keras.Model, weights: npt.NDArray[Any], intercepts: npt.ND
     last = by_name.get("of_covariates") or by_name.get("logits") or by_name["logit"]
     if last.kernel.shape[-1] != weights.shape[-1]:  # a logit a class of two, the second's against
         weights, intercepts = (np.concatenate([-one, one], -1) / 2 for one in (weights, intercepts))
-    kernel = np.array(last.kernel)
+    kernel = np.array(keras.ops.convert_to_numpy(last.kernel))  # to be written in
     kernel[-len(weights) :] = weights
     last.kernel.assign(kernel)
     if last.use_bias:
