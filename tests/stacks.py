@@ -1,7 +1,8 @@
 """Two environments side by side, a process of each that runs commands: for `test_stacks.py`.
 
     python -m tests.stacks pixels DICOM OUT.json      what the decoders of this environment give
-    python -m tests.stacks warm MODEL OUT.json        what a model answers to its warm-up requests
+    python -m tests.stacks model MODEL OUT.json       what a model answers there
+    python -m tests.stacks half TABLE ""              a prediction that is killed half-way
 
 are what tests ask of one environment that no command tells.
 """
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -117,31 +119,49 @@ def _pixels(place: Path) -> dict[str, str]:
     return found
 
 
-def _warm(place: Path) -> dict[str, Any]:
-    """Signature → output → what the model answers to its own warm-up request."""
+def _model(place: Path) -> dict[str, Any]:
+    """What a model answers to volumes of noise, and to its warm-up requests by signature."""
+    import numpy as np
     import tensorflow as tf
     from tensorflow.core.framework import tensor_pb2
 
+    from serving.model.loaded_model import load_model
     from tests.serving.model.test_export_calibrated import warmups
 
-    signatures, answers = tf.saved_model.load(str(place)).signatures, {}
+    model, signatures = load_model(place), tf.saved_model.load(str(place)).signatures
+    schema, random = model.contract.schema, np.random.default_rng(5)
+    volumes = random.integers(0, 256, (4, *schema.volume_shape), np.uint8)
+    known = random.integers(0, 2, (4, len(model.contract.covariates))).astype(np.float32)
+    answers = {"volumes": [answer.tolist() for answer in model.predict_volumes(volumes, known)]}
     for request in warmups(place):
-        name = request.model_spec.signature_name
         inputs = {
             key: tf.constant(
                 tf.make_ndarray(tensor_pb2.TensorProto.FromString(value.SerializeToString()))
             )
             for key, value in request.inputs.items()
         }
-        outputs = signatures[name](**inputs).items()
-        answers[name] = {key: value.numpy().tolist() for key, value in outputs if "id" not in key}
+        outputs = signatures[request.model_spec.signature_name](**inputs)
+        found = [outputs[name].numpy().tolist() for name in sorted(outputs) if "id" not in name]
+        answers[f"warm-up of {request.model_spec.signature_name}"] = found
     return answers
+
+
+def _half(output: Path) -> None:
+    """A prediction that is killed when it has written a part's rows."""
+    from serving.model.answers import Prediction
+    from serving.predict.spool import rows_beside
+
+    with rows_beside(str(output)) as rows:
+        rows.write(
+            "half", [Prediction(patient_id="00001", values={"probability": 1.0}, missing=())]
+        )
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(argv: Sequence[str]) -> None:
     """Answers one question about a place."""
     verb, place, answer = argv
-    found = {"pixels": _pixels, "warm": _warm}[verb](Path(place))
+    found = {"pixels": _pixels, "model": _model, "half": _half}[verb](Path(place))
     Path(answer).write_text(json.dumps(found))
 
 

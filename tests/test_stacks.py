@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.datasets import AGE_AND_SITE, TARGETS, write_dataset
 from tests.dicom_files import HTJ2K_SYNTAXES, NATIVE_SYNTAXES, codestream, write_slices
 from tests.pixel_files import ENCODABLE, SMALL, frames_of, short
 from tests.real_series import ARCHIVE, unpack_real_series
-from tests.stacks import Pair, Stack, on_both
+from tests.stacks import Pair, Stack, copied, on_both
 from tests.test_same_bytes import hashes
 
 pytestmark = [
@@ -36,8 +37,9 @@ pytestmark = [
     ),
 ]
 
-SAME = 1e-6  # of a probability; relative of what is greater than 1
+SAME = 1e-6  # of what is below 1, relative of what is above
 TASK = "regression"
+SMALL_RUN = ("--model", "seed_cnn", "--width", 0.1, "--epochs", 1)
 JOB = ("beam_jobs.dicom_to_tfrecord", "--shape", "16,16,10", "--no_report")
 
 
@@ -167,11 +169,17 @@ def test_a_conversion_goes_on_with_the_shards_of_the_other_stack(
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What one stack trained, and exported of it and of the other's."""
+    """What one stack trained: on the other's dataset, and of another task on one fold."""
 
     run: Path
-    model: Path
     task_run: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What one stack exported: the runs of both as one model, and the other's run of the task."""
+
+    model: Path
     task_model: Path
 
 
@@ -183,6 +191,10 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def training(data: Path, run: Path, *more: object) -> tuple[Any, ...]:
+    return "trainer.task", "--data", data, "--output_dir", run, *SMALL_RUN, *more
+
+
 @pytest.fixture(scope="module")
 def trained(
     pair: Pair, converted: tuple[Converted, Converted], toy: Path
@@ -190,65 +202,184 @@ def trained(
     theirs = dict(zip(pair, reversed(converted), strict=True))
 
     def train(stack: Stack, _: Stack) -> Trained:
-        made = Trained(*(stack.root / name for name in ("run", "model", "task_run", "task_model")))
-        for run, data, model in (
-            (made.run, theirs[stack].dataset, made.model),
-            (made.task_run, toy, made.task_model),
-        ):
-            size = ("--model", "seed_cnn", "--width", 0.1, "--epochs", 1, "--cross_validate")
-            stack.run("trainer.task", "--data", data, "--output_dir", run, *size)
-            stack.run("serving.export", "--runs", run, "--data", data, "--output", model)
+        made = Trained(stack.root / "run", stack.root / "task_run")
+        stack.run(*training(theirs[stack].dataset, made.run, "--cross_validate"))
+        stack.run(*training(toy, made.task_run, "--fold", 0))
         return made
 
     return on_both(pair, train)
+
+
+@pytest.fixture(scope="module")
+def exported(
+    pair: Pair,
+    converted: tuple[Converted, Converted],
+    trained: tuple[Trained, Trained],
+    toy: Path,
+) -> tuple[Exported, Exported]:
+    runs = [made.run for made in trained]
+    theirs = dict(zip(pair, reversed(trained), strict=True))
+
+    def export(stack: Stack, _: Stack) -> Exported:
+        made = Exported(stack.root / "model", stack.root / "task_model")
+        data = ("--data", converted[0].dataset, "--output", made.model)
+        stack.run("serving.export", "--runs", *runs, *data)
+        data = ("--data", toy, "--output", made.task_model)
+        stack.run("serving.export", "--runs", theirs[stack].task_run, *data)
+        return made
+
+    return on_both(pair, export)
 
 
 def test_a_dataset_of_either_trains_on_the_other(
     pair: Pair, trained: tuple[Trained, Trained]
 ) -> None:
     for stack, made in zip(pair, trained, strict=True):
-        assert (
-            json.loads((made.run / "run.json").read_text())["versions"]["tensorflow"] == stack.name
-        )
+        told = json.loads((made.run / "run.json").read_text())
+        assert told["versions"]["tensorflow"] == stack.name
 
 
-def same_rows(one: Path, two: Path) -> None:
-    """Refuses tables whose numbers differ by more than `SAME`, or whose texts differ."""
-    first, second = (read_rows(file) for file in (one, two))
-    assert len(first) == len(second) > 0
-    for row, other in zip(first, second, strict=True):
-        for name, value in row.items():
-            if name.endswith("ID") or not value.lstrip("-")[:1].isdigit():
-                assert value == other[name]
-            else:
-                assert np.isclose(float(value), float(other[name]), rtol=SAME, atol=SAME), name
+def same(one: Any, two: Any, within: float = SAME) -> None:
+    """Refuses values that differ: numbers by more than `within`, all else at all."""
+    if isinstance(one, dict):
+        assert one.keys() == two.keys()
+        one, two = list(one.values()), [two[name] for name in one]
+    if isinstance(one, list):
+        for first, second in zip(one, two, strict=True):
+            same(first, second, within)
+    elif isinstance(one, float):
+        assert np.isclose(one, two, rtol=within, atol=within, equal_nan=True), (one, two)
+    else:
+        assert one == two
 
 
-COLUMNS = {"model": "probability,logit,spread,flags", "task_model": "value,low,high,spread,flags"}
+def table(file: Path) -> list[dict[str, Any]]:
+    """A table's rows, numbers as such; ids and flags are texts."""
+    texts = ("BraTS21ID", "flags")
+    return [
+        {name: value if name in texts else float(value) for name, value in row.items()}
+        for row in read_rows(file)
+    ]
 
 
-@pytest.mark.parametrize("whose", [0, 1], ids=["here", "there"])
-@pytest.mark.parametrize("which", list(COLUMNS))
-def test_a_model_of_either_answers_the_same_on_the_other(
-    which: str,
-    whose: int,
+def test_either_predicts_the_same_rows_with_the_others_model(
+    pair: Pair,
+    converted: tuple[Converted, Converted],
+    exported: tuple[Exported, Exported],
+    tmp_path: Path,
+) -> None:
+    test = converted[0].cohort / "test"
+
+    def kill(stack: Stack, other: Stack) -> None:
+        output = tmp_path / other.name / "0" / "table.csv"
+        output.parent.mkdir(parents=True)
+        assert stack.outcome("tests.stacks", "half", output, "").signal == signal.SIGKILL
+        assert list(output.parent.rglob("rows-half"))
+
+    def predict(stack: Stack, _: Stack) -> list[list[dict[str, Any]]]:
+        found = []
+        for place, made in enumerate(exported):
+            output = tmp_path / stack.name / str(place) / "table.csv"
+            output.parent.mkdir(exist_ok=True)
+            stack.run(
+                *("serving.batch_predict", "--model", made.model, "--input", test),
+                *("--output", output, "--columns", "probability,logit,spread,flags"),
+            )
+            beside = {path.name for path in output.parent.iterdir()}
+            assert beside == {"table.csv", "table.failures.csv", "table.skew.json"}
+            found.append(table(output))
+        return found
+
+    on_both(pair, kill)  # the other's prediction, half-way: it is begun anew
+    one, two = on_both(pair, predict)
+    assert len(one[0]) == 3
+    same(one, two)
+    same(one[0], one[1])  # whoever exported it
+
+
+@pytest.mark.parametrize("which", ["model", "task_model"])
+def test_a_model_answers_the_same_on_either(
+    which: str, pair: Pair, exported: tuple[Exported, Exported]
+) -> None:
+    def ask(stack: Stack, _: Stack) -> list[Any]:
+        return [stack.asked("model", getattr(made, which)) for made in exported]
+
+    one, two = on_both(pair, ask)
+    assert np.ptp(one[0]["volumes"][0]) > 100 * SAME
+    same(one, two)
+
+
+def test_runs_of_either_are_evaluated_and_explained_by_the_other(
     pair: Pair,
     converted: tuple[Converted, Converted],
     trained: tuple[Trained, Trained],
-    toy: Path,
     tmp_path: Path,
 ) -> None:
-    model = getattr(trained[whose], which)
-    source = converted[0].cohort / "test" if which == "model" else toy
+    run = trained[1].run
+    patient = read_rows(converted[0].cohort / "train_labels.csv")[0]["BraTS21ID"].zfill(5)
 
-    def predict(stack: Stack, _: Stack) -> Path:
-        table = tmp_path / stack.name / "table.csv"
-        table.parent.mkdir()
-        stack.run(
-            *("serving.batch_predict", "--model", model, "--input", source, "--output", table),
-            *("--columns", COLUMNS[which]),
-        )
-        return table
+    def look(stack: Stack, _: Stack) -> list[Any]:
+        place = tmp_path / stack.name
+        predictions = ("--predictions", run / "oof_predictions.csv", "--output", place / "page")
+        stack.run("trainer.evaluate", *predictions)
+        data = ("--data", converted[0].dataset, "--output", place / "maps")
+        stack.run("trainer.saliency", "--run", run, *data, "--patients", patient)
+        files = (place / "page" / "metrics.json", place / "maps" / "saliency.json")
+        return [json.loads(file.read_text()) for file in files]
 
-    one, two = on_both(pair, predict)
-    same_rows(one, two)
+    one, two = on_both(pair, look)
+    same(one[0], two[0], 1e-9)
+    same(one[1], two[1], 1e-4)  # sums of gradients
+
+
+# ---- what was begun
+
+
+def refused(stack: Stack, there: Stack, *command: Any) -> str:
+    """What the one line says that refuses to go on, without the two versions."""
+    ended = stack.outcome(*command)
+    assert ended.code == 1, ended
+    (line,) = ended.stderr.splitlines()
+    series = [".".join(one.name.split(".")[:2]) for one in (there, stack)]
+    said = f"begun with TensorFlow {series[0]}, this is {series[1]}: go on in an environment with "
+    assert f"{said}{series[0]}, or " in line
+    return line
+
+
+def test_what_either_has_begun_the_other_does_not_finish(
+    pair: Pair, converted: tuple[Converted, Converted], trained: tuple[Trained, Trained]
+) -> None:
+    theirs = dict(zip(pair, zip(reversed(converted), trained, strict=True), strict=True))
+
+    def go_on(stack: Stack, there: Stack) -> None:
+        data, run = theirs[there][0].dataset, theirs[there][1].run
+        again = training(data, run, "--cross_validate")
+        before = hashes(run)
+        assert "finished already" in stack.run(*again)
+        assert "--overwrite" in refused(stack, there, *again, "--permutations", 1)
+        for pages in ("report.html", "metrics.json"):  # which are written anew
+            del before[pages]
+        assert {**hashes(run), **before} == hashes(run)
+        begun = copied(run, stack.root)
+        for name in ("run.json", "fold-1/result.json"):  # as if killed in its last member
+            (begun / name).unlink()
+        before = hashes(begun)
+        again = training(data, begun, "--cross_validate")
+        assert "--overwrite" in refused(stack, there, *again)
+        assert "--overwrite" in refused(stack, there, *again, "--permutations", 1)
+        assert hashes(begun) == before
+
+    on_both(pair, go_on)
+
+
+def test_a_search_is_not_gone_on_with_by_the_other(pair: Pair, toy: Path, tmp_path: Path) -> None:
+    space = {"network": "seed_cnn", "width": 0.1, "learning_rate": [1e-3, 1e-4], "augment": "none"}
+    (tmp_path / "space.json").write_text(json.dumps({**space, "fusion": "early"}))
+    command = (
+        *("trainer.tune", "--data", toy, "--output_dir", tmp_path / "study", "--folds", 1),
+        *("--space", tmp_path / "space.json", "--tuner", "random", "--epochs", 1, "--max_trials"),
+    )
+    here, there = pair
+    here.run(*command, 1)
+    assert "another --output_dir" in refused(there, here, *command, 2)
+    assert "best" in there.run(*command, 1)  # nothing is left to search

@@ -43,7 +43,7 @@ from trainer.data.split import check_folds, folds_to_train
 from trainer.search.child_process import train_apart
 from trainer.search.outlook import tell_of_run
 from trainer.search.permutations import check_permutations, retrain
-from trainer.training.claim import claimed
+from trainer.training.claim import claimed, require_this_run
 from trainer.training.environment import (
     Pace,
     RunDirectories,
@@ -146,7 +146,7 @@ def train(
       UsageError: no dataset there, a value or a function that cannot be, or `output_dir` holds
         something else.
       ContractError: the dataset is not what its manifest says, another run lies there, or a
-        user's function is not what it was when the run was begun.
+        user's function or TensorFlow is not what it was when the run was begun.
       CommandError: training diverged, another process trains this run, or a store fails.
     """
     addresses, cluster = run_addresses(output_dir), cluster_of()
@@ -226,6 +226,8 @@ def train(
     if permutations:
         # TensorFlow keeps a GPU's memory to the end of its process: the run has one of its own.
         if overwrite or not files.exists(files.join(addresses.run, RUN_NAME)):
+            if not overwrite:  # the process would refuse it too, and this one say that it ended
+                require_this_run(addresses.run, request)
             train_apart(
                 *(files.text(data), addresses.run, settings),
                 cache=cache,

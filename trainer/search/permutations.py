@@ -31,6 +31,7 @@ from trainer.config.code_identity import CODE
 from trainer.config.provenance import PROVENANCE
 from trainer.config.run import TrainConfig, merged
 from trainer.config.run_layout import PERMUTATIONS, PERMUTATIONS_NAME
+from trainer.config.stack import TENSORFLOW, require_same_stack
 from trainer.metrics.stored import MOST
 from trainer.metrics.tasks.measure import measure_of
 from trainer.metrics.wording import score_of
@@ -100,7 +101,7 @@ def retrain(
 
     Raises:
       CommandError: a retraining ended without a result; what is finished stays.
-      ContractError: what is finished is not readable.
+      ContractError: what is finished is not readable, or another TensorFlow has trained the run.
     """
     made = Run.load(run)
     folder, own = run / PERMUTATIONS, score_of(made.metrics)
@@ -112,6 +113,9 @@ def retrain(
     for number in known:  # a kill came between its result and the end of its directory
         shutil.rmtree(folder / f"{number:04}", ignore_errors=True)
     waiting = [number for number in range(1, count + 1) if number not in known]
+    if waiting and TENSORFLOW in made.versions:
+        otherwise = "train it anew: --overwrite"
+        require_same_stack(made.versions, "the run", otherwise=otherwise)
     if len(waiting) < count:
         say(f"{count - len(waiting)} of {count} permutations are finished already")
     begun, before = time.monotonic(), len(known)

@@ -30,6 +30,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import read_json, write_json
 from trainer.config.provenance import PROVENANCE, SEARCHED
+from trainer.config.stack import TENSORFLOW, noted_stack, require_same_stack
 from trainer.metrics.stored import MOST
 from trainer.search.trial import (
     COMPLETED,
@@ -63,6 +64,7 @@ _SCORE_OF_TASK = (
     *("score", "interval", "level", "n", "counts", "p_value"),
     *("better_than_chance", "worse_than_chance"),
 )
+_ELSEWHERE = "choose another --output_dir"
 _AFTER = ("epochs", "batch_size_used", "seconds", "parameters")
 
 
@@ -292,7 +294,7 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
     Raises:
       UsageError: the directory holds something that is not a study, or cannot be written to.
       ContractError: it holds a study of other settings, or one whose outer fold has been scored
-        after fewer trials.
+        after fewer trials, or one that is not done and that another TensorFlow has begun.
       LockedError: another search works there.
     """
     # Before a lock is put there.
@@ -301,27 +303,27 @@ def claimed(directory: str, request: Mapping[str, Any], max_trials: int) -> Iter
     file = files.join(directory, STUDY_NAME)
     message = f"{directory}: another search works on this study"
     with files.lock(files.join(directory, LOCK_NAME), message, wait=True) as lock:
-        over, kept = False, {}
+        over, kept, stack = False, {}, noted_stack()
         before = _read(file)
         if before is not None:
             more = max_trials > before["max_trials"]
             # A trial whose result was deleted is to be run again, a search that is over or not.
             over = bool(before["finished"]) and not more and not _unfinished(directory)
             if differing := differences(before["asked"], request):
-                raise ContractError(
-                    f"{directory} holds another study ({differing}); choose another --output_dir"
-                )
+                raise ContractError(f"{directory} holds another study ({differing}); {_ELSEWHERE}")
             if before["finished"] and more and request.get("outer_fold") is not None:
                 raise ContractError(
                     f"{directory}: the outer fold was scored after {before['max_trials']} trials; "
-                    "more would be chosen by who knows its score: choose another --output_dir"
+                    f"more would be chosen by who knows its score: {_ELSEWHERE}"
                 )
-            kept = (
-                {OUTER: before[OUTER]}
-                if before["finished"] and not more and OUTER in before
-                else {}
-            )
-        state = {"asked": request, "max_trials": max_trials, "finished": over}
+            if before["finished"] and not more and OUTER in before:
+                kept = {OUTER: before[OUTER]}
+            begun = (f"{TRIALS}/", f"{OUTER}-")
+            if any(name.startswith(begun) for name in files.tree(directory)):
+                if not over or (request.get("outer_fold") is not None and not kept):
+                    require_same_stack(before, directory, otherwise=_ELSEWHERE)
+                stack = {TENSORFLOW: before[TENSORFLOW]} if TENSORFLOW in before else {}
+        state = {"asked": request, "max_trials": max_trials, "finished": over, **stack}
         write_json(file, {"format": FORMAT, **state, **kept})
         yield Study(directory, lock.require)
 
@@ -332,14 +334,15 @@ def _unfinished(directory: str) -> bool:
 
 
 def settings_of(directory: str) -> dict[str, Any]:
-    """The request of a study.
+    """The request of a study, for who is to work on it.
 
     Raises:
-      ContractError: study.json is not ours.
+      ContractError: study.json is not ours, or another TensorFlow has begun it.
     """
     file = files.join(directory, STUDY_NAME)
     if (found := _read(file)) is None:
         raise ContractError(f"{file}: no such file")
+    require_same_stack(found, directory, otherwise=_ELSEWHERE)
     request: dict[str, Any] = found["asked"]
     return request
 

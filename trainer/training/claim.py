@@ -19,6 +19,7 @@ from trainer.config.run_layout import (
     in_run_folder,
     is_run_file,
 )
+from trainer.config.stack import TENSORFLOW, noted_stack, require_same_stack
 from trainer.training.environment import RunAddresses, RunDirectories
 
 CONFIG_FORMAT = "voxelbeam-run-config"
@@ -44,7 +45,8 @@ def claimed(
 
     Raises:
       UsageError: the place holds something that is not a run.
-      ContractError: it holds a run of another request; the message names each differing value.
+      ContractError: it holds a run of another request, the message names each differing value; or
+        one that another TensorFlow has begun.
       LockedError: another process trains this run.
     """
     request_of(addresses.run)  # before a lock is put beside what is not ours
@@ -94,7 +96,7 @@ def claim(
 
     Args:
       directory: made when it does not exist; an unfinished run of the same request is resumed, one
-        of another that has not trained yet makes room.
+        of another, or of another TensorFlow, that has not trained yet makes room.
       request: what the run is to be (configuration, dataset fingerprint), as JSON.
       overwrite: replace whatever run lies there.
       address: what the directory is a mirror of, for messages.
@@ -105,29 +107,46 @@ def claim(
 
     Raises:
       UsageError: the directory holds something that is not a run.
-      ContractError: it holds a run of another request; the message names each differing value.
+      ContractError: as `require_this_run`.
     """
     there = request_of(directory)
     require_no_links(directory, in_run_folder, address=address or directory)
-    if there is not None and not overwrite:
-        differing = differences(there, request)
-        if not differing:
-            return (directory / RUN_NAME).is_file()
-        if not _is_untrained(directory):
-            raise ContractError(
-                f"{files.text(address or directory)} holds another run ({differing}); "
-                "--overwrite replaces it"
-            )
-    elif there is not None:
+    if there is not None and overwrite:
         (directory / RUN_NAME).unlink(missing_ok=True)  # first: what is half gone is not finished
         push()
         _remove(directory)
-    write_json(directory / CONFIG_NAME, {**request, "format": CONFIG_FORMAT})
+    elif there is not None and require_this_run(directory, request, address=address):
+        return (directory / RUN_NAME).is_file()
+    write_json(directory / CONFIG_NAME, {**request, **noted_stack(), "format": CONFIG_FORMAT})
     push()
     return False
 
 
-def _is_untrained(directory: Path) -> bool:
+def require_this_run(
+    directory: files.StrPath, request: Mapping[str, Any], *, address: files.StrPath = ""
+) -> bool:
+    """Whether this very run lies there, begun or finished; not where nothing was trained yet.
+
+    Args:
+      directory, request, address: as `claim` takes them; the directory may lie in a store.
+
+    Raises:
+      UsageError: the directory holds something that is not a run.
+      ContractError: it holds a run of another request, the message names each differing value; or
+        an unfinished one that another TensorFlow has begun.
+    """
+    there, where = request_of(directory), files.text(address or directory)
+    if there is None or _is_untrained(directory):
+        return False
+    begun = {TENSORFLOW: there.pop(TENSORFLOW)} if TENSORFLOW in there else {}
+    if differing := differences(there, request):
+        raise ContractError(f"{where} holds another run ({differing}); --overwrite replaces it")
+    if not files.exists(files.join(directory, RUN_NAME)):
+        require_same_stack(begun, where, otherwise="begin it anew: --overwrite")
+    return True
+
+
+def _is_untrained(directory: files.StrPath) -> bool:
     """Whether a run was begun there and failed before its first epoch: nothing of it is lost."""
     return not any(
         is_run_file(name) and name not in (CONFIG_NAME, LOCK_NAME) for name in files.tree(directory)

@@ -16,6 +16,7 @@ from beam_jobs.common.csv_table import write_table
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import COVARIATE, OOF_NAME, file_name, member_name
+from trainer.config.stack import TENSORFLOW, tensorflow_version
 from trainer.data.split import folds_in_use, labels_of, permuted_labels
 from trainer.data.trained_on import trained_on
 from trainer.metrics.ensemble import Scored, metrics_of_members
@@ -195,7 +196,8 @@ def _finish(
         precision=setup.precision,
         versions={
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+            TENSORFLOW: tensorflow_version(),
+            **{name: importlib.metadata.version(name) for name in ("keras", "numpy")},
         },
         wall_seconds=round(sum(result.seconds for result in results), 3),
         step_seconds=round(float(np.median([result.step_seconds for result in results])), 5),

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -28,6 +29,7 @@ from tests.trainer.search import toy_recipe
 from tests.trainer.search.searches import seen  # noqa: F401
 from tests.trainer.search.toy_recipe import TOY
 from trainer import task
+from trainer.config import stack
 from trainer.config.run import TrainConfig
 from trainer.search.child_process import TRAIN
 from trainer.search.permutations import check_permutations, retrain
@@ -118,6 +120,20 @@ def test_more_may_be_requested_and_none_is_repeated(dataset: Path, run: Path, se
     for count, there in ((1, 1), (2, 2), (1, 2)):
         again(dataset, run, count=count)
         assert len(_rows(run)) == there
+    assert _begun(seen) == [1, 2]
+
+
+def test_retrainings_are_of_the_tensorflow_that_trained_the_run(
+    dataset: Path, run: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataclasses.replace(Run.load(run), versions={"tensorflow": "2.17.1"}).save()
+    monkeypatch.setattr(stack, "tensorflow_version", lambda: "2.17.0")
+    again(dataset, run, count=2)
+    monkeypatch.setattr(stack, "tensorflow_version", lambda: "2.21.0")
+    again(dataset, run, count=2)  # nothing is left to train
+    said = "^the run was begun with TensorFlow 2.17, this is 2.21: .*--overwrite$"
+    with pytest.raises(ContractError, match=said):
+        again(dataset, run, count=3)
     assert _begun(seen) == [1, 2]
 
 
