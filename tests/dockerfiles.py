@@ -46,7 +46,7 @@ class Stage:
 
     Attributes:
       name: behind AS, or its number.
-      base: an image, or an earlier stage.
+      base: an image, or an earlier stage; with the defaults of what is declared before the first.
       instructions: those that follow.
     """
 
@@ -83,17 +83,43 @@ def instructions_of(text: str) -> list[Instruction]:
     return found
 
 
-def stages_of(instructions: list[Instruction]) -> list[Stage]:
-    """A Dockerfile's stages; what stands before the first FROM is left out."""
+def expanded(text: str, values: dict[str, str]) -> str:
+    """A text with each `${NAME}` replaced; names that have no value stay as they are."""
+    return re.sub(r"\$\{(\w+)\}", lambda found: values.get(found[1], found[0]), text)
+
+
+def argument(instruction: Instruction, given: dict[str, str]) -> dict[str, str]:
+    """What an ARG instruction sets, with these `--build-arg`s."""
+    name, _, default = instruction.value.partition("=")
+    return {name: given.get(name, default)}
+
+
+def stages_of(instructions: list[Instruction], **given: str) -> list[Stage]:
+    """A Dockerfile's stages, with these `--build-arg`s for the images that they begin with."""
     stages: list[Stage] = []
+    values: dict[str, str] = {}
     for each in instructions:
         if each.name == "FROM":
             base, *alias = each.words
             name = alias[1] if alias else str(len(stages))
-            stages.append(Stage(name=name, base=base, instructions=[]))
+            stages.append(Stage(name=name, base=expanded(base, values), instructions=[]))
         elif stages:
             stages[-1].instructions.append(each)
+        elif each.name == "ARG":
+            values |= argument(each, given)
     return stages
+
+
+def copies(stage: Stage, **given: str) -> list[Instruction]:
+    """A stage's COPY instructions, with these `--build-arg`s."""
+    values: dict[str, str] = {}
+    found = []
+    for each in stage.instructions:
+        if each.name == "ARG":
+            values |= argument(each, given)
+        elif each.name == "COPY":
+            found.append(dataclasses.replace(each, value=expanded(each.value, values)))
+    return found
 
 
 def ignored(path: str, patterns: list[str]) -> bool:
@@ -113,7 +139,9 @@ def ignore_patterns() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def run_stage(stage: Stage, *, root: Path, python: Path, of: dict[str, Path]) -> None:
+def run_stage(
+    stage: Stage, *, root: Path, python: Path, of: dict[str, Path], given: dict[str, str]
+) -> None:
     """Does here what a stage's COPY and RUN instructions do, in a directory in place of `/`.
 
     Paths into the directories that the stages make are turned into paths below `root`, and the
@@ -124,6 +152,7 @@ def run_stage(stage: Stage, *, root: Path, python: Path, of: dict[str, Path]) ->
       root: to become the image's.
       python: of an environment that holds what the base image does.
       of: stage -> its root, for COPY --from.
+      given: the `--build-arg`s.
 
     Raises:
       CalledProcessError: a RUN instruction failed.
@@ -138,7 +167,10 @@ def run_stage(stage: Stage, *, root: Path, python: Path, of: dict[str, Path]) ->
             directory.mkdir(parents=True, exist_ok=True)
         elif each.name == "ENV":
             environment |= dict(word.split("=", 1) for word in each.words)
+        elif each.name == "ARG":
+            environment |= argument(each, given)
         elif each.name == "COPY":
+            each = dataclasses.replace(each, value=expanded(each.value, environment))
             copy(each, source=of.get(each.flags.get("from", ""), ROOT), root=root, to=directory)
         elif each.name == "RUN":
             script = re.sub(r"(?<![\w.])/(dist|opt|src)\b", rf"{root}/\1", each.value)
@@ -150,7 +182,7 @@ def run_stage(stage: Stage, *, root: Path, python: Path, of: dict[str, Path]) ->
 
 
 def copy(instruction: Instruction, *, source: Path, root: Path, to: Path) -> None:
-    """A COPY instruction: files into a directory, or a directory's content."""
+    """A COPY instruction: files into a directory, a directory's content, or a file as another."""
     *names, target = instruction.words
     into = root / target.lstrip("/") if target.startswith("/") else to / target
     for name in names:
@@ -158,6 +190,9 @@ def copy(instruction: Instruction, *, source: Path, root: Path, to: Path) -> Non
         if origin.is_dir():
             caches = shutil.ignore_patterns("__pycache__")
             shutil.copytree(origin, into, dirs_exist_ok=True, ignore=caches)
+        elif len(names) == 1 and not target.endswith("/") and target != ".":
+            into.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(origin, into)
         else:
             into.mkdir(parents=True, exist_ok=True)
             shutil.copy(origin, into)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from docker import locked
 from tests.dockerfiles import (
@@ -21,6 +22,7 @@ from tests.dockerfiles import (
     ROOT,
     Instruction,
     Stage,
+    copies,
     ignore_patterns,
     ignored,
     instructions_of,
@@ -29,7 +31,11 @@ from tests.dockerfiles import (
 )
 from tests.test_packaging import locked_version
 
-LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+# What `--build-arg STACK=` may be: behind which lock the names of files have it.
+STACKS = ("", "-new")
+LOCKS = {
+    stack: (ROOT / f"requirements{stack}.lock").read_text(encoding="utf-8") for stack in STACKS
+}
 PARSED = {path.name: instructions_of(path.read_text(encoding="utf-8")) for path in DOCKERFILES}
 STAGES = {name: stages_of(found) for name, found in PARSED.items()}
 # What somebody builds: the last stage, and `--target`s.
@@ -62,6 +68,17 @@ def all_instructions(*names: str) -> list[tuple[str, Instruction]]:
     ]
 
 
+def installed_stack() -> str:
+    """Which of the locks is installed here: of its packages alone more than names is known."""
+    tensorflow = importlib.metadata.version("tensorflow")
+    (stack,) = [
+        stack
+        for stack in STACKS
+        if tensorflow == locked_version("tensorflow", PYTHON, f"requirements{stack}.lock")
+    ]
+    return stack
+
+
 def names_in(path: str) -> list[str]:
     return (ROOT / path).read_text(encoding="utf-8").split()
 
@@ -86,8 +103,16 @@ def test_every_base_is_an_earlier_stage_or_a_pinned_image():
 def test_beam_and_python_are_those_of_the_lock_and_of_each_other():
     bases = {each.base for found in STAGES.values() for each in found if ":" in each.base}
     beam = locked_version("apache-beam", PYTHON)
+    assert beam == locked_version("apache-beam", PYTHON, "requirements-new.lock")
     assert beam == BEAM_OF_THAT_LIST
     assert bases == {f"apache/beam_python{PYTHON}_sdk:{beam}", f"python:{PYTHON}-slim-bookworm"}
+
+
+def test_beams_workers_can_have_the_python_that_submits():
+    found = stages_of(PARSED["Dockerfile.beam"], PYTHON="3.13")
+    bases = {each.base for each in found if ":" in each.base}
+    images = {f"apache/beam_python3.13_sdk:{BEAM_OF_THAT_LIST}", "python:3.13-slim-bookworm"}
+    assert bases == images
 
 
 @pytest.mark.parametrize(("file", "name"), IMAGES)
@@ -132,23 +157,25 @@ def test_every_copy_names_what_is_there_and_not_ignored():
     patterns = ignore_patterns()
     for file, found in STAGES.items():
         stages = {each.name for each in found}
-        for one in found:
-            for each in one.instructions:
-                if each.name != "COPY":
-                    continue
-                if "from" in each.flags:
-                    assert each.flags["from"] in stages, f"{file}:{each.line}"
-                    continue
-                for source in each.words[:-1]:
-                    assert (ROOT / source).exists(), f"{file}:{each.line}: {source}"
-                    assert not ignored(source, patterns), f"{file}:{each.line}: {source}"
+        for each in (
+            each for one in found for stack in STACKS for each in copies(one, STACK=stack)
+        ):
+            if "from" in each.flags:
+                assert each.flags["from"] in stages, f"{file}:{each.line}"
+                continue
+            for source in each.words[:-1]:
+                assert (ROOT / source).exists(), f"{file}:{each.line}: {source}"
+                assert not ignored(source, patterns), f"{file}:{each.line}: {source}"
 
 
 def test_only_what_is_copied_is_sent_to_the_build():
     patterns = ignore_patterns()
     copied = {
         word.partition("/")[0]
-        for _, each in all_instructions("COPY")
+        for found in STAGES.values()
+        for one in found
+        for stack in STACKS
+        for each in copies(one, STACK=stack)
         if "from" not in each.flags
         for word in each.words[:-1]
     }
@@ -204,10 +231,19 @@ def declared() -> dict[str, Any]:
 
 
 def test_images_with_tensorflow_install_what_the_package_requires_and_no_tools():
-    lists = declared()
-    needed = required(*lists["CONVERSION"], *lists["LEARNING"], *lists["EXTRAS"]["gcp"])
-    assert set(names_in("docker/runtime.txt")) == needed
-    assert locked.entries(LOCK, names_in("docker/runtime.txt"))
+    stack, lists = installed_stack(), declared()
+    lines = [*lists["CONVERSION"], *lists["LEARNING"], *lists["EXTRAS"]["gcp"]]
+    if not stack:
+        lines += lists["EXTRAS"]["io"]
+    assert set(names_in(f"docker/runtime{stack}.txt")) == required(*lines)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_an_image_with_tensorflow_installs_of_its_lock(stack):
+    names = names_in(f"docker/runtime{stack}.txt")
+    assert locked.entries(LOCKS[stack], names)
+    assert ("tensorflow-io" in names) is (stack == "")
+    assert {"tensorflow", "keras", "apache-beam", "google-cloud-storage"} < set(names)
 
 
 def test_beams_image_gets_what_it_lacks_and_what_that_requires():
@@ -217,19 +253,35 @@ def test_beams_image_gets_what_it_lacks_and_what_that_requires():
     lacking = names - IN_BEAMS_IMAGE
     assert lacking <= installed <= required(*lacking)
     assert not installed & required("apache-beam")
-    assert locked.entries(LOCK, installed)
+    for lock in LOCKS.values():
+        assert locked.entries(lock, installed)
 
 
 def test_cuda_is_the_one_that_the_locked_tensorflow_names():
-    pins = dict(re.findall(r"(?m)^(nvidia-[\w-]+)==(\S+)", (ROOT / "docker/gpu.lock").read_text()))
+    text = (ROOT / f"docker/gpu{installed_stack()}.lock").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"(?m)^(nvidia-[\w-]+)==(\S+)", text))
     named = {
-        each.name: next(iter(each.specifier)).version
+        each.name: each.specifier
         for each in map(Requirement, importlib.metadata.requires("tensorflow") or [])
         if each.marker and each.marker.evaluate({"extra": "and-cuda"})
         and not each.marker.evaluate({"extra": ""})
     }  # fmt: skip
-    assert pins == named
+    assert pins.keys() == named.keys()
+    assert [name for name in pins if not named[name].contains(pins[name])] == []
     assert len(pins) > 5
+
+
+def compiler(stack: str) -> Version:
+    """The version of ptxas, which XLA compiles by: of NVIDIA's wheel with nvcc."""
+    text = (ROOT / f"docker/gpu{stack}.lock").read_text(encoding="utf-8")
+    found = re.search(r"(?m)^nvidia-cuda-nvcc-cu12==(\S+)", text)
+    assert found
+    return Version(found[1])
+
+
+def test_the_new_lock_has_a_compiler_without_the_fault_on_hopper_and_the_other_has_none():
+    """XLA of TensorFlow 2.21 asks for 12.6.85: before it clamping may be compiled wrongly."""
+    assert compiler("") < Version("12.6.85") <= compiler("-new")
 
 
 def test_entries_of_a_lock_keep_their_markers_and_hashes():
@@ -239,22 +291,40 @@ def test_entries_of_a_lock_keep_their_markers_and_hashes():
         locked.entries(lock, ["d", "c"])
 
 
-def built(root: Path) -> dict[str, Path]:
-    """What the first stage of Beam's workers' file makes, by its own lines: stage -> its root."""
+def built(root: Path, *, file: str = "Dockerfile.beam", stack: str) -> dict[str, Path]:
+    """What the first stage of a file makes, by its own lines: stage -> its root."""
     venv.create(root / "python", with_pip=True)
-    python = root / "python" / "bin" / "python"
-    run_stage(stage("Dockerfile.beam", "package"), root=root / "package", python=python, of={})
+    run_stage(
+        stage(file, "package"),
+        root=root / "package",
+        python=root / "python" / "bin" / "python",
+        of={},
+        given={"STACK": stack},
+    )
     return {"package": root / "package"}
 
 
 @pytest.mark.slow
-def test_wheels_of_the_images_are_built_by_the_lines_that_stand_there(tmp_path):
-    dist = built(tmp_path)["package"] / "dist"
+@pytest.mark.parametrize("stack", STACKS)
+def test_wheels_of_the_images_are_built_by_the_lines_that_stand_there(stack, tmp_path):
+    dist = built(tmp_path, stack=stack)["package"] / "dist"
     for name, tensorflow in (("convert", False), ("predict", True)):
         (wheel,) = (dist / name).glob("voxelbeam-*.whl")
         (metadata,) = importlib.metadata.Distribution.discover(name="voxelbeam", path=[str(wheel)])
         requires = [Requirement(line).name for line in metadata.requires or []]
         assert ("tensorflow" in requires) is tensorflow
+    runtime = names_in(f"docker/runtime{stack}.txt")
+    assert (dist / "predict/runtime.lock").read_text() == locked.entries(LOCKS[stack], runtime)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stack", STACKS)
+def test_an_image_that_trains_gets_its_locks_packages_and_cuda(stack, tmp_path):
+    dist = built(tmp_path, file="Dockerfile.trainer", stack=stack)["package"] / "dist"
+    assert len(list(dist.glob("voxelbeam-*.whl"))) == 1
+    runtime = names_in(f"docker/runtime{stack}.txt")
+    assert (dist / "runtime.lock").read_text() == locked.entries(LOCKS[stack], runtime)
+    assert (dist / "gpu.lock").read_bytes() == (ROOT / f"docker/gpu{stack}.lock").read_bytes()
 
 
 @pytest.mark.slow
@@ -277,7 +347,8 @@ def test_an_image_that_converts_leaves_beams_packages_as_they_are(tmp_path):
         stage("Dockerfile.beam", "convert"),
         root=tmp_path / "convert",
         python=python,
-        of=built(tmp_path),
+        of=built(tmp_path, stack=installed_stack()),
+        given={},
     )
     after = set(pip("freeze").stdout.splitlines())
     assert before <= after
