@@ -84,7 +84,8 @@ EXTRAS = {
         "google-cloud-storage>=2.18,<4",
     ],
     "aws": ["boto3>=1.34,<2", "botocore>=1.34,<2"],
-    "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.22"],
+    # cuDNN 9.11 has no code for compute capability below 7.5, for which TensorFlow is built: V100.
+    "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.22", "nvidia-cudnn-cu12<9.11"],
     "test": [
         "dcm2niix>=1.0.20250506",
         # An emulator of gs://, and (moto with flask) one of s3://.

@@ -8,6 +8,7 @@ import dataclasses
 import fnmatch
 import functools
 import importlib
+import itertools
 import json
 import os
 import re
@@ -232,6 +233,9 @@ def test_every_command_line_is_one_that_its_command_takes(name: str) -> None:
                 assert not beam or words[1] in ("convert", "predict"), f"{name}: {beam}"
             elif words[0] == "make":
                 assert words[1] in targets, f"{name}: {line}"
+            elif words[0] == "pip":
+                files = [after for word, after in itertools.pairwise(words) if word == "-r"]
+                assert all((ROOT / file).exists() for file in files), f"{name}: {line}"
             else:
                 # What clusters want: tests/test_images.py and tests/test_manifests.py.
                 others = ("docker", "gcloud", "kubectl")
