@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from beam_jobs.common.cli import UsageError, quiet_tensorflow, require_utf8
+from beam_jobs.common.cli import UsageError, require_utf8
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.imports import lasting
+from beam_jobs.common.imports import lasting, quiet_tensorflow
 from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.printable import counted
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         raise cli.UsageError("--patient_from is for DICOM; records have their conversion's ids")
     source, strange = _with_covariates(source, args, contract, id_policy)
     quiet_beam()
-    cli.quiet_tensorflow()
+    quiet_tensorflow()
     # Beam takes seconds to import: all that can be wrong was reported before.
     with lasting("apache_beam"):
         from serving.predict.job import run_job

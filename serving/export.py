@@ -27,6 +27,7 @@ import numpy as np
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.printable import in_digits
 from beam_jobs.core.drift import Statistics
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     if data is not None:
         statistics = of_dataset(args.data, data, _trained_folds(runs, range(data.folds)))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the graph is the same; verify on the CPU's arithmetic
-    cli.quiet_tensorflow()
+    quiet_tensorflow()
     contract = contract_of(
         runs,
         ensemble=args.ensemble,

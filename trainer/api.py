@@ -20,9 +20,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.common.cli import CommandError, quiet_tensorflow
+from beam_jobs.common.cli import CommandError
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.terminal import say
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.patient_column import names_among

@@ -24,9 +24,10 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, quiet_tensorflow, run
+from beam_jobs.common.cli import EXIT_OK, LIST, Parser, UsageError, items, run
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.json_file import own_json, require_own
 from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import row

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.core.cohort.target import PLAIN, Target
 from trainer.config.network import NetworkConfig
 from trainer.networks.layers import under_policy

@@ -20,11 +20,11 @@ from beam_jobs.common.cli import (
     CommandError,
     Parser,
     UsageError,
-    quiet_tensorflow,
     require_utf8,
     run,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.terminal import row, say, show, width
 from beam_jobs.core.manifest import Manifest, read_manifest

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import logging
 import os
 import re
 import select
@@ -175,27 +174,6 @@ def require_utf8(path: str) -> None:
     """
     if not is_unicode(path):
         raise UsageError(f"{path}: not UTF-8, and this command takes no other names")
-
-
-def quiet_tensorflow(default: str = "3") -> None:
-    """Sets what TensorFlow says of itself; to be called before its import.
-
-    Args:
-      default: TF_CPP_MIN_LOG_LEVEL where neither the user nor the environment says. At 3 even its
-        errors are not shown: all that it logs as such at its start is no error, and what fails is
-        raised.
-
-    Raises:
-      UsageError: the directory for temporary files, where it writes, is not named in UTF-8.
-    """
-    with contextlib.suppress(OSError):  # there is none
-        require_utf8(scratch.temporary_directory())
-    level = log_level()
-    logging.getLogger("tensorflow").setLevel((level or "error").upper())
-    if level is None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", default)
-    else:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = str(max(0, 2 - LOG_LEVELS.index(level)))
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -24,8 +24,9 @@ import pydicom
 from pydicom import uid
 from pydicom.dataset import FileMetaDataset
 
-from beam_jobs.common.cli import CommandError, UsageError, log_level, quiet_tensorflow
+from beam_jobs.common.cli import CommandError, UsageError, log_level
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.convert.patient_plans import listing_of, plan_patients
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.layout import patient_id_of

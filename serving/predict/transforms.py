@@ -17,7 +17,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.imports import lasting
+from beam_jobs.common.imports import lasting, quiet_tensorflow
 from beam_jobs.convert.cases import PlanParts, Recipe
 from beam_jobs.convert.planning import Assignment
 from beam_jobs.convert.transforms import Setup
@@ -54,6 +54,7 @@ class ModelInWorker:
 
     def _load(self) -> LoadedModel:
         directory = files.fetched_once(self._path, self._sha256)
+        quiet_tensorflow()
         with lasting("tensorflow"):  # which this imports; the model stays as long as the worker
             loaded = load_model(directory, name=self._path, sha256=self._sha256)
         _fix_gpu_arithmetic()

@@ -213,7 +213,7 @@ def _serve(flavour: str) -> dict[str, Any] | None:
     heed_signals()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if flavour == "tensorflow":
-        importlib.import_module("beam_jobs.common.cli").quiet_tensorflow()
+        importlib.import_module("beam_jobs.common.imports").quiet_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Google's libraries quarrel with this Python
         for name in _LIBRARIES[flavour]:

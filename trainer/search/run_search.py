@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow
+from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow, without_notes
 from beam_jobs.common.terminal import row
 from beam_jobs.core.cohort.target import Target
 from beam_jobs.core.manifest import Manifest
@@ -306,8 +307,6 @@ class Search:
         quiet_tensorflow()
         os.environ.update(role.variables())  # KerasTuner reads them too
         # KerasTuner brings TensorFlow: seconds, only from here on.
-        from trainer.training.mute_tensorflow import without_notes
-
         with without_notes():
             from trainer.search.oracles.make_oracle import (
                 epochs_of,

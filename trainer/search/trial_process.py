@@ -22,8 +22,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beam_jobs.common.cli import CommandError, UsageError, quiet_tensorflow, run
+from beam_jobs.common.cli import CommandError, UsageError, run
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.json_file import write_json
 from beam_jobs.core.manifest import read_manifest
 from beam_jobs.core.record import RecordSchema

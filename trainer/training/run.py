@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from beam_jobs.common.cli import UsageError, quiet_tensorflow
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.csv_table import write_table
+from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.core.manifest import Manifest
 from trainer.config.run import TrainConfig
 from trainer.config.run_layout import COVARIATE, OOF_NAME, file_name, member_name

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.common.imports import without_notes
 from beam_jobs.core.cohort.covariates import Covariate
 from beam_jobs.core.cohort.target import PLAIN, Target
 from beam_jobs.core.record import RecordSchema
@@ -34,7 +35,6 @@ from trainer.networks.tasks.statistics import set_statistics
 from trainer.training.devices import uses_xla
 from trainer.training.environment import Cluster
 from trainer.training.kernels.fused import fused
-from trainer.training.mute_tensorflow import without_notes
 from trainer.training.optimization import clips, make_optimizer
 from trainer.training.tasks.objective import make_objective
 from trainer.training.tasks.start import begin_from_covariates

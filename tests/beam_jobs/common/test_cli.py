@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_jobs.common import cli
+from beam_jobs.common import cli, imports
 from tests.commands import outcome
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -149,7 +149,9 @@ def test_tensorflows_python_is_as_quiet_as_its_compiled_part(
     level: str | None, printed: str
 ) -> None:
     warn = "logging.getLogger('tensorflow').warning('retracing')"
-    body = f"import logging\ncli.quiet_tensorflow()\n{warn}"
+    body = (
+        f"import logging\nfrom beam_jobs.common import imports\nimports.quiet_tensorflow()\n{warn}"
+    )
     environment = {key: value for key, value in os.environ.items() if "LOG_LEVEL" not in key}
     if level:
         environment["VOXELBEAM_LOG_LEVEL"] = level
@@ -170,7 +172,7 @@ def test_a_name_that_is_no_utf8_is_refused_before_tensorflow_is_told(
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(place))
     with pytest.raises(cli.UsageError, match="not UTF-8"):
-        cli.quiet_tensorflow()
+        imports.quiet_tensorflow()
 
 
 def test_an_error_is_one_line_of_bounded_length_whatever_it_quotes() -> None:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from beam_jobs.common.cli import quiet_tensorflow
+from beam_jobs.common.imports import quiet_tensorflow
 from trainer.search.child_process import end_with_parent
 
 
