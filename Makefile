@@ -139,9 +139,15 @@ NEW_PYTHON ?=
 NEW_TESTS := tests/test_packaging.py tests/test_walls.py
 
 test-new: $(STAMP) ## what depends on libraries on the newest of them too, then both on each other's files
-	@$(MAKE) --no-print-directory setup VENV=$(NEW) STACK=new PYTHON=$(NEW_PYTHON)
-	$(NEW)/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEW_TESTS)
-	VOXELBEAM_OTHER_PYTHON=$(NEW)/bin/python $(BIN)/python -m pytest tests/test_stacks.py
+	@set -eu; \
+	if [ "$$(cat $(STACK_FILE) 2>/dev/null)" = new ]; then \
+	  echo 'test-new: $(VENV) has $(LOCK_new), which `make test` has tested; nothing ran on' \
+	    '$(LOCK_default) (with Python 3.11 or 3.12: make test-new VENV=.venv-default STACK=default)'; \
+	else \
+	  $(MAKE) --no-print-directory setup VENV=$(NEW) STACK=new PYTHON=$(NEW_PYTHON); \
+	  $(NEW)/bin/python -m pytest -m "not slow" $(PARALLEL) $(NEW_TESTS); \
+	  VOXELBEAM_OTHER_PYTHON=$(NEW)/bin/python $(BIN)/python -m pytest tests/test_stacks.py; \
+	fi
 
 # Beam's job server for Flink, of the Beam installed here; Maven keeps its own checksums.
 FLINK ?= 2.2

@@ -236,6 +236,25 @@ def test_an_interrupted_setup_goes_on_with_its_stack(machine):
     assert machine.locks == [NEW]
 
 
+def test_the_other_stack_is_tested_in_an_environment_of_its_own(machine):
+    machine.has("3.11", "3.13")
+    done = machine.make("test-new", f"NEW={machine.folder}/other")
+    assert done.returncode == 0, done.stderr
+    assert machine.locks == [OLD, NEW]
+    tests = [line for line in machine.asked if line.startswith("-m pytest")]
+    assert len(tests) == 2
+    assert tests[1].endswith("tests/test_stacks.py")
+
+
+def test_where_all_is_of_the_new_lock_nothing_is_compared_with_itself(machine):
+    machine.has("3.13")
+    done = machine.make("test-new", f"NEW={machine.folder}/other")
+    assert done.returncode == 0, done.stderr
+    assert machine.locks == [NEW]
+    assert not [line for line in machine.asked if line.startswith("-m pytest")]
+    assert f"nothing ran on {OLD} (" in done.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("version", "lock"), [("3.11", OLD), ("3.13", NEW)])
 def test_a_wheelhouse_installs_the_lock_without_an_index(machine, version, lock):
     machine.has(version)
