@@ -88,7 +88,7 @@ def test_every_option_of_every_command_is_on_its_page(
         command.main(["--help"])
     shown = capsys.readouterr().out
     options = re.findall(r"^  (?:-h, )?(--\w+)", shown.partition("\nexamples:")[0], re.MULTILINE)
-    assert len(options) > 3
+    assert len(options) >= 3
     assert set(re.findall(r"^\| `(--\w+)` \|", page, re.MULTILINE)) == {*options} - {"--help"}
     assert f"voxelbeam {verb} " in page  # an example
     assert "| `130` | interrupted (Ctrl-C) |\n| `143` | terminated (SIGTERM) |\n" in page

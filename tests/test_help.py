@@ -45,6 +45,7 @@ RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("serving.batch_predict", 3, ()),
     ("serving.check_submission", 0, ()),
     ("trainer.evaluate", 0, ()),
+    ("trainer.doctor", 0, ()),
 )
 
 

@@ -19,7 +19,7 @@ ROOMS = {
         *("common", "core", "runners", "convert", "phantoms", "report", "inventory", "api", ""),
     ],
     "trainer": [
-        *("config", "data", "networks", "metrics", "training"),
+        *("config", "data", "networks", "metrics", "training", "machine"),
         *("forest", "explain", "search", "reports", "api", "testing", ""),
     ],
     "serving": ["model", "predict", "api", ""],
@@ -196,8 +196,13 @@ HEAVY = {"tensorflow", "keras", "keras_tuner", "apache_beam", "sklearn", "matplo
         (["beam_jobs.dicom_to_tfrecord", "beam_jobs.survey"], HEAVY - {"apache_beam"}),
         (in_room("trainer.config"), HEAVY),
         (["trainer.api", "trainer.task", "trainer.baseline", "trainer.evaluate"], HEAVY),
+        # It has to say what is wrong where none of them can be imported.
+        (["trainer.doctor"], {*HEAVY, "numpy", "pydicom", "obstore", "rich", "packaging"}),
     ],
-    ids=["core", "common", "phantoms", "api", "convert", "conversion", "config", "training"],
+    ids=[
+        *("core", "common", "phantoms", "api", "convert", "conversion", "config", "training"),
+        "doctor",
+    ],
 )
 def test_what_a_room_costs_to_import(names, heavy):
     assert not loaded_by(*names) & heavy

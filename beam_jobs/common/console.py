@@ -31,6 +31,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("serving.export", "training runs to one SavedModel"),
     "predict": ("serving.batch_predict", "every patient of a dataset or of DICOM files"),
     "check": ("serving.check_submission", "a submission against its sample"),
+    "doctor": ("trainer.doctor", "what this machine has, tried, and what to mend"),
 }
 
 

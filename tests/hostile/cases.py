@@ -113,7 +113,7 @@ def run(case: Case, directory: Path, made: Made, zygotes: Zygotes) -> tuple[Outc
             may_change=case.may_change,
             may_add=case.may_add,
             terminal=case.terminal,
-            says_no=case.subject == "check",
+            says_no=case.subject in ("check", "doctor"),
         ),
         *case.expect(outcome, sandbox),
     ]

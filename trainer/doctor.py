@@ -1,0 +1,159 @@
+"""What this machine has for Voxelbeam, what was tried on it, and what is to be mended.
+
+Every fact is measured once and is a value (`trainer.machine`); here they are printed, a section as
+soon as it is known. Nothing is imported in this process that could fail: libraries, decoders, GPUs
+and places are tried in others, whose crash or hang is a line.
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # signals may come amid the imports below
+    from beam_jobs.common.interrupts import expect
+
+    expect("python -m trainer.doctor")
+
+import argparse
+import itertools
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from beam_jobs.common.cli import EXIT_FAILURE, EXIT_OK, Parser, run
+from beam_jobs.common.printable import printable
+from beam_jobs.common.terminal import say, width
+from trainer.machine import (
+    decoders,
+    gpu_words,
+    gpus,
+    libraries,
+    networks,
+    packages,
+    stores,
+    system,
+)
+from trainer.machine.apart import Answer, Trial, tried
+from trainer.machine.findings import Fault, Row, Section
+
+PROG = "python -m trainer.doctor"
+
+_MARKS = {"": " ", "note": "-", "fault": "!"}
+_MOST_COLUMNS = 100
+_NAMES = 12  # characters of a row's name, the blanks behind it included
+_CPU_S, _GPU_S = 90.0, 150.0  # of one trial, the imports of its process among it
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=PROG,
+        description="Says what this machine has for Voxelbeam, tries it, and ends with what is to "
+        "be mended: packages against the project's locks and ranges, GPUs with a 3D convolution "
+        "in each precision, decoders of pixel data, credentials of stores. Marked with - is what "
+        "is merely absent or odd, with ! what is broken. Nothing is changed or written, and no "
+        "secret is shown.",
+        examples=(f"  {PROG}\n  {PROG} s3://bucket/dataset /data/cohort https://host/labels.csv"),
+        exit_codes={EXIT_OK: "nothing needed is broken", EXIT_FAILURE: "something is: see below"},
+    )
+    parser.add_argument(
+        "places",
+        nargs="*",
+        metavar="PLACE",
+        help="a directory, file, store or address that you mean to use: one page of it is listed, "
+        f"within {stores.PLACE_S:g} s",
+    )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns its exit code."""
+    args = _parser().parse_args(argv)
+    faults: list[Fault] = []
+    for section in sections(args.places):
+        _show(section)
+        faults += section.faults
+    for number, fault in enumerate(faults, 1):
+        if number == 1:
+            print("to mend")
+        _print_folded(f"{number}. ", fault.what)
+        _print_folded("   ", f"stops: {fault.stops}")
+        _print_folded("   ", f"mend:  {fault.mend}")
+    if not faults:
+        say("nothing needed is broken")
+    return EXIT_FAILURE if faults else EXIT_OK
+
+
+def sections(places: Sequence[str]) -> Iterator[Section]:
+    """What is found, a section at a time."""
+    yield system.told(system.measure())
+    found = packages.measure()
+    facts = Trial(function=f"{networks.__name__}:facts")
+    cpu = gpu_words.trials("CPU:0")
+    answers = tried([*libraries.trials(), *decoders.trials(), facts, *cpu], seconds=_CPU_S)
+
+    def following(number: int) -> list[Answer]:
+        return list(itertools.islice(answers, number))
+
+    imports = following(len(libraries.LIBRARIES))
+    problems = {
+        one.package: answer for one, answer in zip(libraries.LIBRARIES, imports, strict=True)
+    }
+    yield packages.told(found, libraries.told(imports, packages.versions(), found.required))
+    yield decoders.told(following(len(decoders.SYNTAXES)), problems["tensorflow-io"])
+    known = following(1)[0]
+    results = {}
+    if known.value:
+        results["CPU:0"] = following(len(cpu))
+        for number in range(len(known.value["gpus"])):
+            device = f"GPU:{number}"
+            results[device] = _until_hung(gpu_words.trials(device))
+    answers.close()
+    yield gpu_words.told(gpus.measure(), known, results)
+    stored = list(tried(stores.trials(), seconds=_CPU_S))
+    yield stores.told(stored, aws=not problems["boto3"].problem)
+    if places:
+        looks = tried(stores.place_trials(places), seconds=stores.PLACE_S + 2)
+        yield stores.told_places(places, list(looks))
+
+
+def _until_hung(trials: Sequence[Trial]) -> list[Answer]:
+    """Answers up to the first that took too long: the others would, too."""
+    answers = []
+    for answer in tried(trials, seconds=_GPU_S):
+        answers.append(answer)
+        if answer.hung:
+            break
+    return answers
+
+
+def _show(section: Section) -> None:
+    say(section.title)
+    for row in section.rows:
+        say("\n".join(_lines(row)))
+    say("")
+
+
+def _lines(row: Row) -> list[str]:
+    begin = (
+        f"{_MARKS[row.mark]} {printable(row.name):<{_NAMES - 1}} "
+        if row.name
+        else f"{_MARKS[row.mark]} "
+    )
+    return _folded(begin, row.text)
+
+
+def _print_folded(begin: str, text: str) -> None:
+    print("\n".join(_folded(begin, text)))
+
+
+def _folded(begin: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        printable(text),
+        min(width(), _MOST_COLUMNS) if sys.stdout.isatty() else 80,
+        initial_indent=begin,
+        subsequent_indent=" " * len(begin),
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+if __name__ == "__main__":
+    run(main, PROG)

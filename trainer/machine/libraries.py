@@ -1,0 +1,168 @@
+"""Imports of the libraries, tried: a package may be there and its compiled part not load."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Collection, Mapping, Sequence
+
+from beam_jobs.common.imports import quiet_tensorflow
+from trainer.machine.apart import Answer, Trial
+from trainer.machine.findings import Fault, Mark, Row, Section
+from trainer.machine.packages import EXTRAS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Library:
+    """A package that the project imports.
+
+    Attributes:
+      package: its name on an index.
+      module: what is imported of it.
+      stops: what does not work without it.
+      extra: the project's extra that brings it, "" where the project requires it.
+      shown: its name for a reader, "" for one whose version is not listed.
+    """
+
+    package: str
+    module: str
+    stops: str
+    extra: str = ""
+    shown: str = ""
+
+
+def _needed(package: str, module: str, stops: str, shown: str = "") -> Library:
+    return Library(package=package, module=module, stops=stops, shown=shown)
+
+
+_DICOM = "convert, survey, and predict from DICOM"
+_ALL = "every command that reads a dataset or DICOM"
+_NETWORKS = "train, tune, saliency, export and predict"
+_PAGES = "pages and charts of report, evaluate, tune and saliency"
+# Light ones first: whatever fails to import because another does stands behind that.
+LIBRARIES = (
+    _needed("numpy", "numpy", _ALL, "numpy"),
+    _needed("scipy", "scipy.ndimage", _ALL),
+    _needed("pandas", "pandas", _ALL, "pandas"),
+    _needed("pydicom", "pydicom", _DICOM, "pydicom"),
+    _needed("nibabel", "nibabel", _DICOM),
+    _needed("python-gdcm", "gdcm", _DICOM),
+    _needed("pyjpegls", "jpeg_ls", "JPEG-LS files"),
+    _needed("pylibjpeg", "pylibjpeg", "JPEG 2000 and RLE files"),
+    _needed("pylibjpeg-openjpeg", "openjpeg", "JPEG 2000 files"),
+    _needed("pylibjpeg-rle", "rle", "RLE files"),
+    _needed("google-crc32c", "google_crc32c", _ALL),
+    _needed("obstore", "obstore.store", "s3://, gs://, az:// and https://"),
+    _needed("rich", "rich.console", "tables and bars on a terminal"),
+    _needed("jinja2", "jinja2", _PAGES),
+    _needed("markupsafe", "markupsafe", _PAGES),
+    _needed("pillow", "PIL.Image", _PAGES),
+    _needed("threadpoolctl", "threadpoolctl", "convert"),
+    _needed("zstandard", "zstandard", "convert"),
+    _needed("protobuf", "google.protobuf.message", "convert, and all of TensorFlow", "protobuf"),
+    _needed("grpcio", "grpc", "convert on Flink, tune on several machines"),
+    _needed("apache-beam", "apache_beam", "convert, verify, survey and predict", "Beam"),
+    _needed("pyarrow", "pyarrow.parquet", "predict into Parquet"),
+    _needed("scikit-learn", "sklearn.metrics", "baseline, evaluate, and the scores of train"),
+    _needed("matplotlib", "matplotlib.figure", _PAGES),
+    _needed("h5py", "h5py", "runs' weights: " + _NETWORKS),
+    _needed("tensorflow", "tensorflow", _NETWORKS, "TensorFlow"),
+    _needed("tensorboard", "tensorboard.plugins.hparams.api", "tune"),
+    _needed("keras", "keras", _NETWORKS, "Keras"),
+    _needed("keras-tuner", "keras_tuner", "tune"),
+    Library(package="tensorflow-io", module="tensorflow_io", extra="io", stops="verify --against"),
+    Library(package="boto3", module="boto3", extra="aws", stops=EXTRAS["aws"]),
+    Library(package="google-auth", module="google.auth", extra="gcp", stops=EXTRAS["gcp"]),
+    Library(
+        package="google-cloud-dataflow-client",
+        module="google.cloud.dataflow",
+        extra="gcp",
+        stops="Dataflow",
+    ),
+)
+
+
+def trials() -> list[Trial]:
+    """The import of each of `LIBRARIES`."""
+    function = f"{__name__}:load"
+    return [Trial(function=function, arguments={"module": one.module}) for one in LIBRARIES]
+
+
+def load(module: str) -> None:
+    """Imports a module."""
+    if module == "tensorflow":
+        quiet_tensorflow()
+        # Whoever trains on the same GPU meanwhile keeps its memory.
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    importlib.import_module(module)
+
+
+def told(answers: Sequence[Answer], found: Mapping[str, str], required: Collection[str]) -> Section:
+    """The rows of the libraries.
+
+    Args:
+      answers: of `trials`.
+      found: versions of what is installed.
+      required: what the project requires; with none known, all that is in no extra.
+    """
+    versions = [
+        f"{one.shown} {found[one.package]}"
+        for one in LIBRARIES
+        if one.shown and one.package in found
+    ]
+    rows = [Row(name="versions", text=", ".join(versions))] if versions else []
+    faults: list[Fault] = []
+    good = 0
+    told_of: set[str] = set()
+    for library, answer in zip(LIBRARIES, answers, strict=True):
+        good += not answer.problem and not library.extra
+        # The second decoder is told among decoders.
+        if not answer.problem or library.extra == "io":
+            continue
+        there = library.package in found
+        needed = not library.extra and (library.package in required or not required)
+        if not there:
+            told_of.add(library.module.partition(".")[0])
+        # One that fails because another is missing, which is told.
+        elif answer.missing and answer.missing.partition(".")[0] in told_of:
+            continue
+        rows.append(_row(library, answer, there=there, needed=needed))
+        if needed:
+            faults.append(_fault(library, answer, found.get(library.package, "")))
+    needed_ones = [one for one in LIBRARIES if not one.extra]
+    rows.insert(
+        len(versions) and 1,
+        Row(
+            name="imports",
+            text=f"{good} of {len(needed_ones)} libraries",
+            mark="fault" if faults else "",
+        ),
+    )
+    return Section(title="packages", rows=tuple(rows), faults=tuple(faults))
+
+
+def _row(library: Library, answer: Answer, *, there: bool, needed: bool) -> Row:
+    mark: Mark = "fault" if needed else "note"
+    if there:
+        return Row(name=library.package, text=f"does not import: {answer.problem}", mark=mark)
+    extra = f" (pip install 'voxelbeam[{library.extra}]')" if library.extra else ""
+    return Row(
+        name=library.package, text=f"not installed, so without: {library.stops}{extra}", mark=mark
+    )
+
+
+def _fault(library: Library, answer: Answer, version: str) -> Fault:
+    if not version:
+        return Fault(
+            what=f"{library.package} is not installed",
+            stops=library.stops,
+            mend="`make setup`, or pip install voxelbeam anew, which brings it",
+        )
+    return Fault(
+        what=f"{library.package} {version} does not import: {answer.problem}",
+        stops=library.stops,
+        mend=f"pip install --force-reinstall '{library.package}' in the range above, or an "
+        "environment made anew by `make setup`",
+    )

@@ -1,0 +1,193 @@
+"""Stores: with which credentials each would be opened, and places tried that somebody will use.
+
+No secret is shown: variables and files are named, what they hold is not. Where a store's own answer
+quotes an address, what stands in it of names and signatures is cut out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from beam_jobs.common.cli import CommandError, UsageError
+from beam_jobs.common.files import clients, settings
+from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.names import READ_ONLY, scheme_of
+from trainer.machine.apart import Answer, Trial
+from trainer.machine.findings import Fault, Row, Section, gib
+
+PLACE_S = 10.0  # that a place may take to answer
+SCHEMES = ("s3", "gs", "az")
+# Variables that say who one is or where a store is, without being of `settings.VARIABLES`: the
+# client reads them by itself.
+_OTHERS = {
+    "s3": (
+        *("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"),
+        *("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"),
+    ),
+    "gs": ("CLOUDSDK_CONFIG",),
+    "az": ("AZURE_STORAGE_SAS_KEY", "AZURE_SKIP_SIGNATURE", "AZURE_FEDERATED_TOKEN_FILE"),
+}
+_HOLDS_SECRET = re.compile(r"KEY|TOKEN|SECRET|CONNECTION_STRING|SAS|PASSWORD", re.IGNORECASE)
+_HOME = {
+    "s3": ("~/.aws/credentials", "~/.aws/config"),
+    "gs": ("~/.config/gcloud/application_default_credentials.json",),
+    "az": (),
+}
+
+
+def trials() -> list[Trial]:
+    """The credentials of each of `SCHEMES`."""
+    function = f"{__name__}:credentials"
+    return [Trial(function=function, arguments={"scheme": scheme}) for scheme in SCHEMES]
+
+
+def place_trials(places: Sequence[str]) -> list[Trial]:
+    """A look at each of some places."""
+    function = f"{__name__}:look"
+    return [Trial(function=function, arguments={"place": place}) for place in places]
+
+
+def credentials(scheme: str) -> dict[str, Any]:
+    """What a store's client would be made with.
+
+    Returns:
+      "set": variables that are set and files that are there, by name; "problem": why no client can
+      be made, "" where one can; "provider": whether credentials come through another library;
+      "endpoint": whether another service is named than the store's own.
+    """
+    names = (*settings.VARIABLES[scheme], *_OTHERS[scheme])
+    found = [name for name in names if os.environ.get(name)]
+    found += [name for name in _HOME[scheme] if os.path.isfile(os.path.expanduser(name))]
+    try:
+        options = settings.store_options(scheme)
+    except CommandError as error:
+        return {"set": found, "problem": without_secrets(str(error)), "provider": False}
+    return {"set": found, "problem": "", "provider": "credential_provider" in options}
+
+
+def look(place: str) -> str:
+    """One page of what lies in a place, or whether a file is there.
+
+    Returns:
+      What was found.
+
+    Raises:
+      CommandError, OSError: it cannot be used; the message is one line without secrets.
+    """
+    clients.hurry(PLACE_S)
+    try:
+        scheme = scheme_of(place)
+        if not scheme:
+            return _look_at_disk(place)
+        if scheme in READ_ONLY:
+            return f"{files.size(place)} bytes"
+        return "objects there" if files.is_dir(place) else "can be listed, and is empty"
+    except (CommandError, UsageError, OSError) as error:
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CommandError(without_secrets(said).removeprefix(f"{place}: ")) from None
+
+
+def _look_at_disk(place: str) -> str:
+    writable = "can be written to" if os.access(place, os.W_OK) else "can be read only"
+    if os.path.isdir(place):
+        with os.scandir(place) as entries:
+            any_there = next(entries, None) is not None
+        free = gib(shutil.disk_usage(place).free)
+        return f"{'files there' if any_there else 'empty'}, {writable}, {free} free"
+    with open(place, "rb") as stream:
+        stream.read(1)
+    return f"a file of {os.path.getsize(place)} bytes, {writable}"
+
+
+def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """A text without names and passwords in addresses, signatures, and what variables keep secret.
+
+    >>> without_secrets("https://me:pw@host/x?sig=abc: refused", {})
+    'https://...@host/x?...: refused'
+    """
+    text = re.sub(r"(\w+://)[^/@\\s]+@", r"\1...@", text)
+    text = re.sub(r"(\w+://[^\s?]*)\?[^\s)\"':]*", r"\1?...", text)
+    secrets = set()
+    for name, value in environ.items():
+        if _HOLDS_SECRET.search(name) and not name.endswith("_FILE"):
+            secrets |= {value, *re.split(r"[;=]", value)}
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= 8:
+            text = text.replace(secret, "...")
+    return text
+
+
+def told(answers: Sequence[Answer], aws: bool) -> Section:
+    """The section of the stores.
+
+    Args:
+      answers: of `trials`.
+      aws: whether boto3 is there.
+    """
+    rows, faults = [], []
+    for scheme, answer in zip(SCHEMES, answers, strict=True):
+        found = answer.value or {"set": [], "problem": answer.problem, "provider": False}
+        names = ", ".join(found["set"])
+        problem = found["problem"]
+        if problem and names:
+            rows.append(Row(name=f"{scheme}://", text=f"{names}: {problem}", mark="fault"))
+            faults.append(
+                Fault(
+                    what=f"{scheme}:// cannot be opened: {problem}",
+                    stops=f"every input and output in {scheme}://",
+                    mend=f"what the message says, or unset {', '.join(_variables(found['set']))}",
+                )
+            )
+        elif names:
+            unread = [name for name in found["set"] if name.startswith("~/.aws")]
+            if scheme == "s3" and unread and not aws and not found["provider"]:
+                text = f"{names}; files are not read without boto3 (pip install 'voxelbeam[aws]')"
+                rows.append(Row(name="s3://", text=text, mark="note"))
+            else:
+                rows.append(Row(name=f"{scheme}://", text=f"credentials by {names}"))
+        else:
+            rows.append(Row(name=f"{scheme}://", text=_NONE[scheme], mark="note"))
+    return Section(title="stores", rows=tuple(rows), faults=tuple(faults))
+
+
+_NONE = {
+    "s3": "no credentials in variables or files: a machine's own role, if it has one",
+    "gs": "no credentials in variables or files: a machine's own account, if it has one",
+    "az": "no account named: AZURE_STORAGE_ACCOUNT or AZURE_STORAGE_CONNECTION_STRING says whose",
+}
+
+
+def _variables(names: Sequence[str]) -> Iterator[str]:
+    for name in names:
+        if not name.startswith("~"):
+            yield name
+
+
+def told_places(places: Sequence[str], answers: Sequence[Answer]) -> Section:
+    """The section of the places that were named.
+
+    Args:
+      places: as they were.
+      answers: of `place_trials`.
+    """
+    rows, faults = [], []
+    for place, answer in zip(places, answers, strict=True):
+        shown = without_secrets(place)
+        if answer.problem:
+            rows.append(Row(name="", text=f"{shown}: cannot be used", mark="fault"))
+            faults.append(
+                Fault(
+                    what=f"{shown}: {answer.problem}",
+                    stops="reading it and writing to it",
+                    mend="docs/how-to/files.md has credentials and endpoints"
+                    if "://" in place
+                    else "name a place that is there and that you may read",
+                )
+            )
+        else:
+            rows.append(Row(name="", text=f"{shown}: {answer.value}"))
+    return Section(title="places", rows=tuple(rows), faults=tuple(faults))
