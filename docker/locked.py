@@ -1,4 +1,4 @@
-"""Entries of a lock by name, hashes and all: what an image installs of `requirements.lock`.
+"""Entries of a lock by name, hashes and all: what an image installs of `requirements*.lock`.
 
     python docker/locked.py requirements.lock setuptools @docker/runtime.txt
 
