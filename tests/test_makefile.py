@@ -279,7 +279,9 @@ def test_the_collection_for_a_wheelhouse_is_of_the_environments_lock(machine, ar
 
 def ci(folder: Path, *, stack: str | None = None) -> tuple[int, list[str], str]:
     """(exit code, what make was asked, stdout) of `.ci/run` where only `folder` is on the PATH."""
-    shim(folder, "make", f'echo "$@" >> {folder}/asked; [ ! -e {folder}/red ]')
+    # Make takes STACK of the environment, too.
+    say = 'echo "${STACK:+STACK=$STACK }$*"'
+    shim(folder, "make", f"{say} >> {folder}/asked; [ ! -e {folder}/red ]")
     environment = {"PATH": str(folder)} | ({} if stack is None else {"STACK": stack})
     done = subprocess.run(
         [shutil.which("bash") or "bash", ROOT / ".ci" / "run"],
