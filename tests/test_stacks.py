@@ -81,14 +81,15 @@ def write_encoded(root: Path) -> None:
         write_slices(root / f"kept-{place}/T1w", frames, kind, **{**SMALL, **fields})
     if ARCHIVE.exists():
         unpack_real_series(root / "real").rename(root / "real" / "T1w")
-    names = sorted(path.name for path in root.iterdir())
-    rows = [f"{name},{place % 2}" for place, name in enumerate(names)]
-    (root.parent / "labels.csv").write_text("\n".join(["BraTS21ID,MGMT_value", *rows]) + "\n")
+    rows = ["BraTS21ID,volume,age,site"]
+    for place, name in enumerate(sorted(path.name for path in root.iterdir())):
+        rows.append(f"{name},{10 + place / 7},{place * 3 if place % 5 else ''},{'AB'[place % 2]}")
+    (root.parent / "told.csv").write_text("\n".join(rows) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
 class Converted:
-    """What one stack wrote: phantoms, and datasets of them and of the encoded series."""
+    """What one stack wrote: phantoms, and datasets of them and, with values, of encoded series."""
 
     cohort: Path
     dataset: Path
@@ -112,12 +113,17 @@ def converted(pair: Pair, encoded: Path) -> tuple[Converted, Converted]:
 
     cohorts = on_both(pair, write)
     train = (cohorts[0] / "train", "--labels", cohorts[0] / "train_labels.csv")
-    labels = ("--labels", encoded.parent / "labels.csv", "--modalities", "T1w")
+    told = encoded.parent / "told.csv"
+    of_values = (
+        *("--labels", told, "--label_column", "volume", "--label_unit", "ml", "--folds", 2),
+        *("--covariates", told, "--covariate_columns", "age,site", "--modalities", "T1w"),
+        *("--dtype", "float16", "--format", "npz"),
+    )
 
     def convert(stack: Stack, _: Stack) -> Converted:
         made = Converted(*(stack.root / name for name in ("cohort", "dataset", "encoded")))
         stack.run(*JOB, "--folds", 2, "--output", made.dataset, "--input", *train)
-        stack.run(*JOB, "--dtype", "float16", "--output", made.encoded, "--input", encoded, *labels)
+        stack.run(*JOB, "--output", made.encoded, "--input", encoded, *of_values)
         return made
 
     return on_both(pair, convert)

@@ -109,11 +109,11 @@ def test_other_code_is_refused_by_name_whoever_meets_it(place: Place) -> None:
             (("trainer.task", *_train("run")), "code.mine:encoder.sha256: "),
             (
                 ("trainer.task", *child, "--hyperparameters", "settings.json"),
-                "mine:encoder is not what the run was begun with: sha256 ",
+                "mine:encoder is not what the run was begun with (sha256 ",
             ),
             (
                 ("serving.export", "--runs", "run", "--output", "other"),
-                "run/run.json: mine:encoder is not what the run was begun with: sha256 ",
+                "run/run.json: mine:encoder is not what the run was begun with (sha256 ",
             ),
         ):
             assert message in place.run(*argv, code=1)

@@ -135,7 +135,10 @@ def require_same(
                 f"{name} {str(then)[:12]} then, {str(now)[:12]} now"
                 for name, then, now in differing(old, new)
             )
-            raise ContractError(f"{old['function']} is not what the run was begun with: {told}")
+            raise ContractError(
+                f"{old['function']} is not what the run was begun with ({told}); put that back, or "
+                "train anew"
+            )
 
 
 def by_function(code: object) -> dict[str, dict[str, Any]]:

@@ -104,7 +104,7 @@ def test_code_that_was_changed_since_the_run_is_refused(tmp_path: Path) -> None:
     then = {**now, "sha256": "0" * 64}
     with pytest.raises(
         ContractError,
-        match=r"run\.json: .*:feature_map is not what the run was begun with: .* 0000",
+        match=r"run\.json: .*:feature_map is not what the run was begun with .* 0000",
     ):
         dataclasses.replace(run, code=(then,)).load_member(0)
 
