@@ -2,6 +2,7 @@
 
     python -m tests.stacks pixels DICOM OUT.json      what the decoders of this environment give
     python -m tests.stacks model MODEL OUT.json       what a model answers there
+    python -m tests.stacks search ARGV.json OUT.json  a search, whose trials train nothing
     python -m tests.stacks half TABLE ""              a prediction that is killed half-way
 
 are what tests ask of one environment that no command tells.
@@ -128,7 +129,7 @@ def _model(place: Path) -> dict[str, Any]:
     from serving.model.loaded_model import load_model
     from tests.serving.model.test_export_calibrated import warmups
 
-    model, signatures = load_model(place), tf.saved_model.load(str(place)).signatures
+    model = load_model(place)
     schema, random = model.contract.schema, np.random.default_rng(5)
     volumes = random.integers(0, 256, (4, *schema.volume_shape), np.uint8)
     known = random.integers(0, 2, (4, len(model.contract.covariates))).astype(np.float32)
@@ -140,10 +141,18 @@ def _model(place: Path) -> dict[str, Any]:
             )
             for key, value in request.inputs.items()
         }
-        outputs = signatures[request.model_spec.signature_name](**inputs)
+        outputs = model._model.signatures[request.model_spec.signature_name](**inputs)
         found = [outputs[name].numpy().tolist() for name in sorted(outputs) if "id" not in name]
         answers[f"warm-up of {request.model_spec.signature_name}"] = found
     return answers
+
+
+def _search(file: Path) -> int:
+    """A search by the command line in a JSON file, whose trials train nothing."""
+    from tests.trainer.search.searches import FAKE
+    from trainer import tune
+
+    return tune.main(json.loads(file.read_text()), command=FAKE)
 
 
 def _half(output: Path) -> None:
@@ -161,8 +170,10 @@ def _half(output: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Answers one question about a place."""
     verb, place, answer = argv
-    found = {"pixels": _pixels, "model": _model, "half": _half}[verb](Path(place))
-    Path(answer).write_text(json.dumps(found))
+    verbs: dict[str, Callable[[Path], Any]] = {
+        "pixels": _pixels, "model": _model, "search": _search, "half": _half,
+    }  # fmt: skip
+    Path(answer).write_text(json.dumps(verbs[verb](Path(place))))
 
 
 if __name__ == "__main__":

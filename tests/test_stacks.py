@@ -28,6 +28,7 @@ from tests.pixel_files import ENCODABLE, SMALL, frames_of, short
 from tests.real_series import ARCHIVE, unpack_real_series
 from tests.stacks import Pair, Stack, copied, on_both
 from tests.test_same_bytes import hashes
+from tests.trainer.search.searches import argv_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -378,14 +379,17 @@ def test_what_either_has_begun_the_other_does_not_finish(
     on_both(pair, go_on)
 
 
-def test_a_search_is_not_gone_on_with_by_the_other(pair: Pair, toy: Path, tmp_path: Path) -> None:
-    space = {"network": "seed_cnn", "width": 0.1, "learning_rate": [1e-3, 1e-4], "augment": "none"}
-    (tmp_path / "space.json").write_text(json.dumps({**space, "fusion": "early"}))
-    command = (
-        *("trainer.tune", "--data", toy, "--output_dir", tmp_path / "study", "--folds", 1),
-        *("--space", tmp_path / "space.json", "--tuner", "random", "--epochs", 1, "--max_trials"),
-    )
-    here, there = pair
-    here.run(*command, 1)
-    assert "another --output_dir" in refused(there, here, *command, 2)
-    assert "best" in there.run(*command, 1)  # nothing is left to search
+def test_a_search_that_either_has_begun_the_other_does_not_go_on_with(
+    pair: Pair, converted: tuple[Converted, Converted], tmp_path: Path
+) -> None:
+    def search(stack: Stack, _: Stack) -> list[str]:
+        argv = argv_of(converted[0].dataset, tmp_path / stack.name, "--tuner", "random")
+        (tmp_path / f"{stack.name}.json").write_text(json.dumps([*argv, "--max_trials", "1"]))
+        stack.asked("search", tmp_path / f"{stack.name}.json")
+        return argv
+
+    commands = on_both(pair, search)
+    for stack, there, argv in zip(pair, reversed(pair), reversed(commands), strict=True):
+        line = refused(stack, there, "trainer.tune", *argv, "--max_trials", 2)
+        assert line.endswith("or choose another --output_dir")
+        stack.run("trainer.tune", *argv, "--max_trials", 1)  # nothing is left to search
