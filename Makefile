@@ -94,7 +94,7 @@ $(STAMP): $(LOCKS) setup.py
 	echo "$$stack" > $(STACK_FILE); \
 	lock=$(LOCK_default); [ "$$stack" != new ] || lock=$(LOCK_new); \
 	echo "setup: installing the $$(sed -n 's/==.*//p' $$lock | sort -u | wc -l) packages of $$lock" \
-	  "into $(VENV) (3.5 GB; a few minutes the first time) ..."; \
+	  "into $(VENV) (4 GB; a few minutes the first time) ..."; \
 	gone=; [ "$$stack" != new ] || gone='tensorflow-io tensorflow-io-gcs-filesystem'; \
 	if ! { [ -z "$$gone" ] || $(PIP) uninstall -qq --yes $$gone; } \
 	  || ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) -r $$lock \
