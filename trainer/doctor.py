@@ -37,7 +37,7 @@ from trainer.machine.findings import Fault, Row, Section
 PROG = "python -m trainer.doctor"
 
 _MARKS = {"": " ", "note": "-", "fault": "!"}
-_MOST_COLUMNS = 100
+_COLUMNS, _MOST_COLUMNS = 80, 100
 _NAMES = 12  # characters of a row's name, the blanks behind it included
 _CPU_S, _GPU_S = 90.0, 150.0  # of one trial, the imports of its process among it
 
@@ -48,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Says what this machine has for Voxelbeam, tries it, and ends with what is to "
         "be mended: packages against the project's locks and ranges, GPUs with a 3D convolution "
         "in each precision, decoders of pixel data, credentials of stores. Marked with - is what "
-        "is merely absent or odd, with ! what is broken. Nothing is changed or written, and no "
-        "secret is shown.",
+        "is merely absent or odd, with ! what is broken. Nothing is changed, nothing stays "
+        "behind, and no secret is shown.",
         examples=(f"  {PROG}\n  {PROG} s3://bucket/dataset /data/cohort https://host/labels.csv"),
         exit_codes={EXIT_OK: "nothing needed is broken", EXIT_FAILURE: "something is: see below"},
     )
@@ -73,9 +73,10 @@ def main(argv: Sequence[str]) -> int:
     for number, fault in enumerate(faults, 1):
         if number == 1:
             print("to mend")
-        _print_folded(f"{number}. ", fault.what)
-        _print_folded("   ", f"stops: {fault.stops}")
-        _print_folded("   ", f"mend:  {fault.mend}")
+        begin = f"{number}. "
+        print("\n".join(_folded(begin, fault.what)))
+        for word, text in (("stops: ", fault.stops), ("mend:  ", fault.mend)):
+            print("\n".join(_folded(" " * len(begin) + word, text)))
     if not faults:
         say("nothing needed is broken")
     return EXIT_FAILURE if faults else EXIT_OK
@@ -96,8 +97,10 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     problems = {
         one.package: answer for one, answer in zip(libraries.LIBRARIES, imports, strict=True)
     }
-    yield packages.told(found, libraries.told(imports, packages.versions(), found.required))
-    yield decoders.told(following(len(decoders.SYNTAXES)), problems["tensorflow-io"])
+    yield packages.told(found, libraries.told(imports, found.found, found.required))
+    told = {answer.problem for answer in imports}
+    decoded = following(len(decoders.SYNTAXES))
+    yield decoders.told(decoded, problems["tensorflow-io"], told)
     known = following(1)[0]
     results = {}
     if known.value:
@@ -106,12 +109,14 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
             device = f"GPU:{number}"
             results[device] = _until_hung(gpu_words.trials(device))
     answers.close()
-    yield gpu_words.told(gpus.measure(), known, results)
+    yield gpu_words.told(gpus.measure(found.found), known, results, told)
     stored = list(tried(stores.trials(), seconds=_CPU_S))
-    yield stores.told(stored, aws=not problems["boto3"].problem)
+    client = "" if problems["obstore"].problem else found.found.get("obstore", "")
+    section = stores.told(stored, client, aws=not problems["boto3"].problem)
+    yield section
     if places:
         looks = tried(stores.place_trials(places), seconds=stores.PLACE_S + 2)
-        yield stores.told_places(places, list(looks))
+        yield stores.told_places(places, list(looks), section.faults)
 
 
 def _until_hung(trials: Sequence[Trial]) -> list[Answer]:
@@ -140,14 +145,11 @@ def _lines(row: Row) -> list[str]:
     return _folded(begin, row.text)
 
 
-def _print_folded(begin: str, text: str) -> None:
-    print("\n".join(_folded(begin, text)))
-
-
 def _folded(begin: str, text: str) -> list[str]:
+    terminal = sys.stdout is not None and sys.stdout.isatty()  # None: closed by the caller
     return textwrap.wrap(
         printable(text),
-        min(width(), _MOST_COLUMNS) if sys.stdout.isatty() else 80,
+        min(width(), _MOST_COLUMNS) if terminal else _COLUMNS,
         initial_indent=begin,
         subsequent_indent=" " * len(begin),
         break_on_hyphens=False,

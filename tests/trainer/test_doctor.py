@@ -24,4 +24,4 @@ def test_on_the_machine_that_tests_it_nothing_needed_is_broken(tmp_path: Path) -
     assert lines[-1] == "nothing needed is broken"
     assert max(map(len, lines)) <= 80
     assert f" {tmp_path}: empty, can be written to" in " ".join(done.stdout.split())
-    assert "  CPU         float32, mixed_float16, mixed_bfloat16 agree with float64" in lines
+    assert "  CPU plain   float32, mixed_float16, mixed_bfloat16 agree with float64" in lines

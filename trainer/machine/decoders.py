@@ -5,7 +5,7 @@ Which one decodes a syntax is `beam_jobs.core.dicom`'s to say, and it is what is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from trainer.machine.apart import Answer, Trial
 from trainer.machine.findings import Fault, Row, Section
@@ -73,12 +73,13 @@ def decode(syntax: str) -> str:
     return DECODERS[syntax]
 
 
-def told(answers: Sequence[Answer], second: Answer) -> Section:
+def told(answers: Sequence[Answer], second: Answer, known: Collection[str] = ()) -> Section:
     """The section of the decoders.
 
     Args:
       answers: of `trials`.
       second: of the import of the second decoder, tensorflow-io.
+      known: problems that are told already, and to be mended there.
     """
     good: dict[str, list[str]] = {}
     bad: dict[str, list[str]] = {}
@@ -98,10 +99,11 @@ def told(answers: Sequence[Answer], second: Answer) -> Section:
         Fault(
             what=f"{len(names)} of {len(SYNTAXES)} transfer syntaxes do not decode: {problem}",
             stops="convert and predict refuse such files, each with its reason",
-            mend="mend the packages above; else pip install --force-reinstall python-gdcm "
-            "pyjpegls pylibjpeg pylibjpeg-openjpeg pylibjpeg-rle",
+            mend="pip install --force-reinstall python-gdcm pyjpegls pylibjpeg "
+            "pylibjpeg-openjpeg pylibjpeg-rle",
         )
         for problem, names in bad.items()
+        if problem not in known
     )
     return Section(title="decoders", rows=tuple(rows), faults=faults)
 

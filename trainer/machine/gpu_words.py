@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer.machine import networks
@@ -26,13 +26,19 @@ def trials(device: str) -> list[Trial]:
     ]
 
 
-def told(gpus: Gpus, facts: Answer, tried: Mapping[str, Sequence[Answer]]) -> Section:
+def told(
+    gpus: Gpus,
+    facts: Answer,
+    tried: Mapping[str, Sequence[Answer]],
+    told_of: Collection[str] = (),
+) -> Section:
     """The section of the devices.
 
     Args:
       gpus: as they are apart from TensorFlow.
       facts: `networks.facts`'; without an answer where TensorFlow does not import.
       tried: device → answers of `trials`, fewer where one took too long.
+      told_of: problems that are told already, and to be mended there.
     """
     known: Mapping[str, Any] = facts.value or {}
     rows = [*_card_rows(gpus, known), *_software_rows(gpus, known)]
@@ -51,8 +57,18 @@ def told(gpus: Gpus, facts: Answer, tried: Mapping[str, Sequence[Answer]]) -> Se
                     mend="unset KERAS_BACKEND, or name tensorflow in ~/.keras/keras.json",
                 )
             )
-    elif facts.problem and not facts.missing:
-        rows.append(Row(name="TensorFlow", text=facts.problem, mark="fault"))
+    elif facts.missing == "tensorflow":
+        rows.append(Row(name="TensorFlow", text="not installed: nothing is tried", mark="note"))
+    else:
+        rows.append(Row(name="TensorFlow", text=f"nothing is tried: {facts.problem}", mark="fault"))
+        if facts.problem not in told_of:
+            faults.append(
+                Fault(
+                    what=f"TensorFlow does not say what it sees: {facts.problem}",
+                    stops=_NETWORKS,
+                    mend="--log_level info shows what it says of it",
+                )
+            )
     for device, answers in tried.items():
         more, wrong = _tried(device, answers, known)
         rows += more
@@ -63,7 +79,16 @@ def told(gpus: Gpus, facts: Answer, tried: Mapping[str, Sequence[Answer]]) -> Se
 def _card_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
     if gpus.driver or gpus.cuda:
         allows = "" if gpus.cuda is None else f", allows CUDA {_dotted(gpus.cuda)}"
-        yield Row(name="driver", text=f"NVIDIA {gpus.driver or 'of an unknown version'}{allows}")
+        text = f"NVIDIA {gpus.driver or 'of an unknown version'}{allows}"
+        built = _pair(known.get("build", {}).get("cuda_version", ""))
+        if gpus.cuda and built and gpus.cuda[0] == built[0] and gpus.cuda < built:
+            text += (
+                f": older than {_dotted(built)}, which TensorFlow was built for. That serves, but "
+                "for GPUs whose code the driver has to compile, as Hopper's"
+            )
+            yield Row(name="driver", text=text, mark="note")
+        else:
+            yield Row(name="driver", text=text)
     for card in gpus.cards:
         parts = [card.name]
         if card.capability:
@@ -178,7 +203,8 @@ def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
             what=f"ptxas {_dotted(gpus.ptxas[0].version)} on a Hopper GPU: XLA warns that code of "
             f"compilers before {_dotted(_HOPPER_PTXAS)} may compute wrong numbers",
             stops="trust in what is trained with --xla on, and --xla auto is that on a GPU",
-            mend="the new stack with a newer compiler (docs/how-to/gpu.md), or --xla off",
+            mend="the new stack, or a newer ptxas first on the PATH (docs/how-to/gpu.md), or "
+            "--xla off",
         )
     if known and not known["gpus"] and not _hides_all(gpus) and len(foreign) < len(gpus.cards):
         yield _unseen(gpus, known)
@@ -204,7 +230,7 @@ def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
     build, version = known["build"], known["version"]
     what = "the driver shows a GPU and TensorFlow sees none"
     wanted = _pair(build.get("cuda_version", ""))
-    install = f"pip install 'tensorflow[and-cuda]=={version}'"
+    install = f"pip install 'tensorflow[and-cuda]=={version}' (docs/how-to/gpu.md)"
     if not build.get("is_cuda_build"):
         what += f": this TensorFlow {version} was built without CUDA"
         mend = "pip uninstall tensorflow-cpu; pip install --force-reinstall "
@@ -213,8 +239,8 @@ def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
         what += f": the driver allows CUDA {_dotted(gpus.cuda)}, {_dotted(wanted)} is needed"
         mend = f"install a driver for CUDA {wanted[0]} (docs/how-to/gpu.md)"
         return Fault(what=what, stops=_TRAINING, mend=mend)
-    if gpus.absent:
-        what += f": of NVIDIA's libraries it lacks {', '.join(gpus.absent)}"
+    if lacks := [name for name, met in gpus.wanted.items() if not met]:
+        what += f": of NVIDIA's libraries it lacks {', '.join(lacks)}"
         return Fault(what=what, stops=_TRAINING, mend=install)
     return Fault(
         what=what,
@@ -261,7 +287,7 @@ def _tried(
 
 
 def _device(kind: str, xla: bool) -> str:
-    return f"{kind}, XLA" if xla else kind
+    return f"{kind} {'XLA' if xla else 'plain'}"
 
 
 def _failed(kind: str, precision: str, problem: str, *, xla: bool) -> Fault:

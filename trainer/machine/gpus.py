@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,7 @@ class Gpus:
       cuda: the CUDA that the driver allows, (major, minor); None without one.
       hidden: CUDA_VISIBLE_DEVICES, None where it is not set.
       libraries: NVIDIA's packages (PyPI's) and their versions.
-      wanted: those that the installed TensorFlow names, as requirements.
-      absent: those of them that are not there, or of a version that is not named.
+      wanted: those that the installed TensorFlow names, as requirements, and whether they are met.
       ptxas: in the order that XLA looks for it.
       hardware: whether a graphics card of NVIDIA's is on this machine's bus.
     """
@@ -81,18 +80,20 @@ class Gpus:
     cuda: tuple[int, int] | None
     hidden: str | None
     libraries: Mapping[str, str]
-    wanted: tuple[str, ...]
-    absent: tuple[str, ...]
+    wanted: Mapping[str, bool]
     ptxas: tuple[Ptxas, ...]
     hardware: bool
 
 
-def measure(environ: Mapping[str, str] = os.environ) -> Gpus:
-    """This machine's."""
+def measure(found: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Gpus:
+    """This machine's.
+
+    Args:
+      found: every installed package, and its version.
+      environ: this process's environment.
+    """
     smi = shutil.which("nvidia-smi", path=environ.get("PATH"))
     cards, driver, problem = _cards(smi) if smi else ((), "", "")
-    found = packages.versions()
-    wanted = packages.requirement_names("tensorflow", "and-cuda")
     return Gpus(
         cards=cards,
         problem=problem,
@@ -101,8 +102,7 @@ def measure(environ: Mapping[str, str] = os.environ) -> Gpus:
         cuda=_driver_cuda() or _shown_cuda(smi),
         hidden=environ.get("CUDA_VISIBLE_DEVICES"),
         libraries={name: version for name, version in found.items() if name.startswith("nvidia-")},
-        wanted=tuple(wanted),
-        absent=tuple(packages.unmet(wanted, found)),
+        wanted=packages.of_extra("tensorflow", "and-cuda", found),
         ptxas=tuple(_ptxas(environ)),
         hardware=any(map(_is_card, Path("/sys/bus/pci/devices").glob("*"))),
     )
@@ -118,23 +118,30 @@ def _is_card(device: Path) -> bool:
 
 def _cards(smi: str) -> tuple[tuple[Card, ...], str, str]:
     """(cards, version of the driver, why there are none)."""
-    text, problem = _output(
-        [smi, f"--query-gpu={','.join(_QUERY)}", "--format=csv,noheader,nounits"]
+    rows, problem = _query(smi, _QUERY)
+    if not rows:  # an old driver's does not know the compute capability
+        rows, _ = _query(smi, [name for name in _QUERY if name != "compute_cap"])
+    cards = tuple(
+        Card(
+            index=row["index"],
+            name=row["name"],
+            capability=_pair(row.get("compute_cap", "")),
+            total=_mib(row["memory.total"]),
+            free=_mib(row["memory.free"]),
+        )
+        for row in rows
     )
-    cards, driver = [], ""
-    for line in csv.reader(text.splitlines(), skipinitialspace=True):
-        if len(line) == len(_QUERY):
-            index, name, capability, total, free, driver = (cell.strip() for cell in line)
-            cards.append(
-                Card(
-                    index=index,
-                    name=name,
-                    capability=_pair(capability),
-                    total=_mib(total),
-                    free=_mib(free),
-                )
-            )
-    return tuple(cards), driver, "" if cards else problem or "nvidia-smi shows no GPU"
+    driver = rows[0]["driver_version"] if rows else ""
+    return cards, driver, "" if cards else problem or "nvidia-smi shows no GPU"
+
+
+def _query(smi: str, names: Sequence[str]) -> tuple[list[dict[str, str]], str]:
+    """(a row a GPU, why there are none)."""
+    command = [smi, f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
+    text, problem = _output(command)
+    rows = [] if problem else list(csv.reader(text.splitlines(), skipinitialspace=True))
+    whole = [row for row in rows if len(row) == len(names)]
+    return [dict(zip(names, map(str.strip, row), strict=True)) for row in whole], problem
 
 
 def _output(command: list[str]) -> tuple[str, str]:

@@ -6,7 +6,8 @@ import dataclasses
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Collection, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 
 from beam_jobs.common.imports import quiet_tensorflow
 from trainer.machine.apart import Answer, Trial
@@ -41,6 +42,8 @@ _DICOM = "convert, survey, and predict from DICOM"
 _ALL = "every command that reads a dataset or DICOM"
 _NETWORKS = "train, tune, saliency, export and predict"
 _PAGES = "pages and charts of report, evaluate, tune and saliency"
+# What makes a directory of its own at its import gets that elsewhere, where there is none yet.
+_KEEP = {"MPLCONFIGDIR": "~/.cache/matplotlib", "KERAS_HOME": "~/.keras"}
 # Light ones first: whatever fails to import because another does stands behind that.
 LIBRARIES = (
     _needed("numpy", "numpy", _ALL, "numpy"),
@@ -92,77 +95,101 @@ def trials() -> list[Trial]:
 
 def load(module: str) -> None:
     """Imports a module."""
-    if module == "tensorflow":
-        quiet_tensorflow()
-        # Whoever trains on the same GPU meanwhile keeps its memory.
-        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    quiet_tensorflow()
+    for variable, directory in _KEEP.items():
+        if not os.path.isdir(os.path.expanduser(directory)):
+            os.environ.setdefault(variable, tempfile.gettempdir())
+    # Whoever trains on the same GPU meanwhile keeps its memory.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     importlib.import_module(module)
 
 
-def told(answers: Sequence[Answer], found: Mapping[str, str], required: Collection[str]) -> Section:
+@dataclasses.dataclass(kw_only=True)
+class _Cause:
+    """Why libraries do not import: one of them, and those that fail as it does."""
+
+    first: Library
+    problem: str
+    others: list[str] = dataclasses.field(default_factory=list)
+
+
+def told(
+    answers: Sequence[Answer], found: Mapping[str, str], required: Mapping[str, str]
+) -> Section:
     """The rows of the libraries.
 
     Args:
       answers: of `trials`.
       found: versions of what is installed.
-      required: what the project requires; with none known, all that is in no extra.
+      required: what the project requires, with ranges; with none known, all that is in no extra.
     """
-    versions = [
-        f"{one.shown} {found[one.package]}"
-        for one in LIBRARIES
-        if one.shown and one.package in found
-    ]
-    rows = [Row(name="versions", text=", ".join(versions))] if versions else []
-    faults: list[Fault] = []
+    absent: list[Library] = []
+    causes: list[_Cause] = []
     good = 0
-    told_of: set[str] = set()
     for library, answer in zip(LIBRARIES, answers, strict=True):
         good += not answer.problem and not library.extra
         # The second decoder is told among decoders.
         if not answer.problem or library.extra == "io":
             continue
-        there = library.package in found
-        needed = not library.extra and (library.package in required or not required)
-        if not there:
-            told_of.add(library.module.partition(".")[0])
-        # One that fails because another is missing, which is told.
-        elif answer.missing and answer.missing.partition(".")[0] in told_of:
+        missing = answer.missing.partition(".")[0]
+        if library.package not in found:
+            absent.append(library)
+        elif missing and any(one.module.partition(".")[0] == missing for one in absent):
             continue
-        rows.append(_row(library, answer, there=there, needed=needed))
+        elif cause := next((one for one in causes if one.problem in answer.problem), None):
+            cause.others.append(library.package)
+        else:
+            causes.append(_Cause(first=library, problem=answer.problem))
+    rows, faults = [], []
+    for library in absent:
+        needed = not library.extra and (library.package in required or not required)
+        rows.append(_absent_row(library, needed=needed))
         if needed:
-            faults.append(_fault(library, answer, found.get(library.package, "")))
-    needed_ones = [one for one in LIBRARIES if not one.extra]
-    rows.insert(
-        len(versions) and 1,
-        Row(
-            name="imports",
-            text=f"{good} of {len(needed_ones)} libraries",
-            mark="fault" if faults else "",
-        ),
-    )
-    return Section(title="packages", rows=tuple(rows), faults=tuple(faults))
+            faults.append(_absent_fault(library, required))
+    for cause in causes:
+        text = f"does not import: {cause.problem}"
+        if cause.others:
+            text += f"; nor do {', '.join(cause.others)}"
+        needed = not cause.first.extra
+        rows.append(Row(name=cause.first.package, text=text, mark="fault" if needed else "note"))
+        if needed:
+            faults.append(_broken_fault(cause, found, required))
+    versions = [
+        f"{one.shown} {found[one.package]}"
+        for one in LIBRARIES
+        if one.shown and one.package in found
+    ]
+    number = sum(not one.extra for one in LIBRARIES)
+    mark: Mark = "fault" if faults else ""
+    begin = [Row(name="versions", text=", ".join(versions))] if versions else []
+    begin.append(Row(name="imports", text=f"{good} of {number} libraries", mark=mark))
+    return Section(title="packages", rows=(*begin, *rows), faults=tuple(faults))
 
 
-def _row(library: Library, answer: Answer, *, there: bool, needed: bool) -> Row:
-    mark: Mark = "fault" if needed else "note"
-    if there:
-        return Row(name=library.package, text=f"does not import: {answer.problem}", mark=mark)
+def _absent_row(library: Library, *, needed: bool) -> Row:
     extra = f" (pip install 'voxelbeam[{library.extra}]')" if library.extra else ""
     return Row(
-        name=library.package, text=f"not installed, so without: {library.stops}{extra}", mark=mark
+        name=library.package,
+        text=f"not installed, so without: {library.stops}{extra}",
+        mark="fault" if needed else "note",
     )
 
 
-def _fault(library: Library, answer: Answer, version: str) -> Fault:
-    if not version:
-        return Fault(
-            what=f"{library.package} is not installed",
-            stops=library.stops,
-            mend="`make setup`, or pip install voxelbeam anew, which brings it",
-        )
+def _absent_fault(library: Library, required: Mapping[str, str]) -> Fault:
     return Fault(
-        what=f"{library.package} {version} does not import: {answer.problem}",
+        what=f"{library.package} is not installed",
         stops=library.stops,
-        mend=f"pip install --force-reinstall '{library.package}' in the range above, or an "
-        "environment made anew by `make setup`",
+        mend=f"`make setup`, or pip install '{library.package}{required.get(library.package, '')}'",
+    )
+
+
+def _broken_fault(cause: _Cause, found: Mapping[str, str], required: Mapping[str, str]) -> Fault:
+    library = cause.first
+    others = f", and all that needs {', '.join(cause.others)}" if cause.others else ""
+    wanted = f"{library.package}{required.get(library.package, '')}"
+    return Fault(
+        what=f"{library.package} {found[library.package]} does not import: {cause.problem}",
+        stops=f"{library.stops}{others}",
+        mend=f"pip install --force-reinstall '{wanted}', or an environment made anew by "
+        "`make setup`",
     )

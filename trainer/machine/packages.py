@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 NAME = "voxelbeam"
 _PROJECT = Path(__file__).resolve().parents[2]
 _LOCKS = ("requirements.lock", "requirements-new.lock")
-_PIN = re.compile(r"^([\w.-]+)==([^\s;]+)(?: ; (.+?))? *\\?$", re.MULTILINE)
+_PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)(?: ; (.+?))? *\\?$", re.MULTILINE)
 # An extra → what it is for.
 EXTRAS = {
     "io": "the second decoder, of `verify --against`",
@@ -81,7 +81,8 @@ class Packages:
     Attributes:
       place: where the project's code lies.
       installed: the version that its metadata say, "" where it is not installed.
-      required: its requirements without extras, by their normalised names.
+      found: every installed package by its normalised name, and its version.
+      required: its requirements without extras: normalised name → range.
       locks: the nearest first; none where there are no locks, or nothing to read them with.
       misfits: of what the project requires.
       quarrels: of what its requirements require in turn.
@@ -91,7 +92,8 @@ class Packages:
 
     place: str
     installed: str
-    required: tuple[str, ...]
+    found: Mapping[str, str]
+    required: Mapping[str, str]
     locks: tuple[Lock, ...]
     misfits: tuple[Misfit, ...]
     quarrels: tuple[Misfit, ...]
@@ -111,13 +113,12 @@ def measure(project: Path = _PROJECT) -> Packages:
     try:
         import packaging.requirements
     except ImportError:
-        names = {
-            _plain(re.split(r"[^\w.-]", line)[0]) for line in requires if "extra ==" not in line
-        }
+        own_lines = [line for line in requires if "extra ==" not in line]
         return Packages(
             place=str(project),
             installed=installed,
-            required=tuple(sorted(names)),
+            found=found,
+            required={_plain(re.split(r"[^\w.-]", line)[0]): "" for line in own_lines},
             locks=(),
             misfits=(),
             quarrels=(),
@@ -130,7 +131,8 @@ def measure(project: Path = _PROJECT) -> Packages:
     return Packages(
         place=str(project),
         installed=installed,
-        required=tuple(sorted({_plain(need.name) for need in own})),
+        found=found,
+        required={_plain(need.name): str(need.specifier) for need in own},
         locks=tuple(sorted(locks, key=lambda lock: -lock.same)),
         misfits=tuple(_misfits(own, found, NAME)),
         quarrels=tuple(_quarrels(own, found)),
@@ -156,30 +158,23 @@ def versions() -> dict[str, str]:
     return found
 
 
-def requirement_names(distribution: str, extra: str) -> list[str]:
-    """What an extra of a package adds, as requirements in text; none where it is not installed."""
+def of_extra(distribution: str, extra: str, found: Mapping[str, str]) -> dict[str, bool]:
+    """What an extra of a package adds: each requirement, and whether what is installed meets it.
+
+    None where the package is not installed, or there is nothing to read its requirements with.
+    """
     try:
         from packaging.requirements import Requirement
 
         lines = importlib.metadata.requires(distribution) or []
     except (ImportError, importlib.metadata.PackageNotFoundError):
-        return []
+        return {}
     needs = [Requirement(line) for line in lines]
-    return [
-        f"{need.name}{need.specifier}"
+    return {
+        f"{need.name}{need.specifier}": not any(_misfits([need], found, distribution))
         for need in needs
         if _applies(need, extra) and not _applies(need)
-    ]
-
-
-def unmet(lines: Iterable[str], found: Mapping[str, str]) -> list[str]:
-    """Those of some requirements that what is installed does not meet."""
-    if not lines:
-        return []
-    from packaging.requirements import Requirement
-
-    needs = [Requirement(line) for line in lines]
-    return [f"{one.name}{one.wanted}" for one in _misfits(needs, found, NAME)]
+    }
 
 
 def _plain(name: str) -> str:

@@ -31,7 +31,9 @@ _OTHERS = {
     "gs": ("CLOUDSDK_CONFIG",),
     "az": ("AZURE_STORAGE_SAS_KEY", "AZURE_SKIP_SIGNATURE", "AZURE_FEDERATED_TOKEN_FILE"),
 }
-_HOLDS_SECRET = re.compile(r"KEY|TOKEN|SECRET|CONNECTION_STRING|SAS|PASSWORD", re.IGNORECASE)
+_HOLDS_SECRET = re.compile(
+    r"KEY|TOKEN|SECRET|CONNECTION_STRING|SAS|SIGNATURE|PASSWORD", re.IGNORECASE
+)
 _HOME = {
     "s3": ("~/.aws/credentials", "~/.aws/config"),
     "gs": ("~/.config/gcloud/application_default_credentials.json",),
@@ -40,15 +42,26 @@ _HOME = {
 
 
 def trials() -> list[Trial]:
-    """The credentials of each of `SCHEMES`."""
+    """Certificates, then the credentials of each of `SCHEMES`."""
     function = f"{__name__}:credentials"
-    return [Trial(function=function, arguments={"scheme": scheme}) for scheme in SCHEMES]
+    each = [Trial(function=function, arguments={"scheme": scheme}) for scheme in SCHEMES]
+    return [Trial(function=f"{__name__}:certificates"), *each]
 
 
 def place_trials(places: Sequence[str]) -> list[Trial]:
     """A look at each of some places."""
     function = f"{__name__}:look"
     return [Trial(function=function, arguments={"place": place}) for place in places]
+
+
+def certificates() -> str:
+    """The variable that names the certificates of a private authority, "" for none.
+
+    Raises:
+      CommandError: they cannot be read.
+    """
+    settings.certificates()
+    return next((name for name in settings.CERTIFICATES if os.environ.get(name)), "")
 
 
 def credentials(scheme: str) -> dict[str, Any]:
@@ -88,7 +101,8 @@ def look(place: str) -> str:
         return "objects there" if files.is_dir(place) else "can be listed, and is empty"
     except (CommandError, UsageError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise CommandError(without_secrets(said).removeprefix(f"{place}: ")) from None
+        shown = without_secrets(place)
+        raise CommandError(without_secrets(said).removeprefix(f"{shown}: ")) from None
 
 
 def _look_at_disk(place: str) -> str:
@@ -109,27 +123,43 @@ def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
     >>> without_secrets("https://me:pw@host/x?sig=abc: refused", {})
     'https://...@host/x?...: refused'
     """
-    text = re.sub(r"(\w+://)[^/@\\s]+@", r"\1...@", text)
+    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1...@", text)
     text = re.sub(r"(\w+://[^\s?]*)\?[^\s)\"':]*", r"\1?...", text)
     secrets = set()
     for name, value in environ.items():
         if _HOLDS_SECRET.search(name) and not name.endswith("_FILE"):
-            secrets |= {value, *re.split(r"[;=]", value)}
+            secrets.add(value)
+            parts = (part.partition("=") for part in value.split(";"))
+            secrets |= {held for key, _, held in parts if _HOLDS_SECRET.search(key)}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 8:
             text = text.replace(secret, "...")
     return text
 
 
-def told(answers: Sequence[Answer], aws: bool) -> Section:
+def told(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
     """The section of the stores.
 
     Args:
       answers: of `trials`.
+      client: the version of the package that speaks to all of them, "" without one.
       aws: whether boto3 is there.
     """
-    rows, faults = [], []
-    for scheme, answer in zip(SCHEMES, answers, strict=True):
+    trusted, *each = answers
+    text = f"obstore {client}" if client else "none: obstore does not import"
+    if trusted.value:
+        text += f", with the certificates of {trusted.value}"
+    rows, faults = [Row(name="client", text=text, mark="" if client else "fault")], []
+    if trusted.problem:
+        rows.append(Row(name="trusts", text=trusted.problem, mark="fault"))
+        faults.append(
+            Fault(
+                what=f"certificates: {trusted.problem}",
+                stops="every input and output in a store",
+                mend="name the file of your authority's certificates, or unset the variable",
+            )
+        )
+    for scheme, answer in zip(SCHEMES, each, strict=True):
         found = answer.value or {"set": [], "problem": answer.problem, "provider": False}
         names = ", ".join(found["set"])
         problem = found["problem"]
@@ -167,23 +197,28 @@ def _variables(names: Sequence[str]) -> Iterator[str]:
             yield name
 
 
-def told_places(places: Sequence[str], answers: Sequence[Answer]) -> Section:
+def told_places(
+    places: Sequence[str], answers: Sequence[Answer], known: Sequence[Fault] = ()
+) -> Section:
     """The section of the places that were named.
 
     Args:
       places: as they were.
       answers: of `place_trials`.
+      known: what is told already, and to be mended there.
     """
     rows, faults = [], []
     for place, answer in zip(places, answers, strict=True):
         shown = without_secrets(place)
         if answer.problem:
             rows.append(Row(name="", text=f"{shown}: cannot be used", mark="fault"))
+            if any(fault.what.endswith(f": {answer.problem}") for fault in known):
+                continue
             faults.append(
                 Fault(
                     what=f"{shown}: {answer.problem}",
                     stops="reading it and writing to it",
-                    mend="docs/how-to/files.md has credentials and endpoints"
+                    mend="see to credentials, endpoint and network (docs/how-to/files.md)"
                     if "://" in place
                     else "name a place that is there and that you may read",
                 )

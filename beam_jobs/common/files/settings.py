@@ -16,7 +16,7 @@ from typing import Any
 
 from beam_jobs.common.cli import CommandError
 
-_CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+CERTIFICATES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 # Scheme → what makes another client when it changes.
 VARIABLES = {
     "s3": (
@@ -59,7 +59,7 @@ def endpoint_of(options: Mapping[str, Any]) -> str:
 
 def certificates() -> str | None:
     """What a private authority's certificates are, as PEM; boto3's and requests' variables."""
-    for name in _CERTIFICATES:
+    for name in CERTIFICATES:
         if path := os.environ.get(name):
             try:
                 return Path(path).read_text(encoding="ascii", errors="replace")

@@ -18,7 +18,7 @@ SERVICE_ACCOUNT = {"type": "service_account", "client_email": "a@b", "private_ke
 
 @pytest.fixture(autouse=True)
 def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in (*sum(settings.VARIABLES.values(), ()), *settings._CERTIFICATES):
+    for name in (*sum(settings.VARIABLES.values(), ()), *settings.CERTIFICATES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "CLOUDSDK_CONFIG"):

@@ -1,0 +1,309 @@
+"""GPUs that are not here: what a driver, libraries and TensorFlow would say of them, injected."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.machine import gpu_words, gpus, networks
+from trainer.machine.apart import Answer
+from trainer.machine.findings import Section
+from trainer.machine.gpus import Card, Gpus, Ptxas
+
+BUILT = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]  # of TensorFlow 2.17 and 2.21
+GIB = 2**30
+
+
+def card(capability: tuple[int, int], name: str = "NVIDIA X") -> Card:
+    return Card(index="0", name=name, capability=capability, total=80 * GIB, free=79 * GIB)
+
+
+GOOD = Gpus(
+    cards=(card((8, 0), "NVIDIA A100-SXM4-80GB"),),
+    problem="",
+    smi=True,
+    driver="545.23.08",
+    cuda=(12, 3),
+    hidden=None,
+    libraries={"nvidia-cudnn-cu12": "8.9.7.29"},
+    wanted={"nvidia-cudnn-cu12==8.9.7.29": True},
+    ptxas=(Ptxas(path="/ptxas", version=(12, 3, 107)),),
+    hardware=True,
+)
+NONE = dataclasses.replace(
+    GOOD, cards=(), smi=False, driver="", cuda=None, libraries={}, ptxas=(), hardware=False
+)
+
+
+def facts(*seen: tuple[int, int], **changed: Any) -> Answer:
+    """What TensorFlow says that sees GPUs of these capabilities."""
+    build = {
+        "is_cuda_build": True,
+        "cuda_version": "12.3",
+        "cudnn_version": "8",
+        "cuda_compute_capabilities": BUILT,
+    }
+    known = {
+        "version": "2.17.1",
+        "keras": "3.15.1",
+        "backend": "tensorflow",
+        "build": build,
+        "gpus": [{"name": "NVIDIA X", "capability": list(one)} for one in seen],
+        "precision": "mixed_bfloat16" if seen else "float32",
+        "xla": bool(seen),
+    }
+    return Answer(value={**known, **changed})
+
+
+WELL = [Answer(value=1e-7)] * 6
+
+
+def told(
+    found: Gpus, known: Answer, tried: Mapping[str, Sequence[Answer]] | None = None
+) -> Section:
+    return gpu_words.told(found, known, {"CPU:0": WELL} if tried is None else tried)
+
+
+def marks(section: Section) -> dict[str, str]:
+    return {row.name: row.mark for row in section.rows}
+
+
+def what(section: Section) -> list[str]:
+    return [fault.what for fault in section.faults]
+
+
+# nvidia-smi.
+
+
+def smi(directory: Path, script: str) -> dict[str, str]:
+    """An environment whose nvidia-smi is a script."""
+    file = directory / "nvidia-smi"
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    return {"PATH": str(directory), "CUDA_VISIBLE_DEVICES": "0"}
+
+
+TABLE = 'case "$*" in "") echo "| NVIDIA-SMI 545.23  CUDA Version: 12.3 |";; *) '
+
+
+def test_cards_driver_and_cuda_are_read_from_nvidia_smi(tmp_path: Path) -> None:
+    lines = (
+        'echo "0, NVIDIA A100-SXM4-80GB, 8.0, 81920, 81000, 545.23.08"; '
+        'echo "1, NVIDIA X, [N/A], [N/A], [N/A], 545.23.08";; esac'
+    )
+    found = gpus.measure({}, smi(tmp_path, TABLE + lines))
+    assert found.cards == (
+        Card(
+            index="0",
+            name="NVIDIA A100-SXM4-80GB",
+            capability=(8, 0),
+            total=80 * GIB,
+            free=81000 * 2**20,
+        ),
+        Card(index="1", name="NVIDIA X", capability=None, total=None, free=None),
+    )
+    assert (found.driver, found.cuda, found.hidden) == ("545.23.08", (12, 3), "0")
+
+
+def test_an_old_drivers_nvidia_smi_does_not_know_capabilities(tmp_path: Path) -> None:
+    script = (
+        'case "$*" in *compute_cap*) echo "Field \\"compute_cap\\" is not a valid field"; exit 2;; '
+        '*) echo "0, Tesla K80, 11441, 11000, 470.57.02";; esac'
+    )
+    (only,) = gpus.measure({}, smi(tmp_path, script)).cards
+    assert (only.name, only.capability) == ("Tesla K80", None)
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("echo has failed because it >&2; echo could not communicate >&2; exit 9",
+         "has failed because it could not communicate"),
+        ("exit 0", "nvidia-smi shows no GPU"),
+    ],
+)  # fmt: skip
+def test_an_nvidia_smi_that_shows_nothing_says_why(
+    tmp_path: Path, script: str, problem: str
+) -> None:
+    found = gpus.measure({}, smi(tmp_path, script))
+    assert (found.cards, found.problem) == ((), problem)
+    here = told(dataclasses.replace(found, hardware=True), facts())
+    assert what(here) == [f"there is an NVIDIA GPU, but {problem}"]
+    assert marks(here)["GPU"] == "fault"
+    assert what(told(dataclasses.replace(found, hardware=False), facts())) == []
+
+
+def test_an_nvidia_smi_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "_SMI_S", 0.2)
+    found = gpus.measure({}, smi(tmp_path, "exec /bin/sleep 20"))
+    assert found.problem == "nvidia-smi gives no answer within 0.2 s"
+
+
+def test_the_first_ptxas_on_the_path_is_the_one_that_counts(tmp_path: Path) -> None:
+    file = tmp_path / "ptxas"
+    file.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.9, V12.9.86'\n")
+    file.chmod(0o755)
+    found = gpus.measure({}, {"PATH": str(tmp_path)})
+    assert found.ptxas[0] == Ptxas(path=str(file), version=(12, 9, 86))
+
+
+# What is said.
+
+
+def test_a_machine_without_a_gpu_has_nothing_to_mend() -> None:
+    section = told(NONE, facts())
+    assert section.faults == ()
+    assert set(marks(section).values()) == {""}
+
+
+def test_a_gpu_that_works_has_nothing_to_mend() -> None:
+    section = told(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": WELL})
+    assert section.faults == ()
+    texts = {row.name: row.text for row in section.rows}
+    assert texts["driver"] == "NVIDIA 545.23.08, allows CUDA 12.3"
+    assert texts["GPU 0"].endswith("compute capability 8.0, 79 GiB of 80 GiB free")
+    assert texts["auto"] == "--precision auto is mixed_bfloat16, --xla auto is on"
+    assert texts["GPU 0 XLA"].startswith("float32, mixed_float16, mixed_bfloat16 agree")
+
+
+@pytest.mark.parametrize(
+    ("changes", "known", "reason", "mend"),
+    [
+        ({"wanted": {"nvidia-cudnn-cu12==8.9.7.29": False}}, facts(),
+         "it lacks nvidia-cudnn-cu12==8.9.7.29", "tensorflow[and-cuda]==2.17.1"),
+        ({"cuda": (11, 4)}, facts(), "the driver allows CUDA 11.4, 12.3 is needed", "a driver for"),
+        ({}, facts(build={"is_cuda_build": False}), "built without CUDA", "force-reinstall"),
+        ({}, facts(), "TensorFlow sees none", "LD_LIBRARY_PATH"),
+    ],
+    ids=["libraries", "driver", "build", "unknown"],
+)  # fmt: skip
+def test_a_gpu_that_tensorflow_does_not_see_is_told_with_what_to_install(
+    changes: dict[str, Any], known: Answer, reason: str, mend: str
+) -> None:
+    section = told(dataclasses.replace(GOOD, **changes), known)
+    (fault,) = section.faults
+    assert fault.what.startswith("the driver shows a GPU and TensorFlow sees none")
+    assert reason in fault.what
+    assert mend in fault.mend
+    assert marks(section)["sees"] == "fault"
+
+
+@pytest.mark.parametrize("hidden", ["-1", "", "-1,0"])
+def test_a_gpu_that_is_hidden_on_purpose_is_a_note(hidden: str) -> None:
+    section = told(dataclasses.replace(GOOD, hidden=hidden), facts())
+    assert section.faults == ()
+    assert marks(section)["visible"] == marks(section)["sees"] == "note"
+
+
+@pytest.mark.parametrize("capability", [(10, 0), (12, 0)])
+def test_no_kernel_serves_blackwell(capability: tuple[int, int]) -> None:
+    found = dataclasses.replace(GOOD, cards=(card(capability, "NVIDIA B"),))
+    hung = [Answer(problem="no answer within 150 s", hung=True)]
+    section = told(found, facts(capability), {"CPU:0": WELL, "GPU:0": hung})
+    assert what(section)[0] == (
+        f"TensorFlow 2.17.1 has no code for NVIDIA B (compute capability "
+        f"{capability[0]}.{capability[1]}), only {' '.join(BUILT)}"
+    )
+    assert "docs/how-to/gpu.md" in section.faults[0].mend
+    texts = {row.name: row.text for row in section.rows}
+    assert texts["GPU 0 plain"].endswith("no answer within 150 s; 2 not tried after that")
+
+
+def test_no_kernel_serves_what_is_older_than_pascal() -> None:
+    found = dataclasses.replace(GOOD, cards=(card((5, 2)),))
+    (fault,) = told(found, facts()).faults
+    assert "(compute capability 5.2)" in fault.what
+    assert "a newer GPU" in fault.mend
+
+
+@pytest.mark.parametrize(
+    ("capability", "served"),
+    [((6, 1), True), ((7, 5), True), ((8, 6), True), ((9, 0), True), ((5, 2), False),
+     ((10, 0), False), ((12, 0), False)],
+)  # fmt: skip
+def test_a_gpu_runs_code_of_its_major_number_from_its_minor_one_on(
+    capability: tuple[int, int], served: bool
+) -> None:
+    assert gpus.served(capability, BUILT) is served
+    assert not gpus.served((8, 0), ["sm_86", "sm_90a"])
+
+
+@pytest.mark.parametrize(
+    ("capability", "version", "told_of"),
+    [((9, 0), (12, 3, 107), True), ((9, 0), (12, 6, 85), False), ((9, 0), (), False),
+     ((8, 0), (12, 3, 107), False)],
+)  # fmt: skip
+def test_on_hopper_an_old_compiler_is_told(
+    capability: tuple[int, int], version: tuple[int, ...], told_of: bool
+) -> None:
+    found = dataclasses.replace(
+        GOOD, cards=(card(capability),), ptxas=(Ptxas(path="/ptxas", version=version),)
+    )
+    section = told(found, facts(capability))
+    assert [one for one in what(section) if "ptxas 12.3.107 on a Hopper" in one] == what(section)
+    assert bool(section.faults) is told_of
+    assert (marks(section)["ptxas"] == "fault") is told_of
+
+
+def test_a_driver_older_than_the_build_is_a_note_within_a_major_number() -> None:
+    section = told(dataclasses.replace(GOOD, cuda=(12, 0)), facts((8, 0)))
+    assert (section.faults, marks(section)["driver"]) == ((), "note")
+
+
+def test_a_container_that_was_given_no_gpu_says_how_to_give_it_one() -> None:
+    section = told(dataclasses.replace(NONE, hardware=True), facts())
+    (row,) = (row for row in section.rows if row.name == "GPU")
+    assert "docker run --gpus all" in row.text
+    assert (section.faults, row.mark) == ((), "note")
+
+
+def test_what_auto_would_choose_must_work_and_the_rest_is_a_note() -> None:
+    fails = Answer(problem="no algorithm worked")
+    for number, faulty in ((0, 0), (5, 1)):  # float32 without XLA; mixed_bfloat16 with it
+        answers = [fails if number == place else WELL[0] for place in range(6)]
+        section = told(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": answers})
+        assert len(section.faults) == faulty
+    assert what(section) == [
+        "GPU 0 XLA, mixed_bfloat16: a 3D convolution fails: no algorithm worked"
+    ]
+    assert marks(section)["GPU 0 XLA"] == "fault"
+
+
+def test_wrong_numbers_are_a_fault_wherever_they_are() -> None:
+    answers = [*WELL[:4], Answer(value=0.5), WELL[0]]  # mixed_float16 with XLA
+    section = told(NONE, facts(), {"CPU:0": answers})
+    assert what(section) == [
+        "CPU XLA, mixed_float16: a 3D convolution fails: numbers are off by 0.5 of the largest"
+    ]
+    nan = [Answer(value=float("nan")), *WELL[1:]]
+    assert "off by nan" in what(told(NONE, facts(), {"CPU:0": nan}))[0]
+
+
+def test_float32_is_multiplied_as_tf32_on_a_gpu_alone() -> None:
+    assert networks.most_error("CPU:0", "float32") == 1e-5
+    assert networks.most_error("GPU:0", "float32") == networks.most_error("GPU:0", "mixed_float16")
+
+
+def test_keras_on_another_backend_is_told() -> None:
+    section = told(NONE, facts(backend="jax"))
+    assert what(section) == ["Keras is told to run on jax"]
+
+
+def test_without_tensorflow_nothing_is_tried_and_its_absence_is_told_elsewhere() -> None:
+    gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
+    assert told(GOOD, gone, {}).faults == ()
+    broken = Answer(problem="libstuff.so.9")
+    assert gpu_words.told(NONE, broken, {}, {"libstuff.so.9"}).faults == ()
+    assert len(gpu_words.told(NONE, broken, {}).faults) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", networks.PRECISIONS)
+@pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
+def test_a_convolution_is_as_near_to_float64_as_is_asked(precision: str, xla: bool) -> None:
+    error = networks.convolution("CPU:0", precision, xla)
+    assert 0 < error < networks.most_error("CPU:0", precision)
+    # Of another kernel it is not.
+    assert networks.most_error("CPU:0", precision) < 0.1

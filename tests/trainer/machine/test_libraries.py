@@ -1,0 +1,68 @@
+"""Imports that fail: the root is told once, with what it stops and how to mend it."""
+
+import re
+from pathlib import Path
+
+from trainer.machine import libraries, packages
+from trainer.machine.apart import Answer
+from trainer.machine.findings import Section
+from trainer.machine.libraries import LIBRARIES
+
+ROOT = Path(__file__).resolve().parents[3]
+FOUND = {one.package: "1.0" for one in LIBRARIES}
+REQUIRED = {one.package: ">=1" for one in LIBRARIES if not one.extra}
+
+
+def told(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
+    """The section where some imports fail, and some packages are not installed."""
+    found = {name: version for name, version in FOUND.items() if name not in absent}
+    answers = [problems.get(one.package, Answer()) for one in LIBRARIES]
+    return libraries.told(answers, found, REQUIRED)
+
+
+def test_the_libraries_are_those_that_the_project_requires() -> None:
+    assert {one.package for one in LIBRARIES if not one.extra} == packages.measure().required.keys()
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for one in LIBRARIES:
+        if one.extra:
+            extra = re.search(rf'^    "{one.extra}": \[(.*?)\]', setup, re.MULTILINE | re.DOTALL)
+            assert extra is not None
+            assert f'"{one.package}' in extra[1]
+
+
+def test_where_all_imports_nothing_is_told_but_versions() -> None:
+    section = told({})
+    assert section.faults == ()
+    assert [row.name for row in section.rows] == ["versions", "imports"]
+
+
+def test_what_fails_for_anothers_reason_is_told_with_it() -> None:
+    broken = Answer(problem="libstuff.so.9: no such file")
+    second = Answer(problem="needs TensorFlow: libstuff.so.9: no such file")
+    section = told({"tensorflow": broken, "keras": second, "keras-tuner": broken})
+    (fault,) = section.faults
+    assert fault.what == "tensorflow 1.0 does not import: libstuff.so.9: no such file"
+    assert fault.stops.endswith("and all that needs keras, keras-tuner")
+    assert fault.mend.startswith("pip install --force-reinstall 'tensorflow>=1',")
+    assert section.rows[-1].text.endswith("; nor do keras, keras-tuner")
+
+
+def test_what_is_missing_is_a_fault_where_it_is_required_and_a_note_in_an_extra() -> None:
+    gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
+    boto = Answer(problem="No module named 'boto3'", missing="boto3")
+    problems = {"tensorflow": gone, "keras": gone, "keras-tuner": gone, "boto3": boto}
+    section = told(problems, absent=("tensorflow", "boto3"))
+    (fault,) = section.faults
+    assert fault.what == "tensorflow is not installed"
+    assert "pip install 'tensorflow>=1'" in fault.mend
+    marks = {row.name: row.mark for row in section.rows}
+    assert (marks["tensorflow"], marks["boto3"], "keras" in marks) == ("fault", "note", False)
+
+
+def test_a_worker_that_only_converts_need_not_have_tensorflow() -> None:
+    gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
+    answers = [gone if one.package == "tensorflow" else Answer() for one in LIBRARIES]
+    found = {name: "1" for name in FOUND if name != "tensorflow"}
+    section = libraries.told(answers, found, {"numpy": ">=1"})
+    assert section.faults == ()
+    assert section.rows[-1].name == "tensorflow"
