@@ -229,9 +229,12 @@ def _encode(rows: pd.DataFrame, extension: str) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
-    narrow = rows.astype({name: "float32" for name in rows.select_dtypes("float64").columns})
+    numbers = list(rows.select_dtypes("float64").columns)
+    narrow = rows.astype(dict.fromkeys(numbers, "float32"))
+    # Said, not found: pandas 3 would have long texts, and no rows have no type.
+    kinds = [(name, pa.float32() if name in numbers else pa.string()) for name in rows.columns]
     stream = io.BytesIO()
-    made = pa.Table.from_pandas(narrow, preserve_index=False)
+    made = pa.Table.from_pandas(narrow, schema=pa.schema(kinds), preserve_index=False)
     parquet.write_table(made.replace_schema_metadata(None), stream)
     return stream.getvalue()
 

@@ -94,6 +94,21 @@ def test_all_formats_hold_the_same_table(tmp_path: Path) -> None:
                 assert np.float32(text) == np.float32(number) == np.float32(stored)
 
 
+def test_columns_of_parquet_have_the_same_types_whether_there_are_rows_or_none(tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    rows = table(*made(2), ALL)
+    file = tmp_path / "p.parquet"
+    for some in (rows, rows.iloc[:0]):
+        write(some, [str(file)])
+        found = {field.name: str(field.type) for field in parquet.read_schema(file)}
+        assert found == {
+            "id": "string",
+            **dict.fromkeys(("p", "logit", "spread"), "float"),
+            "flags": "string",
+        }
+
+
 def test_shards_hold_all_rows_in_order_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     submission, predictions = made()
     rows = table(submission, predictions, ALL)
