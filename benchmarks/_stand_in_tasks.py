@@ -68,7 +68,9 @@ def cohorts_of(
     def features(labels: npt.NDArray[Any]) -> Singles:
         shape = (count, MODALITIES, labels.shape[1], INPUTS)
         found = draws.standard_normal(shape, np.float32)
-        known = np.stack([np.nan_to_num(targets_of(target, one)) for one in labels])
+        known: npt.NDArray[Any] = np.stack(
+            [np.nan_to_num(targets_of(target, one)) for one in labels]
+        )
         known = known - known.mean(axis=1, keepdims=True)
         if task == "regression":  # ranks: heavy tails are in the label alone
             known = known.argsort(axis=1).argsort(axis=1) / labels.shape[1] * 3.4 - 1.7

@@ -137,7 +137,8 @@ class _Owned:
 
 def test_a_state_with_an_array_of_objects_is_refused(tmp_path: Path) -> None:
     objects = np.array([_Owned(tmp_path / "mark")], dtype=object)
-    np.savez(tmp_path / FOLD_STATE_NAME, **{"progress": objects, "array-0": objects})
+    state: dict[str, Any] = {"progress": objects, "array-0": objects}
+    np.savez(tmp_path / FOLD_STATE_NAME, **state)
     with pytest.raises(ContractError, match="not a readable state"):
         load_state(tmp_path, request="")
     assert not (tmp_path / "mark").exists()

@@ -167,7 +167,9 @@ def phantoms(
     inner = (8, *(length - 2 for length in shape), channels)
     volumes[:, 1:-1, 1:-1, 1:-1] = rng.integers(60, 120, inner)
     place = np.arange(8)[:, None]
-    found = place % {"multiclass": target.outputs, "regression": 8}.get(target.task, 2)
+    found: npt.NDArray[Any] = place % {"multiclass": target.outputs, "regression": 8}.get(
+        target.task, 2
+    )
     if target.task == "multilabel":
         found = place >> np.arange(target.outputs) % 3 & 1
     for index, label in np.argwhere(found):

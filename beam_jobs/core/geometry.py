@@ -72,8 +72,8 @@ class VolumeGeometry:
     def to_index(self, point: npt.ArrayLike) -> Array:
         """Voxel indices (not rounded) of LPS mm points; (..., 3) to (..., 3)."""
         offset = np.asarray(point, dtype=np.float64) - self.affine[:3, 3]
-        index: Array = np.linalg.solve(self.affine[:3, :3], offset[..., None])[..., 0]
-        return index
+        index = np.linalg.solve(self.affine[:3, :3], offset[..., None])[..., 0]
+        return np.asarray(index, dtype=np.float64)
 
     @classmethod
     def canonical(

@@ -231,7 +231,7 @@ def _resample_oblique(
         else:
             count = max(int(np.ceil((size - 1) * native / coarse)) + 1, 2)
             coarse = (size - 1) * native / (count - 1)
-            wanted = np.arange(count) * coarse
+            wanted = np.arange(count, dtype=np.float64) * coarse
         _require_axis(len(places), len(wanted))
         weights.append(axis_weights(places * native, wanted, width))
         first[index] = wanted[0] / native

@@ -96,8 +96,11 @@ def _at_lattice(array: npt.NDArray[Any], offsets: Array, count: int) -> npt.NDAr
     wanted = np.clip(np.arange(count, dtype=np.float64), offsets[0], offsets[-1])
     upper = np.clip(np.searchsorted(offsets, wanted), 1, len(offsets) - 1)
     weight = (wanted - offsets[upper - 1]) / (offsets[upper] - offsets[upper - 1])
+    # Values that are float32 stay so: numpy 2 would take a float64 of `weight` for the better type.
+    kind = array.dtype if array.dtype.kind == "f" else np.float64
+    below, above = (1 - weight).astype(kind), weight.astype(kind)
     result = np.empty((*array.shape[:2], count), dtype=np.float32)
     for index in range(count):
         low, high = array[:, :, upper[index] - 1], array[:, :, upper[index]]
-        result[:, :, index] = low * (1 - weight[index]) + high * weight[index]
+        result[:, :, index] = low * below[index] + high * above[index]
     return result

@@ -68,8 +68,7 @@ class Explained:
     @property
     def head(self) -> npt.NDArray[np.bool_]:
         """(row, column, slice): foreground in any modality."""
-        head: npt.NDArray[np.bool_] = (self.case.volume > 0).any(axis=-1)
-        return head
+        return np.asarray((self.case.volume > 0).any(axis=-1))
 
 
 def output_of(target: Target, asked: Mapping[str, str | None]) -> int | None:

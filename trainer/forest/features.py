@@ -76,7 +76,7 @@ def case_features(volume: npt.NDArray[Any], affine: Floats) -> Floats:
       float64 (features,), in the order of `feature_names`; NaN where a modality is absent.
     """
     values, mm = canonical(volume, affine)
-    head = (values > 0).any(axis=-1)
+    head: Mask = np.asarray((values > 0).any(axis=-1))
     if not head.any():
         absent = [1.0, *[math.nan] * len(_MODALITY)]
         return np.array([0.0] * len(_HEAD) + absent * values.shape[3])
@@ -158,7 +158,7 @@ def _texture(own: Floats, foreground: Mask, mm: Floats) -> list[float]:
     core = ndimage.binary_erosion(foreground)
     if not core.any():
         return [0.0] * len(_TEXTURE)
-    squares = sum(part**2 for part in np.gradient(own, *mm))
+    squares: Any = sum(part**2 for part in np.gradient(own, *mm))
     gradient = np.sqrt(squares[core])
     size = [2 * round(_TEXTURE_MM / step / 2) + 1 for step in mm]
 

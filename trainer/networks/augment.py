@@ -277,7 +277,8 @@ def bspline_basis(count: int, spacing: float) -> npt.NDArray[np.float32]:
     distance = np.abs(places[:, None] - control)
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = np.clip(2 - distance, 0, None) ** 3 / 6
-    return np.where(distance < 1, near, far).astype(np.float32)
+    values: npt.NDArray[np.float32] = np.where(distance < 1, near, far).astype(np.float32)
+    return values
 
 
 def _spline(control: Any, bases: Sequence[npt.NDArray[np.float32]]) -> Any:

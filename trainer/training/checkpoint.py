@@ -251,10 +251,10 @@ def _array(data: bytes) -> npt.NDArray[Any]:
     """
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
+        version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise ContractError(f"an array of NumPy's format {version}")
-        header = np.lib.format.read_array_header_1_0(stream)  # type: ignore[no-untyped-call]
+        header = np.lib.format.read_array_header_1_0(stream)
         shape, by_columns, dtype = header
     except _NO_HEADER as error:
         raise ContractError(f"no array: {error}") from error

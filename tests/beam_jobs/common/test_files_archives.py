@@ -125,7 +125,7 @@ def test_a_compressed_file_is_read_at_any_place_however_many_points_there_are(
     rng = np.random.default_rng(0)
     # Runs make single packed bytes give much, noise makes them give nothing.
     data = b"".join(
-        rng.bytes(rng.integers(1, 3000)) + bytes(int(rng.integers(1, 9000))) for _ in range(30)
+        rng.bytes(int(rng.integers(1, 3000))) + bytes(int(rng.integers(1, 9000))) for _ in range(30)
     )
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(data[:70_000]) + gzip.compress(data[70_000:]))

@@ -53,6 +53,22 @@ def test_rescale_gives_float_and_none_keeps_integers(tmp_path):
     assert np.array_equal(plain.array, scaled.array)
 
 
+def test_a_gap_between_rescaled_slices_is_filled_in_their_float32_on_any_numpy(tmp_path):
+    """numpy 2 would interpolate in float64, and round otherwise."""
+    spec = SeriesSpec(rows=16, columns=16, slices=9, slope=0.1, intercept=0.7)
+    noise = np.random.default_rng(0)
+    written = write_series(spec, tmp_path / "s", lambda xyz: noise.uniform(1, 300, xyz.shape[:-1]))
+    whole = load(tmp_path / "s").array
+    for gone in (3, 4):
+        written.paths[gone].unlink()
+    found = load(tmp_path / "s").array
+    assert whole.dtype == found.dtype == np.float32
+    low, high = whole[:, :, 2], whole[:, :, 5]
+    third, two = np.float32(1 / 3), np.float32(2 / 3)
+    assert np.array_equal(found[:, :, 3], low * two + high * third)
+    assert np.array_equal(found[:, :, 4], low * third + high * two)
+
+
 def test_missing_slice_is_interpolated_at_true_positions(tmp_path):
     spec = SeriesSpec(rows=8, columns=8, slices=9)
     written = write_series(spec, tmp_path / "s", lambda xyz: 1000 + 10 * xyz[..., 2])

@@ -169,7 +169,7 @@ def test_sprites_show_every_channels_slices_where_they_are(cases, page):
     for patient in facts_in(page)["patients"]:
         case = cases[patient["id"]]
         row, column, rows, columns = patient["sprite"]["box"]
-        for channel in np.flatnonzero(case.present):
+        for channel in map(int, np.flatnonzero(case.present)):
             for slice_ in range(patient["sprite"]["first"], patient["sprite"]["count"]):
                 voxels = case.volume[row : row + rows, column : column + columns, slice_, channel]
                 tile = tile_of(page, patient, channel, slice_)[: voxels.shape[0], : voxels.shape[1]]

@@ -94,7 +94,9 @@ def test_all_formats_hold_the_same_table(tmp_path: Path) -> None:
                 assert np.float32(text) == np.float32(number) == np.float32(stored)
 
 
-def test_columns_of_parquet_have_the_same_types_whether_there_are_rows_or_none(tmp_path: Path) -> None:
+def test_columns_of_parquet_have_the_same_types_whether_there_are_rows_or_none(
+    tmp_path: Path,
+) -> None:
     from pyarrow import parquet
 
     rows = table(*made(2), ALL)

@@ -68,8 +68,8 @@ def _brute_force(
     def spread(components: npt.NDArray[Any]) -> npt.NDArray[Any]:
         apart = components - areas[:, None]
         count = components.shape[1]
-        squares: npt.NDArray[Any] = apart @ apart.T
-        return squares / (count - 1) / count
+        covariance: npt.NDArray[Any] = apart @ apart.T / (count - 1) / count
+        return covariance
 
     return areas, spread(kernel.mean(axis=2)) + spread(kernel.mean(axis=1))
 

@@ -122,7 +122,7 @@ def test_movements_in_mm_agree_with_scipy(
         return found
 
     share = linear((volume > 0).astype(float))
-    expected = np.where(share >= 0.5, linear(volume) / np.maximum(share, 0.5), 0.0)
+    expected = np.where(share >= 0.5, linear(volume.astype(float)) / np.maximum(share, 0.5), 0.0)
     clear = np.abs(share - 0.5) > 1e-3  # elsewhere rounding decides
     assert clear.mean() > 0.95
     assert (expected > 0).mean() > 0.3

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy.integrate import trapezoid
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from beam_jobs.common.contract_json import ContractError
@@ -113,8 +114,9 @@ def test_headline_is_the_mean_of_the_seeds_within_folds_and_each_seed_is_listed(
     assert [one["auc"] for one in by_seed["groups"]] == pytest.approx(each)
     assert metrics["seeds"]["auc_sd"] == pytest.approx(np.std(each, ddof=1))
     roc = metrics["curves"]["roc"]
-    area = np.trapezoid if hasattr(np, "trapezoid") else np.trapz
-    assert area(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(metrics["auc"])
+    assert trapezoid(roc["sensitivity"], roc["false_positive_rate"]) == pytest.approx(
+        metrics["auc"]
+    )
     probabilities = sigmoid(logits.mean(axis=0))
     expected = brier_score_loss(labels, probabilities)
     assert metrics["calibration"]["brier"] == pytest.approx(expected)

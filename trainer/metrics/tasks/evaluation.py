@@ -273,7 +273,7 @@ def _permutations(estimate: Mapping[str, Any], null: Sequence[float]) -> dict[st
 def _lacking(scores: Floats, predictions: Predictions) -> npt.NDArray[np.bool_]:
     """Which patients have no answer, (..., n) of the predictions' own or of one seed's scores."""
     unknown = np.isnan(scores)
-    return unknown if predictions.target.task == "regression" else unknown.any(axis=-1)
+    return unknown if predictions.target.task == "regression" else np.asarray(unknown.any(-1))
 
 
 def _groups(

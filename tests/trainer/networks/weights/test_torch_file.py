@@ -135,7 +135,7 @@ def test_every_way_to_cut_a_file_off_is_refused(tmp_path: Path) -> None:
 def test_what_a_byte_more_or_less_breaks_is_refused_or_read(tmp_path: Path) -> None:
     """Never another exception, whatever byte it is."""
     rng = np.random.default_rng(1)
-    small = {"a": np.arange(4, dtype=np.float32), "b": np.arange(2)}
+    small: dict[str, Any] = {"a": np.arange(4, dtype=np.float32), "b": np.arange(2)}
     for name, legacy in (("a.pth", False), ("b.pth", True), ("c.safetensors", False)):
         file = tmp_path / name
         if name.endswith(".pth"):
