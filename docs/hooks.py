@@ -13,6 +13,7 @@ import mermaidx
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+from beam_jobs.common.imports import quiet_tensorflow
 from docs import generate
 
 _DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -20,6 +21,7 @@ _DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds the generated pages, and those of the repository's root."""
+    quiet_tensorflow()
     for path, text in (generate.pages() | generate.root_pages()).items():
         files.append(File.generated(config, path, content=text))
     return files
