@@ -51,7 +51,10 @@ def _parser() -> argparse.ArgumentParser:
         "is merely absent or odd, with ! what is broken. Nothing is changed, nothing stays "
         "behind, and no secret is shown.",
         examples=(f"  {PROG}\n  {PROG} s3://bucket/dataset /data/cohort https://host/labels.csv"),
-        exit_codes={EXIT_OK: "nothing needed is broken", EXIT_FAILURE: "something is: see below"},
+        exit_codes={
+            EXIT_OK: "nothing needed is broken",
+            EXIT_FAILURE: "something is, and the last lines say what to do",
+        },
     )
     parser.add_argument(
         "places",

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from beam_jobs.common.printable import counted
 from trainer.machine import networks
 from trainer.machine.apart import Answer, Trial
 from trainer.machine.findings import Fault, Mark, Row, Section, gib
 from trainer.machine.gpus import Gpus, served
 
-# XLA warns of wrong numbers on Hopper from compilers before it (docs/how-to/gpu.md).
+# Both: docs/how-to/gpu.md. Compilers of CUDA 12 before the one have a fault on Hopper, of which not
+# every release of TensorFlow warns; cuDNN has no code for cards before Turing from the other on.
 _HOPPER, _HOPPER_PTXAS = 9, (12, 6, 85)
+_TURING, _TURING_CUDNN = (7, 5), (9, 11)
 _TRAINING = "training on it"
 _NETWORKS = "train, tune, saliency and export"
 
@@ -161,9 +164,16 @@ def _software_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
             for name in ("cuda-runtime", "cuda-nvcc", "cudnn", "nccl")
             if name in short
         ]
-        yield Row(name="libraries", text=f"{', '.join(chosen)}: {len(short)} packages of NVIDIA's")
+        yield Row(
+            name="libraries",
+            text=f"{', '.join(chosen)}: {counted(len(short), 'package')} of NVIDIA's",
+            mark="fault" if _old_for_cudnn(gpus) else "",
+        )
     elif gpus.cards and gpus.wanted:
         yield Row(name="libraries", text="no packages of NVIDIA's are installed", mark="note")
+    if gpus.shadowed:
+        text = f"LD_LIBRARY_PATH puts those of {', '.join(gpus.shadowed)} first"
+        yield Row(name="shadowed", text=text, mark="note")
     for each in gpus.ptxas:
         yield Row(
             name="ptxas",
@@ -200,11 +210,19 @@ def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
         yield _unserved(card.name, card.capability, known["version"], kinds)
     if _has_old_ptxas(gpus):
         yield Fault(
-            what=f"ptxas {_dotted(gpus.ptxas[0].version)} on a Hopper GPU: XLA warns that code of "
-            f"compilers before {_dotted(_HOPPER_PTXAS)} may compute wrong numbers",
+            what=f"ptxas {_dotted(gpus.ptxas[0].version)} on a Hopper GPU: compilers before "
+            f"{_dotted(_HOPPER_PTXAS)} may compile clamping wrongly there",
             stops="trust in what is trained with --xla on, and --xla auto is that on a GPU",
             mend="the new stack, or a newer ptxas first on the PATH (docs/how-to/gpu.md), or "
             "--xla off",
+        )
+    if cudnn := _old_for_cudnn(gpus):
+        least = _dotted(_TURING_CUDNN)
+        yield Fault(
+            what=f"cuDNN {cudnn} has no code for a GPU here: from {least} on it begins at compute "
+            f"capability {_dotted(_TURING)}",
+            stops=_TRAINING,
+            mend=f"pip install 'nvidia-cudnn-cu12<{least}'",
         )
     if known and not known["gpus"] and not _hides_all(gpus) and len(foreign) < len(gpus.cards):
         yield _unseen(gpus, known)
@@ -220,9 +238,21 @@ def _unserved(name: str, capability: Sequence[int], version: str, kinds: Sequenc
         + ("" if old else "; XLA fails, and the driver may compile for half an hour"),
         mend="train on the CPU (CUDA_VISIBLE_DEVICES=-1) or on a newer GPU"
         if old
-        else "NVIDIA's container of TensorFlow, a nightly or a build of your own "
-        "(docs/how-to/gpu.md), or another GPU; CUDA_VISIBLE_DEVICES=-1 trains on the CPU",
+        else "NVIDIA's container of TensorFlow or a build of your own (docs/how-to/gpu.md), or "
+        "another GPU; CUDA_VISIBLE_DEVICES=-1 trains on the CPU",
     )
+
+
+def _install(version: str) -> str:
+    least = _dotted(_TURING_CUDNN)
+    return f"pip install 'tensorflow[and-cuda]=={version}' 'nvidia-cudnn-cu12<{least}'"
+
+
+def _old_for_cudnn(gpus: Gpus) -> str:
+    """The version of a cuDNN that has no code for one of the cards, "" where there is none."""
+    before = any(card.capability and card.capability < _TURING for card in gpus.cards)
+    found = next((v for name, v in gpus.libraries.items() if name.startswith("nvidia-cudnn-")), "")
+    return found if before and _pair(found) >= _TURING_CUDNN else ""
 
 
 def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
@@ -230,23 +260,25 @@ def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
     build, version = known["build"], known["version"]
     what = "the driver shows a GPU and TensorFlow sees none"
     wanted = _pair(build.get("cuda_version", ""))
-    install = f"pip install 'tensorflow[and-cuda]=={version}' (docs/how-to/gpu.md)"
+    install = f"{_install(version)} (docs/how-to/gpu.md)"
     if not build.get("is_cuda_build"):
         what += f": this TensorFlow {version} was built without CUDA"
-        mend = "pip uninstall tensorflow-cpu; pip install --force-reinstall "
-        return Fault(what=what, stops=_TRAINING, mend=f"{mend}'tensorflow[and-cuda]=={version}'")
+        mend = f"pip uninstall tensorflow tensorflow-cpu; {_install(version)}"
+        return Fault(what=what, stops=_TRAINING, mend=mend)
     if gpus.cuda and wanted and gpus.cuda[0] < wanted[0]:
         what += f": the driver allows CUDA {_dotted(gpus.cuda)}, {_dotted(wanted)} is needed"
         mend = f"install a driver for CUDA {wanted[0]} (docs/how-to/gpu.md)"
         return Fault(what=what, stops=_TRAINING, mend=mend)
     if lacks := [name for name, met in gpus.wanted.items() if not met]:
-        what += f": of NVIDIA's libraries it lacks {', '.join(lacks)}"
+        which = ", ".join(lacks) if len(lacks) < len(gpus.wanted) else "all"
+        what += f": of NVIDIA's {len(gpus.wanted)} packages it lacks {which}"
         return Fault(what=what, stops=_TRAINING, mend=install)
     return Fault(
         what=what,
         stops=_TRAINING,
-        mend=f"{install}; does LD_LIBRARY_PATH name other CUDA libraries? --log_level info shows "
-        "what TensorFlow says of it",
+        mend=f"unset LD_LIBRARY_PATH; else {install}; --log_level info shows what TensorFlow says"
+        if gpus.shadowed
+        else f"{install}; --log_level info shows what TensorFlow says of it",
     )
 
 
@@ -255,16 +287,17 @@ def _tried(
 ) -> tuple[list[Row], list[Fault]]:
     """Rows and faults of what was tried on a device."""
     rows, faults = [], []
-    asked = trials(device)
-    chosen = ("float32", False)
-    if not device.startswith("CPU"):
-        chosen = (known["precision"], known["xla"])
-    kind = "CPU" if device.startswith("CPU") else device.replace(":", " ")
+    cpu = device.startswith("CPU")
+    kind = "CPU" if cpu else device.replace(":", " ")
+    chosen = ("float32", False) if cpu else (known["precision"], known["xla"])
     for xla in (False, True):
-        good, bad = [], []
-        for trial, answer in zip(asked, answers, strict=False):
-            precision = trial.arguments["precision"]
-            if trial.arguments["xla"] is not xla:
+        good: list[str] = []
+        bad: dict[str, list[str]] = {}
+        asked = [trial.arguments for trial in trials(device)]
+        mark: Mark = ""
+        for arguments, answer in zip(asked, answers, strict=False):
+            precision = arguments["precision"]
+            if arguments["xla"] is not xla:
                 continue
             problem, wrong = answer.problem, False
             if not problem and not answer.value <= networks.most_error(device, precision):
@@ -272,18 +305,27 @@ def _tried(
             if not problem:
                 good.append(precision)
                 continue
-            bad.append(f"{precision} fails: {problem}")
+            bad.setdefault(problem, []).append(precision)
+            mark = mark or "note"
             if wrong or (precision, xla) == chosen:
+                mark = "fault"
                 faults.append(_failed(kind, precision, problem, xla=xla))
-        left = len([one for one in asked if one.arguments["xla"] is xla]) - len(good) - len(bad)
+        seen = len(good) + sum(map(len, bad.values()))
         parts = [f"{', '.join(good)} agree with float64"] if good else []
-        parts += bad
-        parts += [f"{left} not tried after that"] if left and bad else []
+        parts += [f"{', '.join(names)}: {problem}" for problem, names in bad.items()]
+        if bad and seen < len(networks.PRECISIONS):
+            parts.append(f"{len(networks.PRECISIONS) - seen} not tried after that")
         if parts:
-            failed = any(fault.what.startswith(f"{_device(kind, xla)}, ") for fault in faults)
-            mark: Mark = "fault" if failed else "note" if bad else ""
             rows.append(Row(name=_device(kind, xla), text="; ".join(parts), mark=mark))
+    if not cpu and not _is_served(known["gpus"][int(device.partition(":")[2])], known):
+        faults = []  # that it is not served is told
     return rows, faults
+
+
+def _is_served(seen: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether TensorFlow has code for a GPU that it sees."""
+    kinds = known["build"].get("cuda_compute_capabilities", ())
+    return not (kinds and seen["capability"]) or served(tuple(seen["capability"]), kinds)
 
 
 def _device(kind: str, xla: bool) -> str:

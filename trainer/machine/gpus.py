@@ -69,6 +69,7 @@ class Gpus:
       hidden: CUDA_VISIBLE_DEVICES, None where it is not set.
       libraries: NVIDIA's packages (PyPI's) and their versions.
       wanted: those that the installed TensorFlow names, as requirements, and whether they are met.
+      shadowed: directories that LD_LIBRARY_PATH names, with CUDA libraries that go before these.
       ptxas: in the order that XLA looks for it.
       hardware: whether a graphics card of NVIDIA's is on this machine's bus.
     """
@@ -81,6 +82,7 @@ class Gpus:
     hidden: str | None
     libraries: Mapping[str, str]
     wanted: Mapping[str, bool]
+    shadowed: tuple[str, ...]
     ptxas: tuple[Ptxas, ...]
     hardware: bool
 
@@ -103,8 +105,16 @@ def measure(found: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
         hidden=environ.get("CUDA_VISIBLE_DEVICES"),
         libraries={name: version for name, version in found.items() if name.startswith("nvidia-")},
         wanted=packages.of_extra("tensorflow", "and-cuda", found),
+        shadowed=tuple(filter(_has_cuda, environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))),
         ptxas=tuple(_ptxas(environ)),
         hardware=any(map(_is_card, Path("/sys/bus/pci/devices").glob("*"))),
+    )
+
+
+def _has_cuda(directory: str) -> bool:
+    """Whether libraries of CUDA's lie in a directory."""
+    return bool(directory) and any(
+        any(Path(directory).glob(f"lib{name}.so*")) for name in ("cudart", "cudnn", "cublas")
     )
 
 

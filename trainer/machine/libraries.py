@@ -106,10 +106,14 @@ def load(module: str) -> None:
 
 @dataclasses.dataclass(kw_only=True)
 class _Cause:
-    """Why libraries do not import: one of them, and those that fail as it does."""
+    """Why libraries do not import: one of them, and those that fail as it does.
+
+    `missing` is the module that is not there, "" where that is not why.
+    """
 
     first: Library
     problem: str
+    missing: str
     others: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -131,15 +135,14 @@ def told(
         # The second decoder is told among decoders.
         if not answer.problem or library.extra == "io":
             continue
-        missing = answer.missing.partition(".")[0]
         if library.package not in found:
             absent.append(library)
-        elif missing and any(one.module.partition(".")[0] == missing for one in absent):
-            continue
+        elif any(f"'{one.module.partition('.')[0]}" in answer.problem for one in absent):
+            continue  # it fails because another is missing
         elif cause := next((one for one in causes if one.problem in answer.problem), None):
             cause.others.append(library.package)
         else:
-            causes.append(_Cause(first=library, problem=answer.problem))
+            causes.append(_Cause(first=library, problem=answer.problem, missing=answer.missing))
     rows, faults = [], []
     for library in absent:
         needed = not library.extra and (library.package in required or not required)
@@ -190,6 +193,9 @@ def _broken_fault(cause: _Cause, found: Mapping[str, str], required: Mapping[str
     return Fault(
         what=f"{library.package} {found[library.package]} does not import: {cause.problem}",
         stops=f"{library.stops}{others}",
-        mend=f"pip install --force-reinstall '{wanted}', or an environment made anew by "
+        mend=f"pip install {cause.missing.partition('.')[0]}, or an environment made anew by "
+        "`make setup`"
+        if cause.missing
+        else f"pip install --force-reinstall '{wanted}', or an environment made anew by "
         "`make setup`",
     )

@@ -29,6 +29,7 @@ GOOD = Gpus(
     hidden=None,
     libraries={"nvidia-cudnn-cu12": "8.9.7.29"},
     wanted={"nvidia-cudnn-cu12==8.9.7.29": True},
+    shadowed=(),
     ptxas=(Ptxas(path="/ptxas", version=(12, 3, 107)),),
     hardware=True,
 )
@@ -172,12 +173,15 @@ def test_a_gpu_that_works_has_nothing_to_mend() -> None:
     ("changes", "known", "reason", "mend"),
     [
         ({"wanted": {"nvidia-cudnn-cu12==8.9.7.29": False}}, facts(),
-         "it lacks nvidia-cudnn-cu12==8.9.7.29", "tensorflow[and-cuda]==2.17.1"),
+         "of NVIDIA's 1 packages it lacks all", "tensorflow[and-cuda]==2.17.1"),
+        ({"wanted": {"nvidia-a==1": True, "nvidia-b==2": False}}, facts(),
+         "of NVIDIA's 2 packages it lacks nvidia-b==2", "tensorflow[and-cuda]==2.17.1"),
         ({"cuda": (11, 4)}, facts(), "the driver allows CUDA 11.4, 12.3 is needed", "a driver for"),
-        ({}, facts(build={"is_cuda_build": False}), "built without CUDA", "force-reinstall"),
-        ({}, facts(), "TensorFlow sees none", "LD_LIBRARY_PATH"),
+        ({}, facts(build={"is_cuda_build": False}), "built without CUDA", "pip uninstall"),
+        ({"shadowed": ("/cuda/lib",)}, facts(), "TensorFlow sees none", "unset LD_LIBRARY_PATH"),
+        ({}, facts(), "TensorFlow sees none", "--log_level info"),
     ],
-    ids=["libraries", "driver", "build", "unknown"],
+    ids=["libraries", "a library", "driver", "build", "shadowed", "unknown"],
 )  # fmt: skip
 def test_a_gpu_that_tensorflow_does_not_see_is_told_with_what_to_install(
     changes: dict[str, Any], known: Answer, reason: str, mend: str
@@ -202,10 +206,10 @@ def test_no_kernel_serves_blackwell(capability: tuple[int, int]) -> None:
     found = dataclasses.replace(GOOD, cards=(card(capability, "NVIDIA B"),))
     hung = [Answer(problem="no answer within 150 s", hung=True)]
     section = told(found, facts(capability), {"CPU:0": WELL, "GPU:0": hung})
-    assert what(section)[0] == (
+    assert what(section) == [
         f"TensorFlow 2.17.1 has no code for NVIDIA B (compute capability "
         f"{capability[0]}.{capability[1]}), only {' '.join(BUILT)}"
-    )
+    ]
     assert "docs/how-to/gpu.md" in section.faults[0].mend
     texts = {row.name: row.text for row in section.rows}
     assert texts["GPU 0 plain"].endswith("no answer within 150 s; 2 not tried after that")
@@ -247,6 +251,33 @@ def test_on_hopper_an_old_compiler_is_told(
     assert (marks(section)["ptxas"] == "fault") is told_of
 
 
+@pytest.mark.parametrize(
+    ("capability", "version", "told_of"),
+    [((7, 0), "9.28.0.1", True), ((6, 1), "9.11.0.98", True), ((7, 0), "9.10.2.21", False),
+     ((7, 5), "9.28.0.1", False), ((7, 0), "8.9.7.29", False)],
+)  # fmt: skip
+def test_a_cudnn_without_code_for_an_old_card_is_told(
+    capability: tuple[int, int], version: str, told_of: bool
+) -> None:
+    found = dataclasses.replace(
+        GOOD, cards=(card(capability),), libraries={"nvidia-cudnn-cu12": version}
+    )
+    section = told(found, facts(capability))
+    assert [fault.mend for fault in section.faults] == [
+        "pip install 'nvidia-cudnn-cu12<9.11'"
+    ] * told_of
+    assert (marks(section)["libraries"] == "fault") is told_of
+
+
+def test_libraries_that_go_before_the_installed_ones_are_a_note(tmp_path: Path) -> None:
+    (tmp_path / "libcudnn.so.8").touch()
+    environ = {"PATH": "", "LD_LIBRARY_PATH": f"/no/such:{tmp_path}:"}
+    found = gpus.measure({}, environ)
+    assert found.shadowed == (str(tmp_path),)
+    section = told(dataclasses.replace(GOOD, shadowed=found.shadowed), facts((8, 0)))
+    assert (section.faults, marks(section)["shadowed"]) == ((), "note")
+
+
 def test_a_driver_older_than_the_build_is_a_note_within_a_major_number() -> None:
     section = told(dataclasses.replace(GOOD, cuda=(12, 0)), facts((8, 0)))
     assert (section.faults, marks(section)["driver"]) == ((), "note")
@@ -272,6 +303,9 @@ def test_what_auto_would_choose_must_work_and_the_rest_is_a_note() -> None:
 
 
 def test_wrong_numbers_are_a_fault_wherever_they_are() -> None:
+    alike = [Answer(problem="no kernel")] * 3
+    section = told(NONE, facts(), {"CPU:0": [*WELL[:3], *alike]})
+    assert section.rows[-1].text == "float32, mixed_float16, mixed_bfloat16: no kernel"
     answers = [*WELL[:4], Answer(value=0.5), WELL[0]]  # mixed_float16 with XLA
     section = told(NONE, facts(), {"CPU:0": answers})
     assert what(section) == [

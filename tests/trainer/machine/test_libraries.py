@@ -59,6 +59,20 @@ def test_what_is_missing_is_a_fault_where_it_is_required_and_a_note_in_an_extra(
     assert (marks["tensorflow"], marks["boto3"], "keras" in marks) == ("fault", "note", False)
 
 
+def test_what_fails_for_want_of_one_that_is_told_is_not_told_again() -> None:
+    gone = Answer(problem="No module named 'numpy'", missing="numpy")
+    wrapped = Answer(problem="Unable to import dependencies: numpy: No module named 'numpy'")
+    section = told({"numpy": gone, "pandas": wrapped, "scipy": gone}, absent=("numpy",))
+    assert [fault.what for fault in section.faults] == ["numpy is not installed"]
+
+
+def test_a_package_that_no_library_of_ours_is_can_be_what_is_missing() -> None:
+    gone = Answer(problem="No module named 'packaging'", missing="packaging")
+    (fault,) = told({"nibabel": gone, "keras": gone}).faults
+    assert fault.stops.endswith("and all that needs keras")
+    assert fault.mend.startswith("pip install packaging, ")
+
+
 def test_a_worker_that_only_converts_need_not_have_tensorflow() -> None:
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
     answers = [gone if one.package == "tensorflow" else Answer() for one in LIBRARIES]

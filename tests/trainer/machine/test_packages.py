@@ -62,6 +62,12 @@ def test_the_nearer_lock_is_told_and_what_differs_from_it(
     assert rows["differ"].mark == "note"
 
 
+def test_a_wheel_has_no_locks_beside_it(tmp_path: Path) -> None:
+    rows = {row.name: row for row in packages.told(packages.measure(tmp_path), NO_IMPORTS).rows}
+    assert rows["lock"].text == "none beside this installation: ranges alone are compared"
+    assert rows["ranges"].mark == rows["lock"].mark == ""
+
+
 def test_of_several_versions_that_do_not_fit_each_is_told(measured: Packages) -> None:
     needs = [Requirement("numpy>=1.26,<2.5"), Requirement("pandas>=2.2"), Requirement("rich>=13")]
     found = {"numpy": "2.6.0rc1", "pandas": "2.3"}
