@@ -62,6 +62,7 @@ LIBRARIES = (
     _needed("jinja2", "jinja2", _PAGES),
     _needed("markupsafe", "markupsafe", _PAGES),
     _needed("pillow", "PIL.Image", _PAGES),
+    _needed("packaging", "packaging.version", "what this command says of versions"),
     _needed("threadpoolctl", "threadpoolctl", "convert"),
     _needed("zstandard", "zstandard", "convert"),
     _needed("protobuf", "google.protobuf.message", "convert, and all of TensorFlow", "protobuf"),

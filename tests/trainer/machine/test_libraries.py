@@ -1,9 +1,10 @@
 """Imports that fail: the root is told once, with what it stops and how to mend it."""
 
+import ast
 import re
 from pathlib import Path
 
-from trainer.machine import libraries, packages
+from trainer.machine import libraries
 from trainer.machine.apart import Answer
 from trainer.machine.findings import Section
 from trainer.machine.libraries import LIBRARIES
@@ -11,6 +12,10 @@ from trainer.machine.libraries import LIBRARIES
 ROOT = Path(__file__).resolve().parents[3]
 FOUND = {one.package: "1.0" for one in LIBRARIES}
 REQUIRED = {one.package: ">=1" for one in LIBRARIES if not one.extra}
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0]
 
 
 def told(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
@@ -21,13 +26,19 @@ def told(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
 
 
 def test_the_libraries_are_those_that_the_project_requires() -> None:
-    assert {one.package for one in LIBRARIES if not one.extra} == packages.measure().required.keys()
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    lists = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in setup.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("CONVERSION", "LEARNING", "EXTRAS")
+    }
+    needs = [*lists["CONVERSION"], *lists["LEARNING"]]
+    assert {one.package for one in LIBRARIES if not one.extra} == set(map(name_of, needs))
     for one in LIBRARIES:
         if one.extra:
-            extra = re.search(rf'^    "{one.extra}": \[(.*?)\]', setup, re.MULTILINE | re.DOTALL)
-            assert extra is not None
-            assert f'"{one.package}' in extra[1]
+            assert one.package in map(name_of, lists["EXTRAS"][one.extra])
 
 
 def test_where_all_imports_nothing_is_told_but_versions() -> None:
