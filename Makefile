@@ -136,7 +136,11 @@ test-all: $(STAMP) ## all tests
 # both, each on what the other made.
 NEW := .venv-new
 NEW_PYTHON ?=
-NEW_TESTS := tests/test_packaging.py tests/test_walls.py
+NEW_TESTS := tests/trainer/networks/test_networks.py tests/trainer/test_task.py tests/trainer/test_baseline.py \
+  tests/trainer/metrics tests/serving/model tests/serving/predict/test_from_dicom.py \
+  tests/serving/predict/test_outputs.py tests/beam_jobs/convert/test_conversion.py \
+  tests/beam_jobs/core/test_volume.py tests/beam_jobs/common/test_quiet_imports.py \
+  tests/test_packaging.py tests/test_walls.py
 
 test-new: $(STAMP) ## what depends on libraries on the newest of them too, then both on each other's files
 	@set -eu; \

@@ -162,6 +162,14 @@ def test_the_locks_try_both_ends_of_what_setup_admits():
         assert major(name, old) < major(name, new), name
 
 
+def test_what_runs_on_the_newest_libraries_is_there():
+    found = re.search(r"(?m)^NEW_TESTS := (.*(?:\\\n.*)*)", (ROOT / "Makefile").read_text("utf-8"))
+    assert found
+    tests = found[1].replace("\\\n", " ").split()
+    assert len(tests) > 2
+    assert not [path for path in tests if not (ROOT / path).exists()]
+
+
 def test_pythons_that_setup_admits_are_those_that_a_lock_serves(declared):
     python = SpecifierSet(importlib.metadata.metadata("voxelbeam")["Requires-Python"])
     served = {each for pythons in LOCKS.values() for each in pythons}
