@@ -67,7 +67,7 @@ class Stack:
             cwd=self.root,
             env=self._environment,
             streams=streams,
-            timeout=120,
+            timeout=240,
             memory=_MOST_BYTES,
         )
 

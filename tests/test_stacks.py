@@ -244,6 +244,10 @@ def test_a_dataset_of_either_trains_on_the_other(
     for stack, made in zip(pair, trained, strict=True):
         told = json.loads((made.run / "run.json").read_text())
         assert told["versions"]["tensorflow"] == stack.name
+    for fold in ("fold-0", "fold-1"):  # the same first weights, order, augmentation and dropout
+        one, two = (read_rows(made.run / fold / "history.csv") for made in trained)
+        for column in ("loss", "val_loss", "learning_rate"):
+            same(float(one[0][column]), float(two[0][column]), 1e-5)
 
 
 def same(one: Any, two: Any, within: float = SAME) -> None:
