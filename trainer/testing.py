@@ -166,10 +166,8 @@ def phantoms(
     volumes = np.zeros((8, *shape, channels), np.uint8)
     inner = (8, *(length - 2 for length in shape), channels)
     volumes[:, 1:-1, 1:-1, 1:-1] = rng.integers(60, 120, inner)
-    place = np.arange(8)[:, None]
-    found: npt.NDArray[Any] = place % {"multiclass": target.outputs, "regression": 8}.get(
-        target.task, 2
-    )
+    place: npt.NDArray[Any] = np.arange(8)[:, None]
+    found = place % {"multiclass": target.outputs, "regression": 8}.get(target.task, 2)
     if target.task == "multilabel":
         found = place >> np.arange(target.outputs) % 3 & 1
     for index, label in np.argwhere(found):
