@@ -13,15 +13,15 @@ not, and so has the bytes that it always had.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Mapping
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from beam_jobs.common.contract_json import ContractError, shown
 
 TENSORFLOW = "tensorflow"
 _NOT_NOTED = "2.17"
-_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}(?![0-9])")
 
 
 def tensorflow_version() -> str:
@@ -56,17 +56,19 @@ def require_same_stack(found: Mapping[str, Any], begun: str, *, otherwise: str) 
     Raises:
       ContractError: names both versions.
     """
-    there, here = found.get(TENSORFLOW, _NOT_NOTED), tensorflow_version()
-    if not isinstance(there, str) or not _VERSION.match(there):
-        raise ContractError(f"{begun}: {TENSORFLOW} {shown(there)}: a version required")
-    if _series(there) != _series(here):
+    noted = found.get(TENSORFLOW, _NOT_NOTED)
+    try:
+        there, here = _series(str(noted)), _series(tensorflow_version())
+    except InvalidVersion as error:
+        raise ContractError(f"{begun}: {TENSORFLOW} {shown(noted)}: a version required") from error
+    if there != here:
         raise ContractError(
-            f"{begun} was begun with TensorFlow {_series(there)}, this is {_series(here)}: go on "
-            f"in an environment with {_series(there)}, or {otherwise}"
+            f"{begun} was begun with TensorFlow {there}, this is {here}: go on in an environment "
+            f"with {there}, or {otherwise}"
         )
 
 
 def _series(version: str) -> str:
     """Of 2.21.0 and of 2.21.0.dev1: 2.21."""
-    found = _VERSION.match(version)
-    return version if found is None else found[0]
+    known = Version(version)
+    return f"{known.major}.{known.minor}"

@@ -54,7 +54,7 @@ def test_a_nightly_distribution_is_a_tensorflow_too(monkeypatch: pytest.MonkeyPa
         tensorflow_version()
 
 
-@pytest.mark.parametrize("version", [3, None, "", "x\n2.17", "two", ["2.17"]])
+@pytest.mark.parametrize("version", [None, "", "x\n2.17", "two", ["2.17"], {}])
 def test_a_version_that_is_none_is_refused(version: object, here: Here) -> None:
     here("2.17.1")
     with pytest.raises(ContractError, match=r"^run: tensorflow .*: a version required$"):
