@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -97,9 +98,10 @@ def trials() -> list[Trial]:
 def load(module: str) -> None:
     """Imports a module."""
     quiet_tensorflow()
-    for variable, directory in _KEEP.items():
-        if not os.path.isdir(os.path.expanduser(directory)):
-            os.environ.setdefault(variable, tempfile.gettempdir())
+    with contextlib.suppress(OSError):  # no directory for temporary files
+        for variable, directory in _KEEP.items():
+            if not os.path.isdir(os.path.expanduser(directory)):
+                os.environ.setdefault(variable, tempfile.gettempdir())
     # Whoever trains on the same GPU meanwhile keeps its memory.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     importlib.import_module(module)

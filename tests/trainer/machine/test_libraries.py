@@ -1,8 +1,12 @@
 """Imports that fail: the root is told once, with what it stops and how to mend it."""
 
 import ast
+import os
 import re
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from trainer.machine import libraries
 from trainer.machine.apart import Answer
@@ -39,6 +43,19 @@ def test_the_libraries_are_those_that_the_project_requires() -> None:
     for one in LIBRARIES:
         if one.extra:
             assert one.package in map(name_of, lists["EXTRAS"][one.extra])
+
+
+def test_imports_want_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setenv("HOME", "/no/such")
+    for name in ("MPLCONFIGDIR", "KERAS_HOME", "TF_FORCE_GPU_ALLOW_GROWTH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    libraries.load("json")
+    assert "KERAS_HOME" not in os.environ
 
 
 def test_where_all_imports_nothing_is_told_but_versions() -> None:
