@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 NAME = "voxelbeam"
+_PYTHON = platform.python_version()
 _PROJECT = Path(__file__).resolve().parents[2]
 _LOCKS = ("requirements.lock", "requirements-new.lock")
 _PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)(?: ; (.+?))? *\\?$", re.MULTILINE)
@@ -126,6 +128,8 @@ def measure(project: Path = _PROJECT) -> Packages:
             readable=False,
         )
     needs = [packaging.requirements.Requirement(line) for line in requires]
+    pythons = importlib.metadata.metadata(NAME).get_all("Requires-Python") if installed else None
+    itself = packaging.requirements.Requirement(f"Python{''.join(pythons or [])}")
     own = [need for need in needs if _applies(need)]
     locks = [_lock(project / name, found) for name in _LOCKS if (project / name).is_file()]
     return Packages(
@@ -134,7 +138,7 @@ def measure(project: Path = _PROJECT) -> Packages:
         found=found,
         required={_plain(need.name): str(need.specifier) for need in own},
         locks=tuple(sorted(locks, key=lambda lock: -lock.same)),
-        misfits=tuple(_misfits(own, found, NAME)),
+        misfits=tuple(_misfits([itself, *own], {**found, "python": _PYTHON}, NAME)),
         quarrels=tuple(_quarrels(own, found)),
         extras={
             extra: tuple(
@@ -253,7 +257,9 @@ def told(packages: Packages, imports: Section) -> Section:
             Fault(
                 what=str(misfit),
                 stops="maybe nothing, but no test has run with it",
-                mend=f"pip install '{misfit.name}{misfit.wanted}'",
+                mend=f"an environment of Python {misfit.wanted}"
+                if misfit.name == "Python"
+                else f"pip install '{misfit.name}{misfit.wanted}'",
             )
             for misfit in packages.misfits
             if misfit.found
@@ -302,8 +308,8 @@ def _lock_rows(locks: tuple[Lock, ...]) -> Iterator[Row]:
 def _range_row(packages: Packages) -> Row:
     wrong = [misfit for misfit in packages.misfits if misfit.found]
     missing = [misfit for misfit in packages.misfits if not misfit.found]
-    text = f"{len(packages.required) - len(packages.misfits)} of {len(packages.required)}"
-    text += " requirements met"
+    bad = sum(misfit.name != "Python" for misfit in packages.misfits)
+    text = f"{len(packages.required) - bad} of {len(packages.required)} requirements met"
     if wrong:
         text += f"; out of range: {', '.join(f'{one.name} {one.found}' for one in wrong)}"
     if missing:

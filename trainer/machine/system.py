@@ -20,6 +20,8 @@ from beam_jobs.common.files import scratch
 from trainer.machine.findings import GIB, Fault, Row, Section, gib
 
 _LITTLE_DISK = GIB  # a warning's bound
+# Command → what it is for; none is needed otherwise.
+_COMMANDS = {"java": "Flink and Spark from here", "docker": "building images"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ class System:
     Attributes:
       python: its version, and where it is.
       platform: operating system and processor.
+      commands: those of other programs that are on the PATH.
     """
 
     python: str
@@ -100,6 +103,7 @@ class System:
     here: Place
     temporary: Place
     home: Home
+    commands: tuple[str, ...]
 
 
 def measure(root: Path = Path("/")) -> System:
@@ -118,6 +122,7 @@ def measure(root: Path = Path("/")) -> System:
         here=_place("."),
         temporary=_temporary(),
         home=home(),
+        commands=tuple(filter(shutil.which, _COMMANDS)),
     )
 
 
@@ -252,6 +257,7 @@ def told(system: System) -> Section:
         _disk_row("here", system.here),
         temporary,
         _home_row(system.home),
+        _commands_row(system.commands),
     )
     return Section(title="machine", rows=rows, faults=tuple(faults))
 
@@ -303,3 +309,8 @@ def _home_row(found: Home) -> Row:
         "HOME=DIR sets one",
         mark="note",
     )
+
+
+def _commands_row(found: tuple[str, ...]) -> Row:
+    absent = [f"no {name} ({use})" for name, use in _COMMANDS.items() if name not in found]
+    return Row(name="commands", text=", ".join([*found, *absent]), mark="note" if absent else "")

@@ -87,6 +87,19 @@ def test_of_several_versions_that_do_not_fit_each_is_told(measured: Packages) ->
     assert row.text.endswith("; out of range: numpy 2.6.0rc1; not installed: rich")
 
 
+def test_another_python_than_is_required_is_told(
+    monkeypatch: pytest.MonkeyPatch, measured: Packages
+) -> None:
+    monkeypatch.setattr(packages, "_PYTHON", "3.15.0")
+    found = packages.measure()
+    assert found.misfits == (Misfit(name="Python", found="3.15.0", wanted="<3.14,>=3.11"),)
+    (fault,) = packages.told(found, NO_IMPORTS).faults
+    assert fault.mend == "an environment of Python <3.14,>=3.11"
+    (row,) = (row for row in packages.told(found, NO_IMPORTS).rows if row.name == "ranges")
+    number = len(measured.required)
+    assert row.text == f"{number} of {number} requirements met; out of range: Python 3.15.0"
+
+
 def test_what_requirements_require_in_turn_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = {
         "one": ["two>=2", "four; extra == 'more'"],

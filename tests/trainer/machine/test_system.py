@@ -95,6 +95,16 @@ def test_no_home_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert system._home_row(system.home()).text == str(tmp_path)
 
 
+def test_commands_that_are_absent_are_named_with_what_they_are_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "java").write_text("")
+    (tmp_path / "java").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    row = system._commands_row(system.measure().commands)
+    assert (row.text, row.mark) == ("java, no docker (building images)", "note")
+
+
 def test_no_place_for_temporary_files_is_a_fault_and_no_other_place_is() -> None:
     none = Place(path="", free=None, writable=False)
     found = system.measure()
