@@ -23,13 +23,13 @@ from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import say, width
 from trainer.machine import (
     decoders,
-    gpu_words,
+    device_section,
     gpus,
     libraries,
-    networks,
     packages,
     stores,
     system,
+    tensorflow_facts,
 )
 from trainer.machine.apart import Answer, Trial, tried
 from trainer.machine.findings import Fault, Row, Section
@@ -89,8 +89,8 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     """What is found, a section at a time."""
     yield system.told(system.measure())
     found = packages.measure()
-    facts = Trial(function=f"{networks.__name__}:facts")
-    cpu = gpu_words.trials("CPU:0")
+    facts = Trial(function=f"{tensorflow_facts.__name__}:facts")
+    cpu = device_section.trials("CPU:0")
     answers = tried([*libraries.trials(), *decoders.trials(), facts, *cpu], seconds=_CPU_S)
 
     def following(number: int) -> list[Answer]:
@@ -110,9 +110,9 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
         results["CPU:0"] = following(len(cpu))
         for number in range(len(known.value["gpus"])):
             device = f"GPU:{number}"
-            results[device] = _until_hung(gpu_words.trials(device))
+            results[device] = _until_hung(device_section.trials(device))
     answers.close()
-    yield gpu_words.told(gpus.measure(found.found), known, results, told)
+    yield device_section.section(gpus.measure(found.found), known, results, told)
     stored = list(tried(stores.trials(), seconds=_CPU_S))
     client = "" if problems["obstore"].problem else found.found.get("obstore", "")
     section = stores.told(stored, client, aws=not problems["boto3"].problem)

@@ -1,6 +1,6 @@
 """GPUs: what the driver shows, which CUDA libraries lie here, and what TensorFlow was built for.
 
-TensorFlow's own facts and the tried convolutions come from `trainer.machine.networks`.
+TensorFlow's own facts and the tried convolutions come from `trainer.machine.tensorflow_facts`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,6 @@ class Gpus:
     Attributes:
       cards: those that nvidia-smi shows.
       problem: why it shows none, a line; "" where it shows some, or is not there.
-      smi: whether there is an nvidia-smi.
       driver: its version, "" without one.
       cuda: the CUDA that the driver allows, (major, minor); None without one.
       hidden: CUDA_VISIBLE_DEVICES, None where it is not set.
@@ -76,7 +75,6 @@ class Gpus:
 
     cards: tuple[Card, ...]
     problem: str
-    smi: bool
     driver: str
     cuda: tuple[int, int] | None
     hidden: str | None
@@ -99,7 +97,6 @@ def measure(found: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
     return Gpus(
         cards=cards,
         problem=problem,
-        smi=bool(smi),
         driver=driver,
         cuda=_driver_cuda() or _shown_cuda(smi),
         hidden=environ.get("CUDA_VISIBLE_DEVICES"),
@@ -135,7 +132,7 @@ def _cards(smi: str) -> tuple[tuple[Card, ...], str, str]:
         Card(
             index=row["index"],
             name=row["name"],
-            capability=_pair(row.get("compute_cap", "")),
+            capability=major_minor(row.get("compute_cap", "")),
             total=_mib(row["memory.total"]),
             free=_mib(row["memory.free"]),
         )
@@ -169,8 +166,9 @@ def _output(command: list[str]) -> tuple[str, str]:
     return out, said[:300] if done.returncode else ""
 
 
-def _pair(text: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"(\d+)\.(\d+)", text)
+def major_minor(text: str) -> tuple[int, int] | None:
+    """The first two numbers of a version; None where it has not two."""
+    found = re.match(r"(\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2])) if found else None
 
 
@@ -189,7 +187,7 @@ def _driver_cuda() -> tuple[int, int] | None:
 
 def _shown_cuda(smi: str | None) -> tuple[int, int] | None:
     found = re.search(r"CUDA Version:\s*(\d+\.\d+)", _output([smi])[0]) if smi else None
-    return _pair(found[1]) if found else None
+    return major_minor(found[1]) if found else None
 
 
 def _ptxas(environ: Mapping[str, str]) -> list[Ptxas]:

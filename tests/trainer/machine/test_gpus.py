@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trainer.machine import gpu_words, gpus, networks
+from trainer.machine import device_section, gpus, tensorflow_facts
 from trainer.machine.apart import Answer
 from trainer.machine.findings import Section
 from trainer.machine.gpus import Card, Gpus, Ptxas
@@ -23,7 +23,6 @@ def card(capability: tuple[int, int], name: str = "NVIDIA X") -> Card:
 GOOD = Gpus(
     cards=(card((8, 0), "NVIDIA A100-SXM4-80GB"),),
     problem="",
-    smi=True,
     driver="545.23.08",
     cuda=(12, 3),
     hidden=None,
@@ -34,7 +33,7 @@ GOOD = Gpus(
     hardware=True,
 )
 NONE = dataclasses.replace(
-    GOOD, cards=(), smi=False, driver="", cuda=None, libraries={}, ptxas=(), hardware=False
+    GOOD, cards=(), driver="", cuda=None, libraries={}, ptxas=(), hardware=False
 )
 
 
@@ -48,7 +47,6 @@ def facts(*seen: tuple[int, int], **changed: Any) -> Answer:
     }
     known = {
         "version": "2.17.1",
-        "keras": "3.15.1",
         "backend": "tensorflow",
         "build": build,
         "gpus": [{"name": "NVIDIA X", "capability": list(one)} for one in seen],
@@ -64,7 +62,7 @@ WELL = [Answer(value=1e-7)] * 6
 def told(
     found: Gpus, known: Answer, tried: Mapping[str, Sequence[Answer]] | None = None
 ) -> Section:
-    return gpu_words.told(found, known, {"CPU:0": WELL} if tried is None else tried)
+    return device_section.section(found, known, {"CPU:0": WELL} if tried is None else tried)
 
 
 def marks(section: Section) -> dict[str, str]:
@@ -316,8 +314,10 @@ def test_wrong_numbers_are_a_fault_wherever_they_are() -> None:
 
 
 def test_float32_is_multiplied_as_tf32_on_a_gpu_alone() -> None:
-    assert networks.most_error("CPU:0", "float32") == 1e-5
-    assert networks.most_error("GPU:0", "float32") == networks.most_error("GPU:0", "mixed_float16")
+    assert tensorflow_facts.most_error("CPU:0", "float32") == 1e-5
+    assert tensorflow_facts.most_error("GPU:0", "float32") == tensorflow_facts.most_error(
+        "GPU:0", "mixed_float16"
+    )
 
 
 def test_keras_on_another_backend_is_told() -> None:
@@ -329,15 +329,15 @@ def test_without_tensorflow_nothing_is_tried_and_its_absence_is_told_elsewhere()
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
     assert told(GOOD, gone, {}).faults == ()
     broken = Answer(problem="libstuff.so.9")
-    assert gpu_words.told(NONE, broken, {}, {"libstuff.so.9"}).faults == ()
-    assert len(gpu_words.told(NONE, broken, {}).faults) == 1
+    assert device_section.section(NONE, broken, {}, {"libstuff.so.9"}).faults == ()
+    assert len(device_section.section(NONE, broken, {}).faults) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", networks.PRECISIONS)
+@pytest.mark.parametrize("precision", tensorflow_facts.PRECISIONS)
 @pytest.mark.parametrize("xla", [False, True], ids=["plain", "xla"])
 def test_a_convolution_is_as_near_to_float64_as_is_asked(precision: str, xla: bool) -> None:
-    error = networks.convolution("CPU:0", precision, xla)
-    assert 0 < error < networks.most_error("CPU:0", precision)
+    error = tensorflow_facts.convolution("CPU:0", precision, xla)
+    assert 0 < error < tensorflow_facts.most_error("CPU:0", precision)
     # Of another kernel it is not.
-    assert networks.most_error("CPU:0", precision) < 0.1
+    assert tensorflow_facts.most_error("CPU:0", precision) < 0.1

@@ -1,19 +1,17 @@
 """Imports that fail: the root is told once, with what it stops and how to mend it."""
 
-import ast
 import os
 import re
 import tempfile
-from pathlib import Path
 
 import pytest
 
+from tests.test_images import declared
 from trainer.machine import libraries
 from trainer.machine.apart import Answer
 from trainer.machine.findings import Section
 from trainer.machine.libraries import LIBRARIES
 
-ROOT = Path(__file__).resolve().parents[3]
 FOUND = {one.package: "1.0" for one in LIBRARIES}
 REQUIRED = {one.package: ">=1" for one in LIBRARIES if not one.extra}
 
@@ -30,14 +28,7 @@ def told(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
 
 
 def test_the_libraries_are_those_that_the_project_requires() -> None:
-    setup = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
-    lists = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in setup.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in ("CONVERSION", "LEARNING", "EXTRAS")
-    }
+    lists = declared()
     needs = [*lists["CONVERSION"], *lists["LEARNING"]]
     assert {one.package for one in LIBRARIES if not one.extra} == set(map(name_of, needs))
     for one in LIBRARIES:

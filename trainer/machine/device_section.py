@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.printable import counted
-from trainer.machine import networks
+from trainer.machine import tensorflow_facts
 from trainer.machine.apart import Answer, Trial
 from trainer.machine.findings import Fault, Mark, Row, Section, gib
-from trainer.machine.gpus import Gpus, served
+from trainer.machine.gpus import Gpus, major_minor, served
 
 # Both: docs/how-to/gpu.md. Compilers of CUDA 12 before the one have a fault on Hopper, of which not
 # every release of TensorFlow warns; cuDNN has no code for cards before Turing from the other on.
@@ -21,15 +21,15 @@ _NETWORKS = "train, tune, saliency and export"
 
 def trials(device: str) -> list[Trial]:
     """A convolution in each precision, without XLA and with it."""
-    function = f"{networks.__name__}:convolution"
+    function = f"{tensorflow_facts.__name__}:convolution"
     return [
         Trial(function=function, arguments={"device": device, "precision": precision, "xla": xla})
         for xla in (False, True)
-        for precision in networks.PRECISIONS
+        for precision in tensorflow_facts.PRECISIONS
     ]
 
 
-def told(
+def section(
     gpus: Gpus,
     facts: Answer,
     tried: Mapping[str, Sequence[Answer]],
@@ -39,7 +39,7 @@ def told(
 
     Args:
       gpus: as they are apart from TensorFlow.
-      facts: `networks.facts`'; without an answer where TensorFlow does not import.
+      facts: `tensorflow_facts.facts`'; without an answer where TensorFlow does not import.
       tried: device → answers of `trials`, fewer where one took too long.
       told_of: problems that are told already, and to be mended there.
     """
@@ -83,7 +83,7 @@ def _card_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
     if gpus.driver or gpus.cuda:
         allows = "" if gpus.cuda is None else f", allows CUDA {_dotted(gpus.cuda)}"
         text = f"NVIDIA {gpus.driver or 'of an unknown version'}{allows}"
-        built = _pair(known.get("build", {}).get("cuda_version", ""))
+        built = major_minor(known.get("build", {}).get("cuda_version", ""))
         if gpus.cuda and built and gpus.cuda[0] == built[0] and gpus.cuda < built:
             text += (
                 f": older than {_dotted(built)}, which TensorFlow was built for. That serves, but "
@@ -117,11 +117,8 @@ def _card_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
         elif not seen:
             yield Row(name="GPU", text="none: training goes on the CPU")
     if gpus.hidden is not None and (gpus.cards or gpus.hardware):
-        yield Row(name="visible", text=f"CUDA_VISIBLE_DEVICES={gpus.hidden}", mark=_hiding(gpus))
-
-
-def _hiding(gpus: Gpus) -> Mark:
-    return "note" if _hides_all(gpus) else ""
+        mark: Mark = "note" if _hides_all(gpus) else ""
+        yield Row(name="visible", text=f"CUDA_VISIBLE_DEVICES={gpus.hidden}", mark=mark)
 
 
 def _hides_all(gpus: Gpus) -> bool:
@@ -183,7 +180,7 @@ def _software_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _has_old_ptxas(gpus: Gpus) -> bool:
-    """Whether XLA would compile for Hopper with a compiler that it warns of."""
+    """Whether XLA would compile for Hopper with a compiler that has the fault there."""
     hopper = any(card.capability and card.capability[0] == _HOPPER for card in gpus.cards)
     return hopper and bool(gpus.ptxas) and () < gpus.ptxas[0].version < _HOPPER_PTXAS
 
@@ -252,14 +249,15 @@ def _old_for_cudnn(gpus: Gpus) -> str:
     """The version of a cuDNN that has no code for one of the cards, "" where there is none."""
     before = any(card.capability and card.capability < _TURING for card in gpus.cards)
     found = next((v for name, v in gpus.libraries.items() if name.startswith("nvidia-cudnn-")), "")
-    return found if before and _pair(found) >= _TURING_CUDNN else ""
+    version = major_minor(found)
+    return found if before and version and version >= _TURING_CUDNN else ""
 
 
 def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
     """Why TensorFlow sees no GPU where the driver shows one."""
     build, version = known["build"], known["version"]
     what = "the driver shows a GPU and TensorFlow sees none"
-    wanted = _pair(build.get("cuda_version", ""))
+    wanted = major_minor(build.get("cuda_version", ""))
     install = f"{_install(version)} (docs/how-to/gpu.md)"
     if not build.get("is_cuda_build"):
         what += f": this TensorFlow {version} was built without CUDA"
@@ -300,7 +298,7 @@ def _tried(
             if arguments["xla"] is not xla:
                 continue
             problem, wrong = answer.problem, False
-            if not problem and not answer.value <= networks.most_error(device, precision):
+            if not problem and not answer.value <= tensorflow_facts.most_error(device, precision):
                 problem, wrong = f"numbers are off by {answer.value:.2g} of the largest", True
             if not problem:
                 good.append(precision)
@@ -313,8 +311,8 @@ def _tried(
         seen = len(good) + sum(map(len, bad.values()))
         parts = [f"{', '.join(good)} agree with float64"] if good else []
         parts += [f"{', '.join(names)}: {problem}" for problem, names in bad.items()]
-        if bad and seen < len(networks.PRECISIONS):
-            parts.append(f"{len(networks.PRECISIONS) - seen} not tried after that")
+        if bad and seen < len(tensorflow_facts.PRECISIONS):
+            parts.append(f"{len(tensorflow_facts.PRECISIONS) - seen} not tried after that")
         if parts:
             rows.append(Row(name=_device(kind, xla), text="; ".join(parts), mark=mark))
     if not cpu and not _is_served(known["gpus"][int(device.partition(":")[2])], known):
@@ -339,10 +337,6 @@ def _failed(kind: str, precision: str, problem: str, *, xla: bool) -> Fault:
         stops=_NETWORKS if kind == "CPU" else _TRAINING,
         mend=f"see whether {other} works" if other else "TensorFlow installed anew (make setup)",
     )
-
-
-def _pair(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in str(text).split(".")[:2] if part.isdigit())
 
 
 def _dotted(numbers: Sequence[int]) -> str:

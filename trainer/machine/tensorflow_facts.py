@@ -23,8 +23,8 @@ def facts() -> dict[str, Any]:
     """What TensorFlow and Keras are, and what they see.
 
     Returns:
-      build: `tf.sysconfig.get_build_info`'s; gpus: (name, compute capability) each;
-      precision and xla: what "auto" means here; backend: Keras's.
+      version: TensorFlow's; backend: Keras's; build: of `tf.sysconfig.get_build_info`;
+      gpus: name and compute capability of each; precision and xla: what "auto" means here.
     """
     import keras
     import tensorflow as tf
@@ -36,7 +36,6 @@ def facts() -> dict[str, Any]:
     build = tf.sysconfig.get_build_info()
     return {
         "version": tf.__version__,
-        "keras": keras.__version__,
         "backend": keras.backend.backend(),
         "build": {
             name: build[name]
