@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> int:
 
 def sections(places: Sequence[str]) -> Iterator[Section]:
     """What is found, a section at a time."""
-    yield system.told(system.measure())
+    yield system.section(system.measure())
     found = packages.measure()
     facts = Trial(function=f"{tensorflow_facts.__name__}:facts")
     cpu = device_section.trials("CPU:0")
@@ -100,10 +100,10 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     problems = {
         one.package: answer for one, answer in zip(libraries.LIBRARIES, imports, strict=True)
     }
-    yield packages.told(found, libraries.told(imports, found.found, found.required))
-    told = {answer.problem for answer in imports}
+    yield packages.section(found, libraries.section(imports, found.found, found.required))
+    already = {answer.problem for answer in imports}
     decoded = following(len(decoders.SYNTAXES))
-    yield decoders.told(decoded, problems["tensorflow-io"], told)
+    yield decoders.section(decoded, problems["tensorflow-io"], already)
     known = following(1)[0]
     results = {}
     if known.value:
@@ -112,14 +112,14 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
             device = f"GPU:{number}"
             results[device] = _until_hung(device_section.trials(device))
     answers.close()
-    yield device_section.section(gpus.measure(found.found), known, results, told)
+    yield device_section.section(gpus.measure(found.found), known, results, already)
     stored = list(tried(stores.trials(), seconds=_CPU_S))
     client = "" if problems["obstore"].problem else found.found.get("obstore", "")
-    section = stores.told(stored, client, aws=not problems["boto3"].problem)
+    section = stores.section(stored, client, aws=not problems["boto3"].problem)
     yield section
     if places:
         looks = tried(stores.place_trials(places), seconds=stores.PLACE_S + 2)
-        yield stores.told_places(places, list(looks), section.faults)
+        yield stores.section_of_places(places, list(looks), section.faults)
 
 
 def _until_hung(trials: Sequence[Trial]) -> list[Answer]:
@@ -140,12 +140,8 @@ def _show(section: Section) -> None:
 
 
 def _lines(row: Row) -> list[str]:
-    begin = (
-        f"{_MARKS[row.mark]} {printable(row.name):<{_NAMES - 1}} "
-        if row.name
-        else f"{_MARKS[row.mark]} "
-    )
-    return _folded(begin, row.text)
+    name = f"{printable(row.name):<{_NAMES - 1}} " if row.name else ""
+    return _folded(f"{_MARKS[row.mark]} {name}", row.text)
 
 
 def _folded(begin: str, text: str) -> list[str]:

@@ -73,13 +73,13 @@ def decode(syntax: str) -> str:
     return DECODERS[syntax]
 
 
-def told(answers: Sequence[Answer], second: Answer, known: Collection[str] = ()) -> Section:
+def section(answers: Sequence[Answer], second: Answer, already: Collection[str] = ()) -> Section:
     """The section of the decoders.
 
     Args:
       answers: of `trials`.
       second: of the import of the second decoder, tensorflow-io.
-      known: problems that are told already, and to be mended there.
+      already: problems that another section tells, and how to mend them.
     """
     good: dict[str, list[str]] = {}
     bad: dict[str, list[str]] = {}
@@ -103,7 +103,7 @@ def told(answers: Sequence[Answer], second: Answer, known: Collection[str] = ())
             "pylibjpeg-openjpeg pylibjpeg-rle",
         )
         for problem, names in bad.items()
-        if problem not in known
+        if problem not in already
     )
     return Section(title="decoders", rows=tuple(rows), faults=faults)
 

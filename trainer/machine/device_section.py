@@ -33,7 +33,7 @@ def section(
     gpus: Gpus,
     facts: Answer,
     tried: Mapping[str, Sequence[Answer]],
-    told_of: Collection[str] = (),
+    already: Collection[str] = (),
 ) -> Section:
     """The section of the devices.
 
@@ -41,7 +41,7 @@ def section(
       gpus: as they are apart from TensorFlow.
       facts: `tensorflow_facts.facts`'; without an answer where TensorFlow does not import.
       tried: device → answers of `trials`, fewer where one took too long.
-      told_of: problems that are told already, and to be mended there.
+      already: problems that another section tells, and how to mend them.
     """
     known: Mapping[str, Any] = facts.value or {}
     rows = [*_card_rows(gpus, known), *_software_rows(gpus, known)]
@@ -64,7 +64,7 @@ def section(
         rows.append(Row(name="TensorFlow", text="not installed: nothing is tried", mark="note"))
     else:
         rows.append(Row(name="TensorFlow", text=f"nothing is tried: {facts.problem}", mark="fault"))
-        if facts.problem not in told_of:
+        if facts.problem not in already:
             faults.append(
                 Fault(
                     what=f"TensorFlow does not say what it sees: {facts.problem}",

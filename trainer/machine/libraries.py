@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common.imports import quiet_tensorflow
 from trainer.machine.apart import Answer, Trial
 from trainer.machine.findings import Fault, Mark, Row, Section
-from trainer.machine.packages import EXTRAS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,8 @@ def _needed(package: str, module: str, stops: str, shown: str = "") -> Library:
 _DICOM = "convert, survey, and predict from DICOM"
 _ALL = "every command that reads a dataset or DICOM"
 _NETWORKS = "train, tune, saliency, export and predict"
+_AWS = "AWS profiles and single sign-on, Beam's own s3://"
+_GCP = "Dataflow, Google's federated credentials, Beam's own gs://"
 _PAGES = "pages and charts of report, evaluate, tune and saliency"
 # What makes a directory of its own at its import gets that elsewhere, where there is none yet.
 _KEEP = {"MPLCONFIGDIR": "~/.cache/matplotlib", "KERAS_HOME": "~/.keras"}
@@ -78,8 +79,8 @@ LIBRARIES = (
     _needed("keras", "keras", _NETWORKS, "Keras"),
     _needed("keras-tuner", "keras_tuner", "tune"),
     Library(package="tensorflow-io", module="tensorflow_io", extra="io", stops="verify --against"),
-    Library(package="boto3", module="boto3", extra="aws", stops=EXTRAS["aws"]),
-    Library(package="google-auth", module="google.auth", extra="gcp", stops=EXTRAS["gcp"]),
+    Library(package="boto3", module="boto3", extra="aws", stops=_AWS),
+    Library(package="google-auth", module="google.auth", extra="gcp", stops=_GCP),
     Library(
         package="google-cloud-dataflow-client",
         module="google.cloud.dataflow",
@@ -120,7 +121,7 @@ class _Cause:
     others: list[str] = dataclasses.field(default_factory=list)
 
 
-def told(
+def section(
     answers: Sequence[Answer], found: Mapping[str, str], required: Mapping[str, str]
 ) -> Section:
     """The rows of the libraries.

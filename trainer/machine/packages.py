@@ -25,12 +25,6 @@ _PYTHON = platform.python_version()
 _PROJECT = Path(__file__).resolve().parents[2]
 _LOCKS = ("requirements.lock", "requirements-new.lock")
 _PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)(?: ; (.+?))? *\\?$", re.MULTILINE)
-# An extra → what it is for.
-EXTRAS = {
-    "io": "the second decoder, of `verify --against`",
-    "aws": "AWS profiles and single sign-on, Beam's own s3://",
-    "gcp": "Dataflow, Google's federated credentials, Beam's own gs://",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +82,6 @@ class Packages:
       locks: the nearest first; none where there are no locks, or nothing to read them with.
       misfits: of what the project requires.
       quarrels: of what its requirements require in turn.
-      extras: extra → what of it is not installed.
       readable: whether `packaging` is there, without which nothing is compared.
     """
 
@@ -99,7 +92,6 @@ class Packages:
     locks: tuple[Lock, ...]
     misfits: tuple[Misfit, ...]
     quarrels: tuple[Misfit, ...]
-    extras: Mapping[str, tuple[str, ...]]
     readable: bool
 
 
@@ -124,7 +116,6 @@ def measure(project: Path = _PROJECT) -> Packages:
             locks=(),
             misfits=(),
             quarrels=(),
-            extras={},
             readable=False,
         )
     needs = [packaging.requirements.Requirement(line) for line in requires]
@@ -140,14 +131,6 @@ def measure(project: Path = _PROJECT) -> Packages:
         locks=tuple(sorted(locks, key=lambda lock: -lock.same)),
         misfits=tuple(_misfits([itself, *own], {**found, "python": _PYTHON}, NAME)),
         quarrels=tuple(_quarrels(own, found)),
-        extras={
-            extra: tuple(
-                need.name
-                for need in needs
-                if _applies(need, extra) and not _applies(need) and _plain(need.name) not in found
-            )
-            for extra in EXTRAS
-        },
         readable=True,
     )
 
@@ -165,7 +148,7 @@ def versions() -> dict[str, str]:
 def of_extra(distribution: str, extra: str, found: Mapping[str, str]) -> dict[str, bool]:
     """What an extra of a package adds: each requirement, and whether what is installed meets it.
 
-    None where the package is not installed, or there is nothing to read its requirements with.
+    Nothing where the package is not installed, or `packaging` is not there to read them.
     """
     try:
         from packaging.requirements import Requirement
@@ -237,7 +220,7 @@ def _lock(file: Path, found: Mapping[str, str]) -> Lock:
     return Lock(name=file.name, pinned=pinned, different=tuple(different), absent=tuple(absent))
 
 
-def told(packages: Packages, imports: Section) -> Section:
+def section(packages: Packages, imports: Section) -> Section:
     """The section of the packages.
 
     Args:

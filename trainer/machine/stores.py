@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_jobs.common.cli import CommandError, UsageError
@@ -69,8 +69,7 @@ def credentials(scheme: str) -> dict[str, Any]:
 
     Returns:
       "set": variables that are set and files that are there, by name; "problem": why no client can
-      be made, "" where one can; "provider": whether credentials come through another library;
-      "endpoint": whether another service is named than the store's own.
+      be made, "" where one can; "provider": whether credentials come through another library.
     """
     names = (*settings.VARIABLES[scheme], *_OTHERS[scheme])
     found = [name for name in names if os.environ.get(name)]
@@ -137,7 +136,7 @@ def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
     return text
 
 
-def told(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
+def section(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
     """The section of the stores.
 
     Args:
@@ -162,6 +161,7 @@ def told(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
     for scheme, answer in zip(SCHEMES, each, strict=True):
         found = answer.value or {"set": [], "problem": answer.problem, "provider": False}
         names = ", ".join(found["set"])
+        variables = ", ".join(name for name in found["set"] if not name.startswith("~"))
         problem = found["problem"]
         if problem and names:
             rows.append(Row(name=f"{scheme}://", text=f"{names}: {problem}", mark="fault"))
@@ -169,7 +169,7 @@ def told(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
                 Fault(
                     what=f"{scheme}:// cannot be opened: {problem}",
                     stops=f"every input and output in {scheme}://",
-                    mend=f"what the message says, or unset {', '.join(_variables(found['set']))}",
+                    mend=f"what the message says, or unset {variables}",
                 )
             )
         elif names:
@@ -191,34 +191,28 @@ _NONE = {
 }
 
 
-def _variables(names: Sequence[str]) -> Iterator[str]:
-    for name in names:
-        if not name.startswith("~"):
-            yield name
-
-
-def told_places(
-    places: Sequence[str], answers: Sequence[Answer], known: Sequence[Fault] = ()
+def section_of_places(
+    places: Sequence[str], answers: Sequence[Answer], already: Sequence[Fault] = ()
 ) -> Section:
     """The section of the places that were named.
 
     Args:
       places: as they were.
       answers: of `place_trials`.
-      known: what is told already, and to be mended there.
+      already: of another section, which are not repeated.
     """
     rows, faults = [], []
     for place, answer in zip(places, answers, strict=True):
         shown = without_secrets(place)
         if answer.problem:
             rows.append(Row(name="", text=f"{shown}: cannot be used", mark="fault"))
-            if any(fault.what.endswith(f": {answer.problem}") for fault in known):
+            if any(fault.what.endswith(f": {answer.problem}") for fault in already):
                 continue
             faults.append(
                 Fault(
                     what=f"{shown}: {answer.problem}",
-                    stops="reading it and writing to it",
-                    mend="see to credentials, endpoint and network (docs/how-to/files.md)"
+                    stops="whatever is to read it or to write there",
+                    mend="what the message says; credentials and endpoints: docs/how-to/files.md"
                     if "://" in place
                     else "name a place that is there and that you may read",
                 )

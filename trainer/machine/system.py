@@ -77,13 +77,11 @@ class Home:
 
     Attributes:
       path: what HOME says, else the user database's; "" where neither does.
-      why: how it comes that there is none, "" where there is one.
-      writable: whether it is a directory that this process may write to.
+      why: how it comes that there is none to write to, "" where there is one.
     """
 
     path: str
     why: str
-    writable: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +136,7 @@ def home(environ: os._Environ[str] = os.environ) -> Home:
         why = f"{path} is no directory"
     elif path and not os.access(path, os.W_OK | os.X_OK):
         why = f"{path} cannot be written to"
-    return Home(path=path, why=why, writable=not why)
+    return Home(path=path, why=why)
 
 
 def _place(path: str) -> Place:
@@ -236,7 +234,7 @@ def _number(path: Path) -> float | None:
     return None
 
 
-def told(system: System) -> Section:
+def section(system: System) -> Section:
     """The section of the machine."""
     faults = []
     temporary = _disk_row("temporary", system.temporary)

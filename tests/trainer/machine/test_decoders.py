@@ -29,16 +29,16 @@ def test_an_image_that_is_not_the_samples_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_syntaxes_that_fail_alike_are_told_together() -> None:
     answers = [Answer(value="gdcm")] * 4 + [Answer(problem="no decoder")] * 8
-    section = decoders.told(answers, Answer())
+    section = decoders.section(answers, Answer())
     (fault,) = section.faults
     assert fault.what == "8 of 12 transfer syntaxes do not decode: no decoder"
     assert [row.mark for row in section.rows] == ["", "", "fault", ""]
-    assert decoders.told(answers, Answer(), {"no decoder"}).faults == ()
+    assert decoders.section(answers, Answer(), {"no decoder"}).faults == ()
 
 
 def test_no_second_decoder_is_a_note() -> None:
     gone = Answer(problem="No module named 'tensorflow_io'", missing="tensorflow_io")
-    section = decoders.told([Answer(value="gdcm")] * 12, gone)
+    section = decoders.section([Answer(value="gdcm")] * 12, gone)
     assert (section.faults, section.rows[-1].mark) == ((), "note")
-    broken = decoders.told([Answer(value="gdcm")] * 12, Answer(problem="undefined symbol"))
+    broken = decoders.section([Answer(value="gdcm")] * 12, Answer(problem="undefined symbol"))
     assert broken.rows[-1].text.endswith("does not import: undefined symbol")

@@ -59,7 +59,7 @@ def facts(*seen: tuple[int, int], **changed: Any) -> Answer:
 WELL = [Answer(value=1e-7)] * 6
 
 
-def told(
+def section_of(
     found: Gpus, known: Answer, tried: Mapping[str, Sequence[Answer]] | None = None
 ) -> Section:
     return device_section.section(found, known, {"CPU:0": WELL} if tried is None else tried)
@@ -128,10 +128,10 @@ def test_an_nvidia_smi_that_shows_nothing_says_why(
 ) -> None:
     found = gpus.measure({}, smi(tmp_path, script))
     assert (found.cards, found.problem) == ((), problem)
-    here = told(dataclasses.replace(found, hardware=True), facts())
+    here = section_of(dataclasses.replace(found, hardware=True), facts())
     assert what(here) == [f"there is an NVIDIA GPU, but {problem}"]
     assert marks(here)["GPU"] == "fault"
-    assert what(told(dataclasses.replace(found, hardware=False), facts())) == []
+    assert what(section_of(dataclasses.replace(found, hardware=False), facts())) == []
 
 
 def test_an_nvidia_smi_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,13 +152,13 @@ def test_the_first_ptxas_on_the_path_is_the_one_that_counts(tmp_path: Path) -> N
 
 
 def test_a_machine_without_a_gpu_has_nothing_to_mend() -> None:
-    section = told(NONE, facts())
+    section = section_of(NONE, facts())
     assert section.faults == ()
     assert set(marks(section).values()) == {""}
 
 
 def test_a_gpu_that_works_has_nothing_to_mend() -> None:
-    section = told(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": WELL})
+    section = section_of(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": WELL})
     assert section.faults == ()
     texts = {row.name: row.text for row in section.rows}
     assert texts["driver"] == "NVIDIA 545.23.08, allows CUDA 12.3"
@@ -184,7 +184,7 @@ def test_a_gpu_that_works_has_nothing_to_mend() -> None:
 def test_a_gpu_that_tensorflow_does_not_see_is_told_with_what_to_install(
     changes: dict[str, Any], known: Answer, reason: str, mend: str
 ) -> None:
-    section = told(dataclasses.replace(GOOD, **changes), known)
+    section = section_of(dataclasses.replace(GOOD, **changes), known)
     (fault,) = section.faults
     assert fault.what.startswith("the driver shows a GPU and TensorFlow sees none")
     assert reason in fault.what
@@ -194,7 +194,7 @@ def test_a_gpu_that_tensorflow_does_not_see_is_told_with_what_to_install(
 
 @pytest.mark.parametrize("hidden", ["-1", "", "-1,0"])
 def test_a_gpu_that_is_hidden_on_purpose_is_a_note(hidden: str) -> None:
-    section = told(dataclasses.replace(GOOD, hidden=hidden), facts())
+    section = section_of(dataclasses.replace(GOOD, hidden=hidden), facts())
     assert section.faults == ()
     assert marks(section)["visible"] == marks(section)["sees"] == "note"
 
@@ -203,7 +203,7 @@ def test_a_gpu_that_is_hidden_on_purpose_is_a_note(hidden: str) -> None:
 def test_no_kernel_serves_blackwell(capability: tuple[int, int]) -> None:
     found = dataclasses.replace(GOOD, cards=(card(capability, "NVIDIA B"),))
     hung = [Answer(problem="no answer within 150 s", hung=True)]
-    section = told(found, facts(capability), {"CPU:0": WELL, "GPU:0": hung})
+    section = section_of(found, facts(capability), {"CPU:0": WELL, "GPU:0": hung})
     assert what(section) == [
         f"TensorFlow 2.17.1 has no code for NVIDIA B (compute capability "
         f"{capability[0]}.{capability[1]}), only {' '.join(BUILT)}"
@@ -215,7 +215,7 @@ def test_no_kernel_serves_blackwell(capability: tuple[int, int]) -> None:
 
 def test_no_kernel_serves_what_is_older_than_pascal() -> None:
     found = dataclasses.replace(GOOD, cards=(card((5, 2)),))
-    (fault,) = told(found, facts()).faults
+    (fault,) = section_of(found, facts()).faults
     assert "(compute capability 5.2)" in fault.what
     assert "a newer GPU" in fault.mend
 
@@ -233,38 +233,38 @@ def test_a_gpu_runs_code_of_its_major_number_from_its_minor_one_on(
 
 
 @pytest.mark.parametrize(
-    ("capability", "version", "told_of"),
+    ("capability", "version", "is_told"),
     [((9, 0), (12, 3, 107), True), ((9, 0), (12, 6, 85), False), ((9, 0), (), False),
      ((8, 0), (12, 3, 107), False)],
 )  # fmt: skip
 def test_on_hopper_an_old_compiler_is_told(
-    capability: tuple[int, int], version: tuple[int, ...], told_of: bool
+    capability: tuple[int, int], version: tuple[int, ...], is_told: bool
 ) -> None:
     found = dataclasses.replace(
         GOOD, cards=(card(capability),), ptxas=(Ptxas(path="/ptxas", version=version),)
     )
-    section = told(found, facts(capability))
+    section = section_of(found, facts(capability))
     assert [one for one in what(section) if "ptxas 12.3.107 on a Hopper" in one] == what(section)
-    assert bool(section.faults) is told_of
-    assert (marks(section)["ptxas"] == "fault") is told_of
+    assert bool(section.faults) is is_told
+    assert (marks(section)["ptxas"] == "fault") is is_told
 
 
 @pytest.mark.parametrize(
-    ("capability", "version", "told_of"),
+    ("capability", "version", "is_told"),
     [((7, 0), "9.28.0.1", True), ((6, 1), "9.11.0.98", True), ((7, 0), "9.10.2.21", False),
      ((7, 5), "9.28.0.1", False), ((7, 0), "8.9.7.29", False)],
 )  # fmt: skip
 def test_a_cudnn_without_code_for_an_old_card_is_told(
-    capability: tuple[int, int], version: str, told_of: bool
+    capability: tuple[int, int], version: str, is_told: bool
 ) -> None:
     found = dataclasses.replace(
         GOOD, cards=(card(capability),), libraries={"nvidia-cudnn-cu12": version}
     )
-    section = told(found, facts(capability))
+    section = section_of(found, facts(capability))
     assert [fault.mend for fault in section.faults] == [
         "pip install 'nvidia-cudnn-cu12<9.11'"
-    ] * told_of
-    assert (marks(section)["libraries"] == "fault") is told_of
+    ] * is_told
+    assert (marks(section)["libraries"] == "fault") is is_told
 
 
 def test_libraries_that_go_before_the_installed_ones_are_a_note(tmp_path: Path) -> None:
@@ -272,17 +272,17 @@ def test_libraries_that_go_before_the_installed_ones_are_a_note(tmp_path: Path) 
     environ = {"PATH": "", "LD_LIBRARY_PATH": f"/no/such:{tmp_path}:"}
     found = gpus.measure({}, environ)
     assert found.shadowed == (str(tmp_path),)
-    section = told(dataclasses.replace(GOOD, shadowed=found.shadowed), facts((8, 0)))
+    section = section_of(dataclasses.replace(GOOD, shadowed=found.shadowed), facts((8, 0)))
     assert (section.faults, marks(section)["shadowed"]) == ((), "note")
 
 
 def test_a_driver_older_than_the_build_is_a_note_within_a_major_number() -> None:
-    section = told(dataclasses.replace(GOOD, cuda=(12, 0)), facts((8, 0)))
+    section = section_of(dataclasses.replace(GOOD, cuda=(12, 0)), facts((8, 0)))
     assert (section.faults, marks(section)["driver"]) == ((), "note")
 
 
 def test_a_container_that_was_given_no_gpu_says_how_to_give_it_one() -> None:
-    section = told(dataclasses.replace(NONE, hardware=True), facts())
+    section = section_of(dataclasses.replace(NONE, hardware=True), facts())
     (row,) = (row for row in section.rows if row.name == "GPU")
     assert "docker run --gpus all" in row.text
     assert (section.faults, row.mark) == ((), "note")
@@ -292,7 +292,7 @@ def test_what_auto_would_choose_must_work_and_the_rest_is_a_note() -> None:
     fails = Answer(problem="no algorithm worked")
     for number, faulty in ((0, 0), (5, 1)):  # float32 without XLA; mixed_bfloat16 with it
         answers = [fails if number == place else WELL[0] for place in range(6)]
-        section = told(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": answers})
+        section = section_of(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": answers})
         assert len(section.faults) == faulty
     assert what(section) == [
         "GPU 0 XLA, mixed_bfloat16: a 3D convolution fails: no algorithm worked"
@@ -302,15 +302,15 @@ def test_what_auto_would_choose_must_work_and_the_rest_is_a_note() -> None:
 
 def test_wrong_numbers_are_a_fault_wherever_they_are() -> None:
     alike = [Answer(problem="no kernel")] * 3
-    section = told(NONE, facts(), {"CPU:0": [*WELL[:3], *alike]})
+    section = section_of(NONE, facts(), {"CPU:0": [*WELL[:3], *alike]})
     assert section.rows[-1].text == "float32, mixed_float16, mixed_bfloat16: no kernel"
     answers = [*WELL[:4], Answer(value=0.5), WELL[0]]  # mixed_float16 with XLA
-    section = told(NONE, facts(), {"CPU:0": answers})
+    section = section_of(NONE, facts(), {"CPU:0": answers})
     assert what(section) == [
         "CPU XLA, mixed_float16: a 3D convolution fails: numbers are off by 0.5 of the largest"
     ]
     nan = [Answer(value=float("nan")), *WELL[1:]]
-    assert "off by nan" in what(told(NONE, facts(), {"CPU:0": nan}))[0]
+    assert "off by nan" in what(section_of(NONE, facts(), {"CPU:0": nan}))[0]
 
 
 def test_float32_is_multiplied_as_tf32_on_a_gpu_alone() -> None:
@@ -321,13 +321,13 @@ def test_float32_is_multiplied_as_tf32_on_a_gpu_alone() -> None:
 
 
 def test_keras_on_another_backend_is_told() -> None:
-    section = told(NONE, facts(backend="jax"))
+    section = section_of(NONE, facts(backend="jax"))
     assert what(section) == ["Keras is told to run on jax"]
 
 
 def test_without_tensorflow_nothing_is_tried_and_its_absence_is_told_elsewhere() -> None:
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
-    assert told(GOOD, gone, {}).faults == ()
+    assert section_of(GOOD, gone, {}).faults == ()
     broken = Answer(problem="libstuff.so.9")
     assert device_section.section(NONE, broken, {}, {"libstuff.so.9"}).faults == ()
     assert len(device_section.section(NONE, broken, {}).faults) == 1

@@ -20,11 +20,11 @@ def name_of(requirement: str) -> str:
     return re.split(r"[^\w-]", requirement)[0]
 
 
-def told(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
+def section_of(problems: dict[str, Answer], absent: tuple[str, ...] = ()) -> Section:
     """The section where some imports fail, and some packages are not installed."""
     found = {name: version for name, version in FOUND.items() if name not in absent}
     answers = [problems.get(one.package, Answer()) for one in LIBRARIES]
-    return libraries.told(answers, found, REQUIRED)
+    return libraries.section(answers, found, REQUIRED)
 
 
 def test_the_libraries_are_those_that_the_project_requires() -> None:
@@ -50,7 +50,7 @@ def test_imports_want_no_directory_for_temporary_files(monkeypatch: pytest.Monke
 
 
 def test_where_all_imports_nothing_is_told_but_versions() -> None:
-    section = told({})
+    section = section_of({})
     assert section.faults == ()
     assert [row.name for row in section.rows] == ["versions", "imports"]
 
@@ -58,7 +58,7 @@ def test_where_all_imports_nothing_is_told_but_versions() -> None:
 def test_what_fails_for_anothers_reason_is_told_with_it() -> None:
     broken = Answer(problem="libstuff.so.9: no such file")
     second = Answer(problem="needs TensorFlow: libstuff.so.9: no such file")
-    section = told({"tensorflow": broken, "keras": second, "keras-tuner": broken})
+    section = section_of({"tensorflow": broken, "keras": second, "keras-tuner": broken})
     (fault,) = section.faults
     assert fault.what == "tensorflow 1.0 does not import: libstuff.so.9: no such file"
     assert fault.stops.endswith("and all that needs keras, keras-tuner")
@@ -70,7 +70,7 @@ def test_what_is_missing_is_a_fault_where_it_is_required_and_a_note_in_an_extra(
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
     boto = Answer(problem="No module named 'boto3'", missing="boto3")
     problems = {"tensorflow": gone, "keras": gone, "keras-tuner": gone, "boto3": boto}
-    section = told(problems, absent=("tensorflow", "boto3"))
+    section = section_of(problems, absent=("tensorflow", "boto3"))
     (fault,) = section.faults
     assert fault.what == "tensorflow is not installed"
     assert "pip install 'tensorflow>=1'" in fault.mend
@@ -81,13 +81,13 @@ def test_what_is_missing_is_a_fault_where_it_is_required_and_a_note_in_an_extra(
 def test_what_fails_for_want_of_one_that_is_told_is_not_told_again() -> None:
     gone = Answer(problem="No module named 'numpy'", missing="numpy")
     wrapped = Answer(problem="Unable to import dependencies: numpy: No module named 'numpy'")
-    section = told({"numpy": gone, "pandas": wrapped, "scipy": gone}, absent=("numpy",))
+    section = section_of({"numpy": gone, "pandas": wrapped, "scipy": gone}, absent=("numpy",))
     assert [fault.what for fault in section.faults] == ["numpy is not installed"]
 
 
 def test_a_package_that_no_library_of_ours_is_can_be_what_is_missing() -> None:
     gone = Answer(problem="No module named 'packaging'", missing="packaging")
-    (fault,) = told({"nibabel": gone, "keras": gone}).faults
+    (fault,) = section_of({"nibabel": gone, "keras": gone}).faults
     assert fault.stops.endswith("and all that needs keras")
     assert fault.mend.startswith("pip install packaging, ")
 
@@ -96,6 +96,6 @@ def test_a_worker_that_only_converts_need_not_have_tensorflow() -> None:
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
     answers = [gone if one.package == "tensorflow" else Answer() for one in LIBRARIES]
     found = {name: "1" for name in FOUND if name != "tensorflow"}
-    section = libraries.told(answers, found, {"numpy": ">=1"})
+    section = libraries.section(answers, found, {"numpy": ">=1"})
     assert section.faults == ()
     assert section.rows[-1].name == "tensorflow"

@@ -56,14 +56,14 @@ def test_the_nearer_lock_is_told_and_what_differs_from_it(
     (tmp_path / name).write_text(f"numpy=={here['numpy']} \\\npandas==1.0 \\\nno-such==1 \\\n")
     found = packages.measure(tmp_path)
     assert [lock.name for lock in found.locks] == [name, "requirements.lock"]
-    rows = {row.name: row for row in packages.told(found, NO_IMPORTS).rows}
+    rows = {row.name: row for row in packages.section(found, NO_IMPORTS).rows}
     assert rows["lock"].text == f"{name}: 1 of 3 packages as pinned, 1 not installed"
     assert rows["differ"].text == f"pandas {here['pandas']} (1.0); in brackets the lock's"
     assert rows["differ"].mark == "note"
 
 
 def test_a_wheel_has_no_locks_beside_it(tmp_path: Path) -> None:
-    rows = {row.name: row for row in packages.told(packages.measure(tmp_path), NO_IMPORTS).rows}
+    rows = {row.name: row for row in packages.section(packages.measure(tmp_path), NO_IMPORTS).rows}
     assert rows["lock"].text == "none beside this installation: ranges alone are compared"
     assert rows["ranges"].mark == rows["lock"].mark == ""
 
@@ -77,7 +77,7 @@ def test_of_several_versions_that_do_not_fit_each_is_told(measured: Packages) ->
         Misfit(name="rich", found="", wanted=">=13"),
     ]
     assert str(misfits[1]) == "no rich, voxelbeam needs >=13"
-    section = packages.told(dataclasses.replace(measured, misfits=tuple(misfits)), NO_IMPORTS)
+    section = packages.section(dataclasses.replace(measured, misfits=tuple(misfits)), NO_IMPORTS)
     # What is missing is told by its import.
     assert [fault.what for fault in section.faults] == [
         "numpy 2.6.0rc1, voxelbeam needs <2.5,>=1.26"
@@ -93,9 +93,9 @@ def test_another_python_than_is_required_is_told(
     monkeypatch.setattr(packages, "_PYTHON", "3.15.0")
     found = packages.measure()
     assert found.misfits == (Misfit(name="Python", found="3.15.0", wanted="<3.14,>=3.11"),)
-    (fault,) = packages.told(found, NO_IMPORTS).faults
+    (fault,) = packages.section(found, NO_IMPORTS).faults
     assert fault.mend == "an environment of Python <3.14,>=3.11"
-    (row,) = (row for row in packages.told(found, NO_IMPORTS).rows if row.name == "ranges")
+    (row,) = (row for row in packages.section(found, NO_IMPORTS).rows if row.name == "ranges")
     number = len(measured.required)
     assert row.text == f"{number} of {number} requirements met; out of range: Python 3.15.0"
 
@@ -117,4 +117,4 @@ def test_what_requirements_require_in_turn_is_looked_at(monkeypatch: pytest.Monk
 def test_the_environment_that_tests_it_fits(measured: Packages) -> None:
     assert (measured.misfits, measured.quarrels) == ((), ())
     assert measured.required.keys() > {"numpy", "tensorflow", "apache-beam"}
-    assert packages.told(measured, NO_IMPORTS).faults == ()
+    assert packages.section(measured, NO_IMPORTS).faults == ()

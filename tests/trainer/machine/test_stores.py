@@ -30,7 +30,7 @@ def _nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(clients, name, getattr(clients, name))
 
 
-def told(aws: bool = True) -> Section:
+def section_of(aws: bool = True) -> Section:
     answers = []
     for trial in stores.trials():
         function: Callable[..., Any] = getattr(stores, trial.function.partition(":")[2])
@@ -38,11 +38,11 @@ def told(aws: bool = True) -> Section:
             answers.append(Answer(value=function(**trial.arguments)))
         except CommandError as error:
             answers.append(Answer(problem=str(error)))
-    return stores.told(answers, "0.12.1", aws=aws)
+    return stores.section(answers, "0.12.1", aws=aws)
 
 
 def test_without_credentials_each_store_says_what_there_is_instead() -> None:
-    section = told()
+    section = section_of()
     assert section.faults == ()
     assert [(row.name, row.mark) for row in section.rows] == [
         ("client", ""), ("s3://", "note"), ("gs://", "note"), ("az://", "note"),
@@ -56,7 +56,7 @@ def test_credentials_are_named_and_what_they_hold_is_not_shown(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAMINE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", CONNECTION)
-    section = told()
+    section = section_of()
     assert section.faults == ()
     assert section.rows[1].text == "credentials by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
     assert section.rows[3].text == "credentials by AZURE_STORAGE_CONNECTION_STRING"
@@ -67,11 +67,11 @@ def test_credentials_are_named_and_what_they_hold_is_not_shown(
 
 def test_credentials_that_cannot_be_read_are_to_be_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such.json")
-    (fault,) = told().faults
+    (fault,) = section_of().faults
     assert fault.what.endswith("GOOGLE_APPLICATION_CREDENTIALS=/no/such.json: no such file")
     assert fault.mend.endswith("unset GOOGLE_APPLICATION_CREDENTIALS")
     monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
-    assert told().faults[0].what.startswith("certificates: AWS_CA_BUNDLE=")
+    assert section_of().faults[0].what.startswith("certificates: AWS_CA_BUNDLE=")
 
 
 def test_aws_files_that_nothing_reads_are_told(
@@ -79,7 +79,7 @@ def test_aws_files_that_nothing_reads_are_told(
 ) -> None:
     (tmp_path / "home/.aws").mkdir(parents=True)
     (tmp_path / "home/.aws/config").write_text("[default]\n")
-    row = told(aws=False).rows[1]
+    row = section_of(aws=False).rows[1]
     assert row.text.startswith("~/.aws/config; files are not read without boto3")
     assert row.mark == "note"
 
@@ -125,21 +125,21 @@ def test_a_store_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.Mo
 def test_a_place_that_makes_no_sense_is_a_line_too(place: str) -> None:
     with pytest.raises(CommandError) as error:
         stores.look(place)
-    section = stores.told_places([place], [Answer(problem=str(error.value))])
+    section = stores.section_of_places([place], [Answer(problem=str(error.value))])
     (fault,) = section.faults
     assert "sig=abc" not in fault.what
     assert section.rows[0].mark == "fault"
 
 
-def test_what_is_told_of_a_store_is_not_told_of_a_place_in_it_again(
+def test_what_is_is_told_a_store_is_not_is_told_a_place_in_it_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/no/such.json")
     with pytest.raises(CommandError) as error:
         stores.look("gs://bucket/x")
     answer = Answer(problem=str(error.value))
-    assert stores.told_places(["gs://bucket/x"], [answer], told().faults).faults == ()
-    assert len(stores.told_places(["gs://bucket/x"], [answer]).faults) == 1
+    assert stores.section_of_places(["gs://bucket/x"], [answer], section_of().faults).faults == ()
+    assert len(stores.section_of_places(["gs://bucket/x"], [answer]).faults) == 1
 
 
 def test_a_store_is_listed(disk_or_store: str) -> None:

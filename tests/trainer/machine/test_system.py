@@ -108,8 +108,8 @@ def test_commands_that_are_absent_are_named_with_what_they_are_for(
 def test_no_place_for_temporary_files_is_a_fault_and_no_other_place_is() -> None:
     none = Place(path="", free=None, writable=False)
     found = system.measure()
-    assert system.told(found).faults == ()
-    section = system.told(system.System(**{**vars(found), "here": none, "temporary": none}))
+    assert system.section(found).faults == ()
+    section = system.section(system.System(**{**vars(found), "here": none, "temporary": none}))
     (fault,) = section.faults
     assert "TMPDIR" in fault.mend
     assert {row.name: row.mark for row in section.rows if row.name in ("here", "temporary")} == {
