@@ -19,22 +19,16 @@ TITLES = ("machine", "packages", "decoders", "devices", "stores", "places")
 CREDENTIALS = (*sum(settings.VARIABLES.values(), ()), *settings.CERTIFICATES)
 # An environment without some packages: neither imports nor metadata of them.
 WITHOUT = """
-import importlib.metadata, re, sys
+import importlib.machinery, importlib.metadata, re
 
 GONE = {gone!r}
 whole = importlib.metadata.distributions
 importlib.metadata.distributions = lambda **how: (
     one for one in whole(**how) if re.sub("[-_]", "_", one.metadata["Name"]) not in GONE
 )
-
-
-class Gone:
-    def find_spec(self, name, path=None, target=None):
-        if name in GONE:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-
-
-sys.meta_path.insert(0, Gone())
+finder = importlib.machinery.PathFinder
+found = finder.find_spec
+finder.find_spec = lambda name, *args: None if name in GONE else found(name, *args)
 """
 
 
