@@ -269,7 +269,8 @@ def conclude(limits: Sequence[Limit], figures: Mapping[str, Any], file: Path | N
       figures: everything measured, as JSON.
       file: where they go, None for nowhere.
     """
-    print("\nlimits:")
+    if limits:
+        print("\nlimits:")
     for limit in limits:
         word = "holds " if limit.holds else "MISSED"
         print(f"  {word}  {limit.figure}: {limit.value:.3g} ({limit.bound}{limit.spread})")

@@ -14,6 +14,9 @@ Against PyTorch: a step of float32 on one batch that is there already, without a
 PyTorch's step of MONAI's network of as many parameters, in its faster memory format, with its fused
 Adam. Each is a process of its own, and one runs while the others wait; all have as many threads.
 Limit: PyTorch's step takes at least as long.
+
+On a GPU (`--device gpu`): a step of every network, precision and XLA on one batch that is there
+already, what compiling took, and memory. No limit.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _against_torch as against
+import _gpu_steps as gpu_steps
 from _harness import Limit, conclude, parser, ratio, show
 
 from beam_jobs.common import cli
@@ -47,6 +51,7 @@ NETWORKS = ("seed_cnn", "resnet10", "densenet121", "efficientnet_b0", "slice_cnn
 _EXAMPLES = f"""\
   {PROG} --networks resnet10
   {PROG} --against torch --torch_python ../torch/bin/python --steps 2
+  {PROG} --device gpu --shape 128 128 32 --json gpu.json
 """
 
 
@@ -173,6 +178,38 @@ def beside_torch(args: argparse.Namespace) -> int:
     return conclude(limits, {"torch": version, "threads": args.threads, "rows": rows}, args.json)
 
 
+def on_gpu(args: argparse.Namespace, networks: Sequence[str], precisions: Sequence[str]) -> int:
+    """Measures and prints networks × precisions × XLA."""
+    import numpy as np
+    import tensorflow as tf
+
+    name, rows = gpu_steps.gpu_name(), args.batch_size
+    schema = make_schema(shape=tuple(args.shape), modalities=("T1w",))
+    volumes = np.random.default_rng(0).integers(0, 256, (rows, *args.shape, 1))
+    batch = {
+        "volume": tf.constant(volumes.astype(np.uint8)),
+        "label": tf.constant(np.arange(rows)[:, None] % 2, tf.float32),
+    }
+
+    def measure(network: str, precision: str, xla: str) -> gpu_steps.Steps:
+        return gpu_steps.measured(
+            lambda: trainee_of(
+                network, precision, schema, batch_size=rows, augment="none", xla=xla
+            ),
+            batch,
+            rows,
+            steps=args.steps,
+            rounds=args.rounds,
+        )
+
+    table = list(gpu_steps.rows_of(networks, precisions, measure))
+    size = "×".join(map(str, args.shape))
+    print(f"{name}, TensorFlow {tf.__version__}, {size}×1, batch {rows}\n")
+    show(gpu_steps.TITLES, table)
+    figures = {"device": name, "tensorflow": tf.__version__, "shape": size, "rows": table}
+    return conclude([], figures, args.json)
+
+
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns 1 if a limit is missed."""
     made = parser("train_step.py", __doc__ or "", examples=_EXAMPLES)
@@ -187,6 +224,7 @@ def main(argv: Sequence[str]) -> int:
         "--grids", default=(), help="of it: 48x48x32x1x4 ends in the batch", **cli.LIST
     )
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both")
+    made.add_argument("--device", choices=("gpu",), help="its steps, with XLA and without")
     args = made.parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if args.against:
@@ -194,11 +232,13 @@ def main(argv: Sequence[str]) -> int:
     import tensorflow as tf
 
     gpu = bool(tf.config.list_physical_devices("GPU"))
-    on_device = PRECISIONS[1:] if gpu else ("float32", "mixed_bfloat16")
+    on_device = PRECISIONS[1:] if gpu or args.device else ("float32", "mixed_bfloat16")
     precisions = cli.items(args.precisions) if args.precisions else on_device
     networks = cli.items(args.networks or NETWORKS)
     if unknown := {*networks} - {*MODELS} | {*precisions} - {*PRECISIONS[1:]}:
         made.error(f"unknown: {', '.join(sorted(unknown))}")
+    if args.device:
+        return on_gpu(args, networks, precisions)
     limits, rows = [], []
     with tempfile.TemporaryDirectory() as directory:
         manifest = write_dataset(

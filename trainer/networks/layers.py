@@ -299,6 +299,11 @@ class BatchToSequence(layers.Layer):
     def call(self, x: Any) -> Any:
         return ops.reshape(x, (-1, self.length, x.shape[-1]))
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Told, not found out: JAX divides no unknown number of rows by a length."""
+        rows = input_shape[0]
+        return (None if rows is None else rows // self.length, self.length, input_shape[-1])
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "length": self.length}
 
