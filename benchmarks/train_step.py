@@ -85,6 +85,23 @@ def trainee_of(network: str, precision: str, schema: RecordSchema, **settings: A
     return Trainee(config, setup, strategy=tf.distribute.get_strategy(), cluster=Cluster())
 
 
+def batch_of(rows: int, *shape: int) -> dict[str, Any]:
+    """Noise of so many patients, with labels: a batch that is there already.
+
+    Args:
+      rows: patients.
+      shape: of a volume, channels last.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    volumes = np.random.default_rng(0).integers(0, 256, (rows, *shape))
+    return {
+        "volume": tf.constant(volumes.astype(np.uint8)),
+        "label": tf.constant(np.arange(rows)[:, None] % 2, tf.float32),
+    }
+
+
 def measure(
     data: Path, manifest: Manifest, network: str, precision: str, args: argparse.Namespace
 ) -> Measured:
@@ -139,11 +156,7 @@ def beside_torch(args: argparse.Namespace) -> int:
     tf.config.experimental.enable_op_determinism()  # as `prepare_devices` does for a run
     limits, rows, version = [], [], ""
     for grid in grids:
-        volumes = np.random.default_rng(0).integers(0, 256, (grid.batch, *grid[:4]))
-        batch = {
-            "volume": tf.constant(volumes.astype(np.uint8)),
-            "label": tf.constant(np.arange(grid.batch)[:, None] % 2, tf.float32),
-        }
+        batch = batch_of(grid.batch, *grid[:4])
         names = tuple(f"M{number}" for number in range(grid.channels))
         schema = make_schema(shape=grid.shape, modalities=names)
         for network in networks:
@@ -180,16 +193,11 @@ def beside_torch(args: argparse.Namespace) -> int:
 
 def on_gpu(args: argparse.Namespace, networks: Sequence[str], precisions: Sequence[str]) -> int:
     """Measures and prints networks × precisions × XLA."""
-    import numpy as np
     import tensorflow as tf
 
     name, rows = gpu_steps.gpu_name(), args.batch_size
     schema = make_schema(shape=tuple(args.shape), modalities=("T1w",))
-    volumes = np.random.default_rng(0).integers(0, 256, (rows, *args.shape, 1))
-    batch = {
-        "volume": tf.constant(volumes.astype(np.uint8)),
-        "label": tf.constant(np.arange(rows)[:, None] % 2, tf.float32),
-    }
+    batch = batch_of(rows, *args.shape, 1)
 
     def measure(network: str, precision: str, xla: str) -> gpu_steps.Steps:
         return gpu_steps.measured(
