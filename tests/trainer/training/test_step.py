@@ -224,18 +224,6 @@ def test_float16_scales_the_loss_and_not_what_it_reports() -> None:
     assert 0.1 < _learn(trainee, range(1))[0] < 10
 
 
-@pytest.mark.slow
-def test_xla_computes_the_same_step() -> None:
-    losses = [
-        _learn(
-            _trainee(xla=xla, network={"name": "seed_cnn", "width": 0.125, "dropout": 0.0}),
-            range(2),
-        )
-        for xla in ("off", "on")
-    ]
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-
-
 def test_draws_differ_by_step_replica_and_place_and_by_nothing_else() -> None:
     def draws(seed: int, step: int, replica: int) -> list[tuple[int, ...]]:
         source = StepSeed(seed).at(tf.constant(step), replica, 2)
