@@ -93,7 +93,7 @@ def measure(found: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
       environ: this process's environment.
     """
     smi = shutil.which("nvidia-smi", path=environ.get("PATH"))
-    cards, driver, problem = _cards(smi) if smi else ((), "", "")
+    cards, driver, problem = cards_of(smi) if smi else ((), "", "")
     return Gpus(
         cards=cards,
         problem=problem,
@@ -123,8 +123,8 @@ def _is_card(device: Path) -> bool:
     return False
 
 
-def _cards(smi: str) -> tuple[tuple[Card, ...], str, str]:
-    """(cards, version of the driver, why there are none)."""
+def cards_of(smi: str) -> tuple[tuple[Card, ...], str, str]:
+    """(cards, version of the driver, why there are none) by that nvidia-smi."""
     rows, problem = _query(smi, _QUERY)
     if not rows:  # an old driver's does not know the compute capability
         rows, _ = _query(smi, [name for name in _QUERY if name != "compute_cap"])

@@ -116,7 +116,7 @@ def measure(root: Path = Path("/")) -> System:
         processors=Processors(
             machine=os.cpu_count() or 1, allowed=len(os.sched_getaffinity(0)), quota=_quota(root)
         ),
-        memory=_memory(root),
+        memory=memory(root),
         here=_place("."),
         temporary=_temporary(),
         home=home(),
@@ -157,7 +157,12 @@ def _temporary() -> Place:
     return _place(os.path.dirname(found) if scratch.is_scratch(found) else found)
 
 
-def _memory(root: Path) -> Memory:
+def memory(root: Path = Path("/")) -> Memory:
+    """What the machine has, and what of it a container may use.
+
+    Args:
+      root: above `proc` and `sys`.
+    """
     listed = {}
     for line in _text(root / "proc/meminfo").splitlines():
         words = line.split()

@@ -15,7 +15,6 @@ if __name__ == "__main__":  # signals may come amid the imports below
 
 import contextlib
 import math
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from beam_jobs.core.record import RecordSchema
 from trainer.config.code_identity import CODE, identities
 from trainer.config.provenance import SEARCHED, require_same_code, split_provenance
 from trainer.config.run import TrainConfig
+from trainer.machine import gpus, system
 from trainer.search.child_process import end_with_parent
 from trainer.search.objective import objective_of, result_of
 from trainer.search.trial import (
@@ -190,20 +190,13 @@ def _check_memory(request: Request, config: TrainConfig, schema: RecordSchema) -
 def free_memory(*, gpu: bool) -> int | None:
     """Bytes a trial can have, of the smallest GPU or of this machine; None where unknown."""
     if gpu:
-        with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
-            query = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
-            listed = subprocess.run(query, capture_output=True, text=True, check=True, timeout=20)
-            return min(int(line) for line in listed.stdout.split()) * 2**20
-        return None
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(int(next(x for x in lines if x.startswith("MemAvailable")).split()[1]) * 1024)
-    # A container's own limit, beside which the machine's memory means little.
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # "max": there is none
-            found.append(int(Path(limit).read_text()))
-    return min(found) if found else None
+        cards, *_ = gpus.cards_of("nvidia-smi")
+        sizes = [card.total for card in cards]
+    else:
+        memory = system.memory()
+        # A container's own limit, beside which the machine's memory means little.
+        sizes = [memory.available, memory.limit]
+    return min((size for size in sizes if size is not None), default=None)
 
 
 def _write_hparams(logs: Path, request: Request, result: Mapping[str, Any], name: str) -> None:
