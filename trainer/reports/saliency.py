@@ -17,6 +17,7 @@ from PIL import Image
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.templating import render
+from beam_jobs.core.foreground import percentiles
 from trainer.explain.attribution import Floats
 from trainer.explain.cases import Explained
 from trainer.explain.summary import JSON_NAME, PAGE_NAME, label_text, map_name
@@ -153,8 +154,8 @@ def _window(volume: npt.NDArray[Any]) -> tuple[float, float]:
     foreground = volume[volume > 0]
     if not foreground.size:
         return 0.0, 1.0
-    high = float(np.percentile(foreground, 99.5))
-    return 0.0, high
+    # `np.percentile` of float16 rounds as each numpy likes.
+    return 0.0, percentiles(foreground, (99.5, 99.5))[1]
 
 
 def _top(strength: Floats, head: npt.NDArray[np.bool_]) -> float:
