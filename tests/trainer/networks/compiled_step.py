@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 import resource
 import sys
 import time
@@ -25,24 +24,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
-# LLVM's part of compiling is most of it (EfficientNet B0: 60 s, without 10), and no other sum.
-if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-
 import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from beam_jobs.core.cohort.covariates import Covariate
-from beam_jobs.core.cohort.target import Target
-from tests.datasets import AGE_AND_SITE, TARGETS, make_schema
-from tests.trainer.networks.other_backend import steady, waves
-from trainer.config.network import HEADS, MODELS, NetworkConfig
+from tests.datasets import make_schema
+from tests.trainer.networks.networks_tried import CASES, ROWS, Case, steady, waves
 from trainer.config.run import TrainConfig
 from trainer.networks import layers as own_layers
-from trainer.networks.registry import _NETWORKS
 from trainer.training import step as step_module
 from trainer.training.environment import Cluster
 from trainer.training.step import FoldSetup, Trainee
@@ -50,46 +40,7 @@ from trainer.training.step import FoldSetup, Trainee
 Array = npt.NDArray[Any]
 
 WAYS = ("plain", "xla", "gpu")
-ROWS = 8
 BATCHES = 3
-# As many operations as at full width, and a sixteenth of the weights: one process stays below 4 GB.
-WIDTH = 0.25
-
-
-class Case(NamedTuple):
-    """What is trained: a network, on its smallest grid, for a task."""
-
-    network: NetworkConfig
-    task: str = "binary"
-    covariates: tuple[Covariate, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(rows, columns, slices), with something to join: three slices, or a last map of two."""
-        rows, columns, slices = _NETWORKS[self.network.name].smallest
-        if self.network.pooling == "attention":
-            return 4 * rows, columns, slices
-        return rows, columns, max(slices, 3)
-
-    @property
-    def target(self) -> Target:
-        return TARGETS[self.task]
-
-
-def _of(name: str, **settings: Any) -> NetworkConfig:
-    return NetworkConfig(name=name, width=WIDTH, dropout=0.0, **settings)
-
-
-CASES = {
-    **{name: Case(_of(name)) for name in MODELS},
-    **{f"slice_cnn-{head}": Case(_of("slice_cnn", head=head)) for head in HEADS[1:]},
-    "resnet10-attention": Case(_of("resnet10", pooling="attention")),
-    "resnet10-late": Case(_of("resnet10", fusion="late")),
-    "resnet10-symmetric": Case(_of("resnet10", padding="symmetric")),
-    **{
-        f"seed_cnn-{task}-covariates": Case(_of("seed_cnn"), task, AGE_AND_SITE) for task in TARGETS
-    },
-}
 
 
 def ways_of(case: str) -> tuple[str, ...]:

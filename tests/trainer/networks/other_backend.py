@@ -14,108 +14,44 @@ from __future__ import annotations
 import functools
 import gc
 import json
-import os
 import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-# LLVM's part of compiling is most of it, and no other sum.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from tests.datasets import AGE_AND_SITE, TARGETS
-from trainer.config.network import HEADS, MODELS, NetworkConfig
+from tests.trainer.networks import networks_tried
+from tests.trainer.networks.networks_tried import ROWS, Case, of, steady, waves
 from trainer.networks.layers import Conv2D, Conv3D, DepthwiseConv2D, DepthwiseConv3D
-from trainer.networks.registry import _NETWORKS, build_model
+from trainer.networks.registry import build_model
 from trainer.networks.tasks.statistics import set_statistics
 
 Array = npt.NDArray[Any]
 
-ROWS = 8
-WIDTH = 0.25  # as many operations as at full width
-CASES: dict[str, tuple[dict[str, Any], str | None]] = {
-    **{name: ({"name": name}, None) for name in MODELS},
-    **{f"slice_cnn-{head}": ({"name": "slice_cnn", "head": head}, None) for head in HEADS[1:]},
-    "resnet10-attention": ({"name": "resnet10", "pooling": "attention"}, None),
-    "resnet10-max": ({"name": "resnet10", "pooling": "max"}, None),
-    "resnet10-late": ({"name": "resnet10", "fusion": "late"}, None),
-    "resnet10-symmetric": ({"name": "resnet10", "padding": "symmetric"}, None),
-    **{f"seed_cnn-{task}": ({"name": "seed_cnn"}, task) for task in TARGETS},
-}
+CASES = {**networks_tried.CASES, "resnet10-max": Case(of("resnet10", pooling="max"))}
 
 
-def built(case: str) -> tuple[keras.Model, tuple[int, ...]]:
-    """A case's network on its smallest grid, of slices at least three; a task's has covariates."""
-    settings, task = CASES[case]
-    rows, columns, slices = _NETWORKS[settings["name"]].smallest
-    shape = (rows, columns, max(slices, 3))
-    if settings.get("pooling") == "attention":  # of one voxel it has nothing to choose
-        shape = (4 * rows, columns, slices)
-    known = () if task is None else AGE_AND_SITE
-    config = NetworkConfig(**{"width": WIDTH, "dropout": 0.0, **settings})
-    model = build_model(config, shape, 2, target=TARGETS[task or "binary"], covariates=known)
-    return model, shape
+def built(case: str) -> keras.Model:
+    """A case's network."""
+    tried = CASES[case]
+    return build_model(
+        tried.network, tried.shape, 2, target=tried.target, covariates=tried.covariates
+    )
 
 
-def waves(shape: tuple[int, ...], seed: int) -> Array:
-    """uint8 (ROWS, *shape, 2): a wave each, of another direction and length.
-
-    Noise looks alike in every patient once it is averaged: what normalisation then subtracts is
-    nearly all there is, and magnifies every rounding.
-    """
-    rng = np.random.default_rng(seed)
-    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    along = rng.uniform(-1.5, 1.5, (ROWS, 2, 3))
-    phases = np.einsum("rcsa,pma->prcsm", places, along) + rng.uniform(0, 6, (ROWS, 1, 1, 1, 2))
-    volumes: Array = np.round(127.5 + 127.5 * np.sin(phases)).astype(np.uint8)
-    return volumes
-
-
-def given_to(model: keras.Model, shape: tuple[int, ...]) -> list[Array]:
+def given_to(model: keras.Model, case: str) -> list[Array]:
     """What a network is asked: volumes, and covariates where it takes some."""
-    volumes = waves(shape, 0)
+    volumes = waves(CASES[case].shape, 0)
     known = np.stack([50.0 + np.arange(ROWS), np.arange(ROWS) % 2], axis=1).astype(np.float32)
     known[0] = np.nan
     return [volumes, known][: len(model.inputs)]
 
 
 _CONVOLUTIONS = (Conv2D, Conv3D, DepthwiseConv2D, DepthwiseConv3D)
-
-
-def steady(model: keras.Model) -> None:
-    """Weights with which a deep network does not magnify rounding, and none is 0 or 1.
-
-    A residual network as it is drawn does: each block adds a branch as large as what it is added
-    to. Here branches are a tenth (P. Goyal et al., 2017, begin with 0).
-    """
-    rng = np.random.default_rng(1)
-    for weight in model.trainable_variables:
-        if len(weight.shape) == 1:
-            weight.assign(weight + 0.1 * rng.normal(size=weight.shape))
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Add):
-            branch = next((one for one in map(_normed, _inputs(layer)) if one), None)
-            if branch is not None:
-                branch.gamma.assign(0.1 * branch.gamma)
-
-
-def _inputs(layer: keras.layers.Layer) -> list[Any]:
-    """The layers whose outputs a layer is given."""
-    given = layer._inbound_nodes[0].input_tensors
-    return [tensor._keras_history.operation for tensor in given]
-
-
-def _normed(layer: keras.layers.Layer) -> keras.layers.BatchNormalization | None:
-    """The normalisation that a branch ends in, behind which channels may be weighed."""
-    while isinstance(layer, (keras.layers.Dropout, keras.layers.Multiply)):
-        layer = _inputs(layer)[0]
-    return layer if isinstance(layer, keras.layers.BatchNormalization) else None
 
 
 def spread(model: keras.Model, given: list[Array]) -> None:
@@ -171,8 +107,8 @@ def answers(model: keras.Model, given: list[Array]) -> tuple[Array, list[Array]]
 
 def write(case: str, file: Path) -> None:
     """Makes a network and writes what the other backend is to find."""
-    model, shape = built(case)
-    given = given_to(model, shape)
+    model = built(case)
+    given = given_to(model, case)
     steady(model)
     spread(model, given)
     found, gradients = answers(model, given)
@@ -185,11 +121,11 @@ def write(case: str, file: Path) -> None:
 
 def compare(case: str, file: Path) -> dict[str, float]:
     """How far the answers are off, of the greater of 1 and the answer, and the gradient, of all."""
-    model, shape = built(case)
+    model = built(case)
     with np.load(file) as theirs:
         kept = {name: theirs[name] for name in theirs.files}
     model.set_weights([kept[f"weight {number}"] for number in range(len(model.weights))])
-    found, gradients = answers(model, given_to(model, shape))
+    found, gradients = answers(model, given_to(model, case))
     expected = kept["answers"]
     pairs = [(one, kept[f"gradient {number}"]) for number, one in enumerate(gradients)]
     return {

@@ -7,6 +7,7 @@ On a CPU, so that a GPU's first run is not the first time that a network is comp
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,9 @@ import keras
 import numpy as np
 import pytest
 
-from tests.trainer.networks.compiled_step import CASES, ROWS, batch_of, stepped, traced_as
+from tests.trainer.networks.compiled_step import batch_of, stepped, traced_as
 from tests.trainer.networks.compiled_step import trainee_of as made_of
+from tests.trainer.networks.networks_tried import CASES, ENVIRONMENT, ROWS
 from trainer.testing import PRECISION
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -37,6 +39,7 @@ def test_a_compiled_step_is_as_near_to_float64_as_the_plain_one(case: str) -> No
     done = subprocess.run(
         [sys.executable, "-m", "tests.trainer.networks.compiled_step", case],
         cwd=Path(__file__).resolve().parents[3],
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
     )

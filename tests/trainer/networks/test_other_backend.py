@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.trainer.networks.networks_tried import ENVIRONMENT
 from tests.trainer.networks.other_backend import CASES
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -40,7 +41,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
                 *CASES,
             ],
             cwd=Path(__file__).resolve().parents[3],
-            env={**os.environ, "KERAS_BACKEND": backend},
+            env={**os.environ, **ENVIRONMENT, "KERAS_BACKEND": backend},
             capture_output=True,
             text=True,
         )
