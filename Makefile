@@ -221,7 +221,8 @@ bench: $(STAMP) ## every script in benchmarks/, one after another
 TOOLS := build/tools
 COMPILE := --universal --python-version 3.11 --upgrade --generate-hashes --no-emit-index-url \
   --no-emit-find-links --custom-compile-command 'make lock' --quiet
-# uv repeats behind every entry for which environments (pyproject.toml) it was asked.
+# uv repeats behind every entry for which environments (pyproject.toml) it was asked: in another one
+# pip would install nothing, without an error.
 ENVIRONMENTS := s/python_full_version < .3\.13. and (.* and )?sys_platform != .win32./\1/; s/ and ( |$$)/\1/; s/ ; ( |$$)/\1/
 # What the images in docker/ install of a lock, and CUDA for one of them.
 FOR_IMAGES := --python-version 3.11 --python-platform x86_64-manylinux_2_28 --quiet \
@@ -254,9 +255,8 @@ audit: $(STAMP) $(TOOLS)/made ## licences and known vulnerabilities of both lock
 	@$(MAKE) --no-print-directory setup VENV=$(NEW) STACK=new PYTHON=$(NEW_PYTHON)
 	$(BIN)/python .ci/supply_chain.py licences $(LOCK_default)
 	$(NEW)/bin/python .ci/supply_chain.py licences $(LOCK_new)
-	@for lock in $(LOCKS); do \
-	  $(BIN)/python .ci/supply_chain.py vulnerabilities $$lock $(TOOLS)/bin/pip-audit; \
-	done
+	$(BIN)/python .ci/supply_chain.py vulnerabilities $(LOCK_default) $(TOOLS)/bin/pip-audit
+	$(BIN)/python .ci/supply_chain.py vulnerabilities $(LOCK_new) $(TOOLS)/bin/pip-audit
 
 $(TOOLS)/made: .ci/tools.lock
 	@set -eu; $(find_python); "$$python" -m venv --clear $(TOOLS)

@@ -277,6 +277,12 @@ def test_the_collection_for_a_wheelhouse_is_of_the_environments_lock(machine, ar
     assert re.findall(r"-r (\S+)", collects) == [lock]
 
 
+def test_the_audit_ends_at_the_first_lock_with_a_known_vulnerability():
+    done = run_make("--dry-run", "audit", f"PYTHON={sys.executable}")
+    asks = re.findall(r"(?m)^\S+ \.ci/supply_chain\.py vulnerabilities (\S+) \S+$", done.stdout)
+    assert asks == [OLD, NEW]  # a command each, not a loop that goes on
+
+
 def ci(folder: Path, *, stack: str | None = None) -> tuple[int, list[str], str]:
     """(exit code, what make was asked, stdout) of `.ci/run` where only `folder` is on the PATH."""
     # Make takes STACK of the environment, too.
