@@ -100,7 +100,7 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     problems = {
         one.package: answer for one, answer in zip(libraries.LIBRARIES, imports, strict=True)
     }
-    yield packages.section(found, libraries.section(imports, found.found, found.required))
+    yield packages.section(found, _imports(imports, found))
     already = {answer.problem for answer in imports}
     decoded = following(len(decoders.SYNTAXES))
     yield decoders.section(decoded, problems["tensorflow-io"], already)
@@ -108,10 +108,11 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     results = {}
     if known.value:
         results["CPU:0"] = following(len(cpu))
+    answers.close()  # one process a GPU is all that some machines allow
+    if known.value:
         for number in range(len(known.value["gpus"])):
             device = f"GPU:{number}"
             results[device] = _until_hung(device_section.trials(device))
-    answers.close()
     yield device_section.section(gpus.measure(found.found), known, results, already)
     stored = list(tried(stores.trials(), seconds=_CPU_S))
     client = "" if problems["obstore"].problem else found.found.get("obstore", "")
@@ -120,6 +121,10 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     if places:
         looks = tried(stores.place_trials(places), seconds=stores.PLACE_S + 2)
         yield stores.section_of_places(places, list(looks), section.faults)
+
+
+def _imports(answers: Sequence[Answer], found: packages.Packages) -> Section:
+    return libraries.section(answers, found.found, found.to_install, locked=bool(found.locks))
 
 
 def _until_hung(trials: Sequence[Trial]) -> list[Answer]:

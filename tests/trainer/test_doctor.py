@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from beam_jobs.common.files import settings
 from trainer import doctor
+from trainer.machine.apart import Answer, Trial
 from trainer.machine.findings import Fault, Row, Section
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,3 +152,35 @@ def test_what_strangers_named_moves_no_cursor(
     )
     doctor.main([])
     assert "\x1b" not in capsys.readouterr().out
+
+
+# What TensorFlow says on a machine with two GPUs.
+FACTS = {
+    "version": "2.17.1",
+    "backend": "tensorflow",
+    "build": {},
+    "gpus": [{"name": "NVIDIA X", "capability": [8, 0]}] * 2,
+    "precision": "mixed_bfloat16",
+    "xla": True,
+}
+
+
+def test_one_process_at_a_time_tries_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+
+    def tried(trials: Sequence[Trial], *, seconds: float) -> Generator[Answer, None, None]:
+        nonlocal alive, most
+        alive += 1
+        most = max(most, alive)
+        try:
+            for trial in trials:
+                one = trial.function.endswith(":facts")
+                yield Answer(value=FACTS) if one else Answer(value=0.0)
+        finally:
+            alive -= 1
+
+    monkeypatch.setattr(doctor, "tried", tried)
+    sections = doctor.sections([])
+    titles = [next(sections).title for _ in range(4)]
+    assert titles[-1] == "devices"
+    assert (alive, most) == (0, 1)

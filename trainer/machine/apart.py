@@ -12,6 +12,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -21,6 +22,8 @@ from beam_jobs.common.interrupts import die_with_parent, leave_to_parent
 
 _SERVE = "import sys; sys.path[:] = {path!r}; from trainer.machine.apart import serve; serve()"
 _KEPT_BYTES = 1 << 16  # of what a process writes to stderr
+# What makes a directory of its own at its import gets that elsewhere, where there is none yet.
+_KEEP = {"MPLCONFIGDIR": "~/.cache/matplotlib", "KERAS_HOME": "~/.keras"}
 # What a dying process says of its end: of C++, glog, absl and Python.
 _LAST_WORDS = re.compile(r"^F\d{4} |Fatal Python error|terminate called|what\(\)|Check failed")
 
@@ -79,6 +82,7 @@ def _answers(trials: Sequence[Trial], seconds: float) -> Iterator[Answer]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=_environment(),
             process_group=0,  # with compilers that it starts
         )
     except OSError as error:
@@ -99,6 +103,19 @@ def _answers(trials: Sequence[Trial], seconds: float) -> Iterator[Answer]:
                 yield Answer(problem=_end_of(child.wait(), conversation.stderr))
                 return
             yield Answer(**json.loads(line))
+
+
+def _environment() -> dict[str, str]:
+    """Of each process, so that libraries leave no file behind and a GPU's memory to others.
+
+    Without the growth TensorFlow takes all that is free, of whoever trains there meanwhile.
+    """
+    environ = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
+    with contextlib.suppress(OSError):  # no directory for temporary files
+        for variable, directory in _KEEP.items():
+            if not os.path.isdir(os.path.expanduser(directory)):
+                environ.setdefault(variable, tempfile.gettempdir())
+    return environ
 
 
 @contextlib.contextmanager
@@ -175,9 +192,23 @@ def serve() -> None:
             found = getattr(importlib.import_module(module), name)(**trial["arguments"])
             answer = Answer(value=found)
         except BaseException as error:  # a panic of a library in Rust is not an Exception
-            missing = isinstance(error, ModuleNotFoundError) and error.name
-            answer = Answer(problem=_said(error), missing=missing or "")
+            root = _root(error)
+            missing = isinstance(root, ModuleNotFoundError) and root.name
+            said = _said(error) if root is error else f"{_said(error)} ({_said(root)})"
+            answer = Answer(problem=said, missing=missing or "")
         print(json.dumps(dataclasses.asdict(answer)), file=answers, flush=True)
+
+
+def _root(error: BaseException) -> BaseException:
+    """The missing module for which another import fails, else the error itself."""
+    at: BaseException | None = error if isinstance(error, ImportError) else None
+    seen = set()
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if isinstance(at, ModuleNotFoundError):
+            return at
+        at = at.__cause__ or at.__context__
+    return error
 
 
 def _said(error: BaseException) -> str:

@@ -5,6 +5,7 @@ Which one decodes a syntax is `beam_jobs.core.dicom`'s to say, and it is what is
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Sequence
 
 from trainer.machine.apart import Answer, Trial
@@ -51,6 +52,9 @@ def decode(syntax: str) -> str:
     from beam_jobs.core.dicom.slice_header import SliceHeader
     from trainer.machine.samples import SAMPLES
 
+    # pydicom says of each syntax anew that its decoder is missing, and not which.
+    for module in _modules(syntax, DECODERS[syntax]):
+        importlib.import_module(module)
     sample = SAMPLES[syntax]
     header = SliceHeader(
         path="the sample",
@@ -71,6 +75,15 @@ def decode(syntax: str) -> str:
     if off > sample.off:
         raise ValueError(f"a pixel is off by {off}, {sample.off} at most are expected")
     return DECODERS[syntax]
+
+
+def _modules(syntax: str, decoder: str) -> tuple[str, ...]:
+    """What pydicom's decoder of a syntax imports."""
+    if decoder == "pyjpegls":
+        return ("jpeg_ls",)
+    if decoder == "pylibjpeg":
+        return ("pylibjpeg", "rle" if SYNTAXES[syntax] == "RLE" else "openjpeg")
+    return ()
 
 
 def section(answers: Sequence[Answer], second: Answer, already: Collection[str] = ()) -> Section:
@@ -99,8 +112,8 @@ def section(answers: Sequence[Answer], second: Answer, already: Collection[str] 
         Fault(
             what=f"{len(names)} of {len(SYNTAXES)} transfer syntaxes do not decode: {problem}",
             stops="convert and predict refuse such files, each with its reason",
-            mend="pip install --force-reinstall python-gdcm pyjpegls pylibjpeg "
-            "pylibjpeg-openjpeg pylibjpeg-rle",
+            mend="pip install --force-reinstall --no-deps python-gdcm pyjpegls pylibjpeg "
+            "pylibjpeg-openjpeg pylibjpeg-rle, or an environment made anew",
         )
         for problem, names in bad.items()
         if problem not in already

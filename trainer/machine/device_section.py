@@ -335,7 +335,7 @@ def _failed(kind: str, precision: str, problem: str, *, xla: bool) -> Fault:
     return Fault(
         what=f"{_device(kind, xla)}, {precision}: a 3D convolution fails: {problem}",
         stops=_NETWORKS if kind == "CPU" else _TRAINING,
-        mend=f"see whether {other} works" if other else "TensorFlow installed anew (make setup)",
+        mend=f"see whether {other} works" if other else "an environment made anew",
     )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from beam_jobs.common.imports import quiet_tensorflow
@@ -44,8 +41,6 @@ _NETWORKS = "train, tune, saliency, export and predict"
 _AWS = "AWS profiles and single sign-on, Beam's own s3://"
 _GCP = "Dataflow, Google's federated credentials, Beam's own gs://"
 _PAGES = "pages and charts of report, evaluate, tune and saliency"
-# What makes a directory of its own at its import gets that elsewhere, where there is none yet.
-_KEEP = {"MPLCONFIGDIR": "~/.cache/matplotlib", "KERAS_HOME": "~/.keras"}
 # Light ones first: whatever fails to import because another does stands behind that.
 LIBRARIES = (
     _needed("numpy", "numpy", _ALL, "numpy"),
@@ -99,12 +94,6 @@ def trials() -> list[Trial]:
 def load(module: str) -> None:
     """Imports a module."""
     quiet_tensorflow()
-    with contextlib.suppress(OSError):  # no directory for temporary files
-        for variable, directory in _KEEP.items():
-            if not os.path.isdir(os.path.expanduser(directory)):
-                os.environ.setdefault(variable, tempfile.gettempdir())
-    # Whoever trains on the same GPU meanwhile keeps its memory.
-    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     importlib.import_module(module)
 
 
@@ -122,14 +111,20 @@ class _Cause:
 
 
 def section(
-    answers: Sequence[Answer], found: Mapping[str, str], required: Mapping[str, str]
+    answers: Sequence[Answer],
+    found: Mapping[str, str],
+    required: Mapping[str, str],
+    *,
+    locked: bool = True,
 ) -> Section:
     """The rows of the libraries.
 
     Args:
       answers: of `trials`.
       found: versions of what is installed.
-      required: what the project requires, with ranges; with none known, all that is in no extra.
+      required: what the project requires, and of which version to install it; with none known, all
+        that is in no extra.
+      locked: whether this is a source tree, with its locks and its `make setup`.
     """
     absent: list[Library] = []
     causes: list[_Cause] = []
@@ -152,7 +147,7 @@ def section(
         needed = not library.extra and (library.package in required or not required)
         rows.append(_absent_row(library, needed=needed))
         if needed:
-            faults.append(_absent_fault(library, required))
+            faults.append(_absent_fault(library, required, locked=locked))
     for cause in causes:
         text = f"does not import: {cause.problem}"
         if cause.others:
@@ -160,7 +155,7 @@ def section(
         needed = not cause.first.extra
         rows.append(Row(name=cause.first.package, text=text, mark="fault" if needed else "note"))
         if needed:
-            faults.append(_broken_fault(cause, found, required))
+            faults.append(_broken_fault(cause, found, required, locked=locked))
     versions = [
         f"{one.shown} {found[one.package]}"
         for one in LIBRARIES
@@ -182,24 +177,30 @@ def _absent_row(library: Library, *, needed: bool) -> Row:
     )
 
 
-def _absent_fault(library: Library, required: Mapping[str, str]) -> Fault:
+def _absent_fault(library: Library, required: Mapping[str, str], *, locked: bool) -> Fault:
+    setup = "`make setup`, or " if locked else ""
     return Fault(
         what=f"{library.package} is not installed",
         stops=library.stops,
-        mend=f"`make setup`, or pip install '{library.package}{required.get(library.package, '')}'",
+        mend=f"{setup}pip install '{library.package}{required.get(library.package, '')}'",
     )
 
 
-def _broken_fault(cause: _Cause, found: Mapping[str, str], required: Mapping[str, str]) -> Fault:
+def _broken_fault(
+    cause: _Cause, found: Mapping[str, str], required: Mapping[str, str], *, locked: bool
+) -> Fault:
     library = cause.first
     others = f", and all that needs {', '.join(cause.others)}" if cause.others else ""
     wanted = f"{library.package}{required.get(library.package, '')}"
+    # Without --no-deps pip would bring the newest numpy, too.
+    install = (
+        f"pip install {cause.missing.partition('.')[0]}"
+        if cause.missing
+        else f"pip install --force-reinstall --no-deps '{wanted}'"
+    )
+    setup = " by `make setup`" if locked else ""
     return Fault(
         what=f"{library.package} {found[library.package]} does not import: {cause.problem}",
         stops=f"{library.stops}{others}",
-        mend=f"pip install {cause.missing.partition('.')[0]}, or an environment made anew by "
-        "`make setup`"
-        if cause.missing
-        else f"pip install --force-reinstall '{wanted}', or an environment made anew by "
-        "`make setup`",
+        mend=f"{install}, or an environment made anew{setup}",
     )

@@ -57,12 +57,14 @@ class Lock:
       pinned: packages that it has for this Python and system.
       different: (name, found, pinned) of those of another version.
       absent: those that are not installed.
+      pins: normalised name → version, of all of them.
     """
 
     name: str
     pinned: int
     different: tuple[tuple[str, str, str], ...]
     absent: tuple[str, ...]
+    pins: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def same(self) -> int:
@@ -93,6 +95,18 @@ class Packages:
     misfits: tuple[Misfit, ...]
     quarrels: tuple[Misfit, ...]
     readable: bool
+
+    @property
+    def to_install(self) -> Mapping[str, str]:
+        """`required` as pip should be told it: the nearest lock's version where it has one.
+
+        Of a range pip would take the newest, which need not fit the TensorFlow that is here.
+        """
+        pins = self.locks[0].pins if self.locks else {}
+        return {
+            name: f"=={pins[name]}" if name in pins else wanted
+            for name, wanted in self.required.items()
+        }
 
 
 def measure(project: Path = _PROJECT) -> Packages:
@@ -207,17 +221,23 @@ def _lock(file: Path, found: Mapping[str, str]) -> Lock:
     from packaging.markers import Marker
     from packaging.version import Version
 
-    different, absent, pinned = [], [], 0
+    different, absent, pins = [], [], {}
     for name, version, marker in _PIN.findall(file.read_text(encoding="utf-8")):
         if marker and not Marker(marker).evaluate():
             continue
-        pinned += 1
+        pins[_plain(name)] = version
         here = found.get(_plain(name), "")
         if not here:
             absent.append(name)
         elif Version(here) != Version(version):
             different.append((name, here, version))
-    return Lock(name=file.name, pinned=pinned, different=tuple(different), absent=tuple(absent))
+    return Lock(
+        name=file.name,
+        pinned=len(pins),
+        different=tuple(different),
+        absent=tuple(absent),
+        pins=pins,
+    )
 
 
 def section(packages: Packages, imports: Section) -> Section:
@@ -227,7 +247,7 @@ def section(packages: Packages, imports: Section) -> Section:
       packages: by their metadata.
       imports: what became of their imports.
     """
-    rows, faults = [_own_row(packages)], []
+    rows, faults, install = [_own_row(packages)], [], packages.to_install
     if not packages.readable:
         rows.append(
             Row(name="versions", text="not compared: there is no package packaging", mark="note")
@@ -242,14 +262,27 @@ def section(packages: Packages, imports: Section) -> Section:
                 stops="maybe nothing, but no test has run with it",
                 mend=f"an environment of Python {misfit.wanted}"
                 if misfit.name == "Python"
-                else f"pip install '{misfit.name}{misfit.wanted}'",
+                else f"pip install '{misfit.name}{install.get(_plain(misfit.name), '')}'",
             )
             for misfit in packages.misfits
             if misfit.found
         ]
-    for misfit in packages.quarrels:
-        rows.append(Row(name="quarrel", text=str(misfit), mark="note"))
+    rows += [Row(name="quarrel", text=text, mark="note") for text in _told(packages.quarrels)]
     return Section(title="packages", rows=(*rows, *imports.rows), faults=(*faults, *imports.faults))
+
+
+def _told(quarrels: Iterable[Misfit]) -> list[str]:
+    """Each quarrel, those that lack the same package in one."""
+    lacking: dict[str, list[str]] = {}
+    told = []
+    for misfit in quarrels:
+        if misfit.found:
+            told.append(str(misfit))
+        else:
+            lacking.setdefault(misfit.name, []).append(misfit.by)
+    return told + [
+        f"no {name}, needed by {', '.join(sorted(set(by)))}" for name, by in lacking.items()
+    ]
 
 
 def _own_row(packages: Packages) -> Row:

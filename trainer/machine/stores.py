@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,14 +123,16 @@ def without_secrets(text: str, environ: Mapping[str, str] = os.environ) -> str:
     >>> without_secrets("https://me:pw@host/x?sig=abc: refused", {})
     'https://...@host/x?...: refused'
     """
-    text = re.sub(r"(\w+://)[^/@\s]+@", r"\1...@", text)
-    text = re.sub(r"(\w+://[^\s?]*)\?[^\s)\"':]*", r"\1?...", text)
+    text = re.sub(r"(\w+://)[^/\s]+@", r"\1...@", text)
+    # Colons stand in the times of Azure's signatures, before the signature.
+    text = re.sub(r"(\w+://[^\s?]*)\?[^\s)\"']*?(?=:?(?:[\s)\"']|$))", r"\1?...", text)
     secrets = set()
     for name, value in environ.items():
         if _HOLDS_SECRET.search(name) and not name.endswith("_FILE"):
             secrets.add(value)
-            parts = (part.partition("=") for part in value.split(";"))
-            secrets |= {held for key, _, held in parts if _HOLDS_SECRET.search(key)}
+            parts = (part.partition("=") for part in re.split("[;&?]", value))
+            held = {said for key, _, said in parts if key == "sig" or _HOLDS_SECRET.search(key)}
+            secrets |= held | {urllib.parse.unquote(said) for said in held}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 8:
             text = text.replace(secret, "...")

@@ -3,11 +3,13 @@
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
+from trainer.machine import apart
 from trainer.machine.apart import Answer, Trial, tried
 
 
@@ -31,6 +33,13 @@ def need() -> None:
     import no_such_module  # type: ignore[import-not-found]  # noqa: F401
 
 
+def need_of_another() -> None:
+    try:
+        need()
+    except ImportError:
+        raise ImportError("Stuff cannot be imported")  # noqa: B904
+
+
 def crash(words: str = "") -> None:
     sys.stderr.write(f"a note\n{words}\na trace\n")
     sys.stderr.flush()
@@ -49,13 +58,45 @@ def process() -> int:
 @pytest.mark.slow
 def test_values_refusals_and_what_is_missing_are_answers_of_one_process() -> None:
     trials = [trial("process"), trial("give", value=3), trial("refuse", words="one\nline")]
-    answers = list(tried([*trials, trial("need"), trial("process")], seconds=30))
-    assert answers[0] == answers[4] != Answer(value=os.getpid())
+    needs = [trial("need"), trial("need_of_another")]
+    answers = list(tried([*trials, *needs, trial("process")], seconds=30))
+    assert answers[0] == answers[5] != Answer(value=os.getpid())
     assert answers[1] == Answer(value=3)
     assert answers[2] == Answer(problem="one line")
     assert answers[3] == Answer(
         problem="No module named 'no_such_module'", missing="no_such_module"
     )
+    assert answers[4] == Answer(
+        problem="Stuff cannot be imported (No module named 'no_such_module')",
+        missing="no_such_module",
+    )
+
+
+@pytest.mark.slow
+def test_every_process_leaves_a_gpus_memory_to_others_and_no_file_in_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("TF_FORCE_GPU_ALLOW_GROWTH", "MPLCONFIGDIR", "KERAS_HOME")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    asked = [Trial(function="os:getenv", arguments={"key": name}) for name in names]
+    # The second process, too, after the crash of the first.
+    growth, *directories = (
+        one.value for one in list(tried([trial("crash"), *asked], seconds=30))[1:]
+    )
+    assert growth == "true"
+    assert directories == [tempfile.gettempdir()] * 2
+
+
+def test_processes_want_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setenv("HOME", "/no/such")
+    monkeypatch.delenv("KERAS_HOME", raising=False)
+    assert "KERAS_HOME" not in apart._environment()
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Decoders: each sample is what its formula says, and one that is not decoded is told."""
 
+import contextlib
+import sys
+
 import pytest
 
 from beam_jobs.core.dicom import codestreams
@@ -25,6 +28,19 @@ def test_an_image_that_is_not_the_samples_is_refused(monkeypatch: pytest.MonkeyP
     for syntax in SYNTAXES:
         with pytest.raises(ValueError, match="a pixel is off by"):
             decoders.decode(syntax)
+
+
+@pytest.mark.parametrize("module", ["jpeg_ls", "openjpeg", "rle"])
+def test_a_decoder_that_is_missing_is_the_one_reason_for_all_its_syntaxes(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    said = set()
+    for syntax in SYNTAXES:
+        with contextlib.suppress(ImportError):
+            decoders.decode(syntax)
+            said.add(syntax)
+    assert len(said) == len(SYNTAXES) - {"jpeg_ls": 2, "openjpeg": 5, "rle": 1}[module]
 
 
 def test_syntaxes_that_fail_alike_are_told_together() -> None:

@@ -1,10 +1,6 @@
 """Imports that fail: the root is told once, with what it stops and how to mend it."""
 
-import os
 import re
-import tempfile
-
-import pytest
 
 from tests.test_images import declared
 from trainer.machine import libraries
@@ -36,19 +32,6 @@ def test_the_libraries_are_those_that_the_project_requires() -> None:
             assert one.package in map(name_of, lists["EXTRAS"][one.extra])
 
 
-def test_imports_want_no_directory_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> str:
-        raise FileNotFoundError("No usable temporary directory found")
-
-    monkeypatch.setattr(tempfile, "gettempdir", none)
-    monkeypatch.setenv("HOME", "/no/such")
-    for name in ("MPLCONFIGDIR", "KERAS_HOME", "TF_FORCE_GPU_ALLOW_GROWTH"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    libraries.load("json")
-    assert "KERAS_HOME" not in os.environ
-
-
 def test_where_all_imports_nothing_is_told_but_versions() -> None:
     section = section_of({})
     assert section.faults == ()
@@ -62,8 +45,16 @@ def test_what_fails_for_anothers_reason_is_told_with_it() -> None:
     (fault,) = section.faults
     assert fault.what == "tensorflow 1.0 does not import: libstuff.so.9: no such file"
     assert fault.stops.endswith("and all that needs keras, keras-tuner")
-    assert fault.mend.startswith("pip install --force-reinstall 'tensorflow>=1',")
+    assert fault.mend.startswith("pip install --force-reinstall --no-deps 'tensorflow>=1',")
     assert section.rows[-1].text.endswith("; nor do keras, keras-tuner")
+
+
+def test_outside_a_source_tree_there_is_no_make_setup() -> None:
+    answers = [Answer(problem="it is broken")] + [Answer()] * (len(LIBRARIES) - 1)
+    for found in (FOUND, {name: "1" for name in FOUND if name != "numpy"}):
+        (fault,) = libraries.section(answers, found, REQUIRED, locked=False).faults
+        assert fault.mend.startswith("pip install ")
+        assert "make" not in fault.mend.replace("made", "")
 
 
 def test_what_is_missing_is_a_fault_where_it_is_required_and_a_note_in_an_extra() -> None:

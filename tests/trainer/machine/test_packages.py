@@ -60,6 +60,9 @@ def test_the_nearer_lock_is_told_and_what_differs_from_it(
     assert rows["lock"].text == f"{name}: 1 of 3 packages as pinned, 1 not installed"
     assert rows["differ"].text == f"pandas {here['pandas']} (1.0); in brackets the lock's"
     assert rows["differ"].mark == "note"
+    # What is to be installed is the nearer lock's version, and of what it lacks the range.
+    assert found.to_install["pandas"] == "==1.0"
+    assert found.to_install["rich"] == measured.required["rich"]
 
 
 def test_a_wheel_has_no_locks_beside_it(tmp_path: Path) -> None:
@@ -112,6 +115,16 @@ def test_what_requirements_require_in_turn_is_looked_at(monkeypatch: pytest.Monk
         Misfit(name="three", found="1", wanted="<1", by="two"),
         Misfit(name="four", found="", wanted="", by="one"),
     }
+
+
+def test_a_package_that_many_lack_is_one_row(measured: Packages) -> None:
+    wrong = [Misfit(name="numpy", found="", wanted=f">{n}", by=by) for n, by in enumerate("bab")]
+    old = Misfit(name="rich", found="1", wanted=">2", by="c")
+    found = dataclasses.replace(measured, quarrels=(*wrong, old))
+    rows = packages.section(found, NO_IMPORTS).rows
+    assert [row.text for row in rows if row.name == "quarrel"] == [
+        "rich 1, c needs >2", "no numpy, needed by a, b"
+    ]  # fmt: skip
 
 
 def test_the_environment_that_tests_it_fits(measured: Packages) -> None:

@@ -89,13 +89,24 @@ def test_aws_files_that_nothing_reads_are_told(
     [
         ("https://me:pass@host/x: refused", "https://...@host/x: refused"),
         ("url (https://host/x?sig=abc&se=1): refused", "url (https://host/x?...): refused"),
+        ("https://me:p@ss@host/x: refused", "https://...@host/x: refused"),
+        (
+            "https://a.net/c?se=2026-01-01T00:00:00Z&sig=c2Vj%3D: refused",
+            "https://a.net/c?...: refused",
+        ),
+        ("signature c2lnbmVkLmJ5= of c2lnbmVkLmJ5%3D", "signature ... of ..."),
         (f"key {SECRET} is bad", "key ... is bad"),
         ("proxy http://user:word@proxy:3128", "proxy http://...@proxy:3128"),
         ("s3://bucket/a@b: denied", "s3://bucket/a@b: denied"),
     ],
 )
 def test_secrets_are_cut_out_of_messages(text: str, shown: str) -> None:
-    environ = {"AZURE_STORAGE_CONNECTION_STRING": CONNECTION, "PATH": "/bin"}
+    signed = "?se=2026-01-01T00:00:00Z&sig=c2lnbmVkLmJ5%3D"
+    environ = {
+        "AZURE_STORAGE_CONNECTION_STRING": CONNECTION,
+        "AZURE_STORAGE_SAS_TOKEN": signed,
+        "PATH": "/bin",
+    }
     assert stores.without_secrets(text, environ) == shown
 
 
