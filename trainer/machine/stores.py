@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from trainer.machine.findings import Fault, Row, Section, gib
 
 PLACE_S = 10.0  # that a place may take to answer
 SCHEMES = ("s3", "gs", "az")
+_BUCKET = "bucket"  # of which nothing is requested
 # Variables that say who one is or where a store is, without being of `settings.VARIABLES`: the
 # client reads them by itself.
 _OTHERS = {
@@ -34,6 +36,16 @@ _OTHERS = {
 }
 _HOLDS_SECRET = re.compile(
     r"KEY|TOKEN|SECRET|CONNECTION_STRING|SAS|SIGNATURE|PASSWORD", re.IGNORECASE
+)
+# With one of these files are not read.
+_BEFORE_FILES = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SKIP_SIGNATURE"),
+    "gs": ("STORAGE_EMULATOR_HOST", "GOOGLE_SKIP_SIGNATURE", "GOOGLE_APPLICATION_CREDENTIALS"),
+    "az": (),
+}
+# What says where, or how often, and not who.
+_WHERE = re.compile(
+    r"ENDPOINT|REGION$|ATTEMPTS$|EMULATOR|^CLOUDSDK_CONFIG$|ACCOUNT(_NAME)?$|^~/.aws/config$"
 )
 _HOME = {
     "s3": ("~/.aws/credentials", "~/.aws/config"),
@@ -74,11 +86,14 @@ def credentials(scheme: str) -> dict[str, Any]:
     """
     names = (*settings.VARIABLES[scheme], *_OTHERS[scheme])
     found = [name for name in names if os.environ.get(name)]
-    found += [name for name in _HOME[scheme] if os.path.isfile(os.path.expanduser(name))]
+    if not any(map(os.environ.get, _BEFORE_FILES[scheme])):
+        found += [name for name in _HOME[scheme] if os.path.isfile(os.path.expanduser(name))]
     try:
         options = settings.store_options(scheme)
-    except CommandError as error:
-        return {"set": found, "problem": without_secrets(str(error)), "provider": False}
+        clients.client_of(f"{scheme}://{_BUCKET}")  # half a pair of keys, a key cut short
+    except (CommandError, OSError) as error:
+        said = without_secrets(str(error)).removeprefix(f"{scheme}://{_BUCKET}: ")
+        return {"set": found, "problem": said, "provider": False}
     return {"set": found, "problem": "", "provider": "credential_provider" in options}
 
 
@@ -92,6 +107,7 @@ def look(place: str) -> str:
       CommandError, OSError: it cannot be used; the message is one line without secrets.
     """
     clients.hurry(PLACE_S)
+    begin = time.monotonic()
     try:
         scheme = scheme_of(place)
         if not scheme:
@@ -101,6 +117,8 @@ def look(place: str) -> str:
         return "objects there" if files.is_dir(place) else "can be listed, and is empty"
     except (CommandError, UsageError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if time.monotonic() - begin >= PLACE_S - 1:
+            raise CommandError(f"no answer within {PLACE_S:g} s") from None
         shown = without_secrets(place)
         raise CommandError(without_secrets(said).removeprefix(f"{shown}: ")) from None
 
@@ -164,7 +182,9 @@ def section(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
     for scheme, answer in zip(SCHEMES, each, strict=True):
         found = answer.value or {"set": [], "problem": answer.problem, "provider": False}
         names = ", ".join(found["set"])
-        variables = ", ".join(name for name in found["set"] if not name.startswith("~"))
+        variables = [
+            name for name in found["set"] if not (name.startswith("~") or _WHERE.search(name))
+        ]
         problem = found["problem"]
         if problem and names:
             rows.append(Row(name=f"{scheme}://", text=f"{names}: {problem}", mark="fault"))
@@ -172,7 +192,8 @@ def section(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
                 Fault(
                     what=f"{scheme}:// cannot be opened: {problem}",
                     stops=f"every input and output in {scheme}://",
-                    mend=f"what the message says, or unset {variables}",
+                    mend="what the message says"
+                    + (f", or unset {', '.join(variables)}" if variables else ""),
                 )
             )
         elif names:
@@ -181,10 +202,25 @@ def section(answers: Sequence[Answer], client: str, *, aws: bool) -> Section:
                 text = f"{names}; files are not read without boto3 (pip install 'voxelbeam[aws]')"
                 rows.append(Row(name="s3://", text=text, mark="note"))
             else:
-                rows.append(Row(name=f"{scheme}://", text=f"credentials by {names}"))
+                rows.append(_named(scheme, found["set"], provider=found["provider"]))
         else:
             rows.append(Row(name=f"{scheme}://", text=_NONE[scheme], mark="note"))
     return Section(title="stores", rows=tuple(rows), faults=tuple(faults))
+
+
+def _named(scheme: str, names: Sequence[str], *, provider: bool) -> Row:
+    """The row of a store of which some variables or files are there."""
+    where = [name for name in names if _WHERE.search(name)]
+    who = [name for name in names if name not in where]
+    if not who and provider:  # of a profile in AWS's file of settings
+        who, where = where, []
+    also = f"; set: {', '.join(where)}" if where else ""
+    if "STORAGE_EMULATOR_HOST" in where:
+        return Row(name="gs://", text=f"an emulator, by {', '.join(where)}")
+    if who:
+        return Row(name=f"{scheme}://", text=f"credentials by {', '.join(who)}{also}")
+    none = _NONE[scheme] if scheme != "az" else "no key in variables: a machine's own identity"
+    return Row(name=f"{scheme}://", text=f"{none}{also}", mark="note")
 
 
 _NONE = {

@@ -74,6 +74,47 @@ def test_credentials_that_cannot_be_read_are_to_be_mended(monkeypatch: pytest.Mo
     assert section_of().faults[0].what.startswith("certificates: AWS_CA_BUNDLE=")
 
 
+@pytest.mark.parametrize(
+    ("environ", "number", "text", "mark"),
+    [
+        ({"AWS_REGION": "x"}, 1,
+         f"{stores._NONE['s3']}; set: AWS_REGION",
+         "note"),
+        ({"AWS_REGION": "x", "AWS_ACCESS_KEY_ID": "AKIAMINE", "AWS_SECRET_ACCESS_KEY": SECRET}, 1,
+         "credentials by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; set: AWS_REGION", ""),
+        ({"AWS_ACCESS_KEY_ID": "AKIAMINE"}, 1,
+         "AWS_ACCESS_KEY_ID: Generic S3 error: Missing SecretAccessKey", "fault"),
+        ({"STORAGE_EMULATOR_HOST": "h:1"}, 2, "an emulator, by STORAGE_EMULATOR_HOST", ""),
+        ({"AZURE_STORAGE_ACCOUNT": "a"}, 3,
+         "no key in variables: a machine's own identity; set: AZURE_STORAGE_ACCOUNT", "note"),
+        ({"AZURE_STORAGE_ACCOUNT": "a", "AZURE_STORAGE_KEY": "no base64!"}, 3,
+         "AZURE_STORAGE_ACCOUNT, AZURE_STORAGE_KEY: Generic MicrosoftAzure error: Invalid",
+         "fault"),
+    ],
+)  # fmt: skip
+def test_what_says_where_is_no_credential_and_half_a_credential_none(
+    environ: dict[str, str], number: int, text: str, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    section = section_of()
+    row = section.rows[number]
+    assert (row.text[: len(text)], row.mark) == (text, mark)
+    assert [fault.mend.partition("unset ")[2] for fault in section.faults] == [
+        name for name in environ if "KEY" in name
+    ] * (mark == "fault")
+
+
+def test_a_file_of_aws_settings_is_no_credential_and_unread_beside_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home/.aws").mkdir(parents=True)
+    (tmp_path / "home/.aws/config").write_text("[default]\nregion = x\n")
+    assert section_of().rows[1].text.endswith("; set: ~/.aws/config")
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
+    assert section_of().rows[1].text == "credentials by AWS_SKIP_SIGNATURE"
+
+
 def test_aws_files_that_nothing_reads_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +192,17 @@ def test_what_is_is_told_a_store_is_not_is_told_a_place_in_it_again(
     answer = Answer(problem=str(error.value))
     assert stores.section_of_places(["gs://bucket/x"], [answer], section_of().faults).faults == ()
     assert len(stores.section_of_places(["gs://bucket/x"], [answer]).faults) == 1
+
+
+def test_a_place_that_takes_too_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(place: str) -> int:
+        monkeypatch.setattr(time, "monotonic", lambda: begin + stores.PLACE_S)
+        raise CommandError("HTTP error: error sending request")
+
+    begin = time.monotonic()
+    monkeypatch.setattr(files, "size", late)
+    with pytest.raises(CommandError, match=r"^no answer within 10 s$"):
+        stores.look("https://host/x")
 
 
 def test_a_store_is_listed(disk_or_store: str) -> None:
