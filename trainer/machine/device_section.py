@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,9 @@ from trainer.machine.gpus import Gpus, major_minor, served
 # every release of TensorFlow warns; cuDNN has no code for cards before Turing from the other on.
 _HOPPER, _HOPPER_PTXAS = 9, (12, 6, 85)
 _TURING, _TURING_CUDNN = (7, 5), (9, 11)
+_NO_MEMORY = re.compile(
+    r"out of memory|\bOOM\b|RESOURCE_EXHAUSTED|failed to allocate", re.IGNORECASE
+)
 _TRAINING = "training on it"
 _NETWORKS = "train, tune, saliency and export"
 
@@ -60,8 +64,9 @@ def section(
                     mend="unset KERAS_BACKEND, or name tensorflow in ~/.keras/keras.json",
                 )
             )
-    elif facts.missing == "tensorflow":
-        rows.append(Row(name="TensorFlow", text="not installed: nothing is tried", mark="note"))
+    elif facts.missing in ("tensorflow", "keras"):
+        name = "TensorFlow" if facts.missing == "tensorflow" else "Keras"
+        rows.append(Row(name=name, text="not installed: nothing is tried", mark="note"))
     else:
         rows.append(Row(name="TensorFlow", text=f"nothing is tried: {facts.problem}", mark="fault"))
         if facts.problem not in already:
@@ -99,6 +104,8 @@ def _card_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
         if card.total is not None and card.free is not None:
             parts.append(f"{gib(card.free)} of {gib(card.total)} free")
         yield Row(name=f"GPU {card.index}", text=", ".join(parts))
+    if gpus.cards and gpus.problem:
+        yield Row(name="nvidia-smi", text=f"says: {gpus.problem}", mark="note")
     if not gpus.cards:
         seen = known.get("gpus") or []
         if gpus.problem:
@@ -141,10 +148,10 @@ def _software_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
         else:
             text = "built without CUDA"
         yield Row(name="TensorFlow", text=f"{known['version']}, {text}")
-        if gpus.cards:
+        if gpus.cards or known["gpus"]:
             seen = [
-                f"{one['name'] or 'GPU'} ({_dotted(one['capability'] or ())})"
-                for one in known["gpus"]
+                f"{number}: {one['name'] or 'GPU'} ({_dotted(one['capability'] or ())})"
+                for number, one in enumerate(known["gpus"])
             ]
             yield Row(
                 name="sees",
@@ -164,7 +171,7 @@ def _software_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(
             name="libraries",
             text=f"{', '.join(chosen)}: {counted(len(short), 'package')} of NVIDIA's",
-            mark="fault" if _old_for_cudnn(gpus) else "",
+            mark="fault" if _old_for_cudnn(gpus, known) else "",
         )
     elif gpus.cards and gpus.wanted:
         yield Row(name="libraries", text="no packages of NVIDIA's are installed", mark="note")
@@ -175,19 +182,33 @@ def _software_rows(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Row]:
         yield Row(
             name="ptxas",
             text=f"{_dotted(each.version) or 'does not run'} ({each.path})",
-            mark="fault" if each is gpus.ptxas[0] and _has_old_ptxas(gpus) else "",
+            mark="fault" if each is gpus.ptxas[0] and _has_old_ptxas(gpus, known) else "",
         )
 
 
-def _has_old_ptxas(gpus: Gpus) -> bool:
+def _used(gpus: Gpus, known: Mapping[str, Any]) -> dict[tuple[str, tuple[int, ...]], None]:
+    """(name, compute capability) of the GPUs that training would use, those alike once.
+
+    Where some are hidden, or no nvidia-smi is there to show them, those that TensorFlow sees.
+    """
+    if known.get("gpus") and (gpus.hidden is not None or not gpus.cards):
+        return {
+            (one["name"] or "GPU", tuple(one["capability"] or ())): None for one in known["gpus"]
+        }
+    if _hides_all(gpus):
+        return {}
+    return {(card.name, card.capability or ()): None for card in gpus.cards}
+
+
+def _has_old_ptxas(gpus: Gpus, known: Mapping[str, Any]) -> bool:
     """Whether XLA would compile for Hopper with a compiler that has the fault there."""
-    hopper = any(card.capability and card.capability[0] == _HOPPER for card in gpus.cards)
+    hopper = any(capability[:1] == (_HOPPER,) for _, capability in _used(gpus, known))
     return hopper and bool(gpus.ptxas) and () < gpus.ptxas[0].version < _HOPPER_PTXAS
 
 
 def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
-    if not gpus.cards:
-        if gpus.problem and gpus.hardware and not known.get("gpus"):
+    if not gpus.cards and not known.get("gpus"):
+        if gpus.problem and gpus.hardware:
             yield Fault(
                 what=f"there is an NVIDIA GPU, but {gpus.problem}",
                 stops=_TRAINING,
@@ -197,15 +218,11 @@ def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
         return
     build = known.get("build", {})
     kinds = build.get("cuda_compute_capabilities", ())
-    foreign = [
-        card
-        for card in gpus.cards
-        if card.capability and kinds and not served(card.capability, kinds)
-    ]
-    for card in foreign:
-        assert card.capability
-        yield _unserved(card.name, card.capability, known["version"], kinds)
-    if _has_old_ptxas(gpus):
+    used = _used(gpus, known)
+    foreign = [one for one in used if one[1] and kinds and not served(one[1], kinds)]
+    for name, capability in foreign:
+        yield _unserved(name, capability, known["version"], kinds)
+    if _has_old_ptxas(gpus, known):
         yield Fault(
             what=f"ptxas {_dotted(gpus.ptxas[0].version)} on a Hopper GPU: compilers before "
             f"{_dotted(_HOPPER_PTXAS)} may compile clamping wrongly there",
@@ -213,7 +230,7 @@ def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
             mend="the new stack, or a newer ptxas first on the PATH (docs/how-to/gpu.md), or "
             "--xla off",
         )
-    if cudnn := _old_for_cudnn(gpus):
+    if cudnn := _old_for_cudnn(gpus, known):
         least = _dotted(_TURING_CUDNN)
         yield Fault(
             what=f"cuDNN {cudnn} has no code for a GPU here: from {least} on it begins at compute "
@@ -221,7 +238,7 @@ def _card_faults(gpus: Gpus, known: Mapping[str, Any]) -> Iterator[Fault]:
             stops=_TRAINING,
             mend=f"pip install 'nvidia-cudnn-cu12<{least}'",
         )
-    if known and not known["gpus"] and not _hides_all(gpus) and len(foreign) < len(gpus.cards):
+    if known and not known["gpus"] and not _hides_all(gpus) and len(foreign) < len(used):
         yield _unseen(gpus, known)
 
 
@@ -245,9 +262,9 @@ def _install(version: str) -> str:
     return f"pip install 'tensorflow[and-cuda]=={version}' 'nvidia-cudnn-cu12<{least}'"
 
 
-def _old_for_cudnn(gpus: Gpus) -> str:
+def _old_for_cudnn(gpus: Gpus, known: Mapping[str, Any]) -> str:
     """The version of a cuDNN that has no code for one of the cards, "" where there is none."""
-    before = any(card.capability and card.capability < _TURING for card in gpus.cards)
+    before = any(() < capability < _TURING for _, capability in _used(gpus, known))
     found = next((v for name, v in gpus.libraries.items() if name.startswith("nvidia-cudnn-")), "")
     version = major_minor(found)
     return found if before and version and version >= _TURING_CUDNN else ""
@@ -257,6 +274,10 @@ def _unseen(gpus: Gpus, known: Mapping[str, Any]) -> Fault:
     """Why TensorFlow sees no GPU where the driver shows one."""
     build, version = known["build"], known["version"]
     what = "the driver shows a GPU and TensorFlow sees none"
+    first = (gpus.hidden or "").split(",")[0].strip()
+    if first.isdigit() and first not in [card.index for card in gpus.cards]:
+        what += f": CUDA_VISIBLE_DEVICES={gpus.hidden} begins with one that is not there"
+        return Fault(what=what, stops=_TRAINING, mend="unset CUDA_VISIBLE_DEVICES")
     wanted = major_minor(build.get("cuda_version", ""))
     install = f"{_install(version)} (docs/how-to/gpu.md)"
     if not build.get("is_cuda_build"):
@@ -332,10 +353,13 @@ def _device(kind: str, xla: bool) -> str:
 
 def _failed(kind: str, precision: str, problem: str, *, xla: bool) -> Fault:
     other = "--xla off" if xla else "--precision float32" if precision != "float32" else ""
+    mend = f"see whether {other} works" if other else "an environment made anew"
+    if kind != "CPU" and _NO_MEMORY.search(problem):
+        mend = "wait for the GPU's memory, or end what holds it: nvidia-smi shows who does"
     return Fault(
         what=f"{_device(kind, xla)}, {precision}: a 3D convolution fails: {problem}",
         stops=_NETWORKS if kind == "CPU" else _TRAINING,
-        mend=f"see whether {other} works" if other else "an environment made anew",
+        mend=mend,
     )
 
 

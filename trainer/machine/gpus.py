@@ -62,7 +62,8 @@ class Gpus:
 
     Attributes:
       cards: those that nvidia-smi shows.
-      problem: why it shows none, a line; "" where it shows some, or is not there.
+      problem: why it shows none, or what else it says, a line; "" where that is nothing, or it is
+        not there.
       driver: its version, "" without one.
       cuda: the CUDA that the driver allows, (major, minor); None without one.
       hidden: CUDA_VISIBLE_DEVICES, None where it is not set.
@@ -98,7 +99,7 @@ def measure(found: Mapping[str, str], environ: Mapping[str, str] = os.environ) -
         cards=cards,
         problem=problem,
         driver=driver,
-        cuda=_driver_cuda() or _shown_cuda(smi),
+        cuda=_driver_cuda() or _shown_cuda(smi if cards else None),
         hidden=environ.get("CUDA_VISIBLE_DEVICES"),
         libraries={name: version for name, version in found.items() if name.startswith("nvidia-")},
         wanted=packages.of_extra("tensorflow", "and-cuda", found),
@@ -126,8 +127,8 @@ def _is_card(device: Path) -> bool:
 def cards_of(smi: str) -> tuple[tuple[Card, ...], str, str]:
     """(cards, version of the driver, why there are none) by that nvidia-smi."""
     rows, problem = _query(smi, _QUERY)
-    if not rows:  # an old driver's does not know the compute capability
-        rows, _ = _query(smi, [name for name in _QUERY if name != "compute_cap"])
+    if "compute_cap" in problem:  # which an old driver's does not know
+        rows, problem = _query(smi, [name for name in _QUERY if name != "compute_cap"])
     cards = tuple(
         Card(
             index=row["index"],
@@ -139,20 +140,25 @@ def cards_of(smi: str) -> tuple[tuple[Card, ...], str, str]:
         for row in rows
     )
     driver = rows[0]["driver_version"] if rows else ""
-    return cards, driver, "" if cards else problem or "nvidia-smi shows no GPU"
+    return cards, driver, problem or ("" if cards else "nvidia-smi shows no GPU")
 
 
 def _query(smi: str, names: Sequence[str]) -> tuple[list[dict[str, str]], str]:
-    """(a row a GPU, why there are none)."""
+    """(a row a GPU, what else is said): a GPU that is lost, or worn, does not hide the others."""
     command = [smi, f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
     text, problem = _output(command)
-    rows = [] if problem else list(csv.reader(text.splitlines(), skipinitialspace=True))
-    whole = [row for row in rows if len(row) == len(names)]
-    return [dict(zip(names, map(str.strip, row), strict=True)) for row in whole], problem
+    rows, others = [], []
+    for line in filter(str.strip, text.splitlines()):
+        (row,) = csv.reader([line], skipinitialspace=True)
+        if len(row) == len(names) and row[0].isdigit():
+            rows.append(dict(zip(names, map(str.strip, row), strict=True)))
+        else:
+            others.append(line)
+    return rows, problem or " ".join(" ".join(others).split())[:300]
 
 
 def _output(command: list[str]) -> tuple[str, str]:
-    """(what a command writes to stdout, why it failed)."""
+    """(what a command writes to stdout, what to stderr or why it does not run)."""
     try:
         done = subprocess.run(
             command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_SMI_S, check=False
@@ -162,7 +168,7 @@ def _output(command: list[str]) -> tuple[str, str]:
     except OSError as error:
         return "", f"{os.path.basename(command[0])}: {error.strerror}"
     out = done.stdout.decode(errors="replace")
-    said = " ".join((done.stderr.decode(errors="replace").strip() or out.strip()).split())
+    said = " ".join(done.stderr.decode(errors="replace").split())
     return out, said[:300] if done.returncode else ""
 
 
@@ -210,7 +216,7 @@ def _ptxas(environ: Mapping[str, str]) -> list[Ptxas]:
     return list(known.values())
 
 
-def served(capability: tuple[int, int], built: Any) -> bool:
+def served(capability: Sequence[int], built: Any) -> bool:
     """Whether a build of TensorFlow has kernels for a GPU of this capability.
 
     Code of a capability ("sm_80") runs on those of its major number from its minor one on; an

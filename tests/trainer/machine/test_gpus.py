@@ -134,10 +134,23 @@ def test_an_nvidia_smi_that_shows_nothing_says_why(
     assert what(section_of(dataclasses.replace(found, hardware=False), facts())) == []
 
 
-def test_an_nvidia_smi_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_nvidia_smi_that_hangs_is_left_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpus, "_SMI_S", 0.2)
-    found = gpus.measure({}, smi(tmp_path, "exec /bin/sleep 20"))
+    found = gpus.measure({}, smi(tmp_path, f"echo x >> {tmp_path}/calls; exec /bin/sleep 20"))
     assert found.problem == "nvidia-smi gives no answer within 0.2 s"
+    assert (tmp_path / "calls").read_text() == "x\n"
+
+
+def test_a_gpu_that_is_worn_or_lost_does_not_hide_the_others(tmp_path: Path) -> None:
+    worn = "WARNING: infoROM is corrupted at gpu 0000:3B:00.0"
+    rows = 'echo "0, NVIDIA H100 80GB HBM3, 9.0, 81559, 81000, 550.54.15"'
+    found = gpus.measure({}, smi(tmp_path, f'{TABLE}{rows}; echo "{worn}"; exit 14;; esac'))
+    assert [card.capability for card in found.cards] == [(9, 0)]
+    section = section_of(found, facts((9, 0)), {})
+    (row,) = (row for row in section.rows if row.name == "nvidia-smi")
+    assert (row.text, row.mark) == (f"says: {worn}", "note")
 
 
 def test_the_first_ptxas_on_the_path_is_the_one_that_counts(tmp_path: Path) -> None:
@@ -211,6 +224,43 @@ def test_no_kernel_serves_blackwell(capability: tuple[int, int]) -> None:
     assert "docs/how-to/gpu.md" in section.faults[0].mend
     texts = {row.name: row.text for row in section.rows}
     assert texts["GPU 0 plain"].endswith("no answer within 150 s; 2 not tried after that")
+
+
+def test_of_cards_that_are_hidden_nothing_is_to_be_mended() -> None:
+    cards = (card((9, 0), "NVIDIA H"), card((12, 0), "NVIDIA B"), card((7, 0), "NVIDIA V"))
+    libraries = {"nvidia-cudnn-cu12": "9.28.0.1"}
+    found = dataclasses.replace(GOOD, cards=cards, libraries=libraries)
+    assert len(section_of(found, facts((9, 0), (12, 0), (7, 0))).faults) == 3
+    assert section_of(dataclasses.replace(found, hidden="-1"), facts()).faults == ()
+    one = section_of(dataclasses.replace(found, hidden="1"), facts((8, 0)))
+    assert (one.faults, marks(one)["ptxas"]) == ((), "")
+
+
+def test_cards_that_are_alike_are_told_once() -> None:
+    found = dataclasses.replace(GOOD, cards=(card((12, 0)),) * 8)
+    assert len(section_of(found, facts(*[(12, 0)] * 8)).faults) == 1
+
+
+def test_without_an_nvidia_smi_the_gpus_are_those_that_tensorflow_sees() -> None:
+    found = dataclasses.replace(GOOD, cards=())
+    section = section_of(found, facts((9, 0), (12, 0)))
+    texts = {row.name: row.text for row in section.rows}
+    assert texts["sees"] == "0: NVIDIA X (9.0), 1: NVIDIA X (12.0)"
+    told = what(section)
+    assert "no code for NVIDIA X (compute capability 12.0)" in told[0]
+    assert told[1].startswith("ptxas 12.3.107 on a Hopper GPU")
+
+
+def test_a_variable_that_names_a_gpu_that_is_not_there_is_the_reason() -> None:
+    (fault,) = section_of(dataclasses.replace(GOOD, hidden="7"), facts()).faults
+    assert fault.what.endswith("CUDA_VISIBLE_DEVICES=7 begins with one that is not there")
+    assert fault.mend == "unset CUDA_VISIBLE_DEVICES"
+
+
+def test_a_gpu_without_free_memory_is_not_blamed_on_its_precision() -> None:
+    full = [Answer(problem="OOM when allocating tensor with shape[2,3]")] * 6
+    (fault,) = section_of(GOOD, facts((8, 0)), {"CPU:0": WELL, "GPU:0": full}).faults
+    assert fault.mend.startswith("wait for the GPU's memory")
 
 
 def test_no_kernel_serves_what_is_older_than_pascal() -> None:
@@ -328,6 +378,8 @@ def test_keras_on_another_backend_is_told() -> None:
 def test_without_tensorflow_nothing_is_tried_and_its_absence_is_told_elsewhere() -> None:
     gone = Answer(problem="No module named 'tensorflow'", missing="tensorflow")
     assert section_of(GOOD, gone, {}).faults == ()
+    worker = Answer(problem="No module named 'keras'", missing="keras")
+    assert marks(section_of(NONE, worker, {}))["Keras"] == "note"
     broken = Answer(problem="libstuff.so.9")
     assert device_section.section(NONE, broken, {}, {"libstuff.so.9"}).faults == ()
     assert len(device_section.section(NONE, broken, {}).faults) == 1
