@@ -113,8 +113,8 @@ class Model:
         )
         if target.task == "multiclass":
             named = [class_of(target, row.answer(target)) for row in rows]
-            table.insert(1, CLASS, pd.Series(named, dtype=object))
-        table["missing"] = pd.Series([",".join(row.missing) for row in rows], dtype=object)
+            table.insert(1, CLASS, pd.Series(named, dtype=str))
+        table["missing"] = pd.Series([",".join(row.missing) for row in rows], dtype=str)
         table.attrs["rejects"] = pd.DataFrame(rejects)
         return table
 

@@ -76,6 +76,7 @@ def test_a_csv_beside_dicom_gives_the_answers_of_records_that_hold_it(
     assert (code, err) == (0, "")
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     table = load_model(model).predict(cohort / "test", covariates=known, id_column="BraTS21ID")
+    assert table["class"].dtype == table["patient_id"].dtype
     assert table["class"].tolist() == [row["class"] for row in rows_of(tmp_path / "b.csv")]
     sample = ("--sample", cohort / "sample_submission.csv")
     checked = ["--ids", cohort / "sample_submission.csv"]

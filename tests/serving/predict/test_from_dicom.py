@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pydicom
 import pytest
 
@@ -108,6 +109,8 @@ def test_dicom_and_its_records_give_the_same_predictions(
         answers = model.predict(source)
         shown = [(row.patient_id, f"{row.probability:.9g}") for row in answers.itertuples()]
         assert sorted(shown) == sorted(table(from_records))
+        # pandas' own type for texts, whichever pandas it is.
+        assert answers.dtypes[["patient_id", "missing"]].tolist() == 2 * [pd.Series(["a"]).dtype]
     assert answers.attrs["rejects"].reason.tolist().count("not_dicom") == 1
     cases = open_dataset(tmp_path / "dataset").cases()
     assert model.predict(cases).equals(model.predict(tmp_path / "dataset"))
