@@ -107,12 +107,14 @@ def sections(places: Sequence[str]) -> Iterator[Section]:
     known = following(1)[0]
     results = {}
     if known.value:
-        results["CPU:0"] = following(len(cpu))
+        results["CPU:0"] = _until_hung(itertools.islice(answers, len(cpu)))
     answers.close()  # one process a GPU is all that some machines allow
     if known.value:
         for number in range(len(known.value["gpus"])):
             device = f"GPU:{number}"
-            results[device] = _until_hung(device_section.trials(device))
+            answers = tried(device_section.trials(device), seconds=_GPU_S)
+            results[device] = _until_hung(answers)
+            answers.close()
     yield device_section.section(gpus.measure(found.found), known, results, already)
     stored = list(tried(stores.trials(), seconds=_CPU_S))
     client = "" if problems["obstore"].problem else found.found.get("obstore", "")
@@ -127,14 +129,14 @@ def _imports(answers: Sequence[Answer], found: packages.Packages) -> Section:
     return libraries.section(answers, found.found, found.to_install, locked=bool(found.locks))
 
 
-def _until_hung(trials: Sequence[Trial]) -> list[Answer]:
+def _until_hung(answers: Iterator[Answer]) -> list[Answer]:
     """Answers up to the first that took too long: the others would, too."""
-    answers = []
-    for answer in tried(trials, seconds=_GPU_S):
-        answers.append(answer)
+    found = []
+    for answer in answers:
+        found.append(answer)
         if answer.hung:
             break
-    return answers
+    return found
 
 
 def _show(section: Section) -> None:

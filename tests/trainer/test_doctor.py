@@ -165,8 +165,10 @@ FACTS = {
 }
 
 
-def test_one_process_at_a_time_tries_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive, most = 0, 0
+def test_one_process_at_a_time_tries_a_gpu_and_none_after_a_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive, most, asked = 0, 0, []
 
     def tried(trials: Sequence[Trial], *, seconds: float) -> Generator[Answer, None, None]:
         nonlocal alive, most
@@ -175,7 +177,9 @@ def test_one_process_at_a_time_tries_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
         try:
             for trial in trials:
                 one = trial.function.endswith(":facts")
-                yield Answer(value=FACTS) if one else Answer(value=0.0)
+                asked.append(str(trial.arguments.get("device")))
+                slow = asked[-1].startswith("CPU")
+                yield Answer(value=FACTS) if one else Answer(value=0.0, hung=slow)
         finally:
             alive -= 1
 
@@ -184,3 +188,5 @@ def test_one_process_at_a_time_tries_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     titles = [next(sections).title for _ in range(4)]
     assert titles[-1] == "devices"
     assert (alive, most) == (0, 1)
+    # After one that hangs none is tried on that device.
+    assert [asked.count(device) for device in ("CPU:0", "GPU:0", "GPU:1")] == [1, 6, 6]

@@ -160,7 +160,8 @@ class _Conversation:
                     self._answers += data
                 else:
                     if log_level() is not None:
-                        os.write(2, data)
+                        with contextlib.suppress(OSError):  # the caller closed it
+                            os.write(2, data)
                     self.stderr = (self.stderr + data)[-_KEPT_BYTES:]
         line, _, self._answers = self._answers.partition(b"\n")
         return line

@@ -20,6 +20,7 @@ from beam_jobs.common.files import scratch
 from trainer.machine.findings import GIB, Fault, Row, Section, gib
 
 _LITTLE_DISK = GIB  # a warning's bound
+_NO_DISK = 2**20  # a file system that is full may have some blocks left
 # Command → what it is for; none is needed otherwise.
 _COMMANDS = {"java": "Flink and Spark from here", "docker": "building images"}
 
@@ -250,6 +251,15 @@ def section(system: System) -> Section:
                 what="there is no directory for temporary files that can be written to",
                 stops="whatever reads from or writes to a store, and most other commands",
                 mend="set TMPDIR to a directory that you may write to",
+            )
+        )
+    elif system.temporary.free is not None and system.temporary.free < _NO_DISK:
+        temporary = dataclasses.replace(temporary, mark="fault")
+        faults.append(
+            Fault(
+                what=f"the disk of {system.temporary.path}, for temporary files, is full",
+                stops="whatever reads from or writes to a store, and most other commands",
+                mend="remove files there, or set TMPDIR to a directory on another disk",
             )
         )
     rows = (

@@ -116,3 +116,11 @@ def test_no_place_for_temporary_files_is_a_fault_and_no_other_place_is() -> None
         "here": "note",
         "temporary": "fault",
     }
+
+
+def test_a_full_disk_for_temporary_files_is_a_fault() -> None:
+    full = Place(path="/full", free=4096, writable=True)
+    section = system.section(system.System(**{**vars(system.measure()), "temporary": full}))
+    (fault,) = section.faults
+    assert fault.what == "the disk of /full, for temporary files, is full"
+    assert {row.name: row.mark for row in section.rows}["temporary"] == "fault"
