@@ -100,13 +100,17 @@ class Packages:
     def to_install(self) -> Mapping[str, str]:
         """`required` as pip should be told it: the nearest lock's version where it has one.
 
-        Of a range pip would take the newest, which need not fit the TensorFlow that is here.
+        Of a range pip would take the newest, which need not fit the TensorFlow that is here: else
+        what others require below some version is added.
         """
         pins = self.locks[0].pins if self.locks else {}
-        return {
-            name: f"=={pins[name]}" if name in pins else wanted
-            for name, wanted in self.required.items()
-        }
+        install = {}
+        for name, wanted in self.required.items():
+            others = (one.wanted for one in self.quarrels if _plain(one.name) == name)
+            bounds = [wanted, *(other for other in others if "<" in other)]
+            parts = sorted({part for bound in bounds for part in bound.split(",") if part})
+            install[name] = f"=={pins[name]}" if name in pins else ",".join(parts)
+        return install
 
 
 def measure(project: Path = _PROJECT) -> Packages:

@@ -62,7 +62,11 @@ def test_the_nearer_lock_is_told_and_what_differs_from_it(
     assert rows["differ"].mark == "note"
     # What is to be installed is the nearer lock's version, and of what it lacks the range.
     assert found.to_install["pandas"] == "==1.0"
-    assert found.to_install["rich"] == measured.required["rich"]
+    assert found.to_install["rich"] == ",".join(sorted(measured.required["rich"].split(",")))
+    # Without a lock what others require has its say.
+    less = Misfit(name="NumPy", found="2.6", wanted="<2.0.0,>=1.23.5", by="tensorflow")
+    bare = dataclasses.replace(measured, locks=(), quarrels=(less,))
+    assert {"<2.0.0", "<2.5"} < set(bare.to_install["numpy"].split(","))
 
 
 def test_a_wheel_has_no_locks_beside_it(tmp_path: Path) -> None:
