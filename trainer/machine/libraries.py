@@ -55,7 +55,7 @@ LIBRARIES = (
     _needed("pylibjpeg-rle", "rle", "RLE files"),
     _needed("google-crc32c", "google_crc32c", _ALL),
     _needed("obstore", "obstore.store", "s3://, gs://, az:// and https://"),
-    _needed("rich", "rich.console", "tables and bars on a terminal"),
+    _needed("rich", "rich.console", "tables and bars on a terminal, and Keras: " + _NETWORKS),
     _needed("jinja2", "jinja2", _PAGES),
     _needed("markupsafe", "markupsafe", _PAGES),
     _needed("pillow", "PIL.Image", _PAGES),
@@ -126,17 +126,23 @@ def section(
         that is in no extra.
       locked: whether this is a source tree, with its locks and its `make setup`.
     """
+    pairs = list(zip(LIBRARIES, answers, strict=True))
+    gone = {
+        one.module.partition(".")[0]
+        for one, answer in pairs
+        if answer.problem and one.package not in found
+    }
     absent: list[Library] = []
     causes: list[_Cause] = []
     good = 0
-    for library, answer in zip(LIBRARIES, answers, strict=True):
+    for library, answer in pairs:
         good += not answer.problem and not library.extra
         # The second decoder is told among decoders.
         if not answer.problem or library.extra == "io":
             continue
         if library.package not in found:
             absent.append(library)
-        elif any(f"'{one.module.partition('.')[0]}" in answer.problem for one in absent):
+        elif any(f"'{name}" in answer.problem for name in gone):
             continue  # it fails because another is missing
         elif cause := next((one for one in causes if one.problem in answer.problem), None):
             cause.others.append(library.package)

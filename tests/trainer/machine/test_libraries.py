@@ -74,6 +74,10 @@ def test_what_fails_for_want_of_one_that_is_told_is_not_told_again() -> None:
     wrapped = Answer(problem="Unable to import dependencies: numpy: No module named 'numpy'")
     section = section_of({"numpy": gone, "pandas": wrapped, "scipy": gone}, absent=("numpy",))
     assert [fault.what for fault in section.faults] == ["numpy is not installed"]
+    # TensorBoard stands before it.
+    gone = Answer(problem="Keras cannot be imported (No module named 'keras')", missing="keras")
+    section = section_of({"tensorboard": gone, "keras": gone}, absent=("keras",))
+    assert [fault.what for fault in section.faults] == ["keras is not installed"]
 
 
 def test_a_package_that_no_library_of_ours_is_can_be_what_is_missing() -> None:
