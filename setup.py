@@ -70,6 +70,12 @@ EXTRAS = {
     "io": [
         "tensorflow-io==0.37.1; python_version<'3.13'",
         "tensorflow>=2.17.1,<2.18; python_version<'3.13'",
+        # What that TensorFlow bounds itself. Unless it is said here too, pip takes the newest first
+        # and then tries release after release of whatever stands on numpy.
+        "numpy<2; python_version<'3.13'",
+        "protobuf<5; python_version<'3.13'",
+        "tensorboard<2.18; python_version<'3.13'",
+        "setuptools<81; python_version<'3.13'",  # this tensorboard imports pkg_resources
     ],
     # Not Beam's own `gcp` extra: it wants protobuf 6, which TensorFlow 2.17 excludes. This small
     # set is what Dataflow and gs:// need. Without google-auth-httplib2 Beam connects anonymously.

@@ -151,6 +151,24 @@ def test_the_first_lock_holds_the_second_decoder_and_the_new_one_does_not():
         ]
 
 
+def test_the_second_decoder_brings_what_its_tensorflow_bounds():
+    """Else pip takes the newest of each first, and tries release after release of what needs it."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (extras,) = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "EXTRAS"
+    ]
+    said = {each.name: each.specifier for each in map(Requirement, extras["io"])}
+    old, new = LOCKS
+    for name in ("tensorflow", "numpy", "protobuf", "tensorboard"):
+        assert said[name].contains(locked_version(name, "3.12", old) or ""), name
+        assert not said[name].contains(locked_version(name, "3.12", new) or ""), name
+    # Releases from 82 on have no pkg_resources, which tensorboard 2.17 imports.
+    assert said["setuptools"].contains(locked_version("setuptools", "3.12", old) or "")
+    assert not said["setuptools"].contains("82")
+
+
 def test_the_locks_try_both_ends_of_what_setup_admits():
     def major(name: str, lock: str) -> int:
         version = locked_version(name, "3.12", lock)
