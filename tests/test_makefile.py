@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import importlib.metadata
 import os
 import re
@@ -253,6 +254,23 @@ def test_where_all_is_of_the_new_lock_nothing_is_compared_with_itself(machine):
     assert machine.locks == [NEW]
     assert not [line for line in machine.asked if line.startswith("-m pytest")]
     assert f"nothing ran on {OLD} (" in done.stdout.splitlines()[-1]
+
+
+def test_environments_that_the_makefile_names_are_no_part_of_the_project(tmp_path):
+    named = set(re.findall(r"\.venv[\w-]*", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    assert len(named) > 2
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    for name in named:
+        assert any(fnmatch.fnmatch(f"/{name}/", pattern) for pattern in ignored), name
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "module.py").write_text("import   os", encoding="utf-8")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)  # as in an archive, where git ignores nothing
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize(("version", "lock"), [("3.11", OLD), ("3.13", NEW)])
