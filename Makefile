@@ -22,7 +22,7 @@ STACK_FILE    := $(VENV)/.voxelbeam-stack
 ifneq ($(filter-out default new,$(STACK)),)
 $(error STACK is default or new: STACK=$(STACK))
 endif
-OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links $(WHEELHOUSE))
+OFFLINE := $(if $(WHEELHOUSE),--no-index --find-links '$(WHEELHOUSE)')
 
 # The Pythons to try, and what one must show to be taken. A name on the PATH proves nothing: it may be
 # a version manager's shim for a Python that is not there, or come without the venv module.
@@ -99,7 +99,12 @@ $(STAMP): $(LOCKS) setup.py
 	if ! { [ -z "$$gone" ] || $(PIP) uninstall -qq --yes $$gone; } \
 	  || ! $(PIP) install --quiet --require-hashes --use-pep517 $(OFFLINE) -r $$lock \
 	  || ! $(PIP) install --quiet --no-index --no-deps --no-build-isolation --editable .; then \
-	  echo 'setup: the installation failed, see above; `make setup` tries again' >&2; \
+	  if [ -n '$(WHEELHOUSE)' ]; then \
+	    echo "setup: the installation failed, see above; does '$(WHEELHOUSE)' hold what $$lock wants with" \
+	      "$$($(BIN)/python --version), or the other lock's (STACK=) or another Python's (PYTHON=)?" >&2; \
+	  else \
+	    echo 'setup: the installation failed, see above; `make setup` tries again' >&2; \
+	  fi; \
 	  exit 1; \
 	fi; \
 	touch $(STAMP); \

@@ -282,6 +282,19 @@ def test_a_wheelhouse_installs_the_lock_without_an_index(machine, version, lock)
     assert "--require-hashes" in install
 
 
+@pytest.mark.parametrize(("version", "lock"), [("3.11", OLD), ("3.13", NEW)])
+def test_a_wheelhouse_that_does_not_fit_is_told_with_what_was_looked_for(machine, version, lock):
+    machine.has(version)
+    (machine.folder / "broken").touch()
+    done = machine.make("setup", "WHEELHOUSE=some wheels")
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+    assert len(said) == 1, done.stderr
+    assert f"'some wheels' hold what {lock} wants with Python {version}.0" in said[0]
+    recipe = run_make("-n", "setup", "WHEELHOUSE=some wheels", f"VENV={machine.venv}").stdout
+    assert "--find-links 'some wheels'" in recipe
+
+
 @pytest.mark.parametrize(
     ("arguments", "lock"), [([], OLD), (["STACK=new"], NEW), (["STACK=default"], OLD)]
 )
