@@ -270,6 +270,9 @@ def _code_of(main: Callable[[Sequence[str]], int], prog: str) -> int:
             return _fail(prog, "something is nested too deep", EXIT_FAILURE)
         if isinstance(error, MemoryError):
             return _fail(prog, f"out of memory: {error}", EXIT_FAILURE)
+        if isinstance(error, ImportError):  # a broken installation
+            told = f"a library does not import ({error}): voxelbeam doctor says what to mend"
+            return _fail(prog, told, EXIT_FAILURE)
         if isinstance(error, KeyboardInterrupt):
             return _interrupted(prog)
         raise

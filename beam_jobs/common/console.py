@@ -7,8 +7,10 @@ exit code. A command's module is imported by its name when its verb is given, an
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from beam_jobs.common import cli, interrupts
@@ -64,15 +66,18 @@ def main() -> NoReturn:
     if verb not in VERBS:
         problem = f"unknown verb {verb!r}" if verb else "a verb is needed"
         message = f"{problem}: {', '.join(VERBS)} (--help explains)"
-        cli.run(lambda _: _refuse(message), PROG)
+        cli.run(functools.partial(_raise, cli.UsageError(message)), PROG)
     module = VERBS[verb][0]
     del sys.argv[1]
     cli.name_commands({module: f"{PROG} {verb}" for verb, (module, _) in VERBS.items()})
-    command = importlib.import_module(module)
-    if hasattr(command, "__path__"):
-        command = importlib.import_module(f"{module}.__main__")
+    try:
+        command = importlib.import_module(module)
+        if hasattr(command, "__path__"):
+            command = importlib.import_module(f"{module}.__main__")
+    except ImportError as error:
+        cli.run(functools.partial(_raise, error), f"{PROG} {verb}")
     cli.run(command.main, command.PROG)
 
 
-def _refuse(message: str) -> int:
-    raise cli.UsageError(message)
+def _raise(error: Exception, _: Sequence[str]) -> int:
+    raise error

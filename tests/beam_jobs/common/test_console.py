@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_jobs.common import cli
 from beam_jobs.common.console import VERBS
 from beam_jobs.common.version import __version__
 
@@ -54,6 +55,30 @@ def test_every_verb_is_a_module_that_runs() -> None:
 
 def options_of(text: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
+
+
+@pytest.mark.parametrize(("library", "verb"), [("numpy", "convert"), ("pydicom", "survey")])
+def test_a_library_that_does_not_import_is_one_line_that_names_the_doctor(
+    library: str, verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{library}.py").write_text("raise ImportError('libz.so: cannot open')", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, out, err = run(*CONSOLE, verb, "--input", str(tmp_path), "--output", str(tmp_path / "o"))
+    assert (code, out) == (1, "")
+    line = "a library does not import (libz.so: cannot open): voxelbeam doctor says what to mend"
+    assert err == f"voxelbeam {verb}: error: {line}\n"
+
+
+def test_a_library_that_is_imported_late_and_does_not_import_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def late(_: object) -> int:
+        raise ImportError("libz.so: cannot open")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(late, "voxelbeam train")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_errors_speak_of_the_verb() -> None:
