@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,10 @@ import pytest
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
 from tests import stores
+
+# As commands have it. JAX, which TensorFlow imports where it is installed, would set it to 1, which
+# processes that tests start take for the user's wish to see all.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Whose fixtures serve a whole room: two workers would each make them.
 _ROOMS = ("tests/hostile/", "tests/serving/")

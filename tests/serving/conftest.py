@@ -1,9 +1,6 @@
 """One dataset and one model for all tests of serving; no test changes them."""
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
