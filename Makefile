@@ -15,9 +15,9 @@ EXTRAS := gcp aws test bench docs
 
 # Two locks: tensorflow-io, and with it TensorFlow 2.17 on Python 3.11 or 3.12 (default); or the newest
 # of everything (new). An environment keeps the one it was made with.
-LOCKS         := requirements.lock requirements-new.lock
 LOCK_default  := requirements.lock
 LOCK_new      := requirements-new.lock
+LOCKS         := $(LOCK_default) $(LOCK_new)
 STACK_FILE    := $(VENV)/.voxelbeam-stack
 ifneq ($(filter-out default new,$(STACK)),)
 $(error STACK is default or new: STACK=$(STACK))
