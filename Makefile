@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 OURS   := beam_jobs trainer serving
 # Tests run two at a time, a file's tests together: they share what its fixtures made.
 PARALLEL := -n 2 --dist loadscope
-EXTRAS := gcp aws test bench docs
+EXTRAS := gcp aws dicom_out test bench docs
 
 # Two locks: tensorflow-io, and with it TensorFlow 2.17 on Python 3.11 or 3.12 (default); or the newest
 # of everything (new). An environment keeps the one it was made with.
@@ -243,9 +243,9 @@ lock: $(TOOLS)/made ## write both locks anew from setup.py, to the newest versio
 	sed -E -i "$(ENVIRONMENTS)" requirements.lock
 	$(TOOLS)/bin/uv pip compile setup.py $(EXTRAS:%=--extra %) --no-config --no-strip-extras $(COMPILE) \
 	  --output-file requirements-new.lock
-	$(TOOLS)/bin/uv pip compile setup.py --extra gcp --extra io $(FOR_IMAGES) \
+	$(TOOLS)/bin/uv pip compile setup.py --extra gcp --extra dicom_out --extra io $(FOR_IMAGES) \
 	  --constraint requirements.lock | $(NAMES) > docker/runtime.txt
-	$(TOOLS)/bin/uv pip compile setup.py --extra gcp $(FOR_IMAGES) \
+	$(TOOLS)/bin/uv pip compile setup.py --extra gcp --extra dicom_out $(FOR_IMAGES) \
 	  --constraint requirements-new.lock | $(NAMES) > docker/runtime-new.txt
 	$(TOOLS)/bin/uv pip compile setup.py --extra gpu $(FOR_IMAGES) --generate-hashes \
 	  --constraint requirements.lock | $(CUDA) > docker/gpu.lock

@@ -41,6 +41,7 @@ CONVERSION = [
     "pillow>=10.3",
     "protobuf>=4.25,<7",
     "pydicom>=3.0.1,<4",
+    "requests>=2.32,<3",  # DICOMweb
     "rich>=13.7",
     "scipy>=1.13,<2",
     "threadpoolctl>=3.2,<4",
@@ -91,14 +92,18 @@ EXTRAS = {
         "google-cloud-storage>=2.18,<4",
     ],
     "aws": ["boto3>=1.34,<2", "botocore>=1.34,<2"],
+    # Answers as DICOM: Structured Reports and Parametric Maps.
+    "dicom_out": ["highdicom>=0.26,<0.29"],
     # cuDNN 9.11 has no code for compute capability below 7.5, for which TensorFlow is built: V100.
     "gpu": ["tensorflow[and-cuda]>=2.17.1,<2.22", "nvidia-cudnn-cu12<9.11"],
     "test": [
         "dcm2niix>=1.0.20250506",
+        "dicomweb-client>=0.60,<0.62",  # a client of DICOMweb that is not ours
         # An emulator of gs://, and (moto with flask) one of s3://.
         "flask>=3,<4",
         "flask-cors>=5",
         "gcp-storage-emulator>=2024.8.3",
+        "highdicom>=0.26,<0.29",
         "hypothesis>=6.100",
         "jax>=0.4.30,<1",  # another backend of Keras's, which every network must build on
         "medicai>=0.0.4,<0.1",  # networks of another package than ours
@@ -115,7 +120,12 @@ EXTRAS = {
     ],
     # The site of `docs/`. mermaidx draws diagrams with Mermaid itself, without browser and network.
     "docs": ["mermaidx>=0.10,<0.11", "mkdocs>=1.6,<2", "pygments>=2.18"],
-    "bench": ["dcm2niix>=1.0.20250506", "psutil>=5.9", "SimpleITK>=2.4"],
+    "bench": [
+        "dcm2niix>=1.0.20250506",
+        "dicomweb-client>=0.60,<0.62",
+        "psutil>=5.9",
+        "SimpleITK>=2.4",
+    ],
 }
 
 

@@ -32,7 +32,17 @@ ABROAD = {
 }
 LIBRARIES = {
     "beam_jobs.core": {
-        *("gdcm", "google", "google_crc32c", "nibabel", "numpy", "pandas", "pydicom", "scipy"),
+        *(
+            "gdcm",
+            "google",
+            "google_crc32c",
+            "highdicom",
+            "nibabel",
+            "numpy",
+            "pandas",
+            "pydicom",
+            "scipy",
+        ),
     },
     "trainer.networks": {"h5py", "keras", "numpy"},
     "trainer.networks.hypermodel": {"keras_tuner"},  # beside the room's

@@ -1,3 +1,3 @@
 """The distribution's version; setup.py reads it from here."""
 
-__version__ = "0.9.0"
+__version__ = "0.10.0"
