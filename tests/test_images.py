@@ -50,7 +50,7 @@ PYTHON = "3.11"
 # sdks/python/container, and Beam itself. To be looked up again when Beam's version changes.
 IN_BEAMS_IMAGE = {
     *("apache-beam", "google-crc32c", "grpcio", "jinja2", "markupsafe", "numpy", "pandas"),
-    *("pillow", "protobuf", "rich", "scipy", "threadpoolctl", "zstandard"),
+    *("pillow", "protobuf", "requests", "rich", "scipy", "threadpoolctl", "zstandard"),
 }
 BEAM_OF_THAT_LIST = "2.77.0"
 
@@ -233,7 +233,8 @@ def declared() -> dict[str, Any]:
 
 def test_images_with_tensorflow_install_what_the_package_requires_and_no_tools():
     stack, lists = installed_stack(), declared()
-    lines = [*lists["CONVERSION"], *lists["LEARNING"], *lists["EXTRAS"]["gcp"]]
+    lines = [*lists["CONVERSION"], *lists["LEARNING"]]
+    lines += [*lists["EXTRAS"]["gcp"], *lists["EXTRAS"]["dicom_out"]]
     if not stack:
         lines += lists["EXTRAS"]["io"]
     names = set(names_in(f"docker/runtime{stack}.txt"))

@@ -39,7 +39,8 @@ _DICOM = "convert, survey, and predict from DICOM"
 _ALL = "every command that reads a dataset or DICOM"
 _NETWORKS = "train, tune, saliency, export and predict"
 _AWS = "AWS profiles and single sign-on, Beam's own s3://"
-_GCP = "Dataflow, Google's federated credentials, Beam's own gs://"
+_GCP = "Dataflow, Google's federated credentials (dicomweb+https:// too), Beam's own gs://"
+_DICOM_OUT = "answers as DICOM: predict --dicom_sr, saliency --dicom_pm"
 _PAGES = "pages and charts of report, evaluate, tune and saliency"
 # Light ones first: whatever fails to import because another does stands behind that.
 LIBRARIES = (
@@ -54,6 +55,7 @@ LIBRARIES = (
     _needed("pylibjpeg-openjpeg", "openjpeg", "JPEG 2000 files"),
     _needed("pylibjpeg-rle", "rle", "RLE files"),
     _needed("google-crc32c", "google_crc32c", _ALL),
+    _needed("requests", "requests", "dicomweb+https://"),
     _needed("obstore", "obstore.store", "s3://, gs://, az:// and https://"),
     _needed("rich", "rich.console", "tables and bars on a terminal, and Keras: " + _NETWORKS),
     _needed("jinja2", "jinja2", _PAGES),
@@ -74,6 +76,7 @@ LIBRARIES = (
     _needed("keras", "keras", _NETWORKS, "Keras"),
     _needed("keras-tuner", "keras_tuner", "tune"),
     Library(package="tensorflow-io", module="tensorflow_io", extra="io", stops="verify --against"),
+    Library(package="highdicom", module="highdicom", extra="dicom_out", stops=_DICOM_OUT),
     Library(package="boto3", module="boto3", extra="aws", stops=_AWS),
     Library(package="google-auth", module="google.auth", extra="gcp", stops=_GCP),
     Library(
