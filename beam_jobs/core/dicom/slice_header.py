@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from beam_jobs.core.dicom import header_walk
+from beam_jobs.core.nifti.names import NIFTI_1, NIFTI_2
 
 
 class SliceHeader(NamedTuple):
@@ -21,6 +22,9 @@ class SliceHeader(NamedTuple):
     `tiles` is 0 for a plain image. In a mosaic it counts the tiles along one side of the stored
     image; `rows` and `columns` are then the tile's, `position` its own, and `frame` its number, row
     by row from the top left.
+
+    Of a NIfTI file (`is_nifti`) there is one of these a slice along the third voxel axis, `frame`
+    is its number there.
     """
 
     path: str
@@ -91,6 +95,11 @@ class SliceHeader(NamedTuple):
             header_walk.IMPLICIT_LITTLE,
             header_walk.EXPLICIT_LITTLE,
         )
+
+    @property
+    def is_nifti(self) -> bool:
+        """Whether it is a slice of a NIfTI file, which says nothing but where its voxels lie."""
+        return self.transfer_syntax in (NIFTI_1, NIFTI_2)
 
     @property
     def key(self) -> tuple[str, int]:
