@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from beam_jobs.common.files.archives import archive as archives
 from beam_jobs.common.files.archives.archive import Span
 from beam_jobs.common.files.clients import AT_ONCE, client_of, pool
-from beam_jobs.common.files.names import Entry, is_remote, split, split_member
+from beam_jobs.common.files.names import Entry, is_dicomweb, is_remote, split, split_member
 from beam_jobs.common.files.objects import Piece, read_range
 from beam_jobs.common.files.sources import known
 
@@ -81,14 +81,16 @@ def fetched_ahead(entries: Iterable[Entry], length: int) -> Iterator[None]:
 
     Args:
       entries: what will be opened, in that order; opening others, or in another order, costs time.
-        Local files are left alone.
+        Local files are left alone. Of DICOMweb's, whose series come whole, nothing is fetched, but
+        what the listing says of them is known.
       length: how much of each; the listing's size and stamp are known with it.
     """
     entries = list(entries)
-    wanted = list(_wanted([entry for entry in entries if is_remote(entry.path)], length))
-    if not wanted:
+    remote = [entry for entry in entries if is_remote(entry.path)]
+    if not remote:
         yield
         return
+    wanted = list(_wanted([entry for entry in remote if not is_dicomweb(entry.path)], length))
     before = known.entries, known.take
     ahead = _Ahead(wanted)
     known.entries, known.take = {entry.path: entry for entry in entries}, ahead.take

@@ -3,7 +3,8 @@
     from beam_jobs.common.files import interface as files
 
 A path is a local one, `gs://bucket/name`, `s3://bucket/name`, `az://container/name`, `http(s)://…`
-(read only), or a member of an archive in any of these (`export.zip!/train/x.dcm`, read only).
+(read only), a member of an archive in any of these (`export.zip!/train/x.dcm`, read only), or
+DICOM in a DICOMweb service (`dicomweb+https://host/path?Modality=MR`, read only).
 Local paths cost no import of a store's client. Whatever the function, it raises
 
   FileNotFoundError   where there is no such file, object, bucket or member;
@@ -25,6 +26,7 @@ from typing import IO
 from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, most_inflated
 from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.dicomweb.place import names_local_file
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, claim, claimed, lock, unclaim
 from beam_jobs.common.files.mirror import Mirror, fetched, fetched_once, mirrored
@@ -35,6 +37,7 @@ from beam_jobs.common.files.names import (
     StrPath,
     file_name,
     file_names,
+    is_dicomweb,
     is_remote,
     join,
     logical,
@@ -94,6 +97,7 @@ __all__ = [
     "file_names",
     "holds_files",
     "inflated",
+    "is_dicomweb",
     "is_dir",
     "is_remote",
     "join",
@@ -106,6 +110,7 @@ __all__ = [
     "most_inflated",
     "name_of",
     "names",
+    "names_local_file",
     "open_bytes",
     "open_read",
     "open_write",
@@ -135,7 +140,8 @@ def entries(root: StrPath) -> list[Entry]:
     """Every file below a root that is read, in the order of their paths.
 
     Hidden files and directories, DICOMDIR and what file managers leave behind are no input. An
-    archive, `root` itself or one below it, counts as a directory of its members. One that cannot
+    archive, `root` itself or one below it, counts as a directory of its members; of a search in a
+    DICOMweb service the files are the instances of the series that it finds. One that cannot
     be read is an entry that `open_bytes` refuses, as is a directory below a local `root` that
     cannot be listed, by its path with a slash at the end.
 
@@ -215,7 +221,7 @@ def read(path: StrPath, *, limit: int | None = MOST_BYTES) -> bytes:
         if limit is not None:
             require_size(size, limit, path)
 
-    if split_member(path) is not None:
+    if split_member(path) is not None or is_dicomweb(path):
         with closing(opening.open_source(path)) as source:
             require(source.size)
             return source.read_at(0, source.size)
@@ -323,7 +329,7 @@ def copy(source: StrPath, target: StrPath) -> None:
     """Copies a file; the target appears whole. Within a bucket the store does it."""
     source, target = text(source), text(target)
     require_written(target)
-    if is_remote(source) and is_remote(target):
+    if is_remote(source) and is_remote(target) and not is_dicomweb(source):
         objects.copy(source, target)
         return
     with open_read(source) as stream, open_write(target) as copied:

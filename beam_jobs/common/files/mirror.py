@@ -26,10 +26,12 @@ from beam_jobs.common import interrupts
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.clients import pool
+from beam_jobs.common.files.dicomweb.place import service_of
 from beam_jobs.common.files.local import require_plain
 from beam_jobs.common.files.names import (
     StrPath,
     is_archive,
+    is_dicomweb,
     is_remote,
     name_of,
     require_writable,
@@ -147,7 +149,7 @@ def fetched(path: StrPath) -> Iterator[Path]:
     Raises:
       FileNotFoundError: a store has nothing there.
       SpecialFileError: a named pipe, a device or a socket.
-      UsageError: an archive, which is never unpacked to a disk.
+      UsageError: an archive, which is never unpacked to a disk, or a DICOMweb service.
       StoreError: the store refuses.
     """
     path = text(path)
@@ -179,6 +181,8 @@ def _on_disk(path: str) -> Path | None:
     """What needs no fetching; None for what lies in a store."""
     if is_archive(path) or split_member(path) is not None:
         raise UsageError(f"{path}: has to be unpacked first")
+    if is_dicomweb(path):
+        raise UsageError(f"{service_of(path)}: a DICOMweb service holds no files but DICOM")
     if is_remote(path):
         return None
     require_plain(path)

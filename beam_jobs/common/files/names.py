@@ -3,6 +3,8 @@
     data/train/x.dcm                      a local file
     s3://bucket/train/x.dcm               an object; gs://, az://container/name, https://host/name
     s3://bucket/export.zip!/train/x.dcm   a member of an archive, which may lie in either place
+    dicomweb+https://host/path?KEY=VALUE  a search in a DICOMweb service; what it finds lies at
+    dicomweb+https://host/path/studies/UID/series/UID/instances/UID
 
 Nothing here opens anything. A path says all that another process needs to open it.
 """
@@ -18,12 +20,15 @@ from typing import NamedTuple
 
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import ContractError, shown
+from beam_jobs.common.files.dicomweb.place import DICOMWEB, SERVICES, require_plain, service_of
 
 StrPath = str | os.PathLike[str]
 
-SCHEMES = ("gs", "s3", "az", "http", "https")
-READ_ONLY = ("http", "https")
-KNOWN = "known: local paths, gs://, s3://, az://, https:// (to read)"
+READ_ONLY = ("http", "https", *DICOMWEB)
+SCHEMES = ("gs", "s3", "az", *READ_ONLY)
+KNOWN = (
+    "known: local paths, gs://, s3://, az://, https:// (to read), dicomweb+https:// (DICOM to read)"
+)
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 MEMBER = "!/"  # between an archive and the name of a member
@@ -33,7 +38,8 @@ _NO_OUTPUT = "an archive can be read, not written to"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # What a path object makes of "gs://bucket": repeated slashes fall together.
-_FOLDED = re.compile(r"(gs|s3|az|https?):/(?=[^/])")
+_FOLDED = re.compile(r"(gs|s3|az|(?:dicomweb\+)?https?):/(?=[^/])")
+_BEFORE_HOST = re.compile(r"(:/{1,2})[^/?#]*@")  # a name and a password
 _MEMBER = re.compile(r"(.+?\.(?:zip|tar|tar\.gz|tgz))!/", re.IGNORECASE | re.DOTALL)
 _TEMPORARY = re.compile(r"(.+)\.[0-9a-f]{12}\.part")
 _NAME_BYTES = 200  # of a name made of an id; every file system takes 255, a writer adds 18
@@ -95,14 +101,20 @@ def text(path: StrPath) -> str:
     's3://bucket/x'
     """
     if isinstance(path, str):
-        if path.startswith(("gs:/", "s3:/", "az:/", "http")) and _FOLDED.match(path):
-            raise UsageError(f"{path}: a slash is missing after the scheme ({_unfolded(path)})")
+        if path.startswith(("gs:/", "s3:/", "az:/", "http", "dicomweb")) and _FOLDED.match(path):
+            told = _without_user(path)
+            raise UsageError(f"{told}: a slash is missing after the scheme ({_unfolded(told)})")
         return path
     return _unfolded(os.fspath(path))
 
 
 def _unfolded(path: str) -> str:
     return _FOLDED.sub(r"\1://", path, count=1) if _FOLDED.match(path) else path
+
+
+def _without_user(address: str) -> str:
+    """An address as it may be told: without a name and a password before its host."""
+    return _BEFORE_HOST.sub(r"\1...@", address, count=1)
 
 
 def scheme_of(path: StrPath) -> str:
@@ -116,7 +128,7 @@ def scheme_of(path: StrPath) -> str:
     if found is None:
         return ""
     if found[1] not in SCHEMES:
-        raise UsageError(f"{path}: cannot use {found[1]}://; {KNOWN}")
+        raise UsageError(f"{_without_user(path)}: cannot use {found[1]}://; {KNOWN}")
     return found[1]
 
 
@@ -127,6 +139,11 @@ def is_remote(path: StrPath) -> bool:
       UsageError: its scheme is none that is known.
     """
     return scheme_of(path) != ""
+
+
+def is_dicomweb(path: StrPath) -> bool:
+    """Whether a path is a search in a DICOMweb service, or something that lies in one."""
+    return text(path).startswith(SERVICES)
 
 
 def require_writable(path: StrPath) -> None:
@@ -148,6 +165,8 @@ def require_written(path: StrPath) -> None:
     """
     path = text(path)
     scheme = scheme_of(path)
+    if scheme in DICOMWEB:
+        split(path)
     if scheme in READ_ONLY:
         raise UsageError(f"{path}: {scheme}:// can be read, not written to")
     if split_member(path) is not None:
@@ -159,17 +178,22 @@ def require_written(path: StrPath) -> None:
 def split(path: str) -> tuple[str, str, str]:
     """(scheme, bucket, name) of an object's path; of a web address (scheme, host, name).
 
+    Of a DICOMweb service's address the last is all behind the host, as it is written.
+
     >>> split("gs://bucket/a/b")
     ('gs', 'bucket', 'a/b')
 
     Raises:
-      UsageError: it names no bucket, or a web address has a query.
+      UsageError: it names no bucket; a web address has a query; that of a DICOMweb service has a
+        name before its host, or a fragment.
     """
     scheme = scheme_of(path)
+    if scheme in DICOMWEB:
+        require_plain(path)
     bucket, _, name = path.partition("://")[2].partition("/")
     if not bucket:
         raise UsageError(f"{path} names no {'host' if scheme in READ_ONLY else 'bucket'}")
-    if scheme in READ_ONLY:
+    if scheme in READ_ONLY and scheme not in DICOMWEB:
         if "?" in path:
             raise UsageError(f"{path}: a web address with a query cannot be read")
         name = urllib.parse.unquote(name)
@@ -182,7 +206,10 @@ def join(directory: StrPath, *names: str) -> str:
     >>> join("gs://bucket/dataset/", "manifest.json")
     'gs://bucket/dataset/manifest.json'
     """
-    return "/".join((text(directory).rstrip("/"), *names))
+    path = text(directory)
+    if is_dicomweb(path):  # no search term gets below
+        path = path.partition("?")[0]
+    return "/".join((path.rstrip("/"), *names))
 
 
 def trimmed(directory: StrPath) -> str:
@@ -197,6 +224,9 @@ def trimmed(directory: StrPath) -> str:
     path = text(directory)
     if is_remote(path):
         split(path)
+    if is_dicomweb(path):
+        address, mark, terms = path.partition("?")
+        return address.rstrip("/") + mark + terms
     member = _MEMBER.match(path)
     needed = member.end() if member else 1
     return path[:needed] + path[needed:].rstrip("/")
@@ -213,7 +243,7 @@ def name_of(path: StrPath) -> str:
 
 def is_archive(path: str) -> bool:
     """Whether a path is named like an archive (and is not a member of one)."""
-    return path.lower().endswith(ARCHIVES) and MEMBER not in path
+    return path.lower().endswith(ARCHIVES) and MEMBER not in path and not is_dicomweb(path)
 
 
 def split_member(path: str) -> tuple[str, str] | None:
@@ -224,7 +254,7 @@ def split_member(path: str) -> tuple[str, str] | None:
     >>> split_member("d/export.tar.gz!/1/x.dcm")
     ('d/export.tar.gz', '1/x.dcm')
     """
-    if MEMBER not in path:
+    if MEMBER not in path or is_dicomweb(path):
         return None
     found = _MEMBER.match(path)
     return (found[1], path[found.end() :]) if found else None
@@ -257,11 +287,16 @@ def _without_suffix(archive: str) -> str:
 def logical_root(root: str, path: str) -> str:
     """`logical` of a root, as the `logical` of a path below it begins; no slash at its end.
 
+    Of a search in a DICOMweb service it is the service: the same instance has the same name below
+    it by whatever terms it was found, and no term gets into a table.
+
     >>> logical_root("d/00001.zip", "d/00001.zip!/T1w/1.dcm")
     'd/00001'
     >>> logical_root("d/00001.zip", "d/00001.zip/1.dcm")  # a directory, whatever its name
     'd/00001.zip'
     """
+    if is_dicomweb(root):
+        return service_of(root)
     bare = root.rstrip("/")
     if MEMBER not in root and path.startswith(f"{bare}/"):
         return bare

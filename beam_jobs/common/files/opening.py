@@ -6,10 +6,13 @@ import os
 from collections import Counter
 from contextlib import closing
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import local, objects
 from beam_jobs.common.files.archives import archive as archives
 from beam_jobs.common.files.archives.inflate import GZIP, InflatedBytes
 from beam_jobs.common.files.clients import pool
+from beam_jobs.common.files.dicomweb import service
+from beam_jobs.common.files.dicomweb.place import service_of
 from beam_jobs.common.files.names import (
     GZIPPED,
     MEMBER,
@@ -17,6 +20,7 @@ from beam_jobs.common.files.names import (
     Listing,
     Status,
     is_archive,
+    is_dicomweb,
     is_remote,
     join,
     left_out_as,
@@ -38,6 +42,8 @@ def open_source(path: str) -> ByteSource:
     """A file as it is; who calls it closes it."""
     if MEMBER in path and (found := split_member(path)):
         return archives.open_member(*found)
+    if is_dicomweb(path):
+        return service.open_source(path)
     if is_remote(path):
         return ObjectBytes(path)
     if path.endswith("/"):
@@ -52,6 +58,8 @@ def listing(root: str, *, counted: bool = True) -> Listing:
       root: a directory or an archive.
       counted: also count files in hidden directories of a disk, which costs a look into each.
     """
+    if is_dicomweb(root):
+        return service.listing(root)
     if found := split_member(root):
         files, left_out = archives.listing(*found)
         return Listing(_in_order(files), left_out)
@@ -102,6 +110,8 @@ def _is_directory(path: str) -> bool:
 
 def holds_files(root: str) -> bool:
     """Whether `listing` would find any that is read."""
+    if is_dicomweb(root):
+        return service.holds_files(root)
     if not is_remote(root) or is_archive(root) or split_member(root):
         return bool(listing(root, counted=False).entries)
     prefix = join(root, "")
@@ -110,6 +120,8 @@ def holds_files(root: str) -> bool:
 
 def stat(path: str) -> Status | None:
     """Size, time of change and version of a file; None where there is no such file."""
+    if is_dicomweb(path):
+        return service.stat(path)
     if found := split_member(path):
         return archives.stat(*found)
     return objects.stat(path) if is_remote(path) else local.stat(path)
@@ -117,6 +129,7 @@ def stat(path: str) -> Status | None:
 
 def names(directory: str) -> list[str]:
     """Names of the files directly in a directory, sorted; none where it is not."""
+    _require_names(directory)
     if found := split_member(directory):
         return archives.names(*found)
     return objects.names(directory) if is_remote(directory) else local.list_names(directory)
@@ -124,14 +137,27 @@ def names(directory: str) -> list[str]:
 
 def tree(directory: str) -> list[str]:
     """Every file below a directory, hidden ones too, as `interface.tree` has it."""
+    _require_names(directory)
     if not is_remote(directory):
         return local.tree(directory)
     prefix = join(directory, "")
     return sorted(entry.path[len(prefix) :] for entry in objects.entries(prefix))
 
 
+def _require_names(directory: str) -> None:
+    """Refuses a DICOMweb service, which has series and no names of files.
+
+    Raises:
+      UsageError: it is one.
+    """
+    if is_dicomweb(directory):
+        raise UsageError(f"{service_of(directory)}: a DICOMweb service holds no files but DICOM")
+
+
 def is_dir(path: str) -> bool:
     """Whether anything lies below a path; an archive is a directory."""
+    if is_dicomweb(path):
+        return service.stat(path) is None and service.holds_files(path)
     if found := split_member(path):
         return archives.is_dir(*found)
     if is_archive(path) and stat(path) is not None:
