@@ -7,13 +7,21 @@ PS3.3 C.7.6.2. Voxel indices are (row, column, slice); an index is that of a vox
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from beam_jobs.core.reasons import Reason, RejectedError
+
 Array = npt.NDArray[np.float64]
 
 PLANES = ("sagittal", "coronal", "axial")
+
+# No scanner images a larger volume (a whole body is 2 m long and fills 1 m³); what claims to be
+# larger would only cost the memory of its lattice.
+MAX_EXTENT_MM = 3000.0
+MAX_VOLUME_MM3 = 2e9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +99,52 @@ class VolumeGeometry:
         affine[:3, :3] = [[0, column, 0], [row, 0, 0], [0, 0, slice_]]
         affine[:3, 3] = first
         return cls(shape=shape, affine=affine)
+
+
+def require_plausible_size(shape: tuple[int, int, int], spacing: Array, note: str = "") -> None:
+    """Refuses a volume that no scanner images.
+
+    Args:
+      shape: voxels along each axis.
+      spacing: (3,) mm between them.
+      note: what else there is to say.
+
+    Raises:
+      RejectedError: it is one.
+    """
+    extents = np.asarray(shape) * spacing
+    if extents.max() > MAX_EXTENT_MM or extents.prod() > MAX_VOLUME_MM3:
+        measured = " x ".join(f"{extent:.4g}" for extent in extents)
+        raise RejectedError(
+            Reason.INVALID_GEOMETRY, f"the volume would measure {measured} mm{note}"
+        )
+
+
+def displayed(values: npt.NDArray[Any], affine: Array) -> tuple[npt.NDArray[Any], Array]:
+    """A volume turned round along its axes, so that they run as in DICOM images of its plane.
+
+    Scanners' images have their columns to the left (sagittal: to posterior) and their rows to
+    posterior or inferior, and stacks ascend along the normal of these. What is sampled from the
+    begin of each axis is then sampled alike, whichever way a file stores them.
+
+    Args:
+      values: (row, column, slice).
+      affine: 4x4, its indices to LPS mm.
+
+    Returns:
+      A view of the values, and its affine.
+    """
+    axes = np.argmax(np.abs(affine[:3, :3]), axis=0)
+    sagittal, axial = axes[2] == 0, axes[2] == 2
+    wanted = np.array([-1 if sagittal else 1, 1, 1 if axial else -1])
+    turned = affine.copy()
+    steps = [slice(None)] * 3
+    for index, axis in enumerate(axes):
+        if affine[axis, index] * wanted[axis] < 0:
+            steps[index] = slice(None, None, -1)
+            turned[:3, 3] += (values.shape[index] - 1) * turned[:3, index]
+            turned[:3, index] *= -1
+    return values[tuple(steps)], turned
 
 
 def slice_directions(orientation: npt.ArrayLike) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ from beam_jobs.core.foreground import (
     foreground_threshold,
     percentiles,
 )
-from beam_jobs.core.geometry import Array, VolumeGeometry
+from beam_jobs.core.geometry import Array, VolumeGeometry, displayed
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema, require_recordable
 from beam_jobs.core.reduction import Float32
@@ -281,6 +281,8 @@ def resample_series(
         # The pixels decide: beside a blank stack `values` may hold the zeros outside of it.
         if counted.one_value is not None:
             raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {counted.one_value:g}")
+        if grid is None and series.first.is_nifti:
+            values, affine = displayed(values, affine)
         return grid or grid_around(grid_centre(values, affine, spec), spec)
 
     slices = counted.watch(stored_slices(series.headers))
@@ -299,6 +301,8 @@ def grid_around(centre: Array, spec: PreprocessSpec) -> VolumeGeometry:
 
 # Voxels scaled at once: few enough for the processor's cache.
 _SCALED = 1 << 17
+# Of floats: what differs by less has no quotient in float32.
+_LEAST_CONTRAST = 1e-30
 # Air kept above a foreground that is taller than the field of view.
 _TOP_MARGIN_MM = 8.0
 
@@ -344,6 +348,8 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
     low, high = percentiles(foreground if foreground.size else values, spec.percentiles)
     if not high > low:
         low, high = float(values.min()), float(values.max())
+    if high - low < _LEAST_CONTRAST:
+        raise RejectedError(Reason.BLANK_SERIES, f"values differ by no more than {high - low:g}")
     top = 1.0 if spec.dtype == "float16" else float(np.iinfo(spec.dtype).max)
     bottom, factor = np.float32(low), np.float32(top / (high - low))
     rows = max(1, _SCALED * len(array) // array.size)

@@ -32,6 +32,8 @@ class Reason(enum.StrEnum):
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     TRUNCATED_PIXELS = "truncated_pixels"
     UNDECODABLE_PIXELS = "undecodable_pixels"
+    NOT_FINITE = "not_finite"
+    SEVERAL_VOLUMES = "several_volumes"
     MOSAIC = "mosaic"
     TOO_LARGE = "too_large"
     NO_PATIENT_ID = "no_patient_id"
@@ -61,7 +63,7 @@ class Reason(enum.StrEnum):
 
 SENTENCES: dict[Reason, str] = {
     Reason.UNREADABLE_FILE: "The file cannot be opened or read.",
-    Reason.NOT_DICOM: "The file is not a DICOM Part 10 file.",
+    Reason.NOT_DICOM: "The file is not a DICOM Part 10 file, nor NIfTI where it is named so.",
     Reason.CORRUPT_HEADER: "The header cannot be parsed, or a needed value is malformed.",
     Reason.NO_PIXELS: "The object holds no pixel data.",
     Reason.NOT_GREYSCALE: "Colour or palette pixels are not an image modality's samples.",
@@ -70,6 +72,8 @@ SENTENCES: dict[Reason, str] = {
     Reason.UNSUPPORTED_PIXELS: "No decoder under a permissive licence reads this pixel encoding.",
     Reason.TRUNCATED_PIXELS: "There are fewer pixel bytes than rows, columns and bits require.",
     Reason.UNDECODABLE_PIXELS: "The pixel data cannot be decoded.",
+    Reason.NOT_FINITE: "Voxels are NaN, infinite or beyond the range of float32.",
+    Reason.SEVERAL_VOLUMES: "A NIfTI file of several volumes (4D) does not say which one is meant.",
     Reason.MOSAIC: "An image of tiles (mosaic, grid) does not say where its slices lie.",
     Reason.TOO_LARGE: "It is small and claims, or unpacks to, more than any image holds.",
     Reason.NO_PATIENT_ID: "Nothing says whose it is (a placeholder does not): see --patient_from.",

@@ -20,7 +20,14 @@ import numpy as np
 
 from beam_jobs.core.dicom.duplicates import Fingerprints, collapse, name_of
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
-from beam_jobs.core.geometry import Array, VolumeGeometry, slice_directions
+from beam_jobs.core.geometry import (
+    MAX_EXTENT_MM,
+    Array,
+    VolumeGeometry,
+    require_plausible_size,
+    slice_directions,
+)
+from beam_jobs.core.nifti.slices import lattice_of
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.repetitions import (
     Left,
@@ -40,11 +47,7 @@ EVEN_TOLERANCE = 0.05
 MAX_GAP_STEPS = 4.01
 # Slices may lie off the stack's line by this share of the pixel spacing.
 OFF_LINE = 0.5
-# No scanner images a larger volume (a whole body is 2 m long and fills 1 m³); what claims to be
-# larger would only cost the memory of its lattice.
-MAX_EXTENT_MM = 3000.0
 MIN_SPACING_MM = 1e-5
-MAX_VOLUME_MM3 = 2e9
 # What a series' pixels may take, though its files are small: blank images take next to nothing, a
 # lossy codec leaves a twentieth of others. Decoding more would take minutes, or all memory.
 ALWAYS_BYTES = 512 << 20
@@ -58,7 +61,8 @@ class Series:
     """One stack of parallel slices in spatial order.
 
     Attributes:
-      headers: the slices, ascending along the slice normal.
+      headers: the slices, ascending along the slice normal; a NIfTI file's in its own order, which
+        may descend.
       geometry: the regular lattice the stack is read on. For an uneven stack it has the median
         step, and the slices lie at `offsets` on it.
       offsets: slice index (float) of each header on `geometry`; 0, 1, 2, ... for an even stack.
@@ -105,19 +109,21 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
       every file left out, be it by rule (localizer, derived image, exact duplicate) or for a fault.
       Every file stands in exactly one of them, unless it holds several stacks or repetitions.
     """
-    groups: dict[tuple[str, str], list[SliceHeader]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[SliceHeader]] = defaultdict(list)
     for header in headers:
-        groups[header.study_uid, header.series_uid].append(header)
+        file = header.path if header.is_nifti else ""  # which is a series
+        groups[header.study_uid, header.series_uid, file].append(header)
     series: list[Series] = []
     rejections: list[Rejection] = []
-    for (_, series_uid), members in sorted(groups.items(), key=lambda item: item[0]):
+    for (_, series_uid, _), members in sorted(groups.items(), key=lambda item: item[0]):
         # Input order must not matter: ties below are broken by path and frame.
         members.sort(key=lambda header: header.key)
         found: list[Series] = []
         # Stacks left out for one reason are one rejection: two hundred mosaics stored twice.
         unused: dict[tuple[Reason, str], list[SliceHeader]] = defaultdict(list)
-        for stack in split_stacks(members):
-            volumes, left = _volumes(stack)
+        whole = members[0].is_nifti
+        for stack in [members] if whole else split_stacks(members):
+            volumes, left = _volume_of_file(stack) if whole else _volumes(stack)
             found += volumes
             for images, reason, detail in left:
                 unused[reason, detail] += images
@@ -131,6 +137,20 @@ def assemble(headers: Iterable[SliceHeader]) -> tuple[list[Series], list[Rejecti
             for (reason, detail), images in unused.items()
         ]
     return series, rejections
+
+
+def _volume_of_file(images: list[SliceHeader]) -> tuple[list[Series], list[Left]]:
+    """The series of a NIfTI file, on the lattice that its header tells."""
+    first = images[0]
+    try:
+        if min(first.rows or 0, first.columns or 0, len(images)) < 2:
+            raise RejectedError(Reason.TOO_FEW_SLICES, "one voxel thick, at least two required")
+        _require_backed(images)
+        offsets = tuple(float(k) for k in range(len(images)))
+        found = Series(headers=tuple(images), geometry=lattice_of(images), offsets=offsets)
+    except RejectedError as error:
+        return [], [(images, error.reason, str(error))]
+    return [found], []
 
 
 def _volumes(stack: list[SliceHeader]) -> tuple[list[Series], list[Left]]:
@@ -231,7 +251,7 @@ def _order(images: Sequence[SliceHeader], normal: Array) -> Series:
     count = round(offsets[-1]) + 1
     shape = (kept[0].rows or 0, kept[0].columns or 0, count)
     _require_backed(kept)
-    _require_plausible_size(shape, np.linalg.norm(affine[:3, :3], axis=0))
+    require_plausible_size(shape, np.linalg.norm(affine[:3, :3], axis=0))
     try:
         geometry = VolumeGeometry(shape=shape, affine=affine)
     except ValueError as error:
@@ -262,21 +282,6 @@ def _pixel_spacing(header: SliceHeader) -> tuple[float, float]:
             Reason.INVALID_GEOMETRY, "PixelSpacing (0028,0030) must be two positive lengths in mm"
         )
     return spacing[0], spacing[1]
-
-
-def _require_plausible_size(shape: tuple[int, int, int], spacing: Array) -> None:
-    """Refuses a volume that no scanner images.
-
-    Args:
-      shape: (rows, columns, slices).
-      spacing: (3,) mm between them.
-    """
-    extents = np.asarray(shape) * spacing
-    if extents.max() > MAX_EXTENT_MM or extents.prod() > MAX_VOLUME_MM3:
-        raise RejectedError(
-            Reason.INVALID_GEOMETRY,
-            f"the volume would measure {' x '.join(f'{extent:.4g}' for extent in extents)} mm",
-        )
 
 
 def _require_backed(images: Sequence[SliceHeader]) -> None:
@@ -367,7 +372,7 @@ def _order_without_geometry(stack: Sequence[SliceHeader]) -> Series:
     _require_backed(stack)
     if not MIN_SPACING_MM < step < MAX_EXTENT_MM:
         raise RejectedError(Reason.INVALID_GEOMETRY, f"slices {step:g} mm apart")
-    _require_plausible_size(shape, np.array([*spacing, step]))
+    require_plausible_size(shape, np.array([*spacing, step]))
     try:
         geometry = VolumeGeometry.canonical(shape, (*spacing, step), (0.0, 0.0, 0.0))
     except ValueError as error:

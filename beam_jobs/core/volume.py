@@ -20,8 +20,8 @@ class Volume:
     """Voxels on a lattice in patient space.
 
     Attributes:
-      array: (row, column, slice); integers as stored where no rescaling applies, else float32
-        (float64 where 32-bit samples need it).
+      array: (row, column, slice); integers, or a NIfTI file's floats, as stored where no rescaling
+        applies, else float32 (float64 where samples of 32 bits or more need it).
       geometry: where they lie.
     """
 
@@ -47,7 +47,7 @@ class Volume:
         if not name.endswith((".nii", ".nii.gz")):
             raise ValueError(f"{name} must end in .nii or .nii.gz")
         ras = np.diag([-1.0, -1.0, 1.0, 1.0]) @ self.affine
-        image = nibabel.Nifti1Image(self.array, ras)
+        image = nibabel.Nifti1Image(self.array, ras, dtype=self.array.dtype)
         image.set_sform(ras, code="scanner")
         image.header.set_xyzt_units("mm")
         data = image.to_bytes()

@@ -24,6 +24,10 @@ ADVICE: dict[Reason, str] = {
     Reason.TRUNCATED_PIXELS: "The transfer broke off: copy the file again.",
     Reason.UNDECODABLE_PIXELS: "Copy the file again; if that does not help, decompress it with "
     "another tool and look at the image.",
+    Reason.NOT_FINITE: "Write a copy with numbers in their place, 0 for what lies outside the head "
+    "(numpy.nan_to_num on what nibabel reads).",
+    Reason.SEVERAL_VOLUMES: "Write the volume that is meant to a file of its own (fslroi, or "
+    "nibabel.four_to_three).",
     Reason.MOSAIC: "Export it again with the scanner's private elements, which anonymising often "
     "removes, or as classic or enhanced multi-frame images.",
     Reason.TOO_LARGE: "Look where the file came from. A sound one may be read when another tool "

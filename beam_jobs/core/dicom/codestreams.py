@@ -338,3 +338,12 @@ def only_stored_bits(header: SliceHeader, samples: npt.NDArray[Any]) -> npt.NDAr
             samples <<= width - 1 - high_bit
             samples >>= width - stored
     return samples
+
+
+def unpack_12_bits(packed: memoryview) -> npt.NDArray[np.uint16]:
+    """Samples of 12 bits allocated (retired from PS3.5), two in three bytes, low bits first."""
+    pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
+    first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
+    second = pairs[:, 1] >> 4 | pairs[:, 2] << 4
+    samples: npt.NDArray[np.uint16] = np.stack([first, second], axis=1).ravel()
+    return samples

@@ -84,7 +84,8 @@ class Fingerprints:
 
 
 def _fingerprint(stored: StoredSlice) -> Fingerprint:
-    samples = np.ascontiguousarray(stored.samples, dtype=np.int64)
+    kind = np.float64 if stored.samples.dtype.kind == "f" else np.int64
+    samples = np.ascontiguousarray(stored.samples, dtype=kind)
     found = hashlib.blake2b(samples.data, digest_size=16)
     found.update(repr((stored.slope, stored.intercept)).encode())
     return Fingerprint(found.digest(), stored.blank)

@@ -1,7 +1,8 @@
 """One pass over each file's header: identity, geometry, and where the pixels lie. Reads no pixels.
 
 A classic object gives one `SliceHeader`, a multi-frame object one a frame. Plain files go through
-`header_walk`; anything unusual goes to pydicom, and the two agree on every field (tested).
+`header_walk`; anything unusual goes to pydicom, and the two agree on every field (tested). A NIfTI
+file, told by its name, gives one a slice (`core.nifti`).
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from beam_jobs.core.dicom.reading import (
     unreadable,
 )
 from beam_jobs.core.dicom.slice_header import SliceHeader
+from beam_jobs.core.nifti.header import begins_as_nifti
+from beam_jobs.core.nifti.names import is_nifti
+from beam_jobs.core.nifti.slices import read_slices
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 
 __all__ = [
@@ -119,6 +123,8 @@ def read_headers(path: files.StrPath) -> list[SliceHeader]:
         raise RejectedError(Reason.UNUSABLE_NAME, "the name is not valid UTF-8", path=path)
     try:
         with files.open_bytes(path) as source:
+            if is_nifti(path) and not _is_dicom(source):
+                return read_slices(path, source)
             headers = _read_plain(path, source)
             if headers:
                 return _images_of(headers, path, source)
@@ -128,6 +134,12 @@ def read_headers(path: files.StrPath) -> list[SliceHeader]:
             return _inflated_headers(path, source, start)
     except OSError as error:
         raise unreadable(error, path) from error
+
+
+def _is_dicom(source: files.ByteSource) -> bool:
+    """Whether a file is DICOM although it is named like NIfTI."""
+    begin = source.read_at(0, 132)
+    return begin[128:] == b"DICM" and not begins_as_nifti(begin)
 
 
 def _inflated_headers(path: str, source: files.ByteSource, start: int) -> list[SliceHeader]:

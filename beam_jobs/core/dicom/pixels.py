@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -19,20 +19,27 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from beam_jobs.common.files.interface import ByteSource, LocalBytes, open_bytes
-from beam_jobs.core.dicom.codestreams import decode_frame, encapsulated_frames, only_stored_bits
+from beam_jobs.core.dicom.codestreams import (
+    decode_frame,
+    encapsulated_frames,
+    only_stored_bits,
+    unpack_12_bits,
+)
 from beam_jobs.core.dicom.header_walk import DEFLATED, EXPLICIT_BIG
 from beam_jobs.core.dicom.headers import ENCAPSULATED, SliceHeader, require_pixel_bytes
 from beam_jobs.core.dicom.modality_lut import through_modality_lut
 from beam_jobs.core.dicom.mosaics import whole_image
 from beam_jobs.core.dicom.reading import PieceLimit, as_plain, parse, unreadable
+from beam_jobs.core.nifti.voxels import NiftiReader
 from beam_jobs.core.reasons import Reason, RejectedError
 
 
 class StoredSlice(NamedTuple):
     """One slice's samples and how they become values: `value = samples * slope + intercept`.
 
-    `samples` is (row, column) and valid only until the next slice is read (the buffer is
-    used again). MONOCHROME1 inversion is folded into slope and intercept (PS3.3 C.7.6.3.1.2).
+    `samples` is (row, column), integers or a NIfTI file's floats, and valid only until the next
+    slice is read (the buffer is used again). MONOCHROME1 inversion is folded into slope and
+    intercept (PS3.3 C.7.6.3.1.2).
     `blank` is what `is_blank` says of the samples.
     """
 
@@ -119,24 +126,27 @@ def _read_slices(headers: Iterable[SliceHeader]) -> Iterator[StoredSlice]:
     deflated = _DeflatedReader()
     parsed = _DatasetReader()
     tiled = _TileReader()
-    for header in headers:
-        try:
-            if header.tiles:
-                samples = tiled.read(header)
-            elif header.is_native:
-                samples = native.read(header)
-            elif header.transfer_syntax in ENCAPSULATED:
-                samples = compressed.read(header)
-            elif header.transfer_syntax == DEFLATED:
-                samples = deflated.read(header)
-            else:
-                samples = parsed.read(header)
-            if header.has_modality_lut:
-                yield _through_modality_lut(header, samples)
-            else:
-                yield _with_rescale(header, samples)
-        except OSError as error:
-            raise unreadable(error, header.path) from error
+    with closing(NiftiReader()) as nifti:
+        for header in headers:
+            try:
+                if header.is_nifti:
+                    samples = nifti.read(header)
+                elif header.tiles:
+                    samples = tiled.read(header)
+                elif header.is_native:
+                    samples = native.read(header)
+                elif header.transfer_syntax in ENCAPSULATED:
+                    samples = compressed.read(header)
+                elif header.transfer_syntax == DEFLATED:
+                    samples = deflated.read(header)
+                else:
+                    samples = parsed.read(header)
+                if header.has_modality_lut:
+                    yield _through_modality_lut(header, samples)
+                else:
+                    yield _with_rescale(header, samples)
+            except OSError as error:
+                raise unreadable(error, header.path) from error
 
 
 def _with_rescale(header: SliceHeader, samples: npt.NDArray[Any]) -> StoredSlice:
@@ -242,7 +252,7 @@ class _NativeReader:
                 path=header.path,
             )
         if header.bits_allocated == 12:
-            samples = _unpack_12_bits(self._buffer)
+            samples = unpack_12_bits(self._buffer)
             self._samples = samples.reshape(header.rows or 0, header.columns or 0)
             if header.pixel_representation:
                 self._samples = self._samples.view("<i2")
@@ -305,15 +315,6 @@ class _TileReader:
         row, column = divmod(header.frame, header.tiles)
         tile = self._image[row * rows : (row + 1) * rows, column * columns : (column + 1) * columns]
         return np.ascontiguousarray(tile)
-
-
-def _unpack_12_bits(packed: memoryview) -> npt.NDArray[np.uint16]:
-    """Samples of 12 bits allocated (retired from PS3.5), two in three bytes, low bits first."""
-    pairs = np.frombuffer(packed, dtype=np.uint8).reshape(-1, 3).astype(np.uint16)
-    first = pairs[:, 0] | (pairs[:, 1] & 0x0F) << 8
-    second = pairs[:, 1] >> 4 | pairs[:, 2] << 4
-    samples: npt.NDArray[np.uint16] = np.stack([first, second], axis=1).ravel()
-    return samples
 
 
 class _CompressedReader:
