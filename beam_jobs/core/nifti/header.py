@@ -279,7 +279,7 @@ def _affine(field: dict[str, tuple[Any, ...]], shape: tuple[int, int, int], vers
 
 
 def _qform(quatern: tuple[float, ...], pixdim: tuple[float, ...], rounding: float) -> Array:
-    """(3, 4) of the quaternion's method ("method 2" of nifti1.h), RAS; `rounding` of its numbers."""
+    """(3, 4) of the quaternion's method ("method 2" of nifti1.h), RAS; `rounding` of one."""
     *imaginary, x, y, z = quatern
     steps = np.array(pixdim[1:4])
     if not (np.isfinite(imaginary).all() and np.isfinite(steps).all() and steps.min() > 0):

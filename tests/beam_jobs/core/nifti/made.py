@@ -41,6 +41,11 @@ def image(
     return made
 
 
+def opened(path: str) -> Any:
+    """A file as nibabel has it."""
+    return nibabel.load(path)
+
+
 def bytes_of(made: Any = None, **fields: Any) -> bytes:
     """A file of an image, fields of its header overwritten as they are given."""
     made = image() if made is None else made

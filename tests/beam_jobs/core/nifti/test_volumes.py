@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from beam_jobs.core.dicom.duplicates import Fingerprints
 from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
+from beam_jobs.core.geometry import Array
 from beam_jobs.core.nifti.header import parse_header
+from beam_jobs.core.series import assemble
 from beam_jobs.core.volume import load_volume
-from tests.beam_jobs.core.nifti.made import AXIAL, bytes_of, image, series_of, voxels, write
+from tests.beam_jobs.core.nifti.made import AXIAL, bytes_of, image, opened, series_of, voxels, write
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 ROW_COLUMN = np.eye(4)[[1, 0, 2, 3]]  # indices (row, column, slice) from (i, j, k)
@@ -23,7 +25,7 @@ TYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8")
 
 def assert_same(path: str) -> None:
     """Values and places of a file are nibabel's."""
-    found, theirs = load_volume(series_of(path)), nibabel.load(path)
+    found, theirs = load_volume(series_of(path)), opened(path)
     values = np.asanyarray(theirs.dataobj)
     np.testing.assert_allclose(found.array.transpose(1, 0, 2), values, rtol=1e-6)
     np.testing.assert_allclose(found.affine @ ROW_COLUMN, LPS @ theirs.affine, atol=1e-9)
@@ -45,7 +47,7 @@ def test_every_type_in_either_byte_order_is_read_to_the_bit(
         found = load_volume(series_of(path)).array
         assert found.dtype == values.dtype.newbyteorder("=")
         assert np.array_equal(found.transpose(1, 0, 2), values)
-        assert np.array_equal(np.asanyarray(nibabel.load(path).dataobj), values)
+        assert np.array_equal(np.asanyarray(opened(path).dataobj), values)
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2", "i4", "i8", "f4", "f8"])
@@ -62,14 +64,15 @@ def test_floats_with_scaling_are_float64(tmp_path: Path) -> None:
     assert load_volume(series_of(path)).array.dtype == np.float64
 
 
-def rotation(axis: np.ndarray, angle: float) -> np.ndarray:
+def rotation(axis: Array, angle: float) -> Array:
     """(3, 3) by Rodrigues' formula."""
     x, y, z = axis / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    turned: Array = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return turned
 
 
-def oblique(angle: float = 0.3) -> np.ndarray:
+def oblique(angle: float = 0.3) -> Array:
     affine = np.eye(4)
     affine[:3, :3] = rotation(np.array([1.0, 2.0, -1.0]), angle) * [-0.9, 1.1, 4.0]
     affine[:3, 3] = 12.5, -70.25, 33.0
@@ -165,8 +168,8 @@ def test_a_first_voxel_of_0_follows_the_header(tmp_path: Path) -> None:
 
 
 def test_one_volume_of_four_dimensions_is_one(tmp_path: Path) -> None:
-    assert_same_shape = series_of(write(tmp_path / "x.nii", bytes_of(image(voxels((6, 5, 4, 1))))))
-    assert assert_same_shape.geometry.shape == (5, 6, 4)
+    found = series_of(write(tmp_path / "x.nii", bytes_of(image(voxels((6, 5, 4, 1))))))
+    assert found.geometry.shape == (5, 6, 4)
 
 
 def test_content_says_what_is_packed_not_the_name(tmp_path: Path) -> None:
@@ -178,8 +181,6 @@ def test_content_says_what_is_packed_not_the_name(tmp_path: Path) -> None:
 
 
 def test_two_files_of_equal_headers_are_two_series(tmp_path: Path) -> None:
-    from beam_jobs.core.series import assemble
-
     paths = [write(tmp_path / name, bytes_of()) for name in ("b.nii", "a.nii")]
     headers, _ = index_files(paths)
     series, rejected = assemble(headers)
@@ -221,8 +222,8 @@ def test_slices_may_be_read_in_any_order(tmp_path: Path) -> None:
     for frame in (3, 1, 1, 0, 2):
         (found,) = (each.samples.copy() for each in stored_slices([headers[frame]]))
         assert np.array_equal(found, voxels()[..., frame].T)
-    found = [each.samples.copy() for each in stored_slices(headers[k] for k in (2, 0, 3))]
-    for frame, samples in zip((2, 0, 3), found, strict=True):
+    several = [each.samples.copy() for each in stored_slices(headers[k] for k in (2, 0, 3))]
+    for frame, samples in zip((2, 0, 3), several, strict=True):
         assert np.array_equal(samples, voxels()[..., frame].T)
 
 
