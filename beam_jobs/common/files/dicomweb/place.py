@@ -14,7 +14,9 @@ DICOMWEB = ("dicomweb+http", "dicomweb+https")
 SERVICES = tuple(f"{scheme}://" for scheme in DICOMWEB)
 
 _UID = "[0-9.]{1,64}"
-_BELOW_SERVICE = re.compile(rf"/studies/{_UID}(/series/{_UID}(/instances(/{_UID})?)?)?/?\Z")
+_BELOW_SERVICE = re.compile(
+    rf"/studies/{_UID}(/series/{_UID}(/instances(/(?:{_UID}|unlisted-[0-9]+))?)?)?/?\Z"
+)
 _LOCAL_TERM = re.compile(r"[?&][^=&]*=(?:@|%40)")
 
 

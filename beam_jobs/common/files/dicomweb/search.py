@@ -1,0 +1,317 @@
+"""What a search finds, by QIDO-RS, and what each series holds, by its metadata (PS3.18 10.6, 10.4).
+
+Studies are searched for by the terms of studies, then each for series by the terms of series: that
+services match a study's attributes when series are searched for is optional. Pages are turned until
+an empty one, for services cap them; answers come in any order, and some twice.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.dicomweb import session
+from beam_jobs.common.files.dicomweb.address import TERMS, Root, SeriesAddress, Service, is_uid
+from beam_jobs.common.files.dicomweb.session import CutError, Patience
+from beam_jobs.common.files.dicomweb.spool import Listed
+from beam_jobs.common.files.objects import stamp_of
+
+JSON = "application/dicom+json"
+_PAGE = 1000
+_ANSWER_BYTES = 1 << 30
+_SOP_CLASS, _SOP_UID = "00080016", "00080018"
+_STUDY_UID, _SERIES_UID = "0020000D", "0020000E"
+_MODALITY, _IMAGES = "00080060", "00201209"
+_SERIES_FIELDS = (_IMAGES, "0008103E", "00180015", "00181030")
+
+# Modalities whose objects are no images of their own (PS3.3 C.7.3.1.1.1).
+NO_IMAGES = frozenset(
+    {
+        *("ASMT", "AU", "DOC", "ECG", "EPS", "FID", "HD", "KO", "M3D", "PLAN", "PR", "REG", "RESP"),
+        *("RTINTENT", "RTPLAN", "RTRAD", "RTRECORD", "RTSEGANN", "RTSTRUCT", "RWV", "SEG", "SMR"),
+        *("SR", "STAIN", "TEXTUREMAP", "ANN", "SRF", "VA"),
+    }
+)
+# Objects that lie in series of images and are none to learn from: Parametric Maps are answers.
+_NO_IMAGE_CLASSES = {"1.2.840.10008.5.1.4.1.1.30": "PM"}
+NO_UID = "series without a valid UID"
+
+# Of the answer they depend on the address and the moment, not on the instance.
+_VOLATILE = {"00080054", "00080056", "00081190"}
+
+
+class Series(NamedTuple):
+    """A series that a search found.
+
+    Attributes:
+      address: of it, None where its UIDs are none that can be requested.
+      modality: of it, "" where the service does not say.
+      images: how many instances the service counts, None where it does not say.
+    """
+
+    address: SeriesAddress | None
+    modality: str
+    images: int | None
+
+
+class Content(NamedTuple):
+    """What a series holds.
+
+    Attributes:
+      listed: stamp and UIDs.
+      left_out: SOP Instance UID → what it is left out as.
+    """
+
+    listed: Listed
+    left_out: Mapping[str, str]
+
+
+def find_studies(root: Root, *, page: int = _PAGE) -> Iterator[tuple[Service, str]]:
+    """(service, Study Instance UID) of each study that a root's search finds, each once."""
+    seen = set()
+    for terms in root.studies:
+        for found in _pages(root.service, "/studies", terms, _STUDY_UID, page):
+            study = _value(found, _STUDY_UID)
+            if study not in seen:
+                seen.add(study)
+                yield root.service, study
+
+
+def find_series(root: Root, study: str) -> list[Series]:
+    """The series of a study that a root's search finds, by their UIDs."""
+    if not is_uid(study):
+        return [Series(None, "", None)]
+    found: dict[str, Series] = {}
+    for terms in root.series:
+        fields = ",".join(_SERIES_FIELDS)
+        for one in _pages(
+            root.service, f"/studies/{study}/series", terms, _SERIES_UID, fields=fields
+        ):
+            uid = _value(one, _SERIES_UID)
+            address = SeriesAddress(root.service, study, uid) if is_uid(uid) else None
+            count = _value(one, _IMAGES)
+            images = int(count) if count.isdecimal() else None
+            found[uid] = Series(address, _value(one, _MODALITY), images)
+    return [found[uid] for uid in sorted(found)]
+
+
+def answers(service: Service) -> bool:
+    """Whether a service answers a search at all."""
+    terms = {"limit": "1"}
+    with session.get(service, "/studies", accept=JSON, terms=terms) as answer:
+        return answer.status_code < 500
+
+
+def _pages(
+    service: Service,
+    within: str,
+    terms: Mapping[str, str],
+    uid: str,
+    page: int = _PAGE,
+    fields: str = "",
+) -> Iterator[Mapping[str, Any]]:
+    """What a search finds, a page after the other.
+
+    Raises:
+      StoreError: the service does not go by the terms, or does not turn pages.
+    """
+    seen: set[str] = set()
+    offset = 0
+    while True:
+        asked = {**terms, "limit": str(page), "offset": str(offset)}
+        if fields:
+            asked["includefield"] = fields
+        status, found, warning = _json(service, within, asked)
+        if status >= 400:
+            raise StoreError(f"{service.address}{within}: {session.told(status)} to a search")
+        new = [one for one in found if _value(one, uid) not in seen]
+        for one in new:
+            for key, value in terms.items():
+                _require_match(service, key, value, one)
+            seen.add(_value(one, uid))
+            yield one
+        if not found:
+            return
+        if not new:
+            if len(found) >= page or warning:
+                raise StoreError(
+                    f"{service.address}{within}: the service answers with the same page again, "
+                    "and not with what follows it; narrower terms may fit one page"
+                )
+            return
+        offset += len(found)
+
+
+def _require_match(service: Service, key: str, value: str, found: Mapping[str, Any]) -> None:
+    """Refuses an answer that shows that the service does not go by a term.
+
+    Only where no service would take it for a match, whatever case and blanks are to it.
+    """
+    term = TERMS[key]
+    answers = [str(one).strip().lower() for one in _values(found, term.tag) if str(one).strip()]
+    wanted = value.strip().lower()
+    if not answers or term.kind in ("name", "time"):
+        return
+    if term.kind == "date":
+        first, dash, last = wanted.partition("-")
+        matched = (
+            any((first or "0") <= one <= (last or "9") for one in answers)
+            if dash
+            else (wanted in answers)
+        )
+    else:
+        pattern = re.sub(r"([\[\]])", r"[\1]", wanted) if term.kind != "uid" else wanted
+        matched = any(fnmatch.fnmatchcase(one, pattern) for one in answers)
+    if not matched:
+        raise StoreError(
+            f"{service.address}: the service does not search by {key}: it answers with others"
+        )
+
+
+def content_of(series: SeriesAddress, images: int | None) -> Content:
+    """What a series holds, each instance by its UID; those that the service only counts, too.
+
+    Metadata is what services answer fastest. Where one cannot (an unreadable instance is enough),
+    instances are searched for, in ever smaller pages around those that it fails at.
+
+    Args:
+      series: which.
+      images: how many instances the service counts.
+
+    Raises:
+      StoreError: the service does not say.
+    """
+    found = _metadata(series)
+    failed = 0
+    if found is None or (images is not None and len(found) < images):
+        searched, failed = _instances(series, images)
+        found = {**searched, **(found or {})}
+    uids = sorted(uid for uid in found if is_uid(uid))
+    unlisted = max(failed, (images or 0) - len(uids), len(found) - len(uids))
+    canonical = json.dumps([found[uid] for uid in uids], sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(canonical.encode()).hexdigest()
+    left_out = {
+        uid: _NO_IMAGE_CLASSES[kind]
+        for uid in uids
+        if (kind := _value(found[uid], _SOP_CLASS)) in _NO_IMAGE_CLASSES
+    }
+    stamp = stamp_of(f"{digest} {unlisted}") or 1
+    return Content(Listed(stamp, tuple(uids), unlisted), left_out)
+
+
+def _metadata(series: SeriesAddress) -> dict[str, Any] | None:
+    """SOP Instance UID → metadata of a series' instances, None where the service has none."""
+    status, found, _ = _json(series.service, f"{series.within}/metadata", {})
+    if status >= 400 or not found:
+        return None
+    return {_value(one, _SOP_UID): _settled(one) for one in found}
+
+
+def _settled(value: Any) -> Any:
+    """Metadata without what depends on address and moment."""
+    if isinstance(value, dict):
+        return {
+            key: _settled(one)
+            for key, one in value.items()
+            if key != "BulkDataURI" and key not in _VOLATILE
+        }
+    return [_settled(one) for one in value] if isinstance(value, list) else value
+
+
+def _instances(series: SeriesAddress, images: int | None) -> tuple[dict[str, Any], int]:
+    """(SOP Instance UID → answer of instances that are found, how many the service fails at)."""
+    found: dict[str, Any] = {}
+    failed = 0
+    total = images if images is not None else _PAGE
+    waiting = [(0, total)]
+    while waiting:
+        offset, length = waiting.pop()
+        terms = {"limit": str(length), "offset": str(offset)}
+        status, page, _ = _json(series.service, f"{series.within}/instances", terms)
+        if status >= 500 and length > 1:
+            half = length // 2
+            waiting += [(offset + half, length - half), (offset, half)]
+        elif status >= 400:
+            # Beyond the end of those that are counted nothing is missing.
+            if status < 500 or (images is None and offset >= len(found) + failed + 1):
+                raise StoreError(
+                    f"{series.path}: {session.told(status)} to a search for its instances"
+                )
+            failed += 1
+        else:
+            found.update((_value(one, _SOP_UID), _settled(one)) for one in page)
+            if 0 < len(page) < length:  # a capped page, or the last one
+                waiting.append((offset + len(page), length - len(page)))
+            elif page and images is None and offset + length >= total:
+                waiting.append((total, _PAGE))
+                total += _PAGE
+    return found, failed
+
+
+def _json(
+    service: Service, within: str, terms: Mapping[str, str]
+) -> tuple[int, list[Mapping[str, Any]], bool]:
+    """(status, objects of an answer, whether it warns of more); what is cut is requested again."""
+    patience = Patience(service)
+    failures = 0
+    while True:
+        answer = session.get(service, within, accept=JSON, terms=terms, stream=True)
+        with answer:
+            try:
+                with session.whole():
+                    data = _limited(answer)
+                    if answer.status_code == 500 and not failures:
+                        raise CutError(session.told(500))
+                    return answer.status_code, _objects(answer, data), "Warning" in answer.headers
+            except CutError as cut:
+                failures += 1
+                why = str(cut)
+        patience.wait(why)
+
+
+def _limited(answer: Any) -> bytes:
+    data = bytearray()
+    for block in answer.iter_content(1 << 20):
+        data += block
+        if len(data) > _ANSWER_BYTES:
+            raise StoreError(f"{answer.url.partition('?')[0]}: an answer of more than 1 GB")
+    return bytes(data)
+
+
+def _objects(answer: Any, data: bytes) -> list[Mapping[str, Any]]:
+    """The objects of an answer.
+
+    Raises:
+      CutError: it does not come to its end.
+      StoreError: it is none of a DICOMweb service.
+    """
+    if answer.status_code >= 400 or not data.strip():
+        return []
+    try:
+        found = json.loads(data)
+    except ValueError as error:
+        if data.lstrip().startswith(b"[") and not data.rstrip().endswith(b"]"):
+            raise CutError("the answer was cut off") from error
+        found = None
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise StoreError(
+            f"{answer.url.partition('?')[0]}: the answer is none of a DICOMweb service"
+        )
+    return found
+
+
+def _values(found: Mapping[str, Any], tag: str) -> list[Any]:
+    element = found.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return values if isinstance(values, list) else []
+
+
+def _value(found: Mapping[str, Any], tag: str) -> str:
+    """The first value of an element as text, "" where there is none."""
+    values = _values(found, tag)
+    return str(values[0]).strip("\0 ") if values else ""

@@ -1,0 +1,345 @@
+"""Requests to a DICOMweb service: whose credentials they bear, what is waited for, what is told.
+
+Credentials are read from this process's environment for each request, for tokens expire, and stand
+nowhere else: in no address, message, log or file. A request is sent again where the service does
+not answer, is busy (429) or in trouble (502 to 504), for about two minutes in all.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import random
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from beam_jobs.common.cli import CommandError
+from beam_jobs.common.files import clients
+from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.dicomweb.address import Service
+
+if TYPE_CHECKING:
+    import requests
+
+AT_ONCE = 8  # requests of one process to one service
+HINT = "DICOMWEB_USERNAME and DICOMWEB_PASSWORD, DICOMWEB_TOKEN or DICOMWEB_TOKEN_FILE, or ~/.netrc"
+_GOOGLE = ".googleapis.com"
+_GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-healthcare"
+_CONNECT_S = 10.0
+_BUSY = (429, 502, 503, 504)
+_DENIED = (401, 403)
+_MOVED = (301, 302, 303, 307, 308)
+_MOST_MOVES = 5
+_TOKEN_BYTES = 64 << 10
+
+
+class _Process:
+    """What one process has of connections and credentials."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, requests.Session] = {}
+        self.google: Any = None
+        self.making = threading.Lock()
+
+
+_process = _Process()
+
+
+def _after_fork() -> None:
+    global _process
+    _process = _Process()  # a connection shared by two processes would mix their answers
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class CutError(Exception):
+    """An answer that ended before its end; what to tell of it."""
+
+
+class Patience:
+    """How long a service that does not answer is waited for, in pauses that grow.
+
+    Args:
+      service: that is waited for.
+      seconds: in all, `clients.RETRY_S` where it is None.
+    """
+
+    def __init__(self, service: Service, seconds: float | None = None) -> None:
+        self._service = service
+        self._allowed = clients.RETRY_S if seconds is None else seconds
+        self._end = time.monotonic() + self._allowed
+        self._pause = 0.25
+
+    def wait(self, why: str, least: float = 0.0) -> None:
+        """Waits once, and says so where it takes seconds.
+
+        Args:
+          why: what happened, "does not answer (connection refused)".
+          least: seconds that the service wishes.
+
+        Raises:
+          StoreError: it was waited for long enough.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0 or clients.RETRIES == 0:
+            raise StoreError(f"{self._service.address}: {why}; the same command goes on from here")
+        self._pause = min(2 * self._pause, 20.0)
+        pause = min(max(self._pause * random.uniform(0.75, 1.0), least), left)
+        if pause >= 2.0:
+            told = f"{self._service.address}: {why}; tried again in {pause:.0f} s"
+            print(told, file=sys.stderr, flush=True)
+        time.sleep(pause)
+
+
+def get(
+    service: Service,
+    within: str,
+    *,
+    accept: str,
+    terms: Mapping[str, str] | None = None,
+    stream: bool = False,
+    again: bool = True,
+) -> requests.Response:
+    """Requests something of a service; the answer is whatever it says that no waiting would mend.
+
+    Args:
+      service: whom.
+      within: the path in it, which begins with a slash.
+      accept: media types.
+      terms: of a search.
+      stream: leave the body to whoever reads it, and closes the answer.
+      again: wait for a service that does not answer.
+
+    Raises:
+      StoreError: access is denied, the service stays away, or sends the request elsewhere.
+      CommandError: credentials are named that cannot be read.
+    """
+    return _send(service, "GET", within, {"Accept": accept}, terms, None, stream, again)
+
+
+def post(service: Service, within: str, *, accept: str, kind: str, body: bytes) -> Any:
+    """Sends something to a service, as `get` requests it."""
+    headers = {"Accept": accept, "Content-Type": kind}
+    return _send(service, "POST", within, headers, None, body, False, True)
+
+
+def _send(
+    service: Service,
+    method: str,
+    within: str,
+    headers: Mapping[str, str],
+    terms: Mapping[str, str] | None,
+    body: bytes | None,
+    stream: bool,
+    again: bool,
+) -> requests.Response:
+    url = f"{service.url}{within}"
+    if terms:
+        url += "?" + "&".join(
+            f"{key}={urllib.parse.quote(value, safe='*')}" for key, value in terms.items()
+        )
+    patience = Patience(service, None if again else 0)
+    moves = 0
+    while True:
+        try:
+            answer = _session(service).request(
+                method,
+                url,
+                headers={**headers, "Accept-Encoding": "identity"},
+                data=body,
+                auth=_authorization(url),
+                timeout=(min(_CONNECT_S, clients.REQUEST_S), clients.REQUEST_S),
+                stream=stream,
+                allow_redirects=False,
+            )
+        except _failures() as error:
+            patience.wait(_why(error))
+            continue
+        if answer.status_code in _MOVED and "Location" in answer.headers:
+            moves += 1
+            url = _moved(service, url, answer.headers["Location"], moves)
+        elif answer.status_code in _DENIED:
+            raise StoreError(f"{service.address}: access denied ({answer.status_code}): {_held()}")
+        elif answer.status_code in _BUSY:
+            patience.wait(told(answer.status_code), _retry_after(answer))
+        else:
+            return answer
+        answer.close()
+
+
+def told(status: int) -> str:
+    """What a status says, for a message."""
+    phrase = f" ({HTTPStatus(status).phrase})" if status in set(HTTPStatus) else ""
+    return f"the service answered {status}{phrase}"
+
+
+def _session(service: Service) -> requests.Session:
+    found = _process.sessions.get(service.address)
+    if found is None:
+        import requests
+        from requests.adapters import HTTPAdapter
+
+        with _process.making:
+            found = _process.sessions.get(service.address)
+            if found is None:
+                found = requests.Session()
+                adapter = HTTPAdapter(pool_maxsize=2 * AT_ONCE, max_retries=0)
+                found.mount("http://", adapter)
+                found.mount("https://", adapter)
+                _process.sessions[service.address] = found
+    return found
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What says that a service did not answer, or not to the end."""
+    import requests
+    import urllib3
+
+    return (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """What reads a body, in which a lost connection is an answer that was cut.
+
+    Raises:
+      CutError: with what to tell of it.
+    """
+    try:
+        yield
+    except _failures() as error:
+        raise CutError(_why(error)) from error
+
+
+# Of requests' and urllib3's texts, which repeat the address with its terms, only the kind is told.
+_WORDS = (
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted (REQUESTS_CA_BUNDLE)"),
+    ("SSLError", "no secure connection"),
+    ("Name or service not known", "no such host"),
+    ("NameResolution", "no such host"),
+    ("Failed to resolve", "no such host"),
+    ("refused", "connection refused"),
+    ("timed out", "timed out"),
+    ("ProxyError", "the proxy does not let the request through"),
+)
+
+
+def _why(error: Exception) -> str:
+    import requests
+
+    text = f"{type(error).__name__} {error}"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        raise StoreError(f"does not answer: {_WORDS[0][1]}") from error
+    if isinstance(error, requests.exceptions.InvalidHeader | requests.exceptions.InvalidURL):
+        raise StoreError("no request can be made of this address") from error
+    words = next((words for mark, words in _WORDS if mark in text), "the connection was lost")
+    return f"does not answer ({words})"
+
+
+def _retry_after(answer: requests.Response) -> float:
+    wished = answer.headers.get("Retry-After", "")
+    return min(float(wished), 60.0) if wished.isdecimal() else 0.0
+
+
+def _moved(service: Service, url: str, location: str, moves: int) -> str:
+    target = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
+    old = urllib.parse.urlsplit(url)
+    upgraded = (old.scheme, target.scheme) == ("http", "https") and target.hostname == old.hostname
+    if (target.scheme, target.netloc) != (old.scheme, old.netloc) and not upgraded:
+        raise StoreError(
+            f"{service.address}: sends requests on to {target.hostname}, which gets no "
+            "credentials meant for another: give its address"
+        )
+    if moves > _MOST_MOVES:
+        raise StoreError(f"{service.address}: sends requests in a circle")
+    return target._replace(fragment="").geturl()
+
+
+def _authorization(url: str) -> Callable[[Any], Any]:
+    """What puts the credentials into a request; requests would look for others without it."""
+    words = _credentials(url)
+
+    def authorize(request: Any) -> Any:
+        if words:
+            request.headers["Authorization"] = words
+        return request
+
+    return authorize
+
+
+def _credentials(url: str) -> str:
+    """The header that proves who asks, "" for nobody.
+
+    Raises:
+      CommandError: credentials are named that cannot be used.
+    """
+    name, password = (os.environ.get(f"DICOMWEB_{one}", "") for one in ("USERNAME", "PASSWORD"))
+    if name or password:
+        if not (name and password):
+            raise CommandError("DICOMWEB_USERNAME and DICOMWEB_PASSWORD are set together")
+        return _basic(name, password)
+    if token := os.environ.get("DICOMWEB_TOKEN"):
+        return _bearer("DICOMWEB_TOKEN", token)
+    if path := os.environ.get("DICOMWEB_TOKEN_FILE"):
+        try:
+            with open(path, "rb") as stream:
+                data = stream.read(_TOKEN_BYTES)
+        except OSError as error:
+            raise CommandError(f"DICOMWEB_TOKEN_FILE={path}: {error.strerror}") from error
+        return _bearer("DICOMWEB_TOKEN_FILE", data.decode("latin-1"))
+    from requests.utils import get_netrc_auth
+
+    if found := get_netrc_auth(url):
+        return _basic(*found)
+    host = urllib.parse.urlsplit(url).hostname or ""
+    return _google() if host.endswith(_GOOGLE) else ""
+
+
+def _held() -> str:
+    """What was tried, and what could be, for whom access was denied."""
+    for name in ("DICOMWEB_USERNAME", "DICOMWEB_TOKEN", "DICOMWEB_TOKEN_FILE"):
+        if os.environ.get(name):
+            return f"{name} is not accepted, or is not allowed this"
+    return f"credentials are looked for in {HINT}"
+
+
+def _basic(name: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def _bearer(where: str, token: str) -> str:
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise CommandError(f"{where}: holds no token (a line without blanks)")
+    return f"Bearer {token}"
+
+
+def _google() -> str:
+    """Google's application default credentials, refreshed where they expired."""
+    with _process.making:
+        try:
+            import google.auth
+            import google.auth.transport.requests
+            from google.auth.exceptions import GoogleAuthError
+        except ImportError as error:
+            raise CommandError(
+                "Google's credentials need more packages: pip install 'voxelbeam[gcp]'"
+            ) from error
+        try:
+            if _process.google is None:
+                _process.google, _ = google.auth.default(scopes=[_GOOGLE_SCOPE])
+            if not _process.google.valid:
+                _process.google.refresh(google.auth.transport.requests.Request())
+        except GoogleAuthError as error:
+            raise CommandError(
+                "no Google credentials (GOOGLE_APPLICATION_CREDENTIALS, or "
+                f"gcloud auth application-default login): {type(error).__name__}"
+            ) from error
+        return f"Bearer {_process.google.token}"
