@@ -8,10 +8,11 @@
     OUTPUT.rejects.csv           files, series and records that were refused, if any were
     OUTPUT.skew.json             how far these patients are from those of training, where the model
                                  knows the latter
+    DICOM_SR                     a Structured Report a predicted patient, where --dicom_sr asks
 
 DICOM, a directory or an archive, is prepared by the conversion's own transforms and the spec in
 the model's contract. Neither volumes nor answers are shuffled. The table is written last: where it
-stands, the others do.
+stands, the others do; reports alone come after it, so that no PACS that refuses them costs answers.
 """
 
 from __future__ import annotations
@@ -23,15 +24,14 @@ if __name__ == "__main__":  # signals may come amid the imports below
 
 import argparse
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import lasting, quiet_tensorflow
-from beam_jobs.common.json_file import own_json
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
@@ -44,12 +44,14 @@ from beam_jobs.runners.workers_package import require_package
 from serving.model.answers import Prediction
 from serving.model.cohort_statistics import cuts_of, of_labels
 from serving.model.contract import Contract, load_statistics
-from serving.model.integrity import check_model
-from serving.predict import outputs, skew
+from serving.model.integrity import Checked, check_model
+from serving.predict import outputs, reports, skew
 from serving.predict.covariates import of_table, require_table, unknown_categories
-from serving.predict.damaged_records import Reject
 from serving.predict.sources import Source, find_source, is_pattern
 from serving.predict.submission import Submission, compose, input_ids, read_ids
+
+if TYPE_CHECKING:
+    from serving.predict.job import Answers
 
 PROG = "python -m serving.batch_predict"
 
@@ -75,6 +77,8 @@ def main(argv: Sequence[str]) -> int:
     )
     if args.patient_from and source.dicom is None:
         raise cli.UsageError("--patient_from is for DICOM; records have their conversion's ids")
+    if args.dicom_sr is not None and source.dicom is None:
+        raise cli.UsageError("--dicom_sr is for DICOM; records do not say which images they are of")
     source, strange = _with_covariates(source, args, contract, id_policy)
     quiet_beam()
     quiet_tensorflow()
@@ -97,6 +101,7 @@ def main(argv: Sequence[str]) -> int:
         patient_from=args.patient_from or "",
         requested=requested,
         counted=training is not None,
+        reported=args.dicom_sr is not None,
     )
     submission = compose(
         predictions=[(one.patient_id, one.answer(contract.target)) for one in answers.predictions],
@@ -110,11 +115,13 @@ def main(argv: Sequence[str]) -> int:
             for one in answers.predictions
         },
     )
-    _write_beside(args.output, submission, answers.rejects)
+    outputs.write_beside(args.output, submission, answers.rejects)
     statistics = answers.statistics + _labels(training, answers.predictions, source, contract)
     skewed = _write_skew(args.output, training, statistics, contract)
     nobodys = sum(row["reason"] == Reason.NO_PATIENT_ID for row in answers.rejects)
     code = _finish(submission, answers.predictions, args, paths, skewed, nobodys, table)
+    if args.dicom_sr is not None:
+        _report(args.dicom_sr, submission, answers, checked)
     names = (one.patient_id for one in answers.predictions)
     for line in strange + source.taken.unlisted(names, source=str(args.covariates)):
         terminal.row("mind", line)
@@ -122,6 +129,13 @@ def main(argv: Sequence[str]) -> int:
     if checked.note:
         terminal.row("mind", checked.note)
     return code
+
+
+def _report(place: str, submission: Submission, answers: Answers, checked: Checked) -> None:
+    """Writes a report a predicted patient, and says how many."""
+    told = reports.write_reports(place, submission, answers.predictions, answers.images, checked)
+    for number, line in enumerate(told):
+        terminal.row("" if number else "reports", line)
 
 
 def _with_covariates(
@@ -181,50 +195,11 @@ def _requested(
     return spelling, input_ids(spelling, id_policy, source=args.ids)
 
 
-def _beside(output: str, name: str) -> str:
-    """A file beside the table: `submission.csv` has `submission.failures.csv`."""
-    return f"{os.path.splitext(output)[0]}.{name}"
-
-
-def _require_own_beside(output: str) -> None:
-    """Refuses to replace or delete what nobody named: files beside the table that are others'.
-
-    Raises:
-      UsageError: names one.
-    """
-    for name, header in (
-        ("failures.csv", outputs.FAILURES_HEADER),
-        ("rejects.csv", outputs.REJECTS_HEADER),
-        ("skew.json", None),
-    ):
-        file = _beside(output, name)
-        if files.stat(file) is None:
-            continue
-        if header is None:
-            ours = own_json(file, skew.FORMAT) is not None
-        else:
-            ours = files.read_range(file, 0, len(header)) == header
-        if not ours:
-            raise cli.UsageError(
-                f"--output: {file} lies there, and no prediction wrote it; move it elsewhere, or "
-                "choose another name"
-            )
-
-
-def _write_beside(output: str, submission: Submission, rejects: Sequence[Reject]) -> None:
-    """failures.csv always; rejects.csv where there are any, and never an older run's."""
-    files.write(_beside(output, "failures.csv"), outputs.failures_csv(submission))
-    if rejects:
-        files.write(_beside(output, "rejects.csv"), outputs.rejects_csv(rejects))
-    else:
-        files.delete([_beside(output, "rejects.csv")])
-
-
 def _write_skew(
     output: str, training: Statistics | None, found: Statistics, contract: Contract
 ) -> list[str]:
     """Writes skew.json, or removes an older run's, and gives the lines that report it."""
-    file = _beside(output, "skew.json")
+    file = outputs.beside(output, "skew.json")
     if training is None or not found.patients:
         files.delete([file])
         return ["not measured: the model has no training statistics (serving.export --data)"]
@@ -247,13 +222,15 @@ def _finish(
     Series of `nobodys` may be of any number of people, whom no row stands for.
     """
     hint = nobodys_hint(nobodys, args.patient_from or "")
-    failures = _beside(args.output, "failures.csv")
+    failures, rejects = (
+        outputs.beside(args.output, name) for name in ("failures.csv", "rejects.csv")
+    )
     reasons = Counter(failure.reason for failure in submission.failures)
     counts = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     if not submission.predicted:
         raise ContractError(
             f"no patient could be predicted ({counts or hint or 'the input holds none'}); see "
-            f"{_beside(args.output, 'rejects.csv') if nobodys and not counts else failures}; "
+            f"{rejects if nobodys and not counts else failures}; "
             f"{args.output} was not written"
         )
     rows = outputs.table(submission, {one.patient_id: one for one in predicted}, table)
@@ -268,7 +245,7 @@ def _finish(
         told = counted(len(submission.lacking), "patient")
         terminal.row("not known", f"a covariate of {told}, predicted without; see {failures}")
     if hint:
-        terminal.row("mind", f"{hint}; see {_beside(args.output, 'rejects.csv')}")
+        terminal.row("mind", f"{hint}; see {rejects}")
     for place, line in enumerate(skewed):
         terminal.row("" if place else "skew", line)
     formulas = outputs.formulas(submission, table)
@@ -301,7 +278,9 @@ def _check(args: argparse.Namespace) -> list[str]:
         raise cli.UsageError(f"--batch_mb must be at least 1: {args.batch_mb}")
     paths = outputs.paths_of(args.output, args.output_shards)
     outputs.require_no_strays(args.output, paths)
-    _require_own_beside(args.output)
+    outputs.require_own_beside(args.output)
+    if args.dicom_sr is not None:
+        reports.require_place(args.dicom_sr, source=args.input, id_policy=args.id_policy)
     return paths
 
 
@@ -379,6 +358,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add("--id_key", metavar="FILE", help="key of --id_policy hmac, that of the conversion")
     add("--patient_from", **PATIENT_FROM_FLAG)
+    add(
+        "--dicom_sr",
+        metavar="DIR",
+        help="also write a DICOM Structured Report a predicted patient of DICOM, to a directory, a "
+        "store or a PACS (dicomweb+https://HOST/PATH)",
+    )
     add("--shared_disk", **SHARED_DISK_FLAG)
     add("--strict", action="store_true", help="exit with 8 if anybody was not predicted")
     return parser.parse_known_args(argv)

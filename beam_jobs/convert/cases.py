@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 
@@ -23,7 +23,9 @@ from beam_jobs.convert.transforms import (
 )
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.preprocess import PreprocessSpec
+from beam_jobs.core.reasons import Verdict
 from beam_jobs.core.record import PreparedCase, RecordSchema
+from beam_jobs.core.series import Series
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,22 @@ class Parts:
 
     patients: Any
     rejects: Any
+
+
+class Prepared(NamedTuple):
+    """What became of one patient.
+
+    Attributes:
+      case: None of one that is refused.
+      series: rows of series.csv that the case is made of.
+      rejects: rows of rejects.csv.
+      used: modality -> the images that its channel is made of.
+    """
+
+    case: PreparedCase | None
+    series: list[dict[str, Any]]
+    rejects: list[dict[str, str]]
+    used: Mapping[str, Series]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,23 +78,20 @@ class Recipe:
         """Names patients and files in rows."""
         return TableWriter(root=self.root, id_policy=self.id_policy)
 
-    def prepared(
-        self, patients: Iterable[tuple[bytes, Assignment]]
-    ) -> Iterator[tuple[PreparedCase | None, list[dict[str, Any]], list[dict[str, str]]]]:
-        """Each patient's case, the rows of series.csv it is made of, and rows of rejects.csv.
-
-        There is no case, and no row of a series, of a patient that is refused.
-        """
+    def prepared(self, patients: Iterable[tuple[bytes, Assignment]]) -> Iterator[Prepared]:
+        """What becomes of each patient; one that is refused has no series."""
         tables = self.tables
         for packed, assignment in patients:
-            case, rows, rejects = write_shard.prepare_patient(
-                unpack(packed), assignment, self.spec, tables
-            )
+            plan = unpack(packed)
+            case, rows, rejects = write_shard.prepare_patient(plan, assignment, self.spec, tables)
             series: list[dict[str, Any]] = []
+            used: dict[str, Series] = {}
             if case is not None:
                 case.check(self.spec.schema)
                 series = list(tables.series(rows))
-            yield case, series, list(map(dataclasses.asdict, rejects))
+                found = {row.modality for row in rows if row.verdict == Verdict.USED.value}
+                used = {name: one for name, one in plan.series.items() if name in found}
+            yield Prepared(case, series, list(map(dataclasses.asdict, rejects)), used)
 
 
 class PlanParts(beam.PTransform):

@@ -19,6 +19,7 @@ from serving.model.answers import Prediction
 from serving.model.cohort_statistics import of_series_table
 from serving.model.integrity import Checked
 from serving.predict.damaged_records import Reject
+from serving.predict.images import Images
 from serving.predict.part import PartPredictor
 from serving.predict.sources import Source, recipe_of
 from serving.predict.spool import rows_beside
@@ -36,11 +37,13 @@ class Answers:
       predictions: one a case, in no order.
       rejects: what was refused, as rows of rejects.csv.
       statistics: of all cases; `drift.NONE` where they were not counted.
+      images: patient -> what its report needs; {} where none is written.
     """
 
     predictions: list[Prediction]
     rejects: list[Reject]
     statistics: Statistics
+    images: dict[str, Images]
 
 
 def run_job(
@@ -55,6 +58,7 @@ def run_job(
     patient_from: str = "",
     requested: Sequence[str] | None = None,
     counted: bool = False,
+    reported: bool = False,
 ) -> Answers:
     """Predicts every case of a source.
 
@@ -69,6 +73,7 @@ def run_job(
       patient_from: who is a patient of a DICOM source (`ids.PATIENT_FROM`, or "").
       requested: patients to predict, as the input has them; None for all.
       counted: whether to count what the cases look like.
+      reported: whether to note the images that each case of a DICOM source is made of.
 
     Raises:
       CommandError: the job failed.
@@ -90,6 +95,7 @@ def run_job(
             rows=rows,
             requested=None if requested is None else frozenset(map(normalised_id, requested)),
             counted=counted,
+            looked_at=contract.modalities if reported else (),
             ticks=ticks.patients,
         )
         loaded = ModelInWorker(model, checked.sha256)
@@ -106,8 +112,8 @@ def run_job(
             pipeline | "DICOM" >> PredictDicom(recipe, loaded, predictor)
         progress = prediction_progress(ticks, total)
         watch(pipeline.run, progress, engine=engine, private=id_policy.key is not None)
-        answers, rejects, found = rows.read()
+        answers, rejects, counts, images = rows.read()
     if counted and source.dataset is not None:
         patients = {answer.patient_id for answer in answers}
-        found += of_series_table(source.dataset, contract.schema.modalities, patients)
-    return Answers(predictions=answers, rejects=rejects, statistics=found)
+        counts += of_series_table(source.dataset, contract.schema.modalities, patients)
+    return Answers(predictions=answers, rejects=rejects, statistics=counts, images=images)

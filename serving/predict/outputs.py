@@ -20,6 +20,7 @@ from beam_jobs.common.cli import UsageError, items
 from beam_jobs.common.contract_json import is_unicode
 from beam_jobs.common.csv_table import Lines, inert, is_formula
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.json_file import own_json
 from beam_jobs.core.cohort.target import PLAIN, Target
 from serving.model.answers import (
     CLASS,
@@ -31,7 +32,8 @@ from serving.model.answers import (
     groups_of,
     number_columns,
 )
-from serving.predict.damaged_records import REJECT_COLUMNS
+from serving.predict.damaged_records import REJECT_COLUMNS, Reject
+from serving.predict.skew import FORMAT as SKEW_FORMAT
 from serving.predict.submission import Failure, Submission
 
 if TYPE_CHECKING:
@@ -85,6 +87,45 @@ def require_no_strays(output: str, paths: Sequence[str]) -> None:
             raise UsageError(
                 f"--output: {found} lies there, of an output in other parts; delete it first"
             )
+
+
+def beside(output: str, name: str) -> str:
+    """A file beside the table: `submission.csv` has `submission.failures.csv`."""
+    return f"{os.path.splitext(output)[0]}.{name}"
+
+
+def require_own_beside(output: str) -> None:
+    """Refuses to replace or delete what nobody named: files beside the table that are others'.
+
+    Raises:
+      UsageError: names one.
+    """
+    for name, header in (
+        ("failures.csv", FAILURES_HEADER),
+        ("rejects.csv", REJECTS_HEADER),
+        ("skew.json", None),
+    ):
+        file = beside(output, name)
+        if files.stat(file) is None:
+            continue
+        if header is None:
+            ours = own_json(file, SKEW_FORMAT) is not None
+        else:
+            ours = files.read_range(file, 0, len(header)) == header
+        if not ours:
+            raise UsageError(
+                f"--output: {file} lies there, and no prediction wrote it; move it elsewhere, or "
+                "choose another name"
+            )
+
+
+def write_beside(output: str, submission: Submission, rejects: Sequence[Reject]) -> None:
+    """failures.csv always; rejects.csv where there are any, and never an older run's."""
+    files.write(beside(output, "failures.csv"), failures_csv(submission))
+    if rejects:
+        files.write(beside(output, "rejects.csv"), rejects_csv(rejects))
+    else:
+        files.delete([beside(output, "rejects.csv")])
 
 
 def groups_and_flags(target: Target) -> tuple[str, ...]:
@@ -275,5 +316,10 @@ def _json_rows(rows: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
+def exact(value: float) -> float:
+    """A float32's value as the shortest number that gives it back: what the table says."""
+    return float(_EXACT % value)
+
+
 def _shortest(value: float) -> float | None:
-    return None if math.isnan(value) else float(_EXACT % value)
+    return None if math.isnan(value) else exact(value)

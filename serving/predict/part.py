@@ -13,6 +13,7 @@ from beam_jobs.core.record import PreparedCase, RecordSchema
 from serving.model.answers import Prediction
 from serving.predict.covariates import NOTHING, Taken
 from serving.predict.damaged_records import Reject
+from serving.predict.images import Images
 from serving.predict.spool import JobRow, Rows
 
 
@@ -28,6 +29,7 @@ class PartPredictor:
       requested: normalised ids of the patients who are predicted and counted; None for all.
         Which of `5` and `00005` is meant is settled in the table.
       counted: count what the cases look like.
+      looked_at: modalities whose images a report will name; () where none is written.
       ticks: a local file that patients done are noted in (`progress_files`); "" for none.
     """
 
@@ -37,6 +39,7 @@ class PartPredictor:
     taken: Taken = NOTHING
     requested: frozenset[str] | None = None
     counted: bool = False
+    looked_at: tuple[str, ...] = ()
     ticks: str = ""
 
     def is_requested(self, patient: str) -> bool:
@@ -46,14 +49,14 @@ class PartPredictor:
     def write(
         self,
         part: str,
-        found: Iterable[PreparedCase | Reject | Statistics],
+        found: Iterable[PreparedCase | Reject | Statistics | Images],
         answer: Callable[[Sequence[PreparedCase]], list[Prediction]],
     ) -> None:
         """Predicts a part and writes its rows; one batch of volumes is in memory at a time.
 
         Args:
           part: its name, of no other part of this job.
-          found: its cases, what was refused of it, and counts of its series.
+          found: its cases, what was refused of it, and counts and images of its series.
           answer: the model's answers for a batch of cases, in their order.
 
         Raises:

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import uuid
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.owner import LostOutputError, Owner
@@ -22,12 +23,29 @@ from beam_jobs.core import drift
 from beam_jobs.core.drift import Statistics
 from serving.model.answers import Prediction
 from serving.predict.damaged_records import Reject
+from serving.predict.images import Images
 
 _PART = "rows-"
 _OWNER = "owner.json"
 
-# A prediction, something refused, or what some cases look like.
-JobRow = Prediction | Reject | Statistics
+# A prediction, something refused, what some cases look like, or the images that one is made of.
+JobRow = Prediction | Reject | Statistics | Images
+
+
+class Found(NamedTuple):
+    """The rows of all parts.
+
+    Attributes:
+      predictions: one a case.
+      rejects: what was refused.
+      statistics: the sum of all.
+      images: patient -> what its report needs; {} where none is written.
+    """
+
+    predictions: list[Prediction]
+    rejects: list[Reject]
+    statistics: Statistics
+    images: dict[str, Images]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,14 +94,14 @@ class Rows:
             "workers do not share that directory"
         )
 
-    def read(self) -> tuple[list[Prediction], list[Reject], Statistics]:
-        """Predictions, rejects and the sum of the statistics of all parts.
+    def read(self) -> Found:
+        """The rows of all parts.
 
         Raises:
           LostOutputError: the rows were removed meanwhile.
         """
         self.owner.require()
-        predictions, rejects, total = [], [], drift.NONE
+        predictions, rejects, total, images = [], [], drift.NONE, {}
         for name in files.names(self.directory):
             if not name.startswith(_PART):
                 continue
@@ -91,11 +109,13 @@ class Rows:
                 row = json.loads(line)
                 if isinstance(row, str):
                     total += Statistics.loads(row)
+                elif "packed" in row:
+                    images[row["patient_id"]] = Images(**row)
                 elif "reason" in row:
                     rejects.append(row)
                 else:
                     predictions.append(Prediction(**{**row, "missing": tuple(row["missing"])}))
-        return predictions, rejects, total
+        return Found(predictions, rejects, total, images)
 
 
 @contextlib.contextmanager
@@ -129,7 +149,7 @@ def _directory(output: str) -> Iterator[str]:
 
 
 def to_line(row: JobRow) -> str:
-    """A row as a line of JSON: a prediction's fields, a reject as it is, statistics as a text."""
+    """A row as a line of JSON: the fields, a reject as it is, statistics as a text."""
     if isinstance(row, Statistics):
         return json.dumps(row.dumps())
-    return json.dumps(row._asdict() if isinstance(row, Prediction) else row)
+    return json.dumps(row._asdict() if isinstance(row, Prediction | Images) else row)

@@ -27,6 +27,7 @@ from beam_jobs.core.record import RecordSchema
 from beam_jobs.core.tfrecord import Hashed
 from serving.model.loaded_model import LoadedModel, load_model
 from serving.predict.damaged_records import Reject, reject_row, surviving_cases
+from serving.predict.images import images_of
 from serving.predict.part import PartPredictor
 from serving.predict.reasons import Unpredicted
 from serving.predict.spool import Rows, to_line
@@ -163,12 +164,16 @@ class _PredictPart(_Predict):
 
     def _found(self, patients: Iterable[tuple[bytes, Assignment]]) -> Iterator[Any]:
         counted, schema = self._predictor.counted, self._predictor.schema
-        for case, series, rejects in self._recipe.prepared(patients):
+        for case, series, rejects, used in self._recipe.prepared(patients):
             yield from rejects
             if case is not None:
                 yield case
-                if counted and self._predictor.is_requested(case.patient_id):
+                if not self._predictor.is_requested(case.patient_id):
+                    continue
+                if counted:
                     yield drift.of_series(series, schema.modalities)
+                if self._predictor.looked_at:
+                    yield images_of(case.patient_id, used, self._predictor.looked_at)
 
 
 def read_shard(path: str, listed: ShardEntry | None, schema: RecordSchema) -> Iterator[Any]:

@@ -125,6 +125,7 @@ __all__ = [
     "scratch",
     "size",
     "stat",
+    "store_dicom",
     "temporary_of",
     "text",
     "tree",
@@ -306,6 +307,21 @@ def write(path: StrPath, data: bytes) -> None:
         objects.put(path, data)
     else:
         local.write(path, data)
+
+
+def store_dicom(place: StrPath, name: str, data: bytes) -> None:
+    """Stores a DICOM object: as a file of a directory, or in a DICOMweb service (STOW-RS).
+
+    Args:
+      place: the directory, or the service's root.
+      name: of the file in a directory; a service goes by the object's own UIDs.
+      data: the object as a file (PS3.10). One that is there is replaced in a directory; a service
+        keeps what it has.
+
+    Raises:
+      StoreError: the place refuses it, or fails beyond all retries.
+    """
+    write(join(place, name), data)
 
 
 def write_text(path: StrPath, data: str) -> None:

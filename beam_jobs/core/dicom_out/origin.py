@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -37,6 +38,7 @@ _CHARACTER_SET = "SpecificCharacterSet"
 _SEXES = ("M", "F", "O")
 _LAST_GROUP = 0x0020  # of `_IDENTITY`
 UTF_8 = "ISO_IR 192"
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "voxelbeam:dicom")
 
 
 def read_origin(path: str) -> Dataset:
@@ -154,3 +156,13 @@ def _put(dataset: Dataset, keyword: str, value: object) -> None:
     tag = tag_for_keyword(keyword)
     assert tag is not None
     dataset[tag] = DataElement(tag, dictionary_VR(tag), value)
+
+
+def derived_uid(*parts: str) -> str:
+    """A UID that follows from texts: a UUID by name (PS3.5 B.2, RFC 9562 5.5).
+
+    Args:
+      parts: what makes it one of its own; no other list of texts gives it.
+    """
+    name = "".join(f"{len(part)}:{part}" for part in parts)
+    return f"2.25.{uuid.uuid5(_NAMESPACE, name).int}"

@@ -48,7 +48,7 @@ def test_batches_are_full_but_the_last(rows: Rows, tmp_path: Path) -> None:
     for _ in range(2):  # an engine may run it again
         predictor.write("0", [REJECT, *CASES], model.answer)
     assert model.batches == [3, 3, 1] * 2
-    answers, rejects, counted = rows.read()
+    answers, rejects, counted, _ = rows.read()
     assert [answer.patient_id for answer in answers] == [case.patient_id for case in CASES]
     assert (rejects, counted) == ([REJECT], drift.NONE)
     assert Units(ticks).done() == len(CASES)
@@ -61,7 +61,7 @@ def test_only_the_requested_are_predicted_and_counted(rows: Rows) -> None:
     )
     found: list[Any] = [*CASES, drift.Statistics(patients=0, counts={("T1w", "plane", "axial"): 2})]
     predictor.write("0", found, model.answer)
-    answers, _, counted = rows.read()
+    answers, _, counted, _ = rows.read()
     assert [answer.patient_id for answer in answers] == ["00001", "00004"]
     assert model.batches == [2]
     expected = found[-1] + drift.of_case(CASES[1], SCHEMA) + drift.of_case(CASES[4], SCHEMA)

@@ -11,7 +11,7 @@ from beam_jobs.core.drift import Statistics
 from serving.model.answers import Prediction
 from serving.predict.damaged_records import reject_row
 from serving.predict.reasons import SENTENCES, Unpredicted
-from serving.predict.spool import Rows, rows_beside
+from serving.predict.spool import Found, Rows, rows_beside
 
 ANSWER = Prediction(patient_id="1", values={"probability": 0.5, "spread": 0.25}, missing=("T2w",))
 OTHER = ANSWER._replace(patient_id="2")
@@ -29,7 +29,7 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     with rows_beside(str(tmp_path / "a.csv")) as rows:
         rows.write("00000", [ANSWER, COUNTED])
         rows.write("00001", [COUNTED, REJECT])
-        assert rows.read() == ([ANSWER], [REJECT], COUNTED + COUNTED)
+        assert rows.read() == Found([ANSWER], [REJECT], COUNTED + COUNTED, {})
 
 
 def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_a_part_written_twice_counts_once(tmp_path: Path) -> None:
         rows.write("00003", [ANSWER, COUNTED, REJECT])
         written = (Path(rows.directory) / "rows-00003").read_bytes()
         rows.write("00003", [REJECT, COUNTED, ANSWER])
-        assert rows.read() == ([ANSWER], [REJECT], COUNTED)
+        assert rows.read() == Found([ANSWER], [REJECT], COUNTED, {})
         assert (Path(rows.directory) / "rows-00003").read_bytes() == written
         assert files_of(rows) == ["owner.json", "rows-00003"]
 
