@@ -14,6 +14,8 @@ from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.convert.planning import Refusal, refusals
+from beam_jobs.core.cohort.by_name.sidecars import listing
+from beam_jobs.core.cohort.by_name.words import said_of
 from beam_jobs.core.cohort.layout import (
     DirectoryOwner,
     find_owners,
@@ -25,6 +27,7 @@ from beam_jobs.core.cohort.modality import known_modalities
 from beam_jobs.core.cohort.plan import PatientPlan, plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
+from beam_jobs.core.nifti.names import is_nifti
 from beam_jobs.core.reasons import Rejection
 
 _FILES_AT_ONCE = 256
@@ -60,7 +63,7 @@ def listing_of(root: str, *, name: str) -> files.Listing:
       UsageError: it is not there, cannot be listed, or holds no file that is read.
     """
     try:
-        found = files.listing(root)
+        found = listing(root)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"{name} is not a directory") from error
     except PermissionError as error:
@@ -80,7 +83,7 @@ def require_known(
     root: str,
     patient_from: str = "",
 ) -> None:
-    """Refuses a modality that neither a directory nor a rule could ever give.
+    """Refuses a modality that no directory, rule or NIfTI file's name could ever give.
 
     Args:
       modalities: the wanted ones.
@@ -90,15 +93,26 @@ def require_known(
       patient_from: one of `PATIENT_FROM`, or "" for the automatic choice.
 
     Raises:
-      UsageError: names the modality, and those that are known.
+      UsageError: names the modality, and those that are known; or patients are to be known by what
+        no file of the input has.
     """
+    nifti = list(filter(is_nifti, paths))
+    if patient_from in ("study", "patient_id") and 0 < len(nifti) == len(paths):
+        raise UsageError(
+            f"--patient_from {patient_from}: NIfTI files have neither study nor PatientID; "
+            "directory or file_name says whose they are"
+        )
     owners = find_owners(paths, modalities, root=root, patient_from=patient_from).values()
     known = {owner.modality or "" for owner in owners} | known_modalities(rules)
     unknown = [name for name in modalities if name not in known]
+    if unknown and nifti:
+        known |= {said_of(path, modalities).modality for path in nifti}
+        unknown = [name for name in modalities if name not in known]
     if unknown:
+        named = ", no file's name says it" if nifti else ""
         raise UsageError(
-            f"unknown modality {unknown[0]}: no directory of {root} has that name, and no rule "
-            f"gives it (known: {', '.join(sorted(known - {''}))})"
+            f"unknown modality {unknown[0]}: no directory of {root} has that name{named}, and no "
+            f"rule gives it (known: {', '.join(sorted(known - {''}))})"
         )
 
 

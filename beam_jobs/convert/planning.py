@@ -18,7 +18,7 @@ from beam_jobs.core.cohort.folds import (
     assign_shards,
     patients_a_shard,
 )
-from beam_jobs.core.cohort.ids import IdPolicy, normalised_id
+from beam_jobs.core.cohort.ids import IdPolicy, normalised_id, require_apart
 from beam_jobs.core.cohort.labels import Labels
 from beam_jobs.core.cohort.layout import patient_id_of
 from beam_jobs.core.cohort.patient_column import PatientColumn
@@ -347,6 +347,7 @@ def assign_patients(found: Iterable[tuple[str, Refusal]], planner: Planner) -> A
             spelling = _spelling(key, given, planner.id_policy)
             listed += spelling is not None
             known[ids[key]] = given.unknown if spelling is None else given.by_spelling[spelling]
+    require_apart(ids.values())
     if labels is not None and ids and not values:
         raise UsageError(_no_match(ids.values(), labels, planner.id_policy))
     if (given := planner.covariates) is not None and ids:

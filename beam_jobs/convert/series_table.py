@@ -11,7 +11,7 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.names import GZIPPED, MEMBER
 from beam_jobs.common.printable import printable
 from beam_jobs.core.cohort.ids import IdPolicy
-from beam_jobs.core.cohort.layout import DirectoryOwner, patient_id_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, patient_id_of, patient_of_file
 from beam_jobs.core.cohort.plan import SeriesRow
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
@@ -69,7 +69,7 @@ class TableWriter:
         return RejectRow(
             scope="file",
             subject=self.path(rejection.paths[0]),
-            patient=self.patient(owner.patient) if owner else "",
+            patient=self.patient(patient_of_file(rejection.paths[0], owner)),
             modality=(owner.modality or "") if owner else "",
             reason=rejection.reason.value,
             detail=rejection.detail,
@@ -143,7 +143,7 @@ def name_below(root: str, path: str) -> str:
     """
     damaged = path.endswith(MEMBER)  # an archive that cannot be read keeps its own name
     name = path.removesuffix(MEMBER) if damaged else files.logical(path)
-    if name.lower().endswith(GZIPPED):
+    if name.lower().endswith((GZIPPED, ".nii.gz")):
         name = name[: -len(".gz")]
     return name.removeprefix(f"{files.logical_root(root, path)}/")
 

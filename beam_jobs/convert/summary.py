@@ -14,10 +14,12 @@ from beam_jobs.convert.flags import Conversion
 from beam_jobs.convert.ours import REJECTS_NAME
 from beam_jobs.convert.planning import Planner, workers_for
 from beam_jobs.core.cohort.balance import counts_of, lacking, quartiles
+from beam_jobs.core.cohort.by_name.sidecars import listing
 from beam_jobs.core.cohort.folds import patients_a_shard
-from beam_jobs.core.cohort.layout import find_owners, nobodys_hint
+from beam_jobs.core.cohort.layout import find_owners, nobodys_hint, patients_named
 from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest, Place
+from beam_jobs.core.nifti.names import is_nifti
 from beam_jobs.core.reasons import Reason
 
 _CONVERTED_SHOWN = 20
@@ -33,7 +35,7 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
     """
     paths = conversion.files
     if listed and not paths:
-        paths = tuple(entry.path for entry in files.entries(conversion.input))
+        paths = tuple(entry.path for entry in listing(conversion.input).entries)
     record_bytes = conversion.planner.record_bytes
     megabytes = record_bytes / 1e6
     owners = find_owners(
@@ -41,8 +43,8 @@ def print_plan(conversion: Conversion, *, listed: bool) -> None:
         conversion.spec.modalities,
         root=conversion.input,
         patient_from=conversion.planner.patient_from,
-    ).values()
-    patients = len({owner.patient for owner in owners if owner.patient and owner.modality != ""})
+    )
+    patients = len(patients_named(paths, owners))
     if not patients:
         row("plan", f"records of {megabytes:.1f} MB; headers will show how many patients")
         return
@@ -130,7 +132,7 @@ def print_sums(conversion: Conversion) -> bool:
             raise cli.CommandError(f"the job ended without a dataset in {output}")
         found = read_own_table(rejects, ("reason",))
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
-        hint = nobodys_hint(nobodys, conversion.planner.patient_from)
+        hint = _hint(nobodys, conversion)
         raise cli.CommandError(
             f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
             f"could be converted; {f'{hint}; ' if hint else ''}{rejects} says why"
@@ -168,11 +170,16 @@ def print_sums(conversion: Conversion) -> bool:
             "them in one fold",
         )
     nobodys = manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value, 0)
-    if hint := nobodys_hint(nobodys, conversion.planner.patient_from):
+    if hint := _hint(nobodys, conversion):
         row("mind", hint)
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{counted(len(manifest.shards), 'shard')}, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])
+
+
+def _hint(nobodys: int, conversion: Conversion) -> str:
+    nifti = any(map(is_nifti, conversion.files))
+    return nobodys_hint(nobodys, conversion.planner.patient_from, nifti=nifti)
 
 
 def _print_folds(manifest: Manifest) -> None:

@@ -26,6 +26,7 @@ from beam_jobs.convert import write_shard
 from beam_jobs.convert.planning import Assignment, Assignments, Planner, Refusal, assign_people
 from beam_jobs.convert.resume import ShardResult
 from beam_jobs.convert.series_table import TableWriter, left_out_row
+from beam_jobs.core.cohort.by_name.sidecars import listing
 from beam_jobs.core.cohort.layout import (
     DirectoryOwner,
     find_owners,
@@ -142,7 +143,7 @@ class Chunk:
 
 
 def _chunks(source: Input) -> Iterator[Any]:
-    found, left_out = files.listing(source.root)
+    found, left_out = listing(source.root)
     if left_out:
         yield beam.pvalue.TaggedOutput("left_out", left_out)
     owners = find_owners(
@@ -152,7 +153,7 @@ def _chunks(source: Input) -> Iterator[Any]:
         patient_from=source.patient_from,
     )
     numbers = itertools.count()
-    for directory, group in itertools.groupby(found, key=_directory):
+    for directory, group in itertools.groupby(found, key=lambda file: os.path.dirname(file.path)):
         batch = tuple(group)
         for start in range(0, len(batch), _FILES_AT_ONCE):
             chosen = batch[start : start + _FILES_AT_ONCE]
@@ -173,10 +174,6 @@ def _adopt(element: tuple[str, bytes], adopted: Mapping[str, str]) -> tuple[str,
 def _left_out(counts: Mapping[str, int], tables: TableWriter) -> ShardResult:
     row = left_out_row(tables.root, counts)
     return ShardResult(entry=None, series=tuple(tables.series([row])), rejects=())
-
-
-def _directory(file: files.Entry) -> str:
-    return os.path.dirname(file.path)
 
 
 class _ReadHeaders(Setup):

@@ -84,8 +84,10 @@ def kinds(rows: Sequence[SurveyRow], most: int = 5) -> list[str]:
     names: Counter[str] = Counter()
     for row in rows:
         if row.reason == Reason.UNKNOWN_MODALITY.value:
-            other = f" ({row.dicom_modality})" if row.dicom_modality != "MR" else ""
-            names[_fit(row.name or "(no text)", _NAME).rstrip() + other] += 1
+            other = (
+                "" if row.file_name or row.dicom_modality == "MR" else f" ({row.dicom_modality})"
+            )
+            names[_fit(row.kind or "(no text)", _NAME).rstrip() + other] += 1
     ordered = sorted(names.items(), key=lambda item: (-item[1], item[0]))
     texts = [f"{name} {count}" for name, count in ordered]
     return texts[:most] + ([f"{len(texts) - most} other kinds"] if len(texts) > most else [])

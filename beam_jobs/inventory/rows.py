@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from beam_jobs.common.printable import printable
 from beam_jobs.convert.patient_plans import Plans
 from beam_jobs.convert.planning import Refusal
 from beam_jobs.convert.series_table import TableWriter
-from beam_jobs.core.cohort.layout import DirectoryOwner
+from beam_jobs.core.cohort.by_name.words import parts_of, stem_of
+from beam_jobs.core.cohort.layout import DirectoryOwner, patient_of_file
 from beam_jobs.core.cohort.plan import PatientPlan, SeriesRow
-from beam_jobs.core.cohort.rules import dicom_modality, sequence_name
+from beam_jobs.core.cohort.rules import dicom_modality, file_name, sequence_name
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.reasons import Reason, Rejection, Verdict
 
@@ -51,6 +52,8 @@ class SurveyRow:
       copies: how many of them are exact duplicates.
       rejected: how many of them are rejected.
       path: a file or directory that stands for it, relative to the input.
+      file_name: of a NIfTI file, of which names are all that says what it is; in no table: it is
+        the end of `path`.
       by_directory: whether a directory's name, not a rule, decides what it is.
       study: StudyInstanceUID (0020,000D), which is in no table.
     """
@@ -90,6 +93,7 @@ class SurveyRow:
     copies: int = 0
     rejected: int = 0
     path: str
+    file_name: str = ""
     by_directory: bool = False
     study: str = ""
 
@@ -100,8 +104,20 @@ class SurveyRow:
 
     @property
     def name(self) -> str:
-        """What to call the series: description, else protocol, else sequence name, else ""."""
-        return self.description or self.protocol or self.sequence_name
+        """What to call it: description, protocol, sequence name or NIfTI file's name, else ""."""
+        return self.description or self.protocol or self.sequence_name or self.file_name
+
+    @property
+    def kind(self) -> str:
+        """What others of its kind are called, too: the name, of NIfTI without the patient's."""
+        if not self.file_name:
+            return self.name
+        stem = stem_of(self.file_name)
+        subject, word, rest = parts_of(stem)
+        if not word:
+            begin = self.patient if subject == stem and self.patient else subject
+            rest = stem.removeprefix(begin) if begin != stem else stem
+        return re.sub(r"^ses-[A-Za-z0-9]+_", "", rest.lstrip("_-. ")) or stem
 
     @property
     def is_series(self) -> bool:
@@ -112,7 +128,7 @@ class SurveyRow:
 SURVEY_COLUMNS = tuple(
     field.name
     for field in dataclasses.fields(SurveyRow)
-    if field.name not in ("by_directory", "study")
+    if field.name not in ("file_name", "by_directory", "study")
 )
 
 
@@ -123,9 +139,11 @@ def survey_rows(plans: Plans, tables: TableWriter) -> list[SurveyRow]:
       plans: of the input.
       tables: says how patients and paths are written.
     """
-    decided = frozenset(
-        directory for directory, owner in plans.owners.items() if owner.modality is not None
-    )
+    decided = {
+        directory: owner.modality
+        for directory, owner in plans.owners.items()
+        if owner.modality is not None
+    }
     rows = [_file_row(rejection, owner, tables) for rejection, owner in plans.rejections]
     for plan in plans.patients:
         rows += _patient_rows(plan, plans.refused.get(plan.key), tables, decided)
@@ -178,7 +196,7 @@ def _order(row: SurveyRow) -> tuple[Any, ...]:
 def _file_row(rejection: Rejection, owner: DirectoryOwner | None, tables: TableWriter) -> SurveyRow:
     rejected = rejection.verdict is Verdict.REJECTED
     return SurveyRow(
-        patient=printable(tables.patient(owner.patient)) if owner else "",
+        patient=printable(tables.patient(patient_of_file(rejection.paths[0], owner))),
         verdict=rejection.verdict.value,
         reason=rejection.reason.value,
         detail=rejection.detail,
@@ -189,7 +207,7 @@ def _file_row(rejection: Rejection, owner: DirectoryOwner | None, tables: TableW
 
 
 def _patient_rows(
-    plan: PatientPlan, refusal: Refusal, tables: TableWriter, decided: frozenset[str]
+    plan: PatientPlan, refusal: Refusal, tables: TableWriter, decided: Mapping[str, str]
 ) -> list[SurveyRow]:
     """A row for each geometry of each series; repetitions, copies and rejects are counted in it."""
     found: dict[tuple[object, ...], list[tuple[SeriesRow, SliceHeader]]] = {}
@@ -231,7 +249,7 @@ def _merged(
     members: list[tuple[SeriesRow, SliceHeader]],
     left: list[tuple[SeriesRow, SliceHeader]],
     tables: TableWriter,
-    decided: frozenset[str],
+    decided: Mapping[str, str],
 ) -> SurveyRow:
     order = [verdict.value for verdict in Verdict]
     best, header = min(members, key=lambda item: order.index(item[0].verdict))
@@ -277,6 +295,13 @@ def _merged(
         copies=files("reason", Reason.EXACT_DUPLICATE.value),
         rejected=files("verdict", Verdict.REJECTED.value),
         path=tables.path(best.path),
-        by_directory=best.path.rpartition("/")[0] in decided,
+        file_name=file_name(best.path) if header.is_nifti else "",
+        by_directory=_is_decided(best, header, decided),
         study=header.study_uid,
     )
+
+
+def _is_decided(row: SeriesRow, header: SliceHeader, decided: Mapping[str, str]) -> bool:
+    """Whether the series' directory says what it is; of NIfTI only where it names a modality."""
+    modality = decided.get(row.path.rpartition("/")[0])
+    return bool(modality) if header.is_nifti else modality is not None

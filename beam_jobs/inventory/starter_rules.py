@@ -21,8 +21,8 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
 
     Its modality is "?": it is passed over, and travels nowhere, until somebody names one. Its
     comment tells of what it was made. Numbers of three digits and more stand for any such: they
-    count series, or name people and days. Series whose directory decides what they are get none: no
-    rule could.
+    count series, or name people and days. A NIfTI file is known by the end of its name, which is
+    not the patient's. Series whose directory decides what they are get none: no rule could.
 
     Args:
       rows: of a survey, with texts as headers have them: patterns are searched in these.
@@ -43,11 +43,27 @@ def starter_rules(rows: Sequence[SurveyRow]) -> list[dict[str, Any]]:
                 return f"^{pattern}$", False
         return f"^{_escaped(name)}$", True
 
+    known_files = {row.file_name for row in rows if row.modality and not row.by_directory}
+
+    @functools.cache
+    def file_pattern_of(kind: str, file_name: str) -> str:
+        """A pattern of a NIfTI file's name that finds no known one, as far as there is any."""
+        end = _escaped(kind)
+        for pattern in (re.sub(r"\d{3,}", r"\\d{3,}", end), end) if not kind.isdigit() else (end,):
+            pattern = rf"(?:^|[-_. ]){pattern}\.nii"
+            search = re.compile(pattern, re.IGNORECASE).search
+            if not any(map(search, known_files)):
+                return pattern
+        return f"^{_escaped(file_name)}$"
+
     kinds: dict[str, list[SurveyRow]] = {}
     for row in rows:
         if _is_unknown(row):
             rule: dict[str, Any] = {}
-            if row.name:
+            ambiguous = False
+            if row.file_name:
+                rule["file_name"] = file_pattern_of(row.kind, row.file_name)
+            elif row.name:
                 rule["text"], ambiguous = pattern_of(row.name)
             if not row.name or ambiguous:
                 rule |= _acquisition(row)

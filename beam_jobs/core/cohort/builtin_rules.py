@@ -26,6 +26,7 @@ from beam_jobs.core.cohort.contrast import (
 from beam_jobs.core.cohort.rules import ModalityRule
 
 T1, T1CE, T2, FLAIR = "T1w", "T1wCE", "T2w", "FLAIR"
+BUILT_IN = (FLAIR, T1, T1CE, T2)
 
 _LONGEST = 256  # characters of a text that are looked at; the standard allows 64
 _BIDS_SUBJECT = re.compile(r"^\s*sub-[a-z0-9]+_(?:ses-[a-z0-9]+_)?", re.IGNORECASE)

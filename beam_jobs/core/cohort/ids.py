@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from beam_jobs.common.cli import UsageError
@@ -20,17 +21,31 @@ def normalised_id(patient_id: str) -> str:
     return (text.lstrip("0") or "0") if is_number(text) else text
 
 
+def require_apart(ids: Collection[str]) -> None:
+    """Refuses ids of patients of which two became one, by a file that spells them otherwise.
+
+    Raises:
+      UsageError: there are such.
+    """
+    if len(set(ids)) < len(ids):
+        raise UsageError(
+            "one id of the labels is of several patients found, such as 1 of sub-1 and sub-01: "
+            "spell ids there as the input does"
+        )
+
+
 def is_number(patient_id: str) -> bool:
     """Whether an id is of digits alone: then leading zeros do not count."""
     return patient_id.isascii() and patient_id.isdigit()
 
 
 # What makes a patient, where a user says so by the flag of every command that reads DICOM.
-PATIENT_FROM = ("directory", "study", "patient_id")
+PATIENT_FROM = ("directory", "study", "patient_id", "file_name")
 PATIENT_FROM_FLAG: dict[str, Any] = {
     "choices": PATIENT_FROM,
-    "help": "what makes a patient: the first directory below the input, the study, or PatientID "
-    "(default: <patient>/<modality>/ directories where there are any, else PatientID)",
+    "help": "what makes a patient: the first directory below the input, the study, PatientID, or "
+    "what names of NIfTI files begin with (default: <patient>/<modality>/ directories where there "
+    "are any, else PatientID; of NIfTI the directory)",
 }
 
 # What tools and people write into PatientID where they took the id away; without accents.

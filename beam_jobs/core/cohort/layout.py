@@ -1,7 +1,8 @@
 """Whose file is it: from a directory layout where there is one, else from the header.
 
 <root>/…/<patient>/<modality>/<file>     the reference layout: names decide
-any other heap of files                  PatientID decides
+any other heap of DICOM                  PatientID decides
+any other heap of NIfTI                  directories and names decide (`by_name.places`)
 
 That is what happens by itself; `ids.PATIENT_FROM` are a user's own choices of who is a patient. The
 modality is the layout's wherever a directory follows it.
@@ -12,11 +13,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.cohort.by_name.places import BY_NAME, patients_of_places
+from beam_jobs.core.cohort.by_name.words import subject_of
 from beam_jobs.core.cohort.ids import is_placeholder, may_be_number_zero, study_id
 from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.nifti.names import is_nifti
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 
 _BY_DIRECTORY, _BY_HEADER, _BY_STUDY, _NOBODYS = "dir:", "id:", "study:", "nobody:"
@@ -30,10 +34,15 @@ class DirectoryOwner:
       patient: key of the patient, "" where the headers decide.
       modality: the wanted modality it is named after, "" when it is none of them; None where the
         headers decide.
+      nifti: key of the patient of NIfTI files in it; `BY_NAME` where each file's name says whose
+        it is, "" where they are nobody's.
+      words: the wanted modalities, which stand in names, where those say whose a file is.
     """
 
     patient: str
     modality: str | None
+    nifti: str = ""
+    words: tuple[str, ...] = ()
 
 
 def find_owners(
@@ -53,7 +62,8 @@ def find_owners(
       root: the input, whose own name is that of no modality.
       patient_from: "directory" makes a patient of every directory that lies directly in the input,
         but of none that is named after a modality; with "study" and "patient_id" directories give
-        modalities alone; "" is as above.
+        modalities alone; with "file_name" they do so for NIfTI, of which names say whose it is; ""
+        is as above.
 
     Returns:
       Directory → owner; the headers decide for a directory that is not in it.
@@ -61,6 +71,7 @@ def find_owners(
     wanted = {name.casefold(): name for name in modalities}
     known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
     # A directory has hundreds of files: one of them tells its name.
+    paths = list(paths)
     one_of = {path[: path.rfind("/")]: path for path in paths}
     directories = {
         posixpath.dirname(path): posixpath.dirname(files.logical(path)) for path in one_of.values()
@@ -69,6 +80,16 @@ def find_owners(
     patients = _patients_of_the_layout(directories.values(), known, top)
     if patient_from == "directory":
         patients.pop(top, None)  # its patients lie below the input
+    of_nifti: dict[str, str] = {}
+    if patient_from in ("", "file_name") and (nifti := list(filter(is_nifti, paths))):
+        starts = {}
+        for logical in directories.values():
+            parent = posixpath.dirname(logical)
+            if logical in patients or (logical != top and parent in patients):
+                starts[logical] = parent if parent in patients and logical != top else logical
+        of_nifti = patients_of_places(nifti, modalities, starts, top)
+        if patient_from:
+            of_nifti = dict.fromkeys(of_nifti, BY_NAME)
     owners = {}
     modality: str | None
     for directory, logical in directories.items():
@@ -85,9 +106,25 @@ def find_owners(
             patient = f"{_BY_DIRECTORY}{top}/{first}" if is_person else ""
         elif patient_from in ("study", "patient_id"):
             patient = ""
-        if patient or modality is not None:
-            owners[directory] = DirectoryOwner(patient=patient, modality=modality)
+        named = of_nifti.get(logical, "")
+        if named and named != BY_NAME:
+            named = _BY_DIRECTORY + _as_named(named, top)
+        if patient_from == "directory":
+            named = patient
+        if patient or modality is not None or named:
+            owners[directory] = DirectoryOwner(
+                patient=patient,
+                modality=modality,
+                nifti=named,
+                words=tuple(modalities) if named == BY_NAME else (),
+            )
     return owners
+
+
+def _as_named(directory: str, top: str) -> str:
+    """A directory by its own name: the input may be given as "." or ".."."""
+    is_top = directory == top and top and not files.is_remote(top)
+    return os.path.abspath(directory) if is_top else directory
 
 
 def _patients_of_the_layout(
@@ -103,9 +140,8 @@ def _patients_of_the_layout(
     patients: dict[str, str] = {}
     for directory in directories:
         if directory != top and posixpath.basename(directory).casefold() in known:
-            parent = named = posixpath.dirname(directory)
-            if parent == top and top and not files.is_remote(top):
-                named = os.path.abspath(parent)  # it may be given as "." or ".."
+            parent = posixpath.dirname(directory)
+            named = _as_named(parent, top)
             if posixpath.basename(named) and posixpath.basename(named).casefold() not in known:
                 patients[parent] = _BY_DIRECTORY + named
     return patients
@@ -122,16 +158,35 @@ def patient_of(header: SliceHeader, owner: DirectoryOwner | None, patient_from: 
     Returns:
       The patient's key, or a key of the series alone where there is no id (`is_nobody`).
     """
+    if header.is_nifti:
+        return patient_of_file(header.path, owner) or _series_key(header)
     if owner is not None and owner.patient:
         return owner.patient
     if patient_from == "study" and not is_placeholder(header.study_uid):
         return _BY_STUDY + study_id(header.study_uid)
     patient_id = header.patient_id
-    if patient_from in ("", "patient_id") and (
+    if patient_from in ("", "patient_id", "file_name") and (
         not is_placeholder(patient_id) or may_be_number_zero(patient_id)
     ):
         return _BY_HEADER + patient_id
     return _series_key(header)
+
+
+def patient_of_file(path: str, owner: DirectoryOwner | None) -> str:
+    """The key of a file's patient as far as names tell it, "" where they do not.
+
+    Args:
+      path: the file's.
+      owner: what its directory says.
+    """
+    if owner is None:
+        return ""
+    if not is_nifti(path):
+        return owner.patient
+    if owner.nifti != BY_NAME:
+        return owner.nifti
+    subject = subject_of(path, owner.words)
+    return f"{BY_NAME}{subject}" if subject else ""
 
 
 def _series_key(header: SliceHeader) -> str:
@@ -176,6 +231,8 @@ def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = ""
     An id that ends in zeros is somebody's only within one study, which DICOM gives to one patient.
     """
     header = headers[0]
+    if is_nobody(key) and header.is_nifti:
+        return _why_nobodys_nifti(patient_from)
     zeros = key.startswith(_BY_HEADER) and may_be_number_zero(patient_id_of(key))
     if not is_nobody(key) and not (zeros and len({other.study_uid for other in headers}) > 1):
         return ""
@@ -191,11 +248,48 @@ def why_nobodys(key: str, headers: Sequence[SliceHeader], patient_from: str = ""
     )
 
 
-def nobodys_hint(series: int, patient_from: str = "") -> str:
-    """What to tell a user of so many series that are nobody's, "" of none."""
+def _why_nobodys_nifti(patient_from: str) -> str:
+    if patient_from == "directory":
+        return "--patient_from directory: it lies in no directory of a patient below the input"
+    if patient_from == "file_name":
+        return "--patient_from file_name: its name begins with no patient's"
+    if patient_from:
+        return f"--patient_from {patient_from}: a NIfTI file has neither study nor PatientID"
+    return (
+        "NIfTI files of several patients lie in its directory, or none is a patient's; "
+        "--patient_from directory takes the first below the input for the patient, "
+        "--patient_from file_name what a name begins with"
+    )
+
+
+def patients_named(paths: Iterable[str], owners: Mapping[str, DirectoryOwner]) -> set[str]:
+    """The keys of the patients that are known before any header is read.
+
+    Args:
+      paths: all files of the input.
+      owners: of `find_owners`.
+    """
+    keys = set()
+    for path in paths:
+        owner = owners.get(path[: path.rfind("/")])
+        if owner is not None and (owner.modality != "" or is_nifti(path)):
+            keys.add(patient_of_file(path, owner))
+    return keys - {""}
+
+
+def nobodys_hint(series: int, patient_from: str = "", *, nifti: bool = False) -> str:
+    """What to tell a user of so many series that are nobody's, "" of none.
+
+    Args:
+      series: how many.
+      patient_from: who was a patient.
+      nifti: whether some of them are NIfTI files.
+    """
     if not series:
         return ""
     hint = "the tables say why" if patient_from else "--patient_from directory or study says whose"
+    if nifti and not patient_from:
+        hint = "--patient_from directory or file_name says whose NIfTI files are"
     return f"{series} series {'is' if series == 1 else 'are'} nobody's: {hint}"
 
 
@@ -203,7 +297,7 @@ def patient_id_of(key: str) -> str:
     """The patient id of a key of `patient_of`, "" of nobody."""
     if is_nobody(key):
         return ""
-    for prefix in (_BY_HEADER, _BY_STUDY):
+    for prefix in (_BY_HEADER, _BY_STUDY, BY_NAME):
         if key.startswith(prefix):
             return key.removeprefix(prefix)
     return posixpath.basename(key)

@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 
 from beam_jobs.core.cohort.builtin_rules import (
+    BUILT_IN,
     EXCLUDED,
-    FLAIR,
     KNOWN_FAMILY,
     NAME_RULES,
     T1,
@@ -23,13 +23,13 @@ from beam_jobs.core.cohort.builtin_rules import (
     normalised,
     says_nothing,
 )
+from beam_jobs.core.cohort.by_name.words import said_of
 from beam_jobs.core.cohort.contrast import Agent, agent_in
 from beam_jobs.core.cohort.layout import DirectoryOwner
 from beam_jobs.core.cohort.rules import ModalityRule, dicom_modality, has_agent, sequence_name
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.series import Series
 
-BUILT_IN = (FLAIR, T1, T1CE, T2)
 _BUILT_IN = frozenset(name.casefold() for name in BUILT_IN)
 # Modalities that may be named in tables: the standard's words (PS3.3 C.7.3.1.1.1), no header text.
 _NAMED = re.compile("AR|CR|CT|DX|ES|IO|IVUS|MG|NM|OCT|OP|OPT|OT|PT|PX|RF|SC|SM|US|XA|XC")
@@ -53,6 +53,7 @@ def modality_of(
     The directory decides where it follows the layout; else the user's own rules; else a
     SeriesDescription that is a modality's name; else the built-in rules. Directory and name give a
     built-in modality to MR only, and the name only where nothing else in the header contradicts it.
+    Of NIfTI a file's name stands for the header, and a directory does not make an image of a mask.
 
     Args:
       series: the series.
@@ -62,6 +63,8 @@ def modality_of(
       diffusion: whether images of the same series UID are diffusion-weighted: then the built-in
         rules take those that are not (b = 0) for no modality.
     """
+    if series.first.is_nifti:
+        return _of_nifti(series, owner, modalities, rules)
     if owner is not None:
         return owner.modality if owner.modality and _may_be(series, owner.modality) else None
     own = _by_own_rules(series, rules)
@@ -75,8 +78,35 @@ def modality_of(
     return found if found in modalities else None
 
 
+def _of_nifti(
+    series: Series,
+    owner: DirectoryOwner | None,
+    modalities: Sequence[str],
+    rules: Sequence[ModalityRule],
+) -> str | None:
+    """A NIfTI file's modality: by a directory that its name does not contradict, rules, its name.
+
+    A directory that is the patient of others named after modalities says nothing of it.
+    """
+    said = said_of(series.first.path, modalities)
+    named = owner.modality if owner is not None and not said.mask else ""
+    if named and said.modality.casefold() in ("", named.casefold()):
+        return named
+    own = _by_own_rules(series, rules)
+    if not isinstance(own, _NoFit):
+        return own if own in modalities else None
+    return said.modality if said.modality in modalities else None
+
+
+def is_mask(series: Series) -> bool:
+    """Whether a series is a NIfTI file whose name calls it a mask or a segmentation."""
+    return series.first.is_nifti and said_of(series.first.path, ()).mask
+
+
 def why_unknown(series: Series) -> str:
     """What to say of a series that is none of the wanted modalities; no header text."""
+    if series.first.is_nifti:
+        return "the file's name says none of the wanted modalities"
     found = dicom_modality(series.first)
     if found in ("", "MR"):
         return "none of the wanted modalities"

@@ -23,6 +23,7 @@ _DECIMAL_COMMA = re.compile(r"[+-]?\d+(?:[.,]\d+)*,\d+", re.ASCII)
 _NO_NUMBER = re.compile(r"[+-]?(?:inf|infinity|∞|#div/0!|[\d.]+e\+?\d+)", re.IGNORECASE | re.ASCII)
 _FLOAT32_MOST = 3.4e38
 _LONGEST_NAME = 100
+_BIDS = "sub-"
 _SEPARATORS = ";\t|"
 
 
@@ -51,12 +52,16 @@ class PatientColumn(Generic[Value]):
     def spelling_of(self, patient_id: str) -> str | None:
         """The file's spelling of a patient, None when it does not list it.
 
+        A BIDS subject's is also its label alone: `01`, or `1`, for `sub-01`.
+
         Raises:
           UsageError: several of its ids could be meant (`5` and `005` for `00005`).
         """
         if patient_id in self.by_spelling:
             return patient_id
         found = self._spellings.get(normalised_id(patient_id), [])
+        if not found and patient_id.startswith(_BIDS):
+            found = self._spellings.get(normalised_id(patient_id.removeprefix(_BIDS)), [])
         if len(found) > 1:
             listed = ", ".join(found)
             raise UsageError(f"patient {patient_id} is ambiguous: {self.source} list {listed}")

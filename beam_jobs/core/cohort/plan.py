@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydicom import config
 from pydicom.uid import UID
 
+from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.ids import is_placeholder, normalised_id
 from beam_jobs.core.cohort.layout import DirectoryOwner, why_nobodys
-from beam_jobs.core.cohort.modality import combines_echoes, modality_of, why_unknown
+from beam_jobs.core.cohort.modality import combines_echoes, is_mask, modality_of, why_unknown
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.dicom.headers import SliceHeader
+from beam_jobs.core.nifti.names import NIFTI_1, NIFTI_2
 from beam_jobs.core.reasons import UNUSED_BY_RULE, Reason, Verdict
 from beam_jobs.core.series import Series, assemble
 
@@ -101,8 +103,8 @@ def plan_patient(
     """Chooses a patient's series: one for each modality, every other with the reason why not.
 
     Among several candidates for a modality the first of these wins: geometry known, most slices,
-    finest voxels, echoes combined (the RMS of an MEMPRAGE), smallest series UID, and of one series
-    its earliest repetition.
+    DICOM before NIfTI, finest voxels, echoes combined (the RMS of an MEMPRAGE), of NIfTI the
+    shortest path, smallest series UID, and of one series its earliest repetition.
 
     Args:
       key: the patient's.
@@ -136,7 +138,9 @@ def plan_patient(
             rules,
             diffusion=(stack.first.study_uid, stack.first.series_uid) in diffusion,
         )
-        if nobodys:
+        if modality is None and is_mask(stack):
+            left.append((stack, "", Reason.DERIVED_IMAGE, "the file's name says mask"))
+        elif nobodys:
             left.append((stack, modality or "", Reason.NO_PATIENT_ID, nobodys))
         elif modality is None:
             left.append((stack, "", Reason.UNKNOWN_MODALITY, why_unknown(stack)))
@@ -212,7 +216,9 @@ def _newly_counted(paths: Iterable[str], counted: set[str]) -> int:
 
 
 def _syntax_name(uid: str) -> str:
-    """The standard's name of a transfer syntax; nothing else of that field is let through."""
+    """The standard's name of a transfer syntax, or NIfTI's; nothing else is let through."""
+    if uid in (NIFTI_1, NIFTI_2):
+        return uid
     name = UID(uid, validation_mode=config.IGNORE).name  # a malformed one is unknown, no warning
     return name if name != uid else "unknown"
 
@@ -221,8 +227,11 @@ def _preference(series: Series) -> tuple[object, ...]:
     geometry = series.geometry
     voxel = geometry.spacing[0] * geometry.spacing[1] * geometry.spacing[2]
     first = series.first
+    # A UID that is made of a file's content would choose among sessions by chance.
+    path = files.logical(first.path) if first.is_nifti else ""
     return (
-        *(not series.geometry_known, -len(series.headers), voxel, not combines_echoes(first)),
+        *(not series.geometry_known, -len(series.headers), first.is_nifti),
+        *(voxel, not combines_echoes(first), len(path), path),
         first.series_uid,  # of one series the first stack, its earliest repetition: as assembled
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import posixpath
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ _RANGES = (
     *("echo_time", "repetition_time", "inversion_time", "flip_angle"),
     *("b_value", "field_strength", "slices"),
 )
-_PATTERNS = ("text", "image_type", "scanning_sequence")
+_PATTERNS = ("text", "file_name", "image_type", "scanning_sequence")
 # What scanners and people write in ContrastBolusAgent where none was given.
 _NO_AGENT = re.compile(
     r"\W*(?:(?:no|non|none|not given|nil|null|without|ohne|kein\w*|sans|n/?a|0+(?:[.,]0*)?) ?"
@@ -65,6 +66,8 @@ class ModalityRule:
         one of the built-in modalities fits MR only, any other rule every kind of image.
       text: regular expression, searched in SeriesDescription (0008,103E), ProtocolName (0018,1030)
         and SequenceName (0018,0024) or PulseSequenceName (0018,9005).
+      file_name: regular expression, searched in the name of the file (of the first slice's, where a
+        series has several), without its directories.
       image_type: regular expression, searched in ImageType (0008,0008), values joined by "\\".
       scanning_sequence: likewise in ScanningSequence (0018,0020), "SE\\IR" for instance.
       contrast: whether ContrastBolusAgent (0018,0010) names an agent.
@@ -83,6 +86,7 @@ class ModalityRule:
     modality: str | None
     dicom_modality: str | None = None
     text: str | None = None
+    file_name: str | None = None
     image_type: str | None = None
     scanning_sequence: str | None = None
     contrast: bool | None = None
@@ -144,6 +148,8 @@ class ModalityRule:
             texts = (first.series_description, first.protocol_name, sequence_name(first))
         if self.text is not None and not any(map(_searcher(self.text), texts)):
             return False
+        if self.file_name is not None and not _searcher(self.file_name)(file_name(first.path)):
+            return False
         for name in ("image_type", "scanning_sequence"):
             pattern = getattr(self, name)
             if pattern is not None and not _searcher(pattern)("\\".join(getattr(first, name))):
@@ -190,6 +196,11 @@ class ModalityRule:
 def dicom_modality(header: SliceHeader) -> str:
     """Modality (0008,0060) in capitals, by SOP class where it is absent, "" where that is, too."""
     return header.modality.strip().upper() or _BY_CLASS.get(header.sop_class, "")
+
+
+def file_name(path: str) -> str:
+    """A file's name without its directories; of an archive's member, its own."""
+    return posixpath.basename(files.logical(path))
 
 
 def sequence_name(header: SliceHeader) -> str:

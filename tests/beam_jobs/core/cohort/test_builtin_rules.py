@@ -5,8 +5,8 @@ The columns are those of `test_real_headers`.
 
 import pytest
 
-from beam_jobs.core.cohort.builtin_rules import is_plainly_named, normalised
-from beam_jobs.core.cohort.modality import BUILT_IN, modality_of
+from beam_jobs.core.cohort.builtin_rules import BUILT_IN, is_plainly_named, normalised
+from beam_jobs.core.cohort.modality import modality_of
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.series import assemble
 from tests.beam_jobs.core.cohort.test_real_headers import read

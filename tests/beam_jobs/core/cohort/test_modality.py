@@ -6,8 +6,9 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
+from beam_jobs.core.cohort.builtin_rules import BUILT_IN
 from beam_jobs.core.cohort.layout import DirectoryOwner
-from beam_jobs.core.cohort.modality import BUILT_IN, modality_by_rules, modality_of, why_unknown
+from beam_jobs.core.cohort.modality import modality_by_rules, modality_of, why_unknown
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.series import assemble
