@@ -29,7 +29,9 @@ def test_table_and_sums_are_printed_and_written(cohort, tmp_path, capsys):
     assert survey.main([str(cohort), "--output", str(output)]) == cli.EXIT_OK
     printed = capsys.readouterr().out
     assert "files       12 = 10 used + 0 unused by rule + 2 rejected" in printed
-    assert "not_dicom 2: The file is not a DICOM Part 10 file." in printed
+    assert (
+        "not_dicom 2: The file is not a DICOM Part 10 file, nor NIfTI where it is named" in printed
+    )
     rows = list(csv.DictReader(output.read_text().splitlines()))
     used = {row["modality"]: row for row in rows if row["verdict"] == "used"}
     assert set(used) == {"T1w", "FLAIR"}

@@ -95,7 +95,8 @@ def test_dicom_comes_before_nifti_of_as_many_slices():
 def test_a_mask_of_nobody_is_not_rejected():
     made = plan_patient("nobody:1/2", nifti("x_seg.nii") + nifti("x_t1.nii"), ALL)
     assert {row.reason for row in made.rows} == {"derived_image", "no_patient_id"}
-    assert made.refusal is not None and "file_name" in made.refusal[1]
+    assert made.refusal is not None
+    assert "file_name" in made.refusal[1]
 
 
 def test_labels_may_have_the_bids_label_alone():
