@@ -211,7 +211,7 @@ def _patient_rows(
 ) -> list[SurveyRow]:
     """A row for each geometry of each series; repetitions, copies and rejects are counted in it."""
     found: dict[tuple[object, ...], list[tuple[SeriesRow, SliceHeader]]] = {}
-    leftovers: dict[tuple[str, str], list[tuple[SeriesRow, SliceHeader]]] = {}
+    leftovers: dict[tuple[object, ...], list[tuple[SeriesRow, SliceHeader]]] = {}
     for row, header in zip(plan.rows, plan.firsts, strict=True):
         if refusal and row.verdict == Verdict.USED.value:
             row = dataclasses.replace(
@@ -220,7 +220,8 @@ def _patient_rows(
                 reason=Reason.PATIENT_REJECTED.value,
                 detail=f"{refusal[0].value}: {refusal[1]}",
             )
-        series = (header.study_uid, header.series_uid)
+        file = header.path if header.is_nifti else ""  # which is a series, and has no UIDs
+        series = (header.study_uid, header.series_uid, file)
         if row.slices is None:
             leftovers.setdefault(series, []).append((row, header))
         else:
@@ -232,7 +233,7 @@ def _patient_rows(
     rows = []
     for key, members in found.items():
         # What is left of the series is counted with the first of its geometries.
-        left = leftovers.pop((str(key[0]), str(key[1])), [])
+        left = leftovers.pop(key[:3], [])
         rows.append(_merged(members, left, tables, decided))
     for left in leftovers.values():
         by_reason: dict[str, list[tuple[SeriesRow, SliceHeader]]] = {}

@@ -190,6 +190,8 @@ def patient_of_file(path: str, owner: DirectoryOwner | None) -> str:
 
 
 def _series_key(header: SliceHeader) -> str:
+    if header.is_nifti:  # it has no UIDs, and a file is a series
+        return f"{_NOBODYS}{header.path}"
     return f"{_NOBODYS}{header.study_uid}/{header.series_uid}"
 
 
