@@ -101,9 +101,11 @@ class NiftiHeader:
 
 def _layout_of(begin: bytes) -> tuple[_Layout, Literal["<", ">"]] | None:
     """The version and the byte order that the length of the header, its first field, tells."""
+    if len(begin) < 4:
+        return None
     if (size := int.from_bytes(begin[:4], "little")) in _LAYOUTS:
         return _LAYOUTS[size], "<"
-    if (size := int.from_bytes(begin[:4], "big")) in _LAYOUTS and len(begin) >= 4:
+    if (size := int.from_bytes(begin[:4], "big")) in _LAYOUTS:
         return _LAYOUTS[size], ">"
     return None
 
