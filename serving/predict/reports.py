@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import counted
@@ -105,7 +106,7 @@ def write_reports(
     if not files.is_dicomweb(place):
         _require_ours(place, list(names.values()))
     facts = facts_of(checked.contract)
-    for patient, value in rows:
+    for patient, value in terminal.track(rows, "reports", len(rows)):
         origin = images[patient].origin
         series = (f"{name}: series {uid}" for name, uid in origin.series.items())
         missing = (f"Not known, and answered without: {n}" for n in answers[patient].missing)

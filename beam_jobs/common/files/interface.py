@@ -26,6 +26,7 @@ from typing import IO
 from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, most_inflated
 from beam_jobs.common.files.clients import StoreError
+from beam_jobs.common.files.dicomweb import stow
 from beam_jobs.common.files.dicomweb.place import names_local_file
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, claim, claimed, lock, unclaim
@@ -321,7 +322,11 @@ def store_dicom(place: StrPath, name: str, data: bytes) -> None:
     Raises:
       StoreError: the place refuses it, or fails beyond all retries.
     """
-    write(join(place, name), data)
+    place = text(place)
+    if is_dicomweb(place):
+        stow.store(place, [(name, data)])
+    else:
+        write(join(place, name), data)
 
 
 def write_text(path: StrPath, data: str) -> None:

@@ -173,9 +173,9 @@ def _document(
             pass
 
     study = origin.StudyInstanceUID
-    evidence = [_evidence(origin, instance) for instance in instances]
-    # The first is whose study it goes to.
-    evidence.sort(key=lambda one: one.StudyInstanceUID != study)
+    # The first says whose study it goes to.
+    first, *others = sorted(instances, key=lambda one: one.study != study)
+    evidence = [_evidence(first, origin), *map(_evidence, others)]
     series = derived_uid("report series", study, maker.sha256, __version__)
     made: Dataset = Report(
         evidence=evidence,
@@ -201,10 +201,10 @@ def _document(
     return made
 
 
-def _evidence(origin: Dataset, instance: Instance) -> Dataset:
+def _evidence(instance: Instance, origin: Dataset | None = None) -> Dataset:
     image = Dataset()
-    image.update(dict(origin.items()))
-    del image.StudyInstanceUID  # the element is shared, and is not to be changed
+    if origin is not None:
+        image.update({one.tag: one for one in origin if one.keyword != "StudyInstanceUID"})
     image.StudyInstanceUID, image.SeriesInstanceUID = instance.study, instance.series
     image.SOPClassUID, image.SOPInstanceUID = instance.sop_class, instance.sop
     return image

@@ -104,6 +104,18 @@ def test_a_job_reports_whom_it_predicts_and_again_the_same_bytes(
     assert f"2 in {tmp_path / 'sr'}" in out
     assert {path.stem: path.read_bytes() for path in (tmp_path / "sr").iterdir()} == before
 
+    # What cannot be written costs no answers.
+    (tmp_path / "out.csv").unlink()
+    reports["00006"].write_bytes(b"somebody's")
+    code, out, err = predict("--input", cohort, "--dicom_sr", tmp_path / "sr")
+    assert code not in (0, 8)
+    assert "00006.dcm lies there, and no prediction wrote it" in err
+    assert len(err.splitlines()) == 1
+    assert not any(line.startswith("reports") for line in out.splitlines())
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        assert len(list(csv.DictReader(stream))) == 4
+    assert reports["00006"].read_bytes() == b"somebody's"
+
 
 @pytest.mark.slow
 def test_records_have_no_reports(
