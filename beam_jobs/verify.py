@@ -125,7 +125,8 @@ def _differences(
             name = "a file" if private else name_below(root, header.path)
             frame = f", frame {header.frame}" if header.frames else ""
             of = (header.rows or 0) * (header.columns or 0)
-            yield f"{name}{frame}: {pixels} of {of} pixels are others by DCMTK"
+            second = "nibabel" if header.is_nifti else "DCMTK"
+            yield f"{name}{frame}: {pixels} of {of} pixels are others by {second}"
 
 
 def _shard_faults(directory: str, manifest: Manifest, workers: int) -> Iterator[str]:

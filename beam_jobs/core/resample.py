@@ -226,7 +226,7 @@ def _resample_oblique(
         coarse = max(native, 0.6 * seen)
         width = np.sqrt(max(seen**2 - coarse**2, 0.0))
         places = np.asarray(offsets) if index == 2 else np.arange(size, dtype=np.float64)
-        if coarse == native and (index != 2 or _whole(offsets)):
+        if size == 1 or (coarse == native and (index != 2 or _whole(offsets))):
             wanted, width = np.arange(size, dtype=np.float64) * native, 0.0
         else:
             count = max(int(np.ceil((size - 1) * native / coarse)) + 1, 2)
@@ -235,7 +235,7 @@ def _resample_oblique(
         _require_axis(len(places), len(wanted))
         weights.append(axis_weights(places * native, wanted, width))
         first[index] = wanted[0] / native
-        pitch[index] = (wanted[1] - wanted[0]) / native
+        pitch[index] = (wanted[1] - wanted[0]) / native if len(wanted) > 1 else 1.0
     _require_size(weights, geometry)
     stack = reduce_stack(slices, weights[0], weights[1], weights[2])
     to_native = np.diag([*pitch, 1.0])

@@ -135,6 +135,19 @@ def test_same_head_in_three_planes_and_oblique_agrees(tmp_path):
         assert np.abs(volume - reference).mean() < 0.02 * reference.max(), name
 
 
+@pytest.mark.parametrize("oblique", [0.0, 12.0])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 30), (30, 1)])
+def test_images_of_one_row_or_column_make_a_volume(tmp_path, rows, columns, oblique):
+    spec = SeriesSpec(
+        rows=rows, columns=columns, slices=9, obliquity_degrees=oblique, obliquity_axis_degrees=30.0
+    )
+    write_series(spec, tmp_path, lambda xyz: 1000 + xyz @ [3.0, 5.0, 7.0])
+    found = resample_series(read_series(tmp_path), SPEC)
+    assert found.inside.any()
+    within = found.array[found.inside]
+    assert 600 < within.min() < within.max() < 1400
+
+
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize(
     ("plane", "oblique"), [*((plane, 0.0) for plane in PLANES), ("axial", 21.0), ("sagittal", 9.0)]
