@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         examples=(
             f"  {PROG} --run run --data dataset --output saliency\n"
             f"  {PROG} --run run --data dataset --patients 00005 00109 \\\n"
-            "      --method gradcam --output cam"
+            "      --method gradcam --output cam\n"
+            f"  {PROG} --run run --data dataset --output saliency \\\n"
+            "      --dicom_pm maps --dicom phantoms/train"
         ),
     )
     add = parser.add_argument
@@ -71,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", metavar="NAME", help="finding to explain, likewise")
     add("--method", default=MAP_METHODS[0], choices=MAP_METHODS, help="how voxels are weighed")
     add("--output", required=True, metavar="OUT", help="directory to write into")
+    add(
+        "--dicom_pm",
+        metavar="PM",
+        help="also write each map as a DICOM Parametric Map on the series it explains: into a "
+        "directory, or by STOW-RS to dicomweb+https://... (needs --dicom and the extra dicom_out)",
+    )
+    add("--dicom", metavar="INPUT", help="for --dicom_pm: the input that the dataset was made of")
     return parser
 
 
@@ -80,6 +89,10 @@ def main(argv: Sequence[str]) -> int:
     files.require_writable(args.output)
     if not files.is_remote(args.output) and files.stat(args.output) is not None:
         raise UsageError(f"--output {args.output}: a file, a directory is needed")
+    if (args.dicom_pm is None) != (args.dicom is None):
+        raise UsageError(
+            "--dicom_pm PM and --dicom INPUT go together: the maps are laid on the input's series"
+        )
     trained = Run.load(args.run)
     manifest = read_manifest(args.data)
     if trained.dataset_fingerprint != manifest.dataset_fingerprint:
@@ -94,6 +107,12 @@ def main(argv: Sequence[str]) -> int:
     chosen = choose(trained, manifest, wanted, output_of(trained.target, asked))
     maps = files.file_names((one.patient_id for one in chosen), MAP_SUFFIX).values()
     _require_own(args.output, maps)
+    sources = None
+    if args.dicom_pm is not None:
+        from trainer.explain.dicom_maps import find_sources, write_maps  # pydicom takes a while
+
+        where = (args.dicom_pm, args.dicom, args.data)
+        sources = find_sources(*where, manifest, chosen, trained.modalities)
     quiet_tensorflow()
     # TensorFlow and drawing libraries take seconds to import.
     from trainer.explain.explainer import explain
@@ -108,6 +127,9 @@ def main(argv: Sequence[str]) -> int:
         row("mind", warning)
     row("maps", f"{len(explained)} and {JSON_NAME} in {args.output}")
     row("report", files.join(args.output, PAGE_NAME))
+    if sources is not None:
+        written = write_maps(sources, trained, explained, method=args.method)
+        row("dicom", f"{written} Parametric Maps in {args.dicom_pm}")
     return EXIT_OK
 
 

@@ -254,6 +254,10 @@ def _file(made: Made, tmp_path: Path) -> list[str]:
     return ["--output", str(tmp_path / "file")]
 
 
+def _maps(_: Made, tmp_path: Path) -> list[str]:
+    return ["--dicom_pm", str(tmp_path / "pm"), "--dicom", str(tmp_path / "in")]
+
+
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
@@ -263,6 +267,13 @@ def _file(made: Made, tmp_path: Path) -> list[str]:
         (_other_dataset, ContractError, r"dataset_fingerprint: \w{12} in .*other, \w{12} in run "),
         (_one_fold, UsageError, r"00002: of fold 1, which every member .* held out there: fold 0"),
         (_file, UsageError, r"--output .*file: a file"),
+        (
+            lambda *_: ["--dicom_pm", "pm"],
+            UsageError,
+            "--dicom_pm PM and --dicom INPUT go together",
+        ),
+        (lambda *_: ["--dicom", "in"], UsageError, "--dicom_pm PM and --dicom INPUT go together"),
+        (_maps, UsageError, r"--dicom needs .*series\.csv"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
