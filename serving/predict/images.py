@@ -77,7 +77,9 @@ def images_of(patient_id: str, used: Mapping[str, Series], looked_at: Sequence[s
         header = read_origin(next(one.path for one in headers if one.study_uid == study))
     except RejectedError as error:
         return Images(patient_id, "", str(error.reason))
-    found = [Instance(h.study_uid, h.series_uid, h.sop_class, h.sop_uid) for h in headers]
+    found = [
+        Instance(h.study_uid, h.series_uid, h.sop_class, h.sop_uid, h.modality) for h in headers
+    ]
     data = {
         "header": header.to_json_dict(),
         "instances": list(dict.fromkeys(found)),

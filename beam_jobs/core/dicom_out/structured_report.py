@@ -3,6 +3,7 @@
     Imaging Measurement Report
       Observer: Device, Voxelbeam
       Comment: not for clinical use
+      Image Library              every image that the model looked at, a group a series
       Imaging Measurements
         Measurement Group          one a finding: what it is of, and what it was made by
           Finding                  99VOXELBEAM, by the name that the labels have
@@ -18,7 +19,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import importlib.metadata
 import io
+import itertools
 import logging
 import math
 import warnings
@@ -51,15 +54,20 @@ _TEXT = 10_000  # most letters of a text: far below what its attribute may have
 PROBABILITY = ("122157", "DCM", "Probability")
 _PROCEDURE = ("363679005", "SCT", "Imaging procedure")
 _COMMENT = ("121106", "DCM", "Comment")
+_LIBRARY, _GROUP = ("111028", "DCM", "Image Library"), ("126200", "DCM", "Image Library Group")
+_MODALITY, _SERIES = ("121139", "DCM", "Modality"), ("112002", "DCM", "Series Instance UID")
+_SOURCE = ("260753009", "SCT", "Source")
+_OTHER = "OT"  # a modality that is none of the standard's
 
 
 class Instance(NamedTuple):
-    """One object that an answer was made of, by its UIDs."""
+    """One object that an answer was made of, by its UIDs, and its series' Modality."""
 
     study: str
     series: str
     sop_class: str
     sop: str
+    modality: str = ""
 
 
 class Number(NamedTuple):
@@ -146,18 +154,19 @@ def structured_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = _document(origin, sorted(instances), findings, maker)
-        # Equal content has one UID, other content another one (PS3.5 9): covariates and versions
-        # change an answer too.
-        digest = hashlib.sha256(_bytes(made)).hexdigest()
-        made.SOPInstanceUID = derived_uid("report", digest)
-        made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-        return _bytes(made)
-
-
-def _bytes(dataset: Dataset) -> bytes:
-    stream = io.BytesIO()
-    pydicom.dcmwrite(stream, dataset, enforce_file_format=True)
+        stream = io.BytesIO()
+        pydicom.dcmwrite(stream, made, enforce_file_format=True)
     return stream.getvalue()
+
+
+def _uid(origin: Dataset, instances: Sequence[Instance], *others: object) -> str:
+    """One for equal content, another for any other (PS3.5 9): of all that content follows from.
+
+    Not of model and images alone: covariates, and versions, change an answer too.
+    """
+    versions = (importlib.metadata.version(name) for name in ("highdicom", "pydicom"))
+    said = (__version__, *versions, origin.to_json(), *map(repr, (instances, *others)))
+    return derived_uid("report", *said)
 
 
 def _document(
@@ -182,7 +191,7 @@ def _document(
         content=_content(findings, maker, derived_uid("tracking", study, maker.sha256)),
         series_instance_uid=series,
         series_number=_SERIES_NUMBER,
-        sop_instance_uid=series,  # until its content is known
+        sop_instance_uid=_uid(origin, instances, findings, maker),
         instance_number=1,
         manufacturer=NAME,
         manufacturer_model_name=NAME,
@@ -195,6 +204,9 @@ def _document(
         coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="Names of a model's labels")],
     )
     del made.InstanceCreationDate, made.InstanceCreationTime
+    items = list(made.ContentSequence)
+    # Plain data sets: highdicom's own take as long to make as all the rest, many times over.
+    made.ContentSequence = [*items[:-1], _library(instances), items[-1]]
     for equipment in made.get("ContributingEquipmentSequence", ()):
         if "ContributionDateTime" in equipment:
             del equipment.ContributionDateTime
@@ -210,11 +222,55 @@ def _evidence(instance: Instance, origin: Dataset | None = None) -> Dataset:
     return image
 
 
+def _library(instances: Sequence[Instance]) -> Dataset:
+    """TID 1600, which TID 1500 requires: the images, by series."""
+    groups = []
+    for uid, found in itertools.groupby(instances, key=lambda one: one.series):
+        images = list(found)
+        kind = _item("HAS ACQ CONTEXT", "CODE", _coded(*_MODALITY))
+        kind.ConceptCodeSequence = [_coded(*_modality(images[0].modality))]
+        named = _item("HAS ACQ CONTEXT", "UIDREF", _coded(*_SERIES))
+        named.UID = uid
+        source = _coded(*_SOURCE)
+        groups.append(_container(_GROUP, [kind, named, *(_image(one, source) for one in images)]))
+    return _container(_LIBRARY, groups)
+
+
+def _modality(modality: str) -> tuple[str, str, str]:
+    known = {code.value: code.meaning for code in _codes("cid29")} | {_OTHER: "Other"}
+    found = modality if modality in known else _OTHER
+    return found, "DCM", known[found]
+
+
+def _image(instance: Instance, name: CodedConcept) -> Dataset:
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = instance.sop_class
+    reference.ReferencedSOPInstanceUID = instance.sop
+    item = _item("CONTAINS", "IMAGE", name)
+    item.ReferencedSOPSequence = [reference]
+    return item
+
+
+def _container(name: tuple[str, str, str], items: list[Dataset]) -> Dataset:
+    item = _item("CONTAINS", "CONTAINER", _coded(*name))
+    item.ContinuityOfContent = "CONTINUOUS"
+    item.ContentSequence = items
+    return item
+
+
+def _item(relationship: str, kind: str, name: CodedConcept) -> Dataset:
+    item = Dataset()
+    item.RelationshipType, item.ValueType = relationship, kind
+    item.ConceptNameCodeSequence = [name]
+    return item
+
+
 def _content(findings: Sequence[Finding], maker: Maker, tracking: str) -> Dataset:
     from highdicom import sr
+    from pydicom.sr import codes
 
     observer = sr.ObserverContext(
-        observer_type=pydicom.sr.codes.DCM.Device,
+        observer_type=codes.DCM.Device,
         observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
             uid=derived_uid("device", maker.sha256),
             name=NAME,
@@ -283,7 +339,7 @@ def _unit(unit: str) -> CodedConcept:
     """A unit by its code in UCUM, else as UCUM writes what it has no code for: {unit}."""
     if not unit:
         return _coded("1", "UCUM", "no units")
-    if unit in {code.value for code in _ucum()}:
+    if unit in {code.value for code in _codes("UCUM")}:
         return _coded(unit, "UCUM", unit)
     annotated = f"{{{unit}}}"
     if len(annotated) <= _MEANING and all("!" <= letter <= "z" for letter in unit):
@@ -291,11 +347,12 @@ def _unit(unit: str) -> CodedConcept:
     return _named(unit)
 
 
-def _ucum() -> list[Any]:
-    """The units that the standard's lists have."""
-    from pydicom.sr import codes
+def _codes(of: str) -> list[Any]:
+    """The codes of a scheme or a context group that the standard lists."""
+    from pydicom.sr import codes  # it takes as long to import as all the rest
 
-    return [getattr(codes.UCUM, name) for name in codes.UCUM.dir()]
+    listed = getattr(codes, of)
+    return [getattr(listed, name) for name in listed.dir()]
 
 
 def _cut(text: str, most: int = _TEXT) -> str:

@@ -180,6 +180,27 @@ def test_images_of_other_studies_are_other_evidence():
         assert found == expected
 
 
+def test_the_image_library_has_every_image_by_series():
+    images = [one._replace(modality="MR") for one in IMAGES]
+    other = Instance("1.2.9", "1.2.9.1", MR, "1.2.9.1.1", "a vendor's")
+    data = pydicom.dcmread(io.BytesIO(report(instances=[other, *images])))
+    [library] = [
+        one
+        for one in data.ContentSequence
+        if one.ConceptNameCodeSequence[0].CodeMeaning == "Image Library"
+    ]
+    found = {}
+    for group in library.ContentSequence:
+        modality, uid, *entries = group.ContentSequence
+        found[modality.ConceptCodeSequence[0].CodeValue, uid.UID] = [
+            one.ReferencedSOPSequence[0].ReferencedSOPInstanceUID for one in entries
+        ]
+    assert found == {
+        ("MR", SERIES): [one.sop for one in images],
+        ("OT", "1.2.9.1"): [other.sop],
+    }
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "a\nb\\c", "größe", " "])
 def test_any_name_of_a_label_is_one_that_dicom_may_hold(name):
     [(finding, numbers, _)] = groups(
