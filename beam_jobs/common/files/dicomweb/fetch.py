@@ -9,11 +9,8 @@ spool and cannot be opened; a service that stays away ends the command, and what
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
+import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,15 +23,15 @@ from beam_jobs.common.files.dicomweb.multipart import (
     WrongLengthError,
     boundary_of,
 )
+from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, pieces
 from beam_jobs.common.files.dicomweb.session import CutError, Patience
-from beam_jobs.common.files.dicomweb.spool import Complete, Journal, Kept, Listed, Spooled
+from beam_jobs.common.files.dicomweb.spool import Complete, Journal, Listed, Spooled
 
 # Files as they lie there, whatever their transfer syntax: without the star services transcode.
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _HEAD_BYTES = 64 << 10
 _FEW = 16  # a series comes so much faster than its instances one by one
 _TRIES = 3  # of the same answer, cut where it was cut before
-_TEMPORARY = ".dcm.part"
 
 
 def fetch(series: Spooled, listed: Listed, stamps: Iterable[int] = ()) -> Complete:
@@ -52,9 +49,10 @@ def fetch(series: Spooled, listed: Listed, stamps: Iterable[int] = ()) -> Comple
     job = _Fetch(series, listed)
     try:
         job.run()
+        job.journal.cut()
     finally:
         job.close()
-    found = Complete((listed.stamp, *stamps), job.journal.kept, job.refused)
+    found = Complete(job.journal.pack, (listed.stamp, *stamps), job.journal.kept, job.refused)
     series.finish(found)
     return found
 
@@ -72,6 +70,7 @@ class _Fetch:
         self._address: SeriesAddress = series.address
         self._expected = frozenset(listed.uids)
         self._by_length = True
+        self._adding = threading.Lock()
         series.unmark()
         self.journal = Journal(series, listed.stamp)
         self.refused: dict[str, str] = {}
@@ -117,82 +116,47 @@ class _Fetch:
                 return True
             came: set[str] = set()
             doubtful: set[str] = set()
-            for uid, kept, temporary in self._parts(answer):
+            for part in self._parts(answer):
+                uid, kept = self._written(part, self.journal.begin())
                 # What came by an earlier answer stays; twice in one, it is the same or neither.
-                if uid not in self._expected or (uid in self.journal.kept and uid not in came):
-                    self._drop(temporary)
-                elif uid not in came:
-                    self._keep(uid, kept, temporary)
-                else:
-                    self._drop(temporary)
-                    if self.journal.kept.get(uid, kept) != kept:
-                        doubtful.add(uid)
+                old = self.journal.kept.get(uid)
+                if old is None and uid in self._expected:
+                    self.journal.keep(uid, kept)
+                elif old is not None and uid in came and old.digest != kept.digest:
+                    doubtful.add(uid)
                 came.add(uid)
             for uid in doubtful:
                 self.journal.drop(uid)
         return not self._missing
 
-    def _parts(self, answer: Any, uid: str = "") -> Iterator[tuple[str, Kept, str]]:
-        """(SOP Instance UID, what came, its temporary file) of each part of an answer.
-
-        Args:
-          answer: that has not been read yet.
-          uid: the only one that was requested, where files without a readable one are it.
+    def _parts(self, answer: Any) -> Iterator[Iterator[memoryview]]:
+        """The parts of an answer that has not been read yet.
 
         Raises:
-          CutError: the answer was cut, or is no multipart one.
+          CutError: the answer is cut, or is no multipart one.
         """
-        with session.whole():
-            try:
-                boundary = boundary_of(answer.headers.get("Content-Type", ""))
-            except NotMultipartError as error:
-                raise CutError(f"the service sent {error} of instances") from error
-            parts = iter(Parts(_reader(answer), boundary, by_length=self._by_length))
-        while True:
-            with session.whole():
-                part = next(parts, None)
-            if part is None:
-                return
-            yield self._written(part, uid)
-
-    def _written(self, part: Iterator[bytes], only: str) -> tuple[str, Kept, str]:
-        temporary = os.path.join(self._series.directory, f"{uuid.uuid4().hex}{_TEMPORARY}")
-        digest = hashlib.sha256()
-        size, head = 0, b""
-        with self._series.writing():
-            descriptor = os.open(
-                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
         try:
-            while True:
-                with session.whole():
-                    piece = next(part, None)
-                if piece is None:
-                    break
-                if len(head) < _HEAD_BYTES:
-                    head += piece[: _HEAD_BYTES - len(head)]
-                digest.update(piece)
-                size += len(piece)
-                with self._series.writing():
-                    _write(descriptor, piece)
-        except BaseException:
-            self._drop(temporary)
-            raise
-        finally:
-            os.close(descriptor)
-        found = part10.uid_of(head)
-        if found not in self._expected:
-            found = part10.uid_within(head) or found or only
-        return found, Kept(size, digest.hexdigest()), temporary
+            boundary = boundary_of(answer.headers.get("Content-Type", ""))
+        except NotMultipartError as error:
+            raise CutError(f"the service sent {error} of instances") from error
+        return iter(Parts(_reader(answer), boundary, by_length=self._by_length))
 
-    def _keep(self, uid: str, kept: Kept, temporary: str) -> None:
-        with self._series.writing():
-            os.replace(temporary, self._series.file(uid))
-        self.journal.add(uid, kept)
+    def _written(
+        self, part: Iterator[memoryview], arriving: Arriving, only: str = ""
+    ) -> tuple[str, Kept]:
+        """Writes a part; its SOP Instance UID, and what it is.
 
-    def _drop(self, temporary: str) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        Args:
+          part: its pieces.
+          arriving: where it is written to.
+          only: the UID that was requested alone: what has no readable one is it.
+        """
+        for piece in part:
+            arriving.write(piece)
+        uid = part10.uid_of(arriving.head)
+        if uid not in self._expected:
+            uid = part10.uid_within(arriving.head) or uid or only
+        return uid, arriving.kept
 
     def _one_by_one(self, missing: list[str]) -> None:
         """Requests instances; those that the service does not hand out are refused.
@@ -204,11 +168,9 @@ class _Fetch:
             refused = {}
             executor = ThreadPoolExecutor(session.AT_ONCE, thread_name_prefix="dicomweb")
             try:
-                for uid, found in zip(missing, executor.map(self._single, missing), strict=True):
-                    if isinstance(found, str):
-                        refused[uid] = found
-                    else:
-                        self._keep(uid, *found)
+                for uid, why in zip(missing, executor.map(self._single, missing), strict=True):
+                    if why:
+                        refused[uid] = why
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
             if not refused or search.answers(self._address.service):
@@ -217,8 +179,8 @@ class _Fetch:
             missing = list(refused)
             patience.wait(refused[missing[0]])
 
-    def _single(self, uid: str) -> tuple[Kept, str] | str:
-        """An instance in a temporary file, or why the service does not hand it out."""
+    def _single(self, uid: str) -> str:
+        """Fetches an instance; why the service does not hand it out, "" where it does."""
         within = f"{self._address.within}/instances/{uid}"
         why = ""
         for again in range(_TRIES):
@@ -231,30 +193,49 @@ class _Fetch:
                     if answer.status_code < 500:
                         break
                     continue
-                came: list[tuple[str, Kept, str]] = []
                 try:
-                    came.extend(self._parts(answer, uid))
+                    came = self._arrived(uid, answer)
                 except WrongLengthError as error:
                     self._by_length, why = False, str(error)
                 except CutError as cut:
                     why = str(cut)
                 else:
-                    if len(came) == 1 and came[0][0] == uid:
-                        _, kept, temporary = came[0]
-                        return kept, temporary
-                    why = (
-                        "the service sent another instance" if came else "the service sent nothing"
-                    )
-                for _, _, temporary in came:
-                    self._drop(temporary)
+                    if came:
+                        return ""
+                    why = "the service sent another instance, or none"
         return why
+
+    def _arrived(self, uid: str, answer: Any) -> bool:
+        """Whether an answer holds the instance and no other; it is kept then.
+
+        Several are on their way at once, so each is a file of its own before it is in the pack.
+        """
+        with self._series.temporary() as descriptor:
+            came: list[tuple[str, Kept]] = []
+            for part in self._parts(answer):
+                start = came[-1][1].end if came else 0
+                arriving = Arriving(self._series.writing, descriptor, start)
+                came.append(self._written(part, arriving, uid))
+            if [name for name, _ in came] != [uid]:
+                return False
+            with self._adding:
+                arriving = self.journal.begin()
+                for piece in pieces(descriptor, 0, came[0][1].size):
+                    arriving.write(piece)
+                self.journal.keep(uid, arriving.kept)
+        return True
 
 
 def _reader(answer: Any) -> Callable[[int], bytes]:
-    return lambda length: answer.raw.read(length, decode_content=True)
+    """What reads the body of an answer.
 
+    Raises:
+      CutError: the connection was lost, or the body is shorter than HTTP said.
+    """
 
-def _write(descriptor: int, piece: bytes) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    def read(length: int) -> bytes:
+        with session.whole():
+            data: bytes = answer.raw.read(length, decode_content=True)
+            return data
+
+    return read

@@ -7,6 +7,7 @@ that HTTP itself calls complete.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 
@@ -15,8 +16,12 @@ from beam_jobs.common.files.dicomweb.session import CutError
 BLOCK_BYTES = 1 << 20
 _HEADER_BYTES = 64 << 10
 _PREAMBLE_BYTES = 64 << 10
+_LINE_BYTES = 64  # of a delimiter's line, behind the delimiter
+_CUT = "the answer was cut off"
+_NONE = "the answer is no multipart body"
 _PARAMETER = re.compile(r';\s*boundary\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;]+))', re.IGNORECASE)
 _LENGTH = re.compile(rb"^content-length[ \t]*:[ \t]*([0-9]{1,18})[ \t]*\r?$", re.IGNORECASE | re.M)
+_HEADER_END = re.compile(rb"\n\r?\n")
 
 
 class NotMultipartError(ValueError):
@@ -52,6 +57,8 @@ class Parts:
         for piece in part:
             ...
 
+    A piece is a view of a block that was read: what is kept longer keeps the block.
+
     Args:
       read: gives at most so many of the next bytes, b"" at the end.
       boundary: as `boundary_of` gives it.
@@ -69,9 +76,10 @@ class Parts:
         self._read = read
         self._dashes = b"--" + boundary
         self._by_length = by_length
-        self._buffer = b""
+        self._block = b""  # what was read last, with what of the one before is not done with
+        self._at = 0  # where in it the rest begins
 
-    def __iter__(self) -> Iterator[Iterator[bytes]]:
+    def __iter__(self) -> Iterator[Iterator[memoryview]]:
         """The parts, each as its pieces; of one that is left early the rest is skipped.
 
         Raises:
@@ -88,112 +96,120 @@ class Parts:
                 pass
 
     def _more(self) -> None:
+        """Reads a block; what is not done with is at its begin then, and `_at` is 0."""
         data = self._read(BLOCK_BYTES)
         if not data:
-            raise CutError("the answer was cut off")
-        self._buffer = self._buffer + data if self._buffer else data
+            raise CutError(_CUT)
+        rest = self._block[self._at :]
+        self._block, self._at = rest + data if rest else data, 0
+
+    def _left(self) -> int:
+        return len(self._block) - self._at
 
     def _to_first(self) -> None:
         """Goes behind the first delimiter; what is before it is no part."""
         while True:
-            at = self._buffer.find(self._dashes)
-            while at > 0 and self._buffer[at - 1 : at] != b"\n":
-                at = self._buffer.find(self._dashes, at + 1)
+            at = self._block.find(self._dashes)
+            while at > 0 and self._block[at - 1 : at] != b"\n":
+                at = self._block.find(self._dashes, at + 1)
             if at >= 0:
-                self._buffer = self._buffer[at + len(self._dashes) :]
+                self._at = at + len(self._dashes)
                 return
-            if len(self._buffer) > _PREAMBLE_BYTES:
-                raise CutError("the answer is no multipart body")
+            if self._left() > _PREAMBLE_BYTES:
+                raise CutError(_NONE)
             self._more()
 
     def _is_closing(self) -> bool:
         """Goes to the end of a delimiter's line; whether it was the closing one."""
-        while len(self._buffer) < 2:
+        while self._left() < 2:
             self._more()
-        if self._buffer.startswith(b"--"):
+        if self._block.startswith(b"--", self._at):
             return True
-        while (at := self._buffer.find(b"\n")) < 0:
-            if len(self._buffer) > _HEADER_BYTES:
-                raise CutError("the answer is no multipart body")
+        while (at := self._block.find(b"\n", self._at)) < 0:
+            if self._left() > _HEADER_BYTES:
+                raise CutError(_NONE)
             self._more()
-        self._buffer = self._buffer[at + 1 :]
+        self._at = at + 1
         return False
 
     def _header(self) -> int | None:
         """Goes behind a part's header; its Content-Length, if it is to be gone by."""
         while True:
-            if self._buffer.startswith((b"\r\n", b"\n")):
-                end, header = self._buffer.index(b"\n") + 1, b""
-                break
-            found = re.search(rb"\n\r?\n", self._buffer[:_HEADER_BYTES])
+            if self._block.startswith((b"\r\n", b"\n"), self._at):
+                self._at = self._block.index(b"\n", self._at) + 1
+                return None
+            found = _HEADER_END.search(self._block, self._at, self._at + _HEADER_BYTES)
             if found is not None:
-                end, header = found.end(), self._buffer[: found.start()]
-                break
-            if len(self._buffer) >= _HEADER_BYTES:
-                raise CutError("the answer is no multipart body")
+                header = self._block[self._at : found.start()]
+                self._at = found.end()
+                length = _LENGTH.search(header) if self._by_length else None
+                return int(length[1]) if length else None
+            if self._left() >= _HEADER_BYTES:
+                raise CutError(_NONE)
             self._more()
-        self._buffer = self._buffer[end:]
-        length = _LENGTH.search(header) if self._by_length else None
-        return int(length[1]) if length else None
 
-    def _part(self, length: int | None) -> Iterator[bytes]:
+    def _part(self, length: int | None) -> Iterator[memoryview]:
         if length is None:
             yield from self._to_delimiter()
             return
         while length:
-            if not self._buffer:
+            if self._left() == 0:
                 self._more()
-            piece = self._buffer[:length]
-            self._buffer = self._buffer[len(piece) :]
-            length -= len(piece)
+            size = min(length, self._left())
+            piece = memoryview(self._block)[self._at : self._at + size]
+            self._at += size
+            length -= size
             yield piece
-        while len(self._buffer) < len(self._dashes) + 2:
-            try:
+        wanted = len(self._dashes) + 2
+        with contextlib.suppress(CutError):
+            while self._left() < wanted:
                 self._more()
-            except CutError:
-                break
         for line_end in (b"\r\n", b"\n"):
-            if self._buffer.startswith(line_end + self._dashes):
-                self._buffer = self._buffer[len(line_end + self._dashes) :]
+            if self._block.startswith(line_end + self._dashes, self._at):
+                self._at += len(line_end) + len(self._dashes)
                 return
-        if len(self._buffer) < len(self._dashes) + 2:
-            raise CutError("the answer was cut off")
+        if self._left() < wanted:
+            raise CutError(_CUT)
         raise WrongLengthError("a part of the answer has another length than it says")
 
-    def _to_delimiter(self) -> Iterator[bytes]:
+    def _to_delimiter(self) -> Iterator[memoryview]:
         """A part of unknown length: up to a line that is the delimiter and nothing else."""
         mark = b"\r\n" + self._dashes
-        keep = len(mark) + 64  # blanks and the line's end have to be seen too
-        start = 0
+        keep = len(mark) + _LINE_BYTES  # its line's end has to be seen too
+        begin = self._at  # where the next may be looked for
         while True:
-            at = self._buffer.find(mark, start)
-            if at >= 0:
-                end = at + len(mark)
-                try:
-                    while (is_one := self._ends_line(end)) is None:
-                        self._more()
-                except CutError:
-                    raise CutError("the answer was cut off") from None
-                if is_one:
-                    piece, self._buffer = self._buffer[:at], self._buffer[end:]
-                    if piece:
-                        yield piece
-                    return
-                start = at + 1
+            at = self._block.find(mark, begin)
+            if at < 0:
+                sure = self._left() - keep
+                if sure > 0:
+                    yield self._piece(self._at + sure)
+                self._more()
+                begin = 0
                 continue
-            sure = len(self._buffer) - keep
-            if sure > 0:
-                piece, self._buffer = self._buffer[:sure], self._buffer[sure:]
-                yield piece
-            start = 0
-            self._more()
+            is_one = self._ends_line(at + len(mark))
+            if is_one is None:
+                at -= self._at
+                self._more()
+                begin = at
+            elif is_one:
+                if at > self._at:
+                    yield self._piece(at)
+                self._at = at + len(mark)
+                return
+            else:
+                begin = at + 1
+
+    def _piece(self, end: int) -> memoryview:
+        piece = memoryview(self._block)[self._at : end]
+        self._at = end
+        return piece
 
     def _ends_line(self, end: int) -> bool | None:
         """Whether a delimiter's line ends at `end`; None where more has to be read to tell."""
-        rest = self._buffer[end : end + 64]
+        rest = self._block[end : end + _LINE_BYTES]
         if rest.startswith(b"--"):
             return True
         line = rest.lstrip(b" \t")
         if line.startswith((b"\r\n", b"\n")):
             return True
-        return None if line in (b"", b"\r", b"-") and len(rest) < 64 else False
+        return None if line in (b"", b"\r", b"-") and len(rest) < _LINE_BYTES else False

@@ -32,7 +32,8 @@ from beam_jobs.common.files.dicomweb.address import (
     unlisted,
 )
 from beam_jobs.common.files.dicomweb.fetch import fetch
-from beam_jobs.common.files.dicomweb.spool import Complete, Spooled, SpooledBytes
+from beam_jobs.common.files.dicomweb.pack import SpooledBytes
+from beam_jobs.common.files.dicomweb.spool import Complete, Spooled
 from beam_jobs.common.files.names import Entry, Listing, Status
 from beam_jobs.common.files.sources import ByteSource, known
 
@@ -146,7 +147,7 @@ def _opened(spooled: Spooled, uid: str, stamp: int, path: str) -> SpooledBytes |
         raise OSError(errno.EIO, complete.refused[uid], path)
     if uid not in complete.kept:
         raise OSError(errno.ENOENT, "the service no longer lists it", path)
-    return spooled.open(uid, complete.kept[uid])
+    return spooled.open(complete, uid)
 
 
 def _is_current(spooled: Spooled, complete: Complete, uid: str, stamp: int) -> bool:

@@ -2,7 +2,7 @@
 
     SPOOL/3f2a91c0d4e5f607/          a service, by the hash of its address
       1.2.840…/1.2.840…/             a study, and a series of it
-        1.2.840….dcm                 an instance, as it came
+        3f2a91c0d4e5.pack            its instances, one file after the other, as they came
         listed.json                  what the last listing said of the series
         parts.jsonl                  which instances are whole, while it is being fetched
         series.json                  the same when it is complete: written last
@@ -17,9 +17,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,13 +29,16 @@ from typing import Any, NamedTuple
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import SeriesAddress, is_uid
-from beam_jobs.common.files.local import LocalBytes
+from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, SpooledBytes, digest_of, kept_of
 
 VARIABLE = "VOXELBEAM_SPOOL"
 
+PACK = ".pack"
+_PACK_NAME = re.compile(r"[0-9a-f]{12}\.pack")
 _LISTED, _PARTS, _MARKER, _LOCK = "listed.json", "parts.jsonl", "series.json", "lock"
 _POLL_S = 0.05
 _BLOCK_BYTES = 1 << 20
+_HEAD_BYTES = 64 << 10
 
 
 class Listed(NamedTuple):
@@ -52,51 +55,20 @@ class Listed(NamedTuple):
     unlisted: int = 0
 
 
-class Kept(NamedTuple):
-    """An instance in the spool.
-
-    Attributes:
-      size: in bytes.
-      digest: SHA-256 of its bytes, hexadecimal.
-    """
-
-    size: int
-    digest: str
-
-    @property
-    def stamp(self) -> int:
-        """A number for its content, whenever it was fetched: 56 bits, as a listing's."""
-        return int(self.digest[:14], 16) or 1
-
-
 class Complete(NamedTuple):
     """What the marker of a series says.
 
     Attributes:
+      pack: name of the file that holds its instances.
       stamps: of listings that this is the content of; the first is that of its own.
       kept: SOP Instance UID → instance.
       refused: SOP Instance UID → why the service does not hand it out.
     """
 
+    pack: str
     stamps: tuple[int, ...]
     kept: dict[str, Kept]
     refused: dict[str, str]
-
-
-class SpooledBytes(LocalBytes):
-    """A file of the spool; `modified` tells its content, not when it was fetched."""
-
-    __slots__ = ("_at",)
-
-    def __init__(self, path: str, stamp: int) -> None:
-        super().__init__(path)
-        self._at = self.modified
-        self.modified = stamp
-
-    @property
-    def is_changed(self) -> bool:
-        status = os.fstat(self.descriptor)
-        return (status.st_size, status.st_mtime_ns) != (self.size, self._at)
 
 
 def place() -> str:
@@ -132,9 +104,9 @@ class Spooled:
         self.root = place()
         self.directory = os.path.join(self.root, address.service.key, address.study, address.series)
 
-    def file(self, uid: str) -> str:
-        """Where an instance lies."""
-        return os.path.join(self.directory, f"{uid}.dcm")
+    def file(self, name: str) -> str:
+        """The path of one of its files."""
+        return os.path.join(self.directory, name)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -184,6 +156,19 @@ class Spooled:
             os.chmod(self.root, 0o700)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
+    @contextmanager
+    def temporary(self) -> Iterator[int]:
+        """Descriptor of a file for the time of the block."""
+        name = f"{uuid.uuid4().hex[:12]}.part"
+        with self.writing():
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(self.file(name), flags, 0o600)
+        try:
+            yield descriptor
+        finally:
+            self._unlink(name)
+            os.close(descriptor)
+
     def listed(self) -> Listed | None:
         """What the last listing on this machine said, None where there was none."""
         found = _read_json(os.path.join(self.directory, _LISTED))
@@ -209,15 +194,13 @@ class Spooled:
                 self._clear()
 
     def _clear(self) -> None:
-        self._unlink(_MARKER)
-        self._unlink(_PARTS)
         for name in os.listdir(self.directory):
-            if name.endswith((".dcm", ".part")):
+            if name in (_MARKER, _PARTS) or name.endswith((PACK, ".part")):
                 self._unlink(name)
 
     def _reopen(self, complete: Complete) -> None:
         """Makes a complete series one that lacks what was refused."""
-        lines = [json.dumps({"stamp": complete.stamps[0]})]
+        lines = [json.dumps({"pack": complete.pack, "stamp": complete.stamps[0]})]
         lines += [_line(uid, kept) for uid, kept in complete.kept.items()]
         with self.writing():
             self._write(_PARTS, "".join(f"{line}\n" for line in lines))
@@ -249,27 +232,27 @@ class Spooled:
             _markers[path] = known
         return known[1]
 
-    def open(self, uid: str, kept: Kept) -> SpooledBytes | None:
-        """An instance of a complete series; None where its file is not as the marker says."""
+    def open(self, complete: Complete, uid: str) -> SpooledBytes | None:
+        """An instance of a complete series; None where the pack is not as the marker says."""
         try:
-            source = SpooledBytes(self.file(uid), kept.stamp)
+            return SpooledBytes(self.file(complete.pack), complete.kept[uid])
         except OSError:
             return None
-        if source.size != kept.size:
-            source.close()
-            return None
-        return source
 
     def finish(self, complete: Complete) -> None:
         """Writes the marker; the series is complete."""
         with self.writing():
             content = {
+                "pack": complete.pack,
                 "stamps": list(complete.stamps),
                 "kept": {uid: list(kept) for uid, kept in complete.kept.items()},
                 "refused": complete.refused,
             }
             self._write(_MARKER, json.dumps(content))
             self._unlink(_PARTS)
+            for name in os.listdir(self.directory):
+                if name.endswith(PACK) and name != complete.pack:
+                    self._unlink(name)  # whoever has it open still reads it
 
     def _write(self, name: str, text: str) -> None:
         path = os.path.join(self.directory, name)
@@ -285,74 +268,86 @@ _MOST_MARKERS = 256
 
 
 class Journal:
-    """Which instances of a series are whole, written as they come: a killed fetch goes on from it.
+    """A series' pack as it is written, and which of its instances are whole.
+
+    They are noted as they come, so that a killed fetch goes on from there.
 
     Args:
       series: that is being fetched, by who holds its lock.
       stamp: of the listing; what was fetched under another is forgotten.
 
     Attributes:
+      pack: name of the pack.
       kept: SOP Instance UID → instance.
     """
 
     def __init__(self, series: Spooled, stamp: int) -> None:
+        self.pack = f"{uuid.uuid4().hex[:12]}{PACK}"
         self.kept: dict[str, Kept] = {}
         self._series = series
-        path = os.path.join(series.directory, _PARTS)
+        self._end = 0
+        path = series.file(_PARTS)
         with series.writing():
             found = _read_lines(path)
-            if found and found[0] == {"stamp": stamp}:
-                self._take(found[1:])
-            self._file = open(f"{path}.part", "w", encoding="ascii")  # noqa: SIM115
-            self._file.write(json.dumps({"stamp": stamp}) + "\n")
-            for uid, kept in self.kept.items():
-                self._note(uid, kept)
-            self._file.flush()
-            os.replace(f"{path}.part", path)
+            if found and found[0].get("stamp") == stamp:
+                self._take(str(found[0].get("pack")), found[1:])
             for name in os.listdir(series.directory):
-                stale = name.endswith(".dcm") and name[:-4] not in self.kept
-                if stale or name.endswith(".dcm.part"):
+                if name.endswith((PACK, ".part")) and name != self.pack:
                     series._unlink(name)
+            lines = [json.dumps({"pack": self.pack, "stamp": stamp})]
+            lines += [_line(uid, kept) for uid, kept in self.kept.items()]
+            series._write(_PARTS, "".join(f"{line}\n" for line in lines))
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._pack = os.open(series.file(self.pack), flags, 0o600)
+            self._notes = open(path, "a", buffering=1, encoding="ascii")  # noqa: SIM115
 
-    def _take(self, lines: list[Any]) -> None:
-        """Believes what is proven by the files: a power cut loses the end of any of them."""
-        for line in lines:
-            with contextlib.suppress(KeyError, TypeError, ValueError, OSError):
-                uid, kept = line["uid"], Kept(int(line["size"]), str(line["digest"]))
-                if is_uid(uid) and digest_of(self._series.file(uid)) == kept:
-                    self.kept[uid] = kept
+    def _take(self, pack: str, lines: list[Any]) -> None:
+        """Believes what is proven by the pack: a power cut loses the end of any file."""
+        path = self._series.file(pack)
+        if not (_PACK_NAME.fullmatch(pack) and os.path.isfile(path)):
+            return
+        self.pack = pack
+        with open(path, "rb", buffering=0) as stream:
+            last = {str(line.get("uid")): line for line in lines if isinstance(line, dict)}
+            for uid, line in last.items():
+                with contextlib.suppress(KeyError, ValueError):  # dropped, or damaged
+                    kept = kept_of(line["start"], line["size"], line["digest"])
+                    if is_uid(uid) and digest_of(stream.fileno(), kept) == kept.digest:
+                        self.kept[uid] = kept
+                        self._end = max(self._end, kept.start + kept.size)
 
-    def _note(self, uid: str, kept: Kept) -> None:
-        self._file.write(f"{_line(uid, kept)}\n")
+    def begin(self) -> Arriving:
+        """An instance that arrives now, behind all that are kept; the one before is done with."""
+        return Arriving(self._series.writing, self._pack, self._end)
 
-    def add(self, uid: str, kept: Kept) -> None:
-        """Notes an instance that lies in its place."""
+    def keep(self, uid: str, kept: Kept) -> None:
+        """Notes that an instance is whole."""
         self.kept[uid] = kept
+        self._end = max(self._end, kept.start + kept.size)
         with self._series.writing():
-            self._note(uid, kept)
+            self._notes.write(f"{_line(uid, kept)}\n")
 
     def drop(self, uid: str) -> None:
-        """Forgets an instance; nobody who reads the journal later believes its file."""
+        """Forgets an instance; its bytes stay unused."""
         del self.kept[uid]
         with self._series.writing():
-            self._file.flush()
-            self._series._unlink(f"{uid}.dcm")
+            self._notes.write(f"{_line(uid, Kept(0, 0, ''))}\n")
 
     def close(self) -> None:
-        """Closes the file, which stays."""
+        """Ends the writing; what is kept stays for the next try."""
+        with contextlib.suppress(OSError):
+            os.close(self._pack)
         with self._series.writing():
-            self._file.close()
+            self._notes.close()
+
+    def cut(self) -> None:
+        """Takes from the pack's end what is not kept."""
+        with self._series.writing():
+            os.ftruncate(self._pack, self._end)
 
 
 def _line(uid: str, kept: Kept) -> str:
-    return json.dumps({"uid": uid, "size": kept.size, "digest": kept.digest})
-
-
-def digest_of(path: str) -> Kept:
-    """Size and digest of a file."""
-    with open(path, "rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return Kept(os.fstat(stream.fileno()).st_size, digest)
+    return json.dumps({"uid": uid, **kept._asdict()})
 
 
 def _wait(lock: int) -> None:
@@ -385,9 +380,9 @@ def _read_lines(path: str) -> list[Any]:
 
 def _complete_of(found: Any) -> Complete | None:
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-        kept = {
-            str(uid): Kept(int(size), str(digest)) for uid, (size, digest) in found["kept"].items()
-        }
+        kept = {str(uid): kept_of(*values) for uid, values in found["kept"].items()}
         refused = {str(uid): str(why) for uid, why in found["refused"].items()}
-        return Complete(tuple(map(int, found["stamps"])), kept, refused)
+        pack = str(found["pack"])
+        if _PACK_NAME.fullmatch(pack) and found["stamps"]:
+            return Complete(pack, tuple(map(int, found["stamps"])), kept, refused)
     return None

@@ -1,0 +1,150 @@
+"""Packs: the files of a series one after the other in one file, as they came.
+
+A file each would be created, renamed and opened each: on a disk that takes longer than to send it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from beam_jobs.common.files.local import LocalBytes
+
+_BLOCK_BYTES = 1 << 20
+_HEAD_BYTES = 64 << 10
+
+
+class Kept(NamedTuple):
+    """An instance in the spool.
+
+    Attributes:
+      start: where in the series' pack it begins.
+      size: in bytes.
+      digest: SHA-256 of its bytes, hexadecimal.
+    """
+
+    start: int
+    size: int
+    digest: str
+
+    @property
+    def end(self) -> int:
+        """Where it ends."""
+        return self.start + self.size
+
+    @property
+    def stamp(self) -> int:
+        """A number for its content, whenever it was fetched: 56 bits, as a listing's."""
+        return int(self.digest[:14], 16) or 1
+
+
+class SpooledBytes(LocalBytes):
+    """An instance within a pack; `modified` tells its content, not when it was fetched.
+
+    Args:
+      pack: path of the pack.
+      kept: where in it the instance is.
+
+    Raises:
+      OSError: the pack cannot be opened, or ends before the instance does.
+    """
+
+    __slots__ = ("_start",)
+
+    def __init__(self, pack: str, kept: Kept) -> None:
+        super().__init__(pack)
+        self._start = kept.start
+        ends = self.size
+        self.size, self.modified = kept.size, kept.stamp
+        if ends < kept.start + kept.size:
+            self.close()
+            raise OSError(errno.EIO, "ends before what it holds", pack)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is gone from the pack, which is only ever written to behind it."""
+        return os.fstat(self.descriptor).st_size < self._start + self.size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        length = min(length, self.size - offset)
+        return super().read_at(self._start + offset, length) if length > 0 else b""
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        length = max(0, min(len(buffer), self.size - offset))
+        return super().read_into(buffer[:length], self._start + offset)
+
+
+class Arriving:
+    """An instance being written into a file of the spool.
+
+    Args:
+      writing: what a refusal of the disk is turned into.
+      descriptor: of the file.
+      start: where in it.
+
+    Attributes:
+      head: the first 64 kB.
+    """
+
+    def __init__(
+        self, writing: Callable[[], AbstractContextManager[None]], descriptor: int, start: int
+    ) -> None:
+        self.head = b""
+        self._writing = writing
+        self._descriptor = descriptor
+        self._start = self._at = start
+        self._digest = hashlib.sha256()
+
+    def write(self, piece: memoryview) -> None:
+        """Adds some bytes.
+
+        Raises:
+          StoreError: the disk refuses them.
+        """
+        if len(self.head) < _HEAD_BYTES:
+            self.head += piece[: _HEAD_BYTES - len(self.head)]
+        self._digest.update(piece)
+        with self._writing():
+            while piece:
+                count = os.pwrite(self._descriptor, piece, self._at)
+                self._at += count
+                piece = piece[count:]
+
+    @property
+    def kept(self) -> Kept:
+        """What it is, when all of it is written."""
+        return Kept(self._start, self._at - self._start, self._digest.hexdigest())
+
+
+def kept_of(start: object, size: object, digest: object) -> Kept:
+    """An instance as a file of the spool names it.
+
+    Raises:
+      ValueError: it makes no sense.
+    """
+    if not (isinstance(start, int) and isinstance(size, int) and start >= 0 and size >= 0):
+        raise ValueError("no place in a pack")
+    if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
+        raise ValueError("no digest")
+    return Kept(start, size, digest)
+
+
+def pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:
+    """So many bytes of a file from `start`, as far as it goes."""
+    end = start + size
+    while start < end and (data := os.pread(descriptor, min(_BLOCK_BYTES, end - start), start)):
+        yield memoryview(data)
+        start += len(data)
+
+
+def digest_of(descriptor: int, kept: Kept) -> str:
+    """SHA-256 of an instance in a pack, of what there is of it."""
+    digest = hashlib.sha256()
+    for piece in pieces(descriptor, kept.start, kept.size):
+        digest.update(piece)
+    return digest.hexdigest()
