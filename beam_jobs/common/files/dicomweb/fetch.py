@@ -17,6 +17,7 @@ from typing import Any
 
 from beam_jobs.common.files.dicomweb import part10, search, session
 from beam_jobs.common.files.dicomweb.address import SeriesAddress
+from beam_jobs.common.files.dicomweb.journal import Journal
 from beam_jobs.common.files.dicomweb.multipart import (
     NotMultipartError,
     Parts,
@@ -25,7 +26,7 @@ from beam_jobs.common.files.dicomweb.multipart import (
 )
 from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, pieces
 from beam_jobs.common.files.dicomweb.session import CutError, Patience
-from beam_jobs.common.files.dicomweb.spool import Complete, Journal, Listed, Spooled
+from beam_jobs.common.files.dicomweb.spool import Complete, Listed, Spooled
 
 # Files as they lie there, whatever their transfer syntax: without the star services transcode.
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -132,6 +133,11 @@ def kept_of(start: object, size: object, digest: object) -> Kept:
     if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
         raise ValueError("no digest")
     return Kept(start, size, digest)
+
+
+def line_of(uid: str, kept: Kept) -> str:
+    """An instance as a line of a journal."""
+    return json.dumps({"uid": uid, **kept._asdict()})
 
 
 def pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:

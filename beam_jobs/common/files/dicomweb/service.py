@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from beam_jobs.common import terminal
@@ -191,13 +191,32 @@ def is_file(path: str) -> bool:
     return "?" not in path and "/instances/" in path
 
 
-def forget(entries: Iterable[Entry]) -> None:
-    """Makes the series of a listing's entries ones that were never fetched (`--refetch`)."""
-    for series in {parse_file(entry.path)[0] for entry in entries}:
-        Spooled(series).forget()
+def forget(root: str) -> int:
+    """Makes the series that a root's search finds ones that were never fetched (`--refetch`).
+
+    Returns:
+      How many of them were in this machine's spool.
+    """
+    found = parse_root(root)
+    forgotten = 0
+    for _, study in search.find_studies(found):
+        for series in search.find_series(found, study):
+            if series.address is not None:
+                forgotten += Spooled(series.address).forget()
+    return forgotten
 
 
-def spool_place() -> str:
+def fetched_since(root: str, moment: float) -> tuple[int, int, int]:
+    """(series, instances, bytes) of a root's service whose fetch ended since then.
+
+    Args:
+      root: a search, or any path of the service.
+      moment: as `time.time()` gives it.
+    """
+    return spool.fetched_since(parse_root(root).service, moment)
+
+
+def spool_directory() -> str:
     """The spool's directory on this machine, which need not be there yet."""
     return spool.place()
 

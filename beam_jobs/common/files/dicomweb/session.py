@@ -8,6 +8,7 @@ not answer, is busy (429) or in trouble (502 to 504), for about two minutes in a
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import random
 import sys
@@ -32,10 +33,13 @@ HINT = "DICOMWEB_USERNAME and DICOMWEB_PASSWORD, DICOMWEB_TOKEN or DICOMWEB_TOKE
 _GOOGLE = ".googleapis.com"
 _GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-healthcare"
 _CONNECT_S = 10.0
+FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 20.0
 _BUSY = (429, 502, 503, 504)
 _DENIED = (401, 403)
 _MOVED = (301, 302, 303, 307, 308)
 _MOST_MOVES = 5
+_CONNECTIONS = 64  # that are kept open
 _TOKEN_BYTES = 64 << 10
 
 
@@ -44,6 +48,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.sessions: dict[str, requests.Session] = {}
+        self.reached: set[Service] = set()  # that have answered
         self.google: Any = None
         self.making = threading.Lock()
 
@@ -75,7 +80,7 @@ class Patience:
         self._service = service
         self._allowed = clients.RETRY_S if seconds is None else seconds
         self._end = time.monotonic() + self._allowed
-        self._pause = 0.25
+        self._pause = FIRST_PAUSE_S
 
     def wait(self, why: str, least: float = 0.0) -> None:
         """Waits once, and says so where it takes seconds.
@@ -90,8 +95,8 @@ class Patience:
         left = self._end - time.monotonic()
         if left <= 0 or clients.RETRIES == 0:
             raise StoreError(f"{self._service.address}: {why}; the same command goes on from here")
-        self._pause = min(2 * self._pause, 20.0)
         pause = min(max(self._pause * random.uniform(0.75, 1.0), least), left)
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
         if pause >= 2.0:
             told = f"{self._service.address}: {why}; tried again in {pause:.0f} s"
             print(told, file=sys.stderr, flush=True)
@@ -160,8 +165,12 @@ def _send(
                 allow_redirects=False,
             )
         except _failures() as error:
-            patience.wait(_why(error))
+            why = _why(error)
+            if why in _LASTING and service not in _process.reached:
+                raise StoreError(f"{service.address}: {why}") from error
+            patience.wait(why)
             continue
+        _process.reached.add(service)
         if answer.status_code in _MOVED and "Location" in answer.headers:
             moves += 1
             url = _moved(service, url, answer.headers["Location"], moves)
@@ -190,7 +199,9 @@ def _session(service: Service) -> requests.Session:
             found = _process.sessions.get(service.address)
             if found is None:
                 found = requests.Session()
-                adapter = HTTPAdapter(pool_maxsize=2 * AT_ONCE, max_retries=0)
+                adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)
+                # It tells whole addresses at DEBUG, search terms and all.
+                logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
                 found.mount("http://", adapter)
                 found.mount("https://", adapter)
                 _process.sessions[service.address] = found
@@ -219,28 +230,28 @@ def whole() -> Iterator[None]:
 
 
 # Of requests' and urllib3's texts, which repeat the address with its terms, only the kind is told.
+_UNTRUSTED = "its certificate is not trusted (REQUESTS_CA_BUNDLE names an authority's)"
+_UNKNOWN_HOST = "there is no such host"
+_NO_TLS = "it does not answer over https"
+_NO_REQUEST = "no request can be made of this address, or of these credentials"
+_LASTING = (_UNTRUSTED, _UNKNOWN_HOST, _NO_TLS, _NO_REQUEST)  # where nothing was answered before
 _WORDS = (
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted (REQUESTS_CA_BUNDLE)"),
-    ("SSLError", "no secure connection"),
-    ("Name or service not known", "no such host"),
-    ("NameResolution", "no such host"),
-    ("Failed to resolve", "no such host"),
-    ("refused", "connection refused"),
-    ("timed out", "timed out"),
+    ("CERTIFICATE_VERIFY_FAILED", _UNTRUSTED),
+    ("SSLError", _NO_TLS),
+    ("NameResolutionError", _UNKNOWN_HOST),
+    ("InvalidHeader", _NO_REQUEST),
+    ("InvalidURL", _NO_REQUEST),
+    ("LocationParseError", _NO_REQUEST),
+    ("UnicodeError", _NO_REQUEST),
     ("ProxyError", "the proxy does not let the request through"),
+    ("refused", "does not answer (connection refused)"),
+    ("timed out", "does not answer (timed out)"),
 )
 
 
 def _why(error: Exception) -> str:
-    import requests
-
     text = f"{type(error).__name__} {error}"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        raise StoreError(f"does not answer: {_WORDS[0][1]}") from error
-    if isinstance(error, requests.exceptions.InvalidHeader | requests.exceptions.InvalidURL):
-        raise StoreError("no request can be made of this address") from error
-    words = next((words for mark, words in _WORDS if mark in text), "the connection was lost")
-    return f"does not answer ({words})"
+    return next((words for mark, words in _WORDS if mark in text), "the connection was lost")
 
 
 def _retry_after(answer: requests.Response) -> float:

@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
-from beam_jobs.common.files.dicomweb.address import SeriesAddress, is_uid
-from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, SpooledBytes, digest_of, kept_of
+from beam_jobs.common.files.dicomweb.address import SeriesAddress, Service, is_uid
+from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, kept_of
 
 VARIABLE = "VOXELBEAM_SPOOL"
 
 PACK = ".pack"
-_PACK_NAME = re.compile(r"[0-9a-f]{12}\.pack")
-_LISTED, _PARTS, _MARKER, _LOCK = "listed.json", "parts.jsonl", "series.json", "lock"
+PACK_NAME = re.compile(r"[0-9a-f]{12}\.pack")
+_LISTED, PARTS, _MARKER, _LOCK = "listed.json", "parts.jsonl", "series.json", "lock"
 _POLL_S = 0.05
 _BLOCK_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
@@ -81,6 +81,21 @@ def place() -> str:
             own = "voxelbeam" if base == cache else f"voxelbeam-{os.getuid()}"
             return os.path.join(base, own, "dicomweb")
     return os.path.join(scratch.temporary_directory(), f"voxelbeam-{os.getuid()}", "dicomweb")
+
+
+def fetched_since(service: Service, moment: float) -> tuple[int, int, int]:
+    """(series, instances, bytes) whose fetch ended since then."""
+    series = instances = size = 0
+    above = os.path.join(place(), service.key)
+    for directory, _, names in os.walk(above):
+        marker = os.path.join(directory, _MARKER)
+        with contextlib.suppress(OSError):
+            if _MARKER in names and os.stat(marker).st_mtime >= moment:
+                complete = _complete_of(_read_json(marker))
+                if complete is not None:
+                    series, instances = series + 1, instances + len(complete.kept)
+                    size += sum(kept.size for kept in complete.kept.values())
+    return series, instances, size
 
 
 def _can_be_made(directory: str) -> bool:
@@ -166,7 +181,7 @@ class Spooled:
         try:
             yield descriptor
         finally:
-            self._unlink(name)
+            self.unlink(name)
             os.close(descriptor)
 
     def listed(self) -> Listed | None:
@@ -181,37 +196,41 @@ class Spooled:
         """Notes what a listing says, and forgets what the service refused: it is asked again."""
         with self.writing():
             self._make()
-            self._write(_LISTED, json.dumps(listed._asdict()))
+            self.write(_LISTED, json.dumps(listed._asdict()))
         complete = self.complete()
         if complete is not None and complete.refused:
             with self.locked():
                 self._reopen(complete)
 
-    def forget(self) -> None:
-        """Makes the series one that was never fetched."""
-        if os.path.isdir(self.directory):
-            with self.locked(), self.writing():
-                self._clear()
+    def forget(self) -> bool:
+        """Makes the series one that was never fetched; whether anything of it was there."""
+        if not os.path.isdir(self.directory):
+            return False
+        with self.locked(), self.writing():
+            found = [name for name in os.listdir(self.directory) if name.endswith(PACK)]
+            self._clear()
+        return bool(found)
 
     def _clear(self) -> None:
         for name in os.listdir(self.directory):
-            if name in (_MARKER, _PARTS) or name.endswith((PACK, ".part")):
-                self._unlink(name)
+            if name in (_MARKER, PARTS) or name.endswith((PACK, ".part")):
+                self.unlink(name)
 
     def _reopen(self, complete: Complete) -> None:
         """Makes a complete series one that lacks what was refused."""
         lines = [json.dumps({"pack": complete.pack, "stamp": complete.stamps[0]})]
-        lines += [_line(uid, kept) for uid, kept in complete.kept.items()]
+        lines += [line_of(uid, kept) for uid, kept in complete.kept.items()]
         with self.writing():
-            self._write(_PARTS, "".join(f"{line}\n" for line in lines))
-            self._unlink(_MARKER)
+            self.write(PARTS, "".join(f"{line}\n" for line in lines))
+            self.unlink(_MARKER)
 
     def unmark(self) -> None:
         """Makes the series one that is not complete."""
         with self.writing():
-            self._unlink(_MARKER)
+            self.unlink(_MARKER)
 
-    def _unlink(self, name: str) -> None:
+    def unlink(self, name: str) -> None:
+        """Removes one of its files, if it is there."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(self.directory, name))
 
@@ -248,13 +267,14 @@ class Spooled:
                 "kept": {uid: list(kept) for uid, kept in complete.kept.items()},
                 "refused": complete.refused,
             }
-            self._write(_MARKER, json.dumps(content))
-            self._unlink(_PARTS)
+            self.write(_MARKER, json.dumps(content))
+            self.unlink(PARTS)
             for name in os.listdir(self.directory):
                 if name.endswith(PACK) and name != complete.pack:
-                    self._unlink(name)  # whoever has it open still reads it
+                    self.unlink(name)  # whoever has it open still reads it
 
-    def _write(self, name: str, text: str) -> None:
+    def write(self, name: str, text: str) -> None:
+        """Writes one of its files whole."""
         path = os.path.join(self.directory, name)
         temporary = f"{path}.{uuid.uuid4().hex[:12]}.part"
         with open(temporary, "x", encoding="ascii") as stream:
@@ -265,89 +285,6 @@ class Spooled:
 # Marker's path → (its state, what it says): every file that is opened looks at one.
 _markers: dict[str, tuple[tuple[int, int, int], Complete | None]] = {}
 _MOST_MARKERS = 256
-
-
-class Journal:
-    """A series' pack as it is written, and which of its instances are whole.
-
-    They are noted as they come, so that a killed fetch goes on from there.
-
-    Args:
-      series: that is being fetched, by who holds its lock.
-      stamp: of the listing; what was fetched under another is forgotten.
-
-    Attributes:
-      pack: name of the pack.
-      kept: SOP Instance UID → instance.
-    """
-
-    def __init__(self, series: Spooled, stamp: int) -> None:
-        self.pack = f"{uuid.uuid4().hex[:12]}{PACK}"
-        self.kept: dict[str, Kept] = {}
-        self._series = series
-        self._end = 0
-        path = series.file(_PARTS)
-        with series.writing():
-            found = _read_lines(path)
-            if found and found[0].get("stamp") == stamp:
-                self._take(str(found[0].get("pack")), found[1:])
-            for name in os.listdir(series.directory):
-                if name.endswith((PACK, ".part")) and name != self.pack:
-                    series._unlink(name)
-            lines = [json.dumps({"pack": self.pack, "stamp": stamp})]
-            lines += [_line(uid, kept) for uid, kept in self.kept.items()]
-            series._write(_PARTS, "".join(f"{line}\n" for line in lines))
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._pack = os.open(series.file(self.pack), flags, 0o600)
-            self._notes = open(path, "a", buffering=1, encoding="ascii")  # noqa: SIM115
-
-    def _take(self, pack: str, lines: list[Any]) -> None:
-        """Believes what is proven by the pack: a power cut loses the end of any file."""
-        path = self._series.file(pack)
-        if not (_PACK_NAME.fullmatch(pack) and os.path.isfile(path)):
-            return
-        self.pack = pack
-        with open(path, "rb", buffering=0) as stream:
-            last = {str(line.get("uid")): line for line in lines if isinstance(line, dict)}
-            for uid, line in last.items():
-                with contextlib.suppress(KeyError, ValueError):  # dropped, or damaged
-                    kept = kept_of(line["start"], line["size"], line["digest"])
-                    if is_uid(uid) and digest_of(stream.fileno(), kept) == kept.digest:
-                        self.kept[uid] = kept
-                        self._end = max(self._end, kept.start + kept.size)
-
-    def begin(self) -> Arriving:
-        """An instance that arrives now, behind all that are kept; the one before is done with."""
-        return Arriving(self._series.writing, self._pack, self._end)
-
-    def keep(self, uid: str, kept: Kept) -> None:
-        """Notes that an instance is whole."""
-        self.kept[uid] = kept
-        self._end = max(self._end, kept.start + kept.size)
-        with self._series.writing():
-            self._notes.write(f"{_line(uid, kept)}\n")
-
-    def drop(self, uid: str) -> None:
-        """Forgets an instance; its bytes stay unused."""
-        del self.kept[uid]
-        with self._series.writing():
-            self._notes.write(f"{_line(uid, Kept(0, 0, ''))}\n")
-
-    def close(self) -> None:
-        """Ends the writing; what is kept stays for the next try."""
-        with contextlib.suppress(OSError):
-            os.close(self._pack)
-        with self._series.writing():
-            self._notes.close()
-
-    def cut(self) -> None:
-        """Takes from the pack's end what is not kept."""
-        with self._series.writing():
-            os.ftruncate(self._pack, self._end)
-
-
-def _line(uid: str, kept: Kept) -> str:
-    return json.dumps({"uid": uid, **kept._asdict()})
 
 
 def _wait(lock: int) -> None:
@@ -369,20 +306,11 @@ def _read_json(path: str) -> Any:
         return None
 
 
-def _read_lines(path: str) -> list[Any]:
-    """The lines of a journal, up to the first that was not written whole."""
-    found = []
-    with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as stream:
-        for line in stream:
-            found.append(json.loads(line))
-    return found
-
-
 def _complete_of(found: Any) -> Complete | None:
     with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
         kept = {str(uid): kept_of(*values) for uid, values in found["kept"].items()}
         refused = {str(uid): str(why) for uid, why in found["refused"].items()}
         pack = str(found["pack"])
-        if _PACK_NAME.fullmatch(pack) and found["stamps"]:
+        if PACK_NAME.fullmatch(pack) and found["stamps"]:
             return Complete(pack, tuple(map(int, found["stamps"])), kept, refused)
     return None
