@@ -234,9 +234,12 @@ def _reader(answer: Any) -> Callable[[int], bytes]:
       CutError: the connection was lost, or the body is shorter than HTTP said.
     """
 
+    # What is there already: of a read that waits for all, a cut would take all. urllib3 1 has none.
+    take = getattr(answer.raw, "read1", answer.raw.read)
+
     def read(length: int) -> bytes:
         with session.whole():
-            data: bytes = answer.raw.read(length, decode_content=True)
+            data: bytes = take(length, decode_content=True)
             return data
 
     return read

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import SeriesAddress, Service, is_uid
-from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, kept_of
+from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, kept_of, line_of
 
 VARIABLE = "VOXELBEAM_SPOOL"
 
