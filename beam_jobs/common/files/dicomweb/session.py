@@ -210,10 +210,10 @@ def _session(service: Service) -> requests.Session:
 
 def _failures() -> tuple[type[Exception], ...]:
     """What says that a service did not answer, or not to the end."""
-    import requests
-    import urllib3
+    import requests.exceptions
 
-    return (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+    of_urllib3: type[Exception] = vars(requests.exceptions)["BaseHTTPError"]
+    return (requests.RequestException, of_urllib3, OSError)
 
 
 @contextmanager

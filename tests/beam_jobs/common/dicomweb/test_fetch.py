@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests.beam_jobs.common.dicomweb.pacs import (
     running,
 )
 
+Fault = Callable[[Asked], Answer | Cut | None]
 WHOLE = f"/series/{SERIES}"
 
 
@@ -39,13 +41,13 @@ def singles(pacs: Pacs) -> int:
     return sum("/instances/" in asked.within for asked in pacs.requests)
 
 
-def once(fault: Answer | Cut, end: str = WHOLE) -> object:
+def once(fault: Answer | Cut, end: str = WHOLE) -> Fault:
     """A fault of the first request whose path ends so."""
     left = [fault]
     return lambda asked: left.pop() if left and asked.within.endswith(end) else None
 
 
-def every(fault: Answer | Cut, end: str = WHOLE) -> object:
+def every(fault: Answer | Cut, end: str = WHOLE) -> Fault:
     return lambda asked: fault if asked.within.endswith(end) else None
 
 
@@ -107,7 +109,7 @@ def test_a_cut_series_is_requested_again_until_it_is_whole(
     pacs: Pacs, after: int, chunked: bool
 ) -> None:
     pacs.chunked = chunked
-    pacs.fault = once(Cut(after))  # type: ignore[assignment]
+    pacs.fault = once(Cut(after))
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
     assert pacs.asked(WHOLE) == 2
 
@@ -118,13 +120,13 @@ def test_a_cut_between_two_parts_looks_whole_to_http_and_is_seen(pacs: Pacs) -> 
     pacs.arrange = lambda parts: sent.extend(parts) or parts  # type: ignore[func-returns-value]
     data = pacs.holdings[STUDY][SERIES][f"{SERIES}.1"]
     head = len(b"--a-boundary\r\nContent-Type: application/dicom\r\nContent-Length: 3188\r\n\r\n")
-    pacs.fault = once(Cut(2 * (head + len(data) + 2)))  # type: ignore[assignment]
+    pacs.fault = once(Cut(2 * (head + len(data) + 2)))
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
     assert pacs.asked(WHOLE) == 2
 
 
 def test_what_is_cut_every_time_comes_one_by_one(pacs: Pacs) -> None:
-    pacs.fault = every(Cut(8000))  # type: ignore[assignment]
+    pacs.fault = every(Cut(8000))
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
     assert singles(pacs) == 3  # two came before the cut
 
@@ -226,7 +228,12 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(
     pacs: Pacs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clients, "RETRY_S", 5.0)
-    busy = [Answer(503), Answer(429, headers={"Retry-After": "0"}), Answer(502), Cut(0)]
+    busy: list[Answer | Cut] = [
+        Answer(503),
+        Answer(429, headers={"Retry-After": "0"}),
+        Answer(502),
+        Cut(0),
+    ]
     pacs.fault = lambda asked: busy.pop() if busy else None
     assert len(read_all(pacs.root)) == 5
     assert not busy
@@ -237,7 +244,7 @@ def test_a_service_that_goes_midway_and_comes_back(monkeypatch: pytest.MonkeyPat
     pacs = Pacs(holdings())
     with running(pacs):
         found = files.listing(pacs.root).entries
-        pacs.fault = every(Cut(8000))  # type: ignore[assignment]
+        pacs.fault = every(Cut(8000))
     back = threading.Event()
 
     def return_later() -> None:
