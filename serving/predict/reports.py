@@ -6,7 +6,6 @@ predicted has none, nor has a patient whose images cannot be named.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -15,12 +14,12 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.target import Target
+from beam_jobs.core.dicom_out import outgoing
 from beam_jobs.core.dicom_out.structured_report import (
     Finding,
     Maker,
     Number,
     is_report,
-    require_highdicom,
     structured_report,
 )
 from serving.model.answers import Prediction, class_of
@@ -51,23 +50,8 @@ def require_place(place: str, *, source: str, id_policy: str) -> None:
         raise UsageError(
             f"{FLAG}: a report names its patient, as the images do: not with --id_policy hmac"
         )
-    if place.startswith(("http://", "https://")):
-        raise UsageError(f"{FLAG}: {place}: a DICOMweb service is dicomweb+https://HOST/PATH")
-    place = files.trimmed(place)
-    if files.is_dicomweb(place):
-        if "?" in place:
-            raise UsageError(f"{FLAG}: a service's address without a search (?) required")
-        files.holds_files(place)  # tries the credentials
-    else:
-        files.require_writable(place)
-        if files.stat(place) is not None and not files.is_dir(place):
-            raise UsageError(f"{FLAG}: {place} is not a directory")
-        there, here = files.trimmed(source), place
-        if not files.is_remote(there) and not files.is_remote(here):
-            there, here = map(os.path.realpath, (there, here))
-        if files.join(here, "").startswith(files.join(there, "")):
-            raise UsageError(f"{FLAG} {place} lies inside --input {source}")
-    require_highdicom(FLAG)
+    outgoing.require_place(place, flag=FLAG, source=source, source_flag="--input")
+    outgoing.require_highdicom(FLAG)
 
 
 def write_reports(

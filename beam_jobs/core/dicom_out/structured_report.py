@@ -18,36 +18,37 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import importlib.metadata
-import io
 import itertools
-import logging
 import math
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pydicom
 from pydicom import Dataset
 
-from beam_jobs.common.cli import UsageError
 from beam_jobs.common.version import __version__
 from beam_jobs.core.dicom_out.origin import derived_uid
+from beam_jobs.core.dicom_out.outgoing import (
+    MIDNIGHT,
+    NAME,
+    NO_DATE,
+    encoded,
+    quietly,
+    without_clock,
+)
 
 if TYPE_CHECKING:
     from highdicom.sr import CodedConcept
 
-NAME = "Voxelbeam"
 SCHEME = "99VOXELBEAM"  # of codes that no standard has
 WARNING = (
     "Not for clinical use: for research. The answer of a statistical model, not of a medical "
     "device; no diagnosis and no treatment may rest on it."
 )
-SERIES = "Voxelbeam: not for clinical use"
+SERIES = f"{NAME}: not for clinical use"
 _COMPREHENSIVE_SR = "1.2.840.10008.5.1.4.1.1.88.33"
 _SERIES_NUMBER = 9900  # behind those of scanners
-_NO_DATE, _MIDNIGHT = "19000101", "000000"  # of a study that says none
 _MEANING = 64  # most letters of a code's meaning (LO)
 _TEXT = 10_000  # most letters of a text: far below what its attribute may have
 # Standard codes: (code, scheme, meaning).
@@ -112,23 +113,6 @@ class Maker:
     facts: tuple[str, ...] = ()
 
 
-def require_highdicom(flag: str) -> None:
-    """Imports highdicom, so that no job begins whose answers could not be written.
-
-    Args:
-      flag: what asks for it.
-
-    Raises:
-      UsageError: it is not installed.
-    """
-    try:
-        importlib.import_module("highdicom")
-    except ModuleNotFoundError as error:
-        if error.name != "highdicom":
-            raise
-        raise UsageError(f"{flag} needs highdicom: pip install 'voxelbeam[dicom_out]'") from error
-
-
 def is_report(head: bytes) -> bool:
     """Whether a file that begins so is a report of ours."""
     return all(one.encode() in head for one in (_COMPREHENSIVE_SR, SERIES))
@@ -149,14 +133,8 @@ def structured_report(
     Returns:
       The bytes: the same for the same arguments and the same versions of Voxelbeam and highdicom.
     """
-    # It logs names of patients that it thinks odd.
-    logging.getLogger("highdicom").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = _document(origin, sorted(instances), findings, maker)
-        stream = io.BytesIO()
-        pydicom.dcmwrite(stream, made, enforce_file_format=True)
-    return stream.getvalue()
+    with quietly():
+        return encoded(_document(origin, sorted(instances), findings, maker))
 
 
 def _uid(origin: Dataset, instances: Sequence[Instance], *others: object) -> str:
@@ -198,18 +176,15 @@ def _document(
         software_versions=__version__,
         series_description=SERIES,
         is_complete=True,
-        content_date=origin.StudyDate or _NO_DATE,
-        content_time=origin.StudyTime or _MIDNIGHT,
+        content_date=origin.StudyDate or NO_DATE,
+        content_time=origin.StudyTime or MIDNIGHT,
         transfer_syntax_uid=pydicom.uid.ExplicitVRLittleEndian,
         coding_schemes=[CodingSchemeIdentificationItem(SCHEME, name="Names of a model's labels")],
     )
-    del made.InstanceCreationDate, made.InstanceCreationTime
+    without_clock(made)
     items = list(made.ContentSequence)
     # Plain data sets: highdicom's own take as long to make as all the rest, many times over.
     made.ContentSequence = [*items[:-1], _library(instances), items[-1]]
-    for equipment in made.get("ContributingEquipmentSequence", ()):
-        if "ContributionDateTime" in equipment:
-            del equipment.ContributionDateTime
     return made
 
 

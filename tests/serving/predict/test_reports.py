@@ -195,7 +195,7 @@ def test_places_that_no_report_may_go_to_are_refused(tmp_path: Path) -> None:
         ("dicomweb+https://pacs/web?PatientID=1", "without a search"),
         ("dicomweb+https://me:secret@pacs/web", "DICOMWEB_USERNAME"),
         (str(source / "reports"), "lies inside --input"),
-        (str(tmp_path / "file"), "is not a directory"),
+        (str(tmp_path / "file"), "a directory is needed"),
         (str(tmp_path / "reports.zip"), "zip"),
     ):
         with pytest.raises(UsageError, match=message) as refused:

@@ -13,6 +13,7 @@ from highdicom.sr import ComprehensiveSR
 from pydicom import Dataset
 
 from beam_jobs.common.cli import UsageError
+from beam_jobs.core.dicom_out.outgoing import require_highdicom
 from beam_jobs.core.dicom_out.structured_report import (
     WARNING,
     Finding,
@@ -20,7 +21,6 @@ from beam_jobs.core.dicom_out.structured_report import (
     Maker,
     Number,
     is_report,
-    require_highdicom,
     structured_report,
 )
 
