@@ -232,7 +232,8 @@ def _instances(series: SeriesAddress, images: int | None) -> tuple[dict[str, Any
     while waiting:
         offset, length = waiting.pop()
         terms = {"limit": str(length), "offset": str(offset)}
-        status, page, _ = _json(series.service, f"{series.within}/instances", terms)
+        within = f"{series.within}/instances"
+        status, page, _ = _json(series.service, within, terms, failing=True)
         if status >= 500 and length > 1:
             half = length // 2
             waiting += [(offset + half, length - half), (offset, half)]
@@ -254,9 +255,12 @@ def _instances(series: SeriesAddress, images: int | None) -> tuple[dict[str, Any
 
 
 def _json(
-    service: Service, within: str, terms: Mapping[str, str]
+    service: Service, within: str, terms: Mapping[str, str], *, failing: bool = False
 ) -> tuple[int, list[Mapping[str, Any]], bool]:
-    """(status, objects of an answer, whether it warns of more); what is cut is requested again."""
+    """(status, objects of an answer, whether it warns of more); what is cut is requested again.
+
+    A service may fail once (500) for a reason that passes, unless it is known to be `failing`.
+    """
     patience = Patience(service)
     failures = 0
     while True:
@@ -265,7 +269,7 @@ def _json(
             try:
                 with session.whole():
                     data = _limited(answer)
-                    if answer.status_code == 500 and not failures:
+                    if answer.status_code == 500 and not (failing or failures):
                         raise CutError(session.told(500))
                     return answer.status_code, _objects(answer, data), "Warning" in answer.headers
             except CutError as cut:
