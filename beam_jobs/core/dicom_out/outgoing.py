@@ -54,6 +54,8 @@ def require_place(place: str, *, flag: str, source: str, source_flag: str) -> No
       UsageError: a place that cannot be written, or lies among the images.
       StoreError: a DICOMweb service that does not answer, or refuses.
     """
+    if not place:
+        raise UsageError(f"{flag} is empty")
     if place.startswith(("http://", "https://")):
         raise UsageError(f"{flag}: {place}: a DICOMweb service is dicomweb+https://HOST/PATH")
     place = files.trimmed(place)
