@@ -332,5 +332,6 @@ def _codes(of: str) -> list[Any]:
 
 def _cut(text: str, most: int = _TEXT) -> str:
     """A text as DICOM may hold it: printable, of so many letters."""
-    plain = "".join(letter if letter.isprintable() and letter != "\\" else "?" for letter in text)
-    return plain.strip() or "?" if len(plain) <= most else f"{plain[: most - 3]}..."
+    words = " ".join(text.split())
+    plain = "".join(one if one.isprintable() and one != "\\" else "?" for one in words)
+    return plain or "?" if len(plain) <= most else f"{plain[: most - 3]}..."
