@@ -37,8 +37,6 @@ PACK = ".pack"
 PACK_NAME = re.compile(r"[0-9a-f]{12}\.pack")
 _LISTED, PARTS, _MARKER, _LOCK = "listed.json", "parts.jsonl", "series.json", "lock"
 _POLL_S = 0.05
-_BLOCK_BYTES = 1 << 20
-_HEAD_BYTES = 64 << 10
 
 
 class Listed(NamedTuple):
@@ -163,12 +161,16 @@ class Spooled:
             os.close(lock)
 
     def _make(self) -> None:
+        """Makes the directories. What the spool lies in stays as it is: it may be anybody's."""
         os.makedirs(self.root, mode=0o700, exist_ok=True)
-        status = os.stat(self.root)
+        own = os.path.join(self.root, self.address.service.key)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(own, mode=0o700)
+        status = os.lstat(own)
         if status.st_uid != os.getuid():
             raise PermissionError(errno.EACCES, "is another user's")
         if status.st_mode & 0o077:
-            os.chmod(self.root, 0o700)
+            os.chmod(own, 0o700)
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
     @contextmanager

@@ -389,6 +389,15 @@ def test_the_spool_is_its_users_alone(pacs: Pacs, spool: Path) -> None:
     assert all(path.stat().st_mode & 0o077 == 0 for path in below if path.suffix == ".pack")
 
 
+def test_a_directory_that_the_spool_is_put_into_keeps_its_mode(pacs: Pacs, spool: Path) -> None:
+    spool.mkdir(exist_ok=True)
+    spool.chmod(0o775)
+    read_all(pacs.root)
+    assert spool.stat().st_mode & 0o777 == 0o775
+    (own,) = spool.iterdir()
+    assert own.stat().st_mode & 0o777 == 0o700
+
+
 @pytest.mark.parametrize("damage", ["pack", "marker", "gone", "short"])
 def test_a_damaged_spool_is_filled_again(pacs: Pacs, spool: Path, damage: str) -> None:
     read_all(pacs.root)
