@@ -12,7 +12,7 @@
         print(case.patient_id, case.volume.shape, case.label)
 
 Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read), also of
-zip and tar archives. Nothing here imports Beam or TensorFlow.
+zip and tar archives; DICOM, or NIfTI by its name (`.nii`, `.nii.gz`). Nothing here imports Beam or TensorFlow.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 
 def find_files(root: files.StrPath) -> list[str]:
-    """Every file below a directory or in an archive that may be DICOM, in the order of their paths.
+    """Every file below a directory or in an archive that may be DICOM or NIfTI, in path order.
 
     Raises:
       NotADirectoryError: `root` is none.
