@@ -12,7 +12,8 @@
         print(case.patient_id, case.volume.shape, case.label)
 
 Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read), also of
-zip and tar archives; DICOM, or NIfTI by its name (`.nii`, `.nii.gz`). Nothing here imports Beam or TensorFlow.
+zip and tar archives. Files named `.nii` and `.nii.gz` are read as NIfTI, all others as DICOM.
+Nothing here imports Beam or TensorFlow.
 """
 
 from __future__ import annotations

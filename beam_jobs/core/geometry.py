@@ -7,7 +7,6 @@ PS3.3 C.7.6.2. Voxel indices are (row, column, slice); an index is that of a vox
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,33 +117,6 @@ def require_plausible_size(shape: tuple[int, int, int], spacing: Array, note: st
         raise RejectedError(
             Reason.INVALID_GEOMETRY, f"the volume would measure {measured} mm{note}"
         )
-
-
-def displayed(values: npt.NDArray[Any], affine: Array) -> tuple[npt.NDArray[Any], Array]:
-    """A volume turned round along its axes, so that they run as in DICOM images of its plane.
-
-    Scanners' images have their columns to the left (sagittal: to posterior) and their rows to
-    posterior or inferior, and stacks ascend along the normal of these. What is sampled from the
-    begin of each axis is then sampled alike, whichever way a file stores them.
-
-    Args:
-      values: (row, column, slice).
-      affine: 4x4, its indices to LPS mm.
-
-    Returns:
-      A view of the values, and its affine.
-    """
-    axes = np.argmax(np.abs(affine[:3, :3]), axis=0)
-    sagittal, axial = axes[2] == 0, axes[2] == 2
-    wanted = np.array([-1 if sagittal else 1, 1, 1 if axial else -1])
-    turned = affine.copy()
-    steps = [slice(None)] * 3
-    for index, axis in enumerate(axes):
-        if affine[axis, index] * wanted[axis] < 0:
-            steps[index] = slice(None, None, -1)
-            turned[:3, 3] += (values.shape[index] - 1) * turned[:3, index]
-            turned[:3, index] *= -1
-    return values[tuple(steps)], turned
 
 
 def slice_directions(orientation: npt.ArrayLike) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ from beam_jobs.core.foreground import (
     foreground_threshold,
     percentiles,
 )
-from beam_jobs.core.geometry import Array, VolumeGeometry, displayed
+from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.reasons import Reason, RejectedError, Rejection
 from beam_jobs.core.record import PreparedCase, RecordSchema, require_recordable
 from beam_jobs.core.reduction import Float32
@@ -281,8 +281,6 @@ def resample_series(
         # The pixels decide: beside a blank stack `values` may hold the zeros outside of it.
         if counted.one_value is not None:
             raise RejectedError(Reason.BLANK_SERIES, f"every pixel is {counted.one_value:g}")
-        if grid is None and series.first.is_nifti:
-            values, affine = displayed(values, affine)
         return grid or grid_around(grid_centre(values, affine, spec), spec)
 
     slices = counted.watch(stored_slices(series.headers))

@@ -62,7 +62,8 @@ def resample_stack(
     Args:
       slices: the stack in order.
       geometry: the stack's lattice.
-      offsets: slice index of each slice on that lattice (uneven stacks: not whole numbers).
+      offsets: slice index of each slice on that lattice (uneven stacks: not whole numbers), all
+        ascending or all descending.
       spacing: mm between rows, columns and slices of the canonical grid.
       choose_grid: called with the stack at reduced resolution, (row, column, slice) of its own
         lattice or of the grid's, and that lattice's 4x4 affine; returns the grid. A grid that
@@ -114,7 +115,7 @@ def _resample_parallel(
     count = np.empty(3, dtype=int)
     for index, axis in enumerate(axes):
         size = geometry.shape[index]
-        places = np.asarray(offsets) if index == 2 else np.arange(size, dtype=np.float64)
+        places = np.sort(offsets) if index == 2 else np.arange(size, dtype=np.float64)
         pitch = geometry.affine[axis, index]
         positions = middle[axis] + (places - (size - 1) / 2) * pitch
         # All grids of this spacing share one lattice through the patient's origin, so that the
@@ -125,7 +126,7 @@ def _resample_parallel(
         ascending = np.sign(pitch)
         weights.append(axis_weights(ascending * positions, ascending * lattice, step[axis]))
     _require_size(weights, geometry)
-    stack = reduce_stack(slices, weights[0], weights[1], weights[2])
+    stack = reduce_stack(slices, weights[0], weights[1], _as_they_come(weights[2], offsets))
     # From (slices, rows, columns) of the stack to the canonical (row, column, slice).
     order = [(axes[2], axes[0], axes[1]).index(axis) for axis in _CANONICAL]
     full = stack.transpose(order)
@@ -225,7 +226,7 @@ def _resample_oblique(
         # make the wanted width (variances of triangles add).
         coarse = max(native, 0.6 * seen)
         width = np.sqrt(max(seen**2 - coarse**2, 0.0))
-        places = np.asarray(offsets) if index == 2 else np.arange(size, dtype=np.float64)
+        places = np.sort(offsets) if index == 2 else np.arange(size, dtype=np.float64)
         if size == 1 or (coarse == native and (index != 2 or _whole(offsets))):
             wanted, width = np.arange(size, dtype=np.float64) * native, 0.0
         else:
@@ -237,7 +238,7 @@ def _resample_oblique(
         first[index] = wanted[0] / native
         pitch[index] = (wanted[1] - wanted[0]) / native if len(wanted) > 1 else 1.0
     _require_size(weights, geometry)
-    stack = reduce_stack(slices, weights[0], weights[1], weights[2])
+    stack = reduce_stack(slices, weights[0], weights[1], _as_they_come(weights[2], offsets))
     to_native = np.diag([*pitch, 1.0])
     to_native[:3, 3] = first
     affine = geometry.affine @ to_native
@@ -261,7 +262,14 @@ def _resample_oblique(
 
 
 def _whole(offsets: Sequence[float]) -> bool:
-    return all(offset == index for index, offset in enumerate(offsets))
+    return all(offset == index for index, offset in enumerate(sorted(offsets)))
+
+
+def _as_they_come(weights: AxisWeights, offsets: Sequence[float]) -> AxisWeights:
+    """Weights of ascending slices, turned round where these come descending."""
+    if offsets[0] <= offsets[-1]:
+        return weights
+    return dataclasses.replace(weights, matrix=weights.matrix[:, ::-1])
 
 
 def _inside(

@@ -65,7 +65,8 @@ class Series:
         may descend.
       geometry: the regular lattice the stack is read on. For an uneven stack it has the median
         step, and the slices lie at `offsets` on it.
-      offsets: slice index (float) of each header on `geometry`; 0, 1, 2, ... for an even stack.
+      offsets: slice index (float) of each header on `geometry`; 0, 1, 2, ... for an even stack, or
+        the other way round.
       geometry_known: False when positions were absent and the order is that of InstanceNumber.
     """
 
@@ -90,7 +91,7 @@ class Series:
     @property
     def even(self) -> bool:
         """Whether the slices lie on the lattice themselves."""
-        return self.offsets == tuple(float(k) for k in range(len(self.headers)))
+        return tuple(sorted(self.offsets)) == tuple(float(k) for k in range(len(self.headers)))
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -146,8 +147,8 @@ def _volume_of_file(images: list[SliceHeader]) -> tuple[list[Series], list[Left]
         if min(first.rows or 0, first.columns or 0, len(images)) < 2:
             raise RejectedError(Reason.TOO_FEW_SLICES, "one voxel thick, at least two required")
         _require_backed(images)
-        offsets = tuple(float(k) for k in range(len(images)))
-        found = Series(headers=tuple(images), geometry=lattice_of(images), offsets=offsets)
+        geometry, offsets = lattice_of(images)
+        found = Series(headers=tuple(images), geometry=geometry, offsets=offsets)
     except RejectedError as error:
         return [], [(images, error.reason, str(error))]
     return [found], []

@@ -80,6 +80,8 @@ def load_volume(series: Series) -> Volume:
             stack = stack.astype(np.result_type(stack, dtype), copy=False)
         stack[index] = stored.samples if plain else _rescaled(stored)
     array = np.moveaxis(stack, 0, 2)
+    if series.offsets[0] > series.offsets[-1]:
+        array = array[:, :, ::-1]
     if not series.even:
         array = _at_lattice(array, np.asarray(series.offsets), series.geometry.shape[2])
     return Volume(array=array, geometry=series.geometry)

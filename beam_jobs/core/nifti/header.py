@@ -94,6 +94,18 @@ class NiftiHeader:
     affine: Array
 
     @property
+    def flips(self) -> tuple[bool, bool]:
+        """Whether i and j run against columns and rows of a scanner's images of the same plane.
+
+        These have columns to the left (sagittal: to posterior) and rows to posterior (coronal and
+        sagittal: to inferior).
+        """
+        axes = np.argmax(np.abs(self.affine[:3, :3]), axis=0)
+        to_superior = (1, 1, 1 if axes[2] == 2 else -1)
+        i, j = (self.affine[axes[n], n] * to_superior[axes[n]] < 0 for n in (0, 1))
+        return bool(i), bool(j)
+
+    @property
     def voxel_bytes(self) -> int:
         """Bytes of all voxels."""
         return math.prod(self.shape) * self.dtype.itemsize

@@ -19,7 +19,9 @@ _PADDING = 4096  # bytes that may follow the voxels of a small file
 def read_slices(path: str, source: files.ByteSource) -> list[SliceHeader]:
     """One header a slice along the third voxel axis, in the order of the file.
 
-    A slice's rows run along the second axis, its columns along the first. No voxel is read.
+    A slice's rows run along the second axis, its columns along the first, turned as a scanner's
+    images are (`NiftiHeader.flips`): what samples a volume from the begin of its axes then finds
+    what it finds in DICOM. No voxel is read.
 
     Args:
       path: of the file.
@@ -34,8 +36,13 @@ def read_slices(path: str, source: files.ByteSource) -> list[SliceHeader]:
     if not content.is_gzip:
         _require_voxel_bytes(header, source.size - header.offset, path)
     i, j, k = header.shape
-    steps = np.linalg.norm(header.affine[:3, :3], axis=0)
-    directions = header.affine[:3, :2] / steps[:2]
+    affine = header.affine.copy()
+    for axis, flipped in enumerate(header.flips):
+        if flipped:
+            affine[:3, 3] += (header.shape[axis] - 1) * affine[:3, axis]
+            affine[:3, axis] *= -1
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    directions = affine[:3, :2] / steps[:2]
     bits = 8 * header.dtype.itemsize
     first = SliceHeader(
         path,
@@ -58,7 +65,7 @@ def read_slices(path: str, source: files.ByteSource) -> list[SliceHeader]:
         intercept=header.intercept,
         modified=source.modified,
     )
-    places = header.affine[:3, 3] + np.arange(k)[:, None] * header.affine[:3, 2]
+    places = affine[:3, 3] + np.arange(k)[:, None] * affine[:3, 2]
     return [
         first._replace(frame=frame, position=tuple(place))
         for frame, place in enumerate(places.tolist())
@@ -81,8 +88,11 @@ def most_padding(needed: int) -> int:
     return needed // 4 + _PADDING
 
 
-def lattice_of(headers: Sequence[SliceHeader]) -> VolumeGeometry:
-    """The lattice of a file, as its header has it: whichever way slices follow, and sheared too.
+def lattice_of(headers: Sequence[SliceHeader]) -> tuple[VolumeGeometry, tuple[float, ...]]:
+    """The lattice of a file, as its header has it, sheared too, and each slice's index on it.
+
+    The lattice ascends as a stack of a scanner's images does, along their normal: to superior,
+    posterior or right. The slices of the file may descend on it.
 
     Args:
       headers: all of one file's, at least two, in its order.
@@ -91,6 +101,11 @@ def lattice_of(headers: Sequence[SliceHeader]) -> VolumeGeometry:
       RejectedError: it is no lattice.
     """
     first, last = headers[0], headers[-1]
+    offsets = tuple(float(k) for k in range(len(headers)))
+    step = np.subtract(last.position, first.position)
+    axis = int(np.argmax(np.abs(step)))
+    if step[axis] * (-1 if axis == 0 else 1) < 0:
+        first, last, offsets = last, first, offsets[::-1]
     spacing = first.pixel_spacing
     affine = np.eye(4)
     affine[:3, 0] = np.multiply(first.orientation[3:], spacing[0])
@@ -99,6 +114,6 @@ def lattice_of(headers: Sequence[SliceHeader]) -> VolumeGeometry:
     affine[:3, 3] = first.position
     shape = (first.rows or 0, first.columns or 0, len(headers))
     try:
-        return VolumeGeometry(shape=shape, affine=affine)
+        return VolumeGeometry(shape=shape, affine=affine), offsets
     except ValueError as error:
         raise RejectedError(Reason.INVALID_GEOMETRY, str(error)) from error

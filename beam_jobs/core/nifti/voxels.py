@@ -34,6 +34,7 @@ class NiftiReader:
         self._buffer = memoryview(b"")
         self._samples: npt.NDArray[Any] = np.empty((0, 0))
         self._swapped = False
+        self._turn = (slice(None), slice(None))
 
     def close(self) -> None:
         """Closes the file that is open."""
@@ -42,7 +43,9 @@ class NiftiReader:
         self._path = ""
 
     def read(self, header: SliceHeader) -> npt.NDArray[Any]:
-        """(row, column) stored values, in this machine's byte order, valid until the next call.
+        """(row, column) stored values, valid until the next call.
+
+        Rows and columns are turned as the header has them; bytes are in this machine's order.
 
         Raises:
           RejectedError: the file is another one than its header was read from, ends too early, or
@@ -66,7 +69,7 @@ class NiftiReader:
             samples += 0.0  # a zero below zero is a zero: blank slices are told by their bits
         if self._next == header.frames:
             self._end(header, content)
-        return samples
+        return np.ascontiguousarray(samples[self._turn])
 
     def _begin(self, header: SliceHeader) -> None:
         source = self._open.enter_context(files.open_bytes(header.path))
@@ -80,6 +83,8 @@ class NiftiReader:
         self._source, self._path, self._next = source, header.path, 0
         self._content = _from_voxels(source, header.path, found, content)
         self._swapped = not found.dtype.isnative
+        columns, rows = (slice(None, None, -1 if flipped else 1) for flipped in found.flips)
+        self._turn = rows, columns
         # Memory that is only taken as it is filled: a small file may claim a large slice.
         i, j, _ = found.shape
         self._samples = np.empty((j, i), dtype=found.dtype.newbyteorder("="))

@@ -14,7 +14,8 @@ from beam_jobs.core.dicom.headers import index_files
 from beam_jobs.core.reasons import Reason
 from beam_jobs.core.series import Series, assemble
 
-AXIAL = np.array([[-2.0, 0, 0, 90], [0, 2.5, 0, -80], [0, 0, 3, -40], [0, 0, 0, 1]])
+# RAS; its columns run to the left, its rows to posterior, as a scanner's do.
+AXIAL = np.array([[-2.0, 0, 0, 90], [0, -2.5, 0, 80], [0, 0, 3, -40], [0, 0, 0, 1]])
 
 
 def voxels(shape: tuple[int, ...] = (6, 5, 4), dtype: Any = np.int16) -> npt.NDArray[Any]:

@@ -7,20 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beam_jobs.core.geometry import Array, displayed
+from beam_jobs.core.geometry import Array, VolumeGeometry
 from beam_jobs.core.preprocess import (
     PatientRejectedError,
     PreprocessSpec,
-    grid_centre,
     prepare_case,
     resample_series,
 )
 from beam_jobs.core.reasons import Reason, RejectedError
 from beam_jobs.core.resample import Resampled
+from beam_jobs.core.volume import load_volume
 from beam_jobs.phantoms.series import Plane, SeriesSpec
 from tests.beam_jobs.core.nifti.made import bytes_of, image, series_of, write
 
 SPEC = PreprocessSpec(shape=(32, 32, 12), fov_mm=(160.0, 160.0, 120.0))
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SHAPE = (72, 80, 50)
 TURNS = [
     (order, signs)
@@ -105,24 +106,25 @@ def test_an_oblique_or_sheared_volume_is_one_whichever_way_its_axes_run(
         assert_same(resampled(tmp_path, *stored(values, affine, order, signs)), expected)
 
 
-def test_the_grid_does_not_see_which_way_axes_run() -> None:
-    """Of a large stack only every second voxel is looked at: the same ones, whatever the way."""
-    values = head(turned_by(0.2)).astype(np.float32)
-    flips = [stored(values, turned_by(0.2), (0, 1, 2), signs) for _, signs in TURNS[:8]]
-    centres = np.array([grid_centre(*displayed(*each), SPEC) for each in flips])
-    assert np.ptp(centres, axis=0) == pytest.approx(0, abs=1e-9)
-    as_stored = np.array([grid_centre(*each, SPEC) for each in flips])
-    assert np.ptp(as_stored, axis=0).max() > 0.5
-
-
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("oblique", [0.0, 12.0])
-def test_images_of_scanners_are_left_as_they_are(plane: Plane, oblique: float) -> None:
-    spec = SeriesSpec(plane=plane, obliquity_degrees=oblique, obliquity_axis_degrees=30.0)
-    values = np.arange(24).reshape(2, 3, 4)
-    found, affine = displayed(values, spec.affine)
-    assert np.array_equal(found, values)
-    assert np.array_equal(affine, spec.affine)
+def test_a_file_is_turned_as_scanners_images_are(
+    tmp_path: Path, plane: Plane, oblique: float
+) -> None:
+    """Whichever way its axes run, the geometry is to the last digits that of the images."""
+    spec = SeriesSpec(
+        plane=plane, obliquity_degrees=oblique, obliquity_axis_degrees=30.0, rows=9, columns=8,
+        slices=7,
+    )  # fmt: skip
+    expected = VolumeGeometry(shape=(9, 8, 7), affine=spec.affine)
+    values = np.arange(9.0 * 8 * 7).reshape(9, 8, 7)
+    ras = LPS @ spec.affine
+    for _, signs in TURNS[:8]:
+        turned, affine = stored(values, ras, (1, 0, 2), signs)
+        path = write(tmp_path / "x.nii.gz", bytes_of(image(turned, affine, version=2)))
+        found = load_volume(series_of(path))
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-9)
+        assert np.array_equal(found.array, values)
 
 
 def test_a_nifti_patient_is_prepared_like_any(tmp_path: Path) -> None:
@@ -166,8 +168,12 @@ def test_a_blank_file_is_a_blank_series(tmp_path: Path) -> None:
 def test_a_file_keeps_its_exact_affine(tmp_path: Path) -> None:
     affine = turned_by(0.2)
     series = series_of(write(tmp_path / "x.nii", bytes_of(image(head(affine, (9, 8, 7)), affine))))
-    exact = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine.astype(np.float32)
-    np.testing.assert_allclose(series.geometry.affine[:, [1, 0, 2, 3]], exact, rtol=1e-12)
+    kept: Array = affine.astype(np.float32).astype(np.float64)
+    exact = VolumeGeometry(shape=(9, 8, 7), affine=LPS @ kept)
+    # Its i and j run to the right and to anterior.
+    corners = [[8, 7, 0], [0, 0, 0], [0, 0, 6], [0, 7, 6]]
+    found = series.geometry.to_patient([[7 - j, 8 - i, k] for i, j, k in corners])
+    np.testing.assert_allclose(found, exact.to_patient(corners), rtol=1e-12)
     assert series.even
     assert series.geometry_known
     assert series.geometry.plane == "axial"
