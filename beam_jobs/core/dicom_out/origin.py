@@ -1,11 +1,10 @@
-"""What an answer says of the images it was made of: patient, study, series, instances."""
+"""Whose the images are that an answer was made of: patient and study; and UIDs of answers."""
 
 from __future__ import annotations
 
 import errno
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import Any
 
@@ -16,7 +15,6 @@ from pydicom.multival import MultiValue
 from pydicom.valuerep import DA, TM
 
 from beam_jobs.common.files import interface as files
-from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.dicom.reading import as_plain, limited, parse, unreadable
 from beam_jobs.core.reasons import Reason, RejectedError
 
@@ -78,48 +76,6 @@ def read_origin(path: str) -> Dataset:
     if not origin.StudyInstanceUID:
         raise RejectedError(Reason.CORRUPT_HEADER, "no StudyInstanceUID (0020,000D)", path=path)
     return origin
-
-
-def referenced(origin: Dataset, headers: Sequence[SliceHeader]) -> list[Dataset]:
-    """A data set for each object that images are of, as an answer's evidence has to be.
-
-    Args:
-      origin: of `read_origin`, of one of them; its patient is that of all.
-      headers: of the images, of any number of studies; frames of one object are one.
-
-    Returns:
-      One an object, in the order of `headers`: the patient and study of `origin` with the study,
-      series, object and place of its first image (position, orientation: LPS mm as in the header).
-    """
-    made = []
-    for header in _objects(headers):
-        image = Dataset()
-        image.update(dict(origin.items()))
-        for keyword, value in (
-            ("SOPClassUID", header.sop_class),
-            ("SOPInstanceUID", header.sop_uid),
-            ("StudyInstanceUID", header.study_uid),
-            ("SeriesInstanceUID", header.series_uid),
-            ("FrameOfReferenceUID", header.frame_of_reference),
-            ("Rows", header.rows),
-            ("Columns", header.columns),
-            ("ImagePositionPatient", list(header.position)),
-            ("ImageOrientationPatient", list(header.orientation)),
-            ("PixelSpacing", list(header.pixel_spacing)),
-        ):
-            if value:
-                _put(image, keyword, value)
-        made.append(image)
-    return made
-
-
-def _objects(headers: Sequence[SliceHeader]) -> Iterator[SliceHeader]:
-    """The first header of each object."""
-    seen: set[str] = set()
-    for header in headers:
-        if header.sop_uid not in seen:
-            seen.add(header.sop_uid)
-            yield header
 
 
 def _identity(found: Dataset) -> Dataset:

@@ -26,7 +26,7 @@ class Term(NamedTuple):
 
     Attributes:
       tag: eight hexadecimal digits, as in the services' answers.
-      kind: what its values are: "uid", "date", "time", "code" or "text".
+      kind: what its values are: "uid", "date", "time", "code", "name" or "text".
       level: "studies" or "series", where services match it.
     """
 

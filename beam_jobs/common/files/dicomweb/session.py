@@ -71,15 +71,15 @@ class CutError(Exception):
 class Patience:
     """How long a service that does not answer is waited for, in pauses that grow.
 
+    It is `clients.RETRY_S` in all, from the first wait on: what came before was work.
+
     Args:
       service: that is waited for.
-      seconds: in all, `clients.RETRY_S` where it is None.
     """
 
-    def __init__(self, service: Service, seconds: float | None = None) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._allowed = clients.RETRY_S if seconds is None else seconds
-        self._end = time.monotonic() + self._allowed
+        self._end: float | None = None
         self._pause = FIRST_PAUSE_S
 
     def wait(self, why: str, least: float = 0.0) -> None:
@@ -92,7 +92,9 @@ class Patience:
         Raises:
           StoreError: it was waited for long enough.
         """
-        left = self._end - time.monotonic()
+        now = time.monotonic()
+        self._end = now + clients.RETRY_S if self._end is None else self._end
+        left = self._end - now
         if left <= 0 or clients.RETRIES == 0:
             raise StoreError(f"{self._service.address}: {why}; the same command goes on from here")
         pause = min(max(self._pause * random.uniform(0.75, 1.0), least), left)
@@ -110,7 +112,6 @@ def get(
     accept: str,
     terms: Mapping[str, str] | None = None,
     stream: bool = False,
-    again: bool = True,
 ) -> requests.Response:
     """Requests something of a service; the answer is whatever it says that no waiting would mend.
 
@@ -120,19 +121,18 @@ def get(
       accept: media types.
       terms: of a search.
       stream: leave the body to whoever reads it, and closes the answer.
-      again: wait for a service that does not answer.
 
     Raises:
       StoreError: access is denied, the service stays away, or sends the request elsewhere.
       CommandError: credentials are named that cannot be read.
     """
-    return _send(service, "GET", within, {"Accept": accept}, terms, None, stream, again)
+    return _send(service, "GET", within, {"Accept": accept}, terms, None, stream)
 
 
 def post(service: Service, within: str, *, accept: str, kind: str, body: bytes) -> Any:
     """Sends something to a service, as `get` requests it."""
     headers = {"Accept": accept, "Content-Type": kind}
-    return _send(service, "POST", within, headers, None, body, False, True)
+    return _send(service, "POST", within, headers, None, body, False)
 
 
 def _send(
@@ -143,14 +143,13 @@ def _send(
     terms: Mapping[str, str] | None,
     body: bytes | None,
     stream: bool,
-    again: bool,
 ) -> requests.Response:
     url = f"{service.url}{within}"
     if terms:
         url += "?" + "&".join(
             f"{key}={urllib.parse.quote(value, safe='*')}" for key, value in terms.items()
         )
-    patience = Patience(service, None if again else 0)
+    patience = Patience(service)
     moves = 0
     while True:
         try:

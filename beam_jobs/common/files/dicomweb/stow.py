@@ -13,7 +13,7 @@ from beam_jobs.common.files.dicomweb import session
 from beam_jobs.common.files.dicomweb.address import parse_service
 
 _FAILED, _REFERENCED, _REASON, _UID = "00081198", "00081199", "00081197", "00081155"
-# PS3.18 Table 10.5.3-? and PS3.4 Table B.2-1.
+# PS3.18 I.2.2 and PS3.4 Table B.2-1.
 _REASONS = {
     0x0110: "processing failure",
     0x0122: "SOP class not supported",
@@ -23,6 +23,8 @@ _REASONS = {
     0xC000: "cannot be understood",
     0xC122: "transfer syntax not supported",
 }
+# "Duplicate SOP Instance" (PS3.7 C.5.8), and what Azure's service says instead.
+_IS_THERE = (0x0111, 0xB00E)
 
 
 def store(root: str, instances: Sequence[tuple[str, bytes]]) -> None:
@@ -51,9 +53,12 @@ def store(root: str, instances: Sequence[tuple[str, bytes]]) -> None:
         body=body + f"--{boundary}--\r\n".encode(),
     )
     said = _object(answer.content)
-    failed = [_failure(one) for one in _items(said, _FAILED)]
-    stored = len(_items(said, _REFERENCED))
-    if answer.status_code < 400 and not failed and (stored == len(instances) or not said):
+    refused = _items(said, _FAILED)
+    failed = [_failure(one) for one in refused if _reason(one) not in _IS_THERE]
+    there = len(refused) - len(failed)
+    stored = len(_items(said, _REFERENCED)) + there
+    accepted = answer.status_code < 400 or there > 0  # of nothing but those the answer is 409
+    if accepted and not failed and (stored == len(instances) or not said):
         return
     names = ", ".join(name for name, _ in instances[:3]) + (", ..." if len(instances) > 3 else "")
     count = f"{len(instances) - stored} of {len(instances)} not stored" if said else "not stored"
@@ -71,17 +76,21 @@ def _object(data: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _items(said: dict[str, Any], tag: str) -> list[Any]:
-    element = said.get(tag)
+def _items(said: Any, tag: str) -> list[Any]:
+    element = said.get(tag) if isinstance(said, dict) else None
     value = element.get("Value") if isinstance(element, dict) else None
     return value if isinstance(value, list) else []
 
 
+def _reason(item: Any) -> Any:
+    """The code of a failure, None where there is none."""
+    return next(iter(_items(item, _REASON)), None)
+
+
 def _failure(item: Any) -> str:
-    first = {tag: next(iter(_items(item, tag)), None) for tag in (_REASON, _UID)}
-    code = first[_REASON]
+    code, uid = _reason(item), next(iter(_items(item, _UID)), None)
     if not isinstance(code, int):
         return "the service gives no reason"
     words = _REASONS.get(code) or _REASONS.get(code & 0xFF00) or _REASONS.get(code & 0xF000)
-    about = f" for {shown(first[_UID])}" if first[_UID] else ""
+    about = f" for {shown(uid)}" if uid else ""
     return f"reason {code:04X}H{f' ({words})' if words else ''}{about}"

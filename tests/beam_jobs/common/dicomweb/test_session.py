@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import re
@@ -239,10 +240,28 @@ def test_a_refusal_without_words_is_told_by_its_status(pacs: Pacs, answer: Answe
         stow.store(pacs.root, [("a", b"one")])
 
 
-def test_what_is_there_already_counts_as_stored(pacs: Pacs) -> None:
-    said = b'{"00081199": {"vr": "SQ", "Value": [{}]}}'
-    pacs.fault = lambda asked: Answer(200, said)
+def _failed(*codes: int) -> bytes:
+    items = [{"00081197": {"vr": "US", "Value": [code]}} for code in codes]
+    return json.dumps({"00081198": {"vr": "SQ", "Value": items}}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, b'{"00081199": {"vr": "SQ", "Value": [{}]}}'),
+        Answer(409, _failed(0x0111)),
+        Answer(409, _failed(0xB00E)),
+    ],
+)
+def test_what_is_there_already_counts_as_stored(pacs: Pacs, answer: Answer) -> None:
+    pacs.fault = lambda asked: answer
     stow.store(pacs.root, [("a", b"one")])
+
+
+def test_what_is_there_already_hides_no_other_failure(pacs: Pacs) -> None:
+    pacs.fault = lambda asked: Answer(409, _failed(0x0111, 0xA700))
+    with pytest.raises(StoreError, match="1 of 2 not stored: reason A700H"):
+        stow.store(pacs.root, [("a", b"one"), ("b", b"two")])
 
 
 _FETCH = """

@@ -7,13 +7,10 @@ import pydicom
 import pytest
 from pydicom import uid
 
-from beam_jobs.core.dicom.headers import read_headers
-from beam_jobs.core.dicom_out.origin import read_origin, referenced
+from beam_jobs.core.dicom_out.origin import read_origin
 from beam_jobs.core.reasons import Reason, RejectedError
 from tests.dicom_files import (
     NATIVE_SYNTAXES,
-    enhanced_dataset,
-    group,
     image_dataset,
     save,
     write_slices,
@@ -120,34 +117,3 @@ def test_a_file_that_is_no_dicom_is_refused(tmp_path, content):
     with pytest.raises(RejectedError) as refused:
         read_origin(str(tmp_path / "gone.dcm"))
     assert refused.value.reason == Reason.UNREADABLE_FILE
-
-
-def test_each_object_of_a_series_is_referenced_with_its_own_study(tmp_path):
-    paths = write_slices(tmp_path / "a", [PIXELS] * 2, PatientName="Doe^Jo")
-    other = write_slices(tmp_path / "b", [PIXELS], series_uid="1.2.3")
-    headers = [read_headers(path)[0] for path in (*paths, *other)]
-    images = referenced(read_origin(headers[0].path), headers)
-    assert [image.SOPInstanceUID for image in images] == [header.sop_uid for header in headers]
-    assert [image.StudyInstanceUID for image in images[1:]] == [headers[0].study_uid, "1.2.3.1"]
-    assert [image.SeriesInstanceUID for image in images[1:]] == [headers[0].series_uid, "1.2.3"]
-    assert {str(image.PatientName) for image in images} == {"Doe^Jo"}
-    assert list(images[1].ImagePositionPatient) == [-20, -30, 12]
-
-
-def test_the_frames_of_one_object_are_one_reference(tmp_path):
-    frames = [
-        group(PlanePositionSequence={"ImagePositionPatient": [0, 0, 2 * k]}) for k in range(3)
-    ]
-    shared = group(
-        PlaneOrientationSequence={"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
-        PixelMeasuresSequence={"PixelSpacing": [1, 1], "SliceThickness": 2},
-    )
-    dataset = enhanced_dataset(frames, shared, rows=36, columns=40)
-    path = save(dataset, tmp_path / "a.dcm", uid.ExplicitVRLittleEndian, [PIXELS] * 3)
-    headers = read_headers(path)
-    assert len(headers) == 3
-    [image] = referenced(read_origin(str(path)), headers)
-    assert (image.SOPInstanceUID, image.SOPClassUID) == (
-        dataset.SOPInstanceUID,
-        dataset.SOPClassUID,
-    )
