@@ -26,6 +26,7 @@ from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.in_process import prepare_cohort
 from beam_jobs.convert.patient_plans import plan_patients
 from beam_jobs.convert.series_table import TableWriter
+from beam_jobs.core.cohort.by_name.sidecars import listing
 from beam_jobs.core.cohort.ids import PATIENT_FROM, IdPolicy
 from beam_jobs.core.cohort.target import PLAIN
 from beam_jobs.core.example import decode_case
@@ -70,7 +71,7 @@ class Model:
         Args:
           source: a dataset's directory, a pattern of shards, DICOM (a directory or an archive),
             or records: prepared cases or serialized Examples.
-          patient_from: who is a patient of DICOM: "directory", "study" or "patient_id"; "" takes
+          patient_from: who is a patient: "directory", "study", "patient_id" or "file_name"; "" takes
             <patient>/<modality>/ directories where there are any, else PatientID.
           covariates: a CSV of what the model takes of the patients of DICOM beside their images,
             with a column of each; records hold their own.
@@ -181,7 +182,7 @@ class Model:
         self, root: str, rejects: list[Reject], patient_from: str
     ) -> Iterator[PreparedCase]:
         spec = recipe_of(self.contract, model=self._loaded.path)
-        found = files.entries(root)
+        found = listing(root).entries
         plans = plan_patients(
             found, spec.modalities, spec.series_rules, root=root, patient_from=patient_from
         )

@@ -226,7 +226,10 @@ def compare(
     for modality in modalities:
         for what in ("missing", "intensity", "plane", "spacing", "step", "field_strength"):
             ours, theirs = training.bins(modality, what), found.bins(modality, what)
-            if not (any(ours.values()) and any(theirs.values())):
+            silent = [set(filter(bins.get, bins)) <= {"unknown"} for bins in (ours, theirs)]
+            # NIfTI does not tell it: that all of one cohort is unknown is no difference.
+            untold = what == "field_strength" and silent[0] != silent[1]
+            if untold or not (any(ours.values()) and any(theirs.values())):
                 unknown.append(f"{modality} {what}")
             elif what == "intensity":
                 compared += _intensities(modality, ours, theirs)

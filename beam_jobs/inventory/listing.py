@@ -180,7 +180,10 @@ def _files(rows: Sequence[SurveyRow], width: int) -> Iterator[Line]:
         by_reason.setdefault(row.reason, []).append(row)
     for reason, members in sorted(by_reason.items()):
         files = sum(row.files for row in members)
-        more = f", {members[0].path}" + (", …" if len(members) > 1 else "")
+        first = members[0]
+        # Of files that are never opened no path tells which: there may be one beside every image.
+        named = first.detail if reason == Reason.NOT_INPUT.value else first.path
+        more = f", {named}" + (", …" if len(members) > 1 else "")
         text = f"{members[0].verdict}: {reason}{more}"
         yield Line(_fit(f"  {_count(files, 'file')} {text}", width).rstrip(), "dim")
 
