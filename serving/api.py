@@ -71,7 +71,7 @@ class Model:
         Args:
           source: a dataset's directory, a pattern of shards, DICOM (a directory or an archive),
             or records: prepared cases or serialized Examples.
-          patient_from: who is a patient: "directory", "study", "patient_id" or "file_name"; "" takes
+          patient_from: who is a patient ("directory", "study", "patient_id", "file_name"); "" takes
             <patient>/<modality>/ directories where there are any, else PatientID.
           covariates: a CSV of what the model takes of the patients of DICOM beside their images,
             with a column of each; records hold their own.

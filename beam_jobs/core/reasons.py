@@ -91,7 +91,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.MIXED_PATIENTS: "The files of one directory of the patient carry several PatientIDs.",
     Reason.NOT_INPUT: "Hidden files, DICOMDIR and what lies beside NIfTI images are never opened.",
     Reason.LOCALIZER: "A localizer (scout) is not a volume of the patient.",
-    Reason.DERIVED_IMAGE: "A projection, reformat, screen save or mask is made of other series' data.",
+    Reason.DERIVED_IMAGE: "A projection, reformat, screen save or mask is made of other images.",
     Reason.EXACT_DUPLICATE: "The same image stands in another file too.",
     Reason.UNKNOWN_MODALITY: "The series is none of the wanted modalities.",
     Reason.OTHER_CANDIDATE_PREFERRED: "Another series of the same modality was preferred.",

@@ -33,7 +33,8 @@ ADVICE: dict[Reason, str] = {
     Reason.TOO_LARGE: "Look where the file came from. A sound one may be read when another tool "
     "has decompressed or unpacked it.",
     Reason.NO_PATIENT_ID: "Say who is a patient: --patient_from directory where each has a "
-    "directory below the input, else --patient_from study.",
+    "directory below the input, else --patient_from study; of NIfTI that lies side by side "
+    "--patient_from file_name.",
     Reason.UNUSABLE_NAME: "Rename the file in UTF-8.",
     Reason.CONFLICTING_DUPLICATES: "Two different images stand at one place: keep the files of one "
     "reconstruction or repetition.",
@@ -51,7 +52,8 @@ ADVICE: dict[Reason, str] = {
     "another description, or leave it out of --require_modalities.",
     Reason.NO_USABLE_SERIES: "See the patient's series in series.csv: each says why it was not "
     "used.",
-    Reason.AMBIGUOUS_PATIENT: "Give the patients ids that differ in more than leading zeros.",
+    Reason.AMBIGUOUS_PATIENT: "Give the patients ids that differ in more than leading zeros. Where "
+    "directories of sessions were taken for patients: --patient_from directory.",
     Reason.MIXED_PATIENTS: "Sort the files: one directory must hold one person's images.",
     Reason.NOT_INPUT: "Nothing.",
     Reason.LOCALIZER: "Nothing.",

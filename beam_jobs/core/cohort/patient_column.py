@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
+import io
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +124,7 @@ def read_columns(
     """Reads columns of a CSV with a row a patient.
 
     Args:
-      text: the CSV, with a header row.
+      text: the CSV, with a header row; tabs separate fields where `source` ends in .tsv.
       source: what to call it in messages.
       id_columns: columns of patient ids; the first that is there is read.
       columns: those wanted: names, also several in one text with commas between.
@@ -132,6 +134,8 @@ def read_columns(
       UsageError: not a CSV, a column is not there, or an id is empty or stands twice; the message
         names the line.
     """
+    if source.lower().endswith(".tsv"):  # BIDS
+        text = _with_commas(text)
     try:
         _require_commas(text)
         header, found = read_table(text, ())
@@ -152,6 +156,14 @@ def read_columns(
     return PatientTable(
         header=header, id_column=id_column, columns=wanted, rows=rows, source=source
     )
+
+
+def _with_commas(text: str) -> str:
+    """A table of tabs as a CSV; lines keep their numbers."""
+    lines = io.StringIO()
+    rows = csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue()
 
 
 def _require_commas(text: str) -> None:

@@ -80,6 +80,15 @@ def test_series_of_another_kind_stand_out_alone(changes: dict[str, object], foun
     assert drifts(other) == {f"FLAIR {found}", f"T1w {found}"}
 
 
+def test_a_field_strength_that_one_cohort_does_not_tell_is_no_drift() -> None:
+    nifti = cohort(cases(60, 2), series(60, 2, field_strength=None))
+    for one, other in ((TRAINING, nifti), (nifti, TRAINING)):
+        compared, unknown = compare(one, other, SCHEMA.modalities)
+        assert not any(c.what == "field_strength" for c in compared)
+        assert {"FLAIR field_strength", "T1w field_strength"} <= set(unknown)
+    assert drifts(nifti) == set()
+
+
 def test_a_handful_of_patients_raises_no_alarm_by_chance() -> None:
     for seed in range(2, 12):
         few = cohort(cases(2, seed), series(2, seed, plane="sagittal"))

@@ -5,7 +5,7 @@ import pytest
 from beam_jobs.common.cli import UsageError
 from beam_jobs.core.cohort.ids import require_apart
 from beam_jobs.core.cohort.layout import find_owners
-from beam_jobs.core.cohort.patient_column import PatientColumn
+from beam_jobs.core.cohort.patient_column import PatientColumn, read_columns
 from beam_jobs.core.cohort.plan import plan_patient
 from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.nifti.names import NIFTI_1
@@ -97,6 +97,17 @@ def test_a_mask_of_nobody_is_not_rejected():
     assert {row.reason for row in made.rows} == {"derived_image", "no_patient_id"}
     assert made.refusal is not None
     assert "file_name" in made.refusal[1]
+
+
+def test_a_participants_table_of_bids_holds_labels():
+    text = 'participant_id\tage\tgroup\nsub-01\t61\t"case, severe"\nsub-02\tn/a\tcontrol\n'
+    table = read_columns(text, "ds/participants.TSV", ("participant_id",), ("age", "group"))
+    assert list(table.rows) == [
+        (2, "sub-01", ("61", '"case, severe"')),
+        (3, "sub-02", ("n/a", "control")),
+    ]
+    with pytest.raises(UsageError, match="separated by commas"):
+        read_columns(text, "participants.csv", ("participant_id",), ("age",))
 
 
 def test_labels_may_have_the_bids_label_alone():
