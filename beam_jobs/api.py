@@ -12,7 +12,8 @@
         print(case.patient_id, case.volume.shape, case.label)
 
 Paths are text or `os.PathLike`: local, `gs://`, `s3://`, `az://`, `https://` (to read), also of
-zip and tar archives. Files named `.nii` and `.nii.gz` are read as NIfTI, all others as DICOM.
+zip and tar archives; `dicomweb+https://host/path?Modality=MR` is a search in a DICOMweb service.
+Files named `.nii` and `.nii.gz` are read as NIfTI, all others as DICOM.
 Nothing here imports Beam or TensorFlow.
 """
 
@@ -61,6 +62,8 @@ __all__ = [
 
 def find_files(root: files.StrPath) -> list[str]:
     """Every file below a directory or in an archive that may be DICOM or NIfTI, in path order.
+
+    In a DICOMweb service: the instances of the series that a search finds.
 
     Raises:
       NotADirectoryError: `root` is none.

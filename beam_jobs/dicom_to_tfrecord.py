@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.dicomweb.flags import Spool
 from beam_jobs.common.imports import lasting
 from beam_jobs.convert.flags import add_flags, conversion_of, with_labels
 from beam_jobs.convert.summary import print_known, print_plan, print_sums
@@ -32,6 +33,10 @@ EXAMPLES = """\
   # Grades as classes, and what else is known of the patients.
   python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset \\
       --labels grades.csv --label_column grade --covariates clinic.csv --covariate_columns age,sex
+
+  # What a PACS has of a study's patients, by DICOMweb (docs/how-to/dicomweb.md).
+  python -m beam_jobs.dicom_to_tfrecord --output dataset --labels train_labels.csv \\
+      --input 'dicomweb+https://pacs.example/dicom-web?ModalitiesInStudy=MR&PatientID=@ids.txt'
 
   # Two processes; any option of Beam's (--runner, --project, ...) is passed on to it.
   python -m beam_jobs.dicom_to_tfrecord --input cohort/train --output dataset --processes 2
@@ -54,9 +59,10 @@ def main(argv: Sequence[str]) -> int:
     flags, beam_arguments = parser.parse_known_args(argv)
     use_store_options(beam_arguments)
     conversion = conversion_of(flags)
+    spool = Spool(conversion.input, directory=flags.spool, refetch=flags.refetch)
     options = pipeline_options(beam_arguments)
     paths = {"--input": conversion.input, "--output": conversion.output}
-    require_reachable(options, paths, shared_disk=flags.shared_disk)
+    require_reachable(options, paths, shared_disk=flags.shared_disk, spool=spool.flags)
     require_package(options, tensorflow=False)
     conversion.require_reachable()
     conversion = with_labels(conversion, flags)
@@ -67,7 +73,10 @@ def main(argv: Sequence[str]) -> int:
     with lasting("beam_jobs.convert.job"):  # Beam takes seconds: wrong flags end before it
         from beam_jobs.convert.job import converted
 
+    spool.begin()
     with converted(conversion, options):
+        if workers_here(options):
+            spool.tell()
         accepted = print_sums(conversion)
         # A cluster's dataset would have to come to this machine.
         here = workers_here(options) or not files.is_remote(conversion.output)

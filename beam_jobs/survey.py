@@ -14,9 +14,11 @@ from collections.abc import Sequence
 
 from beam_jobs.common import cli, csv_table, terminal
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.dicomweb.flags import Spool, add_spool_flags
 from beam_jobs.convert.patient_plans import listing_of, plan_patients, require_known
 from beam_jobs.convert.series_table import TableWriter, left_out_row
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy
+from beam_jobs.core.cohort.layout import require_directories
 from beam_jobs.core.cohort.rules import ModalityRule, read_rules_file
 from beam_jobs.core.preprocess import DEFAULT_MODALITIES
 from beam_jobs.core.reasons import SENTENCES, Reason, Verdict
@@ -59,7 +61,11 @@ def main(argv: Sequence[str]) -> int:
         examples=EXAMPLES,
     )
     add = parser.add_argument
-    add("directory", metavar="DIR", help="directory or archive of DICOM files, anywhere")
+    add(
+        "directory",
+        metavar="DIR",
+        help="directory or archive of DICOM files, anywhere; or a search in a PACS (dicomweb+https://)",
+    )
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
     add("--series_rules", help="JSON file of rules that give modalities by header")
     add("--patient_from", **PATIENT_FROM_FLAG)
@@ -70,11 +76,15 @@ def main(argv: Sequence[str]) -> int:
         help="write a new --series_rules file to begin with: a rule for each kind of series that "
         'no rule knows, for you to replace its "?" by a modality',
     )
+    add_spool_flags(parser)
     flags = parser.parse_args(argv)
     root = files.trimmed(flags.directory)
+    spool = Spool(root, directory=flags.spool, refetch=flags.refetch)
+    require_directories(root, flags.patient_from or "")
     modalities = cli.items(flags.modalities)
     rules = read_rules_file(flags.series_rules, (*modalities, *DEFAULT_MODALITIES))
     _check_outputs(flags)
+    spool.begin()
     found = listing_of(root, name=root)
     patient_from = flags.patient_from or ""
     paths = [entry.path for entry in found.entries]
@@ -85,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
         rows.append(row_of_files(left_out_row(root, found.left_out), tables))
     seen = [shown(row) for row in rows]
     _print(seen)
+    spool.tell()
     if flags.output:
         csv_table.write_table(flags.output, SURVEY_COLUMNS, values_of(seen))
         terminal.row("table", flags.output)

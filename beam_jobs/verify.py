@@ -23,6 +23,7 @@ from beam_jobs.common.processes import in_processes
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.cohort.ids import normalised_id
+from beam_jobs.core.cohort.layout import require_directories
 from beam_jobs.core.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -98,6 +99,7 @@ def _compared(
 ) -> list[second_decoder.Compared]:
     """Slices of `--against`, chosen by the dataset's own recipe, decoded by both decoders."""
     root = files.trimmed(flags.against)
+    require_directories(root, manifest.patient_from)
     try:
         spec = PreprocessSpec.from_json(manifest.spec)
     except ContractError as error:

@@ -69,8 +69,8 @@ class Model:
         """Answers for patients, a row each, in the order in which they are read.
 
         Args:
-          source: a dataset's directory, a pattern of shards, DICOM (a directory or an archive),
-            or records: prepared cases or serialized Examples.
+          source: a dataset's directory, a pattern of shards, DICOM (a directory, an archive, or a
+            search in a DICOMweb service), or records: prepared cases or serialized Examples.
           patient_from: who is a patient ("directory", "study", "patient_id", "file_name"); "" takes
             <patient>/<modality>/ directories where there are any, else PatientID.
           covariates: a CSV of what the model takes of the patients of DICOM beside their images,

@@ -31,14 +31,15 @@ from typing import TYPE_CHECKING
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.dicomweb.flags import Spool, add_spool_flags
 from beam_jobs.common.imports import lasting, quiet_tensorflow
 from beam_jobs.common.named_file import read_named
 from beam_jobs.common.printable import counted
 from beam_jobs.core.cohort.ids import PATIENT_FROM_FLAG, IdPolicy, read_id_policy
-from beam_jobs.core.cohort.layout import nobodys_hint
+from beam_jobs.core.cohort.layout import nobodys_hint, require_directories
 from beam_jobs.core.drift import NONE, Statistics
 from beam_jobs.core.reasons import Reason
-from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable
+from beam_jobs.runners.engines import SHARED_DISK_FLAG, require_reachable, workers_here
 from beam_jobs.runners.options import pipeline_options, quiet_beam, use_store_options
 from beam_jobs.runners.workers_package import require_package
 from serving.model.answers import Prediction
@@ -60,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
     """Flags → contract and source checked → one pipeline → the table and what lies beside it."""
     args, beam_args = _parse(argv)
     use_store_options(beam_args)  # the model may lie in a store
+    require_directories(args.input, args.patient_from or "")
+    spool = Spool(args.input, directory=args.spool, refetch=args.refetch)
     paths = _check(args)
     id_policy = read_id_policy(args.id_policy, args.id_key)
     checked = check_model(args.model, sha256=args.require_sha256)
@@ -88,8 +91,9 @@ def main(argv: Sequence[str]) -> int:
 
     options = pipeline_options(beam_args)
     reached = {f"--{name}": getattr(args, name) for name in ("model", "input", "output")}
-    require_reachable(options, reached, shared_disk=args.shared_disk)
+    require_reachable(options, reached, shared_disk=args.shared_disk, spool=spool.flags)
     require_package(options, tensorflow=True)
+    spool.begin()
     answers = run_job(
         source,
         checked,
@@ -122,6 +126,8 @@ def main(argv: Sequence[str]) -> int:
     code = _finish(submission, answers.predictions, args, paths, skewed, nobodys, table)
     if args.dicom_sr is not None:
         _report(args.dicom_sr, submission, answers, checked)
+    if workers_here(options):
+        spool.tell()
     names = (one.patient_id for one in answers.predictions)
     for line in strange + source.taken.unlisted(names, source=str(args.covariates)):
         terminal.row("mind", line)
@@ -265,7 +271,9 @@ def _check(args: argparse.Namespace) -> list[str]:
     """
     for flag in ("model", "input", "ids", "id_key", "covariates"):
         path = getattr(args, flag)
-        skipped = path is None or (flag == "input" and is_pattern(path))
+        skipped = path is None or (
+            flag == "input" and (is_pattern(path) or files.is_dicomweb(path))
+        )
         if not skipped and not files.exists(path):
             raise cli.UsageError(f"--{flag}: {path} does not exist")
     cli.require_utf8(args.model)
@@ -319,7 +327,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--input",
         required=True,
         help="a dataset (with manifest.json), a pattern of *.tfrecord shards, or DICOM: a "
-        "directory or an archive (.zip, .tar, .tar.gz)",
+        "directory, an archive (.zip, .tar, .tar.gz) or a search in a PACS (dicomweb+https://)",
     )
     add(
         "--output",
@@ -365,6 +373,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "store or a PACS (dicomweb+https://HOST/PATH)",
     )
     add("--shared_disk", **SHARED_DISK_FLAG)
+    add_spool_flags(parser)
     add("--strict", action="store_true", help="exit with 8 if anybody was not predicted")
     return parser.parse_known_args(argv)
 

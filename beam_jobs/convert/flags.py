@@ -17,6 +17,7 @@ from beam_jobs.common.contract_json import (
     fingerprint,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.dicomweb.flags import add_spool_flags
 from beam_jobs.common.named_file import read_named
 from beam_jobs.convert.patient_plans import listing_of, require_known
 from beam_jobs.convert.planning import Planner
@@ -86,7 +87,8 @@ class Conversion:
           CommandError: a store refuses.
         """
         if files.is_remote(self.input) and not files.holds_files(self.input):
-            raise cli.UsageError(f"--input {self.input} holds no file")
+            holds = "finds no series" if files.is_dicomweb(self.input) else "holds no file"
+            raise cli.UsageError(f"--input {self.input} {holds}")
         if files.is_remote(self.output):
             files.names(self.output)
 
@@ -102,7 +104,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--input",
         required=True,
-        help="directory or archive (.zip, .tar, .tar.gz) of DICOM files, local, gs://, s3:// or az://",
+        help="directory or archive (.zip, .tar, .tar.gz) of DICOM files, local, gs://, s3:// or "
+        "az://; or a search in a PACS: dicomweb+https://HOST/PATH?KEY=VALUE",
     )
     add("--output", required=True, help="directory of the dataset to write")
     add("--labels", help="CSV of patient ids and labels; without it no patient is labelled")
@@ -126,9 +129,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         **cli.LIST,
         help="names of the classes in order, of two the positive one last (default: sorted)",
     )
-    add(
-        "--label_unit", metavar="TEXT", default="", help="unit of a regression's values, such as ml"
-    )
+    add("--label_unit", metavar="TEXT", default="", help="unit of a regression's values: ml")
     add("--covariates", metavar="CSV", help="CSV of what else is known of patients")
     add(
         "--covariate_columns",
@@ -205,6 +206,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="local worker processes (default: one a core from 20,000 files on, else one)",
     )
     add("--shared_disk", **SHARED_DISK_FLAG)
+    add_spool_flags(parser)
     add("--overwrite", action="store_true", help="replace another dataset that is there already")
     add("--dry_run", action="store_true", help="print the plan and stop")
     add(
@@ -238,7 +240,7 @@ def conversion_of(flags: argparse.Namespace) -> Conversion:
         record_bytes=spec.schema.volume_bytes,
         patient_from=flags.patient_from or "",
     )
-    if paths:
+    if paths or files.is_dicomweb(source):
         require_known(
             spec.modalities,
             spec.series_rules,
@@ -317,9 +319,8 @@ def _directories(flags: argparse.Namespace) -> tuple[str, str]:
     for name in ("input", "output"):
         if not getattr(flags, name):
             raise cli.UsageError(f"--{name} is empty")
-    source, output = map(files.trimmed, (flags.input, flags.output))
+    there, here = source, output = tuple(map(files.trimmed, (flags.input, flags.output)))
     files.require_writable(output)
-    there, here = source, output
     if not files.is_remote(source) and not files.is_remote(output):
         if os.path.exists(output) and not os.path.isdir(output):
             raise cli.UsageError(f"--output {output} is not a directory")

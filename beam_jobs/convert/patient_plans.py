@@ -110,8 +110,9 @@ def require_known(
         unknown = [name for name in modalities if name not in known]
     if unknown:
         named = ", no file's name says it" if nifti else ""
+        directory = f"no directory of {root} has that name{named}, and "
         raise UsageError(
-            f"unknown modality {unknown[0]}: no directory of {root} has that name{named}, and no "
+            f"unknown modality {unknown[0]}: {'' if files.is_dicomweb(root) else directory}no "
             f"rule gives it (known: {', '.join(sorted(known - {''}))})"
         )
 

@@ -86,7 +86,7 @@ class Read:
 class ReadHeaders(beam.PTransform):
     """Pipeline root -> `Read`.
 
-    Files are listed by the workers, in chunks of one directory's, and each is opened once.
+    Files are listed by the workers, in chunks of one directory's (a DICOMweb series is one).
     """
 
     def __init__(self, source: Input, tables: TableWriter, ticks: str = "") -> None:
@@ -153,10 +153,10 @@ def _chunks(source: Input) -> Iterator[Any]:
         patient_from=source.patient_from,
     )
     numbers = itertools.count()
+    most = len(found) if files.is_dicomweb(source.root) else _FILES_AT_ONCE
     for directory, group in itertools.groupby(found, key=lambda file: os.path.dirname(file.path)):
         batch = tuple(group)
-        for start in range(0, len(batch), _FILES_AT_ONCE):
-            chosen = batch[start : start + _FILES_AT_ONCE]
+        for chosen in (batch[start : start + most] for start in range(0, len(batch), most)):
             yield _pack(Chunk(number=next(numbers), files=chosen, owner=owners.get(directory)))
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from beam_jobs.common.cli import UsageError
@@ -163,7 +163,11 @@ def shares_disk(options: PipelineOptions, shared_disk: bool) -> bool:
 
 
 def require_reachable(
-    options: PipelineOptions, paths: Mapping[str, str], *, shared_disk: bool
+    options: PipelineOptions,
+    paths: Mapping[str, str],
+    *,
+    shared_disk: bool,
+    spool: Sequence[str] = (),
 ) -> None:
     """Refuses local paths where the workers cannot be known to see them.
 
@@ -171,13 +175,25 @@ def require_reachable(
       options: Beam's.
       paths: flag → path.
       shared_disk: what `--shared_disk` says.
+      spool: flags about the spool of this machine.
 
     Raises:
       UsageError: names the flag, the engine, and what would help.
     """
+    if spool and not workers_here(options):
+        raise UsageError(
+            f"{spool[0]} is about this machine, where the workers of {engine_of(options).name} are "
+            "not: VOXELBEAM_SPOOL in their environment names their spool"
+        )
     if shares_disk(options, shared_disk):
         return
     for flag, path in paths.items():
+        if files.names_local_file(path):
+            raise UsageError(
+                f"{flag} takes ids from a file of this machine (@FILE), where the workers of "
+                f"{engine_of(options).name} cannot reach it: put the ids into the search, or "
+                "--shared_disk where they see this machine's paths (a shared mount)"
+            )
         if not files.is_remote(path):
             raise UsageError(
                 f"{flag} {path} is on this machine, where the workers of "

@@ -17,6 +17,7 @@ from beam_jobs.runners.submitted import Mark, SubmittedJob, lost_connection
 
 _HEARTBEAT_S = 30.0
 _RESUMES = "; the same command resumes"
+_GOES_ON = "; the same command goes on from here"  # what a DICOMweb service's failures end with
 
 
 Update = Callable[[], None]
@@ -100,7 +101,7 @@ def watch(
         if job is not None and (lost := lost_connection(failure[0])):
             error = CommandError(f"{job} was lost: its job server does not answer ({lost})")
         if resumes and not isinstance(error, UsageError):
-            error = CommandError(f"{str(error).rstrip('.')}{_RESUMES}")
+            error = CommandError(f"{str(error).removesuffix(_GOES_ON).rstrip('.')}{_RESUMES}")
         raise error from failure[0]
 
 

@@ -50,7 +50,8 @@ class Source:
 
 def is_pattern(path: str) -> bool:
     """Whether an input names shards rather than a directory (whose name may hold a bracket)."""
-    return (path.endswith(".tfrecord") or _is_wild(path)) and not files.is_dir(path)
+    named = path.endswith(".tfrecord") or _is_wild(path)
+    return named and not files.is_dicomweb(path) and not files.is_dir(path)
 
 
 def find_source(
@@ -76,6 +77,8 @@ def find_source(
       ContractError: the records are of another schema, a manifest is damaged or empty, or an
         requested id is ambiguous.
     """
+    if files.is_dicomweb(path):
+        path = files.trimmed(path)
     of_dicom = Source(dicom=path, schema=contract.volumes)
     if is_pattern(path):
         if id_policy != "keep":
@@ -85,6 +88,10 @@ def find_source(
             )
         return _shards(path, contract, model=model)
     if is_archive(path) and files.stat(path) is not None:
+        return of_dicom
+    if files.is_dicomweb(path):
+        if not files.holds_files(path):
+            raise UsageError(f"--input: {path} finds no series")
         return of_dicom
     if files.exists(files.join(path, MANIFEST_NAME)):
         return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)

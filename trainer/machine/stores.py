@@ -112,6 +112,8 @@ def look(place: str) -> str:
         scheme = scheme_of(place)
         if not scheme:
             return _look_at_disk(place)
+        if files.is_dicomweb(place):
+            return "series there" if files.holds_files(place) else "answers, and finds no series"
         if scheme in READ_ONLY:
             return f"{files.size(place)} bytes"
         return "objects there" if files.is_dir(place) else "can be listed, and is empty"

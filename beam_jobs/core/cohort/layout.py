@@ -15,6 +15,7 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
 from beam_jobs.core.cohort.by_name.places import BY_NAME, patients_of_places
 from beam_jobs.core.cohort.by_name.words import subject_of
@@ -67,7 +68,13 @@ def find_owners(
 
     Returns:
       Directory → owner; the headers decide for a directory that is not in it.
+
+    Raises:
+      UsageError: patients are to be directories, and `root` has none.
     """
+    require_directories(root, patient_from)
+    if files.is_dicomweb(root):
+        return {}
     wanted = {name.casefold(): name for name in modalities}
     known = {*wanted, *(name.casefold() for name in DEFAULT_MODALITIES)}
     # A directory has hundreds of files: one of them tells its name.
@@ -125,6 +132,23 @@ def _as_named(directory: str, top: str) -> str:
     """A directory by its own name: the input may be given as "." or ".."."""
     is_top = directory == top and top and not files.is_remote(top)
     return os.path.abspath(directory) if is_top else directory
+
+
+def require_directories(root: str, patient_from: str) -> None:
+    """Refuses patients by directory of an input that has no directories.
+
+    Args:
+      root: the input.
+      patient_from: one of `PATIENT_FROM`, or "".
+
+    Raises:
+      UsageError: a search in a DICOMweb service, and "directory" or "file_name".
+    """
+    if patient_from in ("directory", "file_name") and files.is_dicomweb(root):
+        raise UsageError(
+            f"--patient_from {patient_from}: a DICOMweb service has no names of files; study or "
+            "patient_id say whose it is"
+        )
 
 
 def _patients_of_the_layout(

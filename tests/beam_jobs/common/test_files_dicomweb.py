@@ -110,7 +110,7 @@ def test_a_file_of_ids_is_seen_in_a_search(root: str, local: bool) -> None:
     ],
 )
 def test_an_address_with_a_secret_is_refused_and_not_repeated(root: str) -> None:
-    for refused in (files.trimmed, files.require_writable, files.require_written):
+    for refused in (files.trimmed, files.require_writable, names.require_written):
         with pytest.raises(UsageError) as error:
             refused(root)
         assert "canary" not in str(error.value)
