@@ -24,6 +24,7 @@ from beam_jobs.convert import second_decoder
 from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.layout import require_directories
+from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("dataset", metavar="DATASET", help="directory with a manifest.json")
     add("--workers", type=int, default=os.cpu_count() or 1, help="shards checked at a time")
-    add("--against", metavar="DICOM", help="the input: decode slices of it by DCMTK as well")
+    add("--against", metavar="DICOM", help="the input: decode slices of it a second time as well")
     add("--samples", type=int, default=200, help="slices of --against to decode, at most")
     add("--seed", type=int, default=0, help="of the choice of these slices")
     flags = parser.parse_args(argv)
@@ -79,7 +80,8 @@ def main(argv: Sequence[str]) -> int:
         checked += f" and {len(compared)} slices"
         counts = Counter(item.verdict for item in compared)
         found = ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in counts)
-        rows.append(("slices", f"{len(compared)} decoded again by DCMTK: {found}"))
+        decoders = " and ".join(sorted({_decoder_of(item.header) for item in compared}))
+        rows.append(("slices", f"{len(compared)} decoded again by {decoders}: {found}"))
     for fault in faults:
         print(printable(fault), file=sys.stderr)
     if faults:
@@ -127,8 +129,12 @@ def _differences(
             name = "a file" if private else name_below(root, header.path)
             frame = f", frame {header.frame}" if header.frames else ""
             of = (header.rows or 0) * (header.columns or 0)
-            second = "nibabel" if header.is_nifti else "DCMTK"
+            second = _decoder_of(header)
             yield f"{name}{frame}: {pixels} of {of} pixels are others by {second}"
+
+
+def _decoder_of(header: SliceHeader) -> str:
+    return "nibabel" if header.is_nifti else "DCMTK"
 
 
 def _shard_faults(directory: str, manifest: Manifest, workers: int) -> Iterator[str]:

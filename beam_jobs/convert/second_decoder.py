@@ -194,7 +194,10 @@ def _compare_nifti(headers: Sequence[SliceHeader]) -> Iterator[Compared]:
 
 
 def _by_nibabel(header: SliceHeader) -> npt.NDArray[Any]:
-    """(i, j, k) stored voxels of a header's file, no more of which is inflated than they take."""
+    """(i, j, k) stored voxels of a header's file, turned as its images are by nibabel's affine.
+
+    No more of the file is inflated than they take.
+    """
     import nibabel  # only here: a worker that converts does not pay for it
 
     with files.open_bytes(header.path) as source:
@@ -203,7 +206,15 @@ def _by_nibabel(header: SliceHeader) -> npt.NDArray[Any]:
     image = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(data)
     stored: Any = image.dataobj
     voxels: npt.NDArray[Any] = np.asarray(stored.get_unscaled())
-    return voxels.reshape(voxels.shape[:3])
+    columns, rows = (
+        slice(None, None, -1 if axis @ direction < 0 else 1)
+        for axis, direction in zip(
+            (np.diag([-1.0, -1.0, 1.0]) @ image.affine[:3, :2]).T,  # RAS to LPS
+            np.reshape(header.orientation, (2, 3)),
+            strict=True,
+        )
+    )
+    return voxels.reshape(voxels.shape[:3])[columns, rows]
 
 
 def _compare_file(

@@ -18,7 +18,7 @@ from beam_jobs.convert import second_decoder
 from beam_jobs.convert.second_decoder import Verdict
 from beam_jobs.core.reasons import Reason, RejectedError
 from tests import archives
-from tests.beam_jobs.core.nifti.made import bytes_of, image, series_of, voxels, write
+from tests.beam_jobs.core.nifti.made import AXIAL, bytes_of, image, series_of, voxels, write
 
 MEMBERS = {
     "1/1_t1.nii.gz": gzip.compress(bytes_of(image(voxels(dtype="f4")))),
@@ -69,16 +69,26 @@ def test_a_web_server_gives_what_a_disk_does(tmp_path: Path) -> None:
         server.server_close()
 
 
-def test_a_second_decoder_reads_the_same(tmp_path: Path) -> None:
-    def never(data: bytes) -> Any:
-        raise AssertionError
+def _never(data: bytes) -> Any:
+    raise AssertionError
 
+
+def test_a_second_decoder_reads_the_same(tmp_path: Path) -> None:
     for name, data in MEMBERS.items():
         files.write(tmp_path / name, data)
     for name in MEMBERS:
         headers = series_of(str(tmp_path / name)).headers
-        found = list(second_decoder.compare(headers[1:], never))
+        found = list(second_decoder.compare(headers[1:], _never))
         assert [each.verdict for each in found] == [Verdict.SAME] * (len(headers) - 1)
     path = write(tmp_path / "short.nii.gz", MEMBERS["1/1_flair.nii"][:-10])
-    found = list(second_decoder.compare(series_of(path).headers, never))
+    found = list(second_decoder.compare(series_of(path).headers, _never))
     assert {each.verdict for each in found} == {Verdict.REFUSED}
+
+
+@pytest.mark.parametrize("signs", [(1, 1), (-1, 1), (1, -1), (-1, -1)])
+def test_a_second_decoder_reads_the_same_whichever_way_axes_run(
+    tmp_path: Path, signs: tuple[int, int]
+) -> None:
+    path = write(tmp_path / "1_t1.nii", bytes_of(image(affine=AXIAL @ np.diag([*signs, 1, 1]))))
+    found = list(second_decoder.compare(series_of(path).headers, _never))
+    assert {each.verdict for each in found} == {Verdict.SAME}
