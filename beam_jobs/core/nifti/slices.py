@@ -13,6 +13,8 @@ from beam_jobs.core.nifti.header import HEADER_BYTES, NiftiHeader, parse_header
 from beam_jobs.core.nifti.stream import Content
 from beam_jobs.core.reasons import Reason, RejectedError
 
+# A header is made a slice. Not even gzip of zeros takes fewer bytes for a slice of 128 x 128.
+_ALWAYS_SLICES, _BYTES_A_SLICE = 64, 16
 _PADDING = 4096  # bytes that may follow the voxels of a small file
 
 
@@ -36,6 +38,10 @@ def read_slices(path: str, source: files.ByteSource) -> list[SliceHeader]:
     if not content.is_gzip:
         _require_voxel_bytes(header, source.size - header.offset, path)
     i, j, k = header.shape
+    if k > _ALWAYS_SLICES + source.size // _BYTES_A_SLICE:
+        raise RejectedError(
+            Reason.TOO_LARGE, f"{source.size} bytes of file claim {k} slices", path=path
+        )
     affine = header.affine.copy()
     for axis, flipped in enumerate(header.flips):
         if flipped:

@@ -344,6 +344,16 @@ def test_zeros_by_the_gigabyte_are_refused_at_once(tmp_path: Path) -> None:
     assert refusal_of(str(path))[0] is Reason.TOO_LARGE
 
 
+def test_a_small_file_of_very_many_slices_is_refused(tmp_path: Path) -> None:
+    """Each would be a header in memory, seven times as large as the file."""
+    data = bytes_of(image(np.zeros((4, 4, 5000), np.uint8), np.diag([1, 1, 0.1, 1])))
+    reason, detail = refusal_of(write(tmp_path / "x.nii.gz", data))
+    assert reason is Reason.TOO_LARGE
+    assert detail.endswith("bytes of file claim 5000 slices")
+    zeros = bytes_of(image(np.zeros((64, 64, 100), np.int16), np.diag([1, 1, 1, 1])))
+    assert len(series_of(write(tmp_path / "y.nii.gz", zeros)).headers) == 100
+
+
 PLAIN = bytes_of()
 
 
