@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from highdicom.sr import ComprehensiveSR
+from highdicom.sr import srread
 from pydicom import uid
 
 from beam_jobs.common.cli import UsageError
@@ -109,7 +109,7 @@ def submission_of(target: Target, predictions: Sequence[Prediction]) -> Submissi
 
 def numbers(path: Path) -> list[tuple[str, str, float]]:
     """(finding, measurement, value) of a report, in order."""
-    report: Any = ComprehensiveSR.from_dataset(pydicom.dcmread(path))
+    report: Any = srread(path)
     return [
         (group.finding_type.meaning, one.name.meaning, one.value)
         for group in report.content.get_image_measurement_groups()
