@@ -13,7 +13,7 @@ import pytest
 from highdicom import get_volume_from_series
 from highdicom.pm import ParametricMap
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedMRImageStorage, MRImageStorage
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 from scipy import ndimage
 
 from beam_jobs.core.dicom.headers import SliceHeader
@@ -21,6 +21,8 @@ from beam_jobs.core.dicom_out.outgoing import NAME
 from beam_jobs.core.dicom_out.parametric_map import MapFacts, is_own, on_series, parametric_map
 from beam_jobs.core.reasons import RejectedError
 from beam_jobs.core.series import Series, assemble
+from tests.dicom_files import enhanced_dataset, group, read_stacks, save
+from tests.mosaics import write_mosaic
 
 ROWS, COLUMNS, SLICES = 9, 11, 7
 SPACING = (2.0, 1.5)
@@ -114,8 +116,8 @@ def places_in(made: Dataset) -> npt.NDArray[np.float64]:
     turned = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float)
     rows, columns = np.mgrid[: made.Rows, : made.Columns][..., None]
     first = [
-        group.PlanePositionSequence[0].ImagePositionPatient
-        for group in made.PerFrameFunctionalGroupsSequence
+        item.PlanePositionSequence[0].ImagePositionPatient
+        for item in made.PerFrameFunctionalGroupsSequence
     ]
     start = np.array(first, dtype=float)[:, None, None]
     places: npt.NDArray[np.float64] = (
@@ -216,8 +218,8 @@ def test_slices_keep_their_own_places_to_the_last_digit():
     series = series_of("oblique", UNEVEN)
     made = made_of(series, np.zeros((len(UNEVEN), ROWS, COLUMNS), np.float32))
     first = {
-        tuple(map(float, group.PlanePositionSequence[0].ImagePositionPatient))
-        for group in made.PerFrameFunctionalGroupsSequence
+        tuple(map(float, item.PlanePositionSequence[0].ImagePositionPatient))
+        for item in made.PerFrameFunctionalGroupsSequence
     }
     expected = {tuple(float(f"{mm:.13g}") for mm in header.position) for header in series.headers}
     assert {tuple(float(f"{mm:.13g}") for mm in place) for place in first} == expected
@@ -229,10 +231,10 @@ def test_each_frame_refers_to_the_image_of_its_place():
     made = made_of(series, np.zeros((SLICES, ROWS, COLUMNS), np.float32))
     by_uid = {header.sop_uid: header for header in series.headers}
     seen = []
-    for group in made.PerFrameFunctionalGroupsSequence:
-        (source,) = group.DerivationImageSequence[0].SourceImageSequence
+    for item in made.PerFrameFunctionalGroupsSequence:
+        (source,) = item.DerivationImageSequence[0].SourceImageSequence
         header = by_uid[source.ReferencedSOPInstanceUID]
-        place = group.PlanePositionSequence[0].ImagePositionPatient
+        place = item.PlanePositionSequence[0].ImagePositionPatient
         assert list(map(float, place)) == pytest.approx(header.position, abs=1e-9)
         assert source.SpatialLocationsPreserved == "YES"
         assert source.ReferencedSOPClassUID == MRImageStorage
@@ -245,29 +247,42 @@ def test_each_frame_refers_to_the_image_of_its_place():
     assert named == set(by_uid)
 
 
-def test_frames_of_an_enhanced_object_are_referred_to_by_number():
-    series = series_of(sop_class=EnhancedMRImageStorage, sop_uid="1.2.3.5", frames=SLICES)
-    headers = tuple(h._replace(frame=(3 * k) % SLICES) for k, h in enumerate(series.headers))
-    object.__setattr__(series, "headers", headers)
+def test_frames_of_an_enhanced_object_are_referred_to_by_number(tmp_path):
+    order = [3, 6, 0, 5, 1, 4, 2]
+    places = [
+        group(PlanePositionSequence={"ImagePositionPatient": [1.0, 2.0, 3.0 * k]}) for k in order
+    ]
+    image = enhanced_dataset(places, rows=ROWS, columns=COLUMNS, bits_stored=12)
+    images = [np.zeros((ROWS, COLUMNS), np.uint16)] * SLICES
+    (series,) = read_stacks([save(image, tmp_path / "m.dcm", ExplicitVRLittleEndian, images)])
     made = made_of(series, np.zeros((SLICES, ROWS, COLUMNS), np.float32))
-    number_at = {round(h.position[2], 6): h.frame + 1 for h in headers}
-    for group in made.PerFrameFunctionalGroupsSequence:
-        (source,) = group.DerivationImageSequence[0].SourceImageSequence
-        height = round(float(group.PlanePositionSequence[0].ImagePositionPatient[2]), 6)
-        assert source.ReferencedFrameNumber == number_at[height]
+    for item in made.PerFrameFunctionalGroupsSequence:
+        (source,) = item.DerivationImageSequence[0].SourceImageSequence
+        height = float(item.PlanePositionSequence[0].ImagePositionPatient[2])
+        assert order[source.ReferencedFrameNumber - 1] == round(height / 3)
+        assert source.ReferencedSOPInstanceUID == image.SOPInstanceUID
         assert source.ReferencedSOPClassUID == EnhancedMRImageStorage
-    assert [one.ReferencedSOPInstanceUID for one in made.SourceImageSequence] == ["1.2.3.5"]
+    (named,) = made.SourceImageSequence
+    assert named.ReferencedSOPInstanceUID == image.SOPInstanceUID
 
 
-def test_tiles_of_a_mosaic_refer_to_their_image_whose_places_are_others():
-    series = series_of(sop_uid="1.2.3.5", tiles=3)
+def test_tiles_of_a_mosaic_refer_to_their_image_whose_places_are_others(tmp_path):
+    images = [np.full((ROWS, COLUMNS), k, np.uint16) for k in range(SLICES)]
+    corner = (-20.0, -30.0, 10.0)
+    path = write_mosaic(tmp_path / "m.dcm", images, corner=corner, step=3.0)
+    (series,) = read_stacks([path])
     made = made_of(series, np.zeros((SLICES, ROWS, COLUMNS), np.float32))
     assert (made.Rows, made.Columns, made.NumberOfFrames) == (ROWS, COLUMNS, SLICES)
-    for group in made.PerFrameFunctionalGroupsSequence:
-        (source,) = group.DerivationImageSequence[0].SourceImageSequence
-        assert source.ReferencedSOPInstanceUID == "1.2.3.5"
+    heights = set()
+    for item in made.PerFrameFunctionalGroupsSequence:
+        (source,) = item.DerivationImageSequence[0].SourceImageSequence
+        assert source.ReferencedSOPInstanceUID == series.first.sop_uid
         assert source.SpatialLocationsPreserved == "NO"
         assert "ReferencedFrameNumber" not in source
+        place = list(map(float, item.PlanePositionSequence[0].ImagePositionPatient))
+        assert place[:2] == pytest.approx(corner[:2], abs=1e-6)
+        heights.add(round(place[2], 4))
+    assert heights == {10.0 + 3 * k for k in range(SLICES)}
 
 
 def test_the_object_says_what_it_is_and_whose():
