@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.contract_json import fingerprint
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.names import is_dicomweb
 from beam_jobs.common.json_file import require_own
 from beam_jobs.common.printable import printable
 from beam_jobs.common.terminal import bar, row
@@ -99,7 +98,7 @@ def find_sources(
     ids = {key: f"{key[0]}-{key[1]}" for key in series}
     by_id = files.file_names(ids.values(), ".dcm")
     names = {key: by_id[ids[key]] for key in series}
-    if not is_dicomweb(place):
+    if not files.is_dicomweb(place):
         there = set(files.names(place)) & set(names.values())
         own = {name for name in there if is_own(files.join(place, name))}
         require_own(place, names.values(), own, flag="--dicom_pm")

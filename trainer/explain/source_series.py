@@ -16,7 +16,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.names import GZIPPED, MEMBER, is_archive, is_dicomweb, split_member
+from beam_jobs.common.files.names import GZIPPED, MEMBER, is_archive, split_member
 from beam_jobs.common.printable import printable
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -98,7 +98,7 @@ def find_series(root: str, wanted: Iterable[UsedSeries]) -> dict[UsedSeries, Ser
         found |= _found_in(root, directory, rows)
         # One whose files lie in several directories, as discs have them.
         left = [one for one in rows if not isinstance(found[one], Series)]
-        if left and directory and not is_dicomweb(root):
+        if left and directory and not files.is_dicomweb(root):
             wider = _found_in(root, posixpath.dirname(directory), left)
             found |= {one: series for one, series in wider.items() if isinstance(series, Series)}
     return found
@@ -168,7 +168,7 @@ def _places(root: str, directory: str) -> Iterator[str]:
       directory: relative to it, an archive counted as the directory of its name.
     """
     parts = directory.split("/") if directory else []
-    if is_dicomweb(root):
+    if files.is_dicomweb(root):
         yield files.join(root, *(parts[:-1] if parts[-1:] == ["instances"] else parts))
         return
     if split_member(root) or is_archive(root):

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 
 from beam_jobs.common.cli import UsageError
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.names import is_dicomweb
+from beam_jobs.common.files.dicomweb import service
 
 NAME = "Voxelbeam"  # manufacturer and model
 WARNING = "not for clinical use"
@@ -57,11 +57,14 @@ def require_place(place: str, *, flag: str, source: str, source_flag: str) -> No
     if not place:
         raise UsageError(f"{flag} is empty")
     if place.startswith(("http://", "https://")):
-        raise UsageError(f"{flag}: {place}: a DICOMweb service is dicomweb+https://HOST/PATH")
+        # An address that nobody has looked at may have a password in it.
+        raise UsageError(f"{flag}: a DICOMweb service is dicomweb+https://HOST/PATH")
     place = files.trimmed(place)
-    if is_dicomweb(place):
-        if "?" in place:
-            raise UsageError(f"{flag}: a service's address without a search (?) required")
+    if files.is_dicomweb(place):
+        try:
+            service.require_service(place)
+        except UsageError as error:
+            raise UsageError(f"{flag}: {error}") from error
         files.holds_files(place)  # tries the credentials
         return
     files.require_writable(place)

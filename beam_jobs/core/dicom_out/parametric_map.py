@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ from beam_jobs.core.series import Series
 _ON_EDGE = 1e-3
 _TOP = 99.5  # percentile of the sizes that a viewer's window ends at
 _LO = 63  # most letters of a text of this kind, and the blank that makes its bytes even
+_ELEMENT = struct.Struct("<HH2s2xI")  # tag, kind and length of a long value
+_MOST_BYTES = (1 << 32) - 2
 _SERIES_NUMBER = 9901  # behind those of scanners
 
 
@@ -81,7 +84,7 @@ def on_series(values: npt.NDArray[Any], affine: Array, series: Series) -> Float3
       (slice, row, column) of the series, in its order.
 
     Raises:
-      RejectedError: the series' geometry is not known.
+      RejectedError: the series' geometry is not known, or it has more voxels than a map holds.
     """
     if not series.geometry_known:
         raise RejectedError(
@@ -90,18 +93,32 @@ def on_series(values: npt.NDArray[Any], affine: Array, series: Series) -> Float3
     row_count, column_count, slice_count = values.shape
     grid = VolumeGeometry(shape=(row_count, column_count, slice_count), affine=affine)
     rows, columns, _ = series.geometry.shape
-    to_grid = np.linalg.inv(grid.affine[:3, :3]) @ series.geometry.affine[:3, :2]
-    in_plane = to_grid[:, 0, None, None] * np.arange(rows)[:, None] + to_grid[
-        :, 1, None, None
-    ] * np.arange(columns)
-    last = np.asarray(grid.shape, dtype=np.float64)[:, None, None] - 1
+    needed = 4 * rows * columns * len(series.headers)
+    if needed > _MOST_BYTES:
+        raise RejectedError(
+            Reason.TOO_LARGE,
+            f"its map would take {needed} bytes, at most {_MOST_BYTES} are possible",
+        )
+    to_grid = np.zeros((3, 3))  # of a slice's row and column; it has one place along the third axis
+    to_grid[:, :2] = np.linalg.solve(grid.affine[:3, :3], series.geometry.affine[:3, :2])
     given = np.ascontiguousarray(values, dtype=np.float32)
     found = np.empty((len(series.headers), rows, columns), dtype=np.float32)
     for frame, header in zip(found, series.headers, strict=True):
-        places = in_plane + grid.to_index(header.position)[:, None, None]
-        within = np.clip(places, 0, last)
-        np.copyto(places, within, where=np.abs(places - within) < _ON_EDGE)
-        ndimage.map_coordinates(given, places, output=frame, order=1, mode="constant", cval=0.0)
+        first = grid.to_index(header.position)
+        ndimage.affine_transform(
+            given,
+            to_grid,
+            offset=first,
+            output_shape=(rows, columns, 1),
+            output=frame[:, :, np.newaxis],
+            order=1,
+            mode="nearest",
+            prefilter=False,
+        )
+        for axis, size in enumerate(grid.shape):
+            row, column = to_grid[axis, 0] * np.arange(rows), to_grid[axis, 1] * np.arange(columns)
+            place = (row + first[axis])[:, np.newaxis] + column
+            frame[(place < -_ON_EDGE) | (place > size - 1 + _ON_EDGE)] = 0.0
     return found
 
 
@@ -123,16 +140,18 @@ def parametric_map(frames: Float32, series: Series, origin: Dataset, facts: MapF
     images = _instances(series)
     with quietly():
         made = _object(frames, series, origin, facts)
-        _refer(made, series, images)
-        # Equal content has one UID, other content another one (PS3.5 9). Of the numbers, which may
-        # be many, only one copy is made more.
-        numbers = made.pop("FloatPixelData")
+        order = _refer(made, series, images)
+        made.Rows, made.Columns = frames.shape[1:]
+        del made.FloatPixelData
+        # Equal content has one UID, other content another one (PS3.5 9).
         digest = hashlib.sha256(encoded(made))
         digest.update(frames.data)
         made.SOPInstanceUID = derived_uid("map", digest.hexdigest())
         made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
-        made[numbers.tag] = numbers
-        return encoded(made)
+        head = encoded(made)
+    # The numbers are the last element (PS3.5 7.1.2). pydicom would copy them three times over.
+    element = _ELEMENT.pack(0x7FE0, 0x0008, b"OF", frames.nbytes)
+    return b"".join((head, element, *(frames[number].data for number in order)))
 
 
 def is_own(path: str) -> bool:
@@ -149,7 +168,10 @@ def is_own(path: str) -> bool:
 
 
 def _object(frames: Float32, series: Series, origin: Dataset, facts: MapFacts) -> Dataset:
-    """The object with stand-ins for the series' images."""
+    """The object with stand-ins for the series' images, and frames of a single pixel.
+
+    Of large frames highdicom would make several copies.
+    """
     from highdicom import VOILUTTransformation
     from highdicom.pm import ParametricMap, RealWorldValueMapping
     from pydicom.sr.codedict import codes
@@ -158,7 +180,7 @@ def _object(frames: Float32, series: Series, origin: Dataset, facts: MapFacts) -
     of_series = derived_uid("map series", series.first.series_uid, facts.run, facts.key)
     made = ParametricMap(
         source_images=_stand_ins(series, origin),
-        pixel_array=frames,
+        pixel_array=np.zeros((len(frames), 1, 1), dtype=np.float32),
         series_instance_uid=of_series,
         series_number=_SERIES_NUMBER,
         sop_instance_uid=of_series,  # until its content is known
@@ -229,7 +251,7 @@ def _stand_ins(series: Series, origin: Dataset) -> list[Dataset]:
         image.SOPInstanceUID = f"2.25.{number}"
         image.StudyInstanceUID, image.SeriesInstanceUID = first.study_uid, first.series_uid
         image.FrameOfReferenceUID = reference
-        image.Rows, image.Columns = series.geometry.shape[:2]
+        image.Rows = image.Columns = 1  # as the frames of `_object`
         image.SliceThickness = first.slice_thickness
         for keyword, values in (
             ("PixelSpacing", first.pixel_spacing),
@@ -241,20 +263,27 @@ def _stand_ins(series: Series, origin: Dataset) -> list[Dataset]:
     return made
 
 
-def _refer(made: Dataset, series: Series, images: Sequence[tuple[str, str]]) -> None:
-    """Puts the series' own images where highdicom put the stand-ins."""
+def _refer(made: Dataset, series: Series, images: Sequence[tuple[str, str]]) -> list[int]:
+    """Puts the series' own images where highdicom put the stand-ins.
+
+    Returns:
+      Of each frame which slice of the series it is of: highdicom orders them its own way.
+    """
+    order = []
     made.SourceImageSequence = [_reference(*image) for image in images]
     referred = made.ReferencedSeriesSequence[0]
     referred.ReferencedInstanceSequence = [_reference(*image) for image in images]
     for group in made.PerFrameFunctionalGroupsSequence:
         source = group.DerivationImageSequence[0].SourceImageSequence[0]
-        header = series.headers[int(source.ReferencedSOPInstanceUID.removeprefix("2.25."))]
+        order.append(int(source.ReferencedSOPInstanceUID.removeprefix("2.25.")))
+        header = series.headers[order[-1]]
         source.ReferencedSOPClassUID = header.sop_class
         source.ReferencedSOPInstanceUID = header.sop_uid
         if header.tiles:
             source.SpatialLocationsPreserved = "NO"  # the slice is one tile of that image
         elif (header.frames or 1) > 1:
             source.ReferencedFrameNumber = header.frame + 1
+    return order
 
 
 def _reference(sop_class: str, uid: str) -> Dataset:
@@ -266,7 +295,8 @@ def _reference(sop_class: str, uid: str) -> Dataset:
 
 def _width(frames: Float32) -> float:
     """Of the window around 0 that shows nearly all there is, in few digits."""
-    sizes = np.abs(frames[frames != 0])
+    some = frames.reshape(-1)[:: max(1, frames.size >> 20)]
+    sizes = np.abs(some[some != 0])
     top = float(np.percentile(sizes, _TOP)) if sizes.size else 0.0
     return float(f"{2 * top:.4g}") or 1.0
 

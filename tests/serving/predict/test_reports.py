@@ -193,7 +193,7 @@ def test_places_that_no_report_may_go_to_are_refused(tmp_path: Path) -> None:
     for place, message in (
         ("", "--dicom_sr is empty"),
         ("https://pacs/web", r"dicomweb\+https://HOST/PATH"),
-        ("dicomweb+https://pacs/web?PatientID=1", "without a search"),
+        ("dicomweb+https://pacs/web?PatientID=1", "no study or search"),
         ("dicomweb+https://me:secret@pacs/web", "DICOMWEB_USERNAME"),
         (str(source / "reports"), "lies inside --input"),
         (str(tmp_path / "file"), "a directory is needed"),

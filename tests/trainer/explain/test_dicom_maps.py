@@ -194,15 +194,19 @@ def test_hashed_ids_have_no_maps_in_dicom(cohort: Path, manifest: Manifest) -> N
     [
         ("{cohort}/maps", "--dicom_pm .* lies inside --dicom "),
         ("{cohort}/00005/T1w/001.dcm", "a file, a directory is needed"),
-        ("https://pacs/dicom-web", r"dicomweb\+https://HOST/PATH"),
-        ("dicomweb+https://pacs/dicom-web?PatientID=1", r"without a search"),
+        ("https://a:secret@pacs/dicom-web", r"--dicom_pm: .*dicomweb\+https://HOST/PATH"),
+        ("dicomweb+https://a:secret@pacs/dicom-web", "with a name or a password"),
+        ("dicomweb+https://pacs/dicom-web?PatientID=1", "--dicom_pm: .* no study or search"),
+        ("dicomweb+https://pacs/dicom-web/studies/1.2", "--dicom_pm: .* no study or search"),
     ],
 )
 def test_places_that_cannot_be_are_refused(
     cohort: Path, manifest: Manifest, place: str, message: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as told:
         sources_in(cohort, manifest, "5", place=place.format(cohort=cohort))
+    assert "secret" not in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_without_highdicom_the_extra_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 from typing import Any
@@ -19,6 +20,7 @@ from scipy import ndimage
 from beam_jobs.core.dicom.headers import SliceHeader
 from beam_jobs.core.dicom_out.outgoing import NAME
 from beam_jobs.core.dicom_out.parametric_map import MapFacts, is_own, on_series, parametric_map
+from beam_jobs.core.geometry import VolumeGeometry
 from beam_jobs.core.reasons import RejectedError
 from beam_jobs.core.series import Series, assemble
 from tests.dicom_files import enhanced_dataset, group, read_stacks, save
@@ -337,6 +339,13 @@ def test_a_series_without_places_has_no_map():
     assert not series.geometry_known
     with pytest.raises(RejectedError, match="ImagePositionPatient"):
         on_series(np.zeros((3, 3, 3)), np.eye(4), series)
+
+
+def test_a_series_of_more_than_a_value_holds_has_no_map():
+    series = series_of()
+    huge = VolumeGeometry(shape=(1 << 15, 1 << 14, SLICES), affine=series.geometry.affine)
+    with pytest.raises(RejectedError, match="15032385536 bytes"):
+        on_series(np.zeros((3, 3, 3)), np.eye(4), dataclasses.replace(series, geometry=huge))
 
 
 @pytest.mark.parametrize("missing", ["sop_uid", "sop_class"])
