@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from pydicom import Dataset
 
-from beam_jobs.core.dicom_out.origin import read_origin
+from beam_jobs.core.dicom_out.origin import is_uid, read_origin
 from beam_jobs.core.dicom_out.structured_report import Instance
 from beam_jobs.core.reasons import RejectedError
 from beam_jobs.core.series import Series
@@ -98,6 +98,7 @@ def _refusal(series: Mapping[str, Series]) -> str:
         return "NIfTI"
     if len({header.patient_id for header in headers}) > 1:
         return "series of several PatientIDs"
-    if not all(h.study_uid and h.series_uid and h.sop_class and h.sop_uid for h in headers):
+    uids = {uid for h in headers for uid in (h.study_uid, h.series_uid, h.sop_class, h.sop_uid)}
+    if not all(map(is_uid, uids)):
         return "images without UIDs"
     return ""

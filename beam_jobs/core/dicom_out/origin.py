@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import uuid
 import warnings
 from datetime import date
@@ -36,6 +37,7 @@ _CHARACTER_SET = "SpecificCharacterSet"
 _SEXES = ("M", "F", "O")
 _LAST_GROUP = 0x0020  # of `_IDENTITY`
 UTF_8 = "ISO_IR 192"
+_UID = re.compile(r"[0-9.]{1,64}")
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "voxelbeam:dicom")
 
 
@@ -73,9 +75,14 @@ def read_origin(path: str) -> Dataset:
                 raise RejectedError(Reason.CORRUPT_HEADER, detail, path=path) from error
     except OSError as error:
         raise unreadable(error, path) from error
-    if not origin.StudyInstanceUID:
+    if not is_uid(str(origin.StudyInstanceUID)):
         raise RejectedError(Reason.CORRUPT_HEADER, "no StudyInstanceUID (0020,000D)", path=path)
     return origin
+
+
+def is_uid(text: str) -> bool:
+    """Whether a text can be a UID (PS3.5 9.1), as far as objects need it to refer to others."""
+    return _UID.fullmatch(text) is not None
 
 
 def _identity(found: Dataset) -> Dataset:

@@ -54,6 +54,14 @@ def test_a_report_is_of_the_series_that_the_model_looks_at(tmp_path: Path) -> No
     assert {one.series for one in origin.instances} == {"1.2.5", "1.2.3"}
 
 
+def test_the_frames_of_one_object_are_named_once(tmp_path: Path) -> None:
+    one = series(tmp_path, "1.2.3")
+    frames = tuple(one.first._replace(frame=number) for number in range(2))
+    used = {"T1w": Series(headers=frames, geometry=one.geometry, offsets=one.offsets)}
+    [named] = images_of("1", used, ("T1w",)).origin.instances
+    assert (named.sop, named.modality) == (one.first.sop_uid, "MR")
+
+
 def test_a_report_is_filed_in_the_study_of_most_series(tmp_path: Path) -> None:
     def change(dataset: Any, _: int) -> None:
         dataset.StudyInstanceUID, dataset.StudyID = "1.9", "later"
@@ -76,6 +84,7 @@ def test_images_that_cannot_be_named_have_no_report(tmp_path: Path) -> None:
         ({"T1w": one, "T1wCE": other}, "series of several PatientIDs"),
         ({"T1w": one, "T1wCE": nifti}, "NIfTI"),
         ({"T1w": _with(one, sop_uid="")}, "images without UIDs"),
+        ({"T1w": _with(one, series_uid="1.2\\3")}, "images without UIDs"),
         ({"T1w": gone}, "unreadable_file"),
         ({"FLAIR": one}, "no series that the model looks at"),
     ):

@@ -102,8 +102,12 @@ def test_a_value_that_is_none_of_its_attribute_is_empty(tmp_path, keyword, given
     assert str(value) == found
 
 
-def test_a_file_without_a_study_is_refused(tmp_path):
-    [path] = write_slices(tmp_path, [PIXELS], change=lambda one, _: one.pop("StudyInstanceUID"))
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("study", ["", "1.2\\1.3", "a study"])
+def test_a_file_without_a_study_is_refused(tmp_path, study):
+    [path] = write_slices(
+        tmp_path, [PIXELS], change=lambda one, _: setattr(one, "StudyInstanceUID", study)
+    )
     with pytest.raises(RejectedError, match="no StudyInstanceUID") as refused:
         read_origin(str(path))
     assert refused.value.reason == Reason.CORRUPT_HEADER
