@@ -34,6 +34,7 @@ RUNS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("trainer.baseline", 0, ("--trees", "20")),
     ("trainer.evaluate", 1, ()),
     ("trainer.saliency", 0, ()),
+    ("trainer.saliency", 2, ()),
     (
         "trainer.tune",
         0,

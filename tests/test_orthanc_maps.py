@@ -43,13 +43,6 @@ class Made(NamedTuple):
     command: list[str]
 
 
-def run(*command: object) -> str:
-    """What a command prints; it has to succeed, and to leave stderr alone."""
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     from beam_jobs.dicom_to_tfrecord import main as convert

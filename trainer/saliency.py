@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             f"  {PROG} --run run --data dataset --patients 00005 00109 \\\n"
             "      --method gradcam --output cam\n"
             f"  {PROG} --run run --data dataset --output saliency \\\n"
-            "      --dicom_pm maps --dicom phantoms/train"
+            "      --dicom_pm maps --dicom cohort/train"
         ),
     )
     add = parser.add_argument
