@@ -38,7 +38,8 @@ COMMANDS = (
     "trainer.baseline --data {at}/dataset --output_dir {at}/forest --trees 20",
     "trainer.evaluate --predictions {at}/run/oof_predictions.csv {at}/forest/oof_predictions.csv"
     " --series {at}/dataset/series.csv --run {at}/run --output {at}/evaluation",
-    "trainer.saliency --run {at}/run --data {at}/dataset --method gradcam --output {at}/saliency",
+    "trainer.saliency --run {at}/run --data {at}/dataset --method gradcam --output {at}/saliency"
+    " --dicom_pm {at}/maps --dicom {at}/cohort/train",
     "trainer.tune --data {at}/dataset --output_dir {at}/study --tuner random --max_trials 2"
     " --epochs 1 --space {at}/space.json",
     "trainer.task --data {at}/dataset --output_dir {at}/best --fold 0"

@@ -168,6 +168,8 @@ def _places(root: str, directory: str) -> Iterator[str]:
       directory: relative to it, an archive counted as the directory of its name.
     """
     parts = directory.split("/") if directory else []
+    if not {"", ".", ".."}.isdisjoint(parts):  # a table that is not ours leads nowhere else
+        return
     if files.is_dicomweb(root):
         yield files.join(root, *(parts[:-1] if parts[-1:] == ["instances"] else parts))
         return

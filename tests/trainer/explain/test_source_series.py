@@ -114,6 +114,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "2/001.dcm is not below" in why_not(tmp_path, used("2/001.dcm"))
 
 
+@pytest.mark.parametrize("path", ["../1/001.dcm", "a/../../1/001.dcm", "/{}/1/001.dcm"])
+def test_no_table_leads_out_of_the_input(tmp_path: Path, path: str) -> None:
+    write_series(tmp_path / "1", "1.2.5")
+    (tmp_path / "in" / "a").mkdir(parents=True)
+    assert "is not below" in why_not(tmp_path / "in", used(path.format(tmp_path)))
+
+
 def test_what_is_no_dicom_any_more_is_told(tmp_path: Path) -> None:
     (tmp_path / "001.dcm").write_bytes(b"x" * 200)
     assert "no DICM prefix" in why_not(tmp_path, used("001.dcm"))
