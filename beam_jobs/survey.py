@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> int:
     rules = read_rules_file(flags.series_rules, (*modalities, *DEFAULT_MODALITIES))
     _check_outputs(flags)
     spool.begin()
-    found = listing_of(root, name=root)
+    found = listing_of(root, name=files.told(root))
     patient_from = flags.patient_from or ""
     paths = [entry.path for entry in found.entries]
     require_known(modalities, rules, paths, root=root, patient_from=patient_from)

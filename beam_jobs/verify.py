@@ -105,7 +105,7 @@ def _compared(
     try:
         spec = PreprocessSpec.from_json(manifest.spec)
     except ContractError as error:
-        raise ContractError(f"--against {root}: {error}") from error
+        raise ContractError(f"--against {files.told(root)}: {error}") from error
     kept = manifest.id_policy == "keep"
     slices = second_decoder.sample_slices(
         root,

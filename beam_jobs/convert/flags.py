@@ -88,7 +88,7 @@ class Conversion:
         """
         if files.is_remote(self.input) and not files.holds_files(self.input):
             holds = "finds no series" if files.is_dicomweb(self.input) else "holds no file"
-            raise cli.UsageError(f"--input {self.input} {holds}")
+            raise cli.UsageError(f"--input {files.told(self.input)} {holds}")
         if files.is_remote(self.output):
             files.names(self.output)
 

@@ -69,9 +69,12 @@ def listing_of(root: str, *, name: str) -> files.Listing:
     except PermissionError as error:
         raise UsageError(f"{name} cannot be listed: {error.strerror}") from error
     if not found.entries:
-        hidden = sum(found.left_out.values())
-        but = f" but {hidden} that are never read (hidden, DICOMDIR)" if hidden else ""
-        raise UsageError(f"{name} holds no file{but}")
+        hidden, holds = sum(found.left_out.values()), "holds no file"
+        kinds = "hidden, DICOMDIR"
+        if files.is_dicomweb(root):
+            holds, kinds = "finds no images", ", ".join(sorted(found.left_out))
+        but = f" but {hidden} that are never read ({kinds})" if hidden else ""
+        raise UsageError(f"{name} {holds}{but}")
     return found
 
 

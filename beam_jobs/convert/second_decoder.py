@@ -136,7 +136,8 @@ def sample_slices(
     Raises:
       UsageError: no file, no series that the recipe could use, or none of these patients.
     """
-    found = listing_of(root, name=f"--against {root}").entries
+    name = f"--against {files.told(root)}"
+    found = listing_of(root, name=name).entries
     plans = plan_patients(
         found, spec.modalities, spec.series_rules, root=root, patient_from=patient_from
     ).patients
@@ -147,13 +148,13 @@ def sample_slices(
         if patients is None or normalised_id(patient_id_of(plan.key)) in patients
     ]
     if usable and not theirs:
-        raise UsageError(f"--against {root} holds none of the dataset's patients")
+        raise UsageError(f"{name} holds none of the dataset's patients")
     slices = sorted(
         (header for plan in theirs for series in plan.series.values() for header in series.headers),
         key=lambda header: header.key,
     )
     if not slices:
-        raise UsageError(f"--against {root} holds no series of {', '.join(spec.modalities)}")
+        raise UsageError(f"{name} holds no series of {', '.join(spec.modalities)}")
     chosen = random.Random(seed).sample(range(len(slices)), min(count, len(slices)))
     return [slices[place] for place in sorted(chosen)]
 

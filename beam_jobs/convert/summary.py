@@ -134,8 +134,9 @@ def print_sums(conversion: Conversion) -> bool:
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
         hint = _hint(nobodys, conversion)
         raise cli.CommandError(
-            f"no series of {', '.join(conversion.spec.modalities)} in {conversion.input} "
-            f"could be converted; {f'{hint}; ' if hint else ''}{rejects} says why"
+            f"no series of {', '.join(conversion.spec.modalities)} in "
+            f"{files.told(conversion.input)} could be converted; "
+            f"{f'{hint}; ' if hint else ''}{rejects} says why"
         )
     manifest = Manifest.loads(files.read(path))
     used, series = manifest.counts["files"], manifest.counts["series"]

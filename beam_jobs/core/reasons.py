@@ -89,7 +89,7 @@ SENTENCES: dict[Reason, str] = {
     Reason.NO_USABLE_SERIES: "No series of the patient could be used.",
     Reason.AMBIGUOUS_PATIENT: "Several patients of the input would get the same id.",
     Reason.MIXED_PATIENTS: "The files of one directory of the patient carry several PatientIDs.",
-    Reason.NOT_INPUT: "Hidden files, DICOMDIR and what lies beside NIfTI images are never opened.",
+    Reason.NOT_INPUT: "Hidden files, DICOMDIR, reports and what lies beside NIfTI are not read.",
     Reason.LOCALIZER: "A localizer (scout) is not a volume of the patient.",
     Reason.DERIVED_IMAGE: "A projection, reformat, screen save or mask is made of other images.",
     Reason.EXACT_DUPLICATE: "The same image stands in another file too.",

@@ -91,7 +91,7 @@ def find_source(
         return of_dicom
     if files.is_dicomweb(path):
         if not files.holds_files(path):
-            raise UsageError(f"--input: {path} finds no series")
+            raise UsageError(f"--input: {files.told(path)} finds no series")
         return of_dicom
     if files.exists(files.join(path, MANIFEST_NAME)):
         return _dataset(path, contract, model=model, requested=requested, id_policy=id_policy)

@@ -253,7 +253,8 @@ def section_of_places(
                 Fault(
                     what=f"{shown}: {answer.problem}",
                     stops="whatever is to read it or to write there",
-                    mend="what the message says; credentials and endpoints: docs/how-to/files.md"
+                    mend="what the message says; credentials and endpoints: docs/how-to/"
+                    + ("dicomweb.md" if files.is_dicomweb(place) else "files.md")
                     if "://" in place
                     else "name a place that is there and that you may read",
                 )

@@ -27,7 +27,7 @@ from beam_jobs.common.files import ahead, local, objects, opening
 from beam_jobs.common.files.archives.inflate import RAW, InflatedBytes, Window, most_inflated
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb import stow
-from beam_jobs.common.files.dicomweb.place import names_local_file
+from beam_jobs.common.files.dicomweb.place import names_local_file, told
 from beam_jobs.common.files.local import LocalBytes
 from beam_jobs.common.files.lock import Lock, claim, claimed, lock, unclaim
 from beam_jobs.common.files.mirror import Mirror, fetched, fetched_once, mirrored
@@ -129,6 +129,7 @@ __all__ = [
     "store_dicom",
     "temporary_of",
     "text",
+    "told",
     "tree",
     "trimmed",
     "unclaim",

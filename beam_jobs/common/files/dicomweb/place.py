@@ -29,6 +29,18 @@ def service_of(path: str) -> str:
     return _BELOW_SERVICE.sub("", path.partition("?")[0].rstrip("/"))
 
 
+def told(path: str) -> str:
+    """A path as messages have it: without the terms of a search, which may be names of people.
+
+    >>> told("dicomweb+https://host/web?PatientID=Doe")
+    'dicomweb+https://host/web?...'
+    """
+    if not path.startswith(SERVICES):
+        return path
+    address, mark, _ = path.partition("?")
+    return f"{address}?..." if mark else address
+
+
 def names_local_file(root: str) -> bool:
     """Whether a search takes values from a file of this machine (`KEY=@FILE`)."""
     return root.startswith(SERVICES) and _LOCAL_TERM.search(root) is not None
