@@ -110,10 +110,11 @@ class NiftiReader:
                 samples = self._slice(header._replace(frame=frame), content)
             with np.errstate(invalid="ignore"):
                 count += samples.size - int(np.count_nonzero(np.abs(samples) < limit))
-        share = count / (samples.size * (header.frames or 1))
+        voxels = samples.size * (header.frames or 1)
+        share = "under 0.01%" if count * 10_000 < voxels else f"{count / voxels:.2%}"
         return RejectedError(
             Reason.NOT_FINITE,
-            f"{count} voxels ({share:.2%}) are NaN, infinite or beyond float32: "
+            f"NaN, infinite or beyond float32: {count} of {voxels} voxels ({share}); "
             "write a copy with numbers in their place (numpy.nan_to_num)",
             path=header.path,
         )

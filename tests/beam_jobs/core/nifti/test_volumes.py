@@ -110,7 +110,7 @@ def test_every_turn_and_flip_of_the_axes_lies_where_nibabel_has_it(
 ) -> None:
     if sheared and form == "qform":
         return  # which cannot be
-    for order, signs in TURNS:
+    for order, signs in TURNS[sheared::3]:
         affine = np.eye(4)
         affine[:3, :3] = oblique()[:3, :3][:, order] * signs
         affine[:3, 3] = 1.0, 2.0, 3.0
