@@ -21,6 +21,7 @@ PLANES = ("sagittal", "coronal", "axial")
 # larger would only cost the memory of its lattice.
 MAX_EXTENT_MM = 3000.0
 MAX_VOLUME_MM3 = 2e9
+MIN_SPACING_MM = 1e-5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

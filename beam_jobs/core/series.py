@@ -22,6 +22,7 @@ from beam_jobs.core.dicom.duplicates import Fingerprints, collapse, name_of
 from beam_jobs.core.dicom.headers import SliceHeader, group_paths
 from beam_jobs.core.geometry import (
     MAX_EXTENT_MM,
+    MIN_SPACING_MM,
     Array,
     VolumeGeometry,
     require_plausible_size,
@@ -47,7 +48,6 @@ EVEN_TOLERANCE = 0.05
 MAX_GAP_STEPS = 4.01
 # Slices may lie off the stack's line by this share of the pixel spacing.
 OFF_LINE = 0.5
-MIN_SPACING_MM = 1e-5
 # What a series' pixels may take, though its files are small: blank images take next to nothing, a
 # lossy codec leaves a twentieth of others. Decoding more would take minutes, or all memory.
 ALWAYS_BYTES = 512 << 20

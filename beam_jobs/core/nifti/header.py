@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from beam_jobs.core.geometry import Array, require_plausible_size
+from beam_jobs.core.geometry import MIN_SPACING_MM, Array, require_plausible_size
 from beam_jobs.core.nifti.names import NIFTI_1, NIFTI_2
 from beam_jobs.core.reasons import Reason, RejectedError
 
@@ -277,7 +277,8 @@ def _affine(field: dict[str, tuple[Any, ...]], shape: tuple[int, int, int], vers
         )
     affine[:3] *= factor
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if not abs(np.linalg.det(affine[:3, :3])) > _FLAT * steps.prod():
+    flat = not abs(np.linalg.det(affine[:3, :3])) > _FLAT * steps.prod()
+    if flat or steps.min() < MIN_SPACING_MM:
         raise RejectedError(
             Reason.INVALID_GEOMETRY, f"the {kind} is singular: its voxels have no volume"
         )

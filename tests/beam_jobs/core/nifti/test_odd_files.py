@@ -81,6 +81,11 @@ HEADERS: dict[str, tuple[dict[str, Any], Reason, str]] = {
         "sform is singular",
     ),
     "flat sform": ({"srow_z": [0, 3, 0, 0]}, Reason.INVALID_GEOMETRY, "singular"),
+    "an axis of next to nothing": (
+        {"srow_x": [1e-40, 0, 0, 0]},
+        Reason.INVALID_GEOMETRY,
+        "singular",
+    ),
     "NaN sform": ({"srow_x": [NAN, 0, 0, 0]}, Reason.INVALID_GEOMETRY, "sform is not finite"),
     "infinite sform": ({"srow_x": [1, 0, 0, INF]}, Reason.INVALID_GEOMETRY, "sform is not finite"),
     "far away": ({"srow_x": [1, 0, 0, 3e38]}, Reason.INVALID_GEOMETRY, "km away"),

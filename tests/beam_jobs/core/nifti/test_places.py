@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+import tracemalloc
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from beam_jobs.api import assemble, find_files, index_files, load_volume
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files import local
 from beam_jobs.convert import second_decoder
 from beam_jobs.convert.second_decoder import Verdict
+from beam_jobs.core.dicom.pixels import stored_slices
 from beam_jobs.core.reasons import Reason, RejectedError
 from tests import archives
 from tests.beam_jobs.core.nifti.made import AXIAL, bytes_of, image, series_of, voxels, write
@@ -92,3 +95,35 @@ def test_a_second_decoder_reads_the_same_whichever_way_axes_run(
     path = write(tmp_path / "1_t1.nii", bytes_of(image(affine=AXIAL @ np.diag([*signs, 1, 1]))))
     found = list(second_decoder.compare(series_of(path).headers, _never))
     assert {each.verdict for each in found} == {Verdict.SAME}
+
+
+class _Counting(files.LocalBytes):
+    """A local file that counts what is read of it."""
+
+    __slots__ = ()
+    total = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = super().read_at(offset, length)
+        _Counting.total += len(data)
+        return data
+
+
+def test_a_packed_file_is_read_once_in_the_memory_of_a_slice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(0, 4000, (128, 96, 120)).astype(np.int16)
+    path = write(tmp_path / "x.nii.gz", bytes_of(image(values)))
+    headers = series_of(path).headers
+    monkeypatch.setattr(local, "LocalBytes", _Counting)
+    monkeypatch.setattr(_Counting, "total", 0)
+    tracemalloc.start()
+    try:
+        total = sum(int(stored.samples.sum()) for stored in stored_slices(headers))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == values.sum()
+    size = Path(path).stat().st_size
+    assert size <= _Counting.total < size + (256 << 10)
+    assert peak < values[..., 0].nbytes * 4 + (512 << 10) < values.nbytes / 4
