@@ -9,6 +9,7 @@ spool and cannot be opened; a service that stays away ends the command, and what
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +33,7 @@ from beam_jobs.common.files.dicomweb.spool import Complete, Listed, Spooled
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _HEAD_BYTES = 64 << 10
 _FEW = 16  # a series comes so much faster than its instances one by one
+_EPILOGUE_BYTES = 4096
 _TRIES = 3  # of the same answer, cut where it was cut before
 
 
@@ -128,6 +130,7 @@ class _Fetch:
                 came.add(uid)
             for uid in doubtful:
                 self.journal.drop(uid)
+            _finish(answer)
         return not self._missing
 
     def _parts(self, answer: Any) -> Iterator[Iterator[memoryview]]:
@@ -201,6 +204,7 @@ class _Fetch:
                 except CutError as cut:
                     why = str(cut)
                 else:
+                    _finish(answer)
                     if came:
                         return ""
                     why = "the service sent another instance, or none"
@@ -225,6 +229,14 @@ class _Fetch:
                     arriving.write(piece)
                 self.journal.keep(uid, arriving.kept)
         return True
+
+
+def _finish(answer: Any) -> None:
+    """Reads what is behind the last delimiter, so that the connection can be used again."""
+    with contextlib.suppress(CutError):
+        read, left = _reader(answer), _EPILOGUE_BYTES
+        while left > 0 and (data := read(left)):
+            left -= len(data)
 
 
 def _reader(answer: Any) -> Callable[[int], bytes]:

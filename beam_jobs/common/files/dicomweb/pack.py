@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -95,7 +94,7 @@ class Arriving:
     def __init__(
         self, writing: Callable[[], AbstractContextManager[None]], descriptor: int, start: int
     ) -> None:
-        self.head = b""
+        self.head = memoryview(b"")
         self._writing = writing
         self._descriptor = descriptor
         self._start = self._at = start
@@ -107,14 +106,19 @@ class Arriving:
         Raises:
           StoreError: the disk refuses them.
         """
-        if len(self.head) < _HEAD_BYTES:
-            self.head += piece[: _HEAD_BYTES - len(self.head)]
+        if not self.head:
+            self.head = piece[:_HEAD_BYTES]
+        elif len(self.head) < _HEAD_BYTES:  # pieces are short for once
+            self.head = memoryview(b"".join([self.head, piece[: _HEAD_BYTES - len(self.head)]]))
         self._digest.update(piece)
-        with self._writing():
+        try:
             while piece:
                 count = os.pwrite(self._descriptor, piece, self._at)
                 self._at += count
                 piece = piece[count:]
+        except OSError:
+            with self._writing():
+                raise
 
     @property
     def kept(self) -> Kept:
@@ -137,7 +141,10 @@ def kept_of(start: object, size: object, digest: object) -> Kept:
 
 def line_of(uid: str, kept: Kept) -> str:
     """An instance as a line of a journal."""
-    return json.dumps({"uid": uid, **kept._asdict()})
+    # Written for every instance that comes; nothing in it has to be quoted.
+    return (
+        f'{{"uid": "{uid}", "start": {kept.start}, "size": {kept.size}, "digest": "{kept.digest}"}}'
+    )
 
 
 def pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:

@@ -12,7 +12,7 @@ _UID = (0x0002, 0x0003)
 _SHORT_HEADER, _LONG_HEADER = struct.Struct("<HH2sH"), struct.Struct("<HH2s2xI")
 
 
-def uid_of(head: bytes) -> str:
+def uid_of(head: bytes | memoryview) -> str:
     """Media Storage SOP Instance UID of the file meta group, "" where it is not found.
 
     Args:
@@ -34,7 +34,7 @@ def uid_of(head: bytes) -> str:
     return ""
 
 
-def uid_within(head: bytes) -> str:
+def uid_within(head: bytes | memoryview) -> str:
     """SOP Instance UID of the data set itself, which files without a meta group have too.
 
     Args:
@@ -56,5 +56,5 @@ def uid_within(head: bytes) -> str:
             return ""
 
 
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0 ").decode("ascii", "replace").strip()
+def _text(value: bytes | memoryview) -> str:
+    return bytes(value).rstrip(b"\0 ").decode("ascii", "replace").strip()
