@@ -18,8 +18,10 @@ from typing import Any
 
 from beam_jobs.common.files.dicomweb import part10, search, session
 from beam_jobs.common.files.dicomweb.address import SeriesAddress
+from beam_jobs.common.files.dicomweb.draining import drained
 from beam_jobs.common.files.dicomweb.journal import Journal
 from beam_jobs.common.files.dicomweb.multipart import (
+    BLOCK_BYTES,
     NotMultipartError,
     Parts,
     WrongLengthError,
@@ -114,27 +116,26 @@ class _Fetch:
         answer = session.get(
             self._address.service, self._address.within, accept=_ACCEPT, stream=True
         )
-        with answer:
+        with answer, drained(_reader(answer), BLOCK_BYTES) as read:
             if answer.status_code != 200:
                 return True
             came: set[str] = set()
             doubtful: set[str] = set()
-            for part in self._parts(answer):
+            for part in self._parts(answer, read):
                 uid, kept = self._written(part, self.journal.begin())
                 # What came by an earlier answer stays; twice in one, it is the same or neither.
                 old = self.journal.kept.get(uid)
-                if old is None and uid in self._expected:
+                if old is None and uid in self._expected and uid not in doubtful:
                     self.journal.keep(uid, kept)
                 elif old is not None and uid in came and old.digest != kept.digest:
                     doubtful.add(uid)
+                    self.journal.drop(uid)
                 came.add(uid)
-            for uid in doubtful:
-                self.journal.drop(uid)
-            _finish(answer)
+            _finish(read)
         return not self._missing
 
-    def _parts(self, answer: Any) -> Iterator[Iterator[memoryview]]:
-        """The parts of an answer that has not been read yet.
+    def _parts(self, answer: Any, read: Callable[[int], bytes]) -> Iterator[Iterator[memoryview]]:
+        """The parts of an answer that has not been read yet, and whose body `read` gives.
 
         Raises:
           CutError: the answer is cut, or is no multipart one.
@@ -143,7 +144,7 @@ class _Fetch:
             boundary = boundary_of(answer.headers.get("Content-Type", ""))
         except NotMultipartError as error:
             raise CutError(f"the service sent {error} of instances") from error
-        return iter(Parts(_reader(answer), boundary, by_length=self._by_length))
+        return iter(Parts(read, boundary, by_length=self._by_length))
 
     def _written(
         self, part: Iterator[memoryview], arriving: Arriving, only: str = ""
@@ -198,26 +199,27 @@ class _Fetch:
                         break
                     continue
                 try:
-                    came = self._arrived(uid, answer)
+                    read = _reader(answer)
+                    came = self._arrived(uid, answer, read)
                 except WrongLengthError as error:
                     self._by_length, why = False, str(error)
                 except CutError as cut:
                     why = str(cut)
                 else:
-                    _finish(answer)
+                    _finish(read)
                     if came:
                         return ""
                     why = "the service sent another instance, or none"
         return why
 
-    def _arrived(self, uid: str, answer: Any) -> bool:
+    def _arrived(self, uid: str, answer: Any, read: Callable[[int], bytes]) -> bool:
         """Whether an answer holds the instance and no other; it is kept then.
 
         Several are on their way at once, so each is a file of its own before it is in the pack.
         """
         with self._series.temporary() as descriptor:
             came: list[tuple[str, Kept]] = []
-            for part in self._parts(answer):
+            for part in self._parts(answer, read):
                 start = came[-1][1].end if came else 0
                 arriving = Arriving(self._series.writing, descriptor, start)
                 came.append(self._written(part, arriving, uid))
@@ -231,10 +233,10 @@ class _Fetch:
         return True
 
 
-def _finish(answer: Any) -> None:
+def _finish(read: Callable[[int], bytes]) -> None:
     """Reads what is behind the last delimiter, so that the connection can be used again."""
     with contextlib.suppress(CutError):
-        read, left = _reader(answer), _EPILOGUE_BYTES
+        left = _EPILOGUE_BYTES
         while left > 0 and (data := read(left)):
             left -= len(data)
 
