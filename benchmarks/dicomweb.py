@@ -21,8 +21,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _harness import Limit, conclude, parser, ratio, ratios, show, take_turns
 
@@ -31,7 +33,11 @@ from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.dicomweb import search, service
 from beam_jobs.common.files.dicomweb.address import parse_root
 from beam_jobs.common.files.dicomweb.fetch import fetch
+from beam_jobs.common.files.dicomweb.pack import Kept
 from beam_jobs.common.files.dicomweb.spool import Listed, Spooled
+
+if TYPE_CHECKING:
+    from tests.orthanc import Orthanc
 
 PROG = "python benchmarks/dicomweb.py"
 OVER_SINGLE, OVER_SERIES = 10.0, 2.0
@@ -69,7 +75,7 @@ def _is_dicom(path: Path) -> bool:
     return path.is_file() and path.read_bytes()[128:132] == b"DICM"
 
 
-def _orthanc(directory: Path):  # type: ignore[no-untyped-def]
+def _orthanc(directory: Path) -> AbstractContextManager[Orthanc]:
     """tests.orthanc's, whose absence is a line of ours."""
     import pytest
 
@@ -99,9 +105,12 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
     uids = [(one, uid) for one, (_, what) in zip(series, listed, strict=True) for uid in what.uids]
     client = DICOMwebClient(found.service.url)
 
+    def forget() -> None:
+        for spooled, _ in listed:
+            spooled.forget()
+
     def ours() -> None:
         for spooled, what in listed:
-            spooled.forget()
             with spooled.locked():
                 kept = fetch(spooled, what).kept
             if len(kept) != len(what.uids):
@@ -117,8 +126,6 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
             client.retrieve_instance(one.study, one.series, uid)
 
     def ours_whole() -> None:
-        for spooled, _ in listed:
-            spooled.forget()
         entries = files.listing(root).entries
         with files.fetched_ahead(entries, 1):
             for entry in entries:
@@ -132,9 +139,11 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
                 pass
 
     ways: dict[str, Callable[[], None]] = {
+        "(before)": forget,
         "spool": ours,
         "iter_series": by_series,
         "retrieve_instance": one_by_one,
+        "(again)": forget,
         "listing + spool": ours_whole,
         "search + iter_series": theirs_whole,
     }
@@ -143,7 +152,8 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
     size = sum(kept.size for spooled, _ in listed for kept in _kept(spooled))
     print(f"{len(uids)} instances of {len(series)} series, {size >> 20} MiB; {rounds} rounds\n")
     rows, figures = [], {}
-    for way, found_walls in walls.items():
+    for way in [way for way in ways if not way.startswith("(")]:
+        found_walls = walls[way]
         wall = statistics.median(found_walls)
         cpu = statistics.median(clock.cpu for clock in clocks[way])
         figures[way] = {"instances": len(uids), "wall": found_walls, "cpu": cpu}
@@ -164,7 +174,7 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
     return conclude(limits, {"ways": figures, "bytes": size, "with_listing": whole}, file)
 
 
-def _kept(spooled: Spooled):  # type: ignore[no-untyped-def]
+def _kept(spooled: Spooled) -> Iterable[Kept]:
     complete = spooled.complete()
     return complete.kept.values() if complete else ()
 

@@ -54,7 +54,6 @@ def fetch(series: Spooled, listed: Listed, stamps: Iterable[int] = ()) -> Comple
     job = _Fetch(series, listed)
     try:
         job.run()
-        job.journal.cut()
     finally:
         job.close()
     found = Complete(job.journal.pack, (listed.stamp, *stamps), job.journal.kept, job.refused)
@@ -121,7 +120,9 @@ class _Fetch:
                 return True
             came: set[str] = set()
             doubtful: set[str] = set()
-            for part in self._parts(answer, read):
+            for number, part in enumerate(self._parts(answer, read)):
+                if number > 2 * len(self._expected) + _FEW:
+                    raise CutError("the service sent many more instances than the series has")
                 uid, kept = self._written(part, self.journal.begin())
                 # What came by an earlier answer stays; twice in one, it is the same or neither.
                 old = self.journal.kept.get(uid)

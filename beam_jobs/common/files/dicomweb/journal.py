@@ -80,16 +80,12 @@ class Journal:
             self._notes.write(f"{line_of(uid, Kept(0, 0, ''))}\n")
 
     def close(self) -> None:
-        """Ends the writing; what is kept stays for the next try."""
+        """Ends the writing; what is kept stays for the next try, and nothing behind it."""
         with contextlib.suppress(OSError):
-            os.close(self._pack)
+            os.ftruncate(self._pack, self._end)
+        os.close(self._pack)
         with self._series.writing():
             self._notes.close()
-
-    def cut(self) -> None:
-        """Takes from the pack's end what is not kept."""
-        with self._series.writing():
-            os.ftruncate(self._pack, self._end)
 
 
 def _read_lines(path: str) -> list[Any]:

@@ -24,6 +24,7 @@ from beam_jobs.common.files.objects import stamp_of
 JSON = "application/dicom+json"
 _PAGE = 1000
 _ANSWER_BYTES = 1 << 30
+_MOST_UNLISTED = 10_000
 _SOP_CLASS, _SOP_UID = "00080016", "00080018"
 _STUDY_UID, _SERIES_UID = "0020000D", "0020000E"
 _MODALITY, _IMAGES = "00080060", "00201209"
@@ -95,7 +96,7 @@ def find_series(root: Root, study: str) -> list[Series]:
             uid = _value(one, _SERIES_UID)
             address = SeriesAddress(root.service, study, uid) if is_uid(uid) else None
             count = _value(one, _IMAGES)
-            images = int(count) if count.isdecimal() else None
+            images = int(count) if re.fullmatch("[0-9]{1,9}", count) else None
             found[uid] = Series(address, _value(one, _MODALITY), images)
     return [found[uid] for uid in sorted(found)]
 
@@ -186,6 +187,15 @@ def content_of(series: SeriesAddress, images: int | None) -> Content:
     Raises:
       StoreError: the service does not say.
     """
+    try:
+        return _content_of(series, images)
+    except RecursionError as error:
+        raise StoreError(
+            f"{series.path}: what the service says of it is nested too deeply"
+        ) from error
+
+
+def _content_of(series: SeriesAddress, images: int | None) -> Content:
     found = _metadata(series)
     failed = 0
     if found is None or (images is not None and len(found) < images):
@@ -193,6 +203,11 @@ def content_of(series: SeriesAddress, images: int | None) -> Content:
         found = {**searched, **(found or {})}
     uids = sorted(uid for uid in found if is_uid(uid))
     unlisted = max(failed, (images or 0) - len(uids), len(found) - len(uids))
+    if unlisted > _MOST_UNLISTED:
+        raise StoreError(
+            f"{series.path}: the service counts {unlisted + len(uids)} instances, and lists "
+            f"{len(uids)} of them"
+        )
     canonical = json.dumps([found[uid] for uid in uids], sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     left_out = {
@@ -296,8 +311,11 @@ def _objects(answer: Any, data: bytes) -> list[Mapping[str, Any]]:
     """
     if answer.status_code >= 400 or not data.strip():
         return []
+    found: Any
     try:
         found = json.loads(data)
+    except RecursionError:
+        found = None
     except ValueError as error:
         if data.lstrip().startswith(b"[") and not data.rstrip().endswith(b"]"):
             raise CutError("the answer was cut off") from error

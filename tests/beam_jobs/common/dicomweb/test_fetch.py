@@ -427,3 +427,23 @@ def test_files_without_a_meta_group_are_known_by_their_data_set_or_the_request(p
     strange = b"no DICOM at all"
     pacs.holdings[STUDY][SERIES] |= {f"{SERIES}.7": bare, f"{SERIES}.8": strange}
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
+
+
+def test_a_series_without_end_is_left(pacs: Pacs) -> None:
+    strange = file_of("1.9.9", 20)
+    pacs.arrange = lambda parts: [*([strange] * 5000), *parts] if len(parts) > 1 else parts
+    assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
+    assert singles(pacs) == 5
+
+
+def test_what_a_failed_fetch_had_begun_takes_no_room(
+    pacs: Pacs, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = files.listing(pacs.root).entries
+    size = len(pacs.holdings[STUDY][SERIES][f"{SERIES}.1"])
+    pacs.fault = every(Cut(8000))
+    monkeypatch.setattr(clients, "RETRIES", 0)
+    with pytest.raises(StoreError):
+        files.read(found[0].path)
+    (pack,) = spool.rglob("*.pack")
+    assert pack.stat().st_size == 2 * size

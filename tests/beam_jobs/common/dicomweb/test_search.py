@@ -185,3 +185,30 @@ def test_each_id_of_a_file_is_searched_for(pacs: Pacs, tmp_path: Path) -> None:
     pacs.holdings = many(9)
     (tmp_path / "ids").write_text("1.3.2\n1.3.4\n1.3.77\n")
     assert len(found(f"{pacs.root}?StudyInstanceUID=@{tmp_path}/ids")) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000 + b"]" * 100_000,
+        b'[{"00080018": ' + b'{"Value": [' * 300 + b"]}" * 300 + b"}]",
+        b'[{"00080018": {"Value": [' + b"9" * 5000 + b"]}}]",
+        b'[{"00080018": []}, {"00080018": {"Value": {}}}, {"00080018": {"Value": [[]]}}]',
+    ],
+)
+def test_hostile_metadata_ends_in_one_line_or_counts_as_unlisted(pacs: Pacs, body: bytes) -> None:
+    pacs.fault = lambda asked: Answer(200, body) if asked.within.endswith("/metadata") else None
+    told = ""
+    count = 5
+    try:
+        count = len(found(pacs.root))
+    except StoreError as error:
+        told = str(error)
+    assert count >= 5
+    assert len(told) < 300
+
+
+def test_a_count_without_end_is_no_endless_listing(pacs: Pacs) -> None:
+    pacs.counts = {SERIES: 999_999_999}
+    with pytest.raises(StoreError, match="counts 999999999 instances, and lists 5"):
+        files.listing(pacs.root)
