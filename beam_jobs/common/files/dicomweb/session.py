@@ -64,6 +64,13 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def close() -> None:
+    """Closes this process's connections; the next request opens others."""
+    while _process.sessions:
+        _process.sessions.popitem()[1].close()
+    _process.reached.clear()
+
+
 class CutError(Exception):
     """An answer that ended before its end; what to tell of it."""
 

@@ -13,14 +13,15 @@ from tests.beam_jobs.common.dicomweb.pacs import Pacs, holdings, running
 
 
 @pytest.fixture(autouse=True)
-def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("USERNAME", "PASSWORD", "TOKEN", "TOKEN_FILE"):
         monkeypatch.delenv(f"DICOMWEB_{name}", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("VOXELBEAM_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setattr(clients, "RETRY_S", 0.3)
     monkeypatch.setattr(session, "FIRST_PAUSE_S", 0.01)
-    return tmp_path / "spool"
+    yield tmp_path / "spool"
+    session.close()
 
 
 @pytest.fixture
