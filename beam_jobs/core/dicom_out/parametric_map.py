@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -27,7 +28,7 @@ from scipy import ndimage
 
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.version import __version__
-from beam_jobs.core.dicom_out.origin import UTF_8, derived_uid
+from beam_jobs.core.dicom_out.origin import UTF_8, derived_uid, is_uid
 from beam_jobs.core.dicom_out.outgoing import (
     MIDNIGHT,
     NAME,
@@ -228,10 +229,11 @@ def _instances(series: Series) -> list[tuple[str, str]]:
       RejectedError: one has no UIDs.
     """
     found = dict.fromkeys((header.sop_class, header.sop_uid) for header in series.headers)
-    if not all(map(all, found)) or not series.first.series_uid:
+    uids = {series.first.series_uid, *(uid for image in found for uid in image)}
+    if not all(map(is_uid, uids)):
         raise RejectedError(
             Reason.CORRUPT_HEADER,
-            "an image without SOPClassUID (0008,0016), SOPInstanceUID (0008,0018) or "
+            "an image without a valid SOPClassUID (0008,0016), SOPInstanceUID (0008,0018) or "
             "SeriesInstanceUID (0020,000E): a map cannot refer to it",
         )
     return list(found)
@@ -243,7 +245,11 @@ def _stand_ins(series: Series, origin: Dataset) -> list[Dataset]:
     It knows plain images and one enhanced object whose frames are all taken, in order; no mosaic.
     """
     first = series.first
-    reference = first.frame_of_reference or derived_uid("frame of reference", first.series_uid)
+    reference = first.frame_of_reference
+    thickness = first.slice_thickness or 0.0
+    thickness = thickness if 0 < thickness < math.inf else 0.0  # it may say anything
+    if not is_uid(reference):
+        reference = derived_uid("frame of reference", first.series_uid)
     made = []
     for number, header in enumerate(series.headers):
         image = copy.deepcopy(origin)
@@ -252,7 +258,7 @@ def _stand_ins(series: Series, origin: Dataset) -> list[Dataset]:
         image.StudyInstanceUID, image.SeriesInstanceUID = first.study_uid, first.series_uid
         image.FrameOfReferenceUID = reference
         image.Rows = image.Columns = 1  # as the frames of `_object`
-        image.SliceThickness = first.slice_thickness
+        image.SliceThickness = DSfloat(thickness, auto_format=True) if thickness else None
         for keyword, values in (
             ("PixelSpacing", first.pixel_spacing),
             ("ImageOrientationPatient", first.orientation),

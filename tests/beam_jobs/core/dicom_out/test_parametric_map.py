@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import shutil
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -348,9 +350,10 @@ def test_a_series_of_more_than_a_value_holds_has_no_map():
         on_series(np.zeros((3, 3, 3)), np.eye(4), dataclasses.replace(series, geometry=huge))
 
 
-@pytest.mark.parametrize("missing", ["sop_uid", "sop_class"])
-def test_a_series_that_cannot_be_referred_to_has_no_map(missing):
-    changes: dict[str, Any] = {missing: ""}
+@pytest.mark.parametrize("uid", ["", "1.2\\3", "abc", "1" * 65])
+@pytest.mark.parametrize("field", ["sop_uid", "sop_class"])
+def test_a_series_that_cannot_be_referred_to_has_no_map(field, uid):
+    changes: dict[str, Any] = {field: uid}
     series = series_of(**changes)
     with pytest.raises(RejectedError, match="cannot refer"):
         parametric_map(np.zeros((SLICES, ROWS, COLUMNS), np.float32), series, origin(), FACTS)
@@ -372,3 +375,28 @@ def test_own_files_are_known_from_others(tmp_path):
     (tmp_path / "junk.dcm").write_bytes(b"no DICOM")
     found = {name: is_own(str(tmp_path / f"{name}.dcm")) for name in ("own", "other", "junk")}
     assert found == {"own": True, "other": False, "junk": False}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"heights": UNEVEN},
+        {"plane": "oblique", "tilt": 0.3},
+        {"slice_thickness": None},
+        {"frame_of_reference": ""},
+        {"tiles": 3, "sop_uid": "1.2.3.5"},
+        {"frames": SLICES, "sop_uid": "1.2.3.5", "sop_class": EnhancedMRImageStorage},
+    ],
+)
+def test_dciodvfy_finds_no_error(kind: dict[str, Any], tmp_path):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
+    series = series_of(**kind)
+    frames = np.ones((len(series.headers), ROWS, COLUMNS), np.float32)
+    path = tmp_path / "map.dcm"
+    path.write_bytes(parametric_map(frames, series, origin(), FACTS))
+    done = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert "ParametricMap" in said
+    assert "Error" not in said
