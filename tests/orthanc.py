@@ -17,6 +17,7 @@ import json
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -215,10 +216,24 @@ class BearerCheck(Dialect):
 
 
 @contextlib.contextmanager
-def front_of(server: Orthanc, dialect: Dialect | None = None) -> Iterator[tuple[Front, str]]:
-    """(front that writes down every request, what `--input` takes of it)."""
+def front_of(
+    server: Orthanc, dialect: Dialect | None = None, *, certificate: Path | None = None
+) -> Iterator[tuple[Front, str]]:
+    """(front that writes down every request, what `--input` takes of it).
+
+    Args:
+      server: what it stands before.
+      dialect: what it does with requests.
+      certificate: with its key behind it, for https; None for http.
+    """
     front = Front(server.url, dialect=dialect)
+    url = front.url
+    if certificate is not None:  # Debian's Orthanc 1.10 ends at the first such request
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        front._server.socket = context.wrap_socket(front._server.socket, server_side=True)
+        url = url.replace("http:", "https:")
     try:
-        yield front, f"dicomweb+{front.url}{WEB}"
+        yield front, f"dicomweb+{url}{WEB}"
     finally:
         front.close()

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -366,6 +367,37 @@ def test_a_job_outlasts_a_restart(own_server: Orthanc, cohort: Cohort, tmp_path:
     assert published(tmp_path / "dataset", tables=True) == published(
         tmp_path / "whole", tables=True
     )
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_job_ends_and_the_same_command_goes_on(
+    processes: int, own_server: Orthanc, cohort: Cohort, tmp_path: Path
+) -> None:
+    place = tmp_path / "spool"
+    with front_of(own_server) as (front, root):
+        front.delay = 0.2
+        argv = arguments(root, tmp_path / "dataset", cohort, "--processes", processes)
+        job = subprocess.Popen(
+            [sys.executable, "-m", "beam_jobs.dicom_to_tfrecord", *argv],
+            cwd=ROOT,
+            env={**os.environ, **spool(place)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        when_some_is_there(place, 3, lambda: os.killpg(job.pid, signal.SIGINT)).join()
+        _, said = job.communicate(timeout=60)
+        assert (job.returncode, said) == (
+            130,
+            "python -m beam_jobs.dicom_to_tfrecord: error: interrupted\n",
+        )
+        before = complete(place)
+        front.delay = 0.0
+        convert(root, tmp_path / "dataset", cohort, spool(place))
+    after = complete(place)
+    assert 3 <= len(before) < len(after)
+    assert {path: after[path] for path in before} == before, "fetched again"
 
 
 def test_a_server_that_stays_away_is_one_line_and_the_same_command_goes_on(

@@ -197,6 +197,34 @@ def test_an_address_with_a_password_is_refused_and_not_repeated(
         assert "Traceback" not in said
 
 
+def test_a_certificate_of_a_private_authority_is_one_that_is_named(
+    server: Orthanc, tmp_path: Path
+) -> None:
+    pem = tmp_path / "server.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(tmp_path / "key.pem"), "-out", str(pem)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    pem.write_text(pem.read_text() + (tmp_path / "key.pem").read_text())
+    environment = {"DICOMWEB_USERNAME": USER, "DICOMWEB_PASSWORD": PASSWORD}
+    with front_of(server, certificate=pem) as (_, root):
+        argv = ["beam_jobs.survey", root]
+        code, said = run(argv, environment, tmp_path / "spool", level="error")
+        assert code == 1
+        assert "not trusted (REQUESTS_CA_BUNDLE" in said
+        assert len(said.splitlines()) == 1
+        environment["REQUESTS_CA_BUNDLE"] = str(pem)
+        code, said = run(argv, environment, tmp_path / "spool", level="error")
+        assert code == 0, said
+
+
 @pytest.mark.parametrize("command", ["convert", "predict"])
 def test_hashed_ids_hold_for_the_search_too(
     command: str, server: Orthanc, images: Path, model: Path, tmp_path: Path
