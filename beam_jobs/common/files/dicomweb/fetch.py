@@ -80,7 +80,8 @@ class _Fetch:
         self.refused: dict[str, str] = {}
 
     def close(self) -> None:
-        self.journal.close()
+        with self._adding:  # what is under way still finds no pack any more
+            self.journal.close()
 
     @property
     def _missing(self) -> list[str]:
@@ -178,7 +179,8 @@ class _Fetch:
                     if why:
                         refused[uid] = why
             finally:
-                executor.shutdown(wait=True, cancel_futures=True)
+                # After an error or an interrupt nobody waits for what is under way.
+                executor.shutdown(wait=False, cancel_futures=True)
             if not refused or search.answers(self._address.service):
                 self.refused.update(refused)
                 return

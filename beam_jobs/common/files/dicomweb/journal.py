@@ -84,6 +84,7 @@ class Journal:
         with contextlib.suppress(OSError):
             os.ftruncate(self._pack, self._end)
         os.close(self._pack)
+        self._pack = -1
         with self._series.writing():
             self._notes.close()
 

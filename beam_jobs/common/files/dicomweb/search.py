@@ -89,16 +89,44 @@ def find_series(root: Root, study: str) -> list[Series]:
         return [Series(None, "", None)]
     found: dict[str, Series] = {}
     for terms in root.series:
-        fields = ",".join(_SERIES_FIELDS)
-        for one in _pages(
-            root.service, f"/studies/{study}/series", terms, _SERIES_UID, fields=fields
-        ):
-            uid = _value(one, _SERIES_UID)
-            address = SeriesAddress(root.service, study, uid) if is_uid(uid) else None
-            count = _value(one, _IMAGES)
-            images = int(count) if re.fullmatch("[0-9]{1,9}", count) else None
-            found[uid] = Series(address, _value(one, _MODALITY), images)
+        within, fields = f"/studies/{study}/series", ",".join(_SERIES_FIELDS)
+        for one in _pages(root.service, within, terms, _SERIES_UID, fields=fields):
+            found[_value(one, _SERIES_UID)] = _series_of(root.service, study, one)
     return [found[uid] for uid in sorted(found)]
+
+
+def find_named(root: Root) -> list[Series] | None:
+    """The series of a root that names series and says nothing of studies.
+
+    That services search for series in all studies is optional; where one does, a list of series
+    costs a request each, and not one for each study that there is.
+
+    Returns:
+      None where the root is another, or the service does not say in which studies they are.
+    """
+    if root.studies != ({},) or not all("SeriesInstanceUID" in terms for terms in root.series):
+        return None
+    found = []
+    for terms in root.series:
+        asked = {**terms, "limit": "2", "includefield": ",".join((_STUDY_UID, *_SERIES_FIELDS))}
+        status, series, _ = _json(root.service, "/series", asked, failing=True)
+        if status >= 400 or len(series) > 1:
+            return None
+        for one in series:
+            study = _value(one, _STUDY_UID)
+            if not is_uid(study) or _value(one, _SERIES_UID) != terms["SeriesInstanceUID"]:
+                return None
+            for key, value in terms.items():
+                _require_match(root.service, key, value, one)
+            found.append(_series_of(root.service, study, one))
+    return found
+
+
+def _series_of(service: Service, study: str, one: Mapping[str, Any]) -> Series:
+    uid, count = _value(one, _SERIES_UID), _value(one, _IMAGES)
+    address = SeriesAddress(service, study, uid) if is_uid(uid) else None
+    images = int(count) if re.fullmatch("[0-9]{1,9}", count) else None
+    return Series(address, _value(one, _MODALITY), images)
 
 
 def answers(service: Service) -> bool:

@@ -54,27 +54,34 @@ def listing(root: str) -> Listing:
     found = parse_root(root)
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
-    with ThreadPoolExecutor(session.AT_ONCE, thread_name_prefix="dicomweb") as executor:
-        try:
-            wanted = []
-            studies = [study for _, study in search.find_studies(found)]
-            for several in executor.map(lambda study: search.find_series(found, study), studies):
-                for series in several:
-                    if kind := _left_out_as(series):
-                        left_out[kind] += max(1, series.images or 0)
-                    elif series.address is not None and series.images != 0:
-                        wanted.append(series)
-            contents = executor.map(_content, wanted)
-            for series, content in terminal.track(
-                zip(wanted, contents, strict=True), "asking for series", len(wanted)
-            ):
-                assert series.address is not None
-                left_out.update(content.left_out.values())
-                entries += _entries(series.address, content)
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    executor = ThreadPoolExecutor(session.AT_ONCE, thread_name_prefix="dicomweb")
+    try:
+        wanted = []
+        for series in _found(found, executor):
+            if kind := _left_out_as(series):
+                left_out[kind] += max(1, series.images or 0)
+            elif series.address is not None and series.images != 0:
+                wanted.append(series)
+        contents = zip(wanted, executor.map(_content, wanted), strict=True)
+        for series, content in terminal.track(contents, "asking for series", len(wanted)):
+            assert series.address is not None
+            left_out.update(content.left_out.values())
+            entries += _entries(series.address, content)
+    finally:
+        # After an error or an interrupt nobody waits for what is under way.
+        executor.shutdown(wait=False, cancel_futures=True)
     return Listing(sorted(entries), left_out)
+
+
+def _found(root: Root, executor: ThreadPoolExecutor) -> Iterator[search.Series]:
+    """The series that a search finds, several studies asked for at once."""
+    if (named := search.find_named(root)) is not None:
+        yield from named
+        return
+    studies = [study for _, study in search.find_studies(root)]
+    several = executor.map(lambda study: search.find_series(root, study), studies)
+    for series in terminal.track(several, "searching studies", len(studies)):
+        yield from series
 
 
 def _left_out_as(series: search.Series) -> str:
@@ -102,11 +109,16 @@ def _entries(series: SeriesAddress, content: search.Content) -> Iterator[Entry]:
 def holds_files(root: str) -> bool:
     """Whether the search finds any series of images; few requests, which also try credentials."""
     found = parse_root(root)
-    return any(_any_images(found, study) for _, study in search.find_studies(found, page=16))
+    return any(not _left_out_as(series) for series in _found_first(found))
 
 
-def _any_images(root: Root, study: str) -> bool:
-    return any(not _left_out_as(series) for series in search.find_series(root, study))
+def _found_first(root: Root) -> Iterator[search.Series]:
+    """The series that a search finds, with no more requests than are looked at."""
+    if (named := search.find_named(root)) is not None:
+        yield from named
+        return
+    for _, study in search.find_studies(root, page=16):
+        yield from search.find_series(root, study)
 
 
 def open_source(path: str) -> ByteSource:
@@ -198,12 +210,8 @@ def forget(root: str) -> int:
       How many of them were in this machine's spool.
     """
     found = parse_root(root)
-    forgotten = 0
-    for _, study in search.find_studies(found):
-        for series in search.find_series(found, study):
-            if series.address is not None:
-                forgotten += Spooled(series.address).forget()
-    return forgotten
+    addresses = {series.address for series in _found_first(found)} - {None}
+    return sum(Spooled(address).forget() for address in addresses if address is not None)
 
 
 def fetched_since(root: str, moment: float) -> tuple[int, int, int]:

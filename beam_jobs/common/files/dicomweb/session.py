@@ -48,6 +48,7 @@ class _Process:
 
     def __init__(self) -> None:
         self.sessions: dict[str, requests.Session] = {}
+        self.told = 0.0  # when a wait was told last: several threads wait for the same
         self.reached: set[Service] = set()  # that have answered
         self.google: Any = None
         self.making = threading.Lock()
@@ -106,7 +107,8 @@ class Patience:
             raise StoreError(f"{self._service.address}: {why}; the same command goes on from here")
         pause = min(max(self._pause * random.uniform(0.75, 1.0), least), left)
         self._pause = min(2 * self._pause, _LONGEST_PAUSE_S)
-        if pause >= 2.0:
+        if pause >= 2.0 and now - _process.told >= 1.0:
+            _process.told = now
             told = f"{self._service.address}: {why}; tried again in {pause:.0f} s"
             print(told, file=sys.stderr, flush=True)
         time.sleep(pause)
@@ -181,6 +183,7 @@ def _send(
             moves += 1
             url = _moved(service, url, answer.headers["Location"], moves)
         elif answer.status_code in _DENIED:
+            answer.close()
             raise StoreError(f"{service.address}: access denied ({answer.status_code}): {_held()}")
         elif answer.status_code in _BUSY:
             patience.wait(told(answer.status_code), _retry_after(answer))
@@ -240,9 +243,17 @@ _UNTRUSTED = "its certificate is not trusted (REQUESTS_CA_BUNDLE names an author
 _UNKNOWN_HOST = "there is no such host"
 _NO_TLS = "it does not answer over https"
 _NO_REQUEST = "no request can be made of this address, or of these credentials"
-_LASTING = (_UNTRUSTED, _UNKNOWN_HOST, _NO_TLS, _NO_REQUEST)  # where nothing was answered before
+_NO_CERTIFICATES = "REQUESTS_CA_BUNDLE names no file of certificates"
+_LASTING = (
+    _UNTRUSTED,
+    _NO_CERTIFICATES,
+    _UNKNOWN_HOST,
+    _NO_TLS,
+    _NO_REQUEST,
+)  # where nothing was answered before
 _WORDS = (
     ("CERTIFICATE_VERIFY_FAILED", _UNTRUSTED),
+    ("TLS CA certificate", _NO_CERTIFICATES),
     ("SSLError", _NO_TLS),
     ("NameResolutionError", _UNKNOWN_HOST),
     ("InvalidHeader", _NO_REQUEST),

@@ -92,6 +92,7 @@ class Pacs:
       quoted: whether it stands in quotes in the header.
       preamble: what is sent before the first part.
       pause_s: before each part.
+      all_series: whether series can be searched for in all studies.
       tagged: whether answers have an ETag.
       stored: what was stored here.
     """
@@ -112,6 +113,7 @@ class Pacs:
         self.quoted = False
         self.preamble = b""
         self.pause_s = 0.0
+        self.all_series = False
         self.tagged = False
         self.stored: list[bytes] = []
         self.port = 0
@@ -200,6 +202,13 @@ class _Handler(BaseHTTPRequestHandler):
         broken = pacs.broken & series.keys()
         if names == ["studies"] and len(parts) == 1:
             self._search(asked, [{"0020000D": _uid(uid)} for uid in pacs.holdings])
+        elif names == ["series"] and pacs.all_series:
+            every = [
+                {**self._series(uid, found), "0020000D": _uid(study)}
+                for study, below in pacs.holdings.items()
+                for uid, found in below.items()
+            ]
+            self._search(asked, every)
         elif names == ["studies", "series"] and len(parts) == 3:
             self._search(asked, [self._series(uid, found) for uid, found in study.items()])
         elif not series:

@@ -69,6 +69,16 @@ def test_a_search_for_one_series_finds_that(pacs: Pacs) -> None:
     assert not files.holds_files(f"{pacs.root}?SeriesInstanceUID=1.9")
 
 
+@pytest.mark.parametrize("all_series", [False, True])
+def test_a_list_of_series_costs_a_request_each_where_the_service_lets_it(
+    pacs: Pacs, tmp_path: Path, all_series: bool
+) -> None:
+    pacs.holdings, pacs.all_series = many(20), all_series
+    (tmp_path / "ids").write_text("1.3.2.1\n1.3.7.1\n1.3.99.1\n")
+    assert len(found(f"{pacs.root}?SeriesInstanceUID=@{tmp_path}/ids&Modality=MR")) == 2
+    assert (len(pacs.requests) <= 5) is all_series
+
+
 def test_series_of_no_images_are_left_out_and_counted(pacs: Pacs) -> None:
     pacs.holdings = holdings(2, series=4)
     pacs.modalities = {f"{STUDY}.1": "SR", f"{STUDY}.2": "SEG", f"{STUDY}.3": "SR"}

@@ -10,6 +10,8 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.clients import StoreError
-from beam_jobs.common.files.dicomweb import service, stow
+from beam_jobs.common.files.dicomweb import service, session, stow
 from tests.beam_jobs.common.dicomweb.pacs import SERIES, Answer, Asked, Cut, Pacs, holdings, running
 from tests.beam_jobs.common.dicomweb.test_fetch import WHOLE, every, read_all, spooled
 
@@ -238,6 +240,59 @@ def test_a_refusal_without_words_is_told_by_its_status(pacs: Pacs, answer: Answe
     pacs.fault = lambda asked: answer
     with pytest.raises(StoreError, match=f"a: not stored: the service answered {answer.status}"):
         stow.store(pacs.root, [("a", b"one")])
+
+
+class Google:
+    """Google's application default credentials: good for one token, then expired."""
+
+    valid = False
+    token = ""
+
+    def refresh(self, request: object) -> None:
+        self.token, self.valid = f"{self.token}{CANARY}", True
+
+
+def test_googles_credentials_are_taken_for_its_hosts_alone_and_refreshed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auth = pytest.importorskip("google.auth")
+    google = Google()
+    monkeypatch.setattr(auth, "default", lambda scopes: (google, "project"))
+    monkeypatch.setattr(session, "_process", session._Process())
+    address = "https://healthcare.googleapis.com/v1/projects/p/dicomWeb/studies"
+    assert session._credentials(address) == f"Bearer {CANARY}"
+    assert session._credentials(address) == f"Bearer {CANARY}"
+    google.valid = False
+    assert session._credentials(address) == f"Bearer {CANARY}{CANARY}"
+    assert session._credentials("https://googleapis.com.example/dicomWeb") == ""
+    monkeypatch.setenv("DICOMWEB_TOKEN", "mine")
+    assert session._credentials(address) == "Bearer mine"
+
+
+def test_certificates_that_are_none_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "RETRY_S", 60.0)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere/authority.pem")
+    with pytest.raises(StoreError, match="REQUESTS_CA_BUNDLE"):
+        files.holds_files("dicomweb+https://127.0.0.1:1/web")
+
+
+def test_an_error_waits_for_no_request_that_is_under_way(pacs: Pacs) -> None:
+    pacs.holdings = holdings(1, series=20)
+    done = threading.Event()
+
+    def fault(asked: Asked) -> Answer | None:
+        if asked.within.endswith("1.2.1.1/metadata"):
+            return Answer(403)
+        if asked.within.endswith("/metadata"):
+            done.wait(20)
+        return None
+
+    pacs.fault = fault
+    start = time.monotonic()
+    with pytest.raises(StoreError, match="access denied"):
+        files.listing(f"{pacs.root}")
+    done.set()
+    assert time.monotonic() - start < 10
 
 
 def _failed(*codes: int) -> bytes:
