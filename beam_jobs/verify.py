@@ -18,10 +18,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from beam_jobs.common import cli, terminal
 from beam_jobs.common.contract_json import ContractError, fingerprint
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.names import name_below
 from beam_jobs.common.printable import printable
 from beam_jobs.common.processes import in_processes
 from beam_jobs.convert import second_decoder
-from beam_jobs.convert.series_table import name_below
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.cohort.layout import require_directories
 from beam_jobs.core.dicom.headers import SliceHeader

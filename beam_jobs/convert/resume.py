@@ -33,6 +33,7 @@ from beam_jobs.common.contract_json import (
     shown,
 )
 from beam_jobs.common.files import interface as files
+from beam_jobs.common.files.names import name_below
 from beam_jobs.common.json_file import write_json
 from beam_jobs.common.owner import LostOutputError, Owner, new_token
 from beam_jobs.convert.ours import (
@@ -53,7 +54,7 @@ from beam_jobs.convert.ours import (
     target_of,
 )
 from beam_jobs.convert.planning import Assignment
-from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow, name_below
+from beam_jobs.convert.series_table import SERIES_COLUMNS, RejectRow
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.plan import PatientPlan
 from beam_jobs.core.cohort.target import Target

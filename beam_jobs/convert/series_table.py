@@ -8,7 +8,7 @@ from typing import Any
 
 from beam_jobs.common.csv_table import Lines, inert
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.names import GZIPPED, MEMBER
+from beam_jobs.common.files.names import name_below
 from beam_jobs.common.printable import printable
 from beam_jobs.core.cohort.ids import IdPolicy
 from beam_jobs.core.cohort.layout import DirectoryOwner, patient_id_of, patient_of_file
@@ -134,18 +134,6 @@ def left_out_row(root: str, left_out: Mapping[str, int]) -> SeriesRow:
         reason=Reason.NOT_INPUT.value,
         detail=", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items())),
     )
-
-
-def name_below(root: str, path: str) -> str:
-    """A file's path relative to the input; an archive is the directory of its name.
-
-    So that an archive has the rows, and a moved input the state, of its directory.
-    """
-    damaged = path.endswith(MEMBER)  # an archive that cannot be read keeps its own name
-    name = path.removesuffix(MEMBER) if damaged else files.logical(path)
-    if name.lower().endswith((GZIPPED, ".nii.gz")):
-        name = name[: -len(".gz")]
-    return name.removeprefix(f"{files.logical_root(root, path)}/")
 
 
 def _utf8(name: str) -> str:

@@ -16,7 +16,7 @@ from beam_jobs.common.cli import UsageError
 from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.csv_table import read_own_table
 from beam_jobs.common.files import interface as files
-from beam_jobs.common.files.names import GZIPPED, MEMBER, is_archive, split_member
+from beam_jobs.common.files.names import MEMBER, is_archive, name_below, split_member
 from beam_jobs.common.printable import printable
 from beam_jobs.core.cohort.ids import normalised_id
 from beam_jobs.core.dicom.headers import SliceHeader, index_files
@@ -194,6 +194,4 @@ def _entries(place: str) -> list[files.Entry]:
 
 def _name(root: str, path: str) -> str:
     """A file's path as series.csv has it."""
-    name = files.logical(path).removeprefix(f"{files.logical_root(root, path)}/")
-    name = name[: -len(".gz")] if name.lower().endswith(GZIPPED) else name
-    return printable(name)
+    return printable(name_below(root, path))

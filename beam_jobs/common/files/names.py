@@ -303,6 +303,14 @@ def logical_root(root: str, path: str) -> str:
     return logical(trimmed(root))
 
 
+def name_below(root: str, path: str) -> str:
+    """A file's path below a root: the same of an archive, or of the root elsewhere, in tables."""
+    damaged = path.endswith(MEMBER)  # an archive that cannot be read keeps its own name
+    name = path.removesuffix(MEMBER) if damaged else logical(path)
+    name = name[: -len(".gz")] if name.lower().endswith((GZIPPED, ".nii.gz")) else name
+    return name.removeprefix(f"{logical_root(root, path)}/")
+
+
 def left_out_as(name: str) -> str:
     """What a name below a root is never read as: hidden, or one of those that are no images.
 

@@ -13,8 +13,8 @@ from beam_jobs.common.files import names
 from beam_jobs.common.files.dicomweb import service
 from beam_jobs.common.files.dicomweb.place import service_of
 from beam_jobs.common.files.local import LocalBytes
+from beam_jobs.common.files.names import name_below
 from beam_jobs.common.files.sources import ByteSource, known
-from beam_jobs.convert.series_table import name_below
 
 SERVICE = "dicomweb+https://pacs.example/dicom-web"
 ROOT = f"{SERVICE}?PatientID=Doe&StudyDescription=a/b.zip!/c"
