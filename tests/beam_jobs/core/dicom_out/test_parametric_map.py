@@ -155,6 +155,16 @@ def test_numbers_lie_in_the_patient_where_the_map_has_them(plane, heights, tilt)
     assert not numbers[~inside].any()
 
 
+def test_a_series_on_the_grids_outermost_voxels_keeps_them():
+    """Whatever its affine lost where a record keeps it in float32."""
+    series = series_of("oblique")
+    values = np.random.default_rng(0).uniform(1, 2, (ROWS, COLUMNS, SLICES)).astype(np.float32)
+    affine = series.geometry.affine.astype(np.float32).astype(float)
+    np.testing.assert_allclose(
+        on_series(values, affine, series), values.transpose(2, 0, 1), atol=1e-4
+    )
+
+
 def test_numbers_are_interpolated_as_by_simpleitk():
     import SimpleITK
 
@@ -297,6 +307,7 @@ def test_the_object_says_what_it_is_and_whose():
     assert (made.StudyInstanceUID, made.StudyID, str(made.StudyDate)) == ("1.2.3", "7", "20240229")
     assert made.SeriesInstanceUID != "1.2.3.4"
     assert made.FrameOfReferenceUID == "1.2.3.9"
+    assert made["Laterality"].is_empty
     assert (made.Manufacturer, made.ContentQualification) == (NAME, "RESEARCH")
     assert made.SeriesDescription == FACTS.description
     assert "not for clinical use" in made.ContentDescription
@@ -319,7 +330,8 @@ def test_the_same_map_is_the_same_file_and_another_one_another_instance():
     assert parametric_map(frames.copy(), series_of(), origin(), FACTS) == first
     frames[0, 0, 0] = 1
     others: list[Dataset] = [pydicom.dcmread(io.BytesIO(first))]
-    for facts, values in itertools.product((FACTS, _other(FACTS)), (frames, 2 * frames)):
+    moved = frames[::-1].copy()  # of the same least and greatest number
+    for facts, values in itertools.product((FACTS, _other(FACTS)), (frames, 2 * frames, moved)):
         others.append(made_of(series, values, facts))
     assert len({one.SOPInstanceUID for one in others}) == len(others)
     assert len({one.SeriesInstanceUID for one in others}) == 2  # one a run, whatever its numbers
