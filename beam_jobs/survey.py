@@ -53,21 +53,21 @@ def main(argv: Sequence[str]) -> int:
     """Flags to rows to lines."""
     parser = cli.Parser(
         prog=PROG,
-        description="Lists the series of a directory by patient: what their headers call them, "
-        "what the conversion would make of each, and why. Reads headers, and pixels only to tell "
-        "copies; writes nothing but --output and --write_rules. Both hold descriptions and names "
-        "of files as they stand in the input, which may be names of people: they are for you, and "
-        "get into no dataset.",
+        description="Lists the series of a directory by patient: what headers (of NIfTI: names) "
+        "call them, what the conversion would make of each, and why. Reads headers, and pixels "
+        "only to tell copies; writes nothing but --output and --write_rules. Both hold "
+        "descriptions and names of files as they stand in the input, which may be names of people: "
+        "they are for you, and get into no dataset.",
         examples=EXAMPLES,
     )
     add = parser.add_argument
     add(
         "directory",
         metavar="DIR",
-        help="directory or archive of DICOM files, anywhere; or a search in a PACS (dicomweb+https://)",
+        help="directory or archive of DICOM or NIfTI, anywhere; or a search in a PACS (dicomweb+https://)",
     )
     add("--modalities", **cli.LIST, default=",".join(DEFAULT_MODALITIES), help="wanted modalities")
-    add("--series_rules", help="JSON file of rules that give modalities by header")
+    add("--series_rules", help="JSON file of rules that give modalities by header or name")
     add("--patient_from", **PATIENT_FROM_FLAG)
     add("--output", metavar="FILE", help="write every row as CSV: a series each, or a refused file")
     add(

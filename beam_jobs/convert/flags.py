@@ -42,7 +42,7 @@ class Conversion:
     """What is converted, how, and where to.
 
     Attributes:
-      input: directory of DICOM files.
+      input: directory of DICOM or NIfTI files.
       files: those below it that are read, none where listing them is the workers' work.
       output: directory of the dataset.
       spec: the recipe.
@@ -104,7 +104,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--input",
         required=True,
-        help="directory or archive (.zip, .tar, .tar.gz) of DICOM files, local, gs://, s3:// or "
+        help="directory or archive (.zip, .tar, .tar.gz) of DICOM or NIfTI, local, gs://, s3:// or "
         "az://; or a search in a PACS: dicomweb+https://HOST/PATH?KEY=VALUE",
     )
     add("--output", required=True, help="directory of the dataset to write")
@@ -151,7 +151,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--series_rules",
-        help="JSON file of rules that give modalities by header (docs/how-to/own-data.md)",
+        help="JSON file of rules that give modalities by header or name (docs/how-to/own-data.md)",
     )
     add("--patient_from", **PATIENT_FROM_FLAG)
     add("--shape", **cli.LIST, default="128,128,32", help="grid: rows, columns, slices")

@@ -19,7 +19,6 @@ from beam_jobs.core.cohort.folds import patients_a_shard
 from beam_jobs.core.cohort.layout import find_owners, nobodys_hint, patients_named
 from beam_jobs.core.cohort.target import Label, Target
 from beam_jobs.core.manifest import MANIFEST_NAME, TEST, Manifest, Place
-from beam_jobs.core.nifti.names import is_nifti
 from beam_jobs.core.reasons import Reason
 
 _CONVERTED_SHOWN = 20
@@ -132,7 +131,7 @@ def print_sums(conversion: Conversion) -> bool:
             raise cli.CommandError(f"the job ended without a dataset in {output}")
         found = read_own_table(rejects, ("reason",))
         nobodys = sum(line["reason"] == Reason.NO_PATIENT_ID.value for _, line in found)
-        hint = _hint(nobodys, conversion)
+        hint = nobodys_hint(nobodys, conversion.planner.patient_from)
         raise cli.CommandError(
             f"no series of {', '.join(conversion.spec.modalities)} in "
             f"{files.told(conversion.input)} could be converted; "
@@ -171,16 +170,11 @@ def print_sums(conversion: Conversion) -> bool:
             "them in one fold",
         )
     nobodys = manifest.counts["reasons"].get(Reason.NO_PATIENT_ID.value, 0)
-    if hint := _hint(nobodys, conversion):
+    if hint := nobodys_hint(nobodys, conversion.planner.patient_from):
         row("mind", hint)
     size = sum(shard.bytes for shard in manifest.shards)
     row("dataset", f"{counted(len(manifest.shards), 'shard')}, {size / 1e6:.1f} MB in {output}")
     return not (used["rejected"] or patients["rejected"])
-
-
-def _hint(nobodys: int, conversion: Conversion) -> str:
-    nifti = any(map(is_nifti, conversion.files))
-    return nobodys_hint(nobodys, conversion.planner.patient_from, nifti=nifti)
 
 
 def _print_folds(manifest: Manifest) -> None:

@@ -303,19 +303,17 @@ def patients_named(paths: Iterable[str], owners: Mapping[str, DirectoryOwner]) -
     return keys - {""}
 
 
-def nobodys_hint(series: int, patient_from: str = "", *, nifti: bool = False) -> str:
+def nobodys_hint(series: int, patient_from: str = "") -> str:
     """What to tell a user of so many series that are nobody's, "" of none.
 
     Args:
       series: how many.
       patient_from: who was a patient.
-      nifti: whether some of them are NIfTI files.
     """
     if not series:
         return ""
-    hint = "the tables say why" if patient_from else "--patient_from directory or study says whose"
-    if nifti and not patient_from:
-        hint = "--patient_from directory or file_name says whose NIfTI files are"
+    whose = "--patient_from directory or study says whose (of NIfTI: directory or file_name)"
+    hint = "the tables say why" if patient_from else whose
     return f"{series} series {'is' if series == 1 else 'are'} nobody's: {hint}"
 
 

@@ -285,7 +285,7 @@ def test_rules_make_modalities_of_channels(cohort, tmp_path, capsys, monkeypatch
     ]
     code, _, told = outcome(dicom_to_tfrecord.main, argv, capsys, monkeypatch)
     assert code != 0
-    assert "--patient_from directory or file_name says whose NIfTI files are" in told
+    assert "(of NIfTI: directory or file_name)" in told
     theirs = convert(cohort / "reference", tmp_path / "reference")
     ours = convert(
         tmp_path / "raw", tmp_path / "ds", "--patient_from", "file_name", "--series_rules",

@@ -88,7 +88,9 @@ def test_no_placeholder_is_a_patient(tmp_path: Path, placeholder: str) -> None:
     for name in ("A", "B"):
         images(tmp_path / "heap" / name, name)
         rename(tmp_path / "heap" / name, placeholder)
-    said = "2 series are nobody's: --patient_from directory or study says whose; .* says why"
+    said = (
+        "2 series are nobody's: --patient_from directory or study says whose \\(.*\\); .* says why"
+    )
     with pytest.raises(cli.CommandError, match=said):
         convert(tmp_path / "heap", tmp_path / "d")
     found = [row for row in rows(tmp_path / "d" / "rejects.csv") if row["scope"] == "series"]
