@@ -60,7 +60,7 @@ def load_volume(series: Series) -> Volume:
     """Reads a series whole, at full resolution, Modality LUT applied, no window.
 
     An uneven stack (missing slices) is interpolated linearly from the slices' true positions onto
-    its lattice of the median step.
+    its lattice of the median step. A NIfTI file's axes come turned as a scanner's images run.
 
     Returns:
       (row, column, slice) voxels; see `Volume`.
