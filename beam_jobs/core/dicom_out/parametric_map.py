@@ -136,7 +136,7 @@ def parametric_map(frames: Float32, series: Series, origin: Dataset, facts: MapF
       The bytes: the same for the same arguments and the same versions of Voxelbeam and highdicom.
 
     Raises:
-      RejectedError: an image of the series has no UID to refer to.
+      RejectedError: an image of the series has no UID to refer to, or they are of several people.
     """
     images = _instances(series)
     with quietly():
@@ -226,8 +226,11 @@ def _instances(series: Series) -> list[tuple[str, str]]:
     """(SOP class, instance) of each object of a series, once.
 
     Raises:
-      RejectedError: one has no UIDs.
+      RejectedError: one has no UIDs, or they are of several people.
     """
+    people = {header.patient_id for header in series.headers}
+    if len(people) > 1:
+        raise RejectedError(Reason.MIXED_PATIENTS, f"{len(people)} different PatientIDs")
     found = dict.fromkeys((header.sop_class, header.sop_uid) for header in series.headers)
     uids = {series.first.series_uid, *(uid for image in found for uid in image)}
     if not all(map(is_uid, uids)):
