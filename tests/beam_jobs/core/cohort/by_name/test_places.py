@@ -61,6 +61,24 @@ LAYOUTS = {
         "Patient-002/2011-02-03/T1.nii.gz": "Patient-002",
         "7/orig/T1.nii.gz": "7",
     },
+    "named after whom and what": {
+        **{f"P-0004_nifti/P-0004_{what}.nii.gz": "P-0004_nifti" for what in
+           ("T1", "T1c", "T1c_bias", "T1_bias", "brain_segmentation", "tumor_segmentation",
+            "DTI_eddy_L1", "DTI_eddy_L2", "DTI_eddy_L3", "DTI_eddy_FA", "ADC", "ASL", "SWI")},
+        "1000001_20252_2_0/T1/T1.nii.gz": "1000001_20252_2_0",
+        "1000001_20252_2_0/T1/T1_brain.nii.gz": "1000001_20252_2_0",
+        "1000001_20252_2_0/T2_FLAIR/T2_FLAIR.nii.gz": "1000001_20252_2_0",
+        "0051456/session_1/anat_1/mprage.nii.gz": "0051456",
+    },
+    "named after the cohort": {
+        "BraTS2021/BraTS2021_00000_t1.nii.gz": "", "BraTS2021/BraTS2021_00002_t1.nii.gz": "",
+        "B21_train/B21_01_t1.nii.gz": "", "B21_train/B21_02_t1.nii.gz": "",
+    },
+    "people without numbers": {f"images/{name}_t1.nii.gz": "" for name in "abcdefghijklmn"},
+    "named after the timepoint": {
+        "P-07/P-07-000-t1n.nii.gz": "P-07", "P-07/P-07-001-t1n.nii.gz": "P-07",
+        "P-08/P-08_20200101_T1.nii.gz": "P-08", "P-08/P-08_20210202_T1.nii.gz": "P-08",
+    },
     "reference": {
         "00005/FLAIR/scan_301.nii.gz": "00005", "00005/T1w/scan_302.nii.gz": "00005",
         "00007/T2w/a.nii.gz": "00007", "00007/ADC/b.nii.gz": "00007", "00007/c.nii.gz": "00007",
