@@ -95,7 +95,7 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
     found = parse_root(root)
     series = [
         one.address
-        for _, study in search.find_studies(found)
+        for study in search.find_studies(found)
         for one in search.find_series(found, study)
         if one.address is not None
     ]

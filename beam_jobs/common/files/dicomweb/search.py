@@ -72,15 +72,20 @@ class Content(NamedTuple):
     left_out: Mapping[str, str]
 
 
-def find_studies(root: Root, *, page: int = _PAGE) -> Iterator[tuple[Service, str]]:
-    """(service, Study Instance UID) of each study that a root's search finds, each once."""
+def find_studies(root: Root, *, page: int = _PAGE) -> Iterator[str]:
+    """Study Instance UID of each study that a root's search finds, each once."""
     seen = set()
     for terms in root.studies:
-        for found in _pages(root.service, "/studies", terms, _STUDY_UID, page):
-            study = _value(found, _STUDY_UID)
+        for study in studies_of(root.service, terms, page=page):
             if study not in seen:
                 seen.add(study)
-                yield root.service, study
+                yield study
+
+
+def studies_of(service: Service, terms: Mapping[str, str], *, page: int = _PAGE) -> Iterator[str]:
+    """Study Instance UID of each study that has all of these terms."""
+    for found in _pages(service, "/studies", terms, _STUDY_UID, page):
+        yield _value(found, _STUDY_UID)
 
 
 def find_series(root: Root, study: str) -> list[Series]:

@@ -78,7 +78,10 @@ def _found(root: Root, executor: ThreadPoolExecutor) -> Iterator[search.Series]:
     if (named := search.find_named(root)) is not None:
         yield from named
         return
-    studies = [study for _, study in search.find_studies(root)]
+    # A list of ids is as many searches.
+    answers = executor.map(lambda terms: [*search.studies_of(root.service, terms)], root.studies)
+    lists = [*terminal.track(answers, "searching", len(root.studies))]
+    studies = list(dict.fromkeys(study for found in lists for study in found))
     several = executor.map(lambda study: search.find_series(root, study), studies)
     for series in terminal.track(several, "searching studies", len(studies)):
         yield from series
@@ -117,7 +120,7 @@ def _found_first(root: Root) -> Iterator[search.Series]:
     if (named := search.find_named(root)) is not None:
         yield from named
         return
-    for _, study in search.find_studies(root, page=16):
+    for study in search.find_studies(root, page=16):
         yield from search.find_series(root, study)
 
 
