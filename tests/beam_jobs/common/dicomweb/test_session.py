@@ -366,3 +366,28 @@ def test_two_processes_fetch_a_series_once(pacs: Pacs) -> None:
     answers = [process.communicate()[0].split()[-1] for process in processes]
     assert set(answers) == {str(sum(map(len, pacs.holdings["1.2.1"][SERIES].values())))}
     assert pacs.asked(WHOLE) == 1
+
+
+_PEAK = """
+    import sys
+    from beam_jobs.common.files import interface as files
+    def peak():
+        return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) >> 10
+    (found,) = files.listing(sys.argv[1]).entries
+    before = peak()
+    size = files.size(found.path) >> 20
+    print(size, peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("with_length", [True, False])
+def test_a_long_instance_takes_no_memory(pacs: Pacs, with_length: bool) -> None:
+    pacs.holdings = holdings(1, size=200 << 20)
+    pacs.with_length = with_length
+    command = [sys.executable, "-c", textwrap.dedent(_PEAK), pacs.root]
+    size, grown = map(
+        int, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.split()
+    )
+    assert size == 200
+    assert grown < 80  # MB: 32 of a body received ahead, and what requests is
