@@ -11,7 +11,7 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from beam_jobs.common.files.clients import StoreError
@@ -44,6 +44,10 @@ NO_UID = "series without a valid UID"
 
 # Of the answer they depend on the address and the moment, not on the instance.
 _VOLATILE = {"00080054", "00080056", "00081190"}
+
+
+# `map`, or what does the same with several threads.
+Map = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 class Series(NamedTuple):
@@ -100,31 +104,46 @@ def find_series(root: Root, study: str) -> list[Series]:
     return [found[uid] for uid in sorted(found)]
 
 
-def find_named(root: Root) -> list[Series] | None:
+def find_named(root: Root, several: Map = map) -> list[Series] | None:
     """The series of a root that names series and says nothing of studies.
 
     That services search for series in all studies is optional; where one does, a list of series
     costs a request each, and not one for each study that there is.
+
+    Args:
+      root: the search.
+      several: as `map`, for the requests behind the first.
 
     Returns:
       None where the root is another, or the service does not say in which studies they are.
     """
     if root.studies != ({},) or not all("SeriesInstanceUID" in terms for terms in root.series):
         return None
-    found = []
-    for terms in root.series:
-        asked = {**terms, "limit": "2", "includefield": ",".join((_STUDY_UID, *_SERIES_FIELDS))}
-        status, series, _ = _json(root.service, "/series", asked, failing=True)
-        if status >= 400 or len(series) > 1:
+
+    def one(terms: Mapping[str, str]) -> list[Series] | None:
+        return _find_one(root.service, terms)
+
+    if (first := one(root.series[0])) is None:
+        return None
+    found = [first, *several(one, root.series[1:])]
+    if None in found:
+        return None
+    return [series for answer in found for series in answer or ()]
+
+
+def _find_one(service: Service, terms: Mapping[str, str]) -> list[Series] | None:
+    asked = {**terms, "limit": "2", "includefield": ",".join((_STUDY_UID, *_SERIES_FIELDS))}
+    status, found, _ = _json(service, "/series", asked, failing=True)
+    if status >= 400 or len(found) > 1:
+        return None
+    for one in found:
+        if not is_uid(_value(one, _STUDY_UID)):
             return None
-        for one in series:
-            study = _value(one, _STUDY_UID)
-            if not is_uid(study) or _value(one, _SERIES_UID) != terms["SeriesInstanceUID"]:
-                return None
-            for key, value in terms.items():
-                _require_match(root.service, key, value, one)
-            found.append(_series_of(root.service, study, one))
-    return found
+        if _value(one, _SERIES_UID) != terms["SeriesInstanceUID"]:
+            return None
+        for key, value in terms.items():
+            _require_match(service, key, value, one)
+    return [_series_of(service, _value(one, _STUDY_UID), one) for one in found]
 
 
 def _series_of(service: Service, study: str, one: Mapping[str, Any]) -> Series:

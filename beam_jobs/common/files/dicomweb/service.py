@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from beam_jobs.common import terminal
 from beam_jobs.common.files.dicomweb import search, session, spool
@@ -75,15 +76,17 @@ def listing(root: str) -> Listing:
 
 def _found(root: Root, executor: ThreadPoolExecutor) -> Iterator[search.Series]:
     """The series that a search finds, several studies asked for at once."""
-    if (named := search.find_named(root)) is not None:
+
+    def several(function: Callable[[Any], Any], terms: Sequence[Any]) -> Iterable[Any]:
+        return terminal.track(executor.map(function, terms), "searching", len(terms))
+
+    if (named := search.find_named(root, several)) is not None:
         yield from named
         return
     # A list of ids is as many searches.
-    answers = executor.map(lambda terms: [*search.studies_of(root.service, terms)], root.studies)
-    lists = [*terminal.track(answers, "searching", len(root.studies))]
+    lists = [*several(lambda terms: [*search.studies_of(root.service, terms)], root.studies)]
     studies = list(dict.fromkeys(study for found in lists for study in found))
-    several = executor.map(lambda study: search.find_series(root, study), studies)
-    for series in terminal.track(several, "searching studies", len(studies)):
+    for series in several(lambda study: search.find_series(root, study), studies):
         yield from series
 
 
