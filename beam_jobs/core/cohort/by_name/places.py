@@ -25,19 +25,20 @@ BY_NAME = "name:"  # instead of a patient's directory: each file's own name tell
 # Directories that are of a patient's images, and no patient.
 _NO_PATIENT = re.compile(
     r"ses(?:sion)?[-_ ]?\w*|visit[-_ ]?\w*|(?:tp|timepoint)[-_ ]?\d+|"
-    r"(?:week|w|month|m|year|y|day|d)[-_]?\d+(?:[-_]\d+)?|baseline|bl|follow[-_ ]?up\w*|fu[-_]?\d*|"
+    r"(?:week|month|year|day)[-_]?\d+(?:[-_]\d+)?|baseline|bl|follow[-_ ]?up\w*|fu[-_]?\d*|"
     r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*|"
-    r"anat[-_]?\d*|nii(?:fti)?s?|nifti\d*|mri?|raw|orig|pre|preproc\w*|processed|scans?|images?|data",
+    r"anat[-_]?\d*|nii(?:fti)?s?|nifti\d*|mri?|raw|orig|(?:pre|post)(?:[-_ ]?op)?|"
+    r"preproc\w*|processed|scans?|images?|data",
     re.IGNORECASE,
 )
 _GROUP = re.compile(
     r"(?:19|20)\d\d|(?:site|center|centre|batch|part|fold|set)[-_ ]?\d+", re.IGNORECASE
 )
-# Two scans of one patient may lie side by side, and more of one word with numbers alone before it
-# (those of series): so many names of one word are several people's.
+# So many different ids before one word of the image are several people's; of words without a
+# number, and of numbers of series, a patient's directory may hold a few.
 _SEVERAL = 2
 _SEVERAL_WHERE_NAMES_ARE_FREE = 4
-_MOST_BEGINS = 12  # of one word, with a number or not: more are of several people
+_MOST_SESSIONS = 40
 _SERIES_NUMBER = re.compile(r"[a-z]{0,3}\d{1,2}", re.IGNORECASE)
 
 
@@ -57,81 +58,71 @@ def patients_of_places(
       Directory of the files → the directory of the patient (both as `files.logical` names them),
       `BY_NAME` where names tell, or "" where it is nobody's.
     """
-    held: dict[str, list[str]] = defaultdict(list)
+    held: dict[str, list[Parts]] = defaultdict(list)
     for path in paths:
-        held[posixpath.dirname(files.logical(path))].append(stem_of(path))
+        directory = posixpath.dirname(files.logical(path))
+        held[directory].append(parts_of(stem_of(path), tuple(modalities)))
     owners: dict[str, str] = {}
-    shared: dict[str, list[str]] = defaultdict(list)
-    for directory, stems in held.items():
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for directory, names in held.items():
         start = starts.get(directory, directory)
-        owner = _of_bids(start, stems, top) or _named_in(start, stems, top, tuple(modalities))
-        if owner:
+        if owner := _of_bids(start, names, top):
             owners[directory] = owner
-        else:
-            shared[_patient_above(start, top)].append(directory)
-    for patient, directories in shared.items():
-        named = [
-            (stem, directory if directory != starts.get(directory, directory) else "")
+            continue
+        found[_named_in(start, names, top) or (_patient_above(start, top), "")].append(directory)
+    for (patient, name), directories in found.items():
+        apart = [
+            (_without(parts, name), layout)
             for directory in directories
-            for stem in held[directory]
+            for layout in (directory if starts.get(directory, directory) != directory else "",)
+            for parts in held[directory]
         ]
-        words = tuple(modalities)
-        apart = [(parts_of(stem, words), named_after) for stem, named_after in named]
-        whole = _is_one_patient if patient == top else _may_be_one_patient
-        one = whole(apart)
-        if not one and (begin := _begin_of(patient, [stem for stem, _ in named])):
-            rest = [(parts_of(stem[begin:].lstrip("_-. +"), words), after) for stem, after in named]
-            one = _may_be_one_patient(rest, is_id=_has_digit)
-        owners |= dict.fromkeys(directories, patient if one else "")
+        if name:
+            # Behind a directory's whole name a short number, or a date, is one of a timepoint.
+            whole = name == posixpath.basename(patient)
+            apart = [(parts, layout) for parts, layout in apart if parts.word]
+            several = _are_several(apart, _is_long_id if whole else _has_digit)
+        elif patient == top:
+            several = not _is_one_patient(apart)
+        else:
+            several = _are_several(apart, _is_id) or len(directories) > _MOST_SESSIONS
+        owners |= dict.fromkeys(directories, "" if several else patient)
     return owners
 
 
-def _begin_of(directory: str, stems: Sequence[str]) -> int:
-    """Letters of the longest begin of a directory's name, with a digit, that all names begin with.
-
-    `UCSF-PDGM-0004_nifti` is called after whom its files are called after; 0 of most others.
-    """
-    name = posixpath.basename(directory)
-    ends = [found.end() for found in re.finditer(r"[^_\-. +]+", name)]
-    for end in reversed(ends):
-        begins = all(one.startswith(name[:end]) and one[end : end + 1] in "_-. +" for one in stems)
-        if begins and _has_digit(name[:end]):
-            return end
-    return 0
-
-
-def _of_bids(directory: str, stems: Sequence[str], top: str) -> str:
+def _of_bids(directory: str, names: Sequence[Parts], top: str) -> str:
     """The topmost directory `sub-...`, or `BY_NAME` where every file begins so."""
     for ancestor in _below(directory, top):
         if BIDS_SUBJECT.fullmatch(posixpath.basename(ancestor)):
             return ancestor
-    return BY_NAME if all(map(BIDS_SUBJECT.match, stems)) else ""
+    return BY_NAME if all(BIDS_SUBJECT.fullmatch(parts.subject) for parts in names) else ""
 
 
-def _named_in(directory: str, stems: Sequence[str], top: str, modalities: tuple[str, ...]) -> str:
-    """The topmost directory whose name, which has a digit, stands in the name of a file.
+def _named_in(directory: str, names: Sequence[Parts], top: str) -> tuple[str, str] | None:
+    """The topmost directory whose name, which has a digit, stands in the name of a file; that name.
 
-    Of a year or a site with a number only where no other does; none where numbers that follow it
-    are people's: `BraTS2021/BraTS2021_00000_t1`.
+    Not where that speaks of the image: `T1` of `T1/IXI002_T1.nii.gz` is no patient. Nor is a year,
+    or a site with a number. Of `P-0004_nifti/P-0004_T1.nii.gz` the name is `P-0004`.
     """
-    found = []
+    of_people = [parts.subject or parts.rest[len(parts.word) :] for parts in names]
     for ancestor in _below(directory, top):
         name = posixpath.basename(ancestor)
-        if _has_digit(name) and not _NO_PATIENT.fullmatch(name) and not _is_of_image(name):
-            pattern = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])[-_. +]*")
-            rest = [stem[one.end() :] for stem in stems if (one := pattern.search(stem))]
-            if rest and _may_be_one_patient(
-                [(parts_of(one, modalities), "") for one in rest], is_id=_is_long_id
-            ):
-                found.append(ancestor)
-    people = [one for one in found if not _GROUP.fullmatch(posixpath.basename(one))]
-    return next(iter(people or found), "")
+        if _has_digit(name) and not _NO_PATIENT.fullmatch(name) and not _GROUP.fullmatch(name):
+            search = re.compile(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])").search
+            if any(map(search, of_people)):
+                return ancestor, name
+    name = posixpath.basename(directory)
+    for end in reversed([found.end() for found in re.finditer(r"[^_\-. +]+", name)]):
+        begin = name[:end]
+        same = (one.startswith(begin) and not one[end : end + 1].isalnum() for one in of_people)
+        if directory != top and _has_digit(begin) and not _GROUP.fullmatch(begin) and all(same):
+            return directory, begin
+    return None
 
 
-def _is_of_image(name: str) -> bool:
-    """Whether a directory is called after an image: `T1`, `T2_FLAIR`."""
-    parts = parts_of(name)
-    return bool(parts.word) and not parts.subject
+def _without(parts: Parts, name: str) -> Parts:
+    """The name without that of the patient's directory: what is left must not tell people apart."""
+    return parts._replace(subject=parts.subject.replace(name, "")) if name else parts
 
 
 def _patient_above(directory: str, top: str) -> str:
@@ -142,7 +133,8 @@ def _patient_above(directory: str, top: str) -> str:
     below = _below(directory, top)
     for ancestor in reversed(below):
         name = posixpath.basename(ancestor)
-        of_image = ancestor != below[0] and _is_of_image(name)
+        parts = parts_of(name)
+        of_image = bool(parts.word) and not parts.subject and ancestor != below[0]
         if not of_image and not _NO_PATIENT.fullmatch(name):
             return ancestor
     return top
@@ -168,8 +160,33 @@ def _is_one_patient(named: Sequence[tuple[Parts, str]]) -> bool:
         all(words)
         and len(words) == len(set(words))
         and len(subjects) <= 1
-        and _may_be_one_patient(named)
+        and not _are_several(named, _is_id)
     )
+
+
+def _are_several(named: Sequence[tuple[Parts, str]], is_id: Callable[[str], bool]) -> bool:
+    """Whether names say that the files of what seems to be one patient are several patients'.
+
+    Args:
+      named: the parts of each name, and the directory named after a modality that it lies in or "".
+      is_id: whether what stands before a word is one, of which two are two people's.
+    """
+    begun: dict[str, set[str]] = defaultdict(set)  # what stands before the word
+    followed: dict[str, set[str]] = defaultdict(set)  # what stands behind it
+    within: dict[str, set[str]] = defaultdict(set)  # names in a directory of the layout
+    for parts, named_after in named:
+        if named_after:
+            within[named_after].add(parts.subject or parts.rest)
+        elif parts.word and parts.subject:
+            begun[parts.word].add(parts.subject)
+        else:
+            followed[parts.word].add(parts.rest[len(parts.word) :].strip("_-. ") or parts.subject)
+    if any(sum(map(is_id, names)) >= _SEVERAL for names in begun.values()):
+        return True
+    # A directory of one patient's may hold T1, T1_brain, T1_n4, T1_reg.
+    ids = [sum(map(_is_id, names)) for names in followed.values()]
+    counts = [*ids, *map(len, begun.values()), *map(len, within.values())]
+    return max(counts, default=0) >= _SEVERAL_WHERE_NAMES_ARE_FREE
 
 
 def _has_digit(name: str) -> bool:
@@ -181,31 +198,4 @@ def _is_id(name: str) -> bool:
 
 
 def _is_long_id(name: str) -> bool:
-    """Behind the name of a directory a short number is one of a timepoint or a series."""
-    return bool(re.search(r"\d{4}", name)) and not _NO_PATIENT.fullmatch(name)
-
-
-def _may_be_one_patient(
-    named: Sequence[tuple[Parts, str]], is_id: Callable[[str], bool] = _is_id
-) -> bool:
-    """Whether nothing in the names says that a directory's files are several patients'.
-
-    Args:
-      named: the parts of each name, and the directory named after a modality that it lies in or "".
-      is_id: whether what stands before a word may be a person.
-    """
-    begun: dict[str, set[str]] = defaultdict(set)
-    free: dict[str, set[str]] = defaultdict(set)
-    for parts, named_after in named:
-        if named_after or not parts.word:
-            free[named_after].add(parts.subject or parts.rest)
-        elif parts.subject:
-            begun[parts.word].add(parts.subject)
-        else:
-            free[parts.word].add(parts.rest)
-    most = [
-        max((sum(map(is_id, names)) for names in each.values()), default=0)
-        for each in (begun, free)
-    ]
-    begins = max(map(len, begun.values()), default=0)
-    return begins <= _MOST_BEGINS and most[0] < _SEVERAL and most[1] < _SEVERAL_WHERE_NAMES_ARE_FREE
+    return re.search(r"\d{4,}", re.sub(r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d", "", name)) is not None

@@ -59,7 +59,7 @@ LAYOUTS = {
         "Patient-001/week-000-1/CT1.nii.gz": "Patient-001",
         "Patient-001/week-044/CT1.nii.gz": "Patient-001",
         "Patient-002/2011-02-03/T1.nii.gz": "Patient-002",
-        "7/orig/T1.nii.gz": "7",
+        "7/orig/T1.nii.gz": "7", "8/pre/T1.nii.gz": "8", "8/post/T1.nii.gz": "8",
     },
     "named after whom and what": {
         **{f"P-0004_nifti/P-0004_{what}.nii.gz": "P-0004_nifti" for what in
@@ -91,6 +91,26 @@ LAYOUTS = {
     "a directory a modality": {
         "IXI-T1/IXI002-Guys-0828-T1.nii.gz": "", "IXI-T1/IXI012-HH-1211-T1.nii.gz": "",
         **{f"T1w/IXI{n}.nii.gz": "" for n in range(100, 105)},
+    },
+    "a directory named in the word of the image": {
+        "T1/IXI002-Guys-T1.nii.gz": "", "T1/IXI012-HH-T1.nii.gz": "",
+    },
+    "a group named in names": {
+        **{f"A1/A1_{n:03}_T1.nii.gz": "" for n in range(4)},
+        "site1/site1_007_T1.nii.gz": "", "site1/site1_008_T1.nii.gz": "",
+        **{f"g/M{n}/T1.nii.gz": f"M{n}" for n in range(1, 4)},
+    },
+    "names without numbers, and small ones": {
+        **{f"controls/{name}_T1.nii.gz": "" for name in ("anna", "bert", "carl", "dora")},
+        **{f"cases/{n}_T1.nii.gz": "" for n in range(1, 5)},
+        **{f"T2w/{name}.nii.gz": "" for name in ("anna", "bert", "carl", "dora")},
+    },
+    "steps of one patient": {
+        f"p/{name}.nii.gz": "p" for name in ("T1", "T1_brain", "T1_n4", "T1_reg", "T1_2", "b_T1")
+    },
+    "dates of one patient": {
+        "P001/P001_20110203_T1.nii.gz": "P001", "P001/P001_20120304_T1.nii.gz": "P001",
+        "P002/x/T1_P002.nii.gz": "P002",
     },
     "nnU-Net": {
         "imagesTr/case_000_0000.nii.gz": "", "imagesTr/case_000_0001.nii.gz": "",
