@@ -29,7 +29,7 @@ from beam_jobs.common.contract_json import ContractError
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.imports import quiet_tensorflow
 from beam_jobs.common.json_file import own_json, require_own
-from beam_jobs.common.printable import printable
+from beam_jobs.common.printable import counted, printable
 from beam_jobs.common.terminal import row
 from beam_jobs.core.manifest import read_manifest
 from trainer.explain.attribution import MAP_METHODS
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]) -> int:
     row("report", files.join(args.output, PAGE_NAME))
     if sources is not None:
         written = write_maps(sources, trained, explained, method=args.method)
-        row("dicom", f"{written} Parametric Maps in {args.dicom_pm}")
+        row("dicom", f"{counted(written, 'Parametric Map')} in {args.dicom_pm}")
     return EXIT_OK
 
 
