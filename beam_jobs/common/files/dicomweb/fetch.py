@@ -33,7 +33,6 @@ from beam_jobs.common.files.dicomweb.spool import Complete, Listed, Spooled
 
 # Files as they lie there, whatever their transfer syntax: without the star services transcode.
 _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'
-_HEAD_BYTES = 64 << 10
 _FEW = 16  # a series comes so much faster than its instances one by one
 _EPILOGUE_BYTES = 4096
 _TRIES = 3  # of the same answer, cut where it was cut before
