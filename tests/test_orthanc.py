@@ -200,10 +200,12 @@ def test_several_processes_fetch_each_series_once(
     server: Orthanc, cohort: Cohort, by_directory: Path, tmp_path: Path
 ) -> None:
     with front_of(server) as (front, root):
-        environment = spool(tmp_path / "spool")
-        convert(root, tmp_path / "dataset", cohort, environment, "--processes", 2)
+        more = ("--processes", 2, "--spool", tmp_path / "spool")
+        convert(root, tmp_path / "dataset", cohort, spool(tmp_path / "other"), *more)
         fetched = retrieved(front)
         assert len(fetched) == len(set(fetched)) > 20
+    assert len(complete(tmp_path / "spool")) == len(fetched)
+    assert not (tmp_path / "other").exists()
     assert published(tmp_path / "dataset") == published(by_directory)
 
 
