@@ -13,7 +13,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from beam_jobs.common.files.dicomweb import part10, search, session
@@ -172,14 +171,10 @@ class _Fetch:
         patience = Patience(self._address.service)
         while missing:
             refused = {}
-            executor = ThreadPoolExecutor(session.AT_ONCE, thread_name_prefix="dicomweb")
-            try:
+            with session.pool() as executor:
                 for uid, why in zip(missing, executor.map(self._single, missing), strict=True):
                     if why:
                         refused[uid] = why
-            finally:
-                # After an error or an interrupt nobody waits for what is under way.
-                executor.shutdown(wait=False, cancel_futures=True)
             if not refused or search.answers(self._address.service):
                 self.refused.update(refused)
                 return

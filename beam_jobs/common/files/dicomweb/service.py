@@ -55,8 +55,7 @@ def listing(root: str) -> Listing:
     found = parse_root(root)
     entries: list[Entry] = []
     left_out: Counter[str] = Counter()
-    executor = ThreadPoolExecutor(session.AT_ONCE, thread_name_prefix="dicomweb")
-    try:
+    with session.pool() as executor:
         wanted = []
         for series in _found(found, executor):
             if kind := _left_out_as(series):
@@ -68,9 +67,6 @@ def listing(root: str) -> Listing:
             assert series.address is not None
             left_out.update(content.left_out.values())
             entries += _entries(series.address, content)
-    finally:
-        # After an error or an interrupt nobody waits for what is under way.
-        executor.shutdown(wait=False, cancel_futures=True)
     return Listing(sorted(entries), left_out)
 
 

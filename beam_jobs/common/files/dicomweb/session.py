@@ -1,13 +1,11 @@
-"""Requests to a DICOMweb service: whose credentials they bear, what is waited for, what is told.
+"""Requests to a DICOMweb service: sent again while it does not answer, and what is told of that.
 
-Credentials are read from this process's environment for each request, for tokens expire, and stand
-nowhere else: in no address, message, log or file. A request is sent again where the service does
-not answer, is busy (429) or in trouble (502 to 504), for about two minutes in all.
+A request is sent again where the service does not answer, is busy (429) or in trouble (502 to 504),
+for about two minutes in all. Of its answers nothing is told but the status.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
 import random
@@ -15,23 +13,21 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import clients
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import Service
+from beam_jobs.common.files.dicomweb.credentials import authorization, held
 
 if TYPE_CHECKING:
     import requests
 
 AT_ONCE = 8  # requests of one process to one service
-HINT = "DICOMWEB_USERNAME and DICOMWEB_PASSWORD, DICOMWEB_TOKEN or DICOMWEB_TOKEN_FILE, or ~/.netrc"
-_GOOGLE = ".googleapis.com"
-_GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-healthcare"
 _CONNECT_S = 10.0
 FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 20.0
@@ -39,8 +35,8 @@ _BUSY = (429, 502, 503, 504)
 _DENIED = (401, 403)
 _MOVED = (301, 302, 303, 307, 308)
 _MOST_MOVES = 5
+_CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _CONNECTIONS = 64  # that are kept open
-_TOKEN_BYTES = 64 << 10
 
 
 class _Process:
@@ -50,7 +46,6 @@ class _Process:
         self.sessions: dict[str, requests.Session] = {}
         self.told = 0.0  # when a wait was told last: several threads wait for the same
         self.reached: set[Service] = set()  # that have answered
-        self.google: Any = None
         self.making = threading.Lock()
 
 
@@ -70,6 +65,31 @@ def close() -> None:
     while _process.sessions:
         _process.sessions.popitem()[1].close()
     _process.reached.clear()
+
+
+class _Own(threading.local):
+    """What a thread knows of who waits for it: the event says that nobody does any more."""
+
+    left: threading.Event | None = None
+
+
+_own = _Own()
+
+
+@contextmanager
+def pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads for `AT_ONCE` requests; of a block that is left, none goes on waiting."""
+    left = threading.Event()
+
+    def begin() -> None:
+        _own.left = left
+
+    executor = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="dicomweb", initializer=begin)
+    try:
+        yield executor
+    finally:
+        left.set()
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 class CutError(Exception):
@@ -111,7 +131,10 @@ class Patience:
             _process.told = now
             told = f"{self._service.address}: {why}; tried again in {pause:.0f} s"
             print(told, file=sys.stderr, flush=True)
-        time.sleep(pause)
+        if _own.left is None:
+            time.sleep(pause)
+        elif _own.left.wait(pause):
+            raise StoreError(f"{self._service.address}: {why}")  # which nobody reads
 
 
 def get(
@@ -167,7 +190,7 @@ def _send(
                 url,
                 headers={**headers, "Accept-Encoding": "identity"},
                 data=body,
-                auth=_authorization(url),
+                auth=authorization(url),
                 timeout=(min(_CONNECT_S, clients.REQUEST_S), clients.REQUEST_S),
                 stream=stream,
                 allow_redirects=False,
@@ -184,7 +207,7 @@ def _send(
             url = _moved(service, url, answer.headers["Location"], moves)
         elif answer.status_code in _DENIED:
             answer.close()
-            raise StoreError(f"{service.address}: access denied ({answer.status_code}): {_held()}")
+            raise StoreError(f"{service.address}: access denied ({answer.status_code}): {held()}")
         elif answer.status_code in _BUSY:
             patience.wait(told(answer.status_code), _retry_after(answer))
         else:
@@ -208,6 +231,10 @@ def _session(service: Service) -> requests.Session:
             found = _process.sessions.get(service.address)
             if found is None:
                 found = requests.Session()
+                # Once, as requests would for each request, which costs more than to send it.
+                found.proxies = requests.utils.get_environ_proxies(service.url)
+                found.verify = next(filter(None, map(os.environ.get, _CERTIFICATES)), True)
+                found.trust_env = False
                 adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)
                 # It tells whole addresses at DEBUG, search terms and all.
                 logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
@@ -288,86 +315,3 @@ def _moved(service: Service, url: str, location: str, moves: int) -> str:
     if moves > _MOST_MOVES:
         raise StoreError(f"{service.address}: sends requests in a circle")
     return target._replace(fragment="").geturl()
-
-
-def _authorization(url: str) -> Callable[[Any], Any]:
-    """What puts the credentials into a request; requests would look for others without it."""
-    words = _credentials(url)
-
-    def authorize(request: Any) -> Any:
-        if words:
-            request.headers["Authorization"] = words
-        return request
-
-    return authorize
-
-
-def _credentials(url: str) -> str:
-    """The header that proves who asks, "" for nobody.
-
-    Raises:
-      CommandError: credentials are named that cannot be used.
-    """
-    name, password = (os.environ.get(f"DICOMWEB_{one}", "") for one in ("USERNAME", "PASSWORD"))
-    if name or password:
-        if not (name and password):
-            raise CommandError("DICOMWEB_USERNAME and DICOMWEB_PASSWORD are set together")
-        return _basic(name, password)
-    if token := os.environ.get("DICOMWEB_TOKEN"):
-        return _bearer("DICOMWEB_TOKEN", token)
-    if path := os.environ.get("DICOMWEB_TOKEN_FILE"):
-        try:
-            with open(path, "rb") as stream:
-                data = stream.read(_TOKEN_BYTES)
-        except OSError as error:
-            raise CommandError(f"DICOMWEB_TOKEN_FILE={path}: {error.strerror}") from error
-        return _bearer("DICOMWEB_TOKEN_FILE", data.decode("latin-1"))
-    from requests.utils import get_netrc_auth
-
-    if found := get_netrc_auth(url):
-        return _basic(*found)
-    host = urllib.parse.urlsplit(url).hostname or ""
-    return _google() if host.endswith(_GOOGLE) else ""
-
-
-def _held() -> str:
-    """What was tried, and what could be, for whom access was denied."""
-    for name in ("DICOMWEB_USERNAME", "DICOMWEB_TOKEN", "DICOMWEB_TOKEN_FILE"):
-        if os.environ.get(name):
-            return f"{name} is not accepted, or is not allowed this"
-    return f"credentials are looked for in {HINT}"
-
-
-def _basic(name: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
-
-
-def _bearer(where: str, token: str) -> str:
-    token = token.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise CommandError(f"{where}: holds no token (a line without blanks)")
-    return f"Bearer {token}"
-
-
-def _google() -> str:
-    """Google's application default credentials, refreshed where they expired."""
-    with _process.making:
-        try:
-            import google.auth
-            import google.auth.transport.requests
-            from google.auth.exceptions import GoogleAuthError
-        except ImportError as error:
-            raise CommandError(
-                "Google's credentials need more packages: pip install 'voxelbeam[gcp]'"
-            ) from error
-        try:
-            if _process.google is None:
-                _process.google, _ = google.auth.default(scopes=[_GOOGLE_SCOPE])
-            if not _process.google.valid:
-                _process.google.refresh(google.auth.transport.requests.Request())
-        except GoogleAuthError as error:
-            raise CommandError(
-                "no Google credentials (GOOGLE_APPLICATION_CREDENTIALS, or "
-                f"gcloud auth application-default login): {type(error).__name__}"
-            ) from error
-        return f"Bearer {_process.google.token}"

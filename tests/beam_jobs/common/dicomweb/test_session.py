@@ -20,7 +20,7 @@ from beam_jobs.common.cli import CommandError
 from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.clients import StoreError
-from beam_jobs.common.files.dicomweb import service, session, stow
+from beam_jobs.common.files.dicomweb import credentials, service, stow
 from tests.beam_jobs.common.dicomweb.pacs import SERIES, Answer, Asked, Cut, Pacs, holdings, running
 from tests.beam_jobs.common.dicomweb.test_fetch import WHOLE, every, read_all, spooled
 
@@ -258,15 +258,15 @@ def test_googles_credentials_are_taken_for_its_hosts_alone_and_refreshed(
     auth = pytest.importorskip("google.auth")
     google = Google()
     monkeypatch.setattr(auth, "default", lambda scopes: (google, "project"))
-    monkeypatch.setattr(session, "_process", session._Process())
+    monkeypatch.setattr(credentials, "_held", credentials._Google())
     address = "https://healthcare.googleapis.com/v1/projects/p/dicomWeb/studies"
-    assert session._credentials(address) == f"Bearer {CANARY}"
-    assert session._credentials(address) == f"Bearer {CANARY}"
+    assert credentials.credentials(address) == f"Bearer {CANARY}"
+    assert credentials.credentials(address) == f"Bearer {CANARY}"
     google.valid = False
-    assert session._credentials(address) == f"Bearer {CANARY}{CANARY}"
-    assert session._credentials("https://googleapis.com.example/dicomWeb") == ""
+    assert credentials.credentials(address) == f"Bearer {CANARY}{CANARY}"
+    assert credentials.credentials("https://googleapis.com.example/dicomWeb") == ""
     monkeypatch.setenv("DICOMWEB_TOKEN", "mine")
-    assert session._credentials(address) == "Bearer mine"
+    assert credentials.credentials(address) == "Bearer mine"
 
 
 def test_certificates_that_are_none_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
