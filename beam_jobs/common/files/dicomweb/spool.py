@@ -22,9 +22,9 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
@@ -37,6 +37,8 @@ PACK = ".pack"
 PACK_NAME = re.compile(r"[0-9a-f]{12}\.pack")
 _LISTED, PARTS, _MARKER, _LOCK = "listed.json", "parts.jsonl", "series.json", "lock"
 _POLL_S = 0.05
+
+_Said = TypeVar("_Said")
 
 
 class Listed(NamedTuple):
@@ -188,11 +190,7 @@ class Spooled:
 
     def listed(self) -> Listed | None:
         """What the last listing on this machine said, None where there was none."""
-        found = _read_json(os.path.join(self.directory, _LISTED))
-        with contextlib.suppress(KeyError, TypeError, ValueError):
-            uids = tuple(uid for uid in found["uids"] if is_uid(uid))
-            return Listed(int(found["stamp"]), uids, int(found["unlisted"]))
-        return None
+        return self._remembered(_LISTED, _listed_of)
 
     def list(self, listed: Listed) -> None:
         """Notes what a listing says, and forgets what the service refused: it is asked again."""
@@ -238,20 +236,25 @@ class Spooled:
 
     def complete(self) -> Complete | None:
         """What the marker says, None where the series is not complete."""
-        path = os.path.join(self.directory, _MARKER)
+        return self._remembered(_MARKER, _complete_of)
+
+    def _remembered(self, name: str, parse: Callable[[Any], _Said]) -> _Said | None:
+        """What a file of JSON says, read again only where it is another file by now."""
+        path = os.path.join(self.directory, name)
         try:
             status = os.stat(path)
         except OSError:
-            _markers.pop(path, None)
+            _read.pop(path, None)
             return None
         state = status.st_ino, status.st_mtime_ns, status.st_size
-        known = _markers.get(path)
+        known = _read.get(path)
         if known is None or known[0] != state:
-            known = state, _complete_of(_read_json(path))
-            if len(_markers) >= _MOST_MARKERS:
-                _markers.clear()
-            _markers[path] = known
-        return known[1]
+            known = state, parse(_read_json(path))
+            if len(_read) >= _MOST_READ:
+                _read.clear()
+            _read[path] = known
+        said: _Said | None = known[1]
+        return said
 
     def open(self, complete: Complete, uid: str) -> SpooledBytes | None:
         """An instance of a complete series; None where the pack is not as the marker says."""
@@ -284,9 +287,9 @@ class Spooled:
         os.replace(temporary, path)
 
 
-# Marker's path → (its state, what it says): every file that is opened looks at one.
-_markers: dict[str, tuple[tuple[int, int, int], Complete | None]] = {}
-_MOST_MARKERS = 256
+# A file's path → (its state, what it says): every instance that is opened looks at two.
+_read: dict[str, tuple[tuple[int, int, int], Any]] = {}
+_MOST_READ = 512
 
 
 def _wait(lock: int) -> None:
@@ -306,6 +309,13 @@ def _read_json(path: str) -> Any:
             return json.load(stream)
     except (OSError, ValueError):
         return None
+
+
+def _listed_of(found: Any) -> Listed | None:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        uids = tuple(uid for uid in found["uids"] if is_uid(uid))
+        return Listed(int(found["stamp"]), uids, int(found["unlisted"]))
+    return None
 
 
 def _complete_of(found: Any) -> Complete | None:
