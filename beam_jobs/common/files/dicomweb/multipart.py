@@ -210,6 +210,6 @@ class Parts:
         if rest.startswith(b"--"):
             return True
         line = rest.lstrip(b" \t")
-        if line.startswith((b"\r\n", b"\n")):
+        if line.startswith(b"\r\n"):
             return True
         return None if line in (b"", b"\r", b"-") and len(rest) < _LINE_BYTES else False

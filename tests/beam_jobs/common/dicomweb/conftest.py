@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(clients, "RETRY_S", 0.3)
     monkeypatch.setattr(session, "FIRST_PAUSE_S", 0.01)
     yield tmp_path / "spool"
+    # What a test left under way ends by its patience and in its spool, not by the developer's.
+    for thread in threading.enumerate():
+        if thread.name.startswith("dicomweb"):
+            thread.join(10)
     session.close()
 
 
