@@ -42,18 +42,17 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def authorization(url: str) -> Callable[[Any], Any]:
     """What puts the credentials into a request; requests would look for others without it."""
-    words = credentials(url)
+    headers = credentials(url)
 
     def authorize(request: Any) -> Any:
-        if words:
-            request.headers["Authorization"] = words
+        request.headers.update(headers)
         return request
 
     return authorize
 
 
-def credentials(url: str) -> str:
-    """The header that proves who asks, "" for nobody.
+def credentials(url: str) -> dict[str, str]:
+    """The headers that prove who asks, none for nobody.
 
     Raises:
       CommandError: credentials are named that cannot be used.
@@ -77,7 +76,7 @@ def credentials(url: str) -> str:
     if found := get_netrc_auth(url):
         return _basic(*found)
     host = urllib.parse.urlsplit(url).hostname or ""
-    return _google() if host.endswith(_GOOGLE) else ""
+    return _google() if host.endswith(_GOOGLE) else {}
 
 
 def held() -> str:
@@ -88,18 +87,18 @@ def held() -> str:
     return f"credentials are looked for in {HINT}"
 
 
-def _basic(name: str, password: str) -> str:
-    return "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+def _basic(name: str, password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
-def _bearer(where: str, token: str) -> str:
+def _bearer(where: str, token: str) -> dict[str, str]:
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise CommandError(f"{where}: holds no token (a line without blanks)")
-    return f"Bearer {token}"
+    return {"Authorization": f"Bearer {token}"}
 
 
-def _google() -> str:
+def _google() -> dict[str, str]:
     """Google's application default credentials, refreshed where they expired."""
     with _held.lock:
         try:
@@ -120,4 +119,8 @@ def _google() -> str:
                 "no Google credentials (GOOGLE_APPLICATION_CREDENTIALS, or "
                 f"gcloud auth application-default login): {type(error).__name__}"
             ) from error
-        return f"Bearer {_held.google.token}"
+        headers = {"Authorization": f"Bearer {_held.google.token}"}
+        # A person's own credentials are refused without a project that the requests count for.
+        if project := getattr(_held.google, "quota_project_id", None):
+            headers["x-goog-user-project"] = project
+        return headers

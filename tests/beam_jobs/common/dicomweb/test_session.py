@@ -247,6 +247,7 @@ class Google:
 
     valid = False
     token = ""
+    quota_project_id = ""
 
     def refresh(self, request: object) -> None:
         self.token, self.valid = f"{self.token}{CANARY}", True
@@ -260,13 +261,16 @@ def test_googles_credentials_are_taken_for_its_hosts_alone_and_refreshed(
     monkeypatch.setattr(auth, "default", lambda scopes: (google, "project"))
     monkeypatch.setattr(credentials, "_held", credentials._Google())
     address = "https://healthcare.googleapis.com/v1/projects/p/dicomWeb/studies"
-    assert credentials.credentials(address) == f"Bearer {CANARY}"
-    assert credentials.credentials(address) == f"Bearer {CANARY}"
-    google.valid = False
-    assert credentials.credentials(address) == f"Bearer {CANARY}{CANARY}"
-    assert credentials.credentials("https://googleapis.com.example/dicomWeb") == ""
+    assert credentials.credentials(address) == {"Authorization": f"Bearer {CANARY}"}
+    assert credentials.credentials(address) == {"Authorization": f"Bearer {CANARY}"}
+    google.valid, google.quota_project_id = False, "mine"
+    assert credentials.credentials(address) == {
+        "Authorization": f"Bearer {CANARY}{CANARY}",
+        "x-goog-user-project": "mine",
+    }
+    assert credentials.credentials("https://googleapis.com.example/dicomWeb") == {}
     monkeypatch.setenv("DICOMWEB_TOKEN", "mine")
-    assert credentials.credentials(address) == "Bearer mine"
+    assert credentials.credentials(address) == {"Authorization": "Bearer mine"}
 
 
 def test_certificates_that_are_none_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
