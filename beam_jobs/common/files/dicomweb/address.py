@@ -9,11 +9,12 @@ hold. Nothing here asks a service.
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import itertools
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from beam_jobs.common.cli import UsageError
@@ -64,6 +65,8 @@ _RANGES = {
 }
 _FILE_BYTES = 64 << 20  # of a list of ids: a million UIDs
 
+_UNESCAPED = "*?/:@,()"
+_ESCAPED = re.compile(rf"[^0-9A-Za-z_.~{re.escape(_UNESCAPED)}-]+")
 _UID = re.compile(r"(?=.*[0-9])[0-9.]{1,64}")
 _UNLISTED = re.compile(r"unlisted-([0-9]+)")
 _WITHIN = re.compile(
@@ -137,6 +140,47 @@ def is_uid(text: object) -> bool:
 def unlisted(number: int) -> str:
     """What stands for the UID of an instance that is counted, and that no answer names."""
     return f"unlisted-{number}"
+
+
+def fits(key: str, value: str, answers: Iterable[str]) -> bool:
+    """Whether one of the values that an answer has of a key is what a term searches for.
+
+    Args:
+      key: of the term.
+      value: of the term: a text with wildcards, a UID, or a range.
+      answers: in small letters, without blanks around.
+
+    >>> fits("PatientName", "Doe^J*", ["doe^jane"]), fits("StudyDate", "2026-", ["20260101"])
+    (True, True)
+    """
+    wanted = value.strip().lower()
+    first, dash, last = wanted.partition("-")
+    if dash and TERMS[key].kind in ("date", "time"):
+        return any((first or "0") <= one <= (last or "9") for one in answers)
+    pattern = re.sub(r"([\[\]])", r"[\1]", wanted)
+    return any(fnmatch.fnmatchcase(one, pattern) for one in answers)
+
+
+def query_of(terms: Mapping[str, str]) -> str:
+    """The query of a search; no more is escaped than has to be (RFC 3986 3.4).
+
+    >>> query_of({"PatientID": "a/b?", "SeriesDescription": "T1 *"})
+    'PatientID=a/b?&SeriesDescription=T1%20*'
+    """
+    return "&".join(
+        f"{key}={urllib.parse.quote(value, safe=_UNESCAPED)}" for key, value in terms.items()
+    )
+
+
+def loosened(terms: Mapping[str, str]) -> Mapping[str, str] | None:
+    """A search for more, in which nothing has to be escaped; None where it is for all, or the same.
+
+    >>> loosened({"PatientName": "DOE^JANE"})
+    {'PatientName': 'DOE*JANE'}
+    """
+    loose = {key: _ESCAPED.sub("*", value) for key, value in terms.items()}
+    plain = all(re.search("[0-9A-Za-z]", value) for value in loose.values())
+    return loose if plain and loose != terms else None
 
 
 def parse_root(root: str) -> Root:

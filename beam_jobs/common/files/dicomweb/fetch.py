@@ -217,9 +217,9 @@ class _Fetch:
         with self._series.temporary() as descriptor:
             came: list[tuple[str, Kept]] = []
             for part in self._parts(answer, read):
-                start = came[-1][1].end if came else 0
-                arriving = Arriving(self._series.writing, descriptor, start)
-                came.append(self._written(part, arriving, uid))
+                if came:  # as many as it likes would fill the disk
+                    return False
+                came.append(self._written(part, Arriving(self._series.writing, descriptor, 0), uid))
             if [name for name, _ in came] != [uid]:
                 return False
             with self._adding:

@@ -7,7 +7,6 @@ an empty one, for services cap them; answers come in any order, and some twice.
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import json
 import re
@@ -16,14 +15,21 @@ from typing import Any, NamedTuple
 
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb import session
-from beam_jobs.common.files.dicomweb.address import TERMS, Root, SeriesAddress, Service, is_uid
+from beam_jobs.common.files.dicomweb.address import (
+    TERMS,
+    Root,
+    SeriesAddress,
+    Service,
+    fits,
+    is_uid,
+    loosened,
+)
 from beam_jobs.common.files.dicomweb.session import CutError, Patience
 from beam_jobs.common.files.dicomweb.spool import Listed
 from beam_jobs.common.files.objects import stamp_of
 
 JSON = "application/dicom+json"
 _PAGE = 1000
-_ANSWER_BYTES = 1 << 30
 _MOST_UNLISTED = 10_000
 _SOP_CLASS, _SOP_UID = "00080016", "00080018"
 _STUDY_UID, _SERIES_UID = "0020000D", "0020000E"
@@ -88,7 +94,7 @@ def find_studies(root: Root, *, page: int = _PAGE) -> Iterator[str]:
 
 def studies_of(service: Service, terms: Mapping[str, str], *, page: int = _PAGE) -> Iterator[str]:
     """Study Instance UID of each study that has all of these terms."""
-    for found in _pages(service, "/studies", terms, _STUDY_UID, page):
+    for found in _found(service, "/studies", terms, _STUDY_UID, page):
         yield _value(found, _STUDY_UID)
 
 
@@ -99,7 +105,7 @@ def find_series(root: Root, study: str) -> list[Series]:
     found: dict[str, Series] = {}
     for terms in root.series:
         within, fields = f"/studies/{study}/series", ",".join(_SERIES_FIELDS)
-        for one in _pages(root.service, within, terms, _SERIES_UID, fields=fields):
+        for one in _found(root.service, within, terms, _SERIES_UID, fields=fields):
             found[_value(one, _SERIES_UID)] = _series_of(root.service, study, one)
     return [found[uid] for uid in sorted(found)]
 
@@ -160,13 +166,31 @@ def answers(service: Service) -> bool:
         return answer.status_code < 500
 
 
-def _pages(
+def _found(
     service: Service,
     within: str,
     terms: Mapping[str, str],
     uid: str,
     page: int = _PAGE,
     fields: str = "",
+) -> Iterator[Mapping[str, Any]]:
+    """What a search finds.
+
+    A service may take "%20" for three characters (Orthanc 1.10 does) and find nothing. It is asked
+    again with a star for what has to be escaped, and what fits the terms themselves is found.
+    """
+    empty = True
+    for one in _pages(service, within, terms, uid, page, fields):
+        empty = False
+        yield one
+    if empty and (loose := loosened(terms)):
+        for one in _pages(service, within, loose, uid, page, fields):
+            if all(fits(key, value, _texts(one, key)) for key, value in terms.items()):
+                yield one
+
+
+def _pages(
+    service: Service, within: str, terms: Mapping[str, str], uid: str, page: int, fields: str
 ) -> Iterator[Mapping[str, Any]]:
     """What a search finds, a page after the other.
 
@@ -205,25 +229,19 @@ def _require_match(service: Service, key: str, value: str, found: Mapping[str, A
 
     Only where no service would take it for a match, whatever case and blanks are to it.
     """
-    term = TERMS[key]
-    answers = [str(one).strip().lower() for one in _values(found, term.tag) if str(one).strip()]
-    wanted = value.strip().lower()
-    if not answers or term.kind in ("name", "time"):
-        return
-    if term.kind == "date":
-        first, dash, last = wanted.partition("-")
-        matched = (
-            any((first or "0") <= one <= (last or "9") for one in answers)
-            if dash
-            else (wanted in answers)
-        )
-    else:
-        pattern = re.sub(r"([\[\]])", r"[\1]", wanted) if term.kind != "uid" else wanted
-        matched = any(fnmatch.fnmatchcase(one, pattern) for one in answers)
-    if not matched:
+    answers = _texts(found, key)
+    if answers and TERMS[key].kind not in ("name", "time") and not fits(key, value, answers):
+        hint = f" ({key}=A&{key}=B are several values)" if "," in value or "\\" in value else ""
         raise StoreError(
-            f"{service.address}: the service does not search by {key}: it answers with others"
+            f"{service.address}: the service does not search by {key}: it answers with others{hint}"
         )
+
+
+def _texts(found: Mapping[str, Any], key: str) -> list[str]:
+    """What an answer has of a key, in small letters; of a name each of its ways to be written."""
+    values = _values(found, TERMS[key].tag)
+    texts = [text for one in values for text in (one.values() if isinstance(one, dict) else [one])]
+    return [text for one in texts if (text := str(one).strip().lower())]
 
 
 def content_of(series: SeriesAddress, images: int | None) -> Content:
@@ -335,7 +353,7 @@ def _json(
         with answer:
             try:
                 with session.whole():
-                    data = _limited(answer)
+                    data = session.body_of(answer)
                     if answer.status_code == 500 and not (failing or failures):
                         raise CutError(session.told(500))
                     return answer.status_code, _objects(answer, data), "Warning" in answer.headers
@@ -343,15 +361,6 @@ def _json(
                 failures += 1
                 why = str(cut)
         patience.wait(why)
-
-
-def _limited(answer: Any) -> bytes:
-    data = bytearray()
-    for block in answer.iter_content(1 << 20):
-        data += block
-        if len(data) > _ANSWER_BYTES:
-            raise StoreError(f"{answer.url.partition('?')[0]}: an answer of more than 1 GB")
-    return bytes(data)
 
 
 def _objects(answer: Any, data: bytes) -> list[Mapping[str, Any]]:

@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from beam_jobs.common.contract_json import shown
 from beam_jobs.common.files import clients
 from beam_jobs.common.files.clients import StoreError
-from beam_jobs.common.files.dicomweb.address import Service
+from beam_jobs.common.files.dicomweb.address import Service, query_of
 from beam_jobs.common.files.dicomweb.credentials import authorization, held
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _BUSY = (429, 502, 503, 504)
 _DENIED = (401, 403)
 _MOVED = (301, 302, 303, 307, 308)
 _MOST_MOVES = 5
+_ANSWER_BYTES = 1 << 30
 _CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _CONNECTIONS = 64  # that are kept open
 
@@ -178,9 +180,7 @@ def _send(
 ) -> requests.Response:
     url = f"{service.url}{within}"
     if terms:
-        url += "?" + "&".join(
-            f"{key}={urllib.parse.quote(value, safe='*')}" for key, value in terms.items()
-        )
+        url += f"?{query_of(terms)}"
     patience = Patience(service)
     moves = 0
     while True:
@@ -238,6 +238,8 @@ def _session(service: Service) -> requests.Session:
                 adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=0)
                 # It tells whole addresses at DEBUG, search terms and all.
                 logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
+                # `_moved` follows; requests reads the whole body, and fails at what is no address.
+                found.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
                 found.mount("http://", adapter)
                 found.mount("https://", adapter)
                 _process.sessions[service.address] = found
@@ -263,6 +265,20 @@ def whole() -> Iterator[None]:
         yield
     except _failures() as error:
         raise CutError(_why(error)) from error
+
+
+def body_of(answer: Any) -> bytes:
+    """The body of an answer.
+
+    Raises:
+      StoreError: it is of more than 1 GB.
+    """
+    data = bytearray()
+    for block in answer.iter_content(1 << 20):
+        data += block
+        if len(data) > _ANSWER_BYTES:
+            raise StoreError(f"{answer.url.partition('?')[0]}: an answer of more than 1 GB")
+    return bytes(data)
 
 
 # Of requests' and urllib3's texts, which repeat the address with its terms, only the kind is told.
@@ -304,13 +320,17 @@ def _retry_after(answer: requests.Response) -> float:
 
 
 def _moved(service: Service, url: str, location: str, moves: int) -> str:
-    target = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
     old = urllib.parse.urlsplit(url)
-    upgraded = (old.scheme, target.scheme) == ("http", "https") and target.hostname == old.hostname
+    try:
+        target = urllib.parse.urlsplit(urllib.parse.urljoin(url, location))
+        host = target.hostname or ""
+    except ValueError as error:
+        raise StoreError(f"{service.address}: sends requests on to what is no address") from error
+    upgraded = (old.scheme, target.scheme) == ("http", "https") and host == old.hostname
     if (target.scheme, target.netloc) != (old.scheme, old.netloc) and not upgraded:
         raise StoreError(
-            f"{service.address}: sends requests on to {target.hostname}, which gets no "
-            "credentials meant for another: give its address"
+            f"{service.address}: sends requests on to {shown(host)}, which gets no credentials "
+            "meant for another: give its address"
         )
     if moves > _MOST_MOVES:
         raise StoreError(f"{service.address}: sends requests in a circle")

@@ -10,7 +10,7 @@ import pytest
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb import service
-from tests.beam_jobs.common.dicomweb.pacs import SERIES, STUDY, Answer, Cut, Pacs, holdings
+from tests.beam_jobs.common.dicomweb.pacs import SERIES, STUDY, Answer, Asked, Cut, Pacs, holdings
 
 
 def found(root: str) -> list[str]:
@@ -138,6 +138,28 @@ def test_a_service_that_does_not_go_by_a_term_is_found_out(
     else:
         with pytest.raises(StoreError, match=f"does not search by {term.partition('=')[0]}"):
             files.listing(f"{pacs.root}?{term}")
+
+
+def test_a_service_that_takes_an_escape_for_three_letters_finds_all_the_same(pacs: Pacs) -> None:
+    pacs.holdings = many(2)
+    named = {"1.3.0": {"Alphabetic": "DOE^JANE"}, "1.3.1": {"Alphabetic": "DOE-JANE"}}
+
+    def search(asked: Asked) -> Answer | None:  # as Orthanc 1.10 does
+        if asked.within != "/studies":
+            return None
+        found = [
+            {"0020000D": {"Value": [uid]}, "00100010": {"Value": [name]}}
+            for uid, name in named.items()
+            if asked.query["PatientName"] == "Doe*Jane" and asked.query["offset"] == "0"
+        ]
+        return Answer(200, json.dumps(found).encode())
+
+    pacs.fault = search
+    assert found(f"{pacs.root}?PatientName=Doe%5EJane") == [
+        "/studies/1.3.0/series/1.3.0.1/instances/1.3.0.1.1"
+    ]
+    assert found(f"{pacs.root}?PatientName=%5E%5E") == []
+    assert [one.query.get("PatientName") for one in pacs.requests].count("*") == 0
 
 
 def test_a_cut_answer_is_requested_again(pacs: Pacs) -> None:

@@ -152,6 +152,13 @@ def test_no_credentials_go_to_another_host(pacs: Pacs, monkeypatch: pytest.Monke
     assert CANARY not in str(error.value)
 
 
+@pytest.mark.parametrize("target", ["http://[bad", "//h:x/", "file:///etc/passwd", "x:\0y"])
+def test_a_redirect_to_no_address_is_one_line(pacs: Pacs, target: str) -> None:
+    pacs.fault = lambda asked: Answer(302, headers={"Location": target})
+    with pytest.raises(StoreError, match="sends requests on to"):
+        files.listing(pacs.root)
+
+
 def test_a_redirect_within_the_host_is_followed_and_a_circle_is_not(pacs: Pacs) -> None:
     moved = {"Location": f"/web/studies/1.2.1/series/{SERIES}"}
     pacs.fault = lambda asked: (
