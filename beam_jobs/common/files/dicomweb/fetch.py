@@ -17,10 +17,8 @@ from typing import Any
 
 from beam_jobs.common.files.dicomweb import part10, search, session
 from beam_jobs.common.files.dicomweb.address import SeriesAddress
-from beam_jobs.common.files.dicomweb.draining import drained
 from beam_jobs.common.files.dicomweb.journal import Journal
 from beam_jobs.common.files.dicomweb.multipart import (
-    BLOCK_BYTES,
     NotMultipartError,
     Parts,
     WrongLengthError,
@@ -114,7 +112,8 @@ class _Fetch:
         answer = session.get(
             self._address.service, self._address.within, accept=_ACCEPT, stream=True
         )
-        with answer, drained(_reader(answer), BLOCK_BYTES) as read:
+        read = _reader(answer)
+        with answer:
             if answer.status_code != 200:
                 return True
             came: set[str] = set()
@@ -247,10 +246,11 @@ def _reader(answer: Any) -> Callable[[int], bytes]:
 
     # What is there already: of a read that waits for all, a cut would take all. urllib3 1 has none.
     take = getattr(answer.raw, "read1", answer.raw.read)
+    packed = "Content-Encoding" in answer.headers  # although it was not asked for
 
     def read(length: int) -> bytes:
         with session.whole():
-            data: bytes = take(length, decode_content=True)
+            data: bytes = take(length, decode_content=packed)
             return data
 
     return read

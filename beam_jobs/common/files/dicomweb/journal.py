@@ -70,8 +70,11 @@ class Journal:
         """Notes that an instance is whole."""
         self.kept[uid] = kept
         self._end = max(self._end, kept.start + kept.size)
-        with self._series.writing():
+        try:
             self._notes.write(f"{line_of(uid, kept)}\n")
+        except OSError:
+            with self._series.writing():
+                raise
 
     def drop(self, uid: str) -> None:
         """Forgets an instance; its bytes stay unused."""

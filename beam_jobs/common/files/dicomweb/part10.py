@@ -9,6 +9,8 @@ import warnings
 _PREAMBLE = 128
 _LONG = (b"OB", b"OW", b"OF", b"SQ", b"UN", b"UT", b"OD", b"OL", b"UC", b"UR", b"OV", b"SV", b"UV")
 _UID = (0x0002, 0x0003)
+_UID_ELEMENT = b"\2\0\3\0UI"
+_USUAL_BYTES = 256
 _SHORT_HEADER, _LONG_HEADER = struct.Struct("<HH2sH"), struct.Struct("<HH2s2xI")
 
 
@@ -21,6 +23,12 @@ def uid_of(head: bytes | memoryview) -> str:
     at = _PREAMBLE + 4
     if head[_PREAMBLE:at] != b"DICM":
         return ""
+    # As good as always: elements before it are too short to hold what looks like it.
+    start = bytes(head[at : at + _USUAL_BYTES])
+    if (found := start.find(_UID_ELEMENT)) >= 0:
+        begin = found + len(_UID_ELEMENT) + 2
+        length = int.from_bytes(start[begin - 2 : begin], "little")
+        return _text(start[begin : begin + length])
     while at + _LONG_HEADER.size <= len(head):
         group, element, kind, length = _SHORT_HEADER.unpack_from(head, at)
         if group != 2:
