@@ -25,6 +25,9 @@ _KINDS = {
 }
 
 
+_DANGLING = "a link to a file that is not there (git-annex, DataLad: its content was not fetched)"
+
+
 def _open_regular(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
     """Opens a regular file; whatever else could wait or go on for ever.
 
@@ -40,6 +43,8 @@ def _open_regular(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_res
     except OSError as error:
         if error.errno == errno.ENXIO:  # a socket, or a device that is not there
             _require_regular(os.stat(path), path)
+        if error.errno == errno.ENOENT and os.path.islink(path):  # git-annex keeps files so
+            raise FileNotFoundError(errno.ENOENT, _DANGLING, path) from error
         raise
     status = os.fstat(descriptor)
     if modes.S_ISREG(status.st_mode):

@@ -38,6 +38,8 @@ _OTHERS = {
     2048: "complex256",
 }  # fmt: skip
 _UNITS = {0: ("no unit, taken for mm", 1.0), 1: ("metres", 1e3), 2: ("mm", 1.0), 3: ("µm", 1e-3)}
+# Texts in place of files whose content a repository keeps elsewhere.
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs.github.com/spec/")
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -146,10 +148,10 @@ def parse_header(begin: bytes, path: str) -> NiftiHeader:
 def _parsed(begin: bytes) -> NiftiHeader:
     found = _layout_of(begin)
     if found is None:
-        raise RejectedError(
-            Reason.NOT_DICOM,
-            "named like NIfTI, and begins as neither NIfTI nor DICOM" if begin else "is empty",
-        )
+        why = "named like NIfTI, and begins as neither NIfTI nor DICOM" if begin else "is empty"
+        if begin.startswith(_POINTERS):
+            why = "a pointer of git-annex or Git LFS: the file's content was not fetched"
+        raise RejectedError(Reason.NOT_DICOM, why)
     layout, order = found
     if len(begin) < layout.size:
         raise RejectedError(

@@ -57,8 +57,8 @@ def test_links_to_files_and_dangling_ones_are_files_and_no_directory_is_counted_
     (tree / "itself").symlink_to("itself")
     (tree / ".hidden link").symlink_to(tmp_path)
     assert total(tree) == found_by_find(tree) == len(NAMES) + 4
-    for name in ("dangling", "itself"):
-        assert refusal(f"{tree}/{name}") in ("No such file or directory", os.strerror(40))
+    assert refusal(f"{tree}/dangling").startswith("a link to a file that is not there (git-annex")
+    assert refusal(f"{tree}/itself") == os.strerror(40)
     # Links to directories stand for what is behind them, once, wherever they lead.
     (tree / "up").symlink_to(tree)
     (tree / "into hidden").symlink_to(tree / ".git")

@@ -155,6 +155,12 @@ def test_what_is_no_nifti_is_not_dicom_either(tmp_path: Path, name: str) -> None
     for number, data in enumerate((b"", b"a note, not an image", bytes(10000), b"\x5c\x01")):
         path = write(tmp_path / str(number) / name, data)
         assert refusal_of(path)[0] is Reason.NOT_DICOM
+    for pointer in (
+        b"/annex/objects/MD5E-s9--a.nii.gz",
+        b"version https://git-lfs.github.com/spec/v1",
+    ):
+        (tmp_path / name).write_bytes(pointer)
+        assert refusal_of(str(tmp_path / name))[1].startswith("a pointer of git-annex or Git LFS")
     (tmp_path / name).write_bytes(b"")
     assert refusal_of(str(tmp_path / name)) == (Reason.NOT_DICOM, "is empty")
     short = write(tmp_path / "short" / name, bytes_of()[:200])
