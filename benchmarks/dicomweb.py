@@ -3,7 +3,8 @@
 A real Orthanc with its DICOMweb plugin is started on this machine and holds a phantom cohort and,
 where it is there, the real series of the workspace. In every round all its series are retrieved:
 
-  spool              ours: one multipart answer a series, streamed to a disk, hashed, proven whole
+  spool              ours: one multipart answer a series, streamed to a disk, hashed, proven whole;
+                     as many series at once as a conversion has workers, one a core
   iter_series        dicomweb-client: one multipart answer a series, parsed in memory
   retrieve_instance  dicomweb-client: one request an instance, parsed in memory (in two rounds)
 
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,17 +106,26 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
     ]
     uids = [(one, uid) for one, (_, what) in zip(series, listed, strict=True) for uid in what.uids]
     client = DICOMwebClient(found.service.url)
+    workers = len(os.sched_getaffinity(0))  # as many as a conversion has
 
     def forget() -> None:
         for spooled, _ in listed:
             spooled.forget()
 
-    def ours() -> None:
-        for spooled, what in listed:
-            with spooled.locked():
-                kept = fetch(spooled, what).kept
-            if len(kept) != len(what.uids):
-                raise cli.CommandError("the spool is not whole")
+    def ours(one: tuple[Spooled, Listed]) -> None:
+        spooled, what = one
+        with spooled.locked():
+            kept = fetch(spooled, what).kept
+        if len(kept) != len(what.uids):
+            raise cli.CommandError("the spool is not whole")
+
+    def at_once() -> None:
+        with ThreadPoolExecutor(workers) as executor:
+            list(executor.map(ours, listed))
+
+    def one_series() -> None:
+        for one in listed:
+            ours(one)
 
     def by_series() -> None:
         count = sum(1 for one in series for _ in client.iter_series(one.study, one.series))
@@ -140,7 +151,9 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
 
     ways: dict[str, Callable[[], None]] = {
         "(before)": forget,
-        "spool": ours,
+        "spool": at_once,
+        "(between)": forget,
+        "spool, one series at a time": one_series,
         "iter_series": by_series,
         "retrieve_instance": one_by_one,
         "(again)": forget,
@@ -159,8 +172,10 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
         figures[way] = {"instances": len(uids), "wall": found_walls, "cpu": cpu}
         rows.append([way, f"{wall:.2f}", f"{cpu:.2f}", f"{len(uids) / wall:,.0f}"])
     show(["", "s", "CPU s of the client", "instances a second"], rows)
+    alone = ratio(walls["iter_series"], walls["spool, one series at a time"])
+    print(f"\none series at a time: {alone:.2f} times as fast as iter_series")
     whole = ratio(walls["search + iter_series"], walls["listing + spool"])
-    print(f"\nwith the listing: {whole:.2f} times as fast as search + iter_series")
+    print(f"with the listing: {whole:.2f} times as fast as search + iter_series")
     limits = [
         Limit.of_median(
             "over retrieve_instance",
@@ -171,7 +186,9 @@ def _measured(root: str, spool: Path, rounds: int, file: Path | None) -> int:
             "over iter_series", ratios(walls["iter_series"], walls["spool"]), at_least=OVER_SERIES
         ),
     ]
-    return conclude(limits, {"ways": figures, "bytes": size, "with_listing": whole}, file)
+    return conclude(
+        limits, {"ways": figures, "bytes": size, "with_listing": whole, "alone": alone}, file
+    )
 
 
 def _kept(spooled: Spooled) -> Iterable[Kept]:
