@@ -68,13 +68,26 @@ def require_place(place: str, *, flag: str, source: str, source_flag: str) -> No
         files.holds_files(place)  # tries the credentials
         return
     files.require_writable(place)
-    if files.stat(place) is not None and not files.is_dir(place):
+    if not files.is_remote(place):
+        _require_directory(place, flag)
+    elif files.stat(place) is not None and not files.is_dir(place):
         raise UsageError(f"{flag} {place}: a file, a directory is needed")
     there, here = files.trimmed(source), place
     if not files.is_remote(there) and not files.is_remote(here):
         there, here = map(os.path.realpath, (there, here))
     if files.join(here, "").startswith(files.join(there, "")):
         raise UsageError(f"{flag} {place} lies inside {source_flag} {source}")
+
+
+def _require_directory(place: str, flag: str) -> None:
+    """Refuses a local directory that cannot be written or made: answers may take hours."""
+    above = os.path.abspath(place)
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    if not os.path.isdir(above):
+        raise UsageError(f"{flag} {place}: {above} is a file, a directory is needed")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{flag} {place}: {above} cannot be written")
 
 
 @contextlib.contextmanager

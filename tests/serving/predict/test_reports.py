@@ -206,6 +206,8 @@ def test_places_that_no_report_may_go_to_are_refused(tmp_path: Path) -> None:
         ("dicomweb+https://me:secret@pacs/web", "DICOMWEB_USERNAME"),
         (str(source / "reports"), "lies inside --input"),
         (str(tmp_path / "file"), "a directory is needed"),
+        (str(tmp_path / "file" / "reports"), f"{tmp_path}/file is a file"),
+        ("/proc/1/reports", "cannot be written"),
         (str(tmp_path / "reports.zip"), "zip"),
     ):
         with pytest.raises(UsageError, match=message) as refused:
