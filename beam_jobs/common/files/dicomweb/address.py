@@ -175,12 +175,12 @@ def query_of(terms: Mapping[str, str]) -> str:
 def loosened(terms: Mapping[str, str]) -> Mapping[str, str] | None:
     """A search for more, in which nothing has to be escaped; None where it is for all, or the same.
 
-    >>> loosened({"PatientName": "DOE^JANE"})
-    {'PatientName': 'DOE*JANE'}
+    >>> loosened({"PatientName": "DOE^JANE", "PatientID": "*"})
+    {'PatientName': 'DOE*JANE', 'PatientID': '*'}
     """
     loose = {key: _ESCAPED.sub("*", value) for key, value in terms.items()}
-    plain = all(re.search("[0-9A-Za-z]", value) for value in loose.values())
-    return loose if plain and loose != terms else None
+    changed = [value for key, value in loose.items() if value != terms[key]]
+    return loose if changed and all(re.search("[0-9A-Za-z]", value) for value in changed) else None
 
 
 def parse_root(root: str) -> Root:

@@ -161,7 +161,8 @@ def _opened(spooled: Spooled, uid: str, stamp: int, path: str) -> SpooledBytes |
         raise OSError(errno.EIO, complete.refused[uid], path)
     if uid not in complete.kept:
         raise OSError(errno.ENOENT, "the service no longer lists it", path)
-    return spooled.open(complete, uid)
+    # Known by its content, it is opened for its pixels, which takes much longer than proving them.
+    return spooled.open(complete, uid, proven=complete.kept[uid].stamp == stamp)
 
 
 def _is_current(spooled: Spooled, complete: Complete, uid: str, stamp: int) -> bool:

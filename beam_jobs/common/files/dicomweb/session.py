@@ -297,6 +297,7 @@ _LASTING = (
 _WORDS = (
     ("CERTIFICATE_VERIFY_FAILED", _UNTRUSTED),
     ("TLS CA certificate", _NO_CERTIFICATES),
+    ("NO_CERTIFICATE_OR_CRL_FOUND", _NO_CERTIFICATES),
     ("SSLError", _NO_TLS),
     ("NameResolutionError", _UNKNOWN_HOST),
     ("InvalidHeader", _NO_REQUEST),

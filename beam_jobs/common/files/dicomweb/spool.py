@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import SeriesAddress, Service, is_uid
-from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, kept_of, line_of
+from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, digest_of, kept_of, line_of
 
 VARIABLE = "VOXELBEAM_SPOOL"
 
@@ -256,12 +256,29 @@ class Spooled:
         said: _Said | None = known[1]
         return said
 
-    def open(self, complete: Complete, uid: str) -> SpooledBytes | None:
-        """An instance of a complete series; None where the pack is not as the marker says."""
+    def open(self, complete: Complete, uid: str, *, proven: bool = False) -> SpooledBytes | None:
+        """An instance of a complete series; None where the pack is not as the marker says.
+
+        Args:
+          complete: what the marker says.
+          uid: of the instance.
+          proven: hold its bytes against their SHA-256, once a process: disks fail, and a power cut
+            loses what was written last.
+        """
+        pack, kept = self.file(complete.pack), complete.kept[uid]
         try:
-            return SpooledBytes(self.file(complete.pack), complete.kept[uid])
+            source = SpooledBytes(pack, kept)
         except OSError:
             return None
+        if not proven or (pack, uid) in _proven:
+            return source
+        if digest_of(source.descriptor, kept) != kept.digest:
+            source.close()
+            return None
+        if len(_proven) >= _MOST_PROVEN:
+            _proven.clear()
+        _proven.add((pack, uid))
+        return source
 
     def finish(self, complete: Complete) -> None:
         """Writes the marker; the series is complete."""
@@ -290,6 +307,11 @@ class Spooled:
 # A file's path → (its state, what it says): every instance that is opened looks at two.
 _read: dict[str, tuple[tuple[int, int, int], Any]] = {}
 _MOST_READ = 512
+
+
+# (path of a pack, SOP Instance UID) of what was held against its SHA-256.
+_proven: set[tuple[str, str]] = set()
+_MOST_PROVEN = 100_000
 
 
 def _wait(lock: int) -> None:

@@ -414,6 +414,24 @@ def test_a_damaged_spool_is_filled_again(pacs: Pacs, spool: Path, damage: str) -
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
 
 
+def test_bytes_that_turned_in_the_spool_are_fetched_again_before_their_pixels_are_read(
+    pacs: Pacs, spool: Path
+) -> None:
+    data = read_all(pacs.root)
+    found = files.listing(pacs.root).entries
+    stamps = [files.stat(entry.path).modified for entry in found]  # type: ignore[union-attr]
+    known = [entry._replace(stamp=stamp) for entry, stamp in zip(found, stamps, strict=True)]
+    (pack,) = spool.rglob("*.pack")
+    turned = bytearray(pack.read_bytes())
+    turned[-5] ^= 1
+    pack.write_bytes(turned)
+    with files.fetched_ahead(known, 64):
+        assert {entry.path: files.read(entry.path) for entry in known} == {
+            entry.path: data[entry.path.rpartition("/")[2]] for entry in known
+        }
+    assert pacs.asked(WHOLE) == 2
+
+
 def test_what_was_fetched_since_is_counted(pacs: Pacs) -> None:
     assert service.fetched_since(pacs.root, 0.0) == (0, 0, 0)
     data = read_all(pacs.root)
