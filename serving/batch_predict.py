@@ -296,8 +296,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = cli.Parser(
         prog=PROG,
         description=(
-            "Predicts every patient of a dataset, of shards or of DICOM. Every path may be local, gs://,\n"
-            "s3:// or az://, inputs https:// too.\n"
+            "Predicts every patient of a dataset, shards, DICOM or NIfTI. Paths may be local,\n"
+            "gs://, s3:// or az://, inputs https:// too.\n"
             "Options that are not listed go to Beam (--runner, --direct_num_workers, ...)."
         ),
         examples=(
@@ -326,7 +326,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add(
         "--input",
         required=True,
-        help="a dataset (with manifest.json), a pattern of *.tfrecord shards, or DICOM: a "
+        help="a dataset (with manifest.json), a pattern of *.tfrecord shards, DICOM or NIfTI: a "
         "directory, an archive (.zip, .tar, .tar.gz) or a search in a PACS (dicomweb+https://)",
     )
     add(

@@ -28,7 +28,7 @@ _NO_PATIENT = re.compile(
     r"(?:week|month|year|day)[-_]?\d+(?:[-_]\d+)?|baseline|bl|follow[-_ ]?up\w*|fu[-_]?\d*|"
     r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d.*|"
     r"anat[-_]?\d*|nii(?:fti)?s?|nifti\d*|mri?|raw|orig|(?:pre|post)(?:[-_ ]?op)?|"
-    r"preproc\w*|processed|scans?|images?|data",
+    r"preproc\w*|processed|scans?|images?|data|resources?|files",
     re.IGNORECASE,
 )
 _GROUP = re.compile(
@@ -39,6 +39,7 @@ _GROUP = re.compile(
 _SEVERAL = 2
 _SEVERAL_WHERE_NAMES_ARE_FREE = 4
 _MOST_SESSIONS = 40
+_SCAN = re.compile(r"\d{1,3}")  # its number before its name, as XNAT has them
 _SERIES_NUMBER = re.compile(r"[a-z]{0,3}\d{1,2}", re.IGNORECASE)
 
 
@@ -128,13 +129,14 @@ def _without(parts: Parts, name: str) -> Parts:
 def _patient_above(directory: str, top: str) -> str:
     """The directory itself, or the nearest one above it that may be called after a patient.
 
-    `T1` and `T2_FLAIR` are called after an image, where a directory lies above them.
+    `T1`, `T2_FLAIR` and `3-t1_mprage` are called after an image, where a directory lies above them.
     """
     below = _below(directory, top)
     for ancestor in reversed(below):
         name = posixpath.basename(ancestor)
         parts = parts_of(name)
-        of_image = bool(parts.word) and not parts.subject and ancestor != below[0]
+        numbered = not parts.subject or _SCAN.fullmatch(parts.subject)
+        of_image = parts.word and numbered and ancestor != below[0]
         if not of_image and not _NO_PATIENT.fullmatch(name):
             return ancestor
     return top

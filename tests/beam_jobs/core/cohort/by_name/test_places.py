@@ -79,6 +79,14 @@ LAYOUTS = {
         "P-07/P-07-000-t1n.nii.gz": "P-07", "P-07/P-07-001-t1n.nii.gz": "P-07",
         "P-08/P-08_20200101_T1.nii.gz": "P-08", "P-08/P-08_20210202_T1.nii.gz": "P-08",
     },
+    "a directory a scan": {
+        "EGD-0001/1_T1/NIFTI/T1.nii.gz": "EGD-0001",
+        "EGD-0001/2_T1GD/NIFTI/T1GD.nii.gz": "EGD-0001",
+        "EGD-0002/1_T1/NIFTI/T1.nii.gz": "EGD-0002",
+        "EGD-0002/5_MASK/NIFTI/MASK.nii.gz": "EGD-0002",
+        "JD_MR1/scans/3-t1_mprage/resources/NIFTI/files/a.nii.gz": "JD_MR1",
+        "JD_MR1/scans/14-t2_flair/resources/NIFTI/files/b.nii.gz": "JD_MR1",
+    },
     "reference": {
         "00005/FLAIR/scan_301.nii.gz": "00005", "00005/T1w/scan_302.nii.gz": "00005",
         "00007/T2w/a.nii.gz": "00007", "00007/ADC/b.nii.gz": "00007", "00007/c.nii.gz": "00007",
