@@ -98,6 +98,10 @@ class CutError(Exception):
     """An answer that ended before its end; what to tell of it."""
 
 
+class RefusedError(StoreError):
+    """A service that answers does not answer this."""
+
+
 class Patience:
     """How long a service that does not answer is waited for, in pauses that grow.
 

@@ -162,6 +162,13 @@ def test_a_service_that_takes_an_escape_for_three_letters_finds_all_the_same(pac
     assert [one.query.get("PatientName") for one in pacs.requests].count("*") == 0
 
 
+def test_a_service_that_knows_no_star_finds_nothing_where_there_is_nothing(pacs: Pacs) -> None:
+    pacs.fault = lambda asked: Answer(400 if "*" in asked.query.get("PatientID", "") else 204)
+    assert found(f"{pacs.root}?PatientID=a%20b") == []
+    with pytest.raises(StoreError, match=r"400 \(Bad Request\) to a search"):
+        files.listing(f"{pacs.root}?PatientID=a*")
+
+
 def test_a_cut_answer_is_requested_again(pacs: Pacs) -> None:
     left = [Cut(30), Cut(70)]
     pacs.chunked = True
