@@ -12,6 +12,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import itertools
+import math
 import re
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,7 @@ _RANGES = {
         "HHMMSS, or a range of it",
     ),
 }
+_MOST_SEARCHES = 2_000_000
 _FILE_BYTES = 64 << 20  # of a list of ids: a million UIDs
 
 _UNESCAPED = "*?/:@,()"
@@ -206,7 +208,7 @@ def parse_root(root: str) -> Root:
             raise UsageError(f"{place}: {key} is in the address already")
         if uid:
             values[key] = [uid]
-    return Root(service, _searches(values, "studies"), _searches(values, "series"))
+    return Root(service, _searches(place, values, "studies"), _searches(place, values, "series"))
 
 
 def parse_file(path: str) -> tuple[SeriesAddress, str]:
@@ -310,8 +312,13 @@ def _of_file(place: str, key: str, name: str) -> list[str]:
     return values
 
 
-def _searches(values: Mapping[str, list[str]], level: str) -> tuple[Mapping[str, str], ...]:
+def _searches(
+    place: str, values: Mapping[str, list[str]], level: str
+) -> tuple[Mapping[str, str], ...]:
     """One search for each combination of values: services differ in what a list means to them."""
     keys = [key for key in values if TERMS[key].level == level]
+    if (count := math.prod(len(values[key]) for key in keys)) > _MOST_SEARCHES:
+        lists = " and ".join(key for key in keys if len(values[key]) > 1)
+        raise UsageError(f"{place}: every {lists} together are {count} searches: give one list")
     product = itertools.product(*(values[key] for key in keys))
     return tuple(dict(zip(keys, found, strict=True)) for found in product)

@@ -116,3 +116,10 @@ def test_a_service_is_stored_to_and_nothing_below_it(end: str) -> None:
     with pytest.raises(UsageError):
         parse_service(f"{WEB}{end}")
     assert parse_service(f"{WEB}/").address == WEB
+
+
+def test_lists_whose_every_combination_is_a_search_are_told(tmp_path: Path) -> None:
+    (tmp_path / "ids").write_text("\n".join(map(str, range(2000))))
+    names = f"PatientID=@{tmp_path}/ids&PatientName=@{tmp_path}/ids"
+    with pytest.raises(UsageError, match="PatientID and PatientName together are 4000000 searches"):
+        parse_root(f"dicomweb+http://h/w?{names}")
