@@ -17,6 +17,7 @@ from beam_jobs.core.cohort.rules import ModalityRule
 from beam_jobs.core.cohort.target import Label
 from beam_jobs.core.dicom.pixels import BlankTally, stored_slices
 from beam_jobs.core.foreground import (
+    ROUNDING,
     SAMPLE,
     foreground_extent,
     foreground_threshold,
@@ -30,7 +31,9 @@ from beam_jobs.core.resample import Resampled, resample_stack
 from beam_jobs.core.series import Series
 
 # Raised whenever the recipe gives other voxels for the same input. 2: other series of a heap.
-RECIPE_VERSION = 2
+# 3: what rounding makes of an exact background is no foreground.
+RECIPE_VERSION = 3
+_RECIPES = (2, RECIPE_VERSION)  # what is prepared here: models made by version 2 go on
 
 DEFAULT_MODALITIES = ("FLAIR", "T1w", "T1wCE", "T2w")
 
@@ -49,7 +52,7 @@ class PreprocessSpec:
       percentiles: of the foreground, mapped to the ends of the stored range.
       require_modalities: patients without one of these are rejected.
       series_rules: rules of modality choice, tried before the built-in ones.
-      recipe: `RECIPE_VERSION`.
+      recipe: its version, `RECIPE_VERSION` or an earlier one that is known.
 
     Raises:
       ContractError: a value that no recipe can have.
@@ -143,9 +146,10 @@ class PreprocessSpec:
 
 
 def _require_recipe(found: Any) -> None:
-    if found != RECIPE_VERSION:
+    if found not in _RECIPES:
+        known = " and ".join(map(str, _RECIPES))
         raise ContractError(
-            f"DICOM was prepared by recipe {found}, this version knows recipe {RECIPE_VERSION}: "
+            f"DICOM was prepared by recipe {found}, this version knows recipes {known}: "
             "convert and train again"
         )
 
@@ -311,12 +315,17 @@ def grid_centre(values: Float32, affine: Array, spec: PreprocessSpec) -> Array:
     A foreground taller than the field of view (a head scanned down to the neck) keeps its superior
     end: a head's upper part is brain, its lower part is neck. The idea is FSL `robustfov`'s.
     """
-    low, high = foreground_extent(values, affine)
+    low, high = foreground_extent(values, affine, _rounding(spec))
     centre = (low + high) / 2
     height = spec.fov_mm[2]
     if high[2] - low[2] > height:
         centre[2] = high[2] + _TOP_MARGIN_MM - height / 2
     return np.asarray(centre)
+
+
+def _rounding(spec: PreprocessSpec) -> float:
+    """`foreground_threshold`'s, of the spec's recipe."""
+    return ROUNDING if spec.recipe > 2 else 0.0
 
 
 def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any]) -> None:
@@ -342,7 +351,7 @@ def _scale(resampled: Resampled, spec: PreprocessSpec, volume: npt.NDArray[Any])
         values = array[inside]
     if not values.size or values.min() == values.max():
         raise RejectedError(Reason.BLANK_SERIES, "no contrast within the field of view")
-    foreground = values[values > foreground_threshold(values)]
+    foreground = values[values > foreground_threshold(values, _rounding(spec))]
     low, high = percentiles(foreground if foreground.size else values, spec.percentiles)
     if not high > low:
         low, high = float(values.min()), float(values.max())

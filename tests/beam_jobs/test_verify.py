@@ -97,5 +97,5 @@ def test_dataset_of_an_earlier_recipe_is_verified_and_reported(tmp_path, capsys)
 def test_dataset_of_an_earlier_recipe_is_held_against_no_input(tmp_path, monkeypatch):
     old_dataset(tmp_path / "d")
     monkeypatch.setattr(second_decoder, "load_decoder", lambda: object())
-    with pytest.raises(ContractError, match=r"--against .*recipe 1, .*recipe 2: convert"):
+    with pytest.raises(ContractError, match=r"--against .*recipe 1, .*recipes 2 and 3: convert"):
         verify.main([str(tmp_path / "d"), "--workers", "1", "--against", str(tmp_path)])

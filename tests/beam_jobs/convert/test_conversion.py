@@ -327,7 +327,7 @@ def test_output_of_an_earlier_recipe_is_another_dataset(cohort, dataset, copy):
     job = json.loads((copy / ".state" / "job.json").read_text())
     job["spec"]["recipe"] = 1
     (copy / ".state" / "job.json").write_text(json.dumps(job))
-    with pytest.raises(cli.UsageError, match=r"\(spec.recipe: 1 there, 2 requested\); --overwrite"):
+    with pytest.raises(cli.UsageError, match=r"\(spec.recipe: 1 there, 3 requested\); --overwrite"):
         convert(cohort, copy)
     assert published(copy) == published(dataset)
     assert convert(cohort, copy, "--overwrite") == cli.EXIT_OK

@@ -99,8 +99,9 @@ def test_the_real_series_as_nifti_is_prepared_like_its_dicom(tmp_path):
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 @pytest.mark.parametrize("modality", BRATS)
-def test_phantoms_as_nifti_are_prepared_like_their_dicom(tmp_path, plane, modality):
-    """In every plane, straight and tilted, with a scanner's noise in the air."""
+@pytest.mark.parametrize("air", ["noise", "zeros", "intercept"])
+def test_phantoms_as_nifti_are_prepared_like_their_dicom(tmp_path, plane, modality, air):
+    """In every plane, straight and tilted, with noise in the air, or nothing, or one number."""
     head = Head(rotation_degrees=(8.0, -5.0, 12.0), centre=(3.0, -7.0, 11.0))
     noise = np.random.default_rng(1)
     for tilt in (0.0, 12.0, 37.0):
@@ -108,11 +109,13 @@ def test_phantoms_as_nifti_are_prepared_like_their_dicom(tmp_path, plane, modali
         spec = SeriesSpec(
             modality=modality, plane=plane, obliquity_degrees=tilt, obliquity_axis_degrees=30.0,
             rows=104, columns=112, slices=32, row_spacing=2.1, column_spacing=2.0, slice_step=5.5,
+            intercept=-1024.0 if air == "intercept" else 0.0,
         )  # fmt: skip
         folder = tmp_path / f"{tilt}"
 
-        def with_air(xyz, seen=seen):
-            return np.rint(seen(xyz) + noise.rayleigh(9.0, xyz.shape[:-1]))
+        def with_air(xyz, seen=seen, spec=spec):
+            scattered = (air == "noise") * noise.rayleigh(9.0, xyz.shape[:-1])
+            return np.rint(seen(xyz) + scattered) + spec.intercept
 
         write_series(spec, folder, with_air)
         theirs = case_of(folder.iterdir())

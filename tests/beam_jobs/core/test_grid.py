@@ -223,6 +223,48 @@ def test_grid_centre_is_not_moved_by_noise_nor_by_a_black_slice(tmp_path):
     assert resampled.geometry.centre == pytest.approx([10.0, 5.0, -8.0], abs=3.0)
 
 
+@pytest.mark.parametrize("background", [0.0, -1024.0, 640.5])
+def test_rounding_in_an_exact_background_is_no_foreground(background):
+    rng = np.random.default_rng(3)
+    exact = np.full((20, 20, 20), background, dtype=np.float32)
+    exact[6:14, 5:15, 4:16] += rng.uniform(200, 900, (8, 10, 12)).astype(np.float32)
+    rounded = exact.copy()
+    rounded[exact == background] += np.float32(1e-5 * 900) * rng.random(
+        (exact == background).sum(), dtype=np.float32
+    )
+    assert (rounded > rounded.min()).mean() > 0.9
+    threshold = foreground.foreground_threshold(rounded)
+    assert threshold == pytest.approx(foreground.foreground_threshold(exact), rel=1e-6)
+    ends = foreground.foreground_extent(rounded, np.eye(4))
+    np.testing.assert_array_equal(ends, foreground.foreground_extent(exact, np.eye(4)))
+    # As recipe 2 has it, whose models still predict.
+    above = rounded[rounded > rounded.min()]
+    low, high = np.percentile(above, (2, 98))
+    old = foreground.foreground_threshold(rounded, 0.0)
+    assert old == pytest.approx(low + 0.1 * (high - low), rel=1e-6)
+    assert abs(old - threshold) > 10
+
+
+def test_each_recipe_has_its_own_foreground(tmp_path, monkeypatch):
+    spec = SeriesSpec(modality="T1w", obliquity_degrees=20.0)
+    write_series(spec, tmp_path / "s", lambda xyz: (np.linalg.norm(xyz, axis=-1) < 45) * 800.0)
+    series = read_series(tmp_path / "s")
+    asked = []
+    found = foreground.foreground_threshold
+
+    def watched(values, rounding=foreground.ROUNDING):
+        asked.append(rounding)
+        return found(values, rounding)
+
+    for module in ("foreground", "preprocess"):
+        monkeypatch.setattr(f"beam_jobs.core.{module}.foreground_threshold", watched)
+    for recipe, rounding in ((2, 0.0), (3, foreground.ROUNDING)):
+        asked.clear()
+        prepare_case("1", {"T1w": series}, dataclasses.replace(SPEC, recipe=recipe))
+        assert asked == [rounding, rounding]
+    assert PreprocessSpec().recipe == 3
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     plane=st.sampled_from(PLANES),

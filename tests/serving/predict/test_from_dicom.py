@@ -325,7 +325,7 @@ def test_a_model_of_another_recipe_predicts_records_but_no_dicom(
     code, _, err = outcome(batch_predict.main, (*given, cohort / "test"), capsys, monkeypatch)
     assert (code, err.count("\n")) == (1, 1)
     assert f"model {model} cannot predict from DICOM: " in err
-    assert "recipe 1, this version knows recipe 2: convert and train again" in err
+    assert "recipe 1, this version knows recipes 2 and 3: convert and train again" in err
     assert not output.exists()
     with pytest.raises(ContractError, match=r"recipe 1, .* convert and train again"):
         load_model(model).predict(cohort / "test")
