@@ -126,7 +126,7 @@ class _Fetch:
                 old = self.journal.kept.get(uid)
                 if old is None and uid in self._expected and uid not in doubtful:
                     self.journal.keep(uid, kept)
-                elif old is not None and uid in came and old.digest != kept.digest:
+                elif old is not None and uid in came and old.crc != kept.crc:
                     doubtful.add(uid)
                     self.journal.drop(uid)
                 came.add(uid)

@@ -9,7 +9,7 @@ import uuid
 from typing import Any
 
 from beam_jobs.common.files.dicomweb.address import is_uid
-from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, digest_of, kept_of, line_of
+from beam_jobs.common.files.dicomweb.pack import Arriving, Kept, crc_of, kept_of, line_of
 from beam_jobs.common.files.dicomweb.spool import PACK, PACK_NAME, PARTS, Spooled
 
 
@@ -57,8 +57,8 @@ class Journal:
             last = {str(line.get("uid")): line for line in lines if isinstance(line, dict)}
             for uid, line in last.items():
                 with contextlib.suppress(KeyError, ValueError):  # dropped, or damaged
-                    kept = kept_of(line["start"], line["size"], line["digest"])
-                    if is_uid(uid) and digest_of(stream.fileno(), kept) == kept.digest:
+                    kept = kept_of(line["start"], line["size"], line["crc32c"])
+                    if is_uid(uid) and crc_of(stream.fileno(), kept) == kept.crc:
                         self.kept[uid] = kept
                         self._end = max(self._end, kept.start + kept.size)
 
@@ -80,7 +80,7 @@ class Journal:
         """Forgets an instance; its bytes stay unused."""
         del self.kept[uid]
         with self._series.writing():
-            self._notes.write(f"{line_of(uid, Kept(0, 0, ''))}\n")
+            self._notes.write(f"{line_of(uid, Kept(0, 0, -1))}\n")
 
     def close(self) -> None:
         """Ends the writing; what is kept stays for the next try, and nothing behind it."""

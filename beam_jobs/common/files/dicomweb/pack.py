@@ -6,12 +6,12 @@ A file each would be created, renamed and opened each: on a disk that takes long
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple
+
+import google_crc32c
 
 from beam_jobs.common.files.local import LocalBytes
 
@@ -25,12 +25,12 @@ class Kept(NamedTuple):
     Attributes:
       start: where in the series' pack it begins.
       size: in bytes.
-      digest: SHA-256 of its bytes, hexadecimal.
+      crc: CRC-32C of its bytes. SHA-256 would take a third of the time that a series takes to come.
     """
 
     start: int
     size: int
-    digest: str
+    crc: int
 
     @property
     def end(self) -> int:
@@ -40,7 +40,7 @@ class Kept(NamedTuple):
     @property
     def stamp(self) -> int:
         """A number for its content, whenever it was fetched: 56 bits, as a listing's."""
-        return int(self.digest[:14], 16) or 1
+        return (self.size & 0xFFFFFF) << 32 | self.crc or 1
 
 
 class SpooledBytes(LocalBytes):
@@ -98,7 +98,7 @@ class Arriving:
         self._writing = writing
         self._descriptor = descriptor
         self._start = self._at = start
-        self._digest = hashlib.sha256()
+        self._crc = 0
 
     def write(self, piece: memoryview) -> None:
         """Adds some bytes.
@@ -110,7 +110,7 @@ class Arriving:
             self.head = piece[:_HEAD_BYTES]
         elif len(self.head) < _HEAD_BYTES:  # pieces are short for once
             self.head = memoryview(b"".join([self.head, piece[: _HEAD_BYTES - len(self.head)]]))
-        self._digest.update(piece)
+        self._crc = google_crc32c.extend(self._crc, bytes(piece))
         try:
             while piece:
                 count = os.pwrite(self._descriptor, piece, self._at)
@@ -123,10 +123,10 @@ class Arriving:
     @property
     def kept(self) -> Kept:
         """What it is, when all of it is written."""
-        return Kept(self._start, self._at - self._start, self._digest.hexdigest())
+        return Kept(self._start, self._at - self._start, self._crc)
 
 
-def kept_of(start: object, size: object, digest: object) -> Kept:
+def kept_of(start: object, size: object, crc: object) -> Kept:
     """An instance as a file of the spool names it.
 
     Raises:
@@ -134,17 +134,15 @@ def kept_of(start: object, size: object, digest: object) -> Kept:
     """
     if not (isinstance(start, int) and isinstance(size, int) and start >= 0 and size >= 0):
         raise ValueError("no place in a pack")
-    if not (isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)):
-        raise ValueError("no digest")
-    return Kept(start, size, digest)
+    if not (isinstance(crc, int) and 0 <= crc < 1 << 32):
+        raise ValueError("no CRC-32C")
+    return Kept(start, size, crc)
 
 
 def line_of(uid: str, kept: Kept) -> str:
     """An instance as a line of a journal."""
     # Written for every instance that comes; nothing in it has to be quoted.
-    return (
-        f'{{"uid": "{uid}", "start": {kept.start}, "size": {kept.size}, "digest": "{kept.digest}"}}'
-    )
+    return f'{{"uid": "{uid}", "start": {kept.start}, "size": {kept.size}, "crc32c": {kept.crc}}}'
 
 
 def pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:
@@ -155,9 +153,9 @@ def pieces(descriptor: int, start: int, size: int) -> Iterator[memoryview]:
         start += len(data)
 
 
-def digest_of(descriptor: int, kept: Kept) -> str:
-    """SHA-256 of an instance in a pack, of what there is of it."""
-    digest = hashlib.sha256()
+def crc_of(descriptor: int, kept: Kept) -> int:
+    """CRC-32C of an instance in a pack, of what there is of it."""
+    crc = 0
     for piece in pieces(descriptor, kept.start, kept.size):
-        digest.update(piece)
-    return digest.hexdigest()
+        crc = google_crc32c.extend(crc, bytes(piece))
+    return crc

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TypeVar
 from beam_jobs.common.files import scratch
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import SeriesAddress, Service, is_uid
-from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, digest_of, kept_of, line_of
+from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, crc_of, kept_of, line_of
 
 VARIABLE = "VOXELBEAM_SPOOL"
 
@@ -262,7 +262,7 @@ class Spooled:
         Args:
           complete: what the marker says.
           uid: of the instance.
-          proven: hold its bytes against their SHA-256, once a process: disks fail, and a power cut
+          proven: hold its bytes against their CRC-32C, once a process: disks fail, and a power cut
             loses what was written last.
         """
         pack, kept = self.file(complete.pack), complete.kept[uid]
@@ -272,7 +272,7 @@ class Spooled:
             return None
         if not proven or (pack, uid) in _proven:
             return source
-        if digest_of(source.descriptor, kept) != kept.digest:
+        if crc_of(source.descriptor, kept) != kept.crc:
             source.close()
             return None
         if len(_proven) >= _MOST_PROVEN:

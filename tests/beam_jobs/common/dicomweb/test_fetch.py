@@ -14,6 +14,9 @@ from beam_jobs.common.files import clients
 from beam_jobs.common.files import interface as files
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb import service, session
+from beam_jobs.common.files.dicomweb.address import parse_file
+from beam_jobs.common.files.dicomweb.journal import Journal
+from beam_jobs.common.files.dicomweb.spool import Spooled
 from tests.beam_jobs.common.dicomweb.pacs import (
     SERIES,
     STUDY,
@@ -201,6 +204,21 @@ def test_of_two_files_with_one_uid_neither_is_believed(pacs: Pacs) -> None:
     pacs.arrange = lambda parts: [*parts, other, parts[0]] if len(parts) > 1 else parts
     assert read_all(pacs.root) == pacs.holdings[STUDY][SERIES]
     assert pacs.asked(f"/instances/{SERIES}.1") == 1
+
+
+def test_a_dropped_instance_is_not_believed_by_who_goes_on(pacs: Pacs) -> None:
+    series = Spooled(parse_file(f"{pacs.root}/studies/1.2/series/1.3/instances/1.4")[0])
+    with series.locked():
+        journal = Journal(series, 7)
+        for uid, data in (("1.4", b"dropped"), ("1.5", b"kept")):
+            arriving = journal.begin()
+            arriving.write(memoryview(data))
+            journal.keep(uid, arriving.kept)
+        journal.drop("1.4")
+        journal.close()
+        again = Journal(series, 7)
+        again.close()
+    assert list(again.kept) == ["1.5"]
 
 
 @pytest.mark.parametrize("uid", ["../../../../../../etc/x", "..", ".", "", "/etc/x", "1/2", "a"])

@@ -357,7 +357,7 @@ def test_a_killed_fetch_leaves_what_came_and_the_next_goes_on_from_there(pacs: P
         assert process.poll() is None
     found = files.listing(pacs.root).entries
     journal = Path(service.spool_directory())
-    while sum(path.read_text().count("digest") for path in journal.rglob("parts.jsonl")) < 20:
+    while sum(path.read_text().count("crc32c") for path in journal.rglob("parts.jsonl")) < 20:
         assert process.poll() is None
     process.kill()
     process.communicate()
