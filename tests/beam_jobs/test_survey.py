@@ -9,6 +9,7 @@ import pytest
 from beam_jobs import survey
 from beam_jobs.common import cli
 from beam_jobs.common.files import interface as files
+from beam_jobs.core.reasons import SENTENCES, Reason
 from beam_jobs.phantoms.series import SeriesSpec, write_series
 from tests.commands import outcome
 
@@ -29,9 +30,7 @@ def test_table_and_sums_are_printed_and_written(cohort, tmp_path, capsys):
     assert survey.main([str(cohort), "--output", str(output)]) == cli.EXIT_OK
     printed = capsys.readouterr().out
     assert "files       12 = 10 used + 0 unused by rule + 2 rejected" in printed
-    assert (
-        "not_dicom 2: The file is not a DICOM Part 10 file, nor NIfTI where it is named" in printed
-    )
+    assert f"not_dicom 2: {SENTENCES[Reason.NOT_DICOM]}" in " ".join(printed.split())
     rows = list(csv.DictReader(output.read_text().splitlines()))
     used = {row["modality"]: row for row in rows if row["verdict"] == "used"}
     assert set(used) == {"T1w", "FLAIR"}

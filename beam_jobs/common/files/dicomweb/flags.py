@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
 
 from beam_jobs.common import terminal
 from beam_jobs.common.cli import UsageError
@@ -54,7 +53,7 @@ class Spool:
                 raise UsageError(f"--spool: {named} is no directory of this machine")
             os.environ[service.SPOOL_VARIABLE] = os.path.abspath(directory)
         self._refetch = refetch
-        self._begun = time.time()
+        self._before: dict[str, tuple[int, int]] = {}
         self.flags = tuple(f"--{name}" for name, said in given.items() if said)
 
     def begin(self) -> None:
@@ -65,12 +64,14 @@ class Spool:
         """
         if self._refetch:
             service.forget(self._root)
+        if self._root:
+            self._before = service.spooled(self._root)
 
     def tell(self) -> None:
         """A line that says where the spool is, and what came into it since."""
         if not self._root:
             return
-        series, instances, size = service.fetched_since(self._root, self._begun)
+        series, instances, size = service.fetched_since(self._root, self._before)
         fetched = "nothing fetched, all was there"
         if instances:
             fetched = (

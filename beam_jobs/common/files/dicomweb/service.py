@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -217,14 +217,19 @@ def forget(root: str) -> int:
     return sum(Spooled(address).forget() for address in addresses if address is not None)
 
 
-def fetched_since(root: str, moment: float) -> tuple[int, int, int]:
-    """(series, instances, bytes) of a root's service whose fetch ended since then.
+def spooled(root: str) -> dict[str, tuple[int, int]]:
+    """What the spool has of a root's service now, for `fetched_since`."""
+    return spool.markers(parse_root(root).service)
+
+
+def fetched_since(root: str, before: Mapping[str, tuple[int, int]]) -> tuple[int, int, int]:
+    """(series, instances, bytes) of a root's service that were fetched since.
 
     Args:
       root: a search, or any path of the service.
-      moment: as `time.time()` gives it.
+      before: of `spooled`.
     """
-    return spool.fetched_since(parse_root(root).service, moment)
+    return spool.fetched_since(parse_root(root).service, before)
 
 
 def spool_directory() -> str:

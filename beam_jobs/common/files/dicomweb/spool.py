@@ -22,7 +22,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -83,18 +83,26 @@ def place() -> str:
     return os.path.join(scratch.temporary_directory(), f"voxelbeam-{os.getuid()}", "dicomweb")
 
 
-def fetched_since(service: Service, moment: float) -> tuple[int, int, int]:
-    """(series, instances, bytes) whose fetch ended since then."""
+def markers(service: Service) -> dict[str, tuple[int, int]]:
+    """Marker of each complete series of a service → what tells it from the next one there."""
+    found = {}
+    for directory, _, names in os.walk(os.path.join(place(), service.key)):
+        if _MARKER in names:
+            path = os.path.join(directory, _MARKER)
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                found[path] = status.st_ino, status.st_mtime_ns
+    return found
+
+
+def fetched_since(service: Service, before: Mapping[str, tuple[int, int]]) -> tuple[int, int, int]:
+    """(series, instances, bytes) that were fetched since `markers` gave `before`."""
     series = instances = size = 0
-    above = os.path.join(place(), service.key)
-    for directory, _, names in os.walk(above):
-        marker = os.path.join(directory, _MARKER)
-        with contextlib.suppress(OSError):
-            if _MARKER in names and os.stat(marker).st_mtime >= moment:
-                complete = _complete_of(_read_json(marker))
-                if complete is not None:
-                    series, instances = series + 1, instances + len(complete.kept)
-                    size += sum(kept.size for kept in complete.kept.values())
+    for path, state in markers(service).items():
+        complete = None if before.get(path) == state else _complete_of(_read_json(path))
+        if complete is not None:
+            series, instances = series + 1, instances + len(complete.kept)
+            size += sum(kept.size for kept in complete.kept.values())
     return series, instances, size
 
 

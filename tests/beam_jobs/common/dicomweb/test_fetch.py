@@ -451,11 +451,17 @@ def test_bytes_that_turned_in_the_spool_are_fetched_again_before_their_pixels_ar
 
 
 def test_what_was_fetched_since_is_counted(pacs: Pacs) -> None:
-    assert service.fetched_since(pacs.root, 0.0) == (0, 0, 0)
+    nothing = service.spooled(pacs.root)
+    assert service.fetched_since(pacs.root, nothing) == (0, 0, 0)
     data = read_all(pacs.root)
     size = sum(map(len, data.values()))
-    assert service.fetched_since(f"{pacs.root}?Modality=MR", 0.0) == (1, 5, size)
-    assert service.fetched_since(pacs.root, 4e9) == (0, 0, 0)
+    assert service.fetched_since(f"{pacs.root}?Modality=MR", nothing) == (1, 5, size)
+    there = service.spooled(pacs.root)
+    read_all(pacs.root)
+    assert service.fetched_since(pacs.root, there) == (0, 0, 0)
+    service.forget(pacs.root)
+    read_all(pacs.root)
+    assert service.fetched_since(pacs.root, there) == (1, 5, size)
 
 
 def test_files_without_a_meta_group_are_known_by_their_data_set_or_the_request(pacs: Pacs) -> None:

@@ -60,7 +60,7 @@ def test_every_transfer_syntax_comes_back_as_it_was_stored(
     for path in paths:
         stow.store(server.root, [(path.name, path.read_bytes())])
     assert sorted(read_all(server.root)) == sorted(path.read_bytes() for path in paths)
-    series, instances, _ = service.fetched_since(server.root, 0.0)
+    series, instances, _ = service.fetched_since(server.root, {})
     assert (series, instances) == (len(SYNTAXES), len(paths))
     # Stored once more, the service keeps what it has, and that is no failure.
     stow.store(server.root, [(path.name, path.read_bytes()) for path in paths])
