@@ -49,6 +49,7 @@ def _below(place: str | Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_evaluation_reads_and_writes_stores(tmp_path: Path, root: str) -> None:
     here = tmp_path / "in"
     rows = [f"{i},{i % 2},{i % 3},0,{0.3 * (i % 5) + i % 2},0.5" for i in range(24)]
@@ -140,6 +141,7 @@ def test_a_study_in_a_store_is_the_one_on_a_disk_and_is_resumed(
         tune.main([*remote, "--max_trials", "8"], command=FAKE)
 
 
+@pytest.mark.slow
 def test_maps_of_a_run_and_a_dataset_in_a_store_are_those_from_a_disk(
     made: Made, tmp_path: Path, root: str
 ) -> None:

@@ -240,6 +240,7 @@ class TestInAStore:
         with pytest.raises(files.StoreError, match=r"a.tar: access denied \(403\)"):
             files.entries(path)
 
+    @pytest.mark.slow
     def test_many_archives_are_opened_at_once(
         self, store: Emulator, root: str, tmp_path: Path
     ) -> None:

@@ -185,6 +185,7 @@ class TestInAStore:
             assert f"process {os.getpid()} on" in files.read_text(path)
         assert not files.exists(path)
 
+    @pytest.mark.slow
     def test_a_silent_holder_elsewhere_is_given_up_and_one_with_a_heartbeat_is_not(
         self, store: Emulator, root: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -149,6 +149,7 @@ def test_header_of_a_large_object_does_not_cost_the_object(store, cohort):
     assert request.sent == 500_000
 
 
+@pytest.mark.slow
 def test_lock_refuses_a_second_job_and_once_broken_every_shard_is_kept(
     store, dataset, local, capsys
 ):

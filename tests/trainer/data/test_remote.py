@@ -78,6 +78,7 @@ def _run(store: Emulator, code: str, *argv: str) -> list[list[Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_stores_dataset_reads_as_a_local_one_and_errors_are_one_line(
     store: Emulator, dataset: Path
 ) -> None:

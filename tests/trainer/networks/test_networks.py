@@ -172,7 +172,14 @@ def test_eight_phantoms_are_learnt_and_separated_in_inference_mode(case: str) ->
     battery.check(case, "learns")
 
 
-@every_network
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case == "seed_cnn" else pytest.param(case, marks=(slow, pytest.mark.timeout(3000)))
+        for case in battery.CASES
+    ],
+    scope="module",
+)
 def test_a_saved_model_answers_as_before(case: str) -> None:
     battery.check(case, "saves and reloads")
 

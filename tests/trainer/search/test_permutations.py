@@ -137,6 +137,7 @@ def test_retrainings_are_of_the_tensorflow_that_trained_the_run(
     assert _begun(seen) == [1, 2]
 
 
+@pytest.mark.slow
 def test_one_that_fails_is_named_with_its_reason_and_the_finished_ones_stay(
     dataset: Path, run: Path, seen: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
