@@ -77,4 +77,4 @@ class Spool:
             fetched = (
                 f"{counted(instances, 'instance')} of {series} series fetched ({size / 1e6:.1f} MB)"
             )
-        terminal.row("spool", f"{service.spool_directory()}: {fetched}", folded=True)
+        terminal.row("spool", f"{service.spool_directory()}: {fetched}")
