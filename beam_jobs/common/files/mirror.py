@@ -26,18 +26,17 @@ from beam_jobs.common import interrupts
 from beam_jobs.common.cli import CommandError, UsageError
 from beam_jobs.common.files import objects
 from beam_jobs.common.files.clients import pool
-from beam_jobs.common.files.dicomweb.place import service_of
 from beam_jobs.common.files.local import require_plain
 from beam_jobs.common.files.names import (
     StrPath,
     is_archive,
-    is_dicomweb,
     is_remote,
     name_of,
     require_writable,
     split_member,
     text,
 )
+from beam_jobs.common.files.opening import require_names
 from beam_jobs.common.files.scratch import scratch, shared
 from beam_jobs.common.files.store_lock import LockedError
 
@@ -181,8 +180,7 @@ def _on_disk(path: str) -> Path | None:
     """What needs no fetching; None for what lies in a store."""
     if is_archive(path) or split_member(path) is not None:
         raise UsageError(f"{path}: has to be unpacked first")
-    if is_dicomweb(path):
-        raise UsageError(f"{service_of(path)}: a DICOMweb service holds no files but DICOM")
+    require_names(path)
     if is_remote(path):
         return None
     require_plain(path)

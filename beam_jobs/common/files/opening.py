@@ -129,7 +129,7 @@ def stat(path: str) -> Status | None:
 
 def names(directory: str) -> list[str]:
     """Names of the files directly in a directory, sorted; none where it is not."""
-    _require_names(directory)
+    require_names(directory)
     if found := split_member(directory):
         return archives.names(*found)
     return objects.names(directory) if is_remote(directory) else local.list_names(directory)
@@ -137,14 +137,14 @@ def names(directory: str) -> list[str]:
 
 def tree(directory: str) -> list[str]:
     """Every file below a directory, hidden ones too, as `interface.tree` has it."""
-    _require_names(directory)
+    require_names(directory)
     if not is_remote(directory):
         return local.tree(directory)
     prefix = join(directory, "")
     return sorted(entry.path[len(prefix) :] for entry in objects.entries(prefix))
 
 
-def _require_names(directory: str) -> None:
+def require_names(directory: str) -> None:
     """Refuses a DICOMweb service, which has series and no names of files.
 
     Raises:

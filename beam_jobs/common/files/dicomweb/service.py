@@ -126,7 +126,7 @@ def _found_first(root: Root) -> Iterator[search.Series]:
 def open_source(path: str) -> ByteSource:
     """An instance, open for reading at any place; its series is fetched where it has to be.
 
-    Its `modified` is a stamp of its content (56 bits of the SHA-256), whenever it was fetched.
+    Its `modified` is a stamp of its content (its size and CRC-32C), whenever it was fetched.
 
     Raises:
       OSError: the service does not hand out this instance, or no longer lists it.

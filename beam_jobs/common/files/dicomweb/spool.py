@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from beam_jobs.common.files import scratch
+from beam_jobs.common.files import local, scratch
 from beam_jobs.common.files.clients import StoreError
 from beam_jobs.common.files.dicomweb.address import SeriesAddress, Service, is_uid
 from beam_jobs.common.files.dicomweb.pack import Kept, SpooledBytes, crc_of, kept_of, line_of
@@ -305,11 +305,7 @@ class Spooled:
 
     def write(self, name: str, text: str) -> None:
         """Writes one of its files whole."""
-        path = os.path.join(self.directory, name)
-        temporary = f"{path}.{uuid.uuid4().hex[:12]}.part"
-        with open(temporary, "x", encoding="ascii") as stream:
-            stream.write(text)
-        os.replace(temporary, path)
+        local.write(self.file(name), text.encode("ascii"))
 
 
 # A file's path → (its state, what it says): every instance that is opened looks at two.
@@ -317,7 +313,7 @@ _read: dict[str, tuple[tuple[int, int, int], Any]] = {}
 _MOST_READ = 512
 
 
-# (path of a pack, SOP Instance UID) of what was held against its SHA-256.
+# (path of a pack, SOP Instance UID) of what was held against its CRC-32C.
 _proven: set[tuple[str, str]] = set()
 _MOST_PROVEN = 100_000
 
